@@ -1,0 +1,1 @@
+"""Command line of wsikd, installed as wsikd.cli."""

@@ -1,0 +1,179 @@
+"""What the commands share: options, one-line errors, exit codes, and slide after slide."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsikd.core.errors import SlideError, WsikdError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from wsikd.slides.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
+
+SOME_FAILED = 3
+
+
+def input_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``-i``: which slides."""
+    return click.option(
+        "-i",
+        "--input",
+        "inputs",
+        multiple=True,
+        required=True,
+        metavar="SLIDES",
+        help="A slide, a folder, a glob in quotes, or a CSV manifest (columns slide, mpp, label, "
+        "patient, split, annotation, mask). May be given again.",
+    )(command)
+
+
+def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that reads slides."""
+    for option in (
+        click.option("--workers", type=click.IntRange(1), help="Reading threads  [default: cores]"),
+        click.option(
+            "--slide-mpp",
+            type=click.FloatRange(0, min_open=True),
+            metavar="UM",
+            help="um per level-0 pixel, for slides whose file or manifest does not say.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that decide which fields count as tissue."""
+    for option in (
+        click.option(
+            "--min-tissue",
+            type=click.FloatRange(0, 1),
+            default=0.1,
+            show_default=True,
+            help="Smallest share of tissue for a field to be read.",
+        ),
+        click.option(
+            "--tissue",
+            default="otsu",
+            show_default=True,
+            metavar="NAME",
+            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def use_workers(workers: int | None) -> int:
+    """Reading threads: what was asked, else one a core. Keeps OpenCV to one thread in each."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return workers or os.cpu_count() or 1
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line and an exit code; bugs keep their traceback."""
+    try:
+        yield
+    except WsikdError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        reason = error.strerror or one_line(str(error))
+        where = error.filename or "file"
+        click.echo(f"OutputError: {where}: {reason}; check the path and its permissions", err=True)
+        sys.exit(1)
+
+
+@dataclass
+class Batch:
+    """Slides one after another: a fault in one is written down, and the others go on.
+
+    ``out`` receives ``failures.csv`` (slide, error, fault, remedy) when some slide failed;
+    ``quiet`` prints no line for a slide that went well.
+    """
+
+    out: Path | None
+    quiet: bool = False
+    failures: list[tuple[str, WsikdError]] = field(default_factory=list)
+
+    def run(self, entries: Sequence[SlideEntry], work: Callable[[SlideEntry], str]) -> None:
+        """Call ``work`` for each slide; what it returns is printed as that slide's line."""
+        for entry in entries:
+            start = time.perf_counter()
+            try:
+                line = work(entry)
+            except WsikdError as error:
+                self._failed(entry, error)
+                continue
+            except Exception as error:
+                log.debug("%s", entry.path, exc_info=True)
+                fault = f"unforeseen {type(error).__name__}: {error}"
+                remedy = "run it alone with --log-level debug and report it"
+                self._failed(entry, SlideError(entry.path.name, fault, remedy))
+                continue
+            if not self.quiet:
+                click.echo(f"{entry.name}: {line} ({time.perf_counter() - start:.1f} s)")
+
+    def finish(self, done: str) -> None:
+        """Sum up, failures last; exits with 3 when some slide failed."""
+        self._write_failures()
+        if done:
+            click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
+        for _, error in self.failures:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+        if self.failures:
+            sys.exit(SOME_FAILED)
+
+    def _failed(self, entry: SlideEntry, error: WsikdError) -> None:
+        self.failures.append((entry.name, error))
+        self._write_failures()
+
+    def _write_failures(self) -> None:
+        if self.out is None:
+            return
+        path = self.out / "failures.csv"
+        if not self.failures:
+            path.unlink(missing_ok=True)
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".csv.part")
+        with part.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["slide", "error", "fault", "remedy"])
+            for slide, error in self.failures:
+                writer.writerow([slide, type(error).__name__, error.fault, error.remedy])
+        part.replace(path)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error while something runs; nothing where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

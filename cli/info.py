@@ -1,0 +1,155 @@
+"""``wsikd info``: what a slide is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import Batch, slide_options, tissue_options, use_workers
+
+if TYPE_CHECKING:
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+
+
+@click.command()
+@click.argument("slides", nargs=-1, required=True)
+@click.option(
+    "--mag",
+    "magnifications",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    help="Magnifications to count fields for.  [default: 10 and 2.5]",
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Patch side in px at the highest of these magnifications.",
+)
+@tissue_options
+@slide_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
+def info(
+    slides: tuple[str, ...],
+    magnifications: tuple[float, ...],
+    patch_size: int,
+    tissue: str,
+    min_tissue: float,
+    slide_mpp: float | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Tell vendor, levels, resolution and where it came from, bounds, tissue and fields."""
+    from wsikd.slides.base import open_slide
+    from wsikd.slides.manifest import find_slides
+
+    threads = use_workers(workers)
+    records: list[dict[str, Any]] = []
+
+    def work(entry: SlideEntry) -> str:
+        with open_slide(
+            entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
+        ) as slide:
+            record = _describe(slide)
+            records.append(record)
+            if not as_json:
+                click.echo(_text(record))
+            slide.mpp  # noqa: B018 - raises where nothing more can be told
+            sizes = sorted(magnifications or (10.0, 2.5), reverse=True)
+            more = _fields(slide, sizes, patch_size, tissue, min_tissue, threads)
+            record.update(more)
+            if not as_json:
+                click.echo(_fields_text(more))
+        return ""
+
+    batch = Batch(None, quiet=True)
+    batch.run(find_slides(slides, slide_mpp=slide_mpp), work)
+    if as_json:
+        click.echo(json.dumps(records, indent=2))
+    batch.finish("")
+
+
+def _describe(slide: Slide) -> dict[str, Any]:
+    record = asdict(slide.info)
+    record["levels"] = [
+        {"size": list(size), "downsample": list(down)}
+        for size, down in zip(
+            record.pop("level_dimensions"), record.pop("level_downsamples"), strict=True
+        )
+    ]
+    return record
+
+
+def _fields(
+    slide: Slide,
+    magnifications: list[float],
+    patch_size: int,
+    tissue: str,
+    min_tissue: float,
+    workers: int,
+) -> dict[str, Any]:
+    from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.slides.tissue import find_tissue
+    from wsikd.tiles.grid import TileGrid, patch_sizes
+
+    mpps = [mpp_of_magnification(m) for m in magnifications]
+    sizes = patch_sizes(mpps, patch_size, patch_size)
+    mask = find_tissue(slide, method=tissue, workers=workers)
+    fields = []
+    for mpp, (patch, _) in zip(mpps, sizes, strict=True):
+        if mpp < min(slide.mpp.x, slide.mpp.y) * (1 - 1e-6):
+            continue
+        grid = TileGrid.plan(slide, mpp, patch)
+        cover = grid.cover(mask)
+        count = int(((cover >= min_tissue) & (cover > 0)).sum())
+        fields.append(
+            {
+                "magnification": 10 / mpp,
+                "mpp": mpp,
+                "patch_px": patch,
+                "grid": [grid.columns, grid.rows],
+                "fields": count,
+            }
+        )
+    return {"tissue_fraction": round(mask.fraction, 4), "fields": fields}
+
+
+def _text(record: dict[str, Any]) -> str:
+    width, height = record["dimensions"]
+    mpp = record["mpp"]
+    power = record["objective_power"]
+    lines = [
+        f"{record['file']}",
+        f"  vendor      {record['vendor']}, read by {record['reader']}",
+        f"  dimensions  {width} x {height} px",
+    ]
+    if mpp:
+        size = f"{width * mpp['x'] / 1000:.2f} x {height * mpp['y'] / 1000:.2f} mm"
+        value = f"{mpp['x']:g}" if mpp["x"] == mpp["y"] else f"{mpp['x']:g} x {mpp['y']:g}"
+        lines.append(f"  mpp         {value} um/px (from {mpp['source']}), {size}")
+    else:
+        lines.append("  mpp         unknown")
+    lines.append(f"  objective   {f'{power:g}x' if power else 'unknown'}")
+    x, y, w, h = record["bounds"]
+    lines.append(f"  bounds      x {x}, y {y}, {w} x {h} px")
+    for number, level in enumerate(record["levels"]):
+        dx, dy = level["downsample"]
+        down = f"{dx:.9g}" if dx == dy else f"{dx:.9g} x {dy:.9g}"
+        own = f", {mpp['x'] * dx:.6g} um/px" if mpp else ""
+        w, h = level["size"]
+        lines.append(f"  level {number:<5} {w} x {h} px, downsample {down}{own}")
+    return "\n".join(lines)
+
+
+def _fields_text(more: dict[str, Any]) -> str:
+    lines = [f"  tissue      {more['tissue_fraction']:.1%} of the scanned box"]
+    for f in more["fields"]:
+        columns, rows = f["grid"]
+        what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
+        lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""The ``wsikd`` command."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import click
+
+from wsikd import RESEARCH_USE
+
+from .bench import bench
+from .common import one_line_errors
+from .config import config
+from .demo import demo
+from .distill import distill
+from .doctor import doctor
+from .infer import infer
+from .info import info
+from .init import init
+from .tile import tile
+
+
+class _Wsikd(click.Group):
+    """The group; errors that a user can mend become one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=_Wsikd,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"Exit codes: 0 good, 1 crash, 2 usage, 3 some slide failed, 4 no slide found. "
+    f"{RESEARCH_USE}",
+)
+@click.version_option(package_name="wsikd")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="How much is told on standard error.",
+)
+def main(log_level: str) -> None:
+    """Distil a 10x teacher into a 2.5x student and grade whole-slide images with it."""
+    # The resampler multiplies small matrices in threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("wsikd").setLevel(log_level.upper())
+
+
+for command in (info, tile, distill, infer, bench, demo, init, config, doctor):
+    main.add_command(command)

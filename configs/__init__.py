@@ -1,0 +1,1 @@
+"""Configuration files that travel with the package."""

@@ -1,0 +1,183 @@
+import math
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from wsikd.core.config import Settings, dump_config, first_difference, load_config
+from wsikd.core.errors import ConfigError, OutputError
+from wsikd.core.run import RunDir, append_failure, provenance, write_json_atomic, write_text_atomic
+
+
+class Attention(Settings):
+    form: Literal["relu_product", "gradcam"] = "relu_product"
+    temperature: float = 1.0
+
+
+class Options(Settings):
+    attention: Attention = Attention()
+    maybe: Attention | None = None
+
+
+class Example(Settings):
+    lr: float = 1e-3
+    epochs: int = 2
+    method_options: Options = Options()
+    weights: dict[str, float] = Field(default_factory=dict)
+
+
+def write(tmp_path, text, name="2_student.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_exponent_without_point_is_a_float(tmp_path):
+    assert yaml.safe_load("1e-4") == "1e-4"
+    assert load_config(Example, write(tmp_path, "lr: 1e-4")).lr == 1e-4
+    assert load_config(Example, write(tmp_path, "")).lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "method_options: {atention: {}}",
+            "method_options.atention: unknown key; did you mean 'attention'?",
+        ),
+        (
+            "method_options: {attention: {frm: x}}",
+            "method_options.attention.frm: unknown key; did you mean 'form'?",
+        ),
+        (
+            "method_options: {maybe: {frm: x}}",
+            "method_options.maybe.frm: unknown key; did you mean 'form'?",
+        ),
+        ("zzzz: 1", "zzzz: unknown key; known: epochs, lr, method_options, weights"),
+        (
+            "method_options: {attention: {form: x}}",
+            "method_options.attention.form: 'x' is not known; choose one of 'relu_product' or",
+        ),
+        ("- 1", "holds a list, not keys; write 'key: value' lines"),
+        ("epochs: two", "epochs: 'two' will not do; input should be a valid integer"),
+        ("lr: .nan", "lr: nan will not do; input should be a finite number"),
+    ],
+)
+def test_faults_name_file_and_key(tmp_path, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(Example, write(tmp_path, text))
+    assert str(caught.value).startswith(f"2_student.yaml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_invalid_yaml_and_missing_file_are_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"no valid YAML.*line 2"):
+        load_config(Example, write(tmp_path, "a: 1\nb: [1"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Example, tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match="no text file"):
+        load_config(Example, tmp_path / "binary.yaml")
+
+
+def test_overrides_win_and_name_themselves(tmp_path):
+    path = write(tmp_path, "epochs: 3\nweights: {fm: 1}")
+    changes = ["weights.fm=1e-1", "method_options.attention.form=gradcam", "epochs=5"]
+    config = load_config(Example, path, changes)
+    assert config.weights == {"fm": 0.1}
+    assert (config.epochs, config.method_options.attention.form) == (5, "gradcam")
+    with pytest.raises(ConfigError, match=r"^--set epochs: 'x' will not do"):
+        load_config(Example, path, ["epochs=x"])
+    with pytest.raises(ConfigError, match="is not key=value"):
+        load_config(Example, path, ["epochs"])
+    with pytest.raises(ConfigError, match="'epochs' is a value"):
+        load_config(Example, path, ["epochs.more=1"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(),
+    st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False)),
+)
+def test_dump_reads_back(tmp_path_factory, lr, epochs, weights):
+    config = Example(lr=lr, epochs=epochs, weights=weights)
+    path = tmp_path_factory.mktemp("dump") / "c.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(Example, path) == config
+
+
+def test_first_difference_is_dotted():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
+    assert first_difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == "a.c"
+    assert first_difference({}, {"a": None}) == "a"
+
+
+def test_run_dir_refuses_what_is_there(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.start(Example(), seed=1)
+    with pytest.raises(OutputError, match="--resume"):
+        run.start(Example(), seed=1)
+    run.start(Example(), seed=1, resume=True)
+    with pytest.raises(OutputError, match=r"'weights\.fm'|'weights'"):
+        run.start(Example(weights={"fm": 1}), seed=1, resume=True)
+    with pytest.raises(OutputError, match="'seed'"):
+        run.start(Example(), seed=2, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    with pytest.raises(OutputError, match="holds no run"):
+        RunDir(tmp_path / "other").start(Example(), resume=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        RunDir(tmp_path / "file").start(Example())
+
+
+def test_metrics_are_json_and_survive_a_torn_line(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.start(Example())
+    run.append_metrics({"loss": math.nan, "terms": {"ce": math.inf, "fm": 1.0}})
+    run.append_metrics({"loss": 1.0})
+    with run.metrics_file.open("a") as file:
+        file.write('{"loss": 2')
+    assert run.read_metrics() == [{"loss": None, "terms": {"ce": None, "fm": 1.0}}, {"loss": 1.0}]
+
+
+def test_provenance_keeps_no_folders():
+    argv = [
+        "/home/someone/bin/wsikd",
+        "distill",
+        "--data=/secret/a.csv",
+        "weights.fm=0.1",
+        "-o",
+        "/x/y/",
+    ]
+    made = provenance(argv, seed=3)
+    assert made["argv"] == ["wsikd", "distill", "--data=a.csv", "weights.fm=0.1", "-o", "y"]
+    assert made["seed"] == 3
+    assert "someone" not in str(made)
+
+
+def test_atomic_writes_leave_nothing_half_done(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    write_json_atomic(path, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json_atomic(path, {"x": math.nan})
+    assert path.read_text() == '{\n  "x": 1\n}\n'
+    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text_atomic(path / "c", "x")
+
+
+def test_failures_are_listed(tmp_path):
+    path = tmp_path / "out" / "failures.csv"
+    append_failure(path, "s1", "open", ValueError("a\nb"))
+    append_failure(path, "s2", "read", KeyError("k"))
+    assert path.read_text().splitlines() == [
+        "slide,stage,error,message",
+        "s1,open,ValueError,a b",
+        "s2,read,KeyError,'k'",
+    ]

@@ -1,0 +1,1 @@
+"""What every wing stands on; free of torch, zarr and OpenSlide."""

@@ -1,0 +1,179 @@
+"""Settings: YAML files become checked, frozen models.
+
+Every fault is one line that starts with the file and the key, such as
+``2_student.yaml: weights.fmm: unknown key; did you mean 'fm'?``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Settings(BaseModel):
+    """Base of all sections of a configuration: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """Read a YAML file into ``model``.
+
+    Args:
+        model: the class to fill.
+        path: the YAML file.
+        overrides: ``"a.b=value"`` each, the value in YAML; they win over the file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or a key or value in it or in an
+            override is wrong.
+    """
+    path = Path(path)
+    content = _read_mapping(path)
+    overridden: set[str] = set()
+    for override in overrides:
+        overridden.add(_apply(content, override))
+    return _build(model, content, path.name, overridden)
+
+
+def parse_config(model: type[Model], content: Mapping[str, Any], *, name: str) -> Model:
+    """Check a mapping that was read elsewhere; ``name`` opens every message.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+    """
+    return _build(model, content, name, set())
+
+
+def dump_config(config: BaseModel) -> str:
+    """The settings as YAML, defaults filled in; ``load_config`` reads it back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Dotted path of the first key whose values differ, None if all are equal."""
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if a == b and (key in old) == (key in new):
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            return f"{key}.{first_difference(a, b)}"
+        return str(key)
+    return None
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            path, f"cannot be read ({error.strerror})", "wsikd init METHOD writes a starting file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path.name, "is no text file", "pass a YAML file") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(path.name, f"no valid YAML: {problem}{place}", "mend it there") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            path.name, f"holds a {type(content).__name__}, not keys", "write 'key: value' lines"
+        )
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> str:
+    """Set one ``a.b=value`` in place; returns the dotted key."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"--set {override}", "is not key=value", "write e.g. --set weights.fm=0.1"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}", f"{text!r} is no YAML value", "quote it") from error
+    section = content
+    for part in parts[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"--set {key}", f"'{part}' is a value, not a section", "set that key itself"
+            )
+    section[parts[-1]] = value
+    return ".".join(parts)
+
+
+def _build(
+    model: type[Model], content: Mapping[str, Any], name: str, overridden: set[str]
+) -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        # unknown keys first: a misspelt key often causes the other faults
+        faults = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        fault, more = faults[0], len(faults) - 1
+        place = [str(p) for p in fault["loc"]]
+        key = ".".join(place)
+        subject = f"--set {key}" if key in overridden else f"{name}: {key}" if key else name
+        what, remedy = _explain(model, fault, place)
+        others = f" (and {more} more)" if more else ""
+        raise ConfigError(subject, what, remedy + others) from None
+
+
+def _explain(model: type[BaseModel], fault: Any, place: list[str]) -> tuple[str, str]:
+    kind, context, given = fault["type"], fault.get("ctx", {}), fault.get("input")
+    if kind == "extra_forbidden":
+        section = _section(model, place[:-1])
+        return "unknown key", nearest(place[-1], section.model_fields if section else ())
+    if kind == "missing":
+        return "is needed", "add it"
+    if kind == "literal_error":
+        remedy = f"choose one of {context['expected']}"
+        return f"{given!r} is not known", remedy
+    if kind == "value_error":
+        what, _, remedy = str(context["error"]).partition("; ")
+        return what, remedy or "change it"
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    shown = repr(given)
+    return f"{shown[:60]} will not do", message
+
+
+def _section(model: type[BaseModel], place: list[str]) -> type[BaseModel] | None:
+    """The model of a nested section, found through the field annotations."""
+    current: type[BaseModel] | None = model
+    for part in place:
+        if current is None:
+            return None
+        if part.isdigit() or part not in current.model_fields:
+            continue
+        current = _model_in(current.model_fields[part].annotation)
+    return current
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model_in(a))), None)

@@ -1,0 +1,88 @@
+"""Every exception of wsikd, on one page.
+
+Each reads *object: fault; remedy* in one line, so that a user who sees nothing else knows which
+file is meant and what mends it.
+"""
+
+
+class WsikdError(Exception):
+    """Base of all errors that a user can mend."""
+
+    exit_code = 1
+
+    def __init__(self, subject: object, fault: str, remedy: str) -> None:
+        """Name the object, what is wrong with it, and what mends it."""
+        self.subject, self.fault, self.remedy = str(subject), one_line(fault), one_line(remedy)
+        super().__init__(self.subject, self.fault, self.remedy)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.fault}; {self.remedy}"
+
+
+class ConfigError(WsikdError, ValueError):
+    """A setting is unknown, of the wrong kind, or contradicts another."""
+
+    exit_code = 2
+
+
+class NoSlidesError(WsikdError):
+    """The input names no slide at all."""
+
+    exit_code = 4
+
+
+class SlideError(WsikdError):
+    """A slide cannot be opened or used."""
+
+
+class MissingMppError(SlideError):
+    """A slide has no credible resolution, and none was given."""
+
+
+class RegionReadError(SlideError):
+    """A region of an opened slide cannot be read."""
+
+
+class AnnotationError(WsikdError):
+    """An annotation file cannot be understood."""
+
+
+class StoreError(WsikdError):
+    """A tile store cannot be used."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no tile store at this place."""
+
+
+class IncompleteStoreError(StoreError):
+    """A tile store was left unfinished."""
+
+
+class StoreMismatchError(StoreError):
+    """A tile store was made with other settings or from another slide."""
+
+
+class DataError(WsikdError):
+    """Training data are missing, mislabelled, or leak between splits."""
+
+
+class BundleError(WsikdError):
+    """A student bundle is missing, damaged, or does not fit its use."""
+
+
+class CheckpointError(WsikdError):
+    """A training checkpoint cannot be resumed."""
+
+
+class NonFiniteLossError(WsikdError):
+    """A loss term is no longer a finite number."""
+
+
+class OutputError(WsikdError):
+    """A result cannot be written where it was asked for."""
+
+
+def one_line(text: str) -> str:
+    """Fold a message of several lines into one."""
+    return " ".join(text.split())

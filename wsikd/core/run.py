@@ -1,0 +1,206 @@
+"""A run folder: what was asked, with what, and what came of it.
+
+Layout: ``config.yaml  provenance.json  metrics.jsonl  log.txt  checkpoints/  student/``. Files are
+written aside and renamed, so that none is ever half there under its own name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from wsikd import __version__
+from wsikd.core.config import dump_config, first_difference
+from wsikd.core.errors import OutputError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic import BaseModel
+
+RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "timm", "lightning", "zarr", "openslide-bin")
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Yield a ``.part`` path beside ``path``, renamed to it when the block ends well.
+
+    Raises:
+        OutputError: the folder cannot be made, or the file not be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            path, f"cannot be written ({error.strerror or error})", "mend that or choose another -o"
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file or nothing. Raises OutputError."""
+    with aside(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json_atomic(path: Path, content: Any) -> None:
+    """Write a whole JSON file or nothing; NaN is refused. Raises OutputError, ValueError."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text_atomic(path, text + "\n")
+
+
+def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]:
+    """What made a result: versions, arguments, platform; no host, no user, no folder names.
+
+    Args:
+        argv: the command line, default ``sys.argv``; paths in it are reduced to their last part.
+        more: further entries, e.g. ``seed``.
+    """
+    packages = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "wsikd": __version__,
+        "git": _git_state(),
+        "argv": [_last_part(a) for a in (sys.argv if argv is None else argv)],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": packages,
+        **more,
+    }
+
+
+def _last_part(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    if equals:
+        return f"{_last_part(option)}={_last_part(value)}"
+    if "/" not in argument and "\\" not in argument:
+        return argument
+    return argument.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _git_state() -> str | None:
+    """Commit of the checkout this package lies in, "-dirty" if changed; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+class RunDir:
+    """The folder of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the folder; :meth:`start` makes it."""
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.provenance_file = self.path / "provenance.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.log_file = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.student = self.path / "student"
+
+    def start(self, config: BaseModel, *, resume: bool = False, **more: Any) -> None:
+        """Make the folder, or take up the run in it.
+
+        Args:
+            config: settings of the run, kept as ``config.yaml``.
+            resume: continue a run whose settings are the same.
+            more: entries of ``provenance.json``, e.g. ``seed``; a resumed run keeps the seed.
+
+        Raises:
+            OutputError: the folder holds something and ``resume`` is false; or ``resume`` is true
+                and its settings differ, or it holds no run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(self.path, "is a file", "choose another -o")
+        occupied = self.path.is_dir() and any(self.path.iterdir())
+        if occupied and not resume:
+            raise OutputError(
+                self.path, "is not empty", "pass --resume to continue it or choose another -o"
+            )
+        if occupied:
+            self._check_same(config, more)
+            return
+        write_text_atomic(self.config_file, dump_config(config))
+        write_json_atomic(self.provenance_file, provenance(**more))
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def _check_same(self, config: BaseModel, more: Mapping[str, Any]) -> None:
+        try:
+            old = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            made = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise OutputError(
+                self.path, "holds no run to resume", "choose another -o, or leave --resume out"
+            ) from error
+        key = first_difference(old or {}, config.model_dump(mode="json"))
+        if key is None and "seed" in more and made.get("seed") != more["seed"]:
+            key = "seed"
+        if key is not None:
+            raise OutputError(
+                self.path,
+                f"was started with another '{key}'",
+                "resume with the same settings or choose another -o",
+            )
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``; numbers that are not finite become null."""
+        line = json.dumps({k: _finite(v) for k, v in row.items()})
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of ``metrics.jsonl``; none if there is no such file."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def keep_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rewrite ``metrics.jsonl`` with these rows, dropping what a killed run wrote too early."""
+        write_text_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return value
+
+
+def append_failure(path: Path, slide: str, stage: str, error: Exception) -> None:
+    """Add a row to a table of failures (slide, stage, error, message), with a header if new."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["slide", "stage", "error", "message"])
+        writer.writerow([slide, stage, type(error).__name__, one_line(str(error))])

@@ -1,0 +1,1 @@
+"""A slide and a student become a grade map."""

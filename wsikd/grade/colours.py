@@ -1,0 +1,29 @@
+"""One colour per class, the same in every output."""
+
+from __future__ import annotations
+
+from wsikd.grade.gleason import pattern_of
+
+# Light to dark with rising grade, so that the order survives colour blindness and grey prints.
+_GLEASON = {0: (86, 180, 233), 3: (255, 230, 60), 4: (230, 110, 0), 5: (110, 0, 40)}
+_CYCLE = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+    (90, 90, 90),
+)  # Okabe and Ito, Color Universal Design (2008)
+
+
+def class_colour(name: str, index: int) -> tuple[int, int, int]:
+    """Colour of a class, told apart by colour-blind readers: (red, green, blue), 0 to 255.
+
+    Args:
+        name: class name; Gleason patterns and benign tissue have fixed colours.
+        index: place among the classes, which picks the colour of any other class.
+    """
+    pattern = pattern_of(name)
+    return _CYCLE[index % len(_CYCLE)] if pattern is None else _GLEASON[pattern]

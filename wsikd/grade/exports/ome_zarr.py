@@ -1,0 +1,137 @@
+"""Grade maps as OME-Zarr 0.5 (https://ngff.openmicroscopy.org/0.5/)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.grade.colours import class_colour
+from wsikd.grade.exports import aside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.base import Slide
+
+_CHUNK = 1024
+
+
+def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+    """Write an OME-Zarr group.
+
+    Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
+    ``labels/grade`` holds the most probable class: uint8, axes y, x, 0 where nothing was read,
+    class index + 1 elsewhere. Transformations lead from array index to um from the slide's
+    level-0 corner, for pixel centres. Attribute ``wsikd`` repeats the placement in level-0 px;
+    of the slide it names only name, dimensions, mpp and bounds. Its ``complete`` is written last.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    import zarr
+
+    with aside(path) as part:
+        group = zarr.open_group(part, mode="w", zarr_format=3)
+        classes = grade_map.classes
+        image = _multiscale(grade_map, "probability", "cyx")
+        channels = [_channel(name, index) for index, name in enumerate(classes)]
+        group.attrs["ome"] = image | {"omero": {"channels": channels}}
+        _save(group, grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
+        labels = group.create_group("labels", attributes={"ome": _version(labels=["grade"])})
+        ome = _multiscale(grade_map, "grade", "yx") | {"image-label": _image_label(classes)}
+        grade = labels.create_group("grade", attributes={"ome": ome})
+        wanted = np.result_type(np.uint8, np.min_scalar_type(len(classes)))
+        _save(grade, (grade_map.grade_hw + 1).astype(wanted), "yx", 0)
+        group.attrs["wsikd"] = _placement(grade_map)
+
+
+def _version(**entries: Any) -> dict[str, Any]:
+    return {"version": "0.5"} | entries
+
+
+def _save(group: zarr.Group, data: NDArray[Any], axes: str, fill: float) -> None:
+    chunks = tuple(min(max(length, 1), _CHUNK) for length in data.shape)
+    array = group.create_array(
+        "0",
+        shape=data.shape,
+        dtype=data.dtype,
+        chunks=chunks,
+        dimension_names=tuple(axes),
+        fill_value=fill,
+    )
+    array[...] = data
+
+
+def _multiscale(grade_map: GradeMap, name: str, axes: str) -> dict[str, Any]:
+    cell_um = grade_map.mpp
+    first = [
+        (start / size + 0.5) * cell_um
+        for start, size in zip(grade_map.origin_xy, grade_map.cell_px, strict=True)
+    ]
+    channel = [1.0] if "c" in axes else []
+    return _version(
+        multiscales=[
+            {
+                "name": name,
+                "axes": [_axis(axis) for axis in axes],
+                "datasets": [
+                    {
+                        "path": "0",
+                        "coordinateTransformations": [
+                            {"type": "scale", "scale": [*channel, cell_um, cell_um]},
+                            {
+                                "type": "translation",
+                                "translation": [0.0] * len(channel) + first[::-1],
+                            },
+                        ],
+                    }
+                ],
+            }
+        ]
+    )
+
+
+def _axis(name: str) -> dict[str, str]:
+    if name == "c":
+        return {"name": "c", "type": "channel"}
+    return {"name": name, "type": "space", "unit": "micrometer"}
+
+
+def _channel(name: str, index: int) -> dict[str, Any]:
+    window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+    colour = bytes(class_colour(name, index)).hex().upper()
+    return {"label": name, "color": colour, "active": True, "window": window}
+
+
+def _image_label(classes: tuple[str, ...]) -> dict[str, Any]:
+    colours = [
+        {"label-value": index + 1, "rgba": [*class_colour(name, index), 255]}
+        for index, name in enumerate(classes)
+    ]
+    return {
+        "colors": [{"label-value": 0, "rgba": [0, 0, 0, 0]}, *colours],
+        "properties": [{"label-value": i + 1, "class": name} for i, name in enumerate(classes)],
+        "source": {"image": "../../"},
+    }
+
+
+def _placement(grade_map: GradeMap) -> dict[str, Any]:
+    slide = grade_map.slide
+    return {
+        "classes": list(grade_map.classes),
+        "origin_xy": list(grade_map.origin_xy),
+        "cell_px": list(grade_map.cell_px),
+        "mpp": grade_map.mpp,
+        "slide": {
+            "name": slide.name,
+            "dimensions": list(slide.dimensions),
+            "mpp": [slide.mpp.x, slide.mpp.y] if slide.mpp else None,
+            "bounds": list(slide.bounds),
+        },
+        "complete": True,
+    }

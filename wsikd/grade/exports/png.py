@@ -1,0 +1,228 @@
+"""Grades painted over a picture of the slide."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd import RESEARCH_USE
+from wsikd.grade.colours import class_colour
+from wsikd.grade.exports import aside
+from wsikd.grade.gleason import class_areas
+from wsikd.grade.thumbnail import View, view
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.base import Slide
+
+_FONT_PX, _LINE_PX, _MARGIN_PX = 16, 28, 12
+_INK = (30, 30, 30)
+_EDGED_CELL_PX = 10
+
+
+def write(
+    grade_map: GradeMap,
+    path: Path,
+    *,
+    slide: Slide | None = None,
+    max_px: int = 1200,
+    alpha: float = 0.45,
+) -> None:
+    """Write an overlay as PNG: the scanned part of the slide, and below it a legend.
+
+    The legend gives each class its share of the graded tissue, a scale bar in mm, and the slide's
+    name and resolution. Only cells that were read are coloured.
+
+    Args:
+        grade_map: what to write.
+        path: the file.
+        slide: the open slide; without it the colours lie on white.
+        max_px: longest side of the slide's picture.
+        alpha: opacity of the colours, 0 to 1.
+
+    Raises:
+        RegionReadError: the slide is damaged.
+        OutputError: the file cannot be written.
+    """
+    from PIL import Image
+
+    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    picture = Image.fromarray(paint(grade_map, seen, alpha=alpha))
+    lines = _legend_lines(grade_map, max(picture.width, 480))
+    width = max([picture.width, *(line[-1][2] for line in lines)])
+    notes = _wrapped(_caption(grade_map), width - 2 * _MARGIN_PX)
+    footer = (len(lines) + 1 + len(notes)) * _LINE_PX + _MARGIN_PX
+    canvas = Image.new("RGB", (width, picture.height + footer), "white")
+    canvas.paste(picture, (0, 0))
+    _footer(canvas, picture.height + _MARGIN_PX // 2, grade_map, seen, lines, notes)
+    with aside(path) as part:
+        canvas.save(part, format="PNG")
+
+
+def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np.uint8]:
+    """Colour a slide's picture by grade: uint8 (height, width, 3).
+
+    Regions of cells large enough to see are edged with their full colour, since a tint alone
+    is hard to name on stained tissue.
+
+    Args:
+        grade_map: the grades; a picture pixel takes the cell its centre lies in.
+        seen: picture of the same slide.
+        alpha: opacity of the colours, 0 to 1; cells that were not read stay as they are.
+    """
+    height, width = seen.rgb.shape[:2]
+    column, in_x = _cells(grade_map, seen, 0, width)
+    row, in_y = _cells(grade_map, seen, 1, height)
+    grade = np.where(in_y[:, None] & in_x, grade_map.grade_hw[np.ix_(row, column)], -1)
+    opacity = np.full(grade.shape, alpha, np.float32)
+    if min(grade_map.cell_px) * min(seen.scale) >= _EDGED_CELL_PX:
+        opacity[_edges(grade)] = 1
+    shown = grade >= 0
+    table = [class_colour(name, index) for index, name in enumerate(grade_map.classes)]
+    colour = np.asarray(table, np.float32)[grade[shown]]
+    weight = opacity[shown][:, None]
+    out = seen.rgb.copy()
+    out[shown] = np.round((1 - weight) * out[shown] + weight * colour).astype(np.uint8)
+    return out
+
+
+def _edges(grade: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Pixels at most two from another grade, along rows or columns."""
+    out = np.zeros(grade.shape, bool)
+    for step in (1, 2):
+        upright = grade[step:] != grade[:-step]
+        flat = grade[:, step:] != grade[:, :-step]
+        out[step:] |= upright
+        out[:-step] |= upright
+        out[:, step:] |= flat
+        out[:, :-step] |= flat
+    return out
+
+
+def _cells(
+    grade_map: GradeMap, seen: View, axis: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Cell index under each pixel centre along x (axis 0) or y (1), and whether it exists."""
+    count = grade_map.valid_hw.shape[1 - axis]
+    place = seen.origin_xy[axis] + (np.arange(length) + 0.5) / seen.scale[axis]
+    index = np.floor((place - grade_map.origin_xy[axis]) / grade_map.cell_px[axis])
+    inside = (index >= 0) & (index < count)
+    return np.where(inside, index, 0).astype(np.int64), inside
+
+
+def _seen(grade_map: GradeMap, slide: Slide, max_px: int) -> View:
+    return view(slide, grade_map.slide.bounds, max_px)
+
+
+def _background(grade_map: GradeMap, max_px: int) -> View:
+    x, y, width, height = grade_map.slide.bounds
+    scale = min(max_px / max(width, height), 1.0)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    placed = (size[1] / width, size[0] / height)
+    return View(np.full(size, 255, np.uint8), (float(x), float(y)), placed)
+
+
+def _caption(grade_map: GradeMap) -> str:
+    mpp = grade_map.mpp / grade_map.cell_px[0]
+    return (
+        f"{grade_map.slide.name}, {mpp:.4g} µm/px, one cell {grade_map.mpp:.4g} µm. {RESEARCH_USE}"
+    )
+
+
+def _legend_lines(grade_map: GradeMap, width: int) -> list[list[tuple[int, str, int]]]:
+    """Legend entries as lines of (class index, text, right edge in px), broken at ``width``."""
+    areas = class_areas(grade_map)
+    total = max(float(areas.sum()), 1e-12)
+    lines: list[list[tuple[int, str, int]]] = [[]]
+    left = _MARGIN_PX
+    for index, (name, area) in enumerate(zip(grade_map.classes, areas, strict=True)):
+        text = f"{name} {100 * area / total:.1f} %"
+        need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 2 * _MARGIN_PX
+        if lines[-1] and left + need > width:
+            lines.append([])
+            left = _MARGIN_PX
+        lines[-1].append((index, text, left + need))
+        left += need
+    return lines
+
+
+def _footer(
+    canvas: Image,
+    top: int,
+    grade_map: GradeMap,
+    seen: View,
+    lines: list[list[tuple[int, str, int]]],
+    notes: list[str],
+) -> None:
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(canvas)
+    for line in lines:
+        left = _MARGIN_PX
+        for index, text, right in line:
+            colour = class_colour(grade_map.classes[index], index)
+            box = (left, top + 4, left + _FONT_PX, top + 4 + _FONT_PX)
+            draw.rectangle(box, fill=colour, outline=_INK)
+            _text(draw, left + _FONT_PX + 8, top, text)
+            left = right
+        top += _LINE_PX
+    _scale_bar(draw, top, grade_map, seen)
+    for note in notes:
+        top += _LINE_PX
+        _text(draw, _MARGIN_PX, top, note)
+
+
+def _scale_bar(draw: ImageDraw, top: int, grade_map: GradeMap, seen: View) -> None:
+    px_per_mm = 1000 / (grade_map.mpp / grade_map.cell_px[0]) * seen.scale[0]
+    length_mm = nice_length(0.3 * seen.rgb.shape[1] / px_per_mm)
+    right = _MARGIN_PX + round(length_mm * px_per_mm)
+    draw.rectangle((_MARGIN_PX, top + 11, right, top + 14), fill=_INK)
+    _text(draw, right + 8, top, f"{length_mm:g} mm")
+
+
+def nice_length(longest: float) -> float:
+    """Largest of 1, 2 or 5 times a power of ten that is not above ``longest``.
+
+    >>> [nice_length(v) for v in (0.34, 1.0, 7.9)]
+    [0.2, 1.0, 5.0]
+    """
+    power = 10.0 ** math.floor(math.log10(longest) + 1e-9)
+    step = max(s for s in (1, 2, 5) if s * power <= longest * (1 + 1e-9))
+    return float(f"{step * power:.3g}")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _font().getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _text(draw: ImageDraw, left: int, top: int, text: str) -> None:
+    draw.text((left, top + 3), text, fill=_INK, font=_font())
+
+
+@cache
+def _font() -> FreeTypeFont:
+    """DejaVu Sans from matplotlib's folder, which is not imported: it covers many scripts."""
+    from PIL import ImageFont
+
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return ImageFont.load_default(_FONT_PX)  # type: ignore[return-value]
+    file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(file, _FONT_PX)

@@ -1,0 +1,71 @@
+"""A grade map: class probabilities on a grid of fields, placed on its slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from wsikd.slides.base import SlideInfo
+
+
+@dataclass(frozen=True)
+class GradeMap:
+    """Class probabilities of one slide.
+
+    Cell (row, column) covers the level-0 box that starts at
+    ``origin_xy + (column, row) * cell_px`` and is ``cell_px`` large; all three are float level-0
+    (x, y), so nothing drifts at fractional mpp.
+
+    Attributes:
+        probability_khw: float32 (classes, rows, columns); NaN where ``valid_hw`` is false.
+        valid_hw: bool (rows, columns); cells the network read.
+        tissue_hw: float32 (rows, columns); share of the cell covered by tissue, 0 to 1.
+        mpp: um per cell side (a 512 px patch at 1 um/px without overlap: 512).
+        origin_xy: level-0 (x, y) of the corner of cell (0, 0).
+        cell_px: level-0 (width, height) of a cell.
+        classes: name of each class, in order.
+        slide: the slide it lies on.
+        seconds: wall time by stage.
+    """
+
+    probability_khw: NDArray[np.float32]
+    valid_hw: NDArray[np.bool_]
+    tissue_hw: NDArray[np.float32]
+    mpp: float
+    origin_xy: tuple[float, float]
+    cell_px: tuple[float, float]
+    classes: tuple[str, ...]
+    slide: SlideInfo
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def grade_hw(self) -> NDArray[np.int16]:
+        """Most probable class of each cell, -1 where nothing was read: int16 (rows, columns)."""
+        filled = np.where(self.valid_hw[None], self.probability_khw, 0)
+        return np.where(self.valid_hw, filled.argmax(0), -1).astype(np.int16)
+
+    @property
+    def uncertainty_hw(self) -> NDArray[np.float32]:
+        """Entropy of the probabilities over its maximum, 0 to 1; NaN where nothing was read."""
+        p = np.clip(self.probability_khw, 1e-12, 1)
+        return np.asarray(-(p * np.log(p)).sum(0) / np.log(max(len(self.classes), 2)), np.float32)
+
+    @property
+    def cell_mm2(self) -> float:
+        """Area of a cell in mm2."""
+        return (self.mpp / 1000) ** 2
+
+    def boxes(self) -> NDArray[np.float64]:
+        """Level-0 (x, y, width, height) of the valid cells, row by row: float64 (N, 4)."""
+        rows, columns = np.nonzero(self.valid_hw)
+        x = self.origin_xy[0] + columns * self.cell_px[0]
+        y = self.origin_xy[1] + rows * self.cell_px[1]
+        size = np.broadcast_to(np.asarray(self.cell_px, np.float64), (len(x), 2))
+        return np.column_stack([x, y, size])

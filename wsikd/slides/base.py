@@ -1,0 +1,115 @@
+"""What a slide is: pixels with a scale, whatever the file.
+
+Words are OpenSlide's: a *level* is one stored resolution, its *downsample* its size relative to
+level 0, a *location* is level-0 (x, y). Sizes are (width, height); arrays are (height, width, 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from wsikd.core.tables import resolve
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+READERS: dict[str, str] = {
+    "openslide": "wsikd.slides.openslide:OpenSlideReader",
+}
+
+
+@dataclass(frozen=True)
+class Mpp:
+    """Size of a level-0 pixel in micrometres, and where that number was found."""
+
+    x: float
+    y: float
+    source: str
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What the results of a slide need to know of it; no label image, no patient data.
+
+    ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
+    (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent.
+    """
+
+    name: str
+    file: str
+    fingerprint: str
+    vendor: str
+    reader: str
+    dimensions: tuple[int, int]
+    level_dimensions: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[tuple[float, float], ...]
+    mpp: Mpp | None
+    objective_power: float | None
+    bounds: tuple[int, int, int, int]
+    background: tuple[int, int, int]
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """A slide that is open for reading. Safe to share between threads, not between processes."""
+
+    path: Path
+    info: SlideInfo
+
+    @property
+    def mpp(self) -> Mpp:
+        """Resolution of level 0; raises MissingMppError rather than guess one."""
+
+    def read_level(
+        self, level: int, location: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Pixels of one level on its own grid: uint8 (height, width, 3).
+
+        ``location`` is (x, y) and ``size`` (width, height), both in pixels of ``level``. What lies
+        outside the level, or was never scanned, is the slide's background colour.
+        Raises RegionReadError where the file is damaged.
+        """
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    slide_mpp: float | None = None,
+    mpp_source: str = "--slide-mpp",
+    reader: str = "openslide",
+    name: str | None = None,
+) -> Slide:
+    """Open a slide.
+
+    Args:
+        path: a slide file, or a folder that holds one DICOM slide.
+        slide_mpp: um per level-0 pixel, which overrides what the file says.
+        mpp_source: where ``slide_mpp`` came from, for the record.
+        reader: an entry of ``READERS``.
+        name: identifier used in results; default the file's stem.
+
+    Raises:
+        SlideError: the file is missing, is no slide, or is damaged.
+        MissingMppError: ``slide_mpp`` is implausible.
+    """
+    return resolve(READERS, reader, kind="readers")(  # type: ignore[no-any-return]
+        Path(path), slide_mpp=slide_mpp, mpp_source=mpp_source, name=name
+    )

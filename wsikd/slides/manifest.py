@@ -1,0 +1,198 @@
+"""Which slides to process: a file, a folder, a glob, or a CSV manifest."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsikd.core.errors import ConfigError, NoSlidesError
+from wsikd.core.tables import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs"}
+    | {".svslide", ".bif", ".vms", ".vmu", ".czi", ".dcm"}
+)
+COLUMNS = ("slide", "mpp", "label", "patient", "split", "annotation", "mask")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide to process, and what a manifest says of it.
+
+    ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
+    slides share a stem.
+    """
+
+    path: Path
+    name: str
+    mpp: float | None = None
+    mpp_source: str = "--slide-mpp"
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    annotation: Path | None = None
+    mask: Path | None = None
+
+
+def find_slides(
+    inputs: Sequence[str | Path],
+    *,
+    slide_mpp: float | None = None,
+    annotations: Path | None = None,
+) -> list[SlideEntry]:
+    """List the slides that the inputs name, sorted, each once.
+
+    Args:
+        inputs: files, folders (searched in depth), globs, or CSV manifests with a column ``slide``
+            and any of ``mpp, label, patient, split, annotation, mask``; paths in a manifest are
+            relative to it.
+        slide_mpp: um per level-0 pixel for slides whose manifest row gives none.
+        annotations: a folder with ``<stem>.geojson``, or one file, for slides without their own.
+
+    Raises:
+        NoSlidesError: the inputs name no slide.
+        ConfigError: a manifest cannot be understood.
+    """
+    found: dict[Path, tuple[SlideEntry, str]] = {}
+    for item in inputs:
+        for entry, place in _expand(str(item)):
+            found.setdefault(entry.path.absolute(), (entry, place))
+    if not found:
+        names = ", ".join(str(i) for i in inputs)
+        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
+        raise NoSlidesError(names, "no slide found", f"give slides with one of {suffixes} with -i")
+    entries = _unique_names(found.values())
+    return [_with_defaults(e, slide_mpp, annotations) for e in entries]
+
+
+def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:
+    """Entries of one input, each with its place below that input (for names that collide)."""
+    path = Path(item)
+    if path.is_dir():
+        if _is_dicom(path):
+            yield _entry(path), path.name
+            return
+        for slide in _in_folder(path):
+            yield _entry(slide), slide.relative_to(path).as_posix()
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        yield from _from_manifest(path)
+    elif path.exists() or not glob.has_magic(item):
+        yield _entry(path), path.as_posix()
+    else:
+        # Path.glob refuses absolute patterns.
+        for match in sorted(glob.glob(item, recursive=True)):  # noqa: PTH207
+            yield from _expand(match)
+
+
+def _entry(path: Path) -> SlideEntry:
+    return SlideEntry(path=path, name=path.name if path.is_dir() else path.stem)
+
+
+def _in_folder(folder: Path) -> Iterable[Path]:
+    skipped = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if _is_dicom(path):
+                yield path
+            elif path.suffix != ".zarr":
+                yield from _in_folder(path)
+        elif path.suffix.lower() in SLIDE_SUFFIXES - {".dcm"}:
+            yield path
+        else:
+            skipped.append(path.name)
+    if skipped:
+        shown = ", ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
+        log.info("%s: passed over %d files that are no slides: %s", folder, len(skipped), shown)
+
+
+def _is_dicom(folder: Path) -> bool:
+    return any(p.suffix.lower() == ".dcm" for p in folder.iterdir() if p.is_file())
+
+
+def _from_manifest(path: Path) -> Iterable[tuple[SlideEntry, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, f"cannot be read ({error})", "give a CSV file in UTF-8") from error
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = [c.strip() for c in reader.fieldnames or []]
+    reader.fieldnames = columns
+    for column in columns:
+        if column not in COLUMNS:
+            raise ConfigError(path, f"unknown column '{column}'", nearest(column, COLUMNS))
+    if "slide" not in columns:
+        raise ConfigError(path, "no column 'slide'", f"name the columns {', '.join(COLUMNS)}")
+    for number, row in enumerate(reader, start=2):
+        yield _row(path, number, {k: (v or "").strip() for k, v in row.items() if k}), row["slide"]
+
+
+def _row(manifest: Path, number: int, row: dict[str, str]) -> SlideEntry:
+    where = f"{manifest}, line {number}"
+    if not row["slide"]:
+        raise ConfigError(where, "no slide named", "fill the column 'slide' or delete the line")
+    mpp = None
+    if row.get("mpp"):
+        try:
+            mpp = float(row["mpp"])
+        except ValueError:
+            raise ConfigError(where, f"mpp '{row['mpp']}' is no number", "give um/px") from None
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        raise ConfigError(where, f"unknown split '{split}'", nearest(split, SPLITS))
+
+    def beside(column: str) -> Path | None:
+        return manifest.parent / row[column] if row.get(column) else None
+
+    slide = beside("slide")
+    assert slide is not None
+    return replace(
+        _entry(slide),
+        mpp=mpp,
+        mpp_source=f"column mpp of {manifest.name}",
+        label=row.get("label") or None,
+        patient=row.get("patient") or None,
+        split=split,
+        annotation=beside("annotation"),
+        mask=beside("mask"),
+    )
+
+
+def _unique_names(found: Iterable[tuple[SlideEntry, str]]) -> list[SlideEntry]:
+    pairs = sorted(found, key=lambda pair: (pair[0].name, pair[1]))
+    count = Counter(entry.name.casefold() for entry, _ in pairs)
+    return [
+        entry
+        if count[entry.name.casefold()] == 1
+        else replace(entry, name=f"{entry.name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}")
+        for entry, place in pairs
+    ]
+
+
+def _with_defaults(
+    entry: SlideEntry, slide_mpp: float | None, annotations: Path | None
+) -> SlideEntry:
+    if entry.mpp is None and slide_mpp is not None:
+        entry = replace(entry, mpp=slide_mpp, mpp_source="--slide-mpp")
+    if entry.annotation is None and annotations is not None:
+        stem = entry.path.name if entry.path.is_dir() else entry.path.stem
+        candidates = [annotations / f"{stem}{suffix}" for suffix in (".geojson", ".json")]
+        file = (
+            annotations
+            if annotations.is_file()
+            else next((c for c in candidates if c.exists()), None)
+        )
+        entry = replace(entry, annotation=file)
+    return entry

@@ -1,0 +1,222 @@
+"""Slides through OpenSlide: the reference reader, and the authority on metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING, Self
+
+import cv2
+import numpy as np
+import openslide
+
+from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
+from wsikd.slides.base import Mpp, SlideInfo
+from wsikd.slides.mpp import resolve_mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+
+class OpenSlideReader:
+    """A slide that OpenSlide opens. Threads may share it; a process opens its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slide_mpp: float | None = None,
+        mpp_source: str = "--slide-mpp",
+        name: str | None = None,
+    ) -> None:
+        """Open the slide; see :func:`wsikd.slides.base.open_slide`."""
+        self.path = path
+        self._file = _main_file(path)
+        self._handle = _open(self._file)
+        self._lock = threading.Lock()
+        self._missing: MissingMppError | None = None
+        properties = self._handle.properties
+        mpp: Mpp | None = None
+        try:
+            mpp = resolve_mpp(path.name, properties, given=slide_mpp, given_source=mpp_source)
+        except MissingMppError as error:
+            if slide_mpp is not None:
+                raise
+            self._missing = error
+        dimensions = self._handle.dimensions
+        levels = tuple(self._handle.level_dimensions)
+        self.info = SlideInfo(
+            name=name or slide_stem(path),
+            file=path.name,
+            fingerprint=fingerprint(path),
+            vendor=properties.get("openslide.vendor", "unknown"),
+            reader="openslide",
+            dimensions=dimensions,
+            level_dimensions=levels,
+            level_downsamples=exact_downsamples(levels),
+            mpp=mpp,
+            objective_power=_optional_float(properties.get("openslide.objective-power")),
+            bounds=_bounds(properties, dimensions),
+            background=_background(properties.get("openslide.background-color", "FFFFFF")),
+        )
+
+    @property
+    def mpp(self) -> Mpp:
+        """Resolution of level 0; raises MissingMppError."""
+        if self.info.mpp is None:
+            assert self._missing is not None
+            raise self._missing
+        return self.info.mpp
+
+    def read_level(
+        self, level: int, location: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Pixels of one level: uint8 (height, width, 3); see the Slide protocol."""
+        handle = self._handle
+        # OpenSlide divides the location by its own mean downsample; rounding to the nearest level-0
+        # pixel keeps the sub-pixel shift it resamples with below half a level-0 pixel.
+        scale = handle.level_downsamples[level]
+        corner = (round(location[0] * scale), round(location[1] * scale))
+        try:
+            rgba = np.asarray(handle.read_region(corner, level, size))
+        except openslide.OpenSlideError as error:
+            self._replace(handle)
+            x, y = corner
+            raise RegionReadError(
+                self.path.name,
+                f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(str(error))})",
+                "the file is damaged there; copy or scan it again",
+            ) from error
+        return _on_background(rgba, self.info.background)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _replace(self, dead: openslide.OpenSlide) -> None:
+        """Open the file anew: an OpenSlide handle that failed once fails for ever."""
+        with self._lock:
+            if self._handle is dead:
+                self._handle = _open(self._file)
+
+
+def slide_stem(path: Path) -> str:
+    """Name of a slide without its suffix; a folder's name stays whole."""
+    return path.name if path.is_dir() else path.stem
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a slide's content: SHA-256 over sizes, heads and tails of its files, 16 digits.
+
+    A folder (DICOM) counts with all its files.
+    """
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size}:".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 18))
+            stream.seek(max(0, size - (1 << 18)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def exact_downsamples(levels: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
+    """True downsample of each level on x and y.
+
+    A scanner halves and drops the odd row, so 2967 / 1483 = 2.00067 stands for 2. Where both axes
+    fit one whole number, that is the downsample; otherwise it is the ratio of the sizes.
+
+    >>> exact_downsamples([(46000, 32914), (11500, 8228)])
+    ((1.0, 1.0), (4.0, 4.0))
+    """
+    width, height = levels[0]
+    exact: list[tuple[float, float]] = []
+    for w, h in levels:
+        ratios = (width / w, height / h)
+        whole = {round(r) for r in ratios} | {2 ** round(float(np.log2(ratios[0])))}
+        fits = [d for d in sorted(whole) if _fits(width, w, d) and _fits(height, h, d)]
+        exact.append((float(fits[0]), float(fits[0])) if fits else ratios)
+    return tuple(exact)
+
+
+def _fits(full: int, reduced: int, downsample: int) -> bool:
+    return reduced in (full // downsample, -(-full // downsample))
+
+
+def _main_file(path: Path) -> Path:
+    """The file OpenSlide opens: for a DICOM folder, any instance of its series."""
+    if not path.exists():
+        raise SlideError(path, "no such file", "check the path")
+    if not path.is_dir():
+        return path
+    instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    if not instances:
+        raise SlideError(path, "a folder without DICOM files is no slide", "name the slides in it")
+    return instances[0]
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        if openslide.OpenSlide.detect_format(path) is None:
+            raise SlideError(
+                path.name,
+                "not a slide that OpenSlide knows, or cut short",
+                "convert it to a pyramidal TIFF, copy it again, or leave it out",
+            )
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            path.name,
+            f"OpenSlide cannot open it ({one_line(str(error))})",
+            "the file is damaged or of an unknown kind; copy it again or convert it",
+        ) from error
+
+
+def _bounds(
+    properties: Mapping[str, str], dimensions: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    keys = [f"openslide.bounds-{side}" for side in ("x", "y", "width", "height")]
+    if not all(key in properties for key in keys):
+        return (0, 0, *dimensions)
+    x, y, width, height = (int(properties[key]) for key in keys)
+    return (x, y, width, height)
+
+
+def _background(hexadecimal: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(hexadecimal[:6])
+    return (red, green, blue)
+
+
+def _optional_float(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _on_background(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Compose straight alpha over the background colour: uint8 (H, W, 4) -> (H, W, 3)."""
+    alpha = rgba[..., 3]
+    rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    if alpha.size == 0 or alpha.min() == 255:
+        return rgb
+    weight = alpha[..., None].astype(np.uint32)
+    mixed = rgb * weight + np.asarray(background, np.uint32) * (255 - weight)
+    return ((mixed + 127) // 255).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Pixels become patches at several magnifications."""

@@ -1,0 +1,203 @@
+"""A tile store: one slide's tissue at several resolutions, as OME-Zarr 0.5.
+
+Layout of ``<slide>.zarr``::
+
+    0, 1, ...        uint8 (c, y, x), one array a resolution, finest first, one common origin
+    labels/tissue/0  uint8 (y, x), the tissue mask
+    patches/         coords (N, 2), row, column, tissue, label, cover: one row a patch
+
+What was never written is white (the fill value) and takes no space. ``attributes.wsikd`` carries
+the settings and the mark of completeness, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from numpy.typing import NDArray
+
+TILER_VERSION = 1
+FILL = 255
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """All that decides the content of a store; two stores with equal settings are comparable."""
+
+    mpps: tuple[float, ...]
+    patch_px: int
+    stride_px: int
+    tissue: str
+    min_tissue: float
+    classes: tuple[str, ...]
+    min_cover: float
+    route: str = "area"
+    tiler: int = TILER_VERSION
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """The patches of a store, row by row; arrays of one length N.
+
+    ``xy`` float64 (N, 2) level-0 corners; ``row``, ``column`` int32 place on the grid; ``tissue``
+    float32 share of tissue; ``label`` int16, -1 unlabelled; ``cover`` float32 share of the field
+    that the label's regions cover.
+    """
+
+    xy: NDArray[np.float64]
+    row: NDArray[np.int32]
+    column: NDArray[np.int32]
+    tissue: NDArray[np.float32]
+    label: NDArray[np.int16]
+    cover: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class TileStore:
+    """A complete tile store, open for reading."""
+
+    def __init__(self, path: Path, group: zarr.Group, meta: dict[str, Any]) -> None:
+        """Use :meth:`open`."""
+        self.path, self._group, self._meta = path, group, meta
+        settings = meta["settings"]
+        self.mpps: tuple[float, ...] = tuple(settings["mpps"])
+        self.classes: tuple[str, ...] = tuple(settings["classes"])
+        self.slide: str = meta["slide"]["name"]
+        self.patient: str | None = meta["patient"]
+        self.split: str | None = meta["split"]
+        self.digest: str = meta["digest"]
+        self._arrays = [_array(group, str(i)) for i in range(len(self.mpps))]
+        self.patches = _read_table(group)
+
+    @classmethod
+    def open(cls, path: str | Path) -> TileStore:
+        """Open a store that ``wsikd tile`` finished.
+
+        Raises:
+            StoreNotFoundError: there is none at ``path``.
+            IncompleteStoreError: it was left unfinished.
+            StoreError: it is a Zarr group of another kind, or damaged.
+        """
+        path = Path(path)
+        if not (path / "zarr.json").exists():
+            raise StoreNotFoundError(path, "no tile store here", "make one with wsikd tile")
+        try:
+            group = zarr.open_group(path, mode="r")
+            meta = dict(group.attrs).get("wsikd")
+            if not isinstance(meta, dict) or "settings" not in meta:
+                raise StoreError(
+                    path, "a Zarr group, but no tile store", "make one with wsikd tile"
+                )
+            if not meta.get("complete"):
+                raise IncompleteStoreError(path, "left unfinished", "run wsikd tile again")
+            return cls(path, group, meta)
+        except (OSError, KeyError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                path, f"damaged ({type(error).__name__}: {error})", "run wsikd tile --overwrite"
+            ) from error
+
+    def patch_px(self, mpp: float) -> int:
+        """Side of a patch at a resolution of the store."""
+        return round(float(self._meta["settings"]["patch_px"]) * self.mpps[0] / mpp)
+
+    def array(self, mpp: float) -> zarr.Array[Any]:
+        """The Zarr array at a resolution, uint8 (c, y, x); raises StoreError if there is none."""
+        for own, array in zip(self.mpps, self._arrays, strict=True):
+            if abs(own - mpp) <= 1e-6 * mpp:
+                return array
+        known = ", ".join(f"{m:g}" for m in self.mpps)
+        raise StoreError(
+            self.path, f"holds {known} um/px, not {mpp:g}", f"tile again with --mpp {mpp:g}"
+        )
+
+    def dask(self, mpp: float) -> da.Array:
+        """The array at a resolution as a Dask array, uint8 (c, y, x), one block a shard."""
+        import dask.array
+
+        array = self.array(mpp)
+        blocks = array.shards or array.chunks
+        return dask.array.from_zarr(array, chunks=blocks)  # type: ignore[no-untyped-call,no-any-return]
+
+    def read_patch(self, index: int, mpp: float) -> NDArray[np.uint8]:
+        """Pixels of patch ``index``: uint8 (patch_px, patch_px, 3)."""
+        side = self.patch_px(mpp)
+        stride = round(self._meta["settings"]["stride_px"] * self.mpps[0] / mpp)
+        top = int(self.patches.row[index]) * stride
+        left = int(self.patches.column[index]) * stride
+        block = np.asarray(self.array(mpp)[:, top : top + side, left : left + side], np.uint8)
+        return np.ascontiguousarray(block.transpose(1, 2, 0))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the store was made with."""
+        return dict(self._meta["settings"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that is recorded of the store's making."""
+        return dict(self._meta)
+
+
+def settings_digest(settings: StoreSettings, slide: dict[str, Any]) -> str:
+    """Identity of a store's content: settings and slide, 16 hexadecimal digits."""
+    text = json.dumps([asdict(settings), slide], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """Attributes ``wsikd`` of a store, finished or not; None where there are none to read."""
+    try:
+        content = json.loads((path / "zarr.json").read_text())
+        meta = content["attributes"]["wsikd"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta if isinstance(meta, dict) else None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The entries in which two flat records differ, for a message."""
+    keys = [k for k in sorted({*old, *new}) if _plain(old.get(k)) != _plain(new.get(k))]
+    return ", ".join(f"{k} {_plain(old.get(k))} there, {_plain(new.get(k))} asked" for k in keys)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    member = group[name]
+    if not isinstance(member, zarr.Array):
+        raise KeyError(name)
+    return member
+
+
+def _read_table(group: zarr.Group) -> PatchTable:
+    table = group["patches"]
+    assert isinstance(table, zarr.Group)
+
+    def column(name: str, dtype: type) -> NDArray[Any]:
+        return np.asarray(table[name], dtype)
+
+    return PatchTable(
+        column("coords", np.float64).reshape(-1, 2),
+        column("row", np.int32),
+        column("column", np.int32),
+        column("tissue", np.float32),
+        column("label", np.int16),
+        column("cover", np.float32),
+    )
