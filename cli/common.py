@@ -119,13 +119,13 @@ class Batch:
             try:
                 line = work(entry)
             except WsikdError as error:
-                self._failed(entry, error)
+                self.failed(entry, error)
                 continue
             except Exception as error:
                 log.debug("%s", entry.path, exc_info=True)
                 fault = f"unforeseen {type(error).__name__}: {error}"
                 remedy = "run it alone with --log-level debug and report it"
-                self._failed(entry, SlideError(entry.path.name, fault, remedy))
+                self.failed(entry, SlideError(entry.path.name, fault, remedy))
                 continue
             if not self.quiet:
                 click.echo(f"{entry.name}: {line} ({time.perf_counter() - start:.1f} s)")
@@ -140,7 +140,8 @@ class Batch:
         if self.failures:
             sys.exit(SOME_FAILED)
 
-    def _failed(self, entry: SlideEntry, error: WsikdError) -> None:
+    def failed(self, entry: SlideEntry, error: WsikdError) -> None:
+        """Write a failure down."""
         self.failures.append((entry.name, error))
         self._write_failures()
 

@@ -352,3 +352,18 @@ def test_overlay_lies_on_a_real_slide(tmp_path):
     cells = np.floor((at - ORIGIN[::-1]) / CELL).astype(int)
     assert (grades[tuple(cells.T)] == 1).all()
     assert changed.sum() == pytest.approx((grades == 1).sum() * (CELL * scale[0]) ** 2, rel=0.02)
+
+
+def test_zarr_reads_back_whole(tmp_path: Path) -> None:
+    from wsikd.core.errors import StoreNotFoundError
+    from wsikd.grade.exports import ome_zarr
+
+    made = square_map()
+    ome_zarr.write(made, tmp_path / "g.zarr")
+    back = ome_zarr.read(tmp_path / "g.zarr", made.slide)
+    np.testing.assert_array_equal(back.probability_khw, made.probability_khw)
+    np.testing.assert_array_equal(back.valid_hw, made.valid_hw)
+    np.testing.assert_array_equal(back.tissue_hw, made.tissue_hw)
+    assert (back.origin_xy, back.cell_px, back.mpp) == (made.origin_xy, made.cell_px, made.mpp)
+    with pytest.raises(StoreNotFoundError, match="run wsikd infer"):
+        ome_zarr.read(tmp_path / "nothing.zarr", made.slide)

@@ -49,6 +49,7 @@ class OpenSlideReader:
             self._missing = error
         dimensions = self._handle.dimensions
         levels = tuple(self._handle.level_dimensions)
+        self._mean_downsamples = tuple(self._handle.level_downsamples)
         self.info = SlideInfo(
             name=name or slide_stem(path),
             file=path.name,
@@ -76,21 +77,15 @@ class OpenSlideReader:
         self, level: int, location: tuple[int, int], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """Pixels of one level: uint8 (height, width, 3); see the Slide protocol."""
-        handle = self._handle
         # OpenSlide divides the location by its own mean downsample; rounding to the nearest level-0
         # pixel keeps the sub-pixel shift it resamples with below half a level-0 pixel.
-        scale = handle.level_downsamples[level]
+        scale = self._mean_downsamples[level]
         corner = (round(location[0] * scale), round(location[1] * scale))
+        handle = self._handle
         try:
             rgba = np.asarray(handle.read_region(corner, level, size))
-        except openslide.OpenSlideError as error:
-            self._replace(handle)
-            x, y = corner
-            raise RegionReadError(
-                self.path.name,
-                f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(str(error))})",
-                "the file is damaged there; copy or scan it again",
-            ) from error
+        except openslide.OpenSlideError:
+            rgba = self._read_alone(handle, corner, level, size)
         return _on_background(rgba, self.info.background)
 
     def close(self) -> None:
@@ -108,11 +103,35 @@ class OpenSlideReader:
     ) -> None:
         self.close()
 
-    def _replace(self, dead: openslide.OpenSlide) -> None:
-        """Open the file anew: an OpenSlide handle that failed once fails for ever."""
+    def _read_alone(
+        self, dead: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Read once more through a handle that no other thread holds.
+
+        A handle that failed once fails for ever, so the fault may be another thread's region.
+        """
+        alone = _open(self._file)
+        try:
+            rgba = np.asarray(alone.read_region(corner, level, size))
+        except openslide.OpenSlideError as error:
+            alone.close()
+            self._replace(dead, _open(self._file))
+            x, y = corner
+            raise RegionReadError(
+                self.path.name,
+                f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(str(error))})",
+                "the file is damaged there; copy or scan it again",
+            ) from error
+        self._replace(dead, alone)
+        return rgba
+
+    def _replace(self, dead: openslide.OpenSlide, fresh: openslide.OpenSlide) -> None:
+        """Take a fresh handle, unless another thread has replaced the dead one already."""
         with self._lock:
             if self._handle is dead:
-                self._handle = _open(self._file)
+                self._handle = fresh
+                return
+        fresh.close()
 
 
 def slide_stem(path: Path) -> str:

@@ -43,15 +43,20 @@ class NucleusStyle:
     nucleolus_um: float
 
 
-BASAL = NucleusStyle(6.0, 3.2, 0.08, 1.05, 0.08, 1.0, 0, 0.0)
-BENIGN = NucleusStyle(6.4, 4.8, 0.06, 0.90, 0.06, 0.95, 0, 0.0)
+BASAL = NucleusStyle(6.0, 2.8, 0.08, 0.95, 0.08, 1.0, 0, 0.0)
 SPINDLE = NucleusStyle(10.0, 2.4, 0.22, 0.80, 0.12, 1.0, 0, 0.0)
 LYMPHOCYTE = NucleusStyle(4.8, 4.5, 0.06, 1.20, 0.08, 1.0, 0, 0.0)
-CANCER = {
-    "G3": NucleusStyle(7.8, 7.2, 0.08, 0.85, 0.08, 0.58, 1, 2.0),
-    "G4": NucleusStyle(8.8, 7.4, 0.16, 0.88, 0.14, 0.58, 1, 2.4),
-    "G5": NucleusStyle(10.8, 8.2, 0.26, 0.95, 0.25, 0.62, 2, 2.3),
+NUCLEI = {
+    "NC": NucleusStyle(7.0, 5.8, 0.05, 0.80, 0.05, 0.95, 0, 0.0),
+    "G3": NucleusStyle(7.4, 6.8, 0.07, 0.88, 0.08, 0.50, 1, 2.2),
+    "G4": NucleusStyle(9.2, 5.6, 0.11, 0.90, 0.12, 0.52, 2, 1.7),
+    "G5": NucleusStyle(8.6, 7.2, 0.22, 0.82, 0.30, 0.66, 1, 3.0),
 }
+
+# Luminal row of an architecture that has lumina with a wall: depth in the wall, spacing in um.
+ROWS = {"NC": (9.0, 7.6), "G3": (8.0, 8.8)}
+# Scattered nuclei of the others: spacing in um, jitter as a share of it.
+SCATTERS = {"G4": (11.4, 0.18), "G5": (13.0, 0.25)}
 
 
 def noise(
@@ -193,7 +198,7 @@ def _solid(
     sheets = noise(rng, shape, 70 / um) + 0.3 * noise(rng, shape, 22 / um) + dense > 0.5
     ridge = np.abs(noise(rng, shape, 52 / um))
     cords = (ridge < 0.16) & (noise(rng, shape, 60 / um) > -0.5)
-    points = scatter(rng, shape, 27 / um, 0.3)
+    points = scatter(rng, shape, 29 / um, 0.3)
     points = points[rng.uniform(size=len(points)) < 0.6]
     at = points.astype(int)
     here = (arch == 3)[at[:, 1], at[:, 0]] & ~(sheets | cords)[at[:, 1], at[:, 0]]
@@ -212,56 +217,58 @@ def draw_nuclei(
     rng: np.random.Generator,
     canvas: NDArray[np.uint8],
     glands: Glands,
-    label: NDArray[np.int8],
-    classes: Sequence[str],
+    graded: NDArray[np.int8],
+    arch: NDArray[np.int8],
     *,
     um: float,
     plan_px: int,
 ) -> None:
     """Draw all nuclei of a slide into ``canvas``, in place.
 
+    How they are arranged follows the architecture, how each looks the true grade; only benign
+    glands keep the thin outer row of basal cells.
+
     Args:
         rng: source of randomness.
         canvas: uint8 (height, width) at level 0; takes optical density times ``NUCLEI_SCALE``.
         glands: where they lie, on the plan.
-        label: int8 plan (rows, columns), index into ``classes``.
-        classes: names out of ``GRADES``.
+        graded: int8 plan (rows, columns), true grade as an index into ``GRADES``, -1 on glass.
+        arch: int8 plan (rows, columns), grade whose architecture is drawn.
         um: micrometres per plan pixel.
         plan_px: level-0 pixels per plan pixel.
     """
-    grade = np.full(len(classes) + 1, -1)
-    grade[:-1] = [GRADES.index(name) for name in classes]
-    graded = grade[label]
     pen = _Pen(rng, canvas, plan_px, um)
     _draw_stroma(rng, pen, glands, graded, um)
     gland = (glands.epithelium | glands.lumen).astype(np.uint8)
     inner = cv2.distanceTransform(gland, cv2.DIST_L2, 5) * um
-    for depth, spacing, style, owner, flat in (
-        (3.6, 8.0, BASAL, 0, True),
-        (9.5, 7.2, BENIGN, 0, False),
-        (7.5, 10.0, CANCER["G3"], 1, False),
-    ):
+    points, angle = _along(rng, inner > 3.0, 8.5 / um)
+    mine = (_at(graded, points) == 0) & (_at(arch, points) <= 1)
+    pen.ellipses(points[mine], angle[mine], BASAL)
+    placed = [(glands.single_xy, np.full(len(glands.single_xy), np.nan))]
+    for name, (depth, spacing) in ROWS.items():
         points, angle = _along(rng, inner > depth, spacing / um)
-        mine = _at(graded, points) == owner
-        pen.ellipses(points[mine], angle[mine] + (0 if flat else 90), style)
+        mine = _at(arch, points) == GRADES.index(name)
+        placed.append((points[mine], angle[mine] + 90))
     cells = cv2.distanceTransform(glands.epithelium.astype(np.uint8), cv2.DIST_L2, 5) * um
-    for name, spacing, jitter in (("G4", 10.2, 0.19), ("G5", 12.5, 0.28)):
-        points = scatter(rng, label.shape, spacing / um, jitter)
-        mine = (_at(graded, points) == GRADES.index(name)) & (_at(cells, points) > 2.5)
-        pen.ellipses(points[mine], None, CANCER[name])
+    for name, (spacing, jitter) in SCATTERS.items():
+        points = scatter(rng, graded.shape, spacing / um, jitter)
+        mine = (_at(arch, points) == GRADES.index(name)) & (_at(cells, points) > 2.5)
+        placed.append((points[mine], np.full(mine.sum(), np.nan)))
+    points = np.concatenate([part for part, _ in placed])
+    angle = np.concatenate([part for _, part in placed])
     for index, name in enumerate(GRADES):
-        mine = _at(graded, glands.single_xy) == index
-        pen.ellipses(glands.single_xy[mine], None, CANCER.get(name, BENIGN))
+        mine = _at(graded, points) == index
+        pen.ellipses(points[mine], angle[mine], NUCLEI[name])
 
 
 def _draw_stroma(
-    rng: np.random.Generator, pen: _Pen, glands: Glands, graded: NDArray[np.int64], um: float
+    rng: np.random.Generator, pen: _Pen, glands: Glands, graded: NDArray[np.int8], um: float
 ) -> None:
     """Spindle cells everywhere between the glands, lymphocytes in patches."""
     stroma = (graded >= 0) & ~glands.epithelium & ~glands.lumen
     room = cv2.distanceTransform(stroma.astype(np.uint8), cv2.DIST_L2, 5) * um
     sparse = noise(rng, graded.shape, 260 / um)
-    points = scatter(rng, graded.shape, 19 / um, 0.3)
+    points = scatter(rng, graded.shape, 17 / um, 0.3)
     chance = 0.55 + 0.25 * _at(sparse, points)
     keep = (_at(room, points) > 3) & (rng.uniform(size=len(points)) < chance)
     turn = 90 * noise(rng, graded.shape, 160 / um)
@@ -269,7 +276,7 @@ def _draw_stroma(
     patches = noise(rng, graded.shape, 110 / um)
     points = scatter(rng, graded.shape, 8.5 / um, 0.2)
     keep = (_at(room, points) > 3) & (_at(patches, points) > 1.75)
-    pen.ellipses(points[keep], None, LYMPHOCYTE)
+    pen.ellipses(points[keep], np.full(keep.sum(), np.nan), LYMPHOCYTE)
 
 
 class _Pen:
@@ -281,12 +288,13 @@ class _Pen:
         self.rng, self.canvas, self.plan_px = rng, canvas, plan_px
         self.px = plan_px / um  # level-0 pixels per micrometre
 
-    def ellipses(self, points: Points, degrees: Float | None, style: NucleusStyle) -> None:
+    def ellipses(self, points: Points, degrees: Points, style: NucleusStyle) -> None:
+        """Draw nuclei at plan (x, y); an angle that is NaN is drawn at random."""
         rng, n, one = self.rng, len(points), 2**SUBPIXEL_BITS
         size = np.exp(rng.normal(0, style.spread, (n, 1)))
         ratio = np.exp(rng.normal(0, style.spread / 2, (n, 2)))
         axes = np.array([style.long_um, style.short_um]) / 2 * size * ratio * self.px
-        turn = rng.uniform(0, 180, n) if degrees is None else degrees + rng.normal(0, 9, n)
+        turn = np.where(np.isnan(degrees), rng.uniform(0, 180, n), degrees + rng.normal(0, 9, n))
         shade = style.density * np.exp(rng.normal(0, style.density_spread, n)) * NUCLEI_SCALE
         rim = np.clip(shade, 30, 235)
         centre = (points + 0.5) * self.plan_px - 0.5

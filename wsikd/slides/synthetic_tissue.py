@@ -184,7 +184,8 @@ def plan_tissue(
     arch = plan_architecture(rng, label, um, classes)
     glands = draw_glands(rng, arch, um)
     nuclei = np.zeros((shape[0] * PLAN_PX, shape[1] * PLAN_PX), np.uint8)
-    draw_nuclei(rng, nuclei, glands, label, classes, um=um, plan_px=PLAN_PX)
+    known = np.array([*(GRADES.index(name) for name in classes), -1], np.int8)
+    draw_nuclei(rng, nuclei, glands, known[label], arch, um=um, plan_px=PLAN_PX)
     fibres = _fibres(rng, shape, um)
     stroma_room = ~(glands.epithelium | glands.lumen)
     clefts = stroma_room & (fibres + 0.5 * noise(rng, shape, 150 / um) > 2.1)
@@ -195,7 +196,7 @@ def plan_tissue(
     eosin = (np.clip(stroma, 0.12, 1.2), np.clip(cytoplasm, 0.12, 1.2), secretion)
     violet = np.clip(0.17 + 0.05 * noise(rng, shape, 280 / um), 0.04, 0.4).astype(np.float32)
     stains, glass = _stain(rng, shape)
-    gain = _gain(rng, masks, eosin, violet, nuclei, um)
+    gain = _gain(rng, masks, eosin, violet, nuclei, stains, um)
     grain_seed = int(rng.integers(2**31))
     return Tissue(size_px, label, masks, eosin, violet, gain, nuclei, stains, glass, grain_seed)
 
@@ -233,20 +234,40 @@ def _gain(
     eosin: tuple[Float, Float, Float],
     violet: Float,
     nuclei: NDArray[np.uint8],
+    stains: NDArray[np.float64],
     um: float,
 ) -> tuple[Float, Float]:
-    """Gains that bring the local mean of each stain to a smooth field blind to the grade."""
-    tissue, epithelium, gap = masks
-    shape = tissue.shape
+    """Gains of the two stains that make the local mean colour blind to the grade.
+
+    Where a field holds wide lumina its cells are stained darker, and so on, until the mean red and
+    green of the neighbourhood follow smooth fields drawn at random. Each round scales the stains
+    by wished over present optical density of that mean; haematoxylin answers for red, eosin for
+    green.
+    """
+    shape = masks[0].shape
     cells = cv2.resize(nuclei, shape[::-1], interpolation=cv2.INTER_AREA) / np.float32(NUCLEI_SCALE)
-    pink = (eosin[0] + (eosin[1] - eosin[0]) * epithelium) * (1 - gap) * tissue
-    blue = (cells + violet * epithelium * (1 - gap)) * tissue
-    gains = []
-    for field, level in ((blue, 0.14), (pink, 0.28)):
-        wanted = level * np.exp(0.20 * noise(rng, shape, 450 / um))
-        local = _blur(field, 110 / um) / np.maximum(_blur(tissue, 110 / um), 0.05)
-        gains.append((wanted / np.maximum(local, 0.02)).clip(0.45, 1.8).astype(np.float32))
-    return gains[0], gains[1]
+    tissue, epithelium, gap, cells = (f[::2, ::2] for f in (*masks, cells))
+    stroma, cytoplasm, secretion = (f[::2, ::2] for f in eosin)
+    pink = (stroma + (cytoplasm - stroma) * epithelium) * (1 - gap)
+    pink *= 1 - 0.4 * np.minimum(cells, 1)
+    blue = cells + violet[::2, ::2] * epithelium * (1 - gap)
+    sigma = 95 / um / 2
+    weight = np.maximum(_blur(tissue, sigma), 0.05)
+    level = 0.24 * noise(rng, tissue.shape, 300 / um / 2)
+    ratio = 0.10 * noise(rng, tissue.shape, 300 / um / 2)
+    wished = [0.145 * np.exp(level + ratio), 0.29 * np.exp(level - ratio)]
+    gains = [np.ones(tissue.shape, np.float32) for _ in range(2)]
+    for _ in range(8):
+        for channel in range(2):
+            h, e = stains[:, channel] * -LN10
+            light = cv2.exp((blue * gains[0] * h + (pink * gains[1] + secretion * gap) * e) * tissue)
+            mean = _blur((1 - light) * tissue, sigma) / weight
+            present = -np.log10(np.clip(1 - mean, 0.05, 0.98))
+            step = _blur(np.log(wished[channel] / present) * tissue, sigma) / weight
+            gains[channel] *= cv2.exp(np.float32(1.3) * step)
+            np.clip(gains[channel], 0.45, 2.0, out=gains[channel])
+    blue_gain, pink_gain = (cv2.resize(gain, shape[::-1]) for gain in gains)
+    return np.asarray(blue_gain, np.float32), np.asarray(pink_gain, np.float32)
 
 
 def _blur(field: Float, sigma_px: float) -> Float:
@@ -277,7 +298,7 @@ def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[
     stroma, cytoplasm = up(tissue.eosin[0] * tissue.gain[1]), up(tissue.eosin[1] * tissue.gain[1])
     nuclei = tissue.nuclei[top : top + inside.shape[0]] * np.float32(1 / NUCLEI_SCALE)
     grain = rng.integers(0, 64, inside.shape, dtype=np.uint8)
-    grain = cv2.GaussianBlur(grain, (0, 0), 1.1).astype(np.float32) * np.float32(0.05) - 0.575
+    grain = cv2.GaussianBlur(grain, (0, 0), 1.1).astype(np.float32) * np.float32(0.03) - np.float32(0.945)
     secretion = up(tissue.eosin[2]) * gap * inside
     inside *= 1 - gap
     violet = up(tissue.haematoxylin * tissue.gain[0])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.errors import StoreNotFoundError
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import aside
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
-    from wsikd.slides.base import Slide
+    from wsikd.slides.base import Slide, SlideInfo
 
 _CHUNK = 1024
 
@@ -25,7 +26,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     """Write an OME-Zarr group.
 
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
-    ``labels/grade`` holds the most probable class: uint8, axes y, x, 0 where nothing was read,
+    ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the most probable class: uint8, axes y, x, 0 where nothing was read,
     class index + 1 elsewhere. Transformations lead from array index to um from the slide's
     level-0 corner, for pixel centres. Attribute ``wsikd`` repeats the placement in level-0 px;
     of the slide it names only name, dimensions, mpp and bounds. Its ``complete`` is written last.
@@ -42,6 +43,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         channels = [_channel(name, index) for index, name in enumerate(classes)]
         group.attrs["ome"] = image | {"omero": {"channels": channels}}
         _save(group, grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
+        _save(group, grade_map.tissue_hw.astype(np.float32), "yx", 0.0, name="tissue")
         labels = group.create_group("labels", attributes={"ome": _version(labels=["grade"])})
         ome = _multiscale(grade_map, "grade", "yx") | {"image-label": _image_label(classes)}
         grade = labels.create_group("grade", attributes={"ome": ome})
@@ -50,14 +52,47 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         group.attrs["wsikd"] = _placement(grade_map)
 
 
+def read(path: Path, slide: SlideInfo) -> GradeMap:
+    """Read back what :func:`write` wrote; ``slide`` is the slide it was made from.
+
+    Raises:
+        StoreNotFoundError: there is no whole grade map at ``path``.
+    """
+    import zarr
+
+    from wsikd.grade.grademap import GradeMap
+
+    try:
+        group = zarr.open_group(path, mode="r")
+        placement: Any = group.attrs["wsikd"]
+        probability = np.asarray(group["0"], np.float32)
+        tissue = np.asarray(group["tissue"], np.float32)
+        if not placement["complete"]:
+            raise KeyError("complete")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreNotFoundError(path, "no whole grade map", "run wsikd infer again") from error
+    return GradeMap(
+        probability_khw=probability,
+        valid_hw=np.asarray(~np.isnan(probability).any(0), np.bool_),
+        tissue_hw=tissue,
+        mpp=float(placement["mpp"]),
+        origin_xy=(placement["origin_xy"][0], placement["origin_xy"][1]),
+        cell_px=(placement["cell_px"][0], placement["cell_px"][1]),
+        classes=tuple(placement["classes"]),
+        slide=slide,
+    )
+
+
 def _version(**entries: Any) -> dict[str, Any]:
     return {"version": "0.5"} | entries
 
 
-def _save(group: zarr.Group, data: NDArray[Any], axes: str, fill: float) -> None:
+def _save(
+    group: zarr.Group, data: NDArray[Any], axes: str, fill: float, *, name: str = "0"
+) -> None:
     chunks = tuple(min(max(length, 1), _CHUNK) for length in data.shape)
     array = group.create_array(
-        "0",
+        name,
         shape=data.shape,
         dtype=data.dtype,
         chunks=chunks,

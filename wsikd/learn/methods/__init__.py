@@ -1,1 +1,6 @@
 """Distillation methods: each turns a batch into loss terms."""
+
+METHODS: dict[str, str] = {
+    "supervised": "wsikd.learn.methods.supervised:Supervised",
+    "at_plus": "wsikd.learn.methods.at_plus:AtPlus",
+}

@@ -1,0 +1,162 @@
+"""``wsikd bench``: the teacher at 10x against the student at 2.5x."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import Batch, input_option, progress, slide_options, tissue_options, use_workers
+
+if TYPE_CHECKING:
+    from wsikd.grade.bench import Contender
+    from wsikd.grade.predict import PredictSettings
+
+
+@click.command()
+@input_option
+@click.option("--teacher", type=click.Path(path_type=Path), help="Run folder or bundle at 10x.")
+@click.option("--student", type=click.Path(path_type=Path), help="Run folder or bundle at 2.5x.")
+@click.option(
+    "--arch",
+    metavar="NAME",
+    help="Instead of the two: one untrained network of this "
+    "name at both magnifications (vgg16, resnet18, ...). Times only.",
+)
+@click.option(
+    "--mag",
+    "magnifications",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    help="With --arch: the two magnifications.  [default: 10 and 2.5]",
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="With --arch: patch side in px at the higher magnification.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder for bench.json, bench.md and bench.png.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Timed passes of each over each slide.",
+)
+@click.option(
+    "--max-fields",
+    type=click.IntRange(1),
+    help="Read only an even sample of so many fields a slide.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@tissue_options
+@slide_options
+def bench(
+    inputs: tuple[str, ...],
+    teacher: Path | None,
+    student: Path | None,
+    arch: str | None,
+    magnifications: tuple[float, ...],
+    patch_size: int,
+    output: Path,
+    repeats: int,
+    max_fields: int | None,
+    batch_size: int,
+    device: str,
+    tissue: str,
+    min_tissue: float,
+    slide_mpp: float | None,
+    workers: int | None,
+) -> None:
+    """Compare run times of teacher and student over the same tissue, and how far they agree."""
+    from wsikd.core.run import write_json_atomic, write_text_atomic
+    from wsikd.grade.bench import run_bench
+    from wsikd.grade.bench_report import plot, to_markdown
+    from wsikd.grade.predict import PredictSettings
+    from wsikd.slides.manifest import find_slides
+
+    if bool(arch) == bool(teacher or student) or bool(teacher) != bool(student):
+        raise click.UsageError("give --teacher and --student, or --arch alone")
+    settings = PredictSettings(
+        tissue=tissue,
+        min_tissue=min_tissue,
+        batch_size=batch_size,
+        workers=use_workers(workers),
+        max_fields=max_fields,
+    )
+    entries = find_slides(inputs, slide_mpp=slide_mpp)
+    if arch:
+        pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
+        click.echo("Untrained networks: the times are real, the grades mean nothing.", err=True)
+    else:
+        assert teacher is not None
+        assert student is not None
+        pair = tuple(
+            _trained(name, path, device, settings)
+            for name, path in (("teacher", teacher), ("student", student))
+        )
+    batch = Batch(output)
+    with progress("bench") as on_progress:
+        record = run_bench(
+            entries, *pair, repeats=repeats, on_progress=on_progress, on_failure=batch.failed
+        )
+    if record is not None:
+        write_json_atomic(output / "bench.json", record)
+        text = to_markdown(record)
+        write_text_atomic(output / "bench.md", text)
+        plot(record, output / "bench.png")
+        click.echo(text)
+    batch.finish(f"written to {output}" if record else "nothing to compare")
+
+
+def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
+    from wsikd.grade.bench import Contender
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.bundle import load_bundle
+
+    bundle = load_bundle(path)
+    predictor = SlidePredictor(bundle.network(), bundle.spec, device=device, settings=settings)
+    return Contender(name, predictor, int(bundle.card["macs"]), trained=True)
+
+
+def _untrained(
+    arch: str,
+    magnifications: tuple[float, ...],
+    patch_size: int,
+    device: str,
+    settings: PredictSettings,
+) -> tuple[Contender, ...]:
+    import torch
+
+    from wsikd.grade.bench import Contender
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.backbone import macs
+    from wsikd.models.bundle import InputSpec
+    from wsikd.models.grader import build_grader
+    from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.tiles.grid import patch_sizes
+
+    if len(magnifications) != 2:
+        raise click.UsageError("--arch compares two magnifications: give --mag twice")
+    mpps = sorted(mpp_of_magnification(m) for m in magnifications)
+    sizes = patch_sizes(mpps, patch_size, patch_size)
+    classes: Any = ("NC", "G3", "G4", "G5")
+    pair = []
+    for name, mpp, (patch_px, _) in zip(("teacher", "student"), mpps, sizes, strict=True):
+        torch.manual_seed(0)
+        network = build_grader(arch, len(classes))
+        spec = InputSpec(mpp, patch_px, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), classes)
+        predictor = SlidePredictor(network, spec, device=device, settings=settings)
+        pair.append(Contender(name, predictor, macs(network, patch_px), trained=False))
+    return tuple(pair)

@@ -1,0 +1,18 @@
+"""``wsikd config``: a configuration as wsikd understands it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+def config(file: Path, overrides: tuple[str, ...]) -> None:
+    """Check a configuration FILE and print it with every default filled in."""
+    from wsikd.core.config import dump_config, load_config
+    from wsikd.learn.settings import RunConfig
+
+    click.echo(dump_config(load_config(RunConfig, file, list(overrides))), nl=False)

@@ -1,0 +1,109 @@
+"""``wsikd doctor``: is this machine fit, and does geometry hold on it?"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBRARIES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "openslide": "openslide-python",
+    "zarr": "zarr",
+    "dask": "dask",
+    "cv2": "opencv-python",
+    "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs",
+    "shapely": "shapely",
+    "lightning": "lightning",
+}
+_REMEDIES = {
+    "cv2": "OpenCV links the system's libGL; on Debian: apt-get install libgl1 libglib2.0-0",
+    "torchvision": "take torch and torchvision from the same index, see README, Installing",
+    "openslide": "pip install openslide-bin, or your system's libopenslide",
+}
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Import tiatoolbox too (half a minute).")
+def doctor(everything: bool) -> None:
+    """Check libraries, devices and readers, and send a square through the whole pipeline."""
+    faults = 0
+    parts = (_libraries(), _tiatoolbox(everything), _devices(), _readers(), _geometry())
+    for name, fine, detail in chain.from_iterable(parts):
+        click.echo(f"{'ok   ' if fine else 'FAULT'} {name}: {detail}")
+        faults += not fine
+    click.echo("all well" if not faults else f"{faults} fault(s)")
+    sys.exit(1 if faults else 0)
+
+
+def _libraries() -> Iterator[tuple[str, bool, str]]:
+    yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
+    for module, package in _LIBRARIES.items():
+        try:
+            import_module(module)
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            yield package, False, f"{reason}; {_REMEDIES.get(module, f'pip install {package}')}"
+        else:
+            yield package, True, version(package)
+
+
+def _tiatoolbox(load: bool) -> Iterator[tuple[str, bool, str]]:
+    """Only asked for by name: slides are graded without it."""
+    try:
+        found = version("tiatoolbox")
+    except PackageNotFoundError:
+        yield "tiatoolbox", True, "absent; only its tissue maskers need it"
+        return
+    if load:
+        try:
+            import_module("wsikd.tia").check()
+        except (ImportError, OSError, RuntimeError) as error:
+            yield "tiatoolbox", False, f"{error}; pip install --force-reinstall tiatoolbox"
+            return
+    yield "tiatoolbox", True, found + ("" if load else " (not imported; --all does)")
+
+
+def _devices() -> Iterator[tuple[str, bool, str]]:
+    import os
+
+    import torch
+
+    cores = os.cpu_count()
+    yield "cpu", True, f"{cores} cores, {torch.get_num_threads()} threads for PyTorch"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield f"cuda:{index}", True, torch.cuda.get_device_name(index)
+    else:
+        yield "cuda", True, "none; everything runs on the CPU"
+
+
+def _readers() -> Iterator[tuple[str, bool, str]]:
+    import openslide
+
+    from wsikd.core.tables import resolve
+    from wsikd.slides.base import READERS
+
+    for name in READERS:
+        resolve(READERS, name, kind="readers")
+        yield f"reader {name}", True, f"library {openslide.__library_version__}"
+
+
+def _geometry() -> Iterator[tuple[str, bool, str]]:
+    from wsikd.grade.selftest import geometry_checks
+
+    with tempfile.TemporaryDirectory() as folder:
+        for check in geometry_checks(Path(folder)):
+            told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
+            yield f"geometry {check.name}", check.passed, told

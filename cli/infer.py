@@ -1,0 +1,150 @@
+"""``wsikd infer``: slides and a student become grade maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import Batch, input_option, progress, slide_options, tissue_options, use_workers
+
+if TYPE_CHECKING:
+    from wsikd.slides.manifest import SlideEntry
+
+
+@click.command()
+@input_option
+@click.option(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="STUDENT",
+    help="Run folder of wsikd distill, or a bundle (model.safetensors and card.json).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT",
+    help="Folder for one folder per slide, and summary.csv.",
+)
+@click.option(
+    "--format",
+    "formats",
+    default="zarr,csv,geojson,png",
+    show_default=True,
+    help="What to write of each slide.",
+)
+@click.option(
+    "--geojson",
+    type=click.Choice(["regions", "tiles"]),
+    default="regions",
+    show_default=True,
+    help="Merged grade regions, or one tile a field.",
+)
+@click.option(
+    "--specimen",
+    type=click.Choice(["biopsy", "prostatectomy"]),
+    default="biopsy",
+    show_default=True,
+    help="Rule for the Gleason score.",
+)
+@click.option(
+    "--min-area",
+    type=click.FloatRange(0),
+    metavar="MM2",
+    help="Area in mm2 that a pattern must cover to count.  "
+    "[default: the student's, chosen on validation]",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    help="Distance of fields in px at the student's resolution.  [default: its patch]",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@tissue_options
+@slide_options
+@click.option("--overwrite", is_flag=True, help="Replace results made with other settings.")
+def infer(
+    inputs: tuple[str, ...],
+    model: Path,
+    output: Path,
+    formats: str,
+    geojson: str,
+    specimen: str,
+    min_area: float | None,
+    stride: int | None,
+    batch_size: int,
+    device: str,
+    tissue: str,
+    min_tissue: float,
+    slide_mpp: float | None,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Grade whole slides with a student: maps, overlays and a summary."""
+    from wsikd.core.tables import resolve
+    from wsikd.grade.exports import EXPORTERS
+    from wsikd.grade.predict import PredictSettings, SlidePredictor
+    from wsikd.grade.results import ResultSettings, infer_slide, write_summary
+    from wsikd.models.bundle import load_bundle
+    from wsikd.slides.manifest import find_slides
+
+    names = tuple(dict.fromkeys(formats.split(",")))
+    for name in names:
+        resolve(EXPORTERS, name, kind="exporters")
+    threads = use_workers(workers)
+    bundle = load_bundle(model)
+    entries = find_slides(inputs, slide_mpp=slide_mpp)
+    predictor = SlidePredictor(
+        bundle.network(),
+        bundle.spec,
+        device=device,
+        settings=PredictSettings(
+            stride_px=stride,
+            tissue=tissue,
+            min_tissue=min_tissue,
+            batch_size=batch_size,
+            workers=threads,
+        ),
+    )
+    settings = ResultSettings(
+        formats=names,
+        specimen=specimen,
+        min_area_mm2=bundle.min_area_mm2 if min_area is None else min_area,
+        geojson=geojson,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    counts = {"graded": 0, "already there": 0}
+
+    def work(entry: SlideEntry) -> str:
+        with progress(entry.name) as on_progress:
+            row, made = infer_slide(
+                predictor, entry, output, settings,
+                student=bundle.sha256[:16], overwrite=overwrite, on_progress=on_progress,
+            )  # fmt: skip
+        counts["graded" if made else "already there"] += 1
+        write_summary(output)
+        return _line(row, output / entry.name, made=made)
+
+    batch = Batch(output)
+    batch.run(entries, work)
+    batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
+
+
+def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
+    shares = [
+        f"{key.removesuffix('_share')} {value:.0%}"
+        for key, value in row.items()
+        if key.endswith("_share") and value
+    ]
+    score = ""
+    if "gleason_score" in row:
+        found = row["gleason_score"]
+        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no cancer; "
+    place = f"{'in' if made else 'already in'} {folder}"
+    return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}, {place}"

@@ -1,0 +1,49 @@
+"""``wsikd init``: a commented configuration to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("method", required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder to write to.  [default: here]",
+)
+def init(method: str | None, output: Path) -> None:
+    """Write the configuration files of METHOD, commented, one a stage.
+
+    Without METHOD, list the methods there are.
+    """
+    from importlib.resources import files
+
+    from wsikd.core.errors import ConfigError, OutputError
+    from wsikd.core.run import write_text_atomic
+    from wsikd.core.tables import nearest
+
+    root = files("wsikd.configs")
+    methods = {
+        folder.name: sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")),
+                            key=lambda f: f.name)
+        for folder in root.iterdir()
+        if folder.is_dir() and not folder.name.startswith(("_", "."))
+    }  # fmt: skip
+    if method is None:
+        for name in sorted(methods):
+            click.echo(f"{name}: {', '.join(f.name for f in methods[name])}")
+        return
+    if method not in methods:
+        raise ConfigError(method, "no such method", nearest(method, methods))
+    for file in methods[method]:
+        target = output / file.name
+        if target.exists():
+            raise OutputError(target, "exists already", "choose another folder with -o")
+    for file in methods[method]:
+        write_text_atomic(output / file.name, file.read_text(encoding="utf-8"))
+        click.echo(output / file.name)

@@ -1,0 +1,34 @@
+"""Fixtures that several folders share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.slides.pixels import tissue_rgb
+from wsikd.slides.synthetic import write_pyramid
+
+# Derandomized: the same examples every time, and nothing kept on disk between runs.
+settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("wsikd")
+
+
+@pytest.fixture(scope="session")
+def real_slides():
+    """Folder of real slides; see CONTRIBUTING."""
+    root = os.environ.get("WSIKD_TEST_DATA")
+    if not root:
+        pytest.skip("WSIKD_TEST_DATA names no folder of real slides")
+    folder = Path(root) / "slides"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slide_file(tmp_path_factory):
+    """A slide of odd size at 0.499 um/px, levels 1, 4, 16: glass with a block of tissue."""
+    path = tmp_path_factory.mktemp("slide") / "odd.svs"
+    write_pyramid(path, tissue_rgb(1301, 907, (300, 200, 700, 500)), mpp=0.499, power=20)
+    return path

@@ -1,0 +1,324 @@
+"""Teacher against student over the same tissue: time by stage, throughput, agreement.
+
+The two run in turn (teacher, student, teacher, student, ...), so that a machine whose speed drifts
+treats both alike; medians are compared. A run is all of a slide: open, find tissue, read and
+decode, resize, forward, write. Reading happens beside computing, so the stages may add up to more
+than the total.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import psutil
+import torch
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.clock import StageClock
+from wsikd.core.errors import ConfigError, WsikdError
+from wsikd.grade.exports import write_all
+from wsikd.slides.base import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.slides.manifest import SlideEntry
+
+STAGES = ("open", "tissue", "read", "resize", "forward", "write")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One network of the comparison."""
+
+    name: str
+    predictor: SlidePredictor
+    macs: int
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system."""
+
+    stages: dict[str, float]
+    wall: float
+    cpu: float
+    peak_rss_mb: float
+    fields: int
+    mm2: float
+
+
+def run_bench(
+    entries: Sequence[SlideEntry],
+    teacher: Contender,
+    student: Contender,
+    *,
+    repeats: int = 3,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_failure: Callable[[SlideEntry, WsikdError], None] | None = None,
+) -> dict[str, Any] | None:
+    """Time both contenders on every slide and compare their maps.
+
+    Args:
+        entries: the slides.
+        teacher: the network at the higher magnification.
+        student: the network at the lower.
+        repeats: timed passes of each, after one that is not timed.
+        on_progress: called with (slides done, slides in all).
+        on_failure: told of a slide that fails, which is then left out; without it, the error rises.
+
+    Returns:
+        A record ready for JSON: environment, contenders, slides, totals, ratios, agreement; None
+        if no slide could be read.
+
+    Raises:
+        SlideError, MissingMppError, RegionReadError: from the slides.
+        ConfigError: the contenders do not look at the same fields.
+    """
+    _check_comparable(teacher, student)
+    pair = (teacher, student)
+    done: list[tuple[SlideEntry, list[_Passes]]] = []
+    for number, entry in enumerate(entries):
+        try:
+            done.append((entry, _bench_slide(pair, entry, repeats)))
+        except WsikdError as error:
+            if on_failure is None:
+                raise
+            on_failure(entry, error)
+        if on_progress:
+            on_progress(number + 1, len(entries))
+    if not done:
+        return None
+    runs = {c.name: [passes[i].runs for _, passes in done] for i, c in enumerate(pair)}
+    maps = {c.name: [passes[i].grade_map for _, passes in done] for i, c in enumerate(pair)}
+    record: dict[str, Any] = {
+        "wsikd": __version__,
+        "note": RESEARCH_USE,
+        "environment": environment(teacher.predictor.device),
+        "repeats": repeats,
+        "contenders": [_contender(c) for c in pair],
+        "slides": [
+            {"name": e.name, **{c.name: _slide(runs[c.name][i]) for c in pair}}
+            for i, (e, _) in enumerate(done)
+        ],
+        "totals": {c.name: _totals(runs[c.name]) for c in pair},
+    }
+    record["speed_up"] = _speed_up(runs[teacher.name], runs[student.name])
+    if teacher.trained and student.trained:
+        record["agreement"] = agreement(maps[teacher.name], maps[student.name])
+    return record
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on; no host name."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "cache": "warm: one pass over each slide is not timed",
+    }
+
+
+def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[str, Any]:
+    """How far the student's map is the teacher's, over all fields that both read.
+
+    Returns:
+        kappa (unweighted) and kappa_quadratic (Cohen 1960, 1968), agreement in all, and by the
+        teacher's class; fields compared.
+    """
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+    first, second = [], []
+    for t, s in zip(teacher, student, strict=True):
+        both = t.valid_hw & s.valid_hw
+        first.append(t.grade_hw[both])
+        second.append(s.grade_hw[both])
+    a, b = np.concatenate(first), np.concatenate(second)
+    classes = teacher[0].classes
+    table: NDArray[np.int64] = confusion_matrix(a, b, labels=range(len(classes)))
+    one_class = len(np.union1d(a, b)) < 2
+    kappas = (
+        (None, None)
+        if one_class
+        else (cohen_kappa_score(a, b), cohen_kappa_score(a, b, weights="quadratic"))
+    )
+    return {
+        "fields": len(a),
+        "kappa": kappas[0],
+        "kappa_quadratic": kappas[1],
+        "same": float((a == b).mean()) if len(a) else None,
+        "by_class": {
+            name: float(table[k, k] / table[k].sum()) if table[k].sum() else None
+            for k, name in enumerate(classes)
+        },
+        "confusion": table.tolist(),
+        "classes": list(classes),
+    }
+
+
+def _check_comparable(teacher: Contender, student: Contender) -> None:
+    t, s = teacher.predictor.spec, student.predictor.spec
+    if abs(t.field_um - s.field_um) > 1e-6 * t.field_um:
+        raise ConfigError(
+            "--student",
+            f"reads fields of {s.field_um:g} um, the teacher of {t.field_um:g} um",
+            "compare networks of one field size",
+        )
+    if t.classes != s.classes:
+        raise ConfigError(
+            "--student",
+            f"knows the classes {', '.join(s.classes)}, the teacher {', '.join(t.classes)}",
+            "compare networks of the same classes",
+        )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Timed passes of one contender over one slide, and the map of the pass before them."""
+
+    runs: list[Run]
+    grade_map: GradeMap
+
+
+def _bench_slide(pair: Sequence[Contender], entry: SlideEntry, repeats: int) -> list[_Passes]:
+    first = [_Passes([], _one_pass(contender, entry)[1]) for contender in pair]
+    for _ in range(repeats):
+        for contender, passes in zip(pair, first, strict=True):
+            passes.runs.append(_one_pass(contender, entry)[0])
+    return first
+
+
+def _one_pass(contender: Contender, entry: SlideEntry) -> tuple[Run, GradeMap]:
+    clock = StageClock()
+    predictor = contender.predictor
+    with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+        cpu, begun = time.process_time(), time.perf_counter()
+        with clock("open"):
+            slide = open_slide(
+                entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
+            )
+        with slide:
+            grade_map = predictor.predict(slide, mask_file=entry.mask, clock=clock)
+            with clock("write"):
+                write_all(grade_map, Path(folder), slide=slide)
+        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    fields = int(grade_map.valid_hw.sum())
+    mm2 = float(grade_map.tissue_hw[grade_map.valid_hw].sum() * grade_map.cell_mm2)
+    stages = {stage: clock.seconds.get(stage, 0.0) for stage in STAGES}
+    return Run(stages, wall, cpu, memory.peak_mb, fields, mm2), grade_map
+
+
+class _PeakMemory:
+    """Samples the resident memory of this process in a thread."""
+
+    def __enter__(self) -> Self:
+        self.peak_mb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
+            if self._stop.wait(0.02):
+                return
+
+
+def _contender(contender: Contender) -> dict[str, Any]:
+    spec = contender.predictor.spec
+    return {
+        "name": contender.name,
+        "mpp": spec.mpp,
+        "magnification": 10 / spec.mpp,
+        "patch_px": spec.patch_px,
+        "macs_per_field": contender.macs,
+        "trained": contender.trained,
+        "max_fields": contender.predictor.settings.max_fields,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def _slide(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "fields": runs[0].fields,
+        "tissue_mm2": runs[0].mm2,
+        "wall_s": spread([r.wall for r in runs]),
+        "cpu_s": spread([r.cpu for r in runs]),
+        "stages_s": {s: spread([r.stages[s] for r in runs]) for s in STAGES},
+    }
+
+
+def _totals(slides: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """All slides together, repeat by repeat."""
+    rounds = list(zip(*slides, strict=True))
+    wall = [sum(r.wall for r in one) for one in rounds]
+    fields = sum(runs[0].fields for runs in slides)
+    mm2 = sum(runs[0].mm2 for runs in slides)
+    return {
+        "fields": fields,
+        "tissue_mm2": mm2,
+        "wall_s": spread(wall),
+        "cpu_s": spread([sum(r.cpu for r in one) for one in rounds]),
+        "stages_s": {s: spread([sum(r.stages[s] for r in one) for one in rounds]) for s in STAGES},
+        "fields_per_s": spread([fields / w for w in wall]),
+        "mm2_per_s": spread([mm2 / w for w in wall]),
+        "slides_per_h": spread([3600 * len(slides) / w for w in wall]),
+        "peak_rss_mb": max(r.peak_rss_mb for runs in slides for r in runs),
+    }
+
+
+def _speed_up(teacher: Sequence[Sequence[Run]], student: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """Teacher over student, paired repeat by repeat."""
+
+    def ratios(value: Callable[[Run], float]) -> dict[str, float]:
+        pairs = zip(zip(*teacher, strict=True), zip(*student, strict=True), strict=True)
+        return spread([sum(map(value, t)) / max(sum(map(value, s)), 1e-9) for t, s in pairs])
+
+    return {
+        "wall": ratios(lambda r: r.wall),
+        "cpu": ratios(lambda r: r.cpu),
+        **{stage: ratios(partial(_stage, stage)) for stage in STAGES},
+    }
+
+
+def _stage(name: str, run: Run) -> float:
+    return run.stages[name]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

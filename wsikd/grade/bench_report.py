@@ -1,0 +1,141 @@
+"""A benchmark record as Markdown, and as a plot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsikd import RESEARCH_USE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STAGE_NAMES = {
+    "open": "open",
+    "tissue": "find tissue",
+    "read": "read and decode",
+    "resize": "resize",
+    "forward": "forward",
+    "write": "write",
+}
+
+
+def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of four (what, teacher, student, teacher / student), each median [least, greatest]."""
+    teacher, student = (record["totals"][c["name"]] for c in record["contenders"])
+    up = record["speed_up"]
+    rows: list[tuple[str, ...]] = [
+        (f"{label}, s", *(_spread(t["stages_s"][key]) for t in (teacher, student)), _times(up[key]))
+        for key, label in STAGE_NAMES.items()
+    ]
+    rows.append(
+        (
+            "**total, wall s**",
+            _spread(teacher["wall_s"]),
+            _spread(student["wall_s"]),
+            f"**{_times(up['wall'])}**",
+        )
+    )
+    rows.append(
+        ("total, CPU s", _spread(teacher["cpu_s"]), _spread(student["cpu_s"]), _times(up["cpu"]))
+    )
+    rates = {"fields_per_s": "fields/s", "mm2_per_s": "mm2/s", "slides_per_h": "slides/h"}
+    if any(c["max_fields"] for c in record["contenders"]):
+        del rates["slides_per_h"]  # a sample of a slide says nothing of whole slides
+    rows += [(label, _spread(teacher[k]), _spread(student[k]), "") for k, label in rates.items()]
+    rows.append(
+        ("peak memory, MB", f"{teacher['peak_rss_mb']:.0f}", f"{student['peak_rss_mb']:.0f}", "")
+    )
+    return rows
+
+
+def agreement_text(record: dict[str, Any]) -> str:
+    """One sentence on how far the two maps agree."""
+    found = record.get("agreement")
+    if found is None:
+        return "Untrained networks (--arch): the times are real, the grades mean nothing."
+    if found["kappa"] is None:
+        return f"Both give one class to all {found['fields']} fields; kappa is not defined."
+    classes = ", ".join(
+        f"{name} {share:.0%}" for name, share in found["by_class"].items() if share is not None
+    )
+    return (
+        f"Over {found['fields']} fields the student agrees with the teacher with kappa "
+        f"{found['kappa']:.2f} (quadratic {found['kappa_quadratic']:.2f}), on {found['same']:.0%} "
+        f"of the fields; by the teacher's class: {classes}."
+    )
+
+
+def to_markdown(record: dict[str, Any]) -> str:
+    """The whole record as Markdown."""
+    teacher, student = record["contenders"]
+    env = record["environment"]
+    totals = record["totals"][student["name"]]
+    sampled = teacher["max_fields"]
+    what = (
+        f"{len(record['slides'])} slide(s), {totals['fields']} fields of "
+        f"{student['patch_px'] * student['mpp']:g} um, {totals['tissue_mm2']:.2f} mm2 of tissue"
+        f"{f' (a sample of at most {sampled} fields a slide)' if sampled else ''}; "
+        f"{record['repeats']} timed passes of each, in turn, after one that is not timed. "
+        "Median [least, greatest] over the passes."
+    )
+    where = (
+        f"Measured on {env['processor']}, {env['cores']} cores, device {env['device']}, "
+        f"torch {env['torch']} ({env['torch_threads']} threads), wsikd {record['wsikd']}; "
+        f"file cache {env['cache']}."
+    )
+    lines = [
+        f"# {teacher['magnification']:g}x against {student['magnification']:g}x",
+        "",
+        what,
+        "",
+        f"| | {_title(teacher)} | {_title(student)} | times faster |",
+        "|---|---:|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in stage_rows(record)),
+        "",
+        "Reading runs beside computing, so the stages may add up to more than the total.",
+        "",
+        agreement_text(record),
+        "",
+        where,
+        "",
+        RESEARCH_USE,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Stacked stage times of both contenders as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    names = [_title(c) for c in record["contenders"]]
+    left = [0.0, 0.0]
+    colours = ("#bbbbbb", "#ddcc77", "#4477aa", "#66ccee", "#aa3377", "#228833")
+    for (key, label), colour in zip(STAGE_NAMES.items(), colours, strict=True):
+        widths = [
+            record["totals"][c["name"]]["stages_s"][key]["median"] for c in record["contenders"]
+        ]
+        axes.barh(names, widths, left=left, label=label, color=colour)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds, median over the passes, stages summed over threads")
+    axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _title(contender: dict[str, Any]) -> str:
+    gmacs = contender["macs_per_field"] / 1e9
+    return f"{contender['name']} {contender['magnification']:g}x ({gmacs:.3g} GMAC/field)"
+
+
+def _spread(values: dict[str, float]) -> str:
+    digits = 3 if values["median"] < 1 else 2 if values["median"] < 100 else 0
+    middle, low, high = (f"{values[k]:.{digits}f}" for k in ("median", "min", "max"))
+    return f"{middle} [{low}, {high}]"
+
+
+def _times(values: dict[str, float]) -> str:
+    return f"{values['median']:.1f} [{values['min']:.1f}, {values['max']:.1f}]"

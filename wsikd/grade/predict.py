@@ -1,0 +1,245 @@
+"""A slide and a student become a grade map, with the time of each stage.
+
+Fields are read by threads, a few ahead, in stretches of neighbours along a grid row; one lane
+computes. Memory is bounded by the stretches ahead, whatever the slide.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wsikd.core.clock import StageClock
+from wsikd.core.errors import ConfigError
+from wsikd.grade.grademap import GradeMap
+from wsikd.models.device import pick_device
+from wsikd.slides.base import open_slide
+from wsikd.slides.canvas import Canvas
+from wsikd.slides.tissue import find_tissue
+from wsikd.tiles.grid import TileGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.models.bundle import InputSpec
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.tissue import TissueMask
+
+_STRETCH_PX = 2048
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How a slide is read, beside what the student's card fixes.
+
+    ``stride_px`` is at the student's resolution (default: its patch); ``max_fields`` reads an even
+    sample of the fields instead of all.
+    """
+
+    stride_px: int | None = None
+    tissue: str = "otsu"
+    min_tissue: float = 0.1
+    batch_size: int = 32
+    workers: int = 2
+    max_fields: int | None = None
+
+
+class SlidePredictor:
+    """Runs one network over slides.
+
+    Args:
+        network: maps uint8 (B, 3, patch_px, patch_px) to logits (B, classes).
+        spec: resolution, patch size and classes of the network's input.
+        device: auto, cpu, cuda:0.
+        settings: see :class:`PredictSettings`.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        spec: InputSpec,
+        *,
+        device: str = "auto",
+        settings: PredictSettings | None = None,
+    ) -> None:
+        """Move the network to its device."""
+        self.spec, self.settings = spec, settings or PredictSettings()
+        self.device = pick_device(device)
+        self.network = network.eval().to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        stride = self.settings.stride_px
+        if stride is not None and not 0 < stride <= spec.patch_px:
+            raise ConfigError(
+                "--stride", f"{stride} px is not within the patch", f"give 1 to {spec.patch_px}"
+            )
+
+    def predict_entry(
+        self, entry: SlideEntry, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> GradeMap:
+        """Open a slide, predict it, close it; opening counts in the times."""
+        clock = StageClock()
+        with clock("open"):
+            slide = open_slide(
+                entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
+            )
+        with slide:
+            return self.predict(slide, mask_file=entry.mask, clock=clock, on_progress=on_progress)
+
+    def predict(
+        self,
+        slide: Slide,
+        *,
+        mask_file: Path | None = None,
+        clock: StageClock | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> GradeMap:
+        """Grade the tissue of an open slide.
+
+        Args:
+            slide: an open slide.
+            mask_file: the user's own tissue mask.
+            clock: takes the time of the stages; a new one by default.
+            on_progress: called with (fields done, fields in all).
+
+        Raises:
+            MissingMppError, RegionReadError, SlideError: from the slide.
+        """
+        clock = clock or StageClock()
+        spec, settings = self.spec, self.settings
+        canvas = Canvas.plan(slide, spec.mpp)
+        grid = TileGrid.plan(slide, spec.mpp, spec.patch_px, settings.stride_px)
+        with clock("tissue"):
+            tissue = find_tissue(
+                slide, method=settings.tissue, mask_file=mask_file, workers=settings.workers
+            )
+        cover = grid.cover(tissue)
+        valid = _sample((cover >= settings.min_tissue) & (cover > 0), settings.max_fields)
+        rows, columns = np.nonzero(valid)
+        probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
+        done = 0
+        for index, patches in self._batches(canvas, grid, rows, columns, clock):
+            with clock("forward"):
+                probability[:, rows[index], columns[index]] = self._forward(patches).T
+            done += len(index)
+            if on_progress:
+                on_progress(done, len(rows))
+        return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+
+    @torch.inference_mode()
+    def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of uint8 (B, height, width, 3): float32 (B, classes)."""
+        batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
+        probabilities = torch.softmax(self.network(batch).float(), 1)
+        return np.asarray(probabilities.cpu().numpy(), np.float32)
+
+    def _batches(
+        self,
+        canvas: Canvas,
+        grid: TileGrid,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        clock: StageClock,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Batches of (indices into rows and columns, patches uint8 (B, px, px, 3))."""
+        side, stride = grid.patch_px, grid.stride_px
+        stretches = _stretches(rows, columns, max(1, (_STRETCH_PX - side) // stride + 1))
+
+        def read(stretch: NDArray[np.int64]) -> NDArray[np.uint8]:
+            first = columns[stretch[0]]
+            width = int(columns[stretch[-1]] - first) * stride + side
+            top = int(rows[stretch[0]]) * stride
+            strip = canvas.read(int(first) * stride, top, width, side, clock)
+            lefts = (columns[stretch] - first) * stride
+            return np.stack([strip[:, left : left + side] for left in lefts])
+
+        waiting: list[NDArray[np.uint8]] = []
+        indices: list[NDArray[np.int64]] = []
+        with ThreadPoolExecutor(self.settings.workers) as pool:
+            ahead: deque[tuple[NDArray[np.int64], Future[NDArray[np.uint8]]]] = deque()
+            todo = iter(stretches)
+            try:
+                while True:
+                    while (
+                        len(ahead) < 2 * self.settings.workers
+                        and (s := next(todo, None)) is not None
+                    ):
+                        ahead.append((s, pool.submit(read, s)))
+                    if not ahead:
+                        break
+                    stretch, future = ahead.popleft()
+                    with clock("wait"):
+                        patches = future.result()
+                    waiting.append(patches)
+                    indices.append(stretch)
+                    while sum(map(len, waiting)) >= self.settings.batch_size:
+                        yield _take(indices, waiting, self.settings.batch_size)
+                while waiting and len(waiting[0]):
+                    yield _take(indices, waiting, self.settings.batch_size)
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+
+def _take(
+    indices: list[NDArray[np.int64]], waiting: list[NDArray[np.uint8]], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Take ``count`` patches off the front of what waits, or all there are."""
+    index, patches = np.concatenate(indices), np.concatenate(waiting)
+    indices[:], waiting[:] = [index[count:]], [patches[count:]]
+    return index[:count], patches[:count]
+
+
+def _stretches(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], longest: int
+) -> list[NDArray[np.int64]]:
+    """Runs of neighbours along a row, of at most ``longest`` fields: indices into ``rows``."""
+    if not len(rows):
+        return []
+    breaks = np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 1)) + 1
+    runs = np.split(np.arange(len(rows)), breaks)
+    return [run[i : i + longest] for run in runs for i in range(0, len(run), longest)]
+
+
+def _sample(valid: NDArray[np.bool_], limit: int | None) -> NDArray[np.bool_]:
+    """Every n-th field where there are more than ``limit``."""
+    count = int(valid.sum())
+    if limit is None or count <= limit:
+        return valid
+    keep = np.zeros_like(valid)
+    chosen = np.flatnonzero(valid)[np.linspace(0, count - 1, limit).round().astype(np.int64)]
+    keep.flat[chosen] = True
+    return keep
+
+
+def _grade_map(
+    slide: Slide,
+    grid: TileGrid,
+    spec: InputSpec,
+    probability: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    tissue: TissueMask,
+    clock: StageClock,
+) -> GradeMap:
+    """Where strides overlap, a cell is the middle of its field, one stride large."""
+    shift = [(field - step) / 2 for field, step in zip(grid.field_px, grid.step_px, strict=True)]
+    origin = (grid.origin_xy[0] + shift[0], grid.origin_xy[1] + shift[1])
+    return GradeMap(
+        probability_khw=probability,
+        valid_hw=valid,
+        tissue_hw=tissue.cover(origin, grid.step_px, (grid.columns, grid.rows)),
+        mpp=grid.stride_px * spec.mpp,
+        origin_xy=origin,
+        cell_px=grid.step_px,
+        classes=tuple(spec.classes),
+        slide=slide.info,
+        seconds=dict(clock.seconds),
+    )

@@ -1,0 +1,160 @@
+"""The report of a teacher and a student on slides of known truth: one HTML file, and Markdown.
+
+The HTML carries its pictures in itself and opens without a server or a network.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.run import write_text_atomic
+from wsikd.grade.bench_report import agreement_text, plot, stage_rows
+from wsikd.grade.colours import class_colour
+from wsikd.grade.exports.png import paint
+from wsikd.grade.gleason import class_areas, grade_slide
+from wsikd.grade.thumbnail import view
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.truth import Score
+    from wsikd.slides.base import Slide
+
+PICTURE_PX = 420
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """Three maps of one slide, with pictures and readings."""
+
+    name: str
+    pictures: dict[str, NDArray[np.uint8]]
+    readings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the report tells.
+
+    ``scores`` by who graded (teacher, student); ``colour_kappa`` is the kappa of a logistic
+    regression on a field's mean colour, the least that a network must beat; ``commands`` are
+    what a reader types to get the same.
+    """
+
+    slides: Sequence[SlideRow]
+    scores: dict[str, Score]
+    colour_kappa: float
+    bench: dict[str, Any]
+    commands: Sequence[str]
+    facts: dict[str, str]
+
+
+def slide_row(
+    slide: Slide,
+    maps: dict[str, GradeMap],
+    *,
+    specimen: str,
+    min_area_mm2: float,
+) -> SlideRow:
+    """Paint the maps of a slide side by side, all on the same view of it.
+
+    Args:
+        slide: the open slide.
+        maps: truth, teacher and student by title; the first is the truth.
+        specimen: rule for the Gleason score.
+        min_area_mm2: area a pattern must cover to count.
+    """
+    seen = view(slide, tuple(map(float, slide.info.bounds)), PICTURE_PX)  # type: ignore[arg-type]
+    pictures = {"tissue": seen.rgb}
+    readings = {}
+    for title, grade_map in maps.items():
+        pictures[title] = paint(grade_map, seen, alpha=0.55)
+        reading = grade_slide(
+            class_areas(grade_map).tolist(),
+            grade_map.classes,
+            specimen=specimen,
+            min_area_mm2=min_area_mm2,
+        )
+        readings[title] = reading.text if reading else "no cancer"
+    return SlideRow(slide.info.name, pictures, readings)
+
+
+def only_where(grade_map: GradeMap, other: GradeMap) -> GradeMap:
+    """A map cut down to the cells that are valid in another one too."""
+    valid = grade_map.valid_hw & other.valid_hw
+    probability = np.where(valid[None], grade_map.probability_khw, np.nan)
+    return replace(grade_map, valid_hw=valid, probability_khw=probability.astype(np.float32))
+
+
+def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md`` (its pictures in ``report_files/``).
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    files = folder / "report_files"
+    files.mkdir(parents=True, exist_ok=True)
+    plot(report.bench, files / "times.png")
+    environment = Environment(
+        loader=PackageLoader("wsikd.grade", "."),
+        autoescape=select_autoescape(["html", "html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    content = {
+        "report": report,
+        "version": __version__,
+        "research_use": RESEARCH_USE,
+        "classes": _legend(next(iter(report.scores.values())).classes),
+        "times": stage_rows(report.bench),
+        "speed_up": report.bench["speed_up"]["wall"]["median"],
+        "agreement": agreement_text(report.bench),
+        "heat": _heat,
+    }
+    for row in report.slides:
+        for title, picture in row.pictures.items():
+            name = f"{row.name}-{title.split()[0]}.png"
+            (files / name).write_bytes(_png(picture))
+    embedded = {"times": _data_uri((files / "times.png").read_bytes())}
+    html = environment.get_template("report.html.j2").render(
+        **content, picture=lambda p: _data_uri(_png(p)), embedded=embedded
+    )
+    markdown = environment.get_template("report.md.j2").render(**content)
+    write_text_atomic(folder / "report.html", html)
+    write_text_atomic(folder / "report.md", markdown)
+    return folder / "report.html", folder / "report.md"
+
+
+def _legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    return [
+        (name, "#{:02x}{:02x}{:02x}".format(*class_colour(name, index)))
+        for index, name in enumerate(classes)
+    ]
+
+
+def _heat(count: int, total: int) -> str:
+    """Background of a cell of a confusion table, by its share of the row."""
+    share = count / total if total else 0.0
+    return f"rgba(68, 119, 170, {0.75 * share:.2f})"
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    done, encoded = cv2.imencode(".png", picture[..., ::-1])
+    assert done
+    return encoded.tobytes()
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,236 @@
+"""Patches in memory or on demand: one index over all sources, and batches of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsikd.core.errors import DataError
+from wsikd.core.tables import nearest
+from wsikd.learn.sources import StoreSource, open_sources
+from wsikd.learn.splits import assign, check_leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.settings import Data, Split
+    from wsikd.learn.sources import Source
+
+logger = logging.getLogger(__name__)
+AHEAD = 3
+
+
+@dataclass
+class PatchSet:
+    """Labelled patches of one size and resolution.
+
+    Attributes:
+        label: int64 (N,), index into ``classes``.
+        slide: name of each patch's slide.
+        split: str (N,), "train", "val" or "test".
+        classes: names in order.
+        mpp: um per pixel.
+        patch_px: side in pixels.
+        field_mm2: area of a patch in mm2, where patches tile their slide without overlap.
+        digests: identity of every source, by name.
+    """
+
+    label: NDArray[np.int64]
+    slide: list[str]
+    split: NDArray[np.str_]
+    classes: tuple[str, ...]
+    mpp: float
+    patch_px: int
+    field_mm2: float | None
+    digests: dict[str, str]
+    _readers: list[tuple[Source, int]] = field(repr=False)
+    _cache: dict[int, int] = field(default_factory=dict, repr=False)
+    _images: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Indices of the patches of a split, int64."""
+        return np.flatnonzero(self.split == split)
+
+    def read(self, index: int) -> Tensor:
+        """One patch, centre-cropped to ``patch_px``: uint8 (3, side, side). Raises DataError."""
+        source, row = self._readers[index]
+        image = source.read(row)
+        side, (height, width) = self.patch_px, image.shape[:2]
+        if min(height, width) < side:
+            raise DataError(
+                source.path,
+                f"a patch is {width} x {height} px, smaller than {side}",
+                f"set data.patch_px to at most {min(height, width)}",
+            )
+        top, left = (height - side) // 2, (width - side) // 2
+        crop = image[top : top + side, left : left + side].transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(crop))
+
+    def keep(self, indices: NDArray[np.int64], limit_gb: float, threads: int) -> bool:
+        """Decode these patches into memory unless they need more than ``limit_gb`` (1e9 bytes)."""
+        size = len(indices) * 3 * self.patch_px**2
+        if size > limit_gb * 1e9:
+            logger.info("%.1f GB of patches stay on disk (data.cache_gb)", size / 1e9)
+            return False
+        images = torch.empty(len(indices), 3, self.patch_px, self.patch_px, dtype=torch.uint8)
+
+        def fill(place: int) -> None:
+            images[place] = self.read(int(indices[place]))
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(fill, range(len(indices))):
+                pass
+        self._images, self._cache = images, {int(i): n for n, i in enumerate(indices)}
+        return True
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Patches: uint8 (B, 3, side, side)."""
+        wanted = [int(i) for i in indices]
+        if self._images is not None and all(i in self._cache for i in wanted):
+            return self._images[[self._cache[i] for i in wanted]]
+        return torch.stack([self.read(i) for i in wanted])
+
+    def batches(
+        self, order: NDArray[np.int64], size: int, *, threads: int = 2, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Patches in this order, some batches ahead of their use.
+
+        Args:
+            order: int64 (M,), indices.
+            size: patches in a batch.
+            threads: that read ahead.
+            drop_last: leave out an incomplete last batch, unless it is the only one.
+
+        Yields:
+            uint8 (B, 3, side, side), and the indices.
+        """
+        parts = [order[i : i + size] for i in range(0, len(order), size)]
+        if drop_last and len(parts) > 1 and len(parts[-1]) < size:
+            parts.pop()
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            waiting = [pool.submit(self.images, part) for part in parts[:AHEAD]]
+            for n, part in enumerate(parts):
+                images = waiting.pop(0).result()
+                if n + AHEAD < len(parts):
+                    waiting.append(pool.submit(self.images, parts[n + AHEAD]))
+                yield images, part
+
+
+def load_patches(data: Data, split: Split) -> PatchSet:
+    """List the patches of a run and divide them; nothing is decoded yet but one.
+
+    Raises:
+        DataError: no labelled patches, sources that disagree, unknown classes, a leak.
+        StoreError: a tile store cannot be used.
+    """
+    sources = open_sources(data)
+    _check_agreement(sources)
+    classes = _classes(sources, data.classes)
+    number = {name: i for i, name in enumerate(classes)}
+    label, slide, readers = [], [], []
+    patient: list[str | None] = []
+    given: list[str | None] = []
+    for source in sources:
+        rows = source.listing
+        for name in set(rows.label) - set(classes):
+            raise DataError(source.path, f"class '{name}' is unknown", nearest(name, classes))
+        label += [number[name] for name in rows.label]
+        slide, patient, given = slide + rows.slide, patient + rows.patient, given + rows.split
+        readers += [(source, row) for row in rows.row]
+    if not label:
+        raise DataError(
+            sources[0].path, "holds no labelled patches", "tile with annotations, or label them"
+        )
+    labels = np.asarray(label, np.int64)
+    names = assign(labels, slide, patient, given, split)
+    patch_px = data.patch_px or _side(readers[0])
+    areas = {s.field_mm2 for s in sources}
+    patches = PatchSet(
+        labels, slide, names, classes, data.mpp, patch_px,
+        areas.pop() if len(areas) == 1 and data.patch_px is None else None,
+        {s.path.name: s.digest for s in sources}, readers,
+    )  # fmt: skip
+    _check_copies(patches, files=split.check_images)
+    _report(patches)
+    return patches
+
+
+def _side(reader: tuple[Source, int]) -> int:
+    height, width = reader[0].read(reader[1]).shape[:2]
+    if height != width:
+        raise DataError(
+            reader[0].path, f"patches are {width} x {height} px, not square", "set data.patch_px"
+        )
+    return int(height)
+
+
+def _check_agreement(sources: Sequence[Source]) -> None:
+    """Tile stores of one run must have been made alike."""
+    first = sources[0]
+    for other in sources[1:]:
+        for key, value in first.settings.items():
+            if other.settings.get(key, value) != value:
+                raise DataError(
+                    other.path,
+                    f"{key} {other.settings[key]}, but {value} in {first.path.name}",
+                    "tile them alike",
+                )
+
+
+def _classes(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted is not None:
+        classes = tuple(wanted)
+    elif len(known := {s.classes for s in sources if s.classes}) == 1:
+        classes = known.pop()
+    else:
+        classes = tuple(sorted({name for s in sources for name in s.listing.label}))
+    if len(set(classes)) < 2 or len(set(classes)) < len(classes):
+        raise DataError(
+            "data.classes", f"needs two different names at least, not {list(classes)}", "mend it"
+        )
+    return classes
+
+
+def _check_copies(patches: PatchSet, *, files: bool) -> None:
+    """Refuse the same slide under two names, and the same image file, in two splits."""
+    slides = [s.fingerprint if isinstance(s, StoreSource) else None for s, _ in patches._readers]
+    check_leaks(patches.split, slides, "a slide under two names")
+    if files:
+        with ThreadPoolExecutor(4) as pool:
+            hashes = list(pool.map(lambda r: r[0].image_hash(r[1]), patches._readers))
+        seen: dict[str, int] = {}
+        for i, digest in enumerate(hashes):
+            if digest is None or patches.split[seen.setdefault(digest, i)] == patches.split[i]:
+                continue
+            twin = seen[digest]
+            raise DataError(
+                f"slide {patches.slide[i]}",
+                f"an image in {patches.split[i]} is also in {patches.split[twin]}, in slide "
+                f"{patches.slide[twin]}",
+                "drop one of them",
+            )
+
+
+def _report(patches: PatchSet) -> None:
+    for name in ("train", "val", "test"):
+        chosen = patches.indices(name)
+        counts = Counter(patches.label[chosen].tolist())
+        per = ", ".join(f"{c} {counts[i]}" for i, c in enumerate(patches.classes))
+        slides = len({patches.slide[i] for i in chosen})
+        if len(chosen):
+            logger.info("%s: %d patches of %d slides (%s)", name, len(chosen), slides, per)
+        for i, c in enumerate(patches.classes):
+            if name == "train" and not counts[i]:
+                logger.warning("no training patch of class %s: it will never be predicted", c)

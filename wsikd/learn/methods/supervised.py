@@ -1,0 +1,26 @@
+"""Cross-entropy on labels: how every teacher is trained, and the student's baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsikd.learn.losses import cross_entropy
+from wsikd.learn.methods.base import Batch, Method, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wsikd.models.grader import Grader
+
+
+class Supervised(Method):
+    """Term ``ce`` only."""
+
+    def __init__(self, student: Grader) -> None:
+        """Train ``student``."""
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
+        """``ce``: cross-entropy of the student, scalar."""
+        return {"ce": cross_entropy(self.student(batch.views["low"]), batch.label)}

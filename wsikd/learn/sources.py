@@ -1,0 +1,324 @@
+"""Where patches lie: tile stores, folders named by class, or a labels CSV.
+
+Each source lists its patches with class, slide, patient and split, and reads one as uint8
+(height, width, 3).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from wsikd.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.settings import Data
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val"}
+SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
+
+
+@dataclass
+class Listing:
+    """What a source says of its patches; lists of one length N.
+
+    ``number`` is the label where the source gives one, else -1; ``row`` the reader's own index;
+    ``split`` is "train", "val", "test" or None.
+    """
+
+    label: list[str] = field(default_factory=list)
+    number: list[int] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    slide: list[str] = field(default_factory=list)
+    patient: list[str | None] = field(default_factory=list)
+    split: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class Source(Protocol):
+    """Patches of one origin.
+
+    Attributes:
+        path: where they lie, for messages.
+        listing: what they are.
+        classes: names in order, None if the source only knows names.
+        settings: what must agree between the sources of a run.
+        field_mm2: area of a patch in mm2 if patches tile their slide without overlap.
+        digest: identity of the content, for the record.
+    """
+
+    path: Path
+    listing: Listing
+    classes: tuple[str, ...] | None
+    settings: dict[str, Any]
+    field_mm2: float | None
+    digest: str
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Pixels of a patch: uint8 (height, width, 3), RGB. Raises DataError."""
+
+    def image_hash(self, row: int) -> str | None:
+        """Digest of a patch's file; None where patches are no files."""
+
+
+class StoreSource:
+    """The labelled patches of one tile store."""
+
+    def __init__(self, path: Path, mpp: float, min_tissue: float = 0.0) -> None:
+        """Open a store of ``wsikd tile``; raises StoreError, or DataError if it lacks ``mpp``."""
+        from wsikd.tiles.store import TileStore
+
+        self.path, self._store = path, TileStore.open(path)
+        store = self._store
+        matching = [m for m in store.mpps if abs(m - mpp) <= 1e-3 * mpp]
+        if not matching:
+            known = ", ".join(f"{m:g}" for m in store.mpps)
+            raise DataError(
+                path, f"holds {known} um/px, not {mpp:g}", "set data.mpp, or tile again with --mpp"
+            )
+        self._mpp = matching[0]
+        self.classes = store.classes or None
+        made = store.settings
+        self.settings = {k: made[k] for k in ("mpps", "patch_px", "stride_px", "classes")}
+        side_um = made["patch_px"] * store.mpps[0]
+        self.field_mm2 = (side_um / 1000) ** 2 if made["stride_px"] >= made["patch_px"] else None
+        self.digest = store.digest
+        self.fingerprint = store.provenance.get("slide", {}).get("fingerprint")
+        self.listing = _list_store(store, min_tissue)
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Pixels of a patch: uint8 (side, side, 3)."""
+        return self._store.read_patch(row, self._mpp)  # type: ignore[no-any-return]
+
+    def image_hash(self, row: int) -> str | None:
+        """None: whole slides are compared instead."""
+        return None
+
+
+def _list_store(store: Any, min_tissue: float) -> Listing:
+    patches, listing = store.patches, Listing()
+    kept = np.flatnonzero((patches.label >= 0) & (patches.tissue >= min_tissue))
+    split = None if store.split is None else split_name(store.split, store.slide)
+    for row in kept.tolist():
+        number = int(patches.label[row])
+        listing.label.append(store.classes[number])
+        listing.number.append(number)
+        listing.row.append(row)
+        listing.slide.append(store.slide)
+        listing.patient.append(store.patient)
+        listing.split.append(split)
+    return listing
+
+
+class FileSource:
+    """Patches that are image files, listed by a CSV or by folders."""
+
+    field_mm2 = None  # nothing says whether such patches overlap
+
+    def __init__(
+        self, path: Path, files: list[Path], listing: Listing, classes: tuple[str, ...] | None
+    ) -> None:
+        """Use :func:`read_csv` or :func:`read_folders`."""
+        self.path, self.files, self.listing, self.classes = path, files, listing, classes
+        self.settings: dict[str, Any] = {}
+        known = [f"{f.name} {f.stat().st_size}" for f in files]
+        text = "\n".join(sorted(map(" ".join, zip(known, listing.label, strict=True))))
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Decode one file: uint8 (height, width, 3), RGB. Raises DataError."""
+        import cv2
+
+        content = np.frombuffer(self.files[row].read_bytes(), np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        if image is None:
+            raise DataError(self.files[row], "cannot be decoded as an image", "replace or drop it")
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def image_hash(self, row: int) -> str | None:
+        """Digest of the file's bytes."""
+        return hashlib.blake2b(self.files[row].read_bytes(), digest_size=16).hexdigest()
+
+
+def split_name(text: str, subject: object) -> str:
+    """Bring a split's name to train, val or test. Raises DataError for another word."""
+    try:
+        return SPLITS[text.strip().lower()]
+    except KeyError:
+        raise DataError(subject, f"split '{text}' is not known", "use train, val or test") from None
+
+
+def slide_of(stem: str, pattern: str | None = None) -> str:
+    """Slide that a patch file belongs to.
+
+    Args:
+        stem: file name without suffix.
+        pattern: regular expression whose first group is the slide; None takes what stands before
+            "_Block_" (SICAPv2), else before the first "_".
+
+    Raises:
+        DataError: the pattern does not match.
+
+    >>> slide_of("16B0001851_Block_Region_1_0_0_xini_6803_yini_59786")
+    '16B0001851'
+    >>> slide_of("s7_004")
+    's7'
+    """
+    if pattern is None:
+        head, block, _ = stem.partition("_Block_")
+        return head if block else stem.partition("_")[0]
+    found = re.search(pattern, stem)
+    if found is None or not found.groups():
+        raise DataError(
+            stem, f"data.slide_pattern '{pattern}' finds no slide in it", "give it one (group)"
+        )
+    return str(found.group(1))
+
+
+def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
+    """A labels CSV: columns image, slide, class and/or label, optionally split and patient.
+
+    Args:
+        path: the CSV; images are relative to its folder, or to ``images/`` in it.
+        classes: names by label number, used where the file has numbers only.
+
+    Raises:
+        DataError: a column is missing, a row is incomplete, or an image does not exist.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(path, "cannot be read as CSV", "pass a labels CSV") from error
+    columns = set(rows[0]) if rows else set()
+    missing = [c for c in ("image", "slide") if c not in columns]
+    if not columns & {"class", "label"}:
+        missing.append("class")
+    if missing:
+        raise DataError(
+            path, f"has no column '{missing[0]}'", "it needs image, slide and class or label"
+        )
+    listing, files = Listing(), []
+    for i, row in enumerate(rows):
+        name, number = _csv_label(path, i + 2, row, classes)
+        files.append(_image_file(path, row["image"]))
+        listing.label.append(name)
+        listing.number.append(number)
+        listing.row.append(i)
+        listing.slide.append(row["slide"])
+        listing.patient.append(row.get("patient") or None)
+        split = row.get("split")
+        listing.split.append(split_name(split, f"{path.name} line {i + 2}") if split else None)
+    return FileSource(path, files, listing, _numbered_classes(listing))
+
+
+def _csv_label(
+    path: Path, line: int, row: dict[str, Any], classes: Sequence[str] | None
+) -> tuple[str, int]:
+    place = f"{path.name} line {line}"
+    if not all(row.get(k) for k in ("image", "slide")):
+        raise DataError(place, "has no image or no slide", "fill it in or drop the line")
+    text, name = row.get("label") or "", row.get("class") or ""
+    if text and not text.isdigit():
+        if name:
+            raise DataError(place, f"label '{text}' is no whole number", "count from 0")
+        return text, -1
+    if not text and not name:
+        raise DataError(place, "has no class", "fill it in or drop the line")
+    number = int(text) if text else -1
+    if classes and name not in classes and 0 <= number < len(classes):
+        name = classes[number]
+    return name or text, number
+
+
+def _image_file(path: Path, name: str) -> Path:
+    for file in (path.parent / name, path.parent / "images" / name):
+        if file.is_file():
+            return file
+    raise DataError(path, f"image '{name}' does not exist", "put it beside the CSV or in images/")
+
+
+def _numbered_classes(listing: Listing) -> tuple[str, ...] | None:
+    """Class names in the order of their numbers, if every number has one name."""
+    pairs = set(zip(listing.number, listing.label, strict=True))
+    if -1 in dict(pairs) or len(dict(pairs)) != len(pairs):
+        return None
+    return tuple(name for _, name in sorted(pairs))
+
+
+def read_folders(path: Path, pattern: str | None = None) -> FileSource:
+    """Folders named by class, directly in ``path`` or in ``train/``, ``val/`` and ``test/``.
+
+    Raises:
+        DataError: there is no image.
+    """
+    parts = {d.name: d for d in sorted(path.iterdir()) if d.is_dir()}
+    halves = {name: d for name, d in parts.items() if name.lower() in SPLITS}
+    roots = [(d, SPLITS[n.lower()]) for n, d in halves.items()] or [(path, None)]
+    listing, files = Listing(), []
+    for root, split in roots:
+        for folder in sorted(d for d in root.iterdir() if d.is_dir()):
+            images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+            for file in images:
+                listing.label.append(folder.name)
+                listing.number.append(-1)
+                listing.row.append(len(files))
+                listing.slide.append(slide_of(file.stem, pattern))
+                listing.patient.append(None)
+                listing.split.append(split)
+                files.append(file)
+    if not files:
+        raise DataError(path, "no images in folders named by class", "see the docs on data")
+    return FileSource(path, files, listing, None)
+
+
+def open_sources(data: Data) -> list[Source]:
+    """Open everything that ``data.paths`` names.
+
+    Raises:
+        DataError: nothing is named, a path does not exist or is of no known kind.
+        StoreError: a tile store cannot be used.
+    """
+    if not data.paths:
+        raise DataError("data.paths", "names no data", "pass --data or set it")
+    sources: list[Source] = []
+    for text in data.paths:
+        path = Path(text)
+        if not path.exists():
+            raise DataError(path, "does not exist", "mend data.paths or --data")
+        sources.extend(_open(path, data))
+    return sources
+
+
+def _open(path: Path, data: Data) -> list[Source]:
+    kind = _kind(path) if data.source == "auto" else data.source
+    if kind == "csv":
+        file = path / "labels.csv" if path.is_dir() else path
+        return [read_csv(file, data.classes)]
+    if kind == "folders":
+        return [read_folders(path, data.slide_pattern)]
+    folders = [path] if (path / "zarr.json").is_file() else sorted(path.glob("*.zarr"))
+    if not folders:
+        raise DataError(path, "holds no tile stores", "make them with wsikd tile")
+    return [StoreSource(folder, data.mpp, data.min_tissue) for folder in folders]
+
+
+def _kind(path: Path) -> str:
+    if path.is_file():
+        return "csv"
+    if (path / "zarr.json").is_file() or any(path.glob("*.zarr")):
+        return "stores"
+    return "csv" if (path / "labels.csv").is_file() else "folders"

@@ -1,0 +1,171 @@
+"""Who is trained on and who is not: splits by patient or slide, and what would leak between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.settings import Split
+
+NAMES = ("train", "val", "test")
+
+
+def groups_of(slides: Sequence[str], patients: Sequence[str | None], by: str) -> list[str]:
+    """What must stay together: the patient where known (``by`` "auto"), else the slide.
+
+    Raises:
+        DataError: ``by`` is "patient" and one is unknown.
+    """
+    if by == "slide":
+        return list(slides)
+    groups = []
+    for slide, patient in zip(slides, patients, strict=True):
+        if patient is None and by == "patient":
+            raise DataError(slide, "its patient is not known", "set split.by to slide or auto")
+        groups.append(f"slide {slide}" if patient is None else f"patient {patient}")
+    return groups
+
+
+def assign(
+    labels: NDArray[np.int64],
+    slides: Sequence[str],
+    patients: Sequence[str | None],
+    given: Sequence[str | None],
+    split: Split,
+) -> NDArray[np.str_]:
+    """Split of every patch.
+
+    A split that all patches bring is kept (and checked), except that a missing validation part is
+    drawn from the training part. Otherwise one is drawn by group, stratified by class.
+
+    Args:
+        labels: int64 (N,).
+        slides: name of each patch's slide.
+        patients: patient of each patch, None if unknown.
+        given: "train", "val", "test" or None.
+        split: shares, seed and what stays together.
+
+    Returns:
+        str (N,) of "train", "val", "test".
+
+    Raises:
+        DataError: a slide or patient lies in two splits, some patches bring a split and others
+            none, or there are too few slides.
+    """
+    groups = groups_of(slides, patients, split.by)
+    if split.given and any(g is not None for g in given):
+        if (bare := next((i for i, g in enumerate(given) if g is None), None)) is not None:
+            raise DataError(
+                slides[bare], "has no split while others have one", "or set split.given to false"
+            )
+        names = np.array([str(g) for g in given], dtype="U5")
+    else:
+        names = np.full(len(labels), "train", dtype="U5")
+        _draw(names, "test", labels, groups, split.test, split.seed + 1)
+    if not (names == "val").any():
+        _draw(names, "val", labels, groups, split.val, split.seed)
+    check_leaks(names, groups)
+    check_leaks(names, [f"slide {s}" for s in slides])
+    for name in ("train", "val"):
+        if not (names == name).any():
+            raise DataError(
+                "split", f"leaves no patches for {name}", "add slides or change split.val"
+            )
+    return names
+
+
+def _draw(
+    names: NDArray[np.str_],
+    target: str,
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    share: float,
+    seed: int,
+) -> None:
+    """Move whole groups from "train" to ``target`` in place, close to ``share`` of every class."""
+    if share == 0:
+        return
+    rng = np.random.default_rng(seed)
+    pool = np.flatnonzero(names == "train")
+    known, group = np.unique(np.asarray(groups)[pool], return_inverse=True)
+    if len(known) < 2:
+        raise DataError(
+            "split", f"{len(known)} slide or patient cannot be divided", "add slides to the data"
+        )
+    counts = np.zeros((len(known), labels.max() + 1))
+    np.add.at(counts, (group, labels[pool]), 1)
+    total = np.maximum(counts.sum(0), 1)
+    filled = np.zeros((2, counts.shape[1]))
+    wanted = np.array([1 - share, share])[:, None]
+    order = rng.permutation(len(known))
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    chosen = np.zeros(len(known), bool)
+    for g in order:
+        deficit = ((wanted - filled / total) * (counts[g] / total)).sum(1)
+        part = int(deficit[1] > deficit[0])
+        filled[part] += counts[g]
+        chosen[g] = part == 1
+    if not chosen.any():
+        chosen[order[-1]] = True
+    names[pool[chosen[group]]] = target
+
+
+def check_leaks(names: NDArray[np.str_], keys: Sequence[str | None], what: str = "") -> None:
+    """Refuse a key (slide, patient, image digest) that occurs in two splits.
+
+    Args:
+        names: str (N,), split of each patch.
+        keys: what must not recur; None is not compared.
+        what: shown instead of the key, for keys that mean nothing to a reader.
+
+    Raises:
+        DataError: one does; the message names it.
+    """
+    seen: dict[str, str] = {}
+    for name, key in zip(names.tolist(), keys, strict=True):
+        if key is not None and seen.setdefault(key, name) != name:
+            raise DataError(
+                what or key, f"is in both {seen[key]} and {name}", "leave it in one of them"
+            )
+
+
+def epoch_order(
+    labels: NDArray[np.int64], count: int, *, seed: int, epoch: int, balance: bool = True
+) -> NDArray[np.int64]:
+    """Which patches an epoch draws, in order.
+
+    Balanced, every class is drawn equally often: a class with too few patches is repeated as a
+    whole, one with too many gives another random part each epoch, so that every patch is reached.
+
+    Args:
+        labels: int64 (N,).
+        count: patches to draw.
+        seed: of the run.
+        epoch: counts from 0; the same pair gives the same order.
+        balance: draw classes equally often instead of patches.
+
+    Returns:
+        int64 (count,), indices into ``labels``.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    if not balance:
+        return _repeat(np.arange(len(labels)), count, rng)
+    classes = rng.permutation(np.unique(labels))
+    quota = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
+    drawn = [
+        _repeat(np.flatnonzero(labels == c), q, rng) for c, q in zip(classes, quota, strict=True)
+    ]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def _repeat(pool: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    rounds = -(-count // len(pool))
+    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]

@@ -1,0 +1,252 @@
+"""A bundle: one network as ``model.safetensors`` plus ``card.json``, which says how to use it.
+
+Nothing in a bundle is ever executed. The card is written last: a folder without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.run import aside, write_json_atomic
+from wsikd.models.backbone import build_backbone, macs
+from wsikd.models.grader import Grader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+LICENCE = "The weights inherit the terms of the data they were trained on; check them before use."
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network is to be given.
+
+    Attributes:
+        mpp: um per pixel of its patches.
+        patch_px: side of a patch at that resolution.
+        mean: per channel, in units of 0 to 1.
+        std: per channel, in units of 0 to 1.
+        classes: names in the order of the logits.
+        student_input: "native", "half" or "upsampled"; the network up-samples by itself.
+        upsample: the factor by which it does.
+    """
+
+    mpp: float
+    patch_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: tuple[str, ...]
+    student_input: str = "native"
+    upsample: int = 1
+
+    @property
+    def field_um(self) -> float:
+        """Side of the field of view in um."""
+        return self.mpp * self.patch_px
+
+
+@dataclass(frozen=True)
+class StudentBundle:
+    """A network on disk, read and checked."""
+
+    path: Path
+    spec: InputSpec
+    card: Mapping[str, Any]
+    weights: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights file."""
+        return str(self.card["sha256"])
+
+    @property
+    def arch(self) -> str:
+        """Name of the network."""
+        return str(self.card["network"]["arch"])
+
+    @property
+    def width(self) -> float:
+        """Factor on its channels."""
+        return float(self.card["network"].get("width", 1.0))
+
+    @property
+    def min_area_mm2(self) -> float:
+        """Area in mm2 that a pattern must cover to count on a slide."""
+        return float(self.card.get("min_area_mm2") or 0.0)
+
+    def network(self) -> Grader:
+        """The network in eval mode, on the CPU."""
+        grader = _empty(self.arch, self.width, self.spec)
+        grader.load_state_dict(dict(self.weights))
+        return grader.eval()
+
+
+def save_bundle(
+    folder: str | Path, grader: Grader, spec: InputSpec, *, arch: str, width: float = 1.0,
+    **card: Any,
+) -> Path:  # fmt: skip
+    """Write a network and its card.
+
+    Args:
+        folder: where to; made if missing, an older bundle in it is replaced.
+        grader: the network.
+        spec: what it is to be given.
+        arch: its entry in ``BACKBONES``.
+        width: factor on its channels.
+        card: further entries of the card, JSON values (teacher, data, metrics, min_area_mm2...).
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    (folder / CARD).unlink(missing_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in grader.state_dict().items()}
+    with aside(folder / WEIGHTS) as part:
+        save_file(state, part)
+    content = {
+        "format": FORMAT,
+        "wsikd": __version__,
+        "use": RESEARCH_USE,
+        "licence": LICENCE,
+        "network": {"arch": arch, "width": width},
+        "input": asdict(spec),
+        "macs": macs(grader, spec.patch_px),
+        "parameters": sum(p.numel() for p in grader.parameters()),
+        **card,
+        "sha256": _sha256(folder / WEIGHTS),
+    }
+    write_json_atomic(folder / CARD, content)
+    return folder
+
+
+def load_bundle(path: str | Path) -> StudentBundle:
+    """Read a bundle folder, or the bundle in a run folder.
+
+    Raises:
+        BundleError: there is none, it is unfinished or damaged, or weights and card disagree.
+    """
+    folder = _find(Path(path))
+    card = _read_card(folder / CARD)
+    try:
+        spec = _spec(card["input"])
+        arch, width = str(card["network"]["arch"]), float(card["network"].get("width", 1.0))
+        digest = str(card["sha256"])
+        float(card.get("min_area_mm2") or 0.0)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            folder / CARD, f"is not a card of wsikd ({error!r})", "export the student again"
+        ) from error
+    weights = _read_weights(folder / WEIGHTS)
+    _check_fit(folder, weights, arch, width, spec)
+    if digest != _sha256(folder / WEIGHTS):
+        raise BundleError(
+            folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
+        )
+    return StudentBundle(folder, spec, card, weights)
+
+
+def _find(path: Path) -> Path:
+    for folder in (path, path / "student"):
+        if (folder / CARD).is_file():
+            if (folder / WEIGHTS).is_file():
+                return folder
+            raise BundleError(folder, f"has no {WEIGHTS}", "copy the whole bundle folder")
+    if not path.exists():
+        raise BundleError(path, "does not exist", "pass a run folder of wsikd distill")
+    if (path / "checkpoints").is_dir():
+        raise BundleError(
+            path, "this run has not finished", "finish it with wsikd distill --resume"
+        )
+    raise BundleError(path, f"holds no {CARD}", "pass a run folder of wsikd distill")
+
+
+def _read_card(file: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(file, "is no JSON", "copy the bundle anew") from error
+    if not isinstance(card, dict):
+        raise BundleError(file, "is not a card of wsikd", "copy the bundle anew")
+    if card.get("format") != FORMAT:
+        raise BundleError(
+            file, f"format {card.get('format')!r} is not known", "use a wsikd that reads it"
+        )
+    return card
+
+
+def _spec(entries: Mapping[str, Any]) -> InputSpec:
+    mean, std = (tuple(float(v) for v in entries[k]) for k in ("mean", "std"))
+    spec = InputSpec(
+        mpp=float(entries["mpp"]),
+        patch_px=int(entries["patch_px"]),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        classes=tuple(str(c) for c in entries["classes"]),
+        student_input=str(entries.get("student_input", "native")),
+        upsample=int(entries.get("upsample", 1)),
+    )
+    if spec.mpp <= 0 or spec.patch_px <= 0 or min(spec.std) <= 0 or len(spec.classes) < 2:
+        raise ValueError("sizes must be positive, classes at least two")
+    return spec
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(file, "is no safetensors file", "copy the bundle anew") from error
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BundleError(file, f"'{name}' holds NaN or infinity", "train it again")
+    return weights
+
+
+def _empty(arch: str, width: float, spec: InputSpec) -> Grader:
+    backbone = build_backbone(arch, width=width)
+    return Grader(backbone, len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample)
+
+
+def _check_fit(
+    folder: Path, weights: Mapping[str, Tensor], arch: str, width: float, spec: InputSpec
+) -> None:
+    """Names and shapes of the weights against the network that the card names."""
+    try:
+        with torch.device("meta"):
+            expected = _empty(arch, width, spec).state_dict()
+    except ConfigError as error:
+        raise BundleError(
+            folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
+        ) from error
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected:
+            fault = "missing" if name not in weights else "not part of that network"
+            break
+        if weights[name].shape != expected[name].shape:
+            given, asked = tuple(weights[name].shape), tuple(expected[name].shape)
+            fault = f"of shape {given}, not {asked}"
+            break
+    else:
+        return
+    raise BundleError(
+        folder / WEIGHTS, f"does not fit '{arch}': {name} is {fault}", "copy the bundle anew"
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""The networks of ``BACKBONES``: torchvision's, cut into stages, and a small one of our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from wsikd.core.errors import ConfigError
+from wsikd.models.backbone import Backbone, Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    State = Mapping[str, Tensor] | None
+
+SMALL_WIDTHS = (16, 32, 64, 128)
+
+
+def vgg_small(width: float = 1.0, weights: State = None) -> Backbone:
+    """A VGG of eight convolutions with batch norm, 0.23 G multiply-accumulates at 256 px.
+
+    Four stages F1 to F4 at strides 2, 4, 8, 16. Small enough to train on two CPU cores.
+    """
+    if weights is not None:
+        raise ConfigError("vgg_small", "has no ImageNet weights", "use network.init: random")
+    widths = [max(4, round(w * width)) for w in SMALL_WIDTHS]
+    stem = nn.Sequential(*_conv(3, widths[0], 5, stride=2), *_conv(widths[0], widths[0], 3))
+    stages = [("F1", stem, Tap(widths[0], 2))]
+    for i in range(1, 4):
+        block = nn.Sequential(
+            nn.MaxPool2d(2),
+            *_conv(widths[i - 1], widths[i], 3),
+            *_conv(widths[i], widths[i], 3),
+        )
+        stages.append((f"F{i + 1}", block, Tap(widths[i], 2 ** (i + 1))))
+    return Backbone(stages)
+
+
+def _conv(inside: int, outside: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inside, outside, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return [conv, nn.BatchNorm2d(outside), nn.ReLU()]
+
+
+def vgg16(width: float = 1.0, weights: State = None) -> Backbone:
+    """VGG-16 without batch norm (Simonyan and Zisserman 2015), cut as in the released AT+ code.
+
+    F4 ends with the last convolution, before its ReLU and pooling, so it is signed.
+    """
+    features = _torchvision("vgg16", width, weights).features
+    cuts = [(0, 5, 64, 2), (5, 10, 128, 4), (10, 17, 256, 8), (17, 24, 512, 16), (24, 29, 512, 16)]
+    return Backbone([(f"F{i}", features[a:b], Tap(c, s)) for i, (a, b, c, s) in enumerate(cuts)])
+
+
+def resnet18(width: float = 1.0, weights: State = None) -> Backbone:
+    """ResNet-18 (He et al. 2016): F0 the stem, F1 to F4 the four groups of blocks."""
+    net = _torchvision("resnet18", width, weights)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    stages = [("F0", stem, Tap(64, 4))]
+    groups = (net.layer1, net.layer2, net.layer3, net.layer4)
+    stages += [(f"F{i}", g, Tap(32 * 2**i, 2 ** (i + 1))) for i, g in enumerate(groups, start=1)]
+    return Backbone(stages)
+
+
+def mobilenet_v3_large(width: float = 1.0, weights: State = None) -> Backbone:
+    """MobileNetV3-Large (Howard et al. 2019), cut where the resolution halves."""
+    features = _torchvision("mobilenet_v3_large", 1.0, weights, width_mult=width).features
+    return _cut(features, [(0, 2), (2, 4), (4, 7), (7, 13), (13, 17)])
+
+
+def efficientnet_b0(width: float = 1.0, weights: State = None) -> Backbone:
+    """EfficientNet-B0 (Tan and Le 2019), cut where the resolution halves."""
+    features = _torchvision("efficientnet_b0", width, weights).features
+    return _cut(features, [(0, 2), (2, 3), (3, 4), (4, 6), (6, 9)])
+
+
+def _cut(features: nn.Sequential, cuts: list[tuple[int, int]]) -> Backbone:
+    """Stages at strides 2, 4, 8, 16, 32; the channels are those of the last convolution."""
+    stages = []
+    for i, (a, b) in enumerate(cuts):
+        stage = features[a:b]
+        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        stages.append((f"F{i}", stage, Tap(convs[-1].out_channels, 2 ** (i + 1))))
+    return Backbone(stages)
+
+
+def _torchvision(name: str, width: float, weights: State, **options: Any) -> Any:
+    from torchvision import models
+
+    if width != 1:
+        raise ConfigError(f"network.width {width:g}", f"{name} has one width", "leave it at 1")
+    net = models.get_model(name, weights=None, **options)
+    if weights is not None:
+        net.load_state_dict(dict(weights))
+    return net
+
+
+def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
+    """Weights trained on ImageNet, in torchvision's names.
+
+    Args:
+        arch: name of the network.
+        file: a local ``.safetensors`` or ``.pth`` file of torchvision's; None asks torchvision's
+            hub, which needs the network.
+
+    Raises:
+        ConfigError: the file cannot be read as weights, the hub cannot be reached, or there are
+            no ImageNet weights for this network.
+    """
+    if file is not None:
+        return _weights_file(file)
+    from torchvision import models
+
+    try:
+        choice = models.get_model_weights(arch).DEFAULT
+        if arch == "vgg16":
+            choice = models.VGG16_Weights.IMAGENET1K_V1
+        return choice.get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ConfigError(
+            arch, "torchvision has no ImageNet weights for it", "use network.init: random"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            "network.init: imagenet",
+            f"the weights of {arch} cannot be downloaded",
+            "set network.weights_file to a local copy, or network.init: random",
+        ) from error
+
+
+def _weights_file(file: str) -> Mapping[str, Tensor]:
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.endswith(".safetensors"):
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(
+            file, "no file of network weights", "pass torchvision's .pth or a .safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(file, "holds no state dict", "pass torchvision's .pth or a .safetensors")
+    return state
