@@ -1,4 +1,201 @@
+"""``wsikd demo``: the whole way on synthetic slides, from pixels to a report."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsikd.slides.manifest import SlideEntry
+
+_SPLITS = ("train", "train", "train", "train", "train", "val", "test", "test")
+_FULL_PX, _SMALL_PX = 6144, 2560
+
+
 @click.command()
-def demo() -> None:
-    """x"""
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for everything the demo makes.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the slides and of the training.",
+)
+@click.option(
+    "--small", is_flag=True, help="Smaller slides and hardly any training: a minute, and poor maps."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+def demo(output: Path, seed: int, small: bool, device: str) -> None:
+    """Make eight synthetic slides, train teacher and student, grade two slides kept apart, report.
+
+    Takes some minutes on two cores; what an interrupted demo finished is not done again.
+    """
+    from wsikd.core.errors import OutputError
+    from wsikd.slides.manifest import find_slides
+
+    from .main import main
+
+    begun = time.perf_counter()
+    _check_same(output, seed, small)
+    slides = output / "slides"
+    click.echo(f"# eight synthetic slides in {slides}")
+    manifest, test = _cohort(slides, seed, _SMALL_PX if small else _FULL_PX)
+    training = ["--set", "optim.epochs=2"] if small else []
+    runs, maps = output / "runs", output / "maps"
+    teacher, student = runs / "teacher", runs / "student"
+    steps: list[list[str]] = [
+        ["tile", "-i", str(manifest), "-o", str(output / "stores"), "--mag", "10", "--mag", "2.5",
+         "--patch-size", "256"],
+        ["init", "demo", "-o", str(output / "configs")],
+        ["distill", "-c", str(output / "configs/1_teacher.yaml"), "--data", str(output / "stores"),
+         "-o", str(teacher), "--seed", str(seed), "--device", device, *training],
+        ["distill", "-c", str(output / "configs/2_student.yaml"), "--data", str(output / "stores"),
+         "--teacher", str(teacher), "-o", str(student), "--seed", str(seed), "--device", device,
+         *training],
+        *(["infer", "-i", str(test), "-m", str(model), "-o", str(maps / model.name), "--device",
+           device] for model in (teacher, student)),
+        ["bench", "-i", str(test), "--teacher", str(teacher), "--student", str(student),
+         "-o", str(output / "bench"), "--device", device],
+    ]  # fmt: skip
+    commands = [f"wsikd demo -o {output} --seed {seed}{' --small' if small else ''}",
+                "# which runs, after drawing the slides:"]  # fmt: skip
+    for step in steps:
+        command = f"wsikd {' '.join(step)}"
+        commands.append(command)
+        click.echo(f"\n$ {command}")
+        if step[0] == "init" and (output / "configs").exists():
+            continue
+        resumed = step[0] == "distill" and (Path(step[step.index("-o") + 1])).exists()
+        code = main([*step, *(["--resume"] if resumed else [])], standalone_mode=False)
+        if code:
+            raise OutputError(f"wsikd {step[0]}", f"ended with {code}", "see its message above")
+    entries = find_slides([test])
+    html = _report(output, entries, maps, student, commands, seed)
+    click.echo(f"\n# {html}: open it in a browser ({time.perf_counter() - begun:.0f} s in all)")
+
+
+def _check_same(output: Path, seed: int, small: bool) -> None:
+    """Refuse a folder of other settings or of something else."""
+    import json
+
+    from wsikd.core.errors import OutputError
+    from wsikd.core.run import write_json_atomic
+
+    mark, wanted = output / "demo.json", {"seed": seed, "small": small}
+    if mark.exists():
+        found = json.loads(mark.read_text())
+        if found != wanted:
+            raise OutputError(output, f"holds a demo of {found}", "choose another -o")
+    elif output.exists() and any(output.iterdir()):
+        raise OutputError(output, "is not empty and holds no demo", "choose another -o")
+    else:
+        write_json_atomic(mark, wanted)
+
+
+def _cohort(folder: Path, seed: int, side_px: int) -> tuple[Path, Path]:
+    """Draw the slides once; manifests of all slides and of the test slides."""
+    from wsikd.slides.synthetic import write_cohort
+
+    manifest, test = folder / "slides.csv", folder / "test.csv"
+    if not manifest.exists():
+        made = write_cohort(folder, seed=seed, slides=len(_SPLITS), size_px=(side_px, side_px))
+        rows = [
+            [slide.path.name, slide.annotation.name, split]
+            for slide, split in zip(made, _SPLITS, strict=True)
+        ]
+        _write_manifest(test, [row for row in rows if row[2] == "test"])
+        _write_manifest(manifest, rows)
+    return manifest, test
+
+
+def _write_manifest(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    from wsikd.core.run import aside
+
+    with aside(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([["slide", "annotation", "split"], *rows])
+
+
+def _report(
+    output: Path,
+    entries: Sequence[SlideEntry],
+    maps: Path,
+    student: Path,
+    commands: Sequence[str],
+    seed: int,
+) -> Path:
+    import json
+
+    from wsikd.grade.exports.ome_zarr import read
+    from wsikd.grade.report import Report, only_where, slide_row, write_report
+    from wsikd.grade.truth import score_maps, truth_map
+    from wsikd.models.bundle import load_bundle
+    from wsikd.slides.annotations import read_geojson
+    from wsikd.slides.base import open_slide
+
+    bundle = load_bundle(student)
+    bench = json.loads((output / "bench" / "bench.json").read_text(encoding="utf-8"))
+    teacher_spec, student_spec = bench["contenders"]
+    high, low = (f"{c['magnification']:g}x" for c in bench["contenders"])
+    rows, truths, found = [], [], {"teacher": [], "student": []}
+    for entry in entries:
+        assert entry.annotation is not None
+        with open_slide(entry.path, name=entry.name) as slide:
+            own = {who: read(maps / who / entry.name / "grades.zarr", slide.info) for who in found}
+            truth = truth_map(own["student"], read_geojson(entry.annotation))
+            shown = {"truth": truth} | {
+                f"{who} {mag}": only_where(own[who], truth)
+                for who, mag in (("teacher", high), ("student", low))
+            }
+            rows.append(
+                slide_row(slide, shown, specimen="biopsy", min_area_mm2=bundle.min_area_mm2)
+            )
+        truths.append(truth)
+        for who, grade_map in own.items():
+            found[who].append(grade_map)
+    pixels = (teacher_spec["patch_px"] / student_spec["patch_px"]) ** 2
+    report = Report(
+        slides=rows,
+        scores={who: score_maps(truths, graded) for who, graded in found.items()},
+        colour_kappa=_colour_kappa(output / "stores", student_spec["mpp"]),
+        bench=bench,
+        commands=commands,
+        facts={
+            "high": high,
+            "low": low,
+            "pixels": f"one in {pixels:.0f}",
+            "field": f"{student_spec['patch_px'] * student_spec['mpp']:.0f} um",
+            "extent": "as scanned",
+            "specimen": "biopsy",
+            "min_area": f"{bundle.min_area_mm2:.3g}",
+            "seed": str(seed),
+            "lesson": _LESSON,
+        },
+    )
+    return write_report(report, output)[0]
+
+
+def _colour_kappa(stores: Path, mpp: float) -> float:
+    from wsikd.learn.evaluate import store_colour_baseline
+
+    return store_colour_baseline(stores, mpp)
+
+
+_LESSON = (
+    "The whole way runs: slides, tile stores, training, grade maps, times. It says nothing of real "
+    "tissue. The slides come from one program, a part of the cue was drawn so that only the higher "
+    "magnification shows it, the networks are small and trained for minutes from one seed, and two "
+    "test slides are few."
+)

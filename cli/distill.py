@@ -1,4 +1,77 @@
+"""``wsikd distill``: batches become a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
 import click
+
+
 @click.command()
-def distill() -> None:
-    """x"""
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="CONFIG",
+    help="YAML file; wsikd init writes one to start from.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="RUN",
+    help="Folder of the run: settings, metrics, checkpoints, student.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Tile stores, class folders or a labels CSV, beside those in CONFIG. May be given again.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Run folder or bundle of the teacher.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting, e.g. weights.fm=0.1. May be given again.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option("--resume", is_flag=True, help="Go on with the run in RUN.")
+def distill(
+    config_file: Path,
+    output: Path,
+    data: tuple[Path, ...],
+    teacher: Path | None,
+    overrides: tuple[str, ...],
+    seed: int,
+    device: str,
+    resume: bool,
+) -> None:
+    """Train a teacher (method: supervised) or distil it into a student (method: at_plus)."""
+    import json
+
+    from wsikd.learn.train import distill as run
+
+    from wsikd.core.config import load_config
+    from wsikd.learn.settings import RunConfig
+
+    changes = list(overrides)
+    if teacher is not None:
+        changes.append(f"teacher={json.dumps(str(teacher))}")
+    config = load_config(RunConfig, config_file, changes)
+    if data:
+        paths = [*config.data.paths, *map(str, data)]
+        config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
+    result = run(config, output, seed=seed, device=device, resume=resume)
+    click.echo(result)

@@ -137,6 +137,14 @@ class RunDir:
             OutputError: the folder holds something and ``resume`` is false; or ``resume`` is true
                 and its settings differ, or it holds no run.
         """
+        if self.check(config, resume=resume, **more):
+            return
+        write_json_atomic(self.provenance_file, provenance(**more))
+        write_text_atomic(self.config_file, dump_config(config))
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def check(self, config: BaseModel, *, resume: bool = False, **more: Any) -> bool:
+        """Raise what :meth:`start` would, writing nothing; true if there is a run to resume."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(self.path, "is a file", "choose another -o")
         occupied = self.path.is_dir() and any(self.path.iterdir())
@@ -146,10 +154,7 @@ class RunDir:
             )
         if occupied:
             self._check_same(config, more)
-            return
-        write_text_atomic(self.config_file, dump_config(config))
-        write_json_atomic(self.provenance_file, provenance(**more))
-        self.checkpoints.mkdir(exist_ok=True)
+        return occupied
 
     def _check_same(self, config: BaseModel, more: Mapping[str, Any]) -> None:
         try:

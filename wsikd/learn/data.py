@@ -139,7 +139,9 @@ def load_patches(data: Data, split: Split) -> PatchSet:
     _check_agreement(sources)
     classes = _classes(sources, data.classes)
     number = {name: i for i, name in enumerate(classes)}
-    label, slide, readers = [], [], []
+    label: list[int] = []
+    slide: list[str] = []
+    readers: list[tuple[Source, int]] = []
     patient: list[str | None] = []
     given: list[str | None] = []
     for source in sources:

@@ -100,7 +100,7 @@ class Optim(Settings):
     """Epochs over which the learning rate rises from zero."""
     balance: bool = True
     """Draw every class equally often."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic, in Lightning's words."""
     threads: Annotated[int, Field(gt=0)] = 2
     """Threads that read patches which are not in memory."""

@@ -101,7 +101,7 @@ class StoreSource:
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of a patch: uint8 (side, side, 3)."""
-        return self._store.read_patch(row, self._mpp)  # type: ignore[no-any-return]
+        return self._store.read_patch(row, self._mpp)
 
     def image_hash(self, row: int) -> str | None:
         """None: whole slides are compared instead."""
@@ -126,7 +126,7 @@ def _list_store(store: Any, min_tissue: float) -> Listing:
 class FileSource:
     """Patches that are image files, listed by a CSV or by folders."""
 
-    field_mm2 = None  # nothing says whether such patches overlap
+    field_mm2: float | None = None  # nothing says whether such patches overlap
 
     def __init__(
         self, path: Path, files: list[Path], listing: Listing, classes: tuple[str, ...] | None
@@ -267,8 +267,10 @@ def read_folders(path: Path, pattern: str | None = None) -> FileSource:
     """
     parts = {d.name: d for d in sorted(path.iterdir()) if d.is_dir()}
     halves = {name: d for name, d in parts.items() if name.lower() in SPLITS}
-    roots = [(d, SPLITS[n.lower()]) for n, d in halves.items()] or [(path, None)]
-    listing, files = Listing(), []
+    roots: list[tuple[Path, str | None]] = [(d, SPLITS[n.lower()]) for n, d in halves.items()]
+    roots = roots or [(path, None)]
+    listing = Listing()
+    files: list[Path] = []
     for root, split in roots:
         for folder in sorted(d for d in root.iterdir() if d.is_dir()):
             images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]

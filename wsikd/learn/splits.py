@@ -1,4 +1,4 @@
-"""Who is trained on and who is not: splits by patient or slide, and what would leak between them."""
+"""Who is trained on and who is not: splits by patient or slide, and leaks between them."""
 
 from __future__ import annotations
 

@@ -135,8 +135,9 @@ def _from_manifest(path: Path) -> Iterable[tuple[SlideEntry, str]]:
             raise ConfigError(path, f"unknown column '{column}'", nearest(column, COLUMNS))
     if "slide" not in columns:
         raise ConfigError(path, "no column 'slide'", f"name the columns {', '.join(COLUMNS)}")
-    for number, row in enumerate(reader, start=2):
-        yield _row(path, number, {k: (v or "").strip() for k, v in row.items() if k}), row["slide"]
+    for row in reader:
+        cells = {k: (v or "").strip() for k, v in row.items() if k}
+        yield _row(path, reader.line_num, cells), cells["slide"]
 
 
 def _row(manifest: Path, number: int, row: dict[str, str]) -> SlideEntry:
@@ -171,14 +172,22 @@ def _row(manifest: Path, number: int, row: dict[str, str]) -> SlideEntry:
 
 
 def _unique_names(found: Iterable[tuple[SlideEntry, str]]) -> list[SlideEntry]:
-    pairs = sorted(found, key=lambda pair: (pair[0].name, pair[1]))
-    count = Counter(entry.name.casefold() for entry, _ in pairs)
-    return [
-        entry
-        if count[entry.name.casefold()] == 1
-        else replace(entry, name=f"{entry.name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}")
-        for entry, place in pairs
-    ]
+    """Sorted entries; those of one stem are told apart by their place below the input.
+
+    Where two inputs hold the same place, the whole path tells them apart.
+    """
+    pairs = sorted(found, key=lambda pair: (pair[0].name, pair[1], pair[0].path.absolute()))
+    stems = Counter(entry.name.casefold() for entry, _ in pairs)
+    places = Counter((entry.name.casefold(), place) for entry, place in pairs)
+    entries = []
+    for entry, place in pairs:
+        stem = entry.name.casefold()
+        if stems[stem] > 1:
+            text = place if places[stem, place] == 1 else entry.path.absolute().as_posix()
+            digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+            entry = replace(entry, name=f"{entry.name}-{digits}")
+        entries.append(entry)
+    return entries
 
 
 def _with_defaults(

@@ -35,10 +35,10 @@ LN10 = math.log(10)
 
 # How much of a grade's area borrows the architecture of another one.
 MIMICS: dict[str, tuple[tuple[str, float], ...]] = {
-    "NC": (("G3", 0.22),),
-    "G3": (("NC", 0.12),),
-    "G4": (("G3", 0.10), ("G5", 0.12)),
-    "G5": (("G4", 0.20),),
+    "NC": (("G3", 0.26),),
+    "G3": (("NC", 0.14),),
+    "G4": (("G3", 0.12), ("G5", 0.14)),
+    "G5": (("G4", 0.24),),
 }
 
 
@@ -254,7 +254,7 @@ def _gain(
     sigma = 95 / um / 2
     weight = np.maximum(_blur(tissue, sigma), 0.05)
     level = 0.24 * noise(rng, tissue.shape, 300 / um / 2)
-    ratio = 0.10 * noise(rng, tissue.shape, 300 / um / 2)
+    ratio = 0.17 * noise(rng, tissue.shape, 300 / um / 2)
     wished = [0.145 * np.exp(level + ratio), 0.29 * np.exp(level - ratio)]
     gains = [np.ones(tissue.shape, np.float32) for _ in range(2)]
     for _ in range(8):
@@ -265,7 +265,7 @@ def _gain(
             present = -np.log10(np.clip(1 - mean, 0.05, 0.98))
             step = _blur(np.log(wished[channel] / present) * tissue, sigma) / weight
             gains[channel] *= cv2.exp(np.float32(1.3) * step)
-            np.clip(gains[channel], 0.45, 2.0, out=gains[channel])
+            np.clip(gains[channel], 0.40, 2.2, out=gains[channel])
     blue_gain, pink_gain = (cv2.resize(gain, shape[::-1]) for gain in gains)
     return np.asarray(blue_gain, np.float32), np.asarray(pink_gain, np.float32)
 

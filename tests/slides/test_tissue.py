@@ -1,0 +1,164 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
+from tests.slides.test_resample import slow_sums
+from wsikd.core.errors import AnnotationError, ConfigError
+from wsikd.slides.base import open_slide
+from wsikd.slides.tissue import MASKERS, TissueMask, everything, find_tissue, otsu, tidy
+
+MPP = 8.0
+
+
+def glass(height=200, width=300, seed=1):
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-4, 5, (height, width, 1))
+    return np.clip(np.full((height, width, 3), GLASS) + noise, 0, 255).astype(np.uint8)
+
+
+def with_tissue(rgb, x, y, width, height):
+    rgb = rgb.copy()
+    rgb[y : y + height, x : x + width] = tissue_rgb(width, height, coarse=3)
+    return rgb
+
+
+def test_glass_has_no_tissue():
+    assert not otsu(glass(), MPP).any()
+    assert not otsu(np.full((50, 50, 3), 255, np.uint8), MPP).any()
+
+
+def test_a_slide_full_of_tissue_is_all_tissue():
+    assert otsu(tissue_rgb(300, 200, coarse=3), MPP).all()
+
+
+def test_half_and_half():
+    mask = otsu(with_tissue(glass(), 0, 0, 150, 200), MPP)
+    assert mask[:, :148].all()
+    assert not mask[:, 152:].any()
+
+
+def test_pale_tissue_counts():
+    rgb = glass()
+    rgb[50:150, 50:250] = (225, 195, 215)
+    mask = otsu(rgb, MPP)
+    assert mask[53:147, 53:247].all()
+    assert not mask[:46].any()
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (40, 40, 42), (120, 120, 120)])
+def test_black_pen_and_shadows_stay_out(ink):
+    rgb = with_tissue(glass(), 20, 50, 100, 100)
+    rgb[:, 200:230] = ink
+    mask = otsu(rgb, MPP)
+    assert mask[55:145, 25:115].all()
+    assert not mask[:, 125:].any()
+
+
+def test_dust_is_dropped_and_pinholes_are_filled():
+    rgb = with_tissue(glass(), 40, 40, 120, 120)
+    rgb[10:14, 10:14] = (150, 60, 120)  # 32 um across
+    rgb[90:98, 90:98] = GLASS  # 64 um across
+    mask = otsu(rgb, MPP)
+    assert not mask[:30].any()
+    assert mask[45:155, 45:155].all()
+
+
+def test_tidy_judges_by_area_in_micrometres():
+    mask = np.zeros((300, 300), bool)
+    mask[20:60, 20:60] = True
+    assert tidy(mask, 8.0)[30, 30]  # 320 um across
+    assert not tidy(mask, 2.0).any()  # 80 um across
+
+
+def test_everything():
+    assert everything(np.zeros((3, 4, 3), np.uint8), MPP).tolist() == [[True] * 4] * 3
+
+
+@pytest.mark.parametrize("name", [n for n in MASKERS if "tiatoolbox" not in n])
+def test_tissue_of_a_slide_lies_on_it(slide_file, name):
+    with open_slide(slide_file) as slide:
+        tissue = find_tissue(slide, method=name, workers=3)
+    assert tissue.method == name
+    assert tissue.mpp == 8.0
+    assert tissue.origin_xy == (0.0, 0.0)
+    assert tissue.scale_xy == (8 / 0.499, 8 / 0.499)
+    assert tissue.mask.shape == (57, 82)  # 907 and 1301 px of 16.03
+    if name == "otsu":
+        box = np.array([300, 200, 1000, 700]) / 16.032
+        x0, y0, x1, y1 = box
+        inner, outer = tissue.mask.copy(), tissue.mask.copy()
+        assert inner[int(y0) + 2 : int(y1) - 1, int(x0) + 2 : int(x1) - 1].all()
+        outer[int(y0) - 1 : int(y1) + 3, int(x0) - 1 : int(x1) + 3] = False
+        assert not outer.any()
+    assert tissue.fraction == tissue.mask.mean()
+
+
+def test_an_unknown_masker(slide_file):
+    with open_slide(slide_file) as slide, pytest.raises(ConfigError, match="otsu, all"):
+        find_tissue(slide, method="ostu")
+
+
+def test_cover_is_exact():
+    rng = np.random.default_rng(3)
+    tissue = TissueMask(rng.random((9, 12)) < 0.5, 8.0, (40.0, 24.0), (16.0, 15.0), "test")
+    got = tissue.cover((29.5, 10.25), (37.3, 41.9), (7, 5))
+    start = ((29.5 - 40) / 16, (10.25 - 24) / 15)
+    factor = (37.3 / 16, 41.9 / 15)
+    exact = slow_sums(tissue.mask, start, factor, (7, 5)) / (factor[0] * factor[1])
+    np.testing.assert_allclose(got, exact, atol=1e-6)
+    assert got.dtype == np.float32
+    assert got.max() <= 1
+
+
+@pytest.mark.parametrize("bounds", [None, (160, 80, 800, 640)])
+@pytest.mark.parametrize("scale", [1, 4, 5])
+def test_a_mask_image_covers_the_whole_slide(tmp_path, bounds, scale):
+    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8), bounds=bounds)
+    image = np.zeros((800 // scale, 1200 // scale), np.uint8)
+    image[200 // scale : 600 // scale, 400 // scale : 900 // scale] = 255
+    cv2.imwrite(str(tmp_path / "m.png"), image)
+    tissue = find_tissue(slide, mask_file=tmp_path / "m.png")
+    x, y, width, height = bounds or (0, 0, 1200, 800)
+    expected = np.zeros((800, 1200), bool)
+    expected[200:600, 400:900] = True
+    expected = expected[y : y + height, x : x + width]
+    assert tissue.method == "m.png"
+    np.testing.assert_array_equal(tissue.mask, expected[5::10, 5::10])
+
+
+def test_a_mask_of_polygons_counts_from_the_bounds(tmp_path):
+    slide = MemorySlide(
+        np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8), bounds=(100, 50, 900, 700)
+    )
+    outer = [[200, 100], [700, 100], [700, 500], [200, 500], [200, 100]]
+    hole = [[300, 200], [300, 300], [400, 300], [400, 200], [300, 200]]
+    drawn = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [outer, hole]},
+        "properties": {"classification": {"name": "Tissue"}},
+    }
+    (tmp_path / "m.geojson").write_text(json.dumps(drawn))
+    tissue = find_tissue(slide, mask_file=tmp_path / "m.geojson")
+    expected = np.zeros((70, 90), bool)
+    expected[10:50, 20:70] = True
+    expected[20:30, 30:40] = False
+    # A pixel on an outline may fall to either side.
+    assert (tissue.mask != expected).sum() <= 2 * (50 + 40) + 4 * 10
+    core = cv2.erode(expected.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert tissue.mask[core].all()
+    assert not tissue.mask[22:28, 32:38].any()
+    assert tissue.cover((300.0, 150.0), (500.0, 400.0), (1, 1))[0, 0] == pytest.approx(
+        0.95, abs=0.04
+    )
+
+
+def test_a_mask_that_cannot_be_used(tmp_path, capfd):
+    slide = MemorySlide(np.zeros((80, 80, 3), np.uint8))
+    (tmp_path / "m.png").write_text("no image")
+    for file in ("m.png", "gone.png", "gone.geojson"):
+        with pytest.raises(AnnotationError, match=f"{file}: cannot be read"):
+            find_tissue(slide, mask_file=tmp_path / file)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,233 @@
+"""How good a grader is: agreement, recall, and what colour alone would reach."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data import PatchSet
+    from wsikd.models.bundle import StudentBundle
+
+MAX_FIELDS = 20
+MAX_COLOURS = 20_000
+
+
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Counts by true class (rows) and predicted class (columns): int64 (C, C)."""
+    flat = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
+    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+
+def quadratic_kappa(matrix: NDArray[np.int64]) -> float:
+    """Cohen's kappa with quadratic weights (Cohen 1968).
+
+    1 - sum w O / sum w E, w_ij = (i - j)^2, E the product of the margins. NaN where truth and
+    prediction are one and the same single class, since chance explains everything there.
+
+    Args:
+        matrix: int64 (C, C), as ``confusion`` gives it.
+
+    >>> quadratic_kappa(np.array([[2, 0], [1, 1]]))
+    0.5
+    """
+    observed = np.asarray(matrix, np.float64)
+    places = np.arange(len(observed))
+    weight = (places[:, None] - places[None]) ** 2
+    expected = np.outer(observed.sum(1), observed.sum(0)) / max(observed.sum(), 1)
+    chance = (weight * expected).sum()
+    return float(1 - (weight * observed).sum() / chance) if chance else math.nan
+
+
+def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
+    """Mean recall over the classes that occur in truth; NaN if none does."""
+    count = matrix.sum(1)
+    seen = count > 0
+    return float((np.diag(matrix)[seen] / count[seen]).mean()) if seen.any() else math.nan
+
+
+def f1_per_class(matrix: NDArray[np.int64]) -> list[float]:
+    """2 TP / (2 TP + FP + FN) of each class; 0 where it neither occurs nor is predicted."""
+    both = matrix.sum(0) + matrix.sum(1)
+    return [float(f) for f in 2 * np.diag(matrix) / np.maximum(both, 1)]
+
+
+def summarise(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Metrics of a confusion matrix as JSON values; what is undefined is None."""
+    count = int(matrix.sum())
+    plain = float(np.trace(matrix) / count) if count else math.nan
+    values = {
+        "kappa": quadratic_kappa(matrix),
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "accuracy": plain,
+    }
+    return {
+        **{k: v if math.isfinite(v) else None for k, v in values.items()},
+        "f1": dict(zip(classes, f1_per_class(matrix), strict=True)),
+        "confusion": matrix.tolist(),
+        "classes": list(classes),
+        "patches": count,
+    }
+
+
+def predict(
+    network: Callable[[Any], Any],
+    patches: PatchSet,
+    indices: NDArray[np.int64],
+    *,
+    mpp: float,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> NDArray[np.float32]:
+    """Logits of patches, brought to the network's resolution by area averaging.
+
+    Args:
+        network: float (B, 3, H, W) of 0 to 255 -> logits (B, C), on ``device``.
+        patches: where they are.
+        indices: which, int64 (M,).
+        mpp: um per pixel that the network reads.
+        batch_size: patches at a time.
+        device: where the network is.
+
+    Returns:
+        float32 (M, C).
+    """
+    import torch
+
+    from wsikd.learn.losses import downsample
+
+    parts = []
+    with torch.inference_mode():
+        for images, _ in patches.batches(indices, batch_size):
+            low = downsample(images.to(device), mpp / patches.mpp)
+            low = low.contiguous(memory_format=torch.channels_last)
+            parts.append(network(low).float().cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def evaluate_bundle(
+    bundle: StudentBundle,
+    patches: PatchSet,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Score a bundle on labelled patches.
+
+    Args:
+        bundle: a student or teacher.
+        patches: at the bundle's resolution or a finer one; the same classes in the same order.
+        split: "train", "val" or "test"; None takes all.
+        batch_size: patches at a time.
+        device: where to compute.
+
+    Returns:
+        kappa (quadratic), balanced_accuracy, accuracy, f1, confusion, classes, patches.
+
+    Raises:
+        DataError: the classes differ, the patches are coarser, or there are none.
+    """
+    from wsikd.core.errors import DataError
+
+    if tuple(patches.classes) != tuple(bundle.spec.classes):
+        ours, theirs = ", ".join(patches.classes), ", ".join(bundle.spec.classes)
+        raise DataError("data.classes", f"are {ours}; the network's are {theirs}", "set them alike")
+    if patches.mpp > bundle.spec.mpp * 1.02:
+        raise DataError(
+            "data.mpp", f"{patches.mpp:g} is coarser than the network's {bundle.spec.mpp:g}",
+            "read finer patches",
+        )  # fmt: skip
+    chosen = np.arange(len(patches)) if split is None else patches.indices(split)
+    if not len(chosen):
+        raise DataError("split", f"there are no {split} patches", "choose another split")
+    network = bundle.network().to(device)
+    logits = predict(
+        network, patches, chosen, mpp=bundle.spec.mpp, batch_size=batch_size, device=device
+    )
+    matrix = confusion(patches.label[chosen], logits.argmax(1), len(patches.classes))
+    return summarise(matrix, patches.classes)
+
+
+def mean_colours(patches: PatchSet, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of each channel, 0 to 255: float64 (M, 3)."""
+    parts = [images.double().mean((2, 3)).numpy() for images, _ in patches.batches(indices, 256)]
+    return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+
+def colour_baseline(
+    patches: PatchSet, train: NDArray[np.int64], test: NDArray[np.int64]
+) -> float | None:
+    """Quadratic kappa that logistic regression on a patch's mean colour reaches.
+
+    A network that does no better has learnt the stain. At most 20 000 patches of each part count.
+
+    Args:
+        patches: where they are.
+        train: indices to fit on.
+        test: indices to score on.
+
+    Returns:
+        Kappa; None where it is undefined.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    train, test = (
+        np.sort(rng.choice(i, MAX_COLOURS, replace=False)) if len(i) > MAX_COLOURS else i
+        for i in (train, test)
+    )
+    known = patches.label[train]
+    if len(np.unique(known)) < 2 or not len(test):
+        return None
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced")
+    )
+    model.fit(mean_colours(patches, train), known)
+    predicted = model.predict(mean_colours(patches, test))
+    kappa = quadratic_kappa(confusion(patches.label[test], predicted, len(patches.classes)))
+    return kappa if math.isfinite(kappa) else None
+
+
+def choose_min_fields(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], slide: Sequence[str]
+) -> tuple[int, float]:
+    """Fields that a class must cover on a slide to count.
+
+    The smallest number, up to 20, that maximises the mean over slides of the Jaccard index between
+    the classes above 0 (cancer) that a slide truly has, in one labelled field or more, and those
+    predicted in at least that many fields. Two empty sets agree fully.
+
+    Args:
+        truth: int64 (N,), 0 is benign.
+        predicted: int64 (N,).
+        slide: slide of each field.
+
+    Returns:
+        Number of fields, and the mean Jaccard index there.
+    """
+    names = np.asarray(slide)
+    tables = []
+    for name in np.unique(names):
+        chosen = names == name
+        size = max(int(truth.max()), int(predicted.max())) + 1
+        tables.append([np.bincount(a[chosen], minlength=size)[1:] for a in (truth, predicted)])
+    best, best_score = 0, -1.0
+    for fields in range(MAX_FIELDS + 1):
+        score = float(np.mean([_jaccard(t > 0, p >= max(fields, 1)) for t, p in tables]))
+        if score > best_score + 1e-12:
+            best, best_score = fields, score
+    return best, best_score
+
+
+def _jaccard(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0

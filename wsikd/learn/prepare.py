@@ -1,0 +1,132 @@
+"""From a configuration to what is trained: networks, the teacher, the method, the bundle's spec."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import resolve
+from wsikd.learn.methods import METHODS
+from wsikd.models.bundle import InputSpec, StudentBundle, load_bundle
+from wsikd.models.families import imagenet_weights
+from wsikd.models.grader import build_grader
+
+if TYPE_CHECKING:
+    from wsikd.learn.data import PatchSet
+    from wsikd.learn.methods.base import Method
+    from wsikd.learn.settings import RunConfig
+    from wsikd.models.grader import Grader
+
+logger = logging.getLogger(__name__)
+
+
+def open_teacher(config: RunConfig) -> StudentBundle | None:
+    """The teacher that a method needs, None for one without.
+
+    Raises:
+        ConfigError: none is named, or it reads another resolution than ``data.mpp``.
+        BundleError: it cannot be used.
+    """
+    if config.method == "supervised":
+        return None
+    if config.teacher is None:
+        raise ConfigError(
+            "teacher", f"method {config.method} needs one", "pass --teacher RUN or set it"
+        )
+    teacher = load_bundle(config.teacher)
+    if abs(teacher.spec.mpp - config.data.mpp) > 0.02 * teacher.spec.mpp:
+        raise ConfigError(
+            "data.mpp",
+            f"{config.data.mpp:g} is not the teacher's {teacher.spec.mpp:g} um/px",
+            f"set data.mpp={teacher.spec.mpp:g} and data.student_mpp to the student's",
+        )
+    return teacher
+
+
+def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle | None) -> Grader:
+    """The network that is trained, initialised as asked.
+
+    Raises:
+        ConfigError: unknown network, weights that do not fit, or a teacher of another shape.
+    """
+    network = config.network
+    weights = None
+    if network.init == "imagenet":
+        weights = imagenet_weights(network.arch, network.weights_file)
+    student = build_grader(
+        network.arch,
+        len(patches.classes),
+        width=network.width,
+        input_norm=network.input_norm,
+        upsample=config.upsample,
+        weights=weights,
+    )
+    if network.init == "teacher" and teacher is not None:
+        if (teacher.arch, teacher.width) != (network.arch, network.width):
+            raise ConfigError(
+                "network.init: teacher",
+                f"the teacher is {teacher.arch} of width {teacher.width:g}",
+                "use the same network and width, or another init",
+            )
+        state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}
+        student.load_state_dict(state, strict=False)
+    return student
+
+
+def build_method(
+    config: RunConfig, student: Grader, teacher: StudentBundle | None, classes: tuple[str, ...]
+) -> Method:
+    """The method around a student.
+
+    Raises:
+        ConfigError: teacher and data disagree on the classes, or a tap is unknown.
+    """
+    make = resolve(METHODS, config.method, kind="methods")
+    if teacher is None:
+        return make(student)  # type: ignore[no-any-return]
+    if teacher.spec.classes != classes:
+        ours, theirs = ", ".join(classes), ", ".join(teacher.spec.classes)
+        raise ConfigError(
+            "data.classes", f"are {ours}; the teacher's are {theirs}", "set them as the teacher's"
+        )
+    return make(  # type: ignore[no-any-return]
+        student,
+        teacher.network(),
+        form=config.attention.form,
+        tap=config.attention.tap,
+        terms=[name for name, weight in config.weights.items() if weight > 0],
+    )
+
+
+def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSpec:
+    """What the trained network is to be given.
+
+    Raises:
+        ConfigError: the patches do not divide into the network's pixels.
+    """
+    factor = round(config.factor)
+    if patches.patch_px % factor:
+        best = patches.patch_px // factor * factor
+        raise ConfigError(
+            "data.student_mpp",
+            f"patches of {patches.patch_px} px do not divide by {factor}",
+            f"set data.patch_px={best}" if best else "read finer patches",
+        )
+    mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
+    return InputSpec(
+        mpp=config.low_mpp,
+        patch_px=patches.patch_px // factor,
+        mean=mean,
+        std=std,
+        classes=patches.classes,
+        student_input=config.student_input,
+        upsample=config.upsample,
+    )
+
+
+def seed_weights(seed: int) -> None:
+    """Fix the random initialisation of networks made after this."""
+    torch.manual_seed(seed)

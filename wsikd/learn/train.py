@@ -1,0 +1,385 @@
+"""The only training loop.
+
+All chance is drawn from (seed, epoch, step), so a run that was killed and resumed repeats what an
+unbroken one does: on a CPU, bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wsikd.core.errors import CheckpointError, NonFiniteLossError
+from wsikd.core.run import RunDir, aside
+from wsikd.learn import evaluate
+from wsikd.learn.augment import augment
+from wsikd.learn.data import PatchSet, load_patches
+from wsikd.learn.losses import downsample
+from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.prepare import build_method, build_student, input_spec, open_teacher, seed_weights
+from wsikd.learn.splits import epoch_order
+from wsikd.models.bundle import save_bundle
+from wsikd.models.device import pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.settings import Optim, RunConfig
+    from wsikd.models.bundle import InputSpec, StudentBundle
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        path: the run folder.
+        bundle: the bundle in it.
+        best_epoch: epoch the bundle was taken from, counted from 1.
+        metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
+        colour_kappa: kappa of mean colour alone on the same patches.
+        min_area_mm2: area a pattern must cover to count on a slide.
+    """
+
+    path: Path
+    bundle: Path
+    best_epoch: int
+    metrics: Mapping[str, Any]
+    colour_kappa: float | None
+    min_area_mm2: float
+
+
+@dataclass
+class Best:
+    """The best epoch so far; counted from 1, 0 before the first."""
+
+    epoch: int = 0
+    kappa: float = -math.inf
+    loss: float = math.inf
+
+    def beaten_by(self, kappa: float, loss: float) -> bool:
+        """Strictly higher kappa, or the same at a lower validation loss."""
+        return kappa > self.kappa or (kappa == self.kappa and loss < self.loss)
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """Rate at a step, counted over the run from 0, with ``steps`` an epoch."""
+    warmup = optim.warmup_epochs * steps
+    if step < warmup:
+        return optim.lr * (step + 1) / (warmup + 1)
+    if optim.schedule == "constant":
+        return optim.lr
+    share = (step - warmup) / max(1.0, optim.epochs * steps - warmup)
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Trainer:
+    """Trains a method on patches and keeps the best student."""
+
+    def __init__(
+        self,
+        method: Method,
+        patches: PatchSet,
+        config: RunConfig,
+        run: RunDir,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Put the method on its device; see :func:`distill` for the arguments."""
+        from lightning.fabric import Fabric
+
+        self.config, self.patches, self.run, self.seed = config, patches, run, seed
+        self.device = device
+        self.train_indices, self.val_indices = patches.indices("train"), patches.indices("val")
+        on = [device.index or 0] if device.type == "cuda" else 1
+        self.fabric = Fabric(accelerator=device.type, devices=on, precision=config.optim.precision)
+        self.fabric.launch()
+        self.method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(
+            method.param_groups(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
+        )
+        self.wrapped, self.optimizer = self.fabric.setup(self.method, optimizer)
+        drawn = config.optim.epoch_patches or len(self.train_indices)
+        self.drawn, self.batch_size = drawn, min(config.optim.batch_size, drawn)
+        self.steps = max(1, drawn // self.batch_size)
+        self.epoch, self.best = 0, Best()
+
+    def fit(self) -> Best:
+        """Train to the last epoch; raises NonFiniteLossError where a term is not a number."""
+        while self.epoch < self.config.optim.epochs:
+            start = time.perf_counter()
+            row = {"epoch": self.epoch + 1, **self._train_epoch()}
+            row["val"] = self._validate()
+            row["seconds"] = round(time.perf_counter() - start, 3)
+            self.epoch += 1
+            kappa, loss = row["val"]["kappa"], row["val"]["loss"]
+            kappa = -1.0 if kappa is None else kappa
+            if self.best.beaten_by(kappa, loss):
+                self.best = Best(self.epoch, kappa, loss)
+                self._save("best.ckpt", {"student": self.method.student.state_dict()})
+            self.run.append_metrics(row)
+            self._save("last.ckpt", self._state())
+            logger.info(
+                "epoch %d/%d: loss %.4f, val loss %.4f, kappa %.3f, balanced accuracy %.3f, %.1f s",
+                self.epoch, self.config.optim.epochs, row["loss"], loss, kappa,
+                row["val"]["balanced_accuracy"] or 0, row["seconds"],
+            )  # fmt: skip
+        return self.best
+
+    def _train_epoch(self) -> dict[str, Any]:
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
+        self.wrapped.train()
+        order = epoch_order(
+            self.patches.label[self.train_indices],
+            self.drawn,
+            seed=self.seed,
+            epoch=self.epoch,
+            balance=self.config.optim.balance,
+        )
+        batches = self.patches.batches(
+            self.train_indices[order],
+            self.batch_size,
+            threads=self.config.optim.threads,
+            drop_last=True,
+        )
+        sums: dict[str, torch.Tensor] = {}
+        count, rate = 0, 0.0
+        for step, (images, indices) in enumerate(batches):
+            at = Progress(self.epoch, self.config.optim.epochs, step, self.steps)
+            rate = learning_rate(self.config.optim, self.epoch * self.steps + step, self.steps)
+            for name, term in self._step(images, indices, at, rate).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
+            count += 1
+        raw = {name: float(total) / count for name, total in sums.items()}
+        weighted = {name: self.config.weights[name] * value for name, value in raw.items()}
+        return {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+
+    def _step(
+        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, rate: float
+    ) -> dict[str, torch.Tensor]:
+        """One optimiser step; returns the detached terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.batch(images, indices, at)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, torch.Tensor] = self.wrapped(batch, at)
+        total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
+        if not bool(torch.isfinite(total)):
+            name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
+            raise NonFiniteLossError(
+                f"loss term '{name}'",
+                f"is {float(terms.get(name, total))} in epoch {at.epoch + 1}, step {at.step + 1}",
+                "lower optim.lr or that weight; checkpoints/last.ckpt holds the last good epoch",
+            )
+        self.fabric.backward(total)
+        self.optimizer.step()
+        self.method.after_step(at)
+        return {k: v.detach() for k, v in terms.items()}
+
+    def batch(self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress | None) -> Batch:
+        """Views of patches on the device; ``at`` draws the augmentation, None means none."""
+        high = images.to(self.device, non_blocking=True)
+        if at is not None:
+            entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
+            generator = torch.Generator(self.device)
+            generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            high = augment(high, self.config.augment, generator)
+        low = downsample(high, round(self.config.factor))
+        views = {"high": high, "low": low}
+        wanted = self.method.views if at is not None else ("low",)
+        return Batch(
+            views={k: views[k].contiguous(memory_format=torch.channels_last) for k in wanted},
+            label=torch.from_numpy(self.patches.label[indices]).to(self.device),
+            slide=tuple(self.patches.slide[i] for i in indices),
+            box=torch.from_numpy(indices),
+        )
+
+    def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logits of patches without augmentation: float64 (M, C)."""
+        self.wrapped.eval()
+        parts = []
+        with torch.inference_mode(), self.fabric.autocast():
+            for images, chosen in self.patches.batches(
+                indices, 2 * self.batch_size, threads=self.config.optim.threads
+            ):
+                logits = self.method.predict(self.batch(images, chosen, None))
+                parts.append(logits.double().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _validate(self) -> dict[str, Any]:
+        logits = self.predict(self.val_indices)
+        if not np.isfinite(logits).all():
+            raise NonFiniteLossError(
+                "validation logits",
+                f"are not finite after epoch {self.epoch + 1}",
+                "lower optim.lr; checkpoints/last.ckpt holds the last good epoch",
+            )
+        truth = self.patches.label[self.val_indices]
+        shifted = logits - logits.max(1, keepdims=True)
+        chosen = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
+        loss = float((np.log(np.exp(shifted).sum(1)) - chosen).mean())
+        matrix = evaluate.confusion(truth, logits.argmax(1), len(self.patches.classes))
+        summary = evaluate.summarise(matrix, self.patches.classes)
+        return {"loss": loss, **{k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "student": self.method.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": [self.best.epoch, self.best.kappa, self.best.loss],
+            "digests": dict(self.patches.digests),
+        }
+
+    def _save(self, name: str, state: dict[str, Any]) -> None:
+        with aside(self.run.checkpoints / name) as part:
+            torch.save(state, part)
+
+    def resume(self) -> None:
+        """Take up ``checkpoints/last.ckpt`` where there is one. Raises CheckpointError."""
+        file = self.run.checkpoints / "last.ckpt"
+        if not file.exists():
+            self.run.keep_metrics([])
+            return
+        state = load_checkpoint(file, self.device)
+        try:
+            if state["digests"] != self.patches.digests:
+                raise CheckpointError(
+                    file, "was made on other data", "give the same --data or another -o"
+                )
+            self.method.student.load_state_dict(state["student"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.best = int(state["epoch"]), Best(*state["best"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise CheckpointError(file, "does not fit this run", "choose another -o") from error
+        rows = [r for r in self.run.read_metrics() if r.get("epoch", math.inf) <= self.epoch]
+        self.run.keep_metrics(rows)
+        logger.info("resumed after epoch %d", self.epoch)
+
+    def load_best(self) -> None:
+        """Put the weights of the best epoch into the student."""
+        file = self.run.checkpoints / "best.ckpt"
+        self.method.student.load_state_dict(load_checkpoint(file, self.device)["student"])
+
+
+def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed. Raises CheckpointError."""
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)  # noqa: TID251
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            file, "cannot be read", "remove it to start over, or choose another -o"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(file, "is no checkpoint of wsikd", "choose another -o")
+    return state
+
+
+def distill(
+    config: RunConfig, out: Path, *, seed: int = 0, device: str = "auto", resume: bool = False
+) -> RunResult:
+    """Train the network of a configuration and write its run folder.
+
+    Args:
+        config: see ``wsikd.learn.settings``.
+        out: the run folder.
+        seed: of initialisation, order and augmentation; the split has its own.
+        device: "auto", "cpu" or "cuda:0".
+        resume: continue the run in ``out``; a finished one only writes its bundle again.
+
+    Raises:
+        WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
+            checkpoint, or a loss that is not finite.
+    """
+    run, where = RunDir(out), pick_device(device)
+    run.check(config, resume=resume, seed=seed)
+    teacher = open_teacher(config)
+    patches = load_patches(config.data, config.split)
+    seed_weights(seed)
+    student = build_student(config, patches, teacher)
+    spec = input_spec(config, student, patches)
+    method = build_method(config, student, teacher, patches.classes)
+    run.start(config, resume=resume, seed=seed, device=where.type, data=patches.digests)
+    with _log_to(run.log_file):
+        used = np.flatnonzero(patches.split != "test")
+        patches.keep(used, config.data.cache_gb, config.optim.threads)
+        trainer = Trainer(method, patches, config, run, seed=seed, device=where)
+        if resume:
+            trainer.resume()
+        best = trainer.fit()
+        trainer.load_best()
+        return _finish(trainer, spec, teacher, best)
+
+
+def _finish(
+    trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
+) -> RunResult:
+    """Score the best student on validation, choose the area threshold, write the bundle."""
+    patches, run, config = trainer.patches, trainer.run, trainer.config
+    val = trainer.val_indices
+    predicted = trainer.predict(val).argmax(1)
+    truth = patches.label[val]
+    matrix = evaluate.confusion(truth, predicted, len(patches.classes))
+    metrics = evaluate.summarise(matrix, patches.classes)
+    colour = evaluate.colour_baseline(patches, trainer.train_indices, val)
+    min_area, jaccard = 0.0, None
+    if patches.field_mm2 is not None:
+        slides = [patches.slide[i] for i in val]
+        fields, jaccard = evaluate.choose_min_fields(truth, predicted, slides)
+        min_area = fields * patches.field_mm2 * (1 - 1e-9)  # so that "at least" holds when summed
+    _compare_colour(metrics["kappa"], colour)
+    final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
+    run.append_metrics({"event": "final", **final, "min_area_mm2": min_area})
+    student = trainer.method.student.to("cpu")
+    bundle = save_bundle(
+        run.student, student, spec,
+        arch=config.network.arch, width=config.network.width, method=config.method,
+        teacher=None if teacher is None else {
+            "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
+        },
+        data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
+        min_area_mm2=min_area, min_area_jaccard=jaccard,
+        training={"seed": trainer.seed, "epochs": config.optim.epochs, "best_epoch": best.epoch},
+    )  # fmt: skip
+    return RunResult(run.path, bundle, best.epoch, metrics, colour, min_area)
+
+
+def _compare_colour(kappa: float | None, colour: float | None) -> None:
+    logger.info(
+        "validation kappa %.3f; mean colour alone reaches %.3f",
+        math.nan if kappa is None else kappa, math.nan if colour is None else colour,
+    )  # fmt: skip
+    if kappa is not None and colour is not None and kappa <= colour:
+        logger.warning("the network is no better than mean colour: it may have learnt the stain")
+
+
+@contextmanager
+def _log_to(file: Path) -> Iterator[None]:
+    """Copy what wsikd logs to a file."""
+    package = logging.getLogger("wsikd")
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = package.level
+    package.addHandler(handler)
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.setLevel(before)
+        package.removeHandler(handler)
+        handler.close()
