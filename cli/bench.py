@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, input_option, progress, slide_options, tissue_options, use_workers
+from .common import (
+    Batch,
+    check_tissue,
+    input_option,
+    progress,
+    slide_options,
+    tissue_options,
+    use_workers,
+)
 
 if TYPE_CHECKING:
     from wsikd.grade.bench import Contender
@@ -88,6 +96,7 @@ def bench(
 
     if bool(arch) == bool(teacher or student) or bool(teacher) != bool(student):
         raise click.UsageError("give --teacher and --student, or --arch alone")
+    check_tissue(tissue)
     settings = PredictSettings(
         tissue=tissue,
         min_tissue=min_tissue,

@@ -77,6 +77,15 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def check_tissue(name: str) -> None:
+    """Refuse an unknown masker before the first slide; raises ConfigError."""
+    from wsikd.core.tables import resolve
+    from wsikd.slides.tissue import MASKERS
+
+    if name not in MASKERS:
+        resolve(MASKERS, name, kind="maskers")
+
+
 def use_workers(workers: int | None) -> int:
     """Reading threads: what was asked, else one a core. Keeps OpenCV to one thread in each."""
     import cv2

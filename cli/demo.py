@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wsikd.grade.grademap import GradeMap
     from wsikd.slides.manifest import SlideEntry
 
 _SPLITS = ("train", "train", "train", "train", "train", "val", "test", "test")
@@ -149,7 +150,8 @@ def _report(
     bench = json.loads((output / "bench" / "bench.json").read_text(encoding="utf-8"))
     teacher_spec, student_spec = bench["contenders"]
     high, low = (f"{c['magnification']:g}x" for c in bench["contenders"])
-    rows, truths, found = [], [], {"teacher": [], "student": []}
+    rows, truths = [], []
+    found: dict[str, list[GradeMap]] = {"teacher": [], "student": []}
     for entry in entries:
         assert entry.annotation is not None
         with open_slide(entry.path, name=entry.name) as slide:
@@ -188,9 +190,14 @@ def _report(
 
 
 def _colour_kappa(stores: Path, mpp: float) -> float:
-    from wsikd.learn.evaluate import store_colour_baseline
+    """Quadratic kappa, on the test slides, of a logistic regression on a patch's mean colour."""
+    from wsikd.learn.data import load_patches
+    from wsikd.learn.evaluate import colour_baseline
+    from wsikd.learn.settings import Data, Split
 
-    return store_colour_baseline(stores, mpp)
+    patches = load_patches(Data(paths=[str(stores)], mpp=mpp), Split())
+    kappa = colour_baseline(patches, patches.indices("train"), patches.indices("test"))
+    return float("nan") if kappa is None else kappa
 
 
 _LESSON = (

@@ -61,10 +61,9 @@ def distill(
     """Train a teacher (method: supervised) or distil it into a student (method: at_plus)."""
     import json
 
-    from wsikd.learn.train import distill as run
-
     from wsikd.core.config import load_config
     from wsikd.learn.settings import RunConfig
+    from wsikd.learn.train import distill as run
 
     changes = list(overrides)
     if teacher is not None:
@@ -74,4 +73,10 @@ def distill(
         paths = [*config.data.paths, *map(str, data)]
         config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
     result = run(config, output, seed=seed, device=device, resume=resume)
-    click.echo(result)
+    colour = "undefined" if result.colour_kappa is None else f"{result.colour_kappa:.3f}"
+    kappa = result.metrics["kappa"]
+    click.echo(
+        f"{result.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}, "
+        f"balanced accuracy {result.metrics['balanced_accuracy']:.3f} (epoch {result.best_epoch}, "
+        f"{result.metrics['patches']} patches); mean colour alone reaches kappa {colour}"
+    )

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, input_option, progress, slide_options, tissue_options, use_workers
+from .common import (
+    Batch,
+    check_tissue,
+    input_option,
+    progress,
+    slide_options,
+    tissue_options,
+    use_workers,
+)
 
 if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
@@ -68,7 +76,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @tissue_options
 @slide_options
-@click.option("--overwrite", is_flag=True, help="Replace results made with other settings.")
+@click.option("--overwrite", is_flag=True, help="Grade again, replacing what is there.")
 def infer(
     inputs: tuple[str, ...],
     model: Path,
@@ -94,6 +102,7 @@ def infer(
     from wsikd.models.bundle import load_bundle
     from wsikd.slides.manifest import find_slides
 
+    check_tissue(tissue)
     names = tuple(dict.fromkeys(formats.split(",")))
     for name in names:
         resolve(EXPORTERS, name, kind="exporters")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, slide_options, tissue_options, use_workers
+from .common import Batch, check_tissue, slide_options, tissue_options, use_workers
 
 if TYPE_CHECKING:
     from wsikd.slides.base import Slide
@@ -48,6 +48,7 @@ def info(
     from wsikd.slides.base import open_slide
     from wsikd.slides.manifest import find_slides
 
+    check_tissue(tissue)
     threads = use_workers(workers)
     records: list[dict[str, Any]] = []
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Batch, input_option, progress, slide_options, tissue_options, use_workers
+from .common import (
+    Batch,
+    check_tissue,
+    input_option,
+    progress,
+    slide_options,
+    tissue_options,
+    use_workers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +80,7 @@ log = logging.getLogger(__name__)
 )
 @tissue_options
 @slide_options
-@click.option("--overwrite", is_flag=True, help="Replace stores made with other settings.")
+@click.option("--overwrite", is_flag=True, help="Tile again, replacing what is there.")
 def tile(
     inputs: tuple[str, ...],
     output: Path,
@@ -102,6 +110,7 @@ def tile(
     asked = mpps or tuple(mpp_of_magnification(m) for m in magnifications or (10.0, 2.5))
     finest_first = tuple(sorted(set(asked)))
     patch_sizes(finest_first, patch_size, stride or patch_size)
+    check_tissue(tissue)
     threads = use_workers(workers)
     entries = find_slides(inputs, slide_mpp=slide_mpp, annotations=annotations)
     names = tuple(classes.split(",")) if classes else _annotated_classes(entries)

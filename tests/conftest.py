@@ -16,7 +16,7 @@ settings.load_profile("wsikd")
 
 @pytest.fixture(scope="session")
 def real_slides():
-    """Folder of real slides; see CONTRIBUTING."""
+    """Folder of real slides, named by WSIKD_TEST_DATA."""
     root = os.environ.get("WSIKD_TEST_DATA")
     if not root:
         pytest.skip("WSIKD_TEST_DATA names no folder of real slides")

@@ -110,8 +110,7 @@ def test_qupath_counts_from_the_bounds(read):
         (json.dumps([feature("abc", "G3")]), "feature 0 has no usable geometry"),
         (json.dumps([feature([SQUARE], "G3", "Blob")]), "feature 0 has no usable geometry"),
         (
-            '[{"type": "Feature", "geometry": {"type": "Polygon"},'
-            ' "properties": {"classification": "G3"}}]',
+            '[{"geometry": {"type": "Polygon"}, "properties": {"classification": "G3"}}]',
             "feature 0 has no usable geometry",
         ),
         (

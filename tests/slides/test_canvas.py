@@ -44,9 +44,9 @@ def test_blocks_join_without_a_seam(tmp_path, mpp):
         width, height = canvas.size
         whole = canvas.read(0, 0, width, height)
         joined = np.zeros_like(whole)
-        for top in range(0, height, 61):
-            for left in range(0, width, 47):
-                w, h = min(47, width - left), min(61, height - top)
+        for top in range(0, height, 151):
+            for left in range(0, width, 97):
+                w, h = min(97, width - left), min(151, height - top)
                 joined[top : top + h, left : left + w] = canvas.read(left, top, w, h)
     difference = np.abs(whole.astype(int) - joined)
     assert difference.max() <= 1  # a mean within float32 of n + 0.5 may round either way

@@ -70,20 +70,17 @@ def test_coarse_pixels_are_shifted_by_at_most_half_a_level0_pixel(slide_file, le
 
 
 def test_alpha_is_composed_on_the_background(slide_file, monkeypatch):
-    rgba = np.zeros((2, 4, 4), np.uint8)
-    rgba[..., :3] = (200, 100, 0)
-    rgba[:, :, 3] = (0, 128, 255, 51)
-
+    rgba = np.random.default_rng(6).integers(0, 256, (9, 40, 4)).astype(np.uint8)
+    rgba[0, :4, 3] = (0, 1, 128, 255)
     with open_slide(slide_file) as slide:
         monkeypatch.setattr(
             openslide.OpenSlide, "read_region", lambda *_: Image.fromarray(rgba, "RGBA")
         )
-        got = slide.read_level(0, (0, 0), (4, 2))
-    white = np.array([255, 255, 255])
-    ink = np.array([200, 100, 0])
-    for column, alpha in enumerate((0, 128, 255, 51)):
-        exact = ink * alpha / 255 + white * (1 - alpha / 255)
-        assert np.abs(got[:, column] - exact).max() <= 0.51
+        got = slide.read_level(0, (0, 0), (40, 9))
+    alpha = rgba[..., 3:] / 255
+    assert np.abs(got - (rgba[..., :3] * alpha + 255 * (1 - alpha))).max() <= 0.51
+    assert (got[0, 0] == 255).all()
+    assert (got[0, 3] == rgba[0, 3, :3]).all()
 
 
 def test_a_damaged_region_is_told_and_the_others_still_read(slide_file, broken_file):
@@ -99,6 +96,15 @@ def test_a_damaged_region_is_told_and_the_others_still_read(slide_file, broken_f
     text = str(caught.value)
     assert text.startswith("broken.svs: level 0 cannot be read at level-0 x=600, y=300 (")
     assert "\n" not in text
+
+
+def test_a_handle_that_another_thread_spoilt_is_replaced_once(broken_file, monkeypatch):
+    with open_slide(broken_file) as slide:
+        with pytest.raises(openslide.OpenSlideError):
+            slide._handle.read_region((600, 300), 0, (50, 50))
+        first = slide.read_level(0, (900, 600), (50, 50))
+        monkeypatch.setattr("wsikd.slides.openslide._open", None)
+        np.testing.assert_array_equal(slide.read_level(0, (900, 600), (50, 50)), first)
 
 
 def test_damage_in_one_thread_does_not_spoil_the_others(slide_file, broken_file):

@@ -51,19 +51,20 @@ def thumbnail(slide: Slide, max_px: int) -> tuple[NDArray[np.uint8], tuple[float
 def view(slide: Slide, box_xywh: tuple[float, float, float, float], max_px: int) -> View:
     """Picture of a level-0 box of a slide.
 
-    Reads the coarsest level that still gives ``max_px``, block by block, averaging areas, so
-    that memory stays bounded on slides that store level 0 alone. The picture starts at the level
+    Reads the coarsest level that still gives half of ``max_px`` (a sharper one would cost four
+    times the decoding), block by block, averaging areas, so that memory stays bounded on slides
+    that store level 0 alone. The picture starts at the level
     pixel that holds the box's corner and may pass its far sides by less than a picture pixel.
 
     Args:
         slide: an open slide.
         box_xywh: level-0 (x, y, width, height).
-        max_px: longest side of the picture; it is never enlarged beyond level 0.
+        max_px: longest side of the picture at most; it is never enlarged beyond its level.
 
     Raises:
         RegionReadError: the slide is damaged.
     """
-    level, down = _level(slide, max(box_xywh[2:]) / max_px)
+    level, down = _level(slide, 2 * max(box_xywh[2:]) / max_px)
     x, y = (math.floor(box_xywh[i] / down[i] + 1e-6) for i in (0, 1))
     right, bottom = (math.ceil((box_xywh[i] + box_xywh[i + 2]) / down[i] - 1e-6) for i in (0, 1))
     size = (max(right - x, 1), max(bottom - y, 1))

@@ -96,7 +96,7 @@ class StoreSource:
         side_um = made["patch_px"] * store.mpps[0]
         self.field_mm2 = (side_um / 1000) ** 2 if made["stride_px"] >= made["patch_px"] else None
         self.digest = store.digest
-        self.fingerprint = store.provenance.get("slide", {}).get("fingerprint")
+        self.fingerprint = store.provenance.get("identity", {}).get("fingerprint")
         self.listing = _list_store(store, min_tissue)
 
     def read(self, row: int) -> NDArray[np.uint8]:

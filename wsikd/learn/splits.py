@@ -142,8 +142,8 @@ def epoch_order(
 ) -> NDArray[np.int64]:
     """Which patches an epoch draws, in order.
 
-    Balanced, every class is drawn equally often: a class with too few patches is repeated as a
-    whole, one with too many gives another random part each epoch, so that every patch is reached.
+    Patches (balanced: of each class) are dealt from one shuffled stack after another, which goes on
+    from epoch to epoch: none comes again before all have come.
 
     Args:
         labels: int64 (N,).
@@ -156,16 +156,21 @@ def epoch_order(
         int64 (count,), indices into ``labels``.
     """
     rng = np.random.default_rng((seed, epoch))
-    if not balance:
-        return _repeat(np.arange(len(labels)), count, rng)
-    classes = rng.permutation(np.unique(labels))
-    quota = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
-    drawn = [
-        _repeat(np.flatnonzero(labels == c), q, rng) for c, q in zip(classes, quota, strict=True)
-    ]
+    pools = [np.flatnonzero(labels == c) for c in np.unique(labels)] if balance else []
+    pools = pools or [np.arange(len(labels))]
+    drawn = []
+    for i, pool in enumerate(pools):  # these shares add up to count in every epoch
+        start, stop = ((e * count + i) // len(pools) for e in (epoch, epoch + 1))
+        drawn.append(_deal(pool, start, stop, (seed, i)))
     return rng.permutation(np.concatenate(drawn))
 
 
-def _repeat(pool: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    rounds = -(-count // len(pool))
-    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]
+def _deal(
+    pool: NDArray[np.int64], start: int, stop: int, entropy: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Cards ``start`` to ``stop`` of an endless row of shuffled stacks."""
+    size = len(pool)
+    first, last = start // size, -(-stop // size)
+    stacks = [np.random.default_rng((*entropy, n)).permutation(pool) for n in range(first, last)]
+    row = np.concatenate([pool[:0], *stacks])
+    return row[start - first * size : stop - first * size]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from wsikd.models.device import pick_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -182,7 +181,7 @@ class Trainer:
             name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
             raise NonFiniteLossError(
                 f"loss term '{name}'",
-                f"is {float(terms.get(name, total))} in epoch {at.epoch + 1}, step {at.step + 1}",
+                f"is {float(terms.get(name, total).detach())} in epoch {at.epoch + 1}, step {at.step + 1}",
                 "lower optim.lr or that weight; checkpoints/last.ckpt holds the last good epoch",
             )
         self.fabric.backward(total)
@@ -280,7 +279,7 @@ def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed. Raises CheckpointError."""
     try:
         state = torch.load(file, map_location=device, weights_only=True)  # noqa: TID251
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler fails in any way on a torn file
         raise CheckpointError(
             file, "cannot be read", "remove it to start over, or choose another -o"
         ) from error

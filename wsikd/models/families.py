@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
@@ -48,7 +48,18 @@ def vgg16(width: float = 1.0, weights: State = None) -> Backbone:
 
     F4 ends with the last convolution, before its ReLU and pooling, so it is signed.
     """
-    features = _torchvision("vgg16", width, weights).features
+    from torchvision.models.vgg import cfgs, make_layers
+
+    _refuse_width("vgg16", width)
+    features = make_layers(cfgs["D"])  # without the classifier's 124 million weights
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(cast("Tensor", module.bias))
+    if weights is not None:
+        prefix = "features."
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        features.load_state_dict(own)
     cuts = [(0, 5, 64, 2), (5, 10, 128, 4), (10, 17, 256, 8), (17, 24, 512, 16), (24, 29, 512, 16)]
     return Backbone([(f"F{i}", features[a:b], Tap(c, s)) for i, (a, b, c, s) in enumerate(cuts)])
 
@@ -85,11 +96,15 @@ def _cut(features: nn.Sequential, cuts: list[tuple[int, int]]) -> Backbone:
     return Backbone(stages)
 
 
+def _refuse_width(name: str, width: float) -> None:
+    if width != 1:
+        raise ConfigError(f"network.width {width:g}", f"{name} has one width", "leave it at 1")
+
+
 def _torchvision(name: str, width: float, weights: State, **options: Any) -> Any:
     from torchvision import models
 
-    if width != 1:
-        raise ConfigError(f"network.width {width:g}", f"{name} has one width", "leave it at 1")
+    _refuse_width(name, width)
     net = models.get_model(name, weights=None, **options)
     if weights is not None:
         net.load_state_dict(dict(weights))
@@ -130,17 +145,14 @@ def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
 
 
 def _weights_file(file: str) -> Mapping[str, Tensor]:
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if file.endswith(".safetensors"):
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # the unpickler fails in any way on another file
         raise ConfigError(
             file, "no file of network weights", "pass torchvision's .pth or a .safetensors"
         ) from error

@@ -48,7 +48,7 @@ def read_geojson(path: Path, *, offset_xy: tuple[float, float] = (0, 0)) -> list
         ) from error
     regions = []
     for number, feature in enumerate(_features(content, path)):
-        name = _class_name(feature.get("properties") or {})
+        name = _class_name(feature.get("properties"))
         if name is None or not feature.get("geometry"):
             continue
         try:
@@ -78,8 +78,8 @@ def _features(content: Any, path: Path) -> list[dict[str, Any]]:
     return content
 
 
-def _class_name(properties: dict[str, Any]) -> str | None:
-    classification = properties.get("classification")
+def _class_name(properties: Any) -> str | None:
+    classification = properties.get("classification") if isinstance(properties, dict) else None
     if isinstance(classification, dict):
         names = classification.get("names")
         name = ": ".join(map(str, names)) if isinstance(names, list) else classification.get("name")

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Float = NDArray[np.float32]
@@ -43,14 +41,14 @@ class NucleusStyle:
     nucleolus_um: float
 
 
-BASAL = NucleusStyle(6.0, 2.8, 0.08, 0.95, 0.08, 1.0, 0, 0.0)
-SPINDLE = NucleusStyle(10.0, 2.4, 0.22, 0.80, 0.12, 1.0, 0, 0.0)
-LYMPHOCYTE = NucleusStyle(4.8, 4.5, 0.06, 1.20, 0.08, 1.0, 0, 0.0)
+BASAL = NucleusStyle(6.0, 2.8, 0.08, 0.75, 0.08, 1.0, 0, 0.0)
+SPINDLE = NucleusStyle(10.0, 2.4, 0.22, 0.56, 0.12, 1.0, 0, 0.0)
+LYMPHOCYTE = NucleusStyle(4.8, 4.5, 0.06, 0.85, 0.08, 1.0, 0, 0.0)
 NUCLEI = {
-    "NC": NucleusStyle(7.0, 5.8, 0.05, 0.80, 0.05, 0.95, 0, 0.0),
-    "G3": NucleusStyle(7.4, 6.8, 0.07, 0.88, 0.08, 0.50, 1, 2.2),
-    "G4": NucleusStyle(9.2, 5.6, 0.11, 0.90, 0.12, 0.52, 2, 1.7),
-    "G5": NucleusStyle(8.6, 7.2, 0.22, 0.82, 0.30, 0.66, 1, 3.0),
+    "NC": NucleusStyle(7.0, 5.8, 0.05, 0.66, 0.05, 0.95, 0, 0.0),
+    "G3": NucleusStyle(7.6, 7.0, 0.06, 0.62, 0.08, 0.36, 1, 2.5),
+    "G4": NucleusStyle(9.2, 5.8, 0.10, 0.62, 0.10, 0.38, 2, 1.9),
+    "G5": NucleusStyle(8.4, 7.2, 0.20, 0.48, 0.25, 0.60, 1, 2.8),
 }
 
 # Luminal row of an architecture that has lumina with a wall: depth in the wall, spacing in um.
@@ -73,7 +71,7 @@ def noise(
     sy, sx = max(sy / 2, 1.0), max(sx / 2, 1.0)
     rows, columns = math.ceil(shape[0] / sy) + 6, math.ceil(shape[1] / sx) + 6
     grid = cv2.GaussianBlur(rng.standard_normal((rows, columns), dtype=np.float32), (0, 0), 1.0)
-    grid *= np.float32(2 * math.sqrt(math.pi))
+    grid = grid * np.float32(2 * math.sqrt(math.pi))
     wide = (math.ceil(columns * sx), math.ceil(rows * sy))
     field = cv2.resize(grid, wide, interpolation=cv2.INTER_CUBIC)
     top, left = int(3 * sy), int(3 * sx)
@@ -226,7 +224,7 @@ def draw_nuclei(
     """Draw all nuclei of a slide into ``canvas``, in place.
 
     How they are arranged follows the architecture, how each looks the true grade; only benign
-    glands keep the thin outer row of basal cells.
+    glands of benign architecture have the thin outer row of basal cells.
 
     Args:
         rng: source of randomness.
@@ -242,7 +240,7 @@ def draw_nuclei(
     gland = (glands.epithelium | glands.lumen).astype(np.uint8)
     inner = cv2.distanceTransform(gland, cv2.DIST_L2, 5) * um
     points, angle = _along(rng, inner > 3.0, 8.5 / um)
-    mine = (_at(graded, points) == 0) & (_at(arch, points) <= 1)
+    mine = (_at(graded, points) == 0) & (_at(arch, points) == 0)
     pen.ellipses(points[mine], angle[mine], BASAL)
     placed = [(glands.single_xy, np.full(len(glands.single_xy), np.nan))]
     for name, (depth, spacing) in ROWS.items():
@@ -307,20 +305,20 @@ class _Pen:
             cv2.ellipse(*draw, at, (a, b), angle, 0, 360, dark, -1, cv2.LINE_AA, SUBPIXEL_BITS)
             if style.nucleoli == 0:
                 continue
-            pale, inside = dark * style.vesicular, (int(a * 0.78), int(b * 0.78))
+            pale, inside = dark * style.vesicular, (int(a * 0.82), int(b * 0.82))
             cv2.ellipse(*draw, at, inside, angle, 0, 360, pale, -1, cv2.LINE_AA, SUBPIXEL_BITS)
             for j in range(style.nucleoli):
                 dot = (spots[2 * j], spots[2 * j + 1])
                 cv2.circle(*draw, dot, radius, 245.0, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _at(field: NDArray, points: Points) -> NDArray:
+def _at(field: NDArray[Any], points: Points) -> NDArray[Any]:
     """Values of a raster at points (x, y)."""
     if not len(points):
         return field.reshape(-1)[:0]
     x = np.clip(points[:, 0].astype(int), 0, field.shape[1] - 1)
     y = np.clip(points[:, 1].astype(int), 0, field.shape[0] - 1)
-    return field[y, x]
+    return np.asarray(field[y, x])
 
 
 def _along(rng: np.random.Generator, mask: Bool, spacing_px: float) -> tuple[Points, Points]:
@@ -331,7 +329,7 @@ def _along(rng: np.random.Generator, mask: Bool, spacing_px: float) -> tuple[Poi
         if len(outline) < 8:
             continue
         line = outline[:, 0].astype(np.float64)
-        line = sum(np.roll(line, k, axis=0) for k in (-2, -1, 0, 1, 2)) / 5
+        line = np.mean([np.roll(line, k, axis=0) for k in (-2, -1, 0, 1, 2)], axis=0)
         step = np.hypot(*np.diff(line, axis=0, append=line[:1]).T)
         length = step.sum()
         count = int(length / spacing_px)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -53,6 +53,7 @@ class Tissue:
         eosin: float32 plan fields of optical density: stroma, epithelium, what fills the gaps.
         haematoxylin: float32 plan field, optical density of the epithelial cytoplasm.
         gain: float32 plan fields, local gain of (haematoxylin, eosin).
+        hue: float32 (3, rows, columns), coarse gain of the optical density in R, G, B.
         nuclei: uint8 (height, width) at level 0, optical density of nuclei times ``NUCLEI_SCALE``.
         stains: float64 (2, 3), optical density of haematoxylin and eosin in R, G, B.
         glass: float32 (3, rows, columns), coarse R, G, B of the empty glass, 0 to 255.
@@ -65,6 +66,7 @@ class Tissue:
     eosin: tuple[Float, Float, Float]
     haematoxylin: Float
     gain: tuple[Float, Float]
+    hue: Float
     nuclei: NDArray[np.uint8]
     stains: NDArray[np.float64]
     glass: Float
@@ -192,13 +194,15 @@ def plan_tissue(
     masks = (_soft(label >= 0), _soft(glands.epithelium), _soft(glands.lumen | clefts))
     cytoplasm = 0.50 + 0.08 * noise(rng, shape, 300 / um) + 0.03 * noise(rng, shape, 12 / um)
     stroma = 0.52 + 0.08 * noise(rng, shape, 340 / um) + 0.10 * fibres
-    secretion = 0.02 + 0.05 * np.maximum(0, noise(rng, shape, 130 / um))
+    secretion = np.float32(0.02) + np.float32(0.05) * noise(rng, shape, 130 / um).clip(0)
     eosin = (np.clip(stroma, 0.12, 1.2), np.clip(cytoplasm, 0.12, 1.2), secretion)
     violet = np.clip(0.17 + 0.05 * noise(rng, shape, 280 / um), 0.04, 0.4).astype(np.float32)
     stains, glass = _stain(rng, shape)
-    gain = _gain(rng, masks, eosin, violet, nuclei, stains, um)
+    gain, hue = _gain(rng, masks, eosin, violet, nuclei, stains, um)
     grain_seed = int(rng.integers(2**31))
-    return Tissue(size_px, label, masks, eosin, violet, gain, nuclei, stains, glass, grain_seed)
+    return Tissue(
+        size_px, label, masks, eosin, violet, gain, hue, nuclei, stains, glass, grain_seed
+    )
 
 
 def _soft(mask: Bool) -> Float:
@@ -236,13 +240,13 @@ def _gain(
     nuclei: NDArray[np.uint8],
     stains: NDArray[np.float64],
     um: float,
-) -> tuple[Float, Float]:
-    """Gains of the two stains that make the local mean colour blind to the grade.
+) -> tuple[tuple[Float, Float], Float]:
+    """Gains that make the local mean colour blind to the grade: of each stain, of each channel.
 
-    Where a field holds wide lumina its cells are stained darker, and so on, until the mean red and
-    green of the neighbourhood follow smooth fields drawn at random. Each round scales the stains
-    by wished over present optical density of that mean; haematoxylin answers for red, eosin for
-    green.
+    Where a field holds wide lumina its cells are stained darker, and so on, until the mean colour
+    of the neighbourhood follows smooth fields drawn at random. Each round scales by wished over
+    present optical density of that mean. First the stains, haematoxylin answering for red and
+    eosin for green; what they cannot reach is left to the channels, as a shift of hue.
     """
     shape = masks[0].shape
     cells = cv2.resize(nuclei, shape[::-1], interpolation=cv2.INTER_AREA) / np.float32(NUCLEI_SCALE)
@@ -251,30 +255,52 @@ def _gain(
     pink = (stroma + (cytoplasm - stroma) * epithelium) * (1 - gap)
     pink *= 1 - 0.4 * np.minimum(cells, 1)
     blue = cells + violet[::2, ::2] * epithelium * (1 - gap)
-    sigma = 95 / um / 2
+    sigma = 85 / um / 2
     weight = np.maximum(_blur(tissue, sigma), 0.05)
-    level = 0.24 * noise(rng, tissue.shape, 300 / um / 2)
-    ratio = 0.17 * noise(rng, tissue.shape, 300 / um / 2)
-    wished = [0.145 * np.exp(level + ratio), 0.29 * np.exp(level - ratio)]
-    gains = [np.ones(tissue.shape, np.float32) for _ in range(2)]
-    for _ in range(8):
-        for channel in range(2):
-            h, e = stains[:, channel] * -LN10
-            light = cv2.exp((blue * gains[0] * h + (pink * gains[1] + secretion * gap) * e) * tissue)
-            mean = _blur((1 - light) * tissue, sigma) / weight
-            present = -np.log10(np.clip(1 - mean, 0.05, 0.98))
-            step = _blur(np.log(wished[channel] / present) * tissue, sigma) / weight
-            gains[channel] *= cv2.exp(np.float32(1.3) * step)
-            np.clip(gains[channel], 0.40, 2.2, out=gains[channel])
-    blue_gain, pink_gain = (cv2.resize(gain, shape[::-1]) for gain in gains)
-    return np.asarray(blue_gain, np.float32), np.asarray(pink_gain, np.float32)
+    wished = _wished(rng, tissue.shape, um * 2)
+    blue_gain, pink_gain, *hue = (np.ones(tissue.shape, np.float32) for _ in range(5))
+
+    def step(channel: int) -> Float:
+        h, e = stains[:, channel] * -LN10
+        density = blue * blue_gain * h + (pink * pink_gain + secretion * gap) * e
+        lost = _blur((1 - cv2.exp(density * hue[channel])) * tissue, sigma) / weight
+        present = -np.log10(np.clip(1 - lost, 0.05, 0.98))
+        smooth = _blur(np.log(wished[channel] / present) * tissue, sigma) / weight
+        return np.asarray(cv2.exp(np.float32(1.3) * smooth), np.float32)
+
+    for _ in range(6):
+        blue_gain = np.clip(blue_gain * step(0), 0.5, 1.5)
+        pink_gain = np.clip(pink_gain * step(1), 0.45, 2.0)
+    for channel in (0, 1, 2) * 3:
+        hue[channel] = np.clip(hue[channel] * step(channel), 0.84, 1.19)
+    coarse = (math.ceil(tissue.shape[1] / 8), math.ceil(tissue.shape[0] / 8))
+    shift = [cv2.resize(field, coarse, interpolation=cv2.INTER_AREA) for field in hue]
+    blue_gain, pink_gain = (_resize(gain, shape) for gain in (blue_gain, pink_gain))
+    return (blue_gain, pink_gain), np.asarray(shift, np.float32)
+
+
+def _wished(rng: np.random.Generator, shape: tuple[int, int], um: float) -> list[Float]:
+    """Local mean optical density of R, G, B, drawn without looking at the grade."""
+    strength = rng.normal(0, (0.09, 0.09, 0.04))
+    level, ratio, tone = (noise(rng, shape, 280 / um) for _ in range(3))
+    logs = (
+        0.24 * level + 0.09 * ratio + strength[0],
+        0.24 * level - 0.09 * ratio + strength[1],
+        0.24 * level - 0.05 * ratio + 0.06 * tone + strength[:2].mean() + strength[2],
+    )
+    usual = (0.112, 0.25, 0.135)
+    return [np.asarray(od * np.exp(log), np.float32) for od, log in zip(usual, logs, strict=True)]
 
 
 def _blur(field: Float, sigma_px: float) -> Float:
     """A wide Gaussian, computed eight times coarser."""
     small = cv2.resize(field, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma_px / 8)
-    return np.asarray(cv2.resize(small, field.shape[::-1]), np.float32)
+    return _resize(small, field.shape)
+
+
+def _resize(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
+    return np.asarray(cv2.resize(field, (shape[1], shape[0])), np.float32)
 
 
 def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
@@ -297,8 +323,8 @@ def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[
     inside, cells, gap = (_steep(up(mask)) for mask in tissue.masks)
     stroma, cytoplasm = up(tissue.eosin[0] * tissue.gain[1]), up(tissue.eosin[1] * tissue.gain[1])
     nuclei = tissue.nuclei[top : top + inside.shape[0]] * np.float32(1 / NUCLEI_SCALE)
-    grain = rng.integers(0, 64, inside.shape, dtype=np.uint8)
-    grain = cv2.GaussianBlur(grain, (0, 0), 1.1).astype(np.float32) * np.float32(0.03) - np.float32(0.945)
+    coarse = rng.integers(0, 64, inside.shape, dtype=np.uint8)
+    grain = (cv2.GaussianBlur(coarse, (0, 0), 1.1) - np.float32(31.5)) * np.float32(0.03)
     secretion = up(tissue.eosin[2]) * gap * inside
     inside *= 1 - gap
     violet = up(tissue.haematoxylin * tissue.gain[0])
@@ -310,9 +336,11 @@ def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[
     out = np.empty((*inside.shape, 3), np.uint8)
     for channel in range(3):
         h, e = tissue.stains[:, channel]
-        density = cv2.exp(blue * np.float32(-h * LN10) + pink * np.float32(-e * LN10))
-        density *= _glass(tissue.glass[channel], tissue.nuclei.shape, top, inside.shape)
-        out[..., channel] = cv2.convertScaleAbs(density)
+        density = blue * np.float32(-h * LN10) + pink * np.float32(-e * LN10)
+        density *= _coarse_rows(tissue.hue[channel], tissue.nuclei.shape, top, inside.shape)
+        light = _coarse_rows(tissue.glass[channel], tissue.nuclei.shape, top, inside.shape)
+        light *= cv2.exp(density)
+        out[..., channel] = cv2.convertScaleAbs(light)
     return out
 
 
@@ -330,9 +358,10 @@ def _steep(soft: Float) -> Float:
     return np.asarray(np.clip((soft - 0.5) * 3.0 + 0.5, 0, 1), np.float32)
 
 
-def _glass(field: Float, size: tuple[int, int], top: int, shape: tuple[int, ...]) -> Float:
-    """The empty glass of a band, from its coarse field."""
+def _coarse_rows(field: Float, size: tuple[int, int], top: int, shape: tuple[int, ...]) -> Float:
+    """Rows of a coarse field at level 0."""
     rows = (np.arange(top, top + shape[0], dtype=np.float32) + 0.5) * (field.shape[0] / size[0])
     y = np.clip(rows - 0.5, 0, field.shape[0] - 1).astype(np.float32)
-    narrow = cv2.remap(field, *np.meshgrid(np.arange(field.shape[1], dtype=np.float32), y), 1)
-    return np.asarray(cv2.resize(narrow, (shape[1], shape[0])), np.float32)
+    x, y = np.meshgrid(np.arange(field.shape[1], dtype=np.float32), y)
+    narrow = cv2.remap(field, x, y, cv2.INTER_LINEAR)
+    return _resize(narrow, shape)

@@ -173,6 +173,15 @@ def _overview(canvas: Canvas, workers: int) -> NDArray[np.uint8]:
     return out
 
 
+def mask_bytes(path: Path) -> bytes:
+    """Content of a mask file; raises AnnotationError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+        raise AnnotationError(path, fault, "mend the column mask of the manifest") from error
+
+
 def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
     width, height = canvas.size
     if path.suffix.lower() in (".geojson", ".json"):
@@ -181,7 +190,8 @@ def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
         for region in read_geojson(path, offset_xy=(x, y)):
             _fill(mask, region.geometry, canvas)
         return mask.astype(np.bool_)
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    coded = np.frombuffer(mask_bytes(path), np.uint8)
+    image = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE) if coded.size else None
     if image is None:
         raise AnnotationError(path, "cannot be read as a mask", "give a PNG, TIFF or GeoJSON mask")
     full_width, full_height = slide.info.dimensions

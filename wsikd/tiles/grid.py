@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,10 +155,16 @@ def patch_sizes(mpps: Sequence[float], patch_px: int, stride_px: int) -> list[tu
                 "--patch-size",
                 f"{patch_px} px (stride {stride_px}) at {mpps[0]:g} um/px is {pair[0]:g} px "
                 f"(stride {pair[1]:g}) at {mpp:g} um/px",
-                f"give multiples of {math.ceil(ratio)}",
+                f"give multiples of {_whole_multiple(mpps)}",
             )
         sizes.append(whole)
     return sizes
+
+
+def _whole_multiple(mpps: Sequence[float]) -> int:
+    """Smallest size at the finest resolution that is whole at all of them."""
+    ratios = (Fraction(mpp / mpps[0]).limit_denominator(1000) for mpp in mpps)
+    return math.lcm(*(ratio.numerator for ratio in ratios))
 
 
 def _count(length: int, field: float, step: float) -> int:

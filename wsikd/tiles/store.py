@@ -104,7 +104,7 @@ class TileStore:
             if not meta.get("complete"):
                 raise IncompleteStoreError(path, "left unfinished", "run wsikd tile again")
             return cls(path, group, meta)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, StoreError):
                 raise
             raise StoreError(

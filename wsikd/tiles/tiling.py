@@ -12,6 +12,7 @@ import hashlib
 import logging
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from zarr.codecs import TransposeCodec
 from wsikd.core.errors import OutputError, RegionReadError, StoreMismatchError
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.tissue import find_tissue, mask_bytes
 from wsikd.tiles import ome
 from wsikd.tiles.grid import TileGrid, patch_sizes
 from wsikd.tiles.labels import UNLABELLED, label_fields
@@ -89,6 +90,7 @@ def tile_slide(
 
     Raises:
         MissingMppError, RegionReadError, SlideError: from the slide.
+        AnnotationError: the mask file cannot be read.
         StoreMismatchError: ``path`` holds a store of other settings.
         OutputError: the disk does not take it.
     """
@@ -101,11 +103,8 @@ def tile_slide(
             raise StoreMismatchError(path, fault, "choose another -o, or --overwrite")
         if found["digest"] == meta["digest"]:
             return TileStore.open(path), False
-        raise StoreMismatchError(
-            path,
-            f"made with other settings ({differences(_flat(found), _flat(meta))})",
-            "choose another -o, or replace it with --overwrite",
-        )
+        fault = f"made with other settings ({differences(_flat(found), _flat(meta))})"
+        raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
     part = path.with_name(path.name + ".part")
     try:
         _Build(slide, part, settings, notes, meta, workers).run(on_progress)
@@ -114,11 +113,8 @@ def tile_slide(
         shutil.rmtree(part, ignore_errors=True)
         raise
     except OSError as error:
-        raise OutputError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "free space, or choose another -o",
-        ) from error
+        fault = f"cannot be written ({error.strerror or error})"
+        raise OutputError(path, fault, "free space, or choose another -o") from error
     return TileStore.open(path), True
 
 
@@ -158,7 +154,21 @@ class _Build:
         arrays = [group[str(i)] for i in range(len(self.sizes))]
         jobs = self._jobs(self._needed_chunks(table))
 
+        self._fill(arrays, jobs, on_progress)
+        self._finish(group, table, tissue)
+
+    def _fill(
+        self,
+        arrays: Sequence[Any],
+        jobs: Sequence[tuple[tuple[int, int], NDArray[np.bool_]]],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Fill the shards in Dask's threads, none of which outlives this call."""
+        stop = threading.Event()
+
         def work(corner: tuple[int, int], needed: NDArray[np.bool_]) -> None:
+            if stop.is_set():
+                return
             self._write_shard(arrays, corner, needed)
             with self.lock:
                 self.done += 1
@@ -166,8 +176,13 @@ class _Build:
                     on_progress(self.done, len(jobs))
 
         tasks = [delayed(work, pure=False)(corner, needed) for corner, needed in jobs]
-        compute(*tasks, scheduler="threads", num_workers=self.workers)  # type: ignore[no-untyped-call]
-        self._finish(group, table, tissue)
+        # Dask raises a task's error at once while others run on: they would read from a slide that
+        # is closed by then, and write into a folder that is being removed.
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+            finally:
+                stop.set()
 
     def _discard_foreign(self) -> None:
         if not self.part.exists():
@@ -326,7 +341,7 @@ def _describe(slide: Slide, settings: StoreSettings, notes: SlideNotes) -> dict[
         "label": notes.label,
         "patient": _hash(notes.patient) if notes.patient else None,
         "split": notes.split,
-        "mask": _hash(notes.mask_file.read_bytes().hex()) if notes.mask_file else None,
+        "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
     }
     return {
         "complete": False,

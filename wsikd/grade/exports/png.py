@@ -66,7 +66,7 @@ def write(
     canvas.paste(picture, (0, 0))
     _footer(canvas, picture.height + _MARGIN_PX // 2, grade_map, seen, lines, notes)
     with aside(path) as part:
-        canvas.save(part, format="PNG")
+        canvas.save(part, format="PNG", compress_level=1)
 
 
 def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np.uint8]:

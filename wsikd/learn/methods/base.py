@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from typing import Self
-
-    import torch
     from torch.nn import Parameter
 
     from wsikd.models.grader import Grader
 
 
-@dataclass
 class Batch:
-    """Patches of one step.
+    """Patches of one step. No dataclass, so that Fabric and DDP hand it on untouched.
 
     Attributes:
         views: "high" and "low", uint8 or float (B, 3, H, W) of 0 to 255, RGB. "low" is the area
@@ -28,19 +23,16 @@ class Batch:
         box: int64 (B,), index of each patch in its data set.
     """
 
-    views: dict[str, Tensor]
-    label: Tensor
-    slide: tuple[str, ...]
-    box: Tensor
+    __slots__ = ("box", "label", "slide", "views")
 
-    def to(self, device: torch.device) -> Self:
-        """The batch on a device."""
-        views = {name: view.to(device, non_blocking=True) for name, view in self.views.items()}
-        return replace(self, views=views, label=self.label.to(device, non_blocking=True))
+    def __init__(
+        self, views: dict[str, Tensor], label: Tensor, slide: tuple[str, ...], box: Tensor
+    ) -> None:
+        """All of one length B."""
+        self.views, self.label, self.slide, self.box = views, label, slide, box
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where the training stands: counts from 0, of ``epochs`` and of ``steps`` an epoch."""
 
     epoch: int

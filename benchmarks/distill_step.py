@@ -1,0 +1,167 @@
+"""One training step of AT+&FM against a step of FM alone, and against attention by autograd.
+
+Teacher at 512 px and 10x, student at 128 px and 2.5x, the same untrained network on both sides.
+The peer is a plain reading of the AT+ paper's loop (R. del Amor et al., EUSIPCO 2023): it
+differentiates every class score twice and shares no code with ``wsikd.learn``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness import Report, measure, options
+
+# isort: split
+import numpy as np
+import torch
+from torch.nn import functional
+
+from wsikd.learn.methods.at_plus import AtPlus
+from wsikd.learn.methods.base import Batch, Progress
+from wsikd.models.grader import build_grader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsikd.models.grader import Grader
+
+CLASSES = 4
+WEIGHTS = {"ce": 1.0, "fm": 0.1, "at_plus": 10.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the patches of one step."""
+
+    arch: str
+    patch_px: int
+    batch: int
+
+
+DEFAULT = [Case("vgg16", 512, 2), Case("resnet18", 512, 8), Case("vgg_small", 512, 8)]
+SMALLEST = [Case("vgg_small", 64, 2)]
+
+
+def main() -> None:
+    """Measure and report."""
+    given = options("distill_step")
+    report = Report(given)
+    report.raw["torch threads"] = torch.get_num_threads()
+    for case in SMALLEST if given.smallest else DEFAULT:
+        run_case(report, case)
+    report.finish()
+
+
+def run_case(report: Report, case: Case) -> None:
+    """Time the steps of one network in turn."""
+    batch = make_batch(case)
+    check_losses(report, case, batch)
+    run: dict[str, Callable[[], float]] = {
+        f"{case.arch}, FM": step_of(case, batch, ("ce", "fm")),
+        f"{case.arch}, AT+&FM": step_of(case, batch, ("ce", "fm", "at_plus")),
+        f"{case.arch}, AT+&FM by autograd": plain_step(case, batch),
+    }
+    timed = measure(run, report.options.rounds)
+    report.timings(timed, "patches")
+    fm, closed, autograd = run
+    name = f"{case.arch}: cost of a step of AT+&FM / FM alone"
+    report.cost(name, (closed, fm), 1.15, timed)
+    name = f"{case.arch}: cost of attention by autograd / closed form"
+    report.speed(name, (closed, autograd), 1.0, timed)
+
+
+def make_batch(case: Case) -> Batch:
+    """Random pixels, the low view an area average of the high one."""
+    rng = np.random.default_rng(5)
+    shape = (case.batch, 3, case.patch_px, case.patch_px)
+    high = torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
+    label = torch.arange(case.batch) % CLASSES
+    names = tuple(f"s{i}" for i in range(case.batch))
+    views = {"high": high, "low": functional.avg_pool2d(high.float(), 4)}
+    return Batch(views=views, label=label, slide=names, box=torch.arange(case.batch))
+
+
+def networks(case: Case) -> tuple[Grader, Grader]:
+    """Student and teacher, the same at every call."""
+    torch.manual_seed(0)
+    return build_grader(case.arch, CLASSES), build_grader(case.arch, CLASSES)
+
+
+def step_of(case: Case, batch: Batch, terms: tuple[str, ...]) -> Callable[[], float]:
+    """A training step of wsikd's method."""
+    method = AtPlus(*networks(case), terms=terms).train()
+    optimiser = torch.optim.AdamW(method.param_groups(), lr=1e-5)
+
+    def step() -> float:
+        found = method(batch, Progress(0, 1))
+        sum(WEIGHTS[name] * value for name, value in found.items()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return case.batch
+
+    return step
+
+
+def plain_step(case: Case, batch: Batch) -> Callable[[], float]:
+    """A training step of the peer."""
+    student, teacher = networks(case)
+    teacher.eval()
+    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-5)
+
+    def step() -> float:
+        plain_loss(student, teacher, batch).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return case.batch
+
+    return step
+
+
+def plain_loss(student: Grader, teacher: Grader, batch: Batch) -> torch.Tensor:
+    """Cross-entropy + 0.1 FM + 10 AT+ by the words of the paper, attention by autograd."""
+    deepest = student.backbone.deepest
+    logits, taps = student.with_taps(batch.views["low"], [deepest])
+    own = taps[deepest]
+    high, taught = teacher.with_taps(batch.views["high"], [deepest])
+    theirs = taught[deepest]
+    shape = own.shape[-2:]
+    maps = functional.adaptive_avg_pool2d(attention(high, theirs, graph=False).detach(), shape)
+    difference = scaled(attention(logits, own, graph=True)) - scaled(maps)
+    at_plus = difference.pow(2).flatten(1).mean(1).sqrt().mean()
+    target = functional.adaptive_avg_pool2d(theirs.detach(), shape)
+    fm = (own - target).pow(2).mean().sqrt()
+    ce = functional.cross_entropy(logits, batch.label)
+    return ce + WEIGHTS["fm"] * fm + WEIGHTS["at_plus"] * at_plus
+
+
+def attention(logits: torch.Tensor, feature: torch.Tensor, *, graph: bool) -> torch.Tensor:
+    """Per class: channels weighted by the mean slope of the class score, positive parts summed."""
+    maps = []
+    for c in range(logits.shape[1]):
+        score = logits[:, c].sum()
+        (slope,) = torch.autograd.grad(score, feature, retain_graph=True, create_graph=graph)
+        maps.append(functional.relu(slope.mean((2, 3), keepdim=True) * feature).sum(1))
+    return torch.stack(maps, 1)
+
+
+def scaled(maps: torch.Tensor) -> torch.Tensor:
+    """Each patch's maps from 0 to 1."""
+    flat = maps.flatten(1)
+    low, high = flat.min(1).values, flat.max(1).values
+    return (maps - low.view(-1, 1, 1, 1)) / (high - low + 1e-8).view(-1, 1, 1, 1)
+
+
+def check_losses(report: Report, case: Case, batch: Batch) -> None:
+    """Both must compute the same loss, or their times compare nothing."""
+    method = AtPlus(*networks(case)).train()
+    terms = method(batch, Progress(0, 1))
+    own = sum(WEIGHTS[name] * value.item() for name, value in terms.items())
+    student, teacher = networks(case)
+    peer = plain_loss(student, teacher.eval(), batch).item()
+    assert abs(own - peer) <= 1e-4 * abs(peer), f"{case.arch}: loss {own} here, {peer} in the peer"
+    report.raw.setdefault("loss, wsikd and peer", {})[case.arch] = [own, peer]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
+from wsikd.learn.data import load_patches
+from wsikd.learn.settings import Data, RunConfig, Split
+from wsikd.learn.sources import slide_of
+
+
+def load(*paths, split=None, **options):
+    return load_patches(Data(paths=[str(p) for p in paths], **options), split or Split())
+
+
+def test_csv_gives_pixels_labels_and_its_own_split(stripes, patches_on_disk):
+    patches = load(stripes)
+    rows = patches_on_disk.rows(stripes)
+    assert patches.classes == ("NC", "G3", "G4")
+    assert patches.label.tolist() == [int(r["label"]) for r in rows]
+    assert patches.split.tolist() == [r["split"] for r in rows]
+    assert patches.patch_px == 32
+    for i in (0, 40, 71):
+        image = cv2.imread(str(stripes.parent / "images" / rows[i]["image"]))[..., ::-1]
+        assert np.array_equal(patches.images([i])[0].permute(1, 2, 0), image)
+    same = load(stripes.parent)  # the folder of a labels.csv
+    assert same.label.tolist() == patches.label.tolist()
+
+
+def test_memory_disk_and_threads_agree(stripes):
+    patches = load(stripes)
+    order = np.random.default_rng(0).permutation(len(patches))
+    lazy = [(x.clone(), i) for x, i in patches.batches(order, 10, threads=3)]
+    assert not patches.keep(order, 1e-6, 2)
+    assert patches.keep(order[:60], 1.0, 2)
+    for (x, i), (y, j) in zip(lazy, patches.batches(order, 10), strict=True):
+        assert (x == y).all()
+        assert (i == j).all()
+    assert np.concatenate([i for _, i in lazy]).tolist() == order.tolist()
+    assert [len(i) for _, i in patches.batches(order, 10, drop_last=True)] == [10] * 7
+    assert [len(i) for _, i in patches.batches(order[:4], 10, drop_last=True)] == [4]
+
+
+def test_centre_crop(stripes):
+    whole, cropped = load(stripes), load(stripes, patch_px=16)
+    assert (cropped.images([5]) == whole.images([5])[:, :, 8:24, 8:24]).all()
+    with pytest.raises(DataError, match="smaller than 64"):
+        load(stripes, patch_px=64).images([0])
+
+
+def test_classes_can_be_renamed_by_number_or_refused_by_name(stripes):
+    assert load(stripes, classes=["a", "b", "c"]).classes == ("a", "b", "c")
+    reordered = load(stripes, classes=["G4", "NC", "G3"])
+    assert reordered.label[:3].tolist() == [1, 2, 0]
+    with pytest.raises(DataError, match="class 'G4' is unknown"):
+        load(stripes, classes=["NC", "G3"])
+    with pytest.raises(DataError, match="two different names"):
+        load(stripes, classes=["NC", "NC"])
+
+
+def folders(root, stripes, rows, splits):
+    for row in rows:
+        place = root / row["split"] / row["class"] if splits else root / row["class"]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(stripes.parent / "images" / row["image"], place)
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_class_folders(tmp_path, stripes, patches_on_disk, splits):
+    rows = patches_on_disk.rows(stripes)
+    folders(tmp_path, stripes, rows, splits)
+    patches = load(tmp_path, classes=["NC", "G3", "G4"])
+    assert np.bincount(patches.label).tolist() == [24, 24, 24]
+    assert set(patches.slide) == {f"s{i}" for i in range(8)}
+    held = {s for s, n in zip(patches.slide, patches.split, strict=True) if n == "val"}
+    kept = {s for s, n in zip(patches.slide, patches.split, strict=True) if n == "train"}
+    assert not held & kept
+    if splits:
+        assert held == {"s6", "s7"}
+
+
+def test_slide_names_from_stems():
+    assert slide_of("16B0001851_Block_Region_1_0_0_xini_6803") == "16B0001851"
+    assert slide_of("a-b_12") == "a-b"
+    assert slide_of("case7-x3", r"(case\d+)-") == "case7"
+    with pytest.raises(DataError, match="finds no slide"):
+        slide_of("case7", r"(slide\d+)")
+
+
+def test_identical_images_in_two_splits_are_refused(tmp_path, patches_on_disk):
+    path = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
+    images = path.parent / "images"
+    shutil.copy(images / "s0_001.png", images / "s7_001.png")
+    with pytest.raises(DataError, match=r"slide s7: an image in val is also in train, in slide s0"):
+        load(path)
+    assert len(load(path, split=Split(check_images=False))) == 72
+
+
+BROKEN = {
+    "no slide column": (lambda rows: [r.pop("slide") for r in rows], "no column 'slide'"),
+    "no class": (
+        lambda rows: [(r.pop("class"), r.pop("label")) for r in rows],
+        "no column 'class'",
+    ),
+    "no image": (lambda rows: rows[3].update(image="x.png"), "image 'x.png' does not exist"),
+    "unknown split": (lambda rows: rows[3].update(split="holdout"), "line 5: split 'holdout'"),
+    "leak": (lambda rows: rows[3].update(split="val"), "slide s0: is in both"),
+    "label no number": (lambda rows: rows[3].update(label="one"), "line 5: label 'one'"),
+    "empty slide": (lambda rows: rows[3].update(slide=""), "line 5: has no image or no slide"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_csv_is_one_line(tmp_path, patches_on_disk, name):
+    path = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
+    rows = patches_on_disk.rows(path)
+    change, message = BROKEN[name]
+    change(rows)
+    patches_on_disk.write_rows(path, rows)
+    with pytest.raises(DataError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_damaged_data(tmp_path, stripes):
+    with pytest.raises(DataError, match="names no data"):
+        load()
+    with pytest.raises(DataError, match="does not exist"):
+        load(tmp_path / "none")
+    with pytest.raises(DataError, match="no images in folders"):
+        load(tmp_path)
+    with pytest.raises(DataError, match="no tile stores"):
+        load(tmp_path, source="stores")
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(StoreNotFoundError):
+        load(tmp_path)
+    copied = tmp_path / "set"
+    shutil.copytree(stripes.parent, copied)
+    (copied / "images" / "s3_004.png").write_bytes(b"no image")
+    patches = load(copied / "labels.csv")
+    with pytest.raises(DataError, match=r"s3_004\.png: cannot be decoded"):
+        patches.keep(np.arange(len(patches)), 1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "supervised", "teacher": "x"}, "supervised has no teacher"),
+        ({"method": "at_plus", "data": {"student_mpp": 2.5}}, "no multiple"),
+        ({"method": "at_plus", "student_input": "half"}, "needs data.student_mpp"),
+        ({"method": "at_plus", "weights": {"fmm": 1}}, "did you mean 'fm'"),
+        ({"method": "supervised", "weights": {"fm": 1}}, "no term of this method"),
+        ({"method": "at_puls"}, "'at_puls' is not known"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_are_refused(settings, message):
+    from wsikd.core.config import parse_config
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_config(RunConfig, settings, name="x.yaml")
+    assert str(caught.value).startswith("x.yaml")
+
+
+def test_terms_that_are_not_named_keep_their_defaults():
+    config = RunConfig.model_validate({"method": "at_plus", "weights": {"fm": 0}})
+    assert config.weights == {"ce": 1.0, "fm": 0.0, "at_plus": 10.0}

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsikd.core.errors import DataError
+from wsikd.learn.settings import Split
+from wsikd.learn.splits import assign, epoch_order
+
+
+def deal(slides, per_slide, seed=0):
+    rng = np.random.default_rng(seed)
+    slide = [f"s{i}" for i in range(slides) for _ in range(per_slide)]
+    return rng.integers(0, 3, len(slide)), slide
+
+
+def where(names, keys):
+    found = {}
+    for name, key in zip(names.tolist(), keys, strict=True):
+        found.setdefault(key, set()).add(name)
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 30), st.integers(1, 20), st.integers(0, 5), st.sampled_from([0.0, 0.2]))
+def test_no_slide_is_ever_divided(slides, per_slide, seed, test):
+    label, slide = deal(slides, per_slide, seed)
+    nothing = [None] * len(slide)
+    names = assign(label, slide, nothing, nothing, Split(seed=seed, test=test))
+    assert all(len(s) == 1 for s in where(names, slide).values())
+    assert set(names) == ({"train", "val", "test"} if test else {"train", "val"})
+
+
+def test_patients_stay_together_and_shares_are_met_by_class():
+    label, slide = deal(60, 20)
+    patient = [f"p{int(s[1:]) // 3}" for s in slide]
+    names = assign(label, slide, patient, [None] * len(slide), Split(val=0.25))
+    assert all(len(s) == 1 for s in where(names, patient).values())
+    for c in range(3):
+        assert np.mean(names[label == c] == "val") == pytest.approx(0.25, abs=0.06)
+    again = assign(label, slide, patient, [None] * len(slide), Split(val=0.25))
+    other = assign(label, slide, patient, [None] * len(slide), Split(val=0.25, seed=1))
+    assert (names == again).all()
+    assert (names != other).any()
+
+
+def test_slides_of_one_class_each_are_stratified():
+    label = np.repeat(np.arange(40) % 2, 5)
+    slide = [f"s{i}" for i in range(40) for _ in range(5)]
+    nothing = [None] * 200
+    names = assign(label, slide, nothing, nothing, Split(val=0.25))
+    assert [np.mean(names[label == c] == "val") for c in (0, 1)] == [0.25, 0.25]
+
+
+def test_a_given_split_is_kept_and_validation_drawn_from_training():
+    label, slide = deal(8, 6)
+    nothing = [None] * 48
+    given_split = ["test" if int(s[1:]) >= 6 else "train" for s in slide]
+    names = assign(label, slide, nothing, given_split, Split())
+    assert [n == "test" for n in names] == [g == "test" for g in given_split]
+    assert "val" in names
+    whole = ["val" if int(s[1:]) >= 6 else "train" for s in slide]
+    assert assign(label, slide, nothing, whole, Split()).tolist() == whole
+    ignored = assign(label, slide, nothing, whole, Split(given=False, seed=3))
+    assert all(len(s) == 1 for s in where(ignored, slide).values())
+
+
+def test_leaks_and_gaps_are_refused():
+    label, slide = deal(4, 4)
+    nothing = [None] * 16
+    torn = ["train", "val"] * 8
+    with pytest.raises(DataError, match="slide s0: is in both train and val"):
+        assign(label, slide, nothing, torn, Split())
+    by_slide = ["val" if s == "s3" else "train" for s in slide]
+    with pytest.raises(DataError, match="patient p: is in both train and val"):
+        assign(label, slide, ["p"] * 16, by_slide, Split())
+    with pytest.raises(DataError, match="s3: has no split while others have one"):
+        assign(label, slide, nothing, [None if s == "s3" else "train" for s in slide], Split())
+    with pytest.raises(DataError, match="its patient is not known"):
+        assign(label, slide, nothing, nothing, Split(by="patient"))
+    with pytest.raises(DataError, match="cannot be divided"):
+        assign(label, ["one"] * 16, nothing, nothing, Split())
+    with pytest.raises(DataError, match="leaves no patches for train"):
+        assign(label, slide, nothing, ["val"] * 16, Split())
+
+
+def test_one_slide_cannot_belong_to_two_patients_in_two_splits():
+    label, slide = np.array([0, 1]), ["s", "s"]
+    with pytest.raises(DataError, match="slide s: is in both"):
+        assign(label, slide, ["p", "q"], ["train", "val"], Split())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=4), st.integers(1, 90), st.integers(0, 9))
+def test_balanced_order_counts(counts, drawn, seed):
+    label = np.repeat(np.arange(len(counts)), counts)
+    times = np.zeros(len(label), int)
+    for epoch in range(4):
+        order = epoch_order(label, drawn, seed=seed, epoch=epoch)
+        times += np.bincount(order, minlength=len(label))
+        per = np.bincount(label[order], minlength=len(counts))
+        assert len(order) == drawn
+        assert per.max() - per.min() <= 1
+        for c in range(len(counts)):  # no patch again before every patch of its class was drawn
+            assert np.ptp(times[label == c]) <= 1
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_every_patch_is_reached_and_epochs_are_reproducible(balance):
+    label = np.repeat([0, 1], [300, 20])
+    seen = np.zeros(320, int)
+    for epoch in range(7):
+        options = {"seed": 0, "epoch": epoch, "balance": balance}
+        order = epoch_order(label, 100, **options)
+        assert (order == epoch_order(label, 100, **options)).all()
+        np.add.at(seen, order, 1)
+    assert (seen > 0).all() if balance else np.ptp(seen) <= 1
+    other = epoch_order(label, 100, seed=1, epoch=6, balance=balance)
+    assert (order != other).any()

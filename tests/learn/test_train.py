@@ -1,0 +1,364 @@
+import json
+import math
+import os
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from wsikd.core.config import load_config
+from wsikd.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteLossError,
+    OutputError,
+)
+from wsikd.learn import train
+from wsikd.learn.data import load_patches
+from wsikd.learn.evaluate import evaluate_bundle
+from wsikd.learn.prepare import build_student, open_teacher
+from wsikd.learn.settings import Optim, RunConfig
+from wsikd.learn.sources import FileSource
+from wsikd.learn.train import Best, Trainer, distill, learning_rate
+from wsikd.models.bundle import load_bundle
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(csv, method="supervised", teacher=None, **changes):
+    base = {
+        "method": method,
+        "network": {"width": 0.25},
+        "data": {"paths": [str(csv)], **({"student_mpp": 2.0} if teacher else {})},
+        "optim": {"epochs": 4, "batch_size": 16, "lr": 3e-3},
+    }
+    if teacher:
+        base["teacher"] = str(teacher)
+    for key, value in changes.items():
+        base[key] = base.get(key, {}) | value if isinstance(value, dict) else value
+    return RunConfig.model_validate(base)
+
+
+@pytest.fixture(scope="module")
+def teacher(stripes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    distill(config(stripes, optim={"epochs": 8}), folder, seed=1, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(stripes, teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student") / "run"
+    distill(config(stripes, "at_plus", teacher), folder, seed=1, device="cpu")
+    return folder
+
+
+def rows(run):
+    """Lines of metrics.jsonl but for their timing."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in lines]
+
+
+def test_run_folder_holds_what_it_promises(student, teacher, stripes):
+    names = {"config.yaml", "provenance.json", "metrics.jsonl", "log.txt", "checkpoints", "student"}
+    assert {p.name for p in student.iterdir()} == names
+    assert {p.name for p in (student / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert load_config(RunConfig, student / "config.yaml") == config(stripes, "at_plus", teacher)
+    made = json.loads((student / "provenance.json").read_text())
+    assert (made["seed"], made["device"]) == (1, "cpu")
+    assert "epoch 4/4" in (student / "log.txt").read_text()
+    *epochs, final = rows(student)
+    assert [r["epoch"] for r in epochs] == [1, 2, 3, 4]
+    assert set(epochs[0]["raw"]) == {"ce", "fm", "at_plus"}
+    for row in epochs:
+        weights = {"ce": 1.0, "fm": 0.1, "at_plus": 10.0}
+        for name, value in row["weighted"].items():
+            assert value == pytest.approx(weights[name] * row["raw"][name])
+        assert row["loss"] == pytest.approx(sum(row["weighted"].values()))
+    assert final["event"] == "final"
+
+
+def test_card_and_bundle_agree_with_the_best_epoch(student, teacher, stripes):
+    bundle = load_bundle(student)
+    assert (bundle.spec.mpp, bundle.spec.patch_px) == (2.0, 16)
+    assert bundle.spec.classes == ("NC", "G3", "G4")
+    assert bundle.card["teacher"]["sha256"] == load_bundle(teacher).sha256
+    patches = load_patches(config(stripes).data, config(stripes).split)
+    scored = evaluate_bundle(bundle, patches, split="val")
+    assert scored == {k: v for k, v in bundle.card["metrics"].items() if k != "split"}
+    epochs = rows(student)[:-1]
+    ranked = max(epochs, key=lambda r: (r["val"]["kappa"], -r["val"]["loss"]))
+    assert bundle.card["training"]["best_epoch"] == ranked["epoch"]
+    assert scored["kappa"] == pytest.approx(ranked["val"]["kappa"])
+    assert bundle.card["min_area_mm2"] == 0.0  # files do not say whether they overlap
+
+
+def test_evaluation_refuses_what_does_not_fit(student, stripes):
+    bundle = load_bundle(student)
+    given = config(stripes, data={"classes": ["x", "y", "z"]})
+    with pytest.raises(DataError, match="the network's are NC, G3, G4"):
+        evaluate_bundle(bundle, load_patches(given.data, given.split))
+    coarse = config(stripes, data={"mpp": 4.0})
+    with pytest.raises(DataError, match="4 is coarser than the network's 2"):
+        evaluate_bundle(bundle, load_patches(coarse.data, coarse.split))
+    patches = load_patches(config(stripes).data, config(stripes).split)
+    with pytest.raises(DataError, match="no test patches"):
+        evaluate_bundle(bundle, patches, split="test")
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_in_step(monkeypatch):
+    step = Trainer._step
+
+    def dying(self, images, indices, at, rate):
+        if at.epoch == 2 and at.step == 1:
+            raise Killed
+        return step(self, images, indices, at, rate)
+
+    monkeypatch.setattr(Trainer, "_step", dying)
+
+
+def kill_before_checkpoint(monkeypatch):
+    save = Trainer._save
+
+    def dying(self, name, state):
+        if name == "last.ckpt" and state["epoch"] == 3:
+            raise Killed  # the metrics of epoch 3 are written, its checkpoint is not
+        save(self, name, state)
+
+    monkeypatch.setattr(Trainer, "_save", dying)
+
+
+def kill_at_the_end(monkeypatch):
+    def dying(*args, **options):
+        raise Killed
+
+    monkeypatch.setattr(train, "save_bundle", dying)
+
+
+@pytest.mark.parametrize("kill", [kill_in_step, kill_before_checkpoint, kill_at_the_end])
+@pytest.mark.parametrize("method", ["supervised", "at_plus"])
+def test_killed_and_resumed_equals_unbroken(
+    kill, method, stripes, teacher, student, tmp_path, monkeypatch
+):
+    settings = config(stripes, method, teacher if method == "at_plus" else None)
+    if method == "at_plus":
+        whole = student
+    else:
+        whole = tmp_path / "whole"
+        distill(settings, whole, seed=1, device="cpu")
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises(Killed):
+            distill(settings, tmp_path / "run", seed=1, device="cpu")
+    torch.manual_seed(99)  # what the process drew before must not matter
+    distill(settings, tmp_path / "run", seed=1, device="cpu", resume=True)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert load_bundle(tmp_path / "run").sha256 == load_bundle(whole).sha256
+
+
+def test_resume_refuses_another_run(stripes, tmp_path, patches_on_disk):
+    run, settings = tmp_path / "run", config(stripes, optim={"epochs": 1})
+    distill(settings, run, device="cpu")
+    with pytest.raises(OutputError, match="pass --resume"):
+        distill(settings, run, device="cpu")
+    with pytest.raises(OutputError, match=r"another 'optim\.lr'"):
+        distill(config(stripes, optim={"epochs": 1, "lr": 1.0}), run, device="cpu", resume=True)
+    before = rows(run)
+    distill(settings, run, device="cpu", resume=True)  # finished: only its bundle again
+    assert rows(run) == before
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        distill(settings, run, device="cpu", resume=True)
+
+
+def test_resume_refuses_other_data(tmp_path, patches_on_disk):
+    csv = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
+    settings = config(csv, optim={"epochs": 1})
+    distill(settings, tmp_path / "run", device="cpu")
+    patches_on_disk.write_rows(csv, patches_on_disk.rows(csv)[:-1])
+    with pytest.raises(CheckpointError, match="was made on other data"):
+        distill(settings, tmp_path / "run", device="cpu", resume=True)
+
+
+def test_the_test_split_is_never_decoded(tmp_path, patches_on_disk, monkeypatch):
+    def part(s):
+        return {6: "val", 7: "test"}.get(s, "train")
+
+    csv = patches_on_disk.write(tmp_path / "set", split=part)
+    read, seen = FileSource.read, set()
+
+    def watched(self, row):
+        seen.add(self.listing.slide[row])
+        return read(self, row)
+
+    monkeypatch.setattr(FileSource, "read", watched)
+    for memory in (1.0, 0.0):
+        settings = config(csv, data={"cache_gb": memory}, optim={"epochs": 1})
+        distill(settings, tmp_path / f"run{memory}", device="cpu")
+    assert seen == {f"s{i}" for i in range(7)}
+    assert rows(tmp_path / "run1.0") == rows(tmp_path / "run0.0")
+
+
+def test_a_term_that_is_not_finite_is_named(stripes, teacher, tmp_path, monkeypatch):
+    from wsikd.learn.methods import at_plus
+
+    matching, calls = at_plus.feature_matching, []
+
+    def breaking(student, target):
+        calls.append(1)
+        value = matching(student, target)
+        return value * math.nan if len(calls) > 5 else value  # three steps an epoch
+
+    monkeypatch.setattr(at_plus, "feature_matching", breaking)
+    with pytest.raises(NonFiniteLossError, match="loss term 'fm': is nan in epoch 2, step 3"):
+        distill(config(stripes, "at_plus", teacher), tmp_path / "run", device="cpu")
+    state = train.load_checkpoint(tmp_path / "run/checkpoints/last.ckpt", torch.device("cpu"))
+    assert state["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in state["student"].values())
+
+
+def test_a_rate_that_explodes_stops(stripes, tmp_path):
+    settings = config(stripes, optim={"lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(NonFiniteLossError, match=r"lower optim\.lr"):
+        distill(settings, tmp_path / "run", device="cpu")
+
+
+def test_teachers_that_do_not_fit_are_refused(stripes, teacher, tmp_path):
+    def run(settings):
+        distill(settings, tmp_path / "run", device="cpu")
+
+    with pytest.raises(ConfigError, match="pass --teacher"):
+        run(config(stripes, "at_plus"))
+    with pytest.raises(ConfigError, match="2 is not the teacher's 1 um/px"):
+        run(config(stripes, "at_plus", teacher, data={"mpp": 2.0, "student_mpp": 4.0}))
+    with pytest.raises(ConfigError, match="the teacher's are NC, G3, G4"):
+        run(config(stripes, "at_plus", teacher, data={"classes": ["a", "b", "c"]}))
+    with pytest.raises(ConfigError, match="do not divide by 3"):
+        run(config(stripes, "at_plus", teacher, data={"student_mpp": 3.0}))
+    with pytest.raises(ConfigError, match=r"the teacher is vgg_small of width 0\.25"):
+        run(config(stripes, "at_plus", teacher, network={"width": 0.5, "init": "teacher"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_can_start_from_its_teacher(stripes, teacher):
+    settings = config(stripes, "at_plus", teacher, network={"init": "teacher"})
+    bundle = open_teacher(settings)
+    patches = load_patches(settings.data, settings.split)
+    started = build_student(settings, patches, bundle).state_dict()
+    assert all(torch.equal(started[k], v) for k, v in bundle.weights.items())
+
+
+@pytest.mark.parametrize("student_input", ["half", "upsampled"])
+def test_enlarged_student_in_bfloat16(student_input, stripes, teacher, tmp_path):
+    settings = config(
+        stripes, "at_plus", teacher,
+        student_input=student_input, data={"student_mpp": 4.0},
+        optim={"epochs": 1, "precision": "bf16-mixed"},
+    )  # fmt: skip
+    distill(settings, tmp_path / "run", device="cpu")
+    spec = load_bundle(tmp_path / "run").spec
+    assert (spec.patch_px, spec.upsample) == (8, {"half": 2, "upsampled": 4}[student_input])
+
+
+def test_best_is_strictly_better_or_cheaper_at_a_tie():
+    best = Best(3, 0.5, 1.0)
+    assert best.beaten_by(0.51, 2.0)
+    assert best.beaten_by(0.5, 0.9)
+    assert not best.beaten_by(0.5, 1.0)
+    assert not best.beaten_by(0.49, 0.1)
+    assert Best().beaten_by(-1.0, 5.0)
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    optim = Optim(lr=1.0, epochs=10, warmup_epochs=2)
+    rates = [learning_rate(optim, s, 5) for s in range(50)]
+    assert rates[:10] == pytest.approx([(s + 1) / 11 for s in range(10)])
+    assert rates[10] == 1.0
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[-1] < 0.01
+    constant = Optim(lr=1.0, schedule="constant", warmup_epochs=0)
+    assert {learning_rate(constant, s, 5) for s in range(100)} == {1.0}
+
+
+def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, patches_on_disk):
+    """A guard against regressions, not a claim: the cue survives averaging by two."""
+    split = {"split": lambda s: "val" if s >= 6 else "train", "side": 64, "per_slide": 12}
+    csv = patches_on_disk.write(tmp_path / "set", slides=12, **split)
+    longer = {"epochs": 8}
+    distill(config(csv, optim=longer), tmp_path / "t", device="cpu")
+    kappa = {}
+    for method in ("supervised", "at_plus"):
+        settings = config(
+            csv, method, tmp_path / "t" if method == "at_plus" else None,
+            data={"student_mpp": 2.0}, student_input="upsampled", optim=longer,
+        )  # fmt: skip
+        result = distill(settings, tmp_path / method, device="cpu")
+        kappa[method] = result.metrics["kappa"]
+    assert kappa["at_plus"] >= kappa["supervised"] - 0.02
+    assert kappa["at_plus"] > 0.9
+    assert result.colour_kappa < 0.4
+
+
+def config_files():
+    root = resources.files("wsikd.configs")
+    return [
+        f"{d.name}/{f.name}"
+        for d in root.iterdir() if d.is_dir()
+        for f in d.iterdir() if f.name.endswith(".yaml") and "method:" in f.read_text()
+    ]  # fmt: skip
+
+
+def test_every_configuration_loads():
+    names = config_files()
+    assert {"at_plus/1_teacher.yaml", "at_plus/2_student.yaml"} <= set(names)
+    for name in names:
+        with resources.as_file(resources.files("wsikd.configs") / name) as path:
+            loaded = load_config(RunConfig, path)
+        assert loaded.data.mpp == 1.0
+        assert (loaded.low_mpp == 4.0) == (loaded.method == "at_plus")
+
+
+def test_template_spells_out_defaults_or_says_otherwise():
+    """What the teacher's template shows is what a user gets by leaving it out."""
+    root = resources.files("wsikd.configs") / "at_plus"
+    shown = yaml.safe_load((root / "1_teacher.yaml").read_text())
+    full = RunConfig.model_validate(shown).model_dump()
+    assert full == RunConfig(method="supervised").model_dump()
+
+
+@pytest.fixture
+def real_patches():
+    root = os.environ.get("WSIKD_TEST_DATA")
+    if not root:
+        pytest.skip("WSIKD_TEST_DATA names no folder of real data")
+    folder = Path(root) / "patches" / "prostate_gleason_10x"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is no folder")
+    return folder
+
+
+def test_real_patches_train_teacher_and_student(real_patches, tmp_path):
+    small = {"epochs": 1, "epoch_patches": 96, "warmup_epochs": 0}
+    csv = real_patches / "labels.csv"
+    settings = config(csv, optim=small, data={"cache_gb": 1.0})
+    distill(settings, tmp_path / "t", device="cpu")
+    given = config(csv, "at_plus", tmp_path / "t", data={"student_mpp": 4.0}, optim=small)
+    result = distill(given, tmp_path / "s", device="cpu")
+    spec = load_bundle(tmp_path / "s").spec
+    assert (spec.mpp, spec.patch_px) == (4.0, 64)
+    assert result.metrics["patches"] == 799
+    assert result.colour_kappa == pytest.approx(0.37, abs=0.05)

@@ -1,0 +1,113 @@
+"""The walls of the house: who may import whom, read off the source."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOOR = {
+    "core": 0,
+    "slides": 1,
+    "tiles": 2,
+    "models": 2,
+    "learn": 3,
+    "grade": 3,
+    "cli": 4,
+    "tia": 4,
+}
+EVERYWHERE = {"numpy", "scipy"}
+# Package -> the modules (or folders, with a dot at the end) that may import it.
+OWNERS = {
+    "tiatoolbox": ["wsikd.tia"],
+    "openslide": ["wsikd.slides.openslide", "wsikd.cli.doctor"],
+    "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],
+    "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
+    "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
+    "lightning": ["wsikd.learn.train", "wsikd.cli.doctor"],
+    "timm": ["wsikd.models.", "wsikd.cli.doctor"],
+    "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
+    "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
+    "matplotlib": ["wsikd.grade.", "wsikd.cli."],
+    "jinja2": ["wsikd.grade.", "wsikd.cli."],
+    "click": ["wsikd.cli."],
+    "rich": ["wsikd.cli."],
+}
+
+
+def modules():
+    """Every module of the package: {dotted name: path}."""
+    found = {}
+    for folder, package in (("wsikd", "wsikd"), ("cli", "wsikd.cli")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join((package, *parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(name, path):
+    """Dotted names a module imports, under TYPE_CHECKING or within functions too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            source = ".".join(filter(None, (base, node.module)))
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def wing(name):
+    parts = name.split(".")
+    return parts[1] if parts[0] == "wsikd" and len(parts) > 1 and parts[1] in FLOOR else None
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    own = wing(name)
+    for target in imports(name, MODULES[name]):
+        other = wing(target)
+        if own and other and own != other:
+            assert FLOOR[other] < FLOOR[own], f"{name} imports {target}"
+        top = target.split(".")[0]
+        if top in OWNERS and own:
+            allowed = any(f"{name}.".startswith(owner.rstrip(".") + ".") for owner in OWNERS[top])
+            assert allowed, f"{name} imports {target}"
+        if name.startswith("wsikd.learn.methods") and target.startswith(("wsikd.", "lightning")):
+            near = ("learn.methods", "learn.losses", "learn.schedules", "models", "core")
+            assert target.startswith(tuple(f"wsikd.{n}" for n in near)), f"{name} imports {target}"
+        if own == "core":
+            known = {*sys.stdlib_module_names, *EVERYWHERE, "pydantic", "yaml", "wsikd"}
+            assert top in known, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_stay_short(name):
+    assert len(MODULES[name].read_text().splitlines()) <= 400
+
+
+def test_the_checks_see_something():
+    assert {wing(name) for name in MODULES} >= {"core", "slides", "tiles", "models", "cli"}
+    seen = set(imports("wsikd.tiles.tiling", MODULES["wsikd.tiles.tiling"]))
+    assert {"dask.base.compute", "wsikd.slides.base.Slide", "wsikd.tiles.ome"} <= seen
+    assert "wsikd.cli.common.Batch" in set(imports("wsikd.cli.tile", MODULES["wsikd.cli.tile"]))
+
+
+def test_every_folder_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {n if MODULES[n].name == "__init__.py" else n.rpartition(".")[0] for n in MODULES}
+    assert packages | {"wsikd.configs"} == set(listed["packages"])
+    assert listed["package-dir"] == {"wsikd.cli": "cli", "wsikd.configs": "configs"}
+    assert all((ROOT / folder / "__init__.py").exists() for folder in ("cli", "configs"))
+
+
+def test_nobody_names_tia_but_the_tables():
+    for name, path in MODULES.items():
+        if name != "wsikd.tia":
+            assert "wsikd.tia" not in set(imports(name, path)), name

@@ -1,0 +1,121 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+
+from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
+from wsikd.slides.base import open_slide
+from wsikd.tiles.store import StoreSettings, TileStore, differences, read_meta, settings_digest
+from wsikd.tiles.tiling import tile_slide
+
+SETTINGS = StoreSettings((1.0, 4.0), 64, 64, "otsu", 0.1, ("NC", "G3"), 0.5)
+
+
+@pytest.fixture(scope="module")
+def original(slide_file, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "odd.zarr"
+    with open_slide(slide_file) as slide:
+        tile_slide(slide, path, SETTINGS)
+    return path
+
+
+@pytest.fixture
+def copy(original, tmp_path):
+    shutil.copytree(original, tmp_path / "copy.zarr")
+    return tmp_path / "copy.zarr"
+
+
+def test_what_a_store_tells(original):
+    store = TileStore.open(str(original))
+    assert store.path == original
+    assert (store.mpps, store.classes, store.slide) == ((1.0, 4.0), ("NC", "G3"), "odd")
+    assert (store.patient, store.split) == (None, None)
+    assert [store.patch_px(m) for m in store.mpps] == [64, 16]
+    assert store.settings["tissue"] == "otsu"
+    assert store.provenance["slide"]["mpp_source"] == "aperio.MPP"
+    assert store.provenance["patches"] == len(store.patches) > 0
+    assert read_meta(original) == store.provenance
+    for name in ("row", "column", "tissue", "label", "cover"):
+        assert len(getattr(store.patches, name)) == len(store.patches)
+
+
+def test_a_resolution_it_does_not_hold(original):
+    store = TileStore.open(original)
+    with pytest.raises(StoreError, match="holds 1, 4 um/px, not 2; tile again with --mpp 2"):
+        store.array(2.0)
+
+
+def test_a_read_patch_is_its_place_in_the_array(original):
+    store = TileStore.open(original)
+    index = len(store.patches) // 2
+    row, column = store.patches.row[index], store.patches.column[index]
+    block = store.array(4.0)[:, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
+    patch = store.read_patch(index, 4.0)
+    np.testing.assert_array_equal(patch, np.moveaxis(np.asarray(block), 0, 2))
+    assert patch.flags.c_contiguous
+
+
+def test_none_there(tmp_path):
+    for path in (tmp_path, tmp_path / "none.zarr"):
+        with pytest.raises(
+            StoreNotFoundError, match="no tile store here; make one with wsikd tile"
+        ):
+            TileStore.open(path)
+    assert read_meta(tmp_path) is None
+
+
+def test_another_kind_of_zarr(tmp_path):
+    zarr.create_group(tmp_path / "g.zarr")
+    with pytest.raises(StoreError, match="a Zarr group, but no tile store"):
+        TileStore.open(tmp_path / "g.zarr")
+    zarr.create_array(tmp_path / "a.zarr", shape=(2,), dtype="uint8")
+    with pytest.raises(StoreError):
+        TileStore.open(tmp_path / "a.zarr")
+
+
+def _edit(path, change):
+    file = path / "zarr.json"
+    root = json.loads(file.read_text())
+    change(root["attributes"]["wsikd"])
+    file.write_text(json.dumps(root))
+
+
+def test_left_unfinished(copy):
+    _edit(copy, lambda meta: meta.update(complete=False))
+    with pytest.raises(IncompleteStoreError, match="left unfinished; run wsikd tile again"):
+        TileStore.open(copy)
+
+
+@pytest.mark.parametrize("victim", ["1/zarr.json", "patches/zarr.json", "patches/row", "0"])
+def test_damaged(copy, victim):
+    target = copy / victim
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(StoreError, match=r"damaged \(.*; run wsikd tile --overwrite"):
+        TileStore.open(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"attributes": 7}'])
+def test_unreadable_metadata(copy, text):
+    (copy / "zarr.json").write_text(text)
+    assert read_meta(copy) is None
+    with pytest.raises(StoreError) as caught:
+        TileStore.open(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_follows_settings_and_slide():
+    slide = {"fingerprint": "a"}
+    digest = settings_digest(SETTINGS, slide)
+    assert digest == settings_digest(SETTINGS, dict(slide))
+    other = replace(SETTINGS, classes=("G3", "NC"))
+    assert settings_digest(other, slide) != digest
+    assert settings_digest(SETTINGS, {"fingerprint": "b"}) != digest
+
+
+def test_differences_are_named():
+    assert differences({"a": (1, 2), "b": 3}, {"a": [1, 2], "b": 4, "c": None}) == (
+        "b 3 there, 4 asked"
+    )
