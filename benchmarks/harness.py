@@ -177,10 +177,12 @@ def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> Timed:
             fields, steps): rates are compared, so contenders may do different amounts.
         rounds: how often.
     """
-    for run in contenders.values():
+    for name, run in contenders.items():
+        _progress(f"warm-up: {name}")
         run()
     timed: Timed = {name: [] for name in contenders}
     for number in range(rounds):
+        _progress(f"round {number + 1} of {rounds}")
         names = list(contenders)
         for name in names if number % 2 == 0 else reversed(names):
             cpu, wall = _cpu_seconds(), time.perf_counter()
@@ -247,6 +249,12 @@ def workplace(given: Options) -> Iterator[tuple[Path, Path]]:
         cache = Path(os.environ.get("WSIKD_CACHE", default))
         cache.mkdir(parents=True, exist_ok=True)
         yield cache, Path(scratch)
+
+
+def _progress(text: str) -> None:
+    """Tell the terminal, if there is one, what is being done."""
+    if sys.stderr.isatty() or "WSIKD_BENCHMARK_PROGRESS" in os.environ:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _cpu_seconds() -> float:

@@ -64,7 +64,7 @@ class Sizes:
     pairs: int
 
 
-DEFAULT = Sizes(40_960, 0.477, 14, 10, 100)
+DEFAULT = Sizes(40_960, 0.477, 8, 8, 60)
 SMALLEST = Sizes(2048, 1.0, 2, 1, 4)
 
 
@@ -142,8 +142,8 @@ class Stream:
         """Open the slide and choose the fields."""
         self.slide = open_slide(slide.path, slide_mpp=mpp)
         self.field_px = stride_px / mpp
-        per = PATCH_PX // stride_px
-        size = (sizes.columns * per, sizes.rows * per)
+        per = PATCH_PX / stride_px * mpp / MPP  # as many megapixels whatever the resolution
+        size = (max(1, round(sizes.columns * per)), max(1, round(sizes.rows * per)))
         self.rows, self.columns = slide.window(self.field_px, *size)
         self.grid = TileGrid.plan(self.slide, 1.0, PATCH_PX, stride_px)
         self.canvas = Canvas.plan(self.slide, 1.0)

@@ -298,7 +298,7 @@ def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, pa
     """A guard against regressions, not a claim: the cue survives averaging by two."""
     split = {"split": lambda s: "val" if s >= 6 else "train", "side": 64, "per_slide": 12}
     csv = patches_on_disk.write(tmp_path / "set", slides=12, **split)
-    longer = {"epochs": 8}
+    longer = {"epochs": 10}
     distill(config(csv, optim=longer), tmp_path / "t", device="cpu")
     kappa = {}
     for method in ("supervised", "at_plus"):
@@ -351,14 +351,19 @@ def real_patches():
     return folder
 
 
-def test_real_patches_train_teacher_and_student(real_patches, tmp_path):
-    small = {"epochs": 1, "epoch_patches": 96, "warmup_epochs": 0}
-    csv = real_patches / "labels.csv"
-    settings = config(csv, optim=small, data={"cache_gb": 1.0})
-    distill(settings, tmp_path / "t", device="cpu")
+def test_real_patches_train_teacher_and_student(real_patches, tmp_path, patches_on_disk):
+    """Every twelfth patch; the whole set takes minutes."""
+    rows = patches_on_disk.rows(real_patches / "labels.csv")[::12]
+    for row in rows:
+        row["image"] = str(real_patches / "images" / row["image"])
+    csv = tmp_path / "labels.csv"
+    patches_on_disk.write_rows(csv, rows)
+    small = {"epochs": 1, "epoch_patches": 48, "warmup_epochs": 0}
+    distill(config(csv, optim=small), tmp_path / "t", device="cpu")
     given = config(csv, "at_plus", tmp_path / "t", data={"student_mpp": 4.0}, optim=small)
     result = distill(given, tmp_path / "s", device="cpu")
-    spec = load_bundle(tmp_path / "s").spec
-    assert (spec.mpp, spec.patch_px) == (4.0, 64)
-    assert result.metrics["patches"] == 799
-    assert result.colour_kappa == pytest.approx(0.37, abs=0.05)
+    bundle = load_bundle(tmp_path / "s")
+    assert (bundle.spec.mpp, bundle.spec.patch_px) == (4.0, 64)
+    assert bundle.spec.classes == ("benign", "gleason3", "gleason4")
+    assert result.metrics["patches"] == sum(r["split"] == "val" for r in rows)
+    assert result.colour_kappa > 0.2  # colour does tell on this set, as on many

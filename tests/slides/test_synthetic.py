@@ -201,7 +201,7 @@ def test_nucleoli_show_at_1_um_per_px_and_not_at_4():
         weights = [float(grade == name) for grade in GRADES]
         nuclei = plan_tissue((8,), (2048, 2048), 0.5, GRADES, weights).nuclei
         small = area_average(nuclei, (0, 0), (shrink, shrink), (2048 // shrink, 2048 // shrink))
-        return np.mean(small > 140)
+        return np.mean(small > 150)
 
     for name in ("G3", "G4", "G5"):
         assert densest(name, 2) > 5e-4

@@ -179,9 +179,10 @@ class Trainer:
         total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
         if not bool(torch.isfinite(total)):
             name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
+            value = float(terms.get(name, total).detach())
             raise NonFiniteLossError(
                 f"loss term '{name}'",
-                f"is {float(terms.get(name, total).detach())} in epoch {at.epoch + 1}, step {at.step + 1}",
+                f"is {value} in epoch {at.epoch + 1}, step {at.step + 1}",
                 "lower optim.lr or that weight; checkpoints/last.ckpt holds the last good epoch",
             )
         self.fabric.backward(total)

@@ -48,7 +48,7 @@ NUCLEI = {
     "NC": NucleusStyle(7.0, 5.8, 0.05, 0.66, 0.05, 0.95, 0, 0.0),
     "G3": NucleusStyle(7.6, 7.0, 0.06, 0.62, 0.08, 0.36, 1, 2.5),
     "G4": NucleusStyle(9.2, 5.8, 0.10, 0.62, 0.10, 0.38, 2, 1.9),
-    "G5": NucleusStyle(8.4, 7.2, 0.20, 0.48, 0.25, 0.60, 1, 2.8),
+    "G5": NucleusStyle(8.4, 7.2, 0.20, 0.48, 0.25, 0.60, 1, 2.6),
 }
 
 # Luminal row of an architecture that has lumina with a wall: depth in the wall, spacing in um.

@@ -1,0 +1,126 @@
+"""The whole way, as a user goes it: `wsikd demo --small`, and what is left behind."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import shapely
+from shapely.geometry import shape
+
+from wsikd.models.bundle import load_bundle
+from wsikd.tiles.store import TileStore
+
+TEST_SLIDES = ("demo-07", "demo-08")
+
+
+def wsikd(*arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "wsikd", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = wsikd("demo", "-o", folder, "--small", "--device", "cpu")
+    assert "report.html" in done.stdout
+    return folder
+
+
+def test_report_stands_alone(demo):
+    html = (demo / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert len(sources) == 2 * 4 + 1  # tissue, truth, teacher, student of two slides; one plot
+    assert all(s.startswith("data:image/png;base64,") for s in sources)
+    assert "http" not in re.sub(r"data:[^\"]+", "", html)
+    for word in (
+        "truth",
+        "teacher 10x",
+        "student 2.5x",
+        "kappa",
+        "not for diagnosis",
+        "wsikd tile",
+    ):
+        assert word in html, word
+    markdown = (demo / "report.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"\]\((report_files/[^)]+)\)", markdown)
+    assert len(pictures) == 8
+    assert all((demo / p).is_file() for p in pictures)
+
+
+def test_teacher_and_student_saw_the_same_fields(demo):
+    teacher, student = (load_bundle(demo / "runs" / w) for w in ("teacher", "student"))
+    assert teacher.spec.mpp == 1.0
+    assert student.spec.mpp == 4.0
+    assert teacher.spec.field_um == student.spec.field_um == 256
+    assert teacher.spec.classes == student.spec.classes == ("NC", "G3", "G4", "G5")
+    assert student.card["teacher"]["sha256"] == teacher.sha256
+    store = TileStore.open(demo / "stores" / "demo-01.zarr")
+    high, low = (store.read_patch(0, mpp) for mpp in (1.0, 4.0))
+    mean = high.reshape(64, 4, 64, 4, 3).mean((1, 3))
+    assert np.abs(mean - low).max() <= 1
+
+
+def test_training_never_saw_the_test_slides(demo):
+    with (demo / "slides" / "slides.csv").open(newline="") as stream:
+        split = {row["slide"].removesuffix(".svs"): row["split"] for row in csv.DictReader(stream)}
+    assert {name for name, s in split.items() if s == "test"} == set(TEST_SLIDES)
+    for name, wanted in split.items():
+        assert TileStore.open(demo / "stores" / f"{name}.zarr").split == wanted
+    log = (demo / "runs" / "student" / "log.txt").read_text()
+    assert "train:" in log
+
+
+def test_maps_lie_on_the_annotated_tissue(demo):
+    for name in TEST_SLIDES:
+        folder = demo / "maps" / "student" / name
+        content = json.loads((folder / "grades.geojson").read_text())
+        drawn = json.loads((demo / "slides" / f"{name}.geojson").read_text())
+        graded = [shape(f["geometry"]) for f in content["features"]]
+        truth = shapely.union_all([shape(f["geometry"]) for f in drawn["features"]])
+        assert graded
+        assert all(g.is_valid for g in graded)
+        found = shapely.union_all(graded)
+        assert found.intersection(truth).area / truth.area > 0.9
+        assert (folder / "overlay.png").stat().st_size > 1000
+
+
+def test_summary_and_bench_tell_what_was_done(demo):
+    with (demo / "maps" / "student" / "summary.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["slide"] for row in rows] == list(TEST_SLIDES)
+    for row in rows:
+        shares = [float(v) for k, v in row.items() if k.endswith("_share")]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+    record = json.loads((demo / "bench" / "bench.json").read_text())
+    teacher, student = (record["totals"][c["name"]] for c in record["contenders"])
+    assert teacher["fields"] == student["fields"]
+    assert (
+        record["contenders"][0]["macs_per_field"] > 15 * record["contenders"][1]["macs_per_field"]
+    )
+    assert record["agreement"]["fields"] == teacher["fields"]
+
+
+def test_a_second_demo_does_nothing_again(demo):
+    kept = [demo / "runs/student/checkpoints/last.ckpt", demo / "stores/demo-01.zarr/zarr.json",
+            demo / "maps/student/demo-07/grades.geojson", demo / "slides/demo-01.svs"]  # fmt: skip
+    before = [p.stat().st_mtime_ns for p in kept]
+    wsikd("demo", "-o", demo, "--small", "--device", "cpu")
+    assert [p.stat().st_mtime_ns for p in kept] == before
+
+
+def test_other_settings_are_refused(demo):
+    done = wsikd("demo", "-o", demo, "--seed", "1", code=1)
+    assert re.search(r"holds a demo of .*; choose another -o", done.stderr)
