@@ -32,14 +32,15 @@ WEIGHTS = {"ce": 1.0, "fm": 0.1, "at_plus": 10.0}
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the patches of one step."""
+    """A network, the patches of one step, and how many steps are timed together."""
 
     arch: str
     patch_px: int
     batch: int
+    steps: int = 1
 
 
-DEFAULT = [Case("vgg16", 512, 2), Case("resnet18", 512, 8), Case("vgg_small", 512, 8)]
+DEFAULT = [Case("vgg16", 512, 2), Case("resnet18", 512, 8), Case("vgg_small", 512, 8, 4)]
 SMALLEST = [Case("vgg_small", 64, 2)]
 
 
@@ -89,33 +90,35 @@ def networks(case: Case) -> tuple[Grader, Grader]:
 
 
 def step_of(case: Case, batch: Batch, terms: tuple[str, ...]) -> Callable[[], float]:
-    """A training step of wsikd's method."""
+    """Training steps of wsikd's method."""
     method = AtPlus(*networks(case), terms=terms).train()
     optimiser = torch.optim.AdamW(method.param_groups(), lr=1e-5)
 
-    def step() -> float:
-        found = method(batch, Progress(0, 1))
-        sum(WEIGHTS[name] * value for name, value in found.items()).backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        return case.batch
+    def steps() -> float:
+        for _ in range(case.steps):
+            found = method(batch, Progress(0, 1))
+            sum(WEIGHTS[name] * value for name, value in found.items()).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return case.steps * case.batch
 
-    return step
+    return steps
 
 
 def plain_step(case: Case, batch: Batch) -> Callable[[], float]:
-    """A training step of the peer."""
+    """Training steps of the peer."""
     student, teacher = networks(case)
     teacher.eval()
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-5)
 
-    def step() -> float:
-        plain_loss(student, teacher, batch).backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        return case.batch
+    def steps() -> float:
+        for _ in range(case.steps):
+            plain_loss(student, teacher, batch).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return case.steps * case.batch
 
-    return step
+    return steps
 
 
 def plain_loss(student: Grader, teacher: Grader, batch: Batch) -> torch.Tensor:

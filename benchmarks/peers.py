@@ -11,13 +11,13 @@ import numpy as np
 import openslide
 import tifffile
 from PIL import Image
+from synthetic import MPP
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-MPP = 0.5
 PATCH_PX = 512
 WORKERS = 2
 

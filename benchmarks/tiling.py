@@ -20,7 +20,6 @@ from harness import Options, Report, child_memory, measure, options, own_peak_mb
 import numpy as np
 import openslide
 from peers import (
-    MPP,
     PATCH_PX,
     WORKERS,
     JpegTiles,
@@ -33,7 +32,7 @@ from peers import (
     tiatoolbox_patches,
 )
 from PIL import Image
-from synthetic import synthetic_slide, window_mask
+from synthetic import MPP, synthetic_slide, window_mask
 
 from wsikd.core.clock import StageClock
 from wsikd.slides.base import open_slide

@@ -27,7 +27,7 @@ from wsikd.learn.train import Best, Trainer, distill, learning_rate
 from wsikd.models.bundle import load_bundle
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
