@@ -26,10 +26,11 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     """Write an OME-Zarr group.
 
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
-    ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the most probable class: uint8, axes y, x, 0 where nothing was read,
-    class index + 1 elsewhere. Transformations lead from array index to um from the slide's
-    level-0 corner, for pixel centres. Attribute ``wsikd`` repeats the placement in level-0 px;
-    of the slide it names only name, dimensions, mpp and bounds. Its ``complete`` is written last.
+    ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
+    most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
+    Transformations lead from array index to um from the slide's level-0 corner, for pixel
+    centres. Attribute ``wsikd`` repeats the placement in level-0 px; of the slide it names only
+    name, dimensions, mpp and bounds. Its ``complete`` is written last.
 
     Raises:
         OutputError: the folder cannot be written.

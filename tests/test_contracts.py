@@ -1,0 +1,132 @@
+"""What every entry of an open set must hold, so that a new one needs no tests of its own here."""
+
+import subprocess
+import sys
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from tests.grade.maps import square_map
+from tests.slides.pixels import tissue_rgb
+from wsikd.core.config import load_config
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import resolve
+from wsikd.grade.exports import EXPORTERS
+from wsikd.learn.methods import METHODS
+from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.settings import TERMS, RunConfig
+from wsikd.models.backbone import BACKBONES, build_backbone
+from wsikd.models.grader import build_grader
+from wsikd.slides.base import READERS, Slide, open_slide
+from wsikd.slides.tissue import MASKERS
+
+CONFIGS = sorted(
+    (folder.name, file.name)
+    for folder in files("wsikd.configs").iterdir()
+    if folder.is_dir()
+    for file in folder.iterdir()
+    if file.name.endswith(".yaml")
+)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_reader(name, slide_file):
+    with open_slide(slide_file, reader=name) as slide:
+        assert isinstance(slide, Slide)
+        info = slide.info
+        assert len(info.level_dimensions) == len(info.level_downsamples) == 3
+        assert info.mpp is not None
+        assert slide.mpp == info.mpp
+        for level, (width, height) in enumerate(info.level_dimensions):
+            pixels = slide.read_level(level, (width - 5, height - 7), (9, 11))
+            assert pixels.shape == (11, 9, 3)
+            assert pixels.dtype == np.uint8
+            beyond = pixels[8:, 6:]
+            assert (beyond == info.background).all()
+
+
+@pytest.mark.parametrize("name", [n for n in MASKERS if "tiatoolbox" not in n])
+def test_masker(name):
+    mask = resolve(MASKERS, name, kind="maskers")(tissue_rgb(120, 90, (30, 20, 60, 50)), 8.0)
+    assert mask.shape == (90, 120)
+    assert mask.dtype == np.bool_
+    assert mask[25:65, 35:85].all()
+
+
+def test_tiatoolbox_maskers_in_a_process_of_their_own():
+    """Importing TIAToolbox takes half a minute and warns, hence apart and once for both."""
+    code = """
+import numpy as np
+from tests.slides.pixels import tissue_rgb
+from wsikd.core.tables import resolve
+from wsikd.slides.tissue import MASKERS
+rgb = tissue_rgb(120, 90, (30, 20, 60, 50))
+for name in (n for n in MASKERS if "tiatoolbox" in n):
+    mask = resolve(MASKERS, name, kind="maskers")(rgb, 8.0)
+    assert mask.shape == (90, 120) and mask.dtype == np.bool_, name
+    assert mask[25:65, 35:85].mean() > 0.95 and mask[:15].mean() < 0.05, name
+print("held")
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "held" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method(name):
+    torch.manual_seed(0)
+    student = build_grader("vgg_small", 3, width=0.25)
+    make = resolve(METHODS, name, kind="methods")
+    method = (
+        make(student)
+        if name == "supervised"
+        else make(student, build_grader("vgg_small", 3, width=0.25))
+    )
+    assert isinstance(method, Method)
+    high = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
+    low = torch.nn.functional.avg_pool2d(high.float(), 4)
+    batch = Batch(
+        {"high": high, "low": low}, torch.tensor([0, 1, 2, 1]), ("a",) * 4, torch.arange(4)
+    )
+    terms = method(batch, Progress(0, 1))
+    assert set(terms) == set(TERMS[name])
+    assert all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
+    sum(terms.values()).backward()
+    trained = [p for group in method.param_groups() for p in group["params"]]
+    assert trained
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+    assert {id(p) for p in method.parameters() if p.grad is not None} <= {id(p) for p in trained}
+    assert method.predict(batch).shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_exporter(name, tmp_path):
+    writer = resolve(EXPORTERS, name, kind="exporters")
+    writer(square_map(), tmp_path / "result", slide=None)
+    assert [p.name for p in tmp_path.iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name).eval()
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        taps = backbone.forward_taps(x, backbone.taps)
+    for key, tap in backbone.taps.items():
+        side = -(-64 // tap.stride)
+        assert taps[key].shape == (2, tap.channels, side, side), key
+
+
+@pytest.mark.parametrize(("folder", "file"), CONFIGS)
+def test_every_configuration_loads(folder, file):
+    path = files("wsikd.configs").joinpath(folder, file)
+    assert load_config(RunConfig, path).method in METHODS
+
+
+@pytest.mark.parametrize("table", [READERS, MASKERS, METHODS, EXPORTERS, BACKBONES])
+def test_an_unknown_name_lists_the_known(table):
+    with pytest.raises(ConfigError, match=next(iter(table))):
+        resolve(table, "nonesuch", kind="things")
