@@ -165,7 +165,7 @@ def command(given: Options) -> str:
     if given.rounds != 5:
         more += f" --rounds {given.rounds}"
     if given.json is not None:
-        more += f" --json {given.json.name}"
+        more += f" --json {given.json.name if given.json.is_absolute() else given.json}"
     return f"python benchmarks/{given.theme}.py{more}"
 
 

@@ -178,7 +178,8 @@ def _write_levels(
         for band in bands:
             for level in levels[1:]:
                 level.tiles.extend(level.push(level.average(band), last=False))
-            smallest.append(levels[-1].average(band).copy())
+            if len(levels) > 1:
+                smallest.append(levels[-1].average(band).copy())
             yield from levels[0].push(band, last=False)
         yield from levels[0].push(np.empty((0, levels[0].width, 3), np.uint8), last=True)
 
