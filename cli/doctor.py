@@ -101,9 +101,14 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _geometry() -> Iterator[tuple[str, bool, str]]:
+    from wsikd.core.errors import one_line
     from wsikd.grade.selftest import geometry_checks
 
     with tempfile.TemporaryDirectory() as folder:
-        for check in geometry_checks(Path(folder)):
-            told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
-            yield f"geometry {check.name}", check.passed, told
+        try:
+            for check in geometry_checks(Path(folder)):
+                told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
+                yield f"geometry {check.name}", check.passed, told
+        except Exception as error:  # noqa: BLE001 - whatever breaks here is what doctor is for
+            told = one_line(f"{type(error).__name__}: {error}")
+            yield "geometry", False, f"{told}; mend the faults above, else report this"

@@ -154,6 +154,6 @@ def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
     score = ""
     if "gleason_score" in row:
         found = row["gleason_score"]
-        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no cancer; "
+        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no score; "
     place = f"{'in' if made else 'already in'} {folder}"
     return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}, {place}"

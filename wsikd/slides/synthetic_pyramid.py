@@ -113,7 +113,7 @@ class _Level:
         d = self.downsample
         rows = band.shape[0] // d
         if d == 1 or rows == 0:
-            return band[: rows * d]
+            return band[: rows * d, : self.width]
         whole = np.ascontiguousarray(band[: rows * d, : self.width * d])
         small = cv2.resize(whole, (self.width, rows), interpolation=cv2.INTER_AREA)
         return np.asarray(small, np.uint8)
