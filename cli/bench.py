@@ -88,7 +88,7 @@ def bench(
     workers: int | None,
 ) -> None:
     """Compare run times of teacher and student over the same tissue, and how far they agree."""
-    from wsikd.core.run import write_json_atomic, write_text_atomic
+    from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.grade.bench import run_bench
     from wsikd.grade.bench_report import plot, to_markdown
     from wsikd.grade.predict import PredictSettings
@@ -124,7 +124,10 @@ def bench(
         write_json_atomic(output / "bench.json", record)
         text = to_markdown(record)
         write_text_atomic(output / "bench.md", text)
-        plot(record, output / "bench.png")
+        with aside(output / "bench.png") as part:
+            drawn = part.with_suffix(".png")  # the suffix tells what to draw
+            plot(record, drawn)
+            drawn.replace(part)
         click.echo(text)
     batch.finish(f"written to {output}" if record else "nothing to compare")
 
@@ -132,11 +135,16 @@ def bench(
 def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
     from wsikd.grade.bench import Contender
     from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.backbone import macs
     from wsikd.models.bundle import load_bundle
 
     bundle = load_bundle(path)
-    predictor = SlidePredictor(bundle.network(), bundle.spec, device=device, settings=settings)
-    return Contender(name, predictor, int(bundle.card["macs"]), trained=True)
+    network = bundle.network()
+    cost = bundle.card.get("macs")
+    if not isinstance(cost, int):  # a card of an earlier or another maker
+        cost = macs(network, bundle.spec.patch_px)
+    predictor = SlidePredictor(network, bundle.spec, device=device, settings=settings)
+    return Contender(name, predictor, cost, trained=True)
 
 
 def _untrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsikd.core.errors import SlideError, WsikdError, one_line
+from wsikd.core.errors import OutputError, SlideError, WsikdError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOME_FAILED = 3
+LIBGL_REMEDY = "on Debian: apt-get install libgl1 libglib2.0-0"
+_OS_REMEDIES = {
+    errno.ENOSPC: "free space, or choose another -o",
+    errno.EDQUOT: "free space within your quota, or choose another -o",
+    errno.EROFS: "choose a place that can be written to",
+}
 
 
 def input_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +55,7 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--slide-mpp",
             type=click.FloatRange(0, min_open=True),
             metavar="UM",
-            help="um per level-0 pixel, for slides whose file or manifest does not say.",
+            help="um per level-0 pixel, for slides where neither manifest nor file says it.",
         ),
     ):
         command = option(command)
@@ -100,13 +107,39 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except WsikdError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        click.echo(_told(error), err=True)
         sys.exit(error.exit_code)
-    except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
-        reason = error.strerror or one_line(str(error))
-        where = error.filename or "file"
-        click.echo(f"OutputError: {where}: {reason}; check the path and its permissions", err=True)
+    except BrokenPipeError:  # whoever read the output has closed it; click ends quietly
+        raise
+    except OSError as error:
+        log.debug("the system refused", exc_info=True)
+        click.echo(_told(_output_error(error)), err=True)
         sys.exit(1)
+    except ImportError as error:
+        if not is_libgl(error):
+            raise
+        click.echo(_told(WsikdError("opencv-python", str(error), LIBGL_REMEDY)), err=True)
+        sys.exit(1)
+
+
+def is_libgl(error: ImportError) -> bool:
+    """Whether an import failed for the system libraries that OpenCV links."""
+    return any(library in str(error) for library in ("libGL", "libgthread"))
+
+
+def _output_error(error: OSError) -> OutputError:
+    reason = error.strerror or one_line(str(error)) or type(error).__name__
+    remedy = _OS_REMEDIES.get(error.errno or 0, "check the path and its permissions")
+    return OutputError(os.fsdecode(error.filename) if error.filename else "file", reason, remedy)
+
+
+def _told(error: WsikdError) -> str:
+    """The line that tells an error, in characters that any stream takes."""
+    return _printable(f"{type(error).__name__}: {error}")
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
@@ -134,10 +167,11 @@ class Batch:
                 log.debug("%s", entry.path, exc_info=True)
                 fault = f"unforeseen {type(error).__name__}: {error}"
                 remedy = "run it alone with --log-level debug and report it"
-                self.failed(entry, SlideError(entry.path.name, fault, remedy))
+                self.failed(entry, SlideError(entry.name, fault, remedy))
                 continue
             if not self.quiet:
-                click.echo(f"{entry.name}: {line} ({time.perf_counter() - start:.1f} s)")
+                took = time.perf_counter() - start
+                click.echo(_printable(f"{entry.name}: {line} ({took:.1f} s)"))
 
     def finish(self, done: str) -> None:
         """Sum up, failures last; exits with 3 when some slide failed."""
@@ -145,7 +179,7 @@ class Batch:
         if done:
             click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
         for _, error in self.failures:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            click.echo(_told(error), err=True)
         if self.failures:
             sys.exit(SOME_FAILED)
 
@@ -161,14 +195,16 @@ class Batch:
         if not self.failures:
             path.unlink(missing_ok=True)
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".csv.part")
-        with part.open("w", newline="", encoding="utf-8") as stream:
+        from wsikd.core.run import aside
+
+        with (
+            aside(path) as part,
+            part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             writer = csv.writer(stream)
             writer.writerow(["slide", "error", "fault", "remedy"])
             for slide, error in self.failures:
                 writer.writerow([slide, type(error).__name__, error.fault, error.remedy])
-        part.replace(path)
 
 
 @contextmanager

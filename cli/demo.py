@@ -44,7 +44,6 @@ def demo(output: Path, seed: int, small: bool, device: str) -> None:
 
     Takes some minutes on two cores; what an interrupted demo finished is not done again.
     """
-    from wsikd.core.errors import OutputError
     from wsikd.slides.manifest import find_slides
 
     from .main import main
@@ -77,29 +76,56 @@ def demo(output: Path, seed: int, small: bool, device: str) -> None:
         command = f"wsikd {' '.join(step)}"
         commands.append(command)
         click.echo(f"\n$ {command}")
-        if step[0] == "init" and (output / "configs").exists():
+        if _done(step):
+            click.echo("done before")
             continue
-        resumed = step[0] == "distill" and (Path(step[step.index("-o") + 1])).exists()
-        code = main([*step, *(["--resume"] if resumed else [])], standalone_mode=False)
-        if code:
-            raise OutputError(f"wsikd {step[0]}", f"ended with {code}", "see its message above")
+        made = Path(step[step.index("-o") + 1])
+        resumed = step[0] == "distill" and made.exists()
+        main([*step, *(["--resume"] if resumed else [])], standalone_mode=False)
     entries = find_slides([test])
-    html = _report(output, entries, maps, student, commands, seed)
+    html = _report(output, entries, maps, commands, seed)
     click.echo(f"\n# {html}: open it in a browser ({time.perf_counter() - begun:.0f} s in all)")
 
 
-def _check_same(output: Path, seed: int, small: bool) -> None:
-    """Refuse a folder of other settings or of something else."""
-    import json
+def _done(step: Sequence[str]) -> bool:
+    """Whether a step's last file is there. Tiling and inference look for themselves."""
+    import shutil
 
+    made = Path(step[step.index("-o") + 1])
+    if step[0] == "distill":
+        return (made / "student" / "card.json").exists()
+    if step[0] == "bench":
+        return (made / "bench.png").exists()
+    if step[0] == "init":
+        if (made / "1_teacher.yaml").exists() and (made / "2_student.yaml").exists():
+            return True
+        shutil.rmtree(made, ignore_errors=True)  # killed between the two
+    return False
+
+
+def _check_same(output: Path, seed: int, small: bool) -> None:
+    """Refuse a folder of other settings, of another version, or of something else."""
+    import json
+    from hashlib import sha256
+    from importlib.resources import files
+
+    from wsikd import __version__
     from wsikd.core.errors import OutputError
     from wsikd.core.run import write_json_atomic
 
-    mark, wanted = output / "demo.json", {"seed": seed, "small": small}
+    configs = sorted(files("wsikd.configs").joinpath("demo").iterdir(), key=lambda f: f.name)
+    text = "".join(f.read_text(encoding="utf-8") for f in configs if f.name.endswith(".yaml"))
+    wanted = {"seed": seed, "small": small, "version": __version__,
+              "configs": sha256(text.encode()).hexdigest()[:12]}  # fmt: skip
+    mark = output / "demo.json"
     if mark.exists():
-        found = json.loads(mark.read_text())
+        try:
+            found = json.loads(mark.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
         if found != wanted:
-            raise OutputError(output, f"holds a demo of {found}", "choose another -o")
+            fault = f"holds another demo ({found}, asked for {wanted})"
+            raise OutputError(output, fault, "choose another -o")
     elif output.exists() and any(output.iterdir()):
         raise OutputError(output, "is not empty and holds no demo", "choose another -o")
     else:
@@ -133,7 +159,6 @@ def _report(
     output: Path,
     entries: Sequence[SlideEntry],
     maps: Path,
-    student: Path,
     commands: Sequence[str],
     seed: int,
 ) -> Path:
@@ -142,14 +167,13 @@ def _report(
     from wsikd.grade.exports.ome_zarr import read
     from wsikd.grade.report import Report, only_where, slide_row, write_report
     from wsikd.grade.truth import score_maps, truth_map
-    from wsikd.models.bundle import load_bundle
     from wsikd.slides.annotations import read_geojson
     from wsikd.slides.base import open_slide
 
-    bundle = load_bundle(student)
     bench = json.loads((output / "bench" / "bench.json").read_text(encoding="utf-8"))
     teacher_spec, student_spec = bench["contenders"]
     high, low = (f"{c['magnification']:g}x" for c in bench["contenders"])
+    titles = {"teacher": f"teacher {high}", "student": f"student {low}"}
     rows, truths = [], []
     found: dict[str, list[GradeMap]] = {"teacher": [], "student": []}
     for entry in entries:
@@ -157,13 +181,9 @@ def _report(
         with open_slide(entry.path, name=entry.name) as slide:
             own = {who: read(maps / who / entry.name / "grades.zarr", slide.info) for who in found}
             truth = truth_map(own["student"], read_geojson(entry.annotation))
-            shown = {"truth": truth} | {
-                f"{who} {mag}": only_where(own[who], truth)
-                for who, mag in (("teacher", high), ("student", low))
-            }
-            rows.append(
-                slide_row(slide, shown, specimen="biopsy", min_area_mm2=bundle.min_area_mm2)
-            )
+            shown = {titles[who]: only_where(own[who], truth) for who in found}
+            told = {titles[who]: _reading(maps / who / entry.name) for who in found}
+            rows.append(slide_row(slide, {"truth": truth, **shown}, told))
         truths.append(truth)
         for who, grade_map in own.items():
             found[who].append(grade_map)
@@ -179,14 +199,22 @@ def _report(
             "low": low,
             "pixels": f"one in {pixels:.0f}",
             "field": f"{student_spec['patch_px'] * student_spec['mpp']:.0f} um",
-            "extent": "as scanned",
-            "specimen": "biopsy",
-            "min_area": f"{bundle.min_area_mm2:.3g}",
             "seed": str(seed),
             "lesson": _LESSON,
         },
     )
     return write_report(report, output)[0]
+
+
+def _reading(result: Path) -> str:
+    """The Gleason score that `wsikd infer` wrote for a slide, and the area it asked for."""
+    import json
+
+    record = json.loads((result / "result.json").read_text(encoding="utf-8"))
+    row, least = record["summary"], record["made_with"]["min_area_mm2"]
+    found = row["gleason_score"]
+    score = f"{found} (grade group {row['isup_grade_group']})" if found else "no score"
+    return f"{score}, patterns from {least:.2g} mm2"
 
 
 def _colour_kappa(stores: Path, mpp: float) -> float:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .common import LIBGL_REMEDY, is_libgl
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,7 +30,7 @@ _LIBRARIES = {
     "lightning": "lightning",
 }
 _REMEDIES = {
-    "cv2": "OpenCV links the system's libGL; on Debian: apt-get install libgl1 libglib2.0-0",
+    "cv2": f"OpenCV links the system's libGL; {LIBGL_REMEDY}",
     "torchvision": "take torch and torchvision from the same index, see README, Installing",
     "openslide": "pip install openslide-bin, or your system's libopenslide",
 }
@@ -39,12 +41,32 @@ _REMEDIES = {
 def doctor(everything: bool) -> None:
     """Check libraries, devices and readers, and send a square through the whole pipeline."""
     faults = 0
-    parts = (_libraries(), _tiatoolbox(everything), _devices(), _readers(), _geometry())
-    for name, fine, detail in chain.from_iterable(parts):
+    parts = {
+        "libraries": _libraries(),
+        "tiatoolbox": _tiatoolbox(everything),
+        "devices": _devices(),
+        "readers": _readers(),
+        "geometry": _geometry(),
+    }
+    checks = chain.from_iterable(_guarded(name, part) for name, part in parts.items())
+    for name, fine, detail in checks:
         click.echo(f"{'ok   ' if fine else 'FAULT'} {name}: {detail}")
         faults += not fine
     click.echo("all well" if not faults else f"{faults} fault(s)")
     sys.exit(1 if faults else 0)
+
+
+def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tuple[str, bool, str]]:
+    """The checks, and a fault with a remedy where one of them breaks."""
+    from wsikd.core.errors import one_line
+
+    try:
+        yield from checks
+    except Exception as error:  # noqa: BLE001 - whatever breaks here is what doctor is for
+        told = one_line(f"{type(error).__name__}: {error}")
+        needs_libgl = isinstance(error, ImportError) and is_libgl(error)
+        remedy = LIBGL_REMEDY if needs_libgl else "mend the faults above, else report this"
+        yield name, False, f"{told}; {remedy}"
 
 
 def _libraries() -> Iterator[tuple[str, bool, str]]:
@@ -52,11 +74,12 @@ def _libraries() -> Iterator[tuple[str, bool, str]]:
     for module, package in _LIBRARIES.items():
         try:
             import_module(module)
+            found = version(package)
         except (ImportError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             yield package, False, f"{reason}; {_REMEDIES.get(module, f'pip install {package}')}"
         else:
-            yield package, True, version(package)
+            yield package, True, found
 
 
 def _tiatoolbox(load: bool) -> Iterator[tuple[str, bool, str]]:
@@ -101,14 +124,9 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _geometry() -> Iterator[tuple[str, bool, str]]:
-    from wsikd.core.errors import one_line
     from wsikd.grade.selftest import geometry_checks
 
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for check in geometry_checks(Path(folder)):
-                told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
-                yield f"geometry {check.name}", check.passed, told
-        except Exception as error:  # noqa: BLE001 - whatever breaks here is what doctor is for
-            told = one_line(f"{type(error).__name__}: {error}")
-            yield "geometry", False, f"{told}; mend the faults above, else report this"
+        for check in geometry_checks(Path(folder)):
+            told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
+            yield f"geometry {check.name}", check.passed, told

@@ -103,9 +103,10 @@ def infer(
     from wsikd.slides.manifest import find_slides
 
     check_tissue(tissue)
-    names = tuple(dict.fromkeys(formats.split(",")))
-    for name in names:
+    asked = {name.strip() for name in formats.split(",")}
+    for name in sorted(asked):
         resolve(EXPORTERS, name, kind="exporters")
+    names = tuple(name for name in EXPORTERS if name in asked)
     threads = use_workers(workers)
     bundle = load_bundle(model)
     entries = find_slides(inputs, slide_mpp=slide_mpp)

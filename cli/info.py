@@ -47,7 +47,11 @@ def info(
     """Tell vendor, levels, resolution and where it came from, bounds, tissue and fields."""
     from wsikd.slides.base import open_slide
     from wsikd.slides.manifest import find_slides
+    from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.tiles.grid import patch_sizes
 
+    sizes = sorted(set(magnifications or (10.0, 2.5)), reverse=True)
+    patch_sizes([mpp_of_magnification(size) for size in sizes], patch_size, patch_size)
     check_tissue(tissue)
     threads = use_workers(workers)
     records: list[dict[str, Any]] = []
@@ -61,7 +65,6 @@ def info(
             if not as_json:
                 click.echo(_text(record))
             slide.mpp  # noqa: B018 - raises where nothing more can be told
-            sizes = sorted(magnifications or (10.0, 2.5), reverse=True)
             more = _fields(slide, sizes, patch_size, tissue, min_tissue, threads)
             record.update(more)
             if not as_json:

@@ -102,8 +102,9 @@ def tile(
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.tiles.grid import patch_sizes
+    from wsikd.tiles.record import SlideNotes, project_key
     from wsikd.tiles.store import StoreSettings
-    from wsikd.tiles.tiling import SlideNotes, tile_slide
+    from wsikd.tiles.tiling import tile_slide
 
     if magnifications and mpps:
         raise click.UsageError("give --mag or --mpp, not both")
@@ -113,7 +114,7 @@ def tile(
     check_tissue(tissue)
     threads = use_workers(workers)
     entries = find_slides(inputs, slide_mpp=slide_mpp, annotations=annotations)
-    names = tuple(classes.split(",")) if classes else _annotated_classes(entries)
+    names = _named_classes(classes) if classes else _annotated_classes(entries)
     settings = StoreSettings(
         mpps=finest_first,
         patch_px=patch_size,
@@ -124,6 +125,7 @@ def tile(
         min_cover=min_cover,
     )
     output.mkdir(parents=True, exist_ok=True)
+    key = project_key(output) if any(entry.patient for entry in entries) else None
     counts = {"made": 0, "already there": 0}
 
     def work(entry: SlideEntry) -> str:
@@ -131,7 +133,7 @@ def tile(
             entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
         ) as slide:
             notes = SlideNotes(
-                _regions(entry, slide), entry.label, entry.patient, entry.split, entry.mask
+                _regions(entry, slide), entry.label, entry.patient, entry.split, entry.mask, key
             )
             path = output / f"{entry.name}.zarr"
             with progress(entry.name) as on_progress:
@@ -163,8 +165,19 @@ def _regions(entry: SlideEntry, slide: Slide) -> Sequence[Region]:
     return read_geojson(entry.annotation, offset_xy=(x, y))
 
 
+def _named_classes(text: str) -> tuple[str, ...]:
+    """Names of ``A, B,C`` in the order given; raises ConfigError where one is empty or double."""
+    from wsikd.core.errors import ConfigError
+
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError("--classes", f"'{text}' names one twice or none", "give them as A,B,C")
+    return names
+
+
 def _annotated_classes(entries: Sequence[SlideEntry]) -> tuple[str, ...]:
-    """Classes over all annotations and labels, benign ones first, then by name."""
+    """Classes over all annotations and labels, in order of grade."""
+    from wsikd.core.classes import ordered_classes
     from wsikd.core.errors import AnnotationError
     from wsikd.slides.annotations import read_geojson
 
@@ -174,5 +187,4 @@ def _annotated_classes(entries: Sequence[SlideEntry]) -> tuple[str, ...]:
             names |= {region.name for region in read_geojson(file)}
         except AnnotationError as error:
             log.debug("%s", error)  # told again when that slide's turn comes
-    benign = {"nc", "benign", "normal"}
-    return tuple(sorted(names, key=lambda n: (n.casefold() not in benign, n)))
+    return ordered_classes(names)

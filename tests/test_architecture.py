@@ -27,7 +27,6 @@ OWNERS = {
     "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
     "lightning": ["wsikd.learn.train", "wsikd.cli.doctor"],
-    "timm": ["wsikd.models.", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
     "matplotlib": ["wsikd.grade.", "wsikd.cli."],

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,10 +9,15 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from wsikd.cli.bench import _trained
+from wsikd.cli.common import one_line_errors
 from wsikd.cli.main import main
 
 from tests.slides.pixels import GLASS, break_tile, tissue_rgb
 from wsikd import RESEARCH_USE, __version__
+from wsikd.grade.predict import PredictSettings
+from wsikd.models.bundle import InputSpec, save_bundle
+from wsikd.models.grader import build_grader
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import TileStore
 
@@ -227,6 +233,15 @@ UNKNOWN_TISSUE = "not among the known maskers; choose one of otsu, all"
         ([*TILE, "--patch-size", "510"], 2, "give multiples of 4"),
         ([*TILE, "--tissue", "ostu"], 2, UNKNOWN_TISSUE),
         (["info", "SLIDE", "--tissue", "ostu"], 2, UNKNOWN_TISSUE),
+        (["info", "SLIDE", "--mag", "10", "--mag", "3"], 2, "ConfigError: "),
+        ([*TILE, "--mag", "10", "--mag", "3"], 2, "ConfigError: "),
+        ([*TILE, "--classes", "A,,B"], 2, "'A,,B' names one twice or none; give them as A,B,C"),
+        ([*TILE, "--classes", "A, A"], 2, "names one twice or none"),
+        (
+            ["infer", "-i", "SLIDE", "-o", "OUT", "-m", "X", "--format", "csv,jpg"],
+            2,
+            "jpg: not among",
+        ),
         (["tile", "-i", "EMPTY", "-o", "OUT"], 4, "NoSlidesError: "),
         (["info", "EMPTY"], 4, "NoSlidesError: "),
         (["tile", "-i", "gone.csv", "-o", "OUT"], 2, "ConfigError: gone.csv: cannot be read"),
@@ -310,6 +325,152 @@ def test_info_goes_on_after_a_bad_slide(small, tmp_path, make):
         assert "mpp         unknown" in result.output
     if make is not damaged:
         assert result.output.splitlines()[-1].startswith(f"{BAD[make][0]}: ")
+
+
+def test_the_option_fills_gaps_and_the_manifest_overrides(small, tmp_path):
+    text = run("info", small, "--patch-size", "64", "--slide-mpp", "0.25").output
+    assert "mpp         0.5 um/px (from aperio.MPP)" in text
+    (tmp_path / "m.csv").write_text(f"slide,mpp\n{small},0.25\n")
+    text = run("info", tmp_path / "m.csv", "--patch-size", "64", "--slide-mpp", "0.4").output
+    assert "mpp         0.25 um/px (from column mpp of m.csv)" in text
+    without_mpp(tmp_path / "bare.svs")
+    text = run("info", tmp_path / "bare.svs", "--patch-size", "64", "--slide-mpp", "0.4").output
+    assert "mpp         0.4 um/px (from --slide-mpp)" in text
+
+
+def test_names_that_are_no_utf8_stop_nobody(small, tmp_path):
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    slides.mkdir()
+    shutil.copy(small, slides / os.fsdecode(b"\xe4.svs"))
+    shutil.copy(small, slides / "good.svs")
+    text_file(slides / os.fsdecode(b"\xff.svs"))
+    command = [sys.executable, "-m", "wsikd", "tile", "-i", str(slides), "-o", str(out), *FAST]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 3
+    told = done.stdout.decode() + done.stderr.decode()
+    assert "Traceback" not in told
+    assert "\\xe4: " in told
+    assert "SlideError: \\xff.svs: not a slide" in told
+    names = sorted(p.name for p in out.iterdir())
+    assert names == ["\\xe4.zarr", "failures.csv", "good.zarr"]
+    assert (out / "failures.csv").read_text(encoding="utf-8").splitlines()[1].startswith("\\xff,")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "x/y"), "x/y: No space left on device; free space"),
+        (OSError(30, "Read-only file system", "x/y"), "x/y: Read-only file system; choose a place"),
+        (OSError(122, "Disk quota exceeded"), "file: Disk quota exceeded; free space within"),
+        (PermissionError(13, "Permission denied", "x"), "x: Permission denied; check the path"),
+        (FileNotFoundError(2, "No such file", os.fsdecode(b"\xff")), "\\udcff: No such file; "),
+        (OSError("what"), "file: what; check the path and its permissions"),
+    ],
+    ids=str,
+)
+def test_what_the_system_refuses_is_one_line(capsys, error, told):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise error
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"OutputError: {told}")
+
+
+@pytest.fixture
+def without_libgl(tmp_path, monkeypatch):
+    """Environment of a machine where OpenCV lacks the system's libGL."""
+    (tmp_path / "first").mkdir()
+    fault = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "first" / "cv2.py").write_text(f"raise ImportError({fault!r})\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "first")}
+
+
+def test_doctor_tells_a_missing_libgl(without_libgl):
+    command = [sys.executable, "-m", "wsikd", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, env=without_libgl, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT ")]
+    assert [f.split()[1].rstrip(":") for f in faults] == ["opencv-python", "readers", "geometry"]
+    assert all(f.endswith("apt-get install libgl1 libglib2.0-0") for f in faults)
+    assert "ok    cpu: " in done.stdout
+    assert done.stdout.splitlines()[-1] == "3 fault(s)"
+
+
+def test_a_missing_libgl_is_one_line(without_libgl, small):
+    command = [sys.executable, "-m", "wsikd", "info", str(small)]
+    done = subprocess.run(command, capture_output=True, text=True, env=without_libgl, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "libGL.so.1: cannot open" in line
+    assert line.endswith("apt-get install libgl1 libglib2.0-0")
+
+
+def test_another_missing_module_keeps_its_traceback():
+    with pytest.raises(ImportError, match="elsewhere"), one_line_errors():
+        raise ImportError("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A bundle of an untrained student."""
+    network = build_grader("vgg_small", 4, width=0.25)
+    spec = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
+    folder = tmp_path_factory.mktemp("student") / "student"
+    return save_bundle(folder, network, spec, arch="vgg_small", width=0.25, min_area_mm2=0.0)
+
+
+def test_formats_in_any_order_are_the_same(small, student, tmp_path):
+    arguments = ["infer", "-i", small, "-m", student, "-o", tmp_path, "--workers", "1"]
+    assert run(*arguments, "--format", "png,csv").exit_code == 0
+    again = run(*arguments, "--format", " csv , png")
+    assert again.output.splitlines()[-1] == "0 graded, 1 already there"
+    assert {p.name for p in (tmp_path / "small").iterdir()} == {
+        "tiles.csv", "overlay.png", "result.json",
+    }  # fmt: skip
+
+
+def test_a_bench_leaves_its_three_files(small, tmp_path):
+    options = ["--arch", "vgg_small", "--patch-size", "64", "--repeats", "1", "--workers", "1"]
+    result = run("bench", "-i", small, "-o", tmp_path, *options, "--max-fields", "4")
+    assert result.exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+
+
+def test_a_card_without_macs_is_counted_anew(student, tmp_path):
+    shutil.copytree(student, tmp_path / "student")
+    card = json.loads((student / "card.json").read_text())
+    told = card.pop("macs")
+    (tmp_path / "student" / "card.json").write_text(json.dumps(card))
+    contender = _trained("student", tmp_path / "student", "cpu", PredictSettings())
+    assert contender.macs == told > 0
+
+
+def test_named_classes_are_stripped_and_found_ones_ordered(small, tmp_path):
+    assert run("tile", "-i", small, "-o", tmp_path / "a", "--classes", "G4, NC", *FAST)
+    assert TileStore.open(tmp_path / "a" / "small.zarr").classes == ("G4", "NC")
+    manifest = tmp_path / "m.csv"
+    rows = []
+    for label in ("tumour", "GP5", "GP3", "non-cancer"):
+        shutil.copy(small, tmp_path / f"{label}.svs")
+        rows.append(f"{label}.svs,{label}\n")
+    manifest.write_text("slide,label\n" + "".join(rows))
+    assert run("tile", "-i", manifest, "-o", tmp_path / "b", *FAST).exit_code == 0
+    found = TileStore.open(tmp_path / "b" / "GP3.zarr").classes
+    assert found == ("non-cancer", "GP3", "GP5", "tumour")
+
+
+def test_patients_are_hidden_by_one_key_per_output(small, tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(small, tmp_path / f"{name}.svs")
+    (tmp_path / "m.csv").write_text("slide,patient\na.svs,4711\nb.svs,4711\n")
+    out = tmp_path / "out"
+    assert run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST).exit_code == 0
+    assert sorted(p.name for p in out.iterdir()) == [".wsikd-key", "a.zarr", "b.zarr"]
+    stores = [TileStore.open(out / f"{name}.zarr") for name in ("a", "b")]
+    assert stores[0].patient == stores[1].patient
+    again = run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST)
+    assert again.output.splitlines()[-1] == "0 made, 2 already there"
 
 
 def test_odd_real_slides_end_in_one_line_each(real_slides, tmp_path):

@@ -126,4 +126,4 @@ def test_a_second_demo_does_nothing_again(demo):
 
 def test_other_settings_are_refused(demo):
     done = wsikd("demo", "-o", demo, "--seed", "1", code=1)
-    assert re.search(r"holds a demo of .*; choose another -o", done.stderr)
+    assert re.search(r"holds another demo .*; choose another -o", done.stderr)

@@ -1,4 +1,5 @@
 import math
+import os
 from typing import Literal
 
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from wsikd.core import run as run_module
 from wsikd.core.config import Settings, dump_config, first_difference, load_config
 from wsikd.core.errors import ConfigError, OutputError
-from wsikd.core.run import RunDir, append_failure, provenance, write_json_atomic, write_text_atomic
+from wsikd.core.run import RunDir, aside, provenance, write_json_atomic, write_text_atomic
 
 
 class Attention(Settings):
@@ -171,12 +173,71 @@ def test_atomic_writes_leave_nothing_half_done(tmp_path):
         write_text_atomic(path / "c", "x")
 
 
-def test_failures_are_listed(tmp_path):
-    path = tmp_path / "out" / "failures.csv"
-    append_failure(path, "s1", "open", ValueError("a\nb"))
-    append_failure(path, "s2", "read", KeyError("k"))
-    assert path.read_text().splitlines() == [
-        "slide,stage,error,message",
-        "s1,open,ValueError,a b",
-        "s2,read,KeyError,'k'",
-    ]
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_aside_replaces_the_whole_or_nothing(tmp_path, kind):
+    path = tmp_path / "result"
+
+    def fill(place, text):
+        if kind == "folder":
+            place.mkdir()
+            place = place / text
+        place.write_text(text)
+
+    def fail():
+        with aside(path) as part:
+            fill(part, "half")
+            raise OSError(28, "No space left on device")
+
+    for text in ("first", "second"):
+        with aside(path) as part:
+            assert str(os.getpid()) in part.name
+            fill(part, text)
+    with pytest.raises(OutputError, match="No space left"):
+        fail()
+    assert [p.name for p in tmp_path.iterdir()] == ["result"]
+    if kind == "folder":
+        assert [p.name for p in path.iterdir()] == ["second"]
+    else:
+        assert path.read_text() == "second"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("killed", ["write_text_atomic", "dump_config", "provenance"])
+def test_a_kill_while_starting_leaves_a_folder_to_start_in(tmp_path, monkeypatch, killed, resume):
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "config.yaml.77.part").write_text("half")
+
+    def dying(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, killed, dying)
+        with pytest.raises(KeyboardInterrupt):
+            run.start(Example(), seed=1)
+    assert not run.config_file.exists()
+    assert not run.check(Example(), resume=resume, seed=2)
+    run.start(Example(), resume=resume, seed=2)
+    assert run.read_provenance()["seed"] == 2
+    with pytest.raises(OutputError, match="--resume"):
+        run.start(Example(), seed=2)
+
+
+def test_a_checkpoint_without_settings_is_no_new_run(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    assert not run.check(Example())
+    (run.checkpoints / "last.ckpt").write_text("x")
+    with pytest.raises(OutputError, match="is not empty"):
+        run.check(Example())
+
+
+def test_resumptions_are_listed(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.start(Example(), seed=1)
+    run.note_resume()
+    run.note_resume()
+    made = run.read_provenance()
+    assert made["seed"] == 1
+    assert len(made["resumed"]) == 2
+    assert {"wsikd", "time"} <= set(made["resumed"][0])

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from wsikd.core.errors import RegionReadError, StoreMismatchError
+from wsikd.core.errors import AnnotationError, OutputError, RegionReadError, StoreMismatchError
+from wsikd.core.lock import locked
+from wsikd.grade import results
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.bundle import InputSpec
@@ -79,7 +82,7 @@ def test_another_slide_or_student_is_refused(predictor, entry, tmp_path):
     with pytest.raises(StoreMismatchError, match="student abc there, xyz asked"):
         infer_slide(predictor, entry, tmp_path, ResultSettings(), student="xyz")
     with pytest.raises(StoreMismatchError, match="slide_mpp"):
-        run(predictor, replace(entry, mpp=0.25), tmp_path)
+        run(predictor, replace(entry, mpp=0.25, mpp_source="column mpp of m.csv"), tmp_path)
 
 
 def test_a_slide_that_fails_midway_leaves_no_result(predictor, entry, tmp_path, monkeypatch):
@@ -96,6 +99,54 @@ def test_a_slide_that_fails_midway_leaves_no_result(predictor, entry, tmp_path, 
     with pytest.raises(RegionReadError):
         run(predictor, entry, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("what"), OSError(28, "No space left")])
+def test_a_fault_while_writing_leaves_no_part(predictor, entry, tmp_path, monkeypatch, error):
+    def broken(_, part, *args, **more):
+        part.mkdir()
+        (part / "tiles.csv").write_text("half")
+        raise error
+
+    monkeypatch.setattr(results, "write_all", broken)
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        run(predictor, entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_that_is_missing_is_one_line(predictor, entry, tmp_path):
+    with pytest.raises(AnnotationError, match=r"none\.png: cannot be read \(No such file"):
+        run(predictor, replace(entry, mask=tmp_path / "none.png"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slide_that_another_process_grades_is_left_to_it(predictor, entry, tmp_path):
+    with locked(tmp_path / "odd"), pytest.raises(OutputError, match="another process"):
+        run(predictor, entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    run(predictor, entry, tmp_path)
+    with locked(tmp_path / "odd"):  # what is whole can be read all the time
+        assert not run(predictor, entry, tmp_path)[1]
+
+
+def test_the_summary_passes_over_folders_of_another_name(predictor, entry, tmp_path):
+    run(predictor, entry, tmp_path)
+    shutil.copytree(tmp_path / "odd", tmp_path / "also.part")
+    shutil.copytree(tmp_path / "odd", tmp_path / "copy of odd")
+    assert write_summary(tmp_path).read_text().count("\nodd,") == 1
+    assert write_summary(tmp_path).read_text().count("\n") == 2
+
+
+def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
+    settings = ResultSettings(specimen="prostatectomy", min_area_mm2=0.25)
+    infer_slide(predictor, entry, tmp_path, settings, student="0123456789abcdef")
+    run(predictor, replace(entry, name="also"), tmp_path)
+    with write_summary(tmp_path).open(newline="") as stream:
+        also, odd = csv.DictReader(stream)
+    assert list(odd)[-5:] == ["student", "specimen", "min_area_mm2", "mpp", "note"]
+    assert list(odd.values())[-5:-1] == ["0123456789ab", "prostatectomy", "0.25", "4.0"]
+    assert list(also.values())[-5:-1] == ["abc", "biopsy", "0.0", "4.0"]
 
 
 def test_what_a_killed_run_left_is_no_result(predictor, entry, tmp_path):

@@ -16,10 +16,27 @@ def test_scores_equal_sklearn(seed):
     truth = rng.integers(0, 4, 300)
     found = np.where(rng.random(300) < 0.6, truth, rng.integers(0, 4, 300))
     score = score_labels(truth, found, CLASSES)
+    labels = range(4)
+    plain = cohen_kappa_score(truth, found, labels=labels)
+    assert score.kappa_plain == pytest.approx(plain)
     assert score.kappa == pytest.approx(cohen_kappa_score(truth, found, weights="quadratic"))
     assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, found))
     np.testing.assert_array_equal(score.confusion, confusion_matrix(truth, found))
     assert score.interval[0] < score.kappa < score.interval[1]
+
+
+def test_an_absent_class_keeps_its_distance():
+    truth, found = np.array([0, 0, 3, 3, 1]), np.array([0, 3, 3, 1, 1])  # no G4
+    score = score_labels(truth, found, CLASSES, resamples=20)
+    wanted = cohen_kappa_score(truth, found, weights="quadratic", labels=range(4))
+    assert score.kappa == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_nothing_to_tell_apart_has_no_kappa(count):
+    score = score_labels(np.ones(count, int), np.ones(count, int), CLASSES, resamples=5)
+    assert np.isnan([score.kappa, *score.interval]).all()
+    assert score.fields == count
 
 
 def test_classes_that_are_no_grades_get_plain_kappa():

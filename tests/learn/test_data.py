@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
 from wsikd.learn.data import load_patches
 from wsikd.learn.settings import Data, RunConfig, Split
@@ -78,6 +79,34 @@ def test_class_folders(tmp_path, stripes, patches_on_disk, splits):
     assert not held & kept
     if splits:
         assert held == {"s6", "s7"}
+
+
+def test_class_folders_are_in_order_of_grade(tmp_path, stripes, patches_on_disk):
+    for split, place in (("train", "one"), ("val", "two")):
+        rows = [r for r in patches_on_disk.rows(stripes) if r["split"] == split]
+        folders(tmp_path / place, stripes, rows, splits=False)
+    (tmp_path / "two" / "NC").rename(tmp_path / "two" / "benign")
+    assert load(tmp_path / "one").classes == ("NC", "G3", "G4")
+    both = load(tmp_path / "one", tmp_path / "two")
+    assert both.classes == ("benign", "NC", "G3", "G4")
+
+
+def test_two_folders_of_one_name_are_two_sources(tmp_path, stripes, patches_on_disk):
+    for split, place in (("train", "a"), ("val", "b")):
+        rows = [r for r in patches_on_disk.rows(stripes) if r["split"] == split]
+        folders(tmp_path / place / "set", stripes, rows, splits=False)
+    patches = load(tmp_path / "a" / "set", tmp_path / "b" / "set")
+    assert len(patches.digests) == 2
+    assert patches.digests == sorted(patches.digests)
+
+
+def test_a_slide_pattern_that_is_none_is_one_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("method: supervised\ndata: {slide_pattern: '('}\n")
+    with pytest.raises(ConfigError, match=r"data\.slide_pattern: '\(' is no regular") as caught:
+        load_config(RunConfig, path)
+    assert "\n" not in str(caught.value)
+    assert Data(slide_pattern=r"(\d+)").slide_pattern == r"(\d+)"
 
 
 def test_slide_names_from_stems():

@@ -8,13 +8,14 @@ import pytest
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.learn.data import load_patches
+from wsikd.learn.evaluate import ABOVE
 from wsikd.learn.losses import downsample
 from wsikd.learn.settings import Data, RunConfig, Split
 from wsikd.learn.train import distill
 from wsikd.models.bundle import load_bundle
 from wsikd.slides.base import open_slide
 from wsikd.slides.synthetic import write_pyramid
-from wsikd.tiles.store import StoreSettings
+from wsikd.tiles.store import StoreSettings, TileStore
 from wsikd.tiles.tiling import SlideNotes, tile_slide
 
 SETTINGS = StoreSettings((1.0, 4.0), 64, 64, "otsu", 0.1, ("NC", "G3"), 0.5)
@@ -50,6 +51,7 @@ def test_labels_splits_and_pixels_at_both_resolutions(stores):
     found = zip(high.slide, high.label.tolist(), high.split.tolist(), strict=True)
     assert sorted(set(found)) == expected
     assert len(high.digests) == 4
+    assert 0 < high.tissue.min() < high.tissue.max() == 1
     chosen = range(0, len(high), 7)
     averaged = downsample(high.images(chosen), 4)
     assert np.abs(averaged.numpy() - low.images(chosen).float().numpy()).max() <= 1
@@ -97,8 +99,12 @@ def test_training_chooses_a_least_area(tmp_path, stores):
     result = distill(config, tmp_path / "run", device="cpu")
     card = load_bundle(tmp_path / "run").card
     fields = result.min_area_mm2 / 0.064**2
-    assert fields == pytest.approx(round(fields), abs=1e-6)
+    assert fields == pytest.approx(round(fields) + ABOVE, abs=1e-6)
+    assert fields > 1
+    assert card["min_area_slides"] == 2
     assert card["min_area_mm2"] == result.min_area_mm2
     assert 0 <= card["min_area_jaccard"] <= 1
-    assert set(card["data"]) == {f"s{i}.zarr" for i in range(4)}
+    digests = {TileStore.open(stores / f"s{i}.zarr").digest for i in range(4)}
+    assert card["data"] == sorted(digests)
+    assert ".zarr" not in (tmp_path / "run/student/card.json").read_text()
     shutil.rmtree(tmp_path / "run")

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from wsikd.core.errors import (
     NonFiniteLossError,
     OutputError,
 )
-from wsikd.learn import train
+from wsikd.learn import finish, train
 from wsikd.learn.data import load_patches
 from wsikd.learn.evaluate import evaluate_bundle
 from wsikd.learn.prepare import build_student, open_teacher
@@ -146,7 +147,7 @@ def kill_at_the_end(monkeypatch):
     def dying(*args, **options):
         raise Killed
 
-    monkeypatch.setattr(train, "save_bundle", dying)
+    monkeypatch.setattr(finish, "save_bundle", dying)
 
 
 @pytest.mark.parametrize("kill", [kill_in_step, kill_before_checkpoint, kill_at_the_end])
@@ -180,9 +181,32 @@ def test_resume_refuses_another_run(stripes, tmp_path, patches_on_disk):
     before = rows(run)
     distill(settings, run, device="cpu", resume=True)  # finished: only its bundle again
     assert rows(run) == before
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    assert len(json.loads((run / "provenance.json").read_text())["resumed"]) == 1
+    for name in ("best.ckpt", "last.ckpt"):
+        (run / "checkpoints" / name).write_bytes(b"torn")
+        with pytest.raises(CheckpointError, match="cannot be read") as caught:
+            distill(settings, run, device="cpu", resume=True)
+        assert caught.value.subject.endswith(name)
+        assert "checkpoints/last.ckpt and checkpoints/best.ckpt" in caught.value.remedy
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()  # as the remedy says
+    distill(settings, run, device="cpu", resume=True)
+    assert rows(run) == before
+
+
+def test_resume_refuses_another_teacher(stripes, teacher, tmp_path):
+    place, run = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(teacher / "student", place)
+    settings = config(stripes, "at_plus", place, optim={"epochs": 1})
+    distill(settings, run, device="cpu")
+    made = json.loads((run / "provenance.json").read_text())
+    assert made["teacher_sha256"] == load_bundle(place).sha256
+    shutil.rmtree(place)
+    distill(config(stripes, optim={"epochs": 1}), tmp_path / "other", seed=7, device="cpu")
+    shutil.copytree(tmp_path / "other" / "student", place)
+    with pytest.raises(CheckpointError, match="another teacher; give the same --teacher"):
         distill(settings, run, device="cpu", resume=True)
+    assert json.loads((run / "provenance.json").read_text()) == made
 
 
 def test_resume_refuses_other_data(tmp_path, patches_on_disk):
@@ -367,3 +391,13 @@ def test_real_patches_train_teacher_and_student(real_patches, tmp_path, patches_
     assert bundle.spec.classes == ("benign", "gleason3", "gleason4")
     assert result.metrics["patches"] == sum(r["split"] == "val" for r in rows)
     assert result.colour_kappa > 0.2  # colour does tell on this set, as on many
+
+
+def test_moved_data_and_teacher_are_the_same_run(stripes, teacher, student, tmp_path):
+    run, set_, other = (tmp_path / name for name in ("run", "set", "teacher"))
+    shutil.copytree(student, run)
+    shutil.copytree(stripes.parent, set_)
+    shutil.copytree(teacher, other)
+    settings = config(set_ / stripes.name, "at_plus", other)
+    distill(settings, run, seed=1, device="cpu", resume=True)
+    assert rows(run)[:-1] == rows(student)[:-1]

@@ -151,3 +151,9 @@ def test_files_that_qupath_wrote(real_slides):
         for region, source in zip(regions, areal, strict=True):
             own = shapely.make_valid(shapely.from_geojson(json.dumps(source["geometry"])))
             assert region.geometry.area == pytest.approx(own.area)
+
+
+def test_features_without_a_class_are_kept_when_asked_for(read):
+    drawn = [feature([SQUARE], None), feature([SQUARE], {"name": "G4"})]
+    assert [r.name for r in read(drawn)] == ["G4"]
+    assert [r.name for r in read(drawn, unclassified=True)] == ["", "G4"]

@@ -40,6 +40,19 @@ def test_a_folder_in_depth_passes_over_what_is_no_slide(folder, caplog):
     assert "passed over 2 files that are no slides: a.geojson, notes.txt" in caplog.text
 
 
+def test_names_that_are_no_utf8_are_spelt_out(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / os.fsdecode(b"\xff.svs")).touch()
+        (tmp_path / folder / os.fsdecode(b"\xff.txt")).touch()
+    (alone,) = find_slides([tmp_path / "a"])
+    assert alone.name == "\\xff"
+    assert alone.path.exists()
+    both = names(find_slides([tmp_path]))
+    assert len(set(both)) == 2
+    assert all(name.startswith("\\xff-") for name in both)
+
+
 def test_a_glob(folder):
     assert names(find_slides([f"{folder}/*.[sn]*"])) == ["a", "d"]
     assert names(find_slides([f"{folder}/sub/**/*.tiff"])) == ["c"]

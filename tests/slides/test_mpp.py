@@ -19,7 +19,14 @@ REMEDY = "; pass --slide-mpp UM_PER_PX, or give it in the column mpp of a manife
     ("properties", "given", "source", "expected"),
     [
         (APERIO, None, "--slide-mpp", (0.25, 0.25, "aperio.MPP")),
-        (APERIO, 0.3, "--slide-mpp", (0.3, 0.3, "--slide-mpp")),
+        (APERIO, 0.3, "slide_mpp", (0.3, 0.3, "slide_mpp")),
+        (APERIO, 0.3, "--slide-mpp", (0.25, 0.25, "aperio.MPP")),
+        (
+            {"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"},
+            0.5,
+            "--slide-mpp",
+            (0.5, 0.5, "--slide-mpp"),
+        ),
         (APERIO, 0.3, "column mpp of x.csv", (0.3, 0.3, "column mpp of x.csv")),
         ({}, 0.5, "--slide-mpp", (0.5, 0.5, "--slide-mpp")),
         ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, 0.5, "s", (0.5, 0.5, "s")),
@@ -37,7 +44,9 @@ REMEDY = "; pass --slide-mpp UM_PER_PX, or give it in the column mpp of a manife
         ),
     ],
 )
-def test_what_is_given_wins_over_the_file(properties, given, source, expected):
+def test_what_is_given_wins_over_the_file_but_the_option_fills_gaps_only(
+    properties, given, source, expected
+):
     mpp = resolve_mpp("s.svs", properties, given=given, given_source=source)
     assert (mpp.x, mpp.y, mpp.source) == expected
 
@@ -78,6 +87,22 @@ def test_a_power_that_does_not_fit_is_told(caplog, power, warned):
         )
     assert bool(caplog.records) is warned
     assert not warned or f"objective power {power} and 0.25 um/px" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "told"),
+    [
+        (0.3, "--slide-mpp", "s.svs: 0.25 um/px (aperio.MPP) is used, not 0.3 (--slide-mpp)"),
+        (0.3, "column mpp of m.csv", "0.3 um/px (column mpp of m.csv) is used, not 0.25"),
+        (0.254, "--slide-mpp", None),
+        (0.254, "column mpp of m.csv", None),
+    ],
+)
+def test_two_that_differ_by_more_than_2_percent_are_told(caplog, given, source, told):
+    with caplog.at_level(logging.WARNING, logger="wsikd"):
+        resolve_mpp("s.svs", APERIO, given=given, given_source=source)
+    assert (told or "") in caplog.text
+    assert len(caplog.records) == (told is not None)
 
 
 def test_magnification_and_resolution():

@@ -1,3 +1,4 @@
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -196,9 +197,20 @@ def test_a_slide_without_resolution_opens_but_tells_no_mpp(tmp_path):
         with pytest.raises(MissingMppError, match=r"^bare\.svs: no resolution .*--slide-mpp"):
             slide.mpp  # noqa: B018
     with open_slide(path, slide_mpp=0.26) as slide:
-        assert (slide.mpp.x, slide.mpp.y, slide.mpp.source) == (0.26, 0.26, "--slide-mpp")
+        assert (slide.mpp.x, slide.mpp.y, slide.mpp.source) == (0.26, 0.26, "slide_mpp")
     with pytest.raises(MissingMppError, match="implausible"):
         open_slide(path, slide_mpp=260)
+
+
+def test_a_name_that_is_no_utf8_is_spelt_out(slide_file, tmp_path):
+    path = tmp_path / os.fsdecode(b"M\xfcller.svs")
+    shutil.copy(slide_file, path)
+    with open_slide(path) as slide:
+        assert (slide.info.name, slide.info.file) == ("M\\xfcller", "M\\xfcller.svs")
+    path.write_text("no slide")
+    with pytest.raises(SlideError) as caught:
+        open_slide(path)
+    assert str(caught.value).startswith("M\\xfcller.svs: not a slide")
 
 
 def _text(path):

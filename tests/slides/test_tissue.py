@@ -155,6 +155,24 @@ def test_a_mask_of_polygons_counts_from_the_bounds(tmp_path):
     )
 
 
+def test_polygons_of_no_class_are_tissue_too(tmp_path):
+    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8))
+    square = [[200, 100], [700, 100], [700, 500], [200, 500], [200, 100]]
+    drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}}
+    (tmp_path / "m.geojson").write_text(json.dumps({**drawn, "properties": {}}))
+    tissue = find_tissue(slide, mask_file=tmp_path / "m.geojson")
+    assert tissue.fraction == pytest.approx(500 * 400 / (800 * 1200), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["m.geojson", "m.png"])
+def test_a_mask_that_covers_nothing_is_refused(tmp_path, name):
+    slide = MemorySlide(np.zeros((80, 80, 3), np.uint8))
+    (tmp_path / "m.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    cv2.imwrite(str(tmp_path / "m.png"), np.zeros((80, 80), np.uint8))
+    with pytest.raises(AnnotationError, match=f"{name}: covers nothing of the slide; "):
+        find_tissue(slide, mask_file=tmp_path / name)
+
+
 def test_a_mask_that_cannot_be_used(tmp_path, capfd):
     slide = MemorySlide(np.zeros((80, 80, 3), np.uint8))
     (tmp_path / "m.png").write_text("no image")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -23,12 +24,14 @@ from wsikd.core.errors import (
     RegionReadError,
     StoreMismatchError,
 )
+from wsikd.core.lock import locked
 from wsikd.slides.annotations import Region
 from wsikd.slides.base import open_slide
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles import tiling
+from wsikd.tiles.record import KEY_FILE, SlideNotes, project_key
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.tiling import SlideNotes, tile_slide
+from wsikd.tiles.tiling import tile_slide
 
 
 def settings_of(**changes):
@@ -194,7 +197,7 @@ SQUARE = Region("G3", shapely.box(0, 0, 500, 500))
         ({"classes": ("G3",)}, {}, None, "classes [] there, ['G3'] asked"),
         ({}, {"regions": (SQUARE,)}, None, "slide regions None there,"),
         ({}, {"split": "test"}, None, "slide split None there, test asked"),
-        ({}, {"patient": "P1"}, None, "slide patient None there,"),
+        ({}, {"patient": "P1", "key": b"key"}, None, "slide patient None there,"),
         ({}, {}, 0.5, "slide mpp [0.499, 0.499] there, [0.5, 0.5] asked"),
     ],
 )
@@ -257,7 +260,8 @@ def test_a_killed_run_goes_on_where_it_stopped(large_file, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert first is not None
-    assert [p.name for p in out.iterdir()] == ["large.zarr.part"]
+    # The lock of the killed process is stale: the next run takes it over.
+    assert sorted(p.name for p in out.iterdir()) == ["large.zarr.lock", "large.zarr.part"]
     kept = first.stat().st_mtime_ns
     shards = []
     store, new = tile_file(
@@ -339,6 +343,49 @@ def test_a_full_disk_is_one_line(slide_file, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"\(No space left on device\); free space"):
         tile_file(slide_file, tmp_path / "odd.zarr")
     assert not (tmp_path / "odd.zarr").exists()
+
+
+def test_a_store_that_another_process_makes_is_left_to_it(slide_file, tmp_path):
+    path = tmp_path / "odd.zarr"
+    with locked(path), pytest.raises(OutputError, match=r"another process \(pid \d+ on "):
+        tile_file(slide_file, path)
+    assert list(tmp_path.iterdir()) == []
+    assert tile_file(slide_file, path)[1]
+    with locked(path):  # what is whole can be read all the time
+        assert not tile_file(slide_file, path)[1]
+
+
+def test_a_store_that_came_while_we_waited_is_not_made_again(slide_file, tmp_path, monkeypatch):
+    path, own = tmp_path / "odd.zarr", tiling.locked
+
+    def late(at):
+        monkeypatch.setattr(tiling, "locked", own)
+        tile_file(slide_file, path)
+        return own(at)
+
+    monkeypatch.setattr(tiling, "locked", late)
+    assert not tile_file(slide_file, path)[1]
+
+
+def test_a_patient_is_hidden_by_the_key_of_the_folder(slide_file, tmp_path):
+    def patient(folder, **notes):
+        stores = tmp_path / folder
+        return tile_file(slide_file, stores / "odd.zarr", notes=SlideNotes(**notes))[0].patient
+
+    first = patient("a", patient="4711")
+    key = tmp_path / "a" / KEY_FILE
+    assert (key.stat().st_size, key.stat().st_mode & 0o777) == (16, 0o600)
+    assert first == patient("a", patient="4711")  # the second run finds the store
+    assert first == patient("b", patient="4711", key=project_key(tmp_path / "a"))
+    assert first != patient("c", patient="4711")
+    assert first != hashlib.sha256(b"4711").hexdigest()[: len(first)]
+    assert not (tmp_path / "b" / KEY_FILE).exists()
+    kept = b"".join(p.read_bytes() for p in (tmp_path / "a" / "odd.zarr").rglob("*") if p.is_file())
+    assert key.read_bytes() not in kept
+    assert key.read_bytes().hex().encode() not in kept
+    key.write_bytes(b"short")
+    with pytest.raises(OutputError, match=r"\.wsikd-key: holds no key of 16 bytes; restore it"):
+        patient("a", patient="4711")
 
 
 def test_a_mask_that_is_missing_is_one_line(slide_file, tmp_path):

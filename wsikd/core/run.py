@@ -6,10 +6,10 @@ written aside and renamed, so that none is ever half there under its own name.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -22,35 +22,55 @@ import yaml
 
 from wsikd import __version__
 from wsikd.core.config import dump_config, first_difference
-from wsikd.core.errors import OutputError, one_line
+from wsikd.core.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic import BaseModel
 
-RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "timm", "lightning", "zarr", "openslide-bin")
+RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "lightning", "zarr", "openslide-bin")
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a ``.part`` path beside ``path``, renamed to it when the block ends well.
+    """A ``.part`` place beside ``path``, moved onto ``path`` if the block ends well, else removed.
+
+    Works for files and folders, so that what stands at ``path`` is always whole.
 
     Raises:
-        OutputError: the folder cannot be made, or the file not be written.
+        OutputError: the place cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_path(part)
         yield part
-        part.replace(path)
+        _move(part, path)
     except OSError as error:
         raise OutputError(
             path, f"cannot be written ({error.strerror or error})", "mend that or choose another -o"
         ) from error
     finally:
         with suppress(OSError):
-            part.unlink()
+            remove_path(part)
+
+
+def _move(part: Path, path: Path) -> None:
+    old = path.with_name(f"{path.name}.{os.getpid()}.old")
+    if path.is_dir() or (part.is_dir() and path.exists()):
+        remove_path(old)
+        path.replace(old)  # a folder can only be moved to where nothing is
+    part.replace(path)
+    remove_path(old)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -143,11 +163,27 @@ class RunDir:
         write_text_atomic(self.config_file, dump_config(config))
         self.checkpoints.mkdir(exist_ok=True)
 
+    def note_resume(self) -> None:
+        """Add time and version of a resumption to ``provenance.json``. Raises OutputError."""
+        made = self.read_provenance()
+        entry = {k: v for k, v in provenance().items() if k in ("wsikd", "git", "time")}
+        write_json_atomic(
+            self.provenance_file, made | {"resumed": [*made.get("resumed", []), entry]}
+        )
+
+    def read_provenance(self) -> dict[str, Any]:
+        """What ``provenance.json`` holds; nothing if there is none, or it is torn."""
+        try:
+            made = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return made if isinstance(made, dict) else {}
+
     def check(self, config: BaseModel, *, resume: bool = False, **more: Any) -> bool:
         """Raise what :meth:`start` would, writing nothing; true if there is a run to resume."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(self.path, "is a file", "choose another -o")
-        occupied = self.path.is_dir() and any(self.path.iterdir())
+        occupied = self.path.is_dir() and not self._unborn()
         if occupied and not resume:
             raise OutputError(
                 self.path, "is not empty", "pass --resume to continue it or choose another -o"
@@ -155,6 +191,17 @@ class RunDir:
         if occupied:
             self._check_same(config, more)
         return occupied
+
+    def _unborn(self) -> bool:
+        """Nothing is there but what a kill within :meth:`start` leaves behind."""
+        names = {p.name for p in self.path.iterdir() if not self._is_part(p)}
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            names.discard(self.checkpoints.name)
+        return names <= {self.provenance_file.name}
+
+    def _is_part(self, path: Path) -> bool:
+        started = (f"{f.name}." for f in (self.provenance_file, self.config_file))
+        return path.name.startswith(tuple(started)) and path.suffix == ".part"
 
     def _check_same(self, config: BaseModel, more: Mapping[str, Any]) -> None:
         try:
@@ -164,7 +211,7 @@ class RunDir:
             raise OutputError(
                 self.path, "holds no run to resume", "choose another -o, or leave --resume out"
             ) from error
-        key = first_difference(old or {}, config.model_dump(mode="json"))
+        key = first_difference(_placeless(old or {}), _placeless(config.model_dump(mode="json")))
         if key is None and "seed" in more and made.get("seed") != more["seed"]:
             key = "seed"
         if key is not None:
@@ -192,20 +239,18 @@ class RunDir:
         write_text_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _placeless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the places of data and teacher, whose content is compared by digest."""
+    data = config.get("data")
+    rest = {k: v for k, v in config.items() if k != "teacher"}
+    if isinstance(data, dict):
+        rest["data"] = {k: v for k, v in data.items() if k != "paths"}
+    return rest
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return value
-
-
-def append_failure(path: Path, slide: str, stage: str, error: Exception) -> None:
-    """Add a row to a table of failures (slide, stage, error, message), with a header if new."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["slide", "stage", "error", "message"])
-        writer.writerow([slide, stage, type(error).__name__, one_line(str(error))])

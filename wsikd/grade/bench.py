@@ -8,6 +8,8 @@ than the total.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import platform
 import tempfile
@@ -24,20 +26,20 @@ import psutil
 import torch
 
 from wsikd import RESEARCH_USE, __version__
+from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import ConfigError, WsikdError
+from wsikd.core.errors import ConfigError, SlideError, WsikdError
 from wsikd.grade.exports import write_all
 from wsikd.slides.base import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.slides.manifest import SlideEntry
 
+log = logging.getLogger(__name__)
 STAGES = ("open", "tissue", "read", "resize", "forward", "write")
 
 
@@ -53,12 +55,19 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system."""
+    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system.
+
+    ``peak_rss_mb`` is the greatest resident memory of the process during the pass, with all that
+    lay in it before; ``rise_mb`` is how far that is above the resident memory at its start;
+    ``cuda_mb`` the most memory of the GPU that tensors took, None without one. All in MiB.
+    """
 
     stages: dict[str, float]
     wall: float
     cpu: float
     peak_rss_mb: float
+    rise_mb: float
+    cuda_mb: float | None
     fields: int
     mm2: float
 
@@ -80,7 +89,8 @@ def run_bench(
         student: the network at the lower.
         repeats: timed passes of each, after one that is not timed.
         on_progress: called with (slides done, slides in all).
-        on_failure: told of a slide that fails, which is then left out; without it, the error rises.
+        on_failure: told of a slide that fails, which is then left out; a fault that nobody foresaw
+            is told as a SlideError. Without it, the error rises.
 
     Returns:
         A record ready for JSON: environment, contenders, slides, totals, ratios, agreement; None
@@ -96,10 +106,11 @@ def run_bench(
     for number, entry in enumerate(entries):
         try:
             done.append((entry, _bench_slide(pair, entry, repeats)))
-        except WsikdError as error:
+        except Exception as error:
             if on_failure is None:
                 raise
-            on_failure(entry, error)
+            log.debug("%s", entry.path, exc_info=True)
+            on_failure(entry, _named(error, entry))
         if on_progress:
             on_progress(number + 1, len(entries))
     if not done:
@@ -124,6 +135,15 @@ def run_bench(
     return record
 
 
+def _named(error: Exception, entry: SlideEntry) -> WsikdError:
+    """The error itself, or one that names the slide where nobody foresaw it."""
+    if isinstance(error, WsikdError):
+        return error
+    fault = f"unforeseen {type(error).__name__}: {error}"
+    remedy = "run it alone with --log-level debug and report it"
+    return SlideError(entry.path.name, fault, remedy)
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on; no host name."""
     return {
@@ -143,10 +163,8 @@ def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[
 
     Returns:
         kappa (unweighted) and kappa_quadratic (Cohen 1960, 1968), agreement in all, and by the
-        teacher's class; fields compared.
+        teacher's class; fields compared. What is undefined, as all is over no field, is None.
     """
-    from sklearn.metrics import cohen_kappa_score, confusion_matrix
-
     first, second = [], []
     for t, s in zip(teacher, student, strict=True):
         both = t.valid_hw & s.valid_hw
@@ -154,17 +172,12 @@ def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[
         second.append(s.grade_hw[both])
     a, b = np.concatenate(first), np.concatenate(second)
     classes = teacher[0].classes
-    table: NDArray[np.int64] = confusion_matrix(a, b, labels=range(len(classes)))
-    one_class = len(np.union1d(a, b)) < 2
-    kappas = (
-        (None, None)
-        if one_class
-        else (cohen_kappa_score(a, b), cohen_kappa_score(a, b, weights="quadratic"))
-    )
+    table = confusion(a, b, len(classes))
+    plain, quadratic = (kappa(table, quadratic=weighted) for weighted in (False, True))
     return {
         "fields": len(a),
-        "kappa": kappas[0],
-        "kappa_quadratic": kappas[1],
+        "kappa": plain if math.isfinite(plain) else None,
+        "kappa_quadratic": quadratic if math.isfinite(quadratic) else None,
         "same": float((a == b).mean()) if len(a) else None,
         "by_class": {
             name: float(table[k, k] / table[k].sum()) if table[k].sum() else None
@@ -210,7 +223,7 @@ def _bench_slide(pair: Sequence[Contender], entry: SlideEntry, repeats: int) -> 
 def _one_pass(contender: Contender, entry: SlideEntry) -> tuple[Run, GradeMap]:
     clock = StageClock()
     predictor = contender.predictor
-    with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+    with _PeakMemory(predictor.device) as memory, tempfile.TemporaryDirectory() as folder:
         cpu, begun = time.process_time(), time.perf_counter()
         with clock("open"):
             slide = open_slide(
@@ -224,14 +237,21 @@ def _one_pass(contender: Contender, entry: SlideEntry) -> tuple[Run, GradeMap]:
     fields = int(grade_map.valid_hw.sum())
     mm2 = float(grade_map.tissue_hw[grade_map.valid_hw].sum() * grade_map.cell_mm2)
     stages = {stage: clock.seconds.get(stage, 0.0) for stage in STAGES}
-    return Run(stages, wall, cpu, memory.peak_mb, fields, mm2), grade_map
+    peaks = memory.peak_mb, memory.peak_mb - memory.start_mb, memory.cuda_mb
+    return Run(stages, wall, cpu, *peaks, fields, mm2), grade_map
 
 
 class _PeakMemory:
-    """Samples the resident memory of this process in a thread."""
+    """Samples the resident memory of this process in a thread; asks torch for the GPU's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cuda_mb = 0.0 if device.type == "cuda" else None
 
     def __enter__(self) -> Self:
-        self.peak_mb = 0.0
+        if self.cuda_mb is not None:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.peak_mb = self.start_mb = _resident_mb()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -240,13 +260,18 @@ class _PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if self.cuda_mb is not None:
+            self.cuda_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
 
     def _watch(self) -> None:
-        process = psutil.Process()
         while True:
-            self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
+            self.peak_mb = max(self.peak_mb, _resident_mb())
             if self._stop.wait(0.02):
                 return
+
+
+def _resident_mb() -> float:
+    return float(psutil.Process().memory_info().rss / 2**20)
 
 
 def _contender(contender: Contender) -> dict[str, Any]:
@@ -280,6 +305,7 @@ def _slide(runs: Sequence[Run]) -> dict[str, Any]:
 def _totals(slides: Sequence[Sequence[Run]]) -> dict[str, Any]:
     """All slides together, repeat by repeat."""
     rounds = list(zip(*slides, strict=True))
+    passes = [run for runs in slides for run in runs]
     wall = [sum(r.wall for r in one) for one in rounds]
     fields = sum(runs[0].fields for runs in slides)
     mm2 = sum(runs[0].mm2 for runs in slides)
@@ -289,19 +315,22 @@ def _totals(slides: Sequence[Sequence[Run]]) -> dict[str, Any]:
         "wall_s": spread(wall),
         "cpu_s": spread([sum(r.cpu for r in one) for one in rounds]),
         "stages_s": {s: spread([sum(r.stages[s] for r in one) for one in rounds]) for s in STAGES},
-        "fields_per_s": spread([fields / w for w in wall]),
-        "mm2_per_s": spread([mm2 / w for w in wall]),
-        "slides_per_h": spread([3600 * len(slides) / w for w in wall]),
-        "peak_rss_mb": max(r.peak_rss_mb for runs in slides for r in runs),
+        "fields_per_s": spread([fields / max(w, 1e-9) for w in wall]),
+        "mm2_per_s": spread([mm2 / max(w, 1e-9) for w in wall]),
+        "slides_per_h": spread([3600 * len(slides) / max(w, 1e-9) for w in wall]),
+        "peak_rss_mb": max(r.peak_rss_mb for r in passes),
+        "rise_mb": median(r.rise_mb for r in passes),
+        "cuda_mb": max((r.cuda_mb for r in passes if r.cuda_mb is not None), default=None),
     }
 
 
 def _speed_up(teacher: Sequence[Sequence[Run]], student: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Teacher over student, paired repeat by repeat."""
+    """Teacher over student, paired repeat by repeat; None where the student took no time."""
 
-    def ratios(value: Callable[[Run], float]) -> dict[str, float]:
+    def ratios(value: Callable[[Run], float]) -> dict[str, float] | None:
         pairs = zip(zip(*teacher, strict=True), zip(*student, strict=True), strict=True)
-        return spread([sum(map(value, t)) / max(sum(map(value, s)), 1e-9) for t, s in pairs])
+        sums = [(sum(map(value, t)), sum(map(value, s))) for t, s in pairs]
+        return spread([t / s for t, s in sums]) if all(s > 0 for _, s in sums) else None
 
     return {
         "wall": ratios(lambda r: r.wall),

@@ -18,6 +18,12 @@ STAGE_NAMES = {
     "write": "write",
 }
 
+MEMORY_NAMES = {
+    "rise_mb": "memory: rise during a pass, MB",
+    "peak_rss_mb": "memory: peak of the whole process with both networks, MB",
+    "cuda_mb": "GPU memory: peak of the tensors of both networks, MB",
+}
+
 
 def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of four (what, teacher, student, teacher / student), each median [least, greatest]."""
@@ -42,9 +48,9 @@ def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     if any(c["max_fields"] for c in record["contenders"]):
         del rates["slides_per_h"]  # a sample of a slide says nothing of whole slides
     rows += [(label, _spread(teacher[k]), _spread(student[k]), "") for k, label in rates.items()]
-    rows.append(
-        ("peak memory, MB", f"{teacher['peak_rss_mb']:.0f}", f"{student['peak_rss_mb']:.0f}", "")
-    )
+    for key, label in MEMORY_NAMES.items():
+        if teacher[key] is not None:
+            rows.append((label, f"{teacher[key]:.0f}", f"{student[key]:.0f}", ""))
     return rows
 
 
@@ -53,6 +59,8 @@ def agreement_text(record: dict[str, Any]) -> str:
     found = record.get("agreement")
     if found is None:
         return "Untrained networks (--arch): the times are real, the grades mean nothing."
+    if not found["fields"]:
+        return "No field has tissue in both maps; nothing can be compared."
     if found["kappa"] is None:
         return f"Both give one class to all {found['fields']} fields; kappa is not defined."
     classes = ", ".join(
@@ -137,5 +145,7 @@ def _spread(values: dict[str, float]) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _times(values: dict[str, float]) -> str:
+def _times(values: dict[str, float] | None) -> str:
+    if values is None:
+        return "-"
     return f"{values['median']:.1f} [{values['min']:.1f}, {values['max']:.1f}]"

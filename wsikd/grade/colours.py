@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsikd.grade.gleason import pattern_of
+from wsikd.core.classes import pattern_of
 
 # Light to dark with rising grade, so that the order survives colour blindness and grey prints.
 _GLEASON = {0: (86, 180, 233), 3: (255, 230, 60), 4: (230, 110, 0), 5: (110, 0, 40)}

@@ -9,12 +9,12 @@ pathologist.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsikd.core.classes import pattern_of
 from wsikd.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 SPECIMENS = ("biopsy", "prostatectomy")
 MINOR_SHARE = 0.05
 _TOLERANCE = 1e-9  # sums of cell areas carry rounding
-_PATTERN = re.compile(r"(?:g|gp|gleason|gleason pattern) ?([345])")
-_NO_CANCER = frozenset(
-    ("nc", "benign", "normal", "non cancer", "noncancer", "no cancer", "non cancerous")
-    + ("stroma", "0")
-)
 
 
 @dataclass(frozen=True)
@@ -81,15 +76,6 @@ def grade_group(primary: int, secondary: int) -> int:
     if score == 7:
         return 2 if primary < secondary else 3
     return 4 if score == 8 else 5
-
-
-def pattern_of(name: str) -> int | None:
-    """Gleason pattern a class name stands for: 3, 4 or 5; 0 for no cancer; None for neither."""
-    plain = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
-    if plain in _NO_CANCER:
-        return 0
-    match = _PATTERN.fullmatch(plain)
-    return int(match[1]) if match else None
 
 
 def patterns_of(classes: Sequence[str]) -> dict[int, int] | None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from wsikd import RESEARCH_USE, __version__
-from wsikd.core.run import write_text_atomic
+from wsikd.core.run import aside, write_text_atomic
 from wsikd.grade.bench_report import agreement_text, plot, stage_rows
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports.png import paint
@@ -59,34 +59,24 @@ class Report:
     facts: dict[str, str]
 
 
-def slide_row(
-    slide: Slide,
-    maps: dict[str, GradeMap],
-    *,
-    specimen: str,
-    min_area_mm2: float,
-) -> SlideRow:
+def slide_row(slide: Slide, maps: dict[str, GradeMap], readings: dict[str, str]) -> SlideRow:
     """Paint the maps of a slide side by side, all on the same view of it.
 
     Args:
         slide: the open slide.
-        maps: truth, teacher and student by title; the first is the truth.
-        specimen: rule for the Gleason score.
-        min_area_mm2: area a pattern must cover to count.
+        maps: by title; the first is the truth, whose Gleason score (biopsy rule, every drawn
+            region counting) is added to the readings.
+        readings: what stands under the other maps, by title.
     """
     seen = view(slide, tuple(map(float, slide.info.bounds)), PICTURE_PX)  # type: ignore[arg-type]
     pictures = {"tissue": seen.rgb}
-    readings = {}
-    for title, grade_map in maps.items():
-        pictures[title] = paint(grade_map, seen, alpha=0.55)
-        reading = grade_slide(
-            class_areas(grade_map).tolist(),
-            grade_map.classes,
-            specimen=specimen,
-            min_area_mm2=min_area_mm2,
-        )
-        readings[title] = reading.text if reading else "no cancer"
-    return SlideRow(slide.info.name, pictures, readings)
+    pictures |= {title: paint(m, seen, alpha=0.55) for title, m in maps.items()}
+    title, truth = next(iter(maps.items()))
+    reading = grade_slide(
+        class_areas(truth).tolist(), truth.classes, specimen="biopsy", min_area_mm2=0.0
+    )
+    drawn = reading.text if reading else "no cancer"
+    return SlideRow(slide.info.name, pictures, {title: drawn, **readings})
 
 
 def only_where(grade_map: GradeMap, other: GradeMap) -> GradeMap:
@@ -106,7 +96,10 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
     files = folder / "report_files"
     files.mkdir(parents=True, exist_ok=True)
-    plot(report.bench, files / "times.png")
+    with aside(files / "times.png") as part:
+        drawn = part.with_suffix(".png")  # the suffix tells what to draw
+        plot(report.bench, drawn)
+        drawn.replace(part)
     environment = Environment(
         loader=PackageLoader("wsikd.grade", "."),
         autoescape=select_autoescape(["html", "html.j2"]),
@@ -126,7 +119,8 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     for row in report.slides:
         for title, picture in row.pictures.items():
             name = f"{row.name}-{title.split()[0]}.png"
-            (files / name).write_bytes(_png(picture))
+            with aside(files / name) as part:
+                part.write_bytes(_png(picture))
     embedded = {"times": _data_uri((files / "times.png").read_bytes())}
     html = environment.get_template("report.html.j2").render(
         **content, picture=lambda p: _data_uri(_png(p)), embedded=embedded

@@ -11,24 +11,29 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import OutputError, StoreMismatchError
+from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
+from wsikd.core.lock import locked
 from wsikd.core.run import write_json_atomic, write_text_atomic
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.slides.base import open_slide
+from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from wsikd.grade.predict import SlidePredictor
     from wsikd.slides.manifest import SlideEntry
+
+HOW = ("student", "specimen", "min_area_mm2", "mpp")
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def infer_slide(
         entry: the slide.
         out: folder of results.
         settings: what to write.
-        student: identity of the student's weights.
+        student: SHA-256 of the student's weights, or its first digits.
         overwrite: replace results made with other settings.
         on_progress: called with (fields done, fields in all).
 
@@ -67,11 +72,13 @@ def infer_slide(
 
     Raises:
         StoreMismatchError: there are results of other settings.
-        SlideError, RegionReadError, OutputError: as they say.
+        AnnotationError: the mask file cannot be used.
+        OutputError: the disk does not take it, or another process is at work on it.
+        SlideError, RegionReadError: as they say.
     """
-    begun = time.perf_counter()
     clock = StageClock()
-    folder, part = out / entry.name, out / f"{entry.name}.part"
+    folder = out / entry.name
+    begun = time.perf_counter()
     with clock("open"):
         slide = open_slide(
             entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
@@ -85,45 +92,77 @@ def infer_slide(
             **asdict(settings),
             **_reading(predictor),
         }
-        found = _read(folder)
-        if folder.exists() and not overwrite:
-            _check_same(folder, found, made_with)
-            return found["summary"], False
-        shutil.rmtree(part, ignore_errors=True)
-        grade_map = predictor.predict(
-            slide, mask_file=entry.mask, clock=clock, on_progress=on_progress
-        )
-        row = summarise(grade_map, specimen=settings.specimen, min_area_mm2=settings.min_area_mm2)
-        with clock("write"):
-            options: Mapping[str, Mapping[str, Any]] = {"geojson": {"mode": settings.geojson}}
-            write_all(grade_map, part, settings.formats, slide=slide, options=options)
-        row["seconds"] = round(time.perf_counter() - begun, 3)
-        record = {
-            "summary": row,
-            "made_with": made_with,
-            "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
-            "mpp_source": slide.mpp.source,
-            "wsikd": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "note": RESEARCH_USE,
-        }
-    write_json_atomic(part / "result.json", record)
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    except OSError as error:
-        fault = f"cannot be written ({error.strerror or error})"
-        raise OutputError(folder, fault, "choose another -o") from error
+        if not overwrite and (row := _made(folder, made_with)) is not None:
+            return row, False
+        with _part_of(folder) as part:
+            if not overwrite and (row := _made(folder, made_with)) is not None:
+                return row, False  # by another process, meanwhile
+            grade_map = predictor.predict(
+                slide, mask_file=entry.mask, clock=clock, on_progress=on_progress
+            )
+            row = summarise(
+                grade_map, specimen=settings.specimen, min_area_mm2=settings.min_area_mm2
+            )
+            with clock("write"):
+                options: Mapping[str, Mapping[str, Any]] = {"geojson": {"mode": settings.geojson}}
+                write_all(grade_map, part, settings.formats, slide=slide, options=options)
+            row["seconds"] = round(time.perf_counter() - begun, 3)
+            row |= _how(made_with, predictor.spec.mpp)
+            record = {
+                "summary": row,
+                "made_with": made_with,
+                "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
+                "mpp_source": slide.mpp.source,
+                "wsikd": __version__,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "note": RESEARCH_USE,
+            }
+            write_json_atomic(part / "result.json", record)
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
     return row, True
+
+
+@contextmanager
+def _part_of(folder: Path) -> Iterator[Path]:
+    """A folder aside, ours alone and empty, which is gone however the block ends."""
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        with locked(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            try:
+                yield part
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, WsikdError):
+            raise
+        fault = f"cannot be written ({error.strerror or error})"
+        raise OutputError(folder, fault, "free space, or choose another -o") from error
+
+
+def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
+    """Columns that tell rows of different students and rules apart."""
+    return dict(
+        zip(
+            HOW,
+            (made_with["student"][:12], made_with["specimen"], made_with["min_area_mm2"], mpp),
+            strict=True,
+        )
+    )
 
 
 def write_summary(out: Path) -> Path:
     """Collect the rows of all slides under ``out`` into ``summary.csv``; returns its path.
 
-    The last column of each row repeats that the numbers are for research use only.
+    Folders that do not bear their slide's name, as those left by a killed run, are passed over.
+    The last columns tell by which student (12 digits of its SHA-256), specimen rule, smallest area
+    (mm2) and resolution (um/px) a row was made, and that it is for research use only.
     """
-    rows = [r["summary"] for p in sorted(out.iterdir()) if p.is_dir() and (r := _read(p))]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    found = [(p.name, _read(p)) for p in sorted(out.iterdir()) if p.is_dir()]
+    rows = [r["summary"] for name, r in found if r and r["summary"].get("slide") == name]
+    columns = [key for row in rows for key in row if key not in HOW]
+    columns = [*dict.fromkeys(columns), *(HOW if rows else ())]
     lines: list[dict[str, Any]] = [{**row, "note": RESEARCH_USE} for row in rows]
     path = out / "summary.csv"
     write_text_atomic(path, _csv_text([*columns, "note"], lines))
@@ -159,7 +198,11 @@ def _read(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and "summary" in content else {}
 
 
-def _check_same(folder: Path, found: dict[str, Any], made_with: dict[str, Any]) -> None:
+def _made(folder: Path, made_with: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of these very results where they are there; raises where others are."""
+    if not folder.exists():
+        return None
+    found = _read(folder)
     if not found:
         fault = "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or --overwrite")
@@ -172,7 +215,8 @@ def _check_same(folder: Path, found: dict[str, Any], made_with: dict[str, Any]) 
             f"made with other settings ({what})",
             "choose another -o, or replace it with --overwrite",
         )
+    return dict(found["summary"])
 
 
 def _file_hash(path: Path | None) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else None
+    return hashlib.sha256(mask_bytes(path)).hexdigest()[:16] if path else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.grade.gleason import pattern_of
+from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.classes import pattern_of
 from wsikd.tiles.labels import label_fields
 
 if TYPE_CHECKING:
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
 class Score:
     """How well predicted classes fit the drawn ones.
 
-    ``kappa`` is quadratic where the classes are grades (Cohen 1968), with a 95 % bootstrap interval
+    ``kappa_plain`` is unweighted (Cohen 1960), ``kappa`` quadratic where the classes are grades (Cohen 1968), with a 95 % bootstrap interval
     over fields; ``confusion`` counts (drawn, predicted).
     """
 
     fields: int
     kappa: float
+    kappa_plain: float
     interval: tuple[float, float]
     balanced_accuracy: float
     accuracy: float
@@ -71,36 +74,19 @@ def score_labels(
 ) -> Score:
     """Compare class indices, int (N,)."""
     count = len(classes)
-    table = _confusion(truth, found, count)
+    table = confusion(truth, found, count)
     ordinal = all(pattern_of(name) is not None for name in classes)
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, max(len(truth), 1), (resamples, len(truth)))
-    kappas = [_kappa(_confusion(truth[d], found[d], count), ordinal=ordinal) for d in draws]
-    present = table.sum(1) > 0
-    recall = np.diag(table)[present] / table.sum(1)[present]
+    resampled = [kappa(confusion(truth[d], found[d], count), quadratic=ordinal) for d in draws]
+    kappas = [k for k in resampled if math.isfinite(k)] or [math.nan]
     return Score(
         fields=len(truth),
-        kappa=_kappa(table, ordinal=ordinal),
-        interval=(float(np.nanquantile(kappas, 0.025)), float(np.nanquantile(kappas, 0.975))),
-        balanced_accuracy=float(recall.mean()) if present.any() else float("nan"),
+        kappa=kappa(table, quadratic=ordinal),
+        kappa_plain=kappa(table, quadratic=False),
+        interval=(float(np.quantile(kappas, 0.025)), float(np.quantile(kappas, 0.975))),
+        balanced_accuracy=balanced_accuracy(table),
         accuracy=float((truth == found).mean()) if len(truth) else float("nan"),
         confusion=table,
         classes=classes,
     )
-
-
-def _confusion(
-    truth: NDArray[np.integer], found: NDArray[np.integer], count: int
-) -> NDArray[np.int64]:
-    flat = np.bincount(truth.astype(np.int64) * count + found, minlength=count * count)
-    return flat.reshape(count, count)
-
-
-def _kappa(table: NDArray[np.int64], *, ordinal: bool) -> float:
-    """Cohen's kappa of a confusion table, weighted by squared distance where ``ordinal``."""
-    index = np.arange(len(table))
-    distance = np.abs(index[:, None] - index)
-    weight = distance**2 if ordinal else (distance > 0).astype(np.int64)
-    expected = np.outer(table.sum(1), table.sum(0)) / max(table.sum(), 1)
-    chance = float((weight * expected).sum())
-    return 1 - float((weight * table).sum()) / chance if chance > 0 else float("nan")

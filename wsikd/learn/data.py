@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsikd.core.classes import ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
 from wsikd.learn.sources import StoreSource, open_sources
@@ -41,7 +42,8 @@ class PatchSet:
         mpp: um per pixel.
         patch_px: side in pixels.
         field_mm2: area of a patch in mm2, where patches tile their slide without overlap.
-        digests: identity of every source, by name.
+        tissue: float64 (N,), share of each patch that is tissue; 1 where it is not known.
+        digests: identity of every source, sorted; no names, since they go into the card.
     """
 
     label: NDArray[np.int64]
@@ -51,7 +53,8 @@ class PatchSet:
     mpp: float
     patch_px: int
     field_mm2: float | None
-    digests: dict[str, str]
+    tissue: NDArray[np.float64]
+    digests: list[str]
     _readers: list[tuple[Source, int]] = field(repr=False)
     _cache: dict[int, int] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
@@ -140,6 +143,7 @@ def load_patches(data: Data, split: Split) -> PatchSet:
     classes = _classes(sources, data.classes)
     number = {name: i for i, name in enumerate(classes)}
     label: list[int] = []
+    tissue: list[float] = []
     slide: list[str] = []
     readers: list[tuple[Source, int]] = []
     patient: list[str | None] = []
@@ -150,6 +154,7 @@ def load_patches(data: Data, split: Split) -> PatchSet:
             raise DataError(source.path, f"class '{name}' is unknown", nearest(name, classes))
         label += [number[name] for name in rows.label]
         slide, patient, given = slide + rows.slide, patient + rows.patient, given + rows.split
+        tissue += rows.tissue or [1.0] * len(rows)
         readers += [(source, row) for row in rows.row]
     if not label:
         raise DataError(
@@ -162,7 +167,7 @@ def load_patches(data: Data, split: Split) -> PatchSet:
     patches = PatchSet(
         labels, slide, names, classes, data.mpp, patch_px,
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
-        {s.path.name: s.digest for s in sources}, readers,
+        np.asarray(tissue, np.float64), sorted(s.digest for s in sources), readers,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     _report(patches)
@@ -197,7 +202,7 @@ def _classes(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple[s
     elif len(known := {s.classes for s in sources if s.classes}) == 1:
         classes = known.pop()
     else:
-        classes = tuple(sorted({name for s in sources for name in s.listing.label}))
+        classes = ordered_classes(name for s in sources for name in s.listing.label)
     if len(set(classes)) < 2 or len(set(classes)) < len(classes):
         raise DataError(
             "data.classes", f"needs two different names at least, not {list(classes)}", "mend it"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,41 +17,20 @@ if TYPE_CHECKING:
     from wsikd.learn.data import PatchSet
     from wsikd.models.bundle import StudentBundle
 
+__all__ = [
+    "balanced_accuracy", "choose_min_fields", "colour_baseline", "confusion", "evaluate_bundle",
+    "f1_per_class", "mean_colours", "predict", "quadratic_kappa", "summarise",
+]  # fmt: skip
+
 MAX_FIELDS = 20
+ABOVE = 1e-3
 MAX_COLOURS = 20_000
-
-
-def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """Counts by true class (rows) and predicted class (columns): int64 (C, C)."""
-    flat = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+COLOUR_BYTES = 2**24
 
 
 def quadratic_kappa(matrix: NDArray[np.int64]) -> float:
-    """Cohen's kappa with quadratic weights (Cohen 1968).
-
-    1 - sum w O / sum w E, w_ij = (i - j)^2, E the product of the margins. NaN where truth and
-    prediction are one and the same single class, since chance explains everything there.
-
-    Args:
-        matrix: int64 (C, C), as ``confusion`` gives it.
-
-    >>> quadratic_kappa(np.array([[2, 0], [1, 1]]))
-    0.5
-    """
-    observed = np.asarray(matrix, np.float64)
-    places = np.arange(len(observed))
-    weight = (places[:, None] - places[None]) ** 2
-    expected = np.outer(observed.sum(1), observed.sum(0)) / max(observed.sum(), 1)
-    chance = (weight * expected).sum()
-    return float(1 - (weight * observed).sum() / chance) if chance else math.nan
-
-
-def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
-    """Mean recall over the classes that occur in truth; NaN if none does."""
-    count = matrix.sum(1)
-    seen = count > 0
-    return float((np.diag(matrix)[seen] / count[seen]).mean()) if seen.any() else math.nan
+    """Cohen's kappa with quadratic weights; see ``wsikd.core.agreement.kappa``."""
+    return kappa(matrix, quadratic=True)
 
 
 def f1_per_class(matrix: NDArray[np.int64]) -> list[float]:
@@ -156,8 +137,13 @@ def evaluate_bundle(
 
 
 def mean_colours(patches: PatchSet, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of each channel, 0 to 255: float64 (M, 3)."""
-    parts = [images.double().mean((2, 3)).numpy() for images, _ in patches.batches(indices, 256)]
+    """Mean of each channel, 0 to 255: float64 (M, 3). Few patches at a time, summed as integers."""
+    pixels = patches.patch_px**2
+    size = max(1, COLOUR_BYTES // (3 * pixels))
+    parts = [
+        images.numpy().sum((2, 3), dtype=np.int64) / pixels
+        for images, _ in patches.batches(indices, size)
+    ]
     return np.concatenate(parts) if parts else np.zeros((0, 3))
 
 
@@ -193,38 +179,46 @@ def colour_baseline(
     )
     model.fit(mean_colours(patches, train), known)
     predicted = model.predict(mean_colours(patches, test))
-    kappa = quadratic_kappa(confusion(patches.label[test], predicted, len(patches.classes)))
-    return kappa if math.isfinite(kappa) else None
+    found = quadratic_kappa(confusion(patches.label[test], predicted, len(patches.classes)))
+    return found if math.isfinite(found) else None
 
 
 def choose_min_fields(
-    truth: NDArray[np.int64], predicted: NDArray[np.int64], slide: Sequence[str]
-) -> tuple[int, float]:
-    """Fields that a class must cover on a slide to count.
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    slide: Sequence[str],
+    tissue: NDArray[np.float64] | None = None,
+) -> tuple[float, float]:
+    """Tissue that a class must cover on a slide to count, in whole fields.
 
-    The smallest number, up to 20, that maximises the mean over slides of the Jaccard index between
-    the classes above 0 (cancer) that a slide truly has, in one labelled field or more, and those
-    predicted in at least that many fields. Two empty sets agree fully.
+    The smallest of 1, 2, ... 20 fields, and ``ABOVE`` a field more so that a single field never
+    suffices, that maximises the mean over slides of the Jaccard index between the classes above 0
+    (cancer) that a slide truly has, in one labelled field or more, and those predicted over at
+    least that much tissue. Two empty sets agree fully. The choice is as good as the slides are
+    many.
 
     Args:
         truth: int64 (N,), 0 is benign.
         predicted: int64 (N,).
         slide: slide of each field.
+        tissue: float64 (N,), share of each field that is tissue; all of it where it is not known.
 
     Returns:
         Number of fields, and the mean Jaccard index there.
     """
     names = np.asarray(slide)
+    share = np.ones(len(truth)) if tissue is None else tissue
+    size = max(int(truth.max()), int(predicted.max())) + 1
     tables = []
     for name in np.unique(names):
-        chosen = names == name
-        size = max(int(truth.max()), int(predicted.max())) + 1
-        tables.append([np.bincount(a[chosen], minlength=size)[1:] for a in (truth, predicted)])
-    best, best_score = 0, -1.0
-    for fields in range(MAX_FIELDS + 1):
-        score = float(np.mean([_jaccard(t > 0, p >= max(fields, 1)) for t, p in tables]))
+        own = names == name
+        has = np.bincount(truth[own], minlength=size)[1:] > 0
+        tables.append((has, np.bincount(predicted[own], share[own], size)[1:]))
+    best, best_score = 0.0, -1.0
+    for fields in np.arange(1, MAX_FIELDS + 1) + ABOVE:
+        score = float(np.mean([_jaccard(has, area >= fields) for has, area in tables]))
         if score > best_score + 1e-12:
-            best, best_score = fields, score
+            best, best_score = float(fields), score
     return best, best_score
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +54,17 @@ class Data(Settings):
     """Patches of a store with less tissue than this share are left out."""
     cache_gb: NonNegative = 4.0
     """Patches are kept decoded in memory up to this size in GB, beyond it read at every use."""
+
+    @field_validator("slide_pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"'{value}' is no regular expression ({error}); escape what is meant literally"
+            ) from None
+        return value
 
 
 class Split(Settings):

@@ -34,7 +34,8 @@ class Listing:
     """What a source says of its patches; lists of one length N.
 
     ``number`` is the label where the source gives one, else -1; ``row`` the reader's own index;
-    ``split`` is "train", "val", "test" or None.
+    ``split`` is "train", "val", "test" or None; ``tissue`` the share of each patch that is tissue,
+    empty where the source does not say.
     """
 
     label: list[str] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Listing:
     slide: list[str] = field(default_factory=list)
     patient: list[str | None] = field(default_factory=list)
     split: list[str | None] = field(default_factory=list)
+    tissue: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -120,6 +122,7 @@ def _list_store(store: Any, min_tissue: float) -> Listing:
         listing.slide.append(store.slide)
         listing.patient.append(store.patient)
         listing.split.append(split)
+        listing.tissue.append(float(patches.tissue[row]))
     return listing
 
 

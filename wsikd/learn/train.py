@@ -21,44 +21,23 @@ from wsikd.core.run import RunDir, aside
 from wsikd.learn import evaluate
 from wsikd.learn.augment import augment
 from wsikd.learn.data import PatchSet, load_patches
+from wsikd.learn.finish import RunResult, finish
 from wsikd.learn.losses import downsample
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import build_method, build_student, input_spec, open_teacher, seed_weights
 from wsikd.learn.splits import epoch_order
-from wsikd.models.bundle import save_bundle
 from wsikd.models.device import pick_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from wsikd.learn.settings import Optim, RunConfig
-    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.models.bundle import StudentBundle
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Attributes:
-        path: the run folder.
-        bundle: the bundle in it.
-        best_epoch: epoch the bundle was taken from, counted from 1.
-        metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
-        colour_kappa: kappa of mean colour alone on the same patches.
-        min_area_mm2: area a pattern must cover to count on a slide.
-    """
-
-    path: Path
-    bundle: Path
-    best_epoch: int
-    metrics: Mapping[str, Any]
-    colour_kappa: float | None
-    min_area_mm2: float
 
 
 @dataclass
@@ -242,7 +221,7 @@ class Trainer:
             "student": self.method.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": [self.best.epoch, self.best.kappa, self.best.loss],
-            "digests": dict(self.patches.digests),
+            "digests": list(self.patches.digests),
         }
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
@@ -282,7 +261,10 @@ def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(file, map_location=device, weights_only=True)  # noqa: TID251
     except Exception as error:  # the unpickler fails in any way on a torn file
         raise CheckpointError(
-            file, "cannot be read", "remove it to start over, or choose another -o"
+            file,
+            "cannot be read",
+            "remove checkpoints/last.ckpt and checkpoints/best.ckpt to start over, or choose "
+            "another -o",
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(file, "is no checkpoint of wsikd", "choose another -o")
@@ -306,65 +288,39 @@ def distill(
             checkpoint, or a loss that is not finite.
     """
     run, where = RunDir(out), pick_device(device)
-    run.check(config, resume=resume, seed=seed)
+    resumed = run.check(config, resume=resume, seed=seed)
     teacher = open_teacher(config)
+    if resumed:
+        _check_teacher(run, teacher)
     patches = load_patches(config.data, config.split)
     seed_weights(seed)
     student = build_student(config, patches, teacher)
     spec = input_spec(config, student, patches)
     method = build_method(config, student, teacher, patches.classes)
-    run.start(config, resume=resume, seed=seed, device=where.type, data=patches.digests)
+    identity = {"data": patches.digests, "teacher_sha256": teacher and teacher.sha256}
+    run.start(config, resume=resume, seed=seed, device=where.type, **identity)
     with _log_to(run.log_file):
         used = np.flatnonzero(patches.split != "test")
         patches.keep(used, config.data.cache_gb, config.optim.threads)
         trainer = Trainer(method, patches, config, run, seed=seed, device=where)
         if resume:
             trainer.resume()
+        if resumed:
+            run.note_resume()
         best = trainer.fit()
         trainer.load_best()
-        return _finish(trainer, spec, teacher, best)
+        return finish(trainer, spec, teacher, best)
 
 
-def _finish(
-    trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
-) -> RunResult:
-    """Score the best student on validation, choose the area threshold, write the bundle."""
-    patches, run, config = trainer.patches, trainer.run, trainer.config
-    val = trainer.val_indices
-    predicted = trainer.predict(val).argmax(1)
-    truth = patches.label[val]
-    matrix = evaluate.confusion(truth, predicted, len(patches.classes))
-    metrics = evaluate.summarise(matrix, patches.classes)
-    colour = evaluate.colour_baseline(patches, trainer.train_indices, val)
-    min_area, jaccard = 0.0, None
-    if patches.field_mm2 is not None:
-        slides = [patches.slide[i] for i in val]
-        fields, jaccard = evaluate.choose_min_fields(truth, predicted, slides)
-        min_area = fields * patches.field_mm2 * (1 - 1e-9)  # so that "at least" holds when summed
-    _compare_colour(metrics["kappa"], colour)
-    final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
-    run.append_metrics({"event": "final", **final, "min_area_mm2": min_area})
-    student = trainer.method.student.to("cpu")
-    bundle = save_bundle(
-        run.student, student, spec,
-        arch=config.network.arch, width=config.network.width, method=config.method,
-        teacher=None if teacher is None else {
-            "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
-        },
-        data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
-        min_area_mm2=min_area, min_area_jaccard=jaccard,
-        training={"seed": trainer.seed, "epochs": config.optim.epochs, "best_epoch": best.epoch},
-    )  # fmt: skip
-    return RunResult(run.path, bundle, best.epoch, metrics, colour, min_area)
-
-
-def _compare_colour(kappa: float | None, colour: float | None) -> None:
-    logger.info(
-        "validation kappa %.3f; mean colour alone reaches %.3f",
-        math.nan if kappa is None else kappa, math.nan if colour is None else colour,
-    )  # fmt: skip
-    if kappa is not None and colour is not None and kappa <= colour:
-        logger.warning("the network is no better than mean colour: it may have learnt the stain")
+def _check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
+    """Refuse to resume with another teacher, whose losses and digest the run has not seen."""
+    made = run.read_provenance()
+    if "teacher_sha256" in made and made["teacher_sha256"] != (teacher and teacher.sha256):
+        raise CheckpointError(
+            run.path,
+            "was started with another teacher",
+            "give the same --teacher or another -o",
+        )
 
 
 @contextmanager

@@ -23,15 +23,18 @@ class Region:
     geometry: shapely.Geometry
 
 
-def read_geojson(path: Path, *, offset_xy: tuple[float, float] = (0, 0)) -> list[Region]:
-    """Read the classified polygons of a GeoJSON file, as QuPath writes it.
+def read_geojson(
+    path: Path, *, offset_xy: tuple[float, float] = (0, 0), unclassified: bool = False
+) -> list[Region]:
+    """Read the polygons of a GeoJSON file, as QuPath writes it.
 
     Args:
         path: a FeatureCollection, a list of features, or one feature.
         offset_xy: level-0 corner of the slide's bounds. QuPath counts from there, so it is added.
+        unclassified: keep features without a class too, under the name "".
 
     Returns:
-        The regions in file order; points, lines and features without a class are left out.
+        The regions in file order; points and lines are left out.
 
     Raises:
         AnnotationError: the file is missing or is no GeoJSON.
@@ -49,6 +52,8 @@ def read_geojson(path: Path, *, offset_xy: tuple[float, float] = (0, 0)) -> list
     regions = []
     for number, feature in enumerate(_features(content, path)):
         name = _class_name(feature.get("properties"))
+        if name is None and unclassified:
+            name = ""
         if name is None or not feature.get("geometry"):
             continue
         try:

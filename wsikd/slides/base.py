@@ -6,6 +6,7 @@ level 0, a *location* is level-0 (x, y). Sizes are (width, height); arrays are (
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 READERS: dict[str, str] = {
     "openslide": "wsikd.slides.openslide:OpenSlideReader",
 }
+FILLS_GAPS = "--slide-mpp"
+"""Source of a resolution that counts only where the slide's file says nothing plausible."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,16 @@ class Slide(Protocol):
     ) -> None: ...
 
 
+def printable(text: str | Path) -> str:
+    r"""A file name as it can be written anywhere: bytes that are no UTF-8 read ``\xNN``."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def open_slide(
     path: str | Path,
     *,
     slide_mpp: float | None = None,
-    mpp_source: str = "--slide-mpp",
+    mpp_source: str = "slide_mpp",
     reader: str = "openslide",
     name: str | None = None,
 ) -> Slide:
@@ -101,8 +109,11 @@ def open_slide(
 
     Args:
         path: a slide file, or a folder that holds one DICOM slide.
-        slide_mpp: um per level-0 pixel, which overrides what the file says.
-        mpp_source: where ``slide_mpp`` came from, for the record.
+        slide_mpp: um per level-0 pixel, which overrides what the file says (with a warning where
+            they differ by more than 2 %).
+        mpp_source: where ``slide_mpp`` came from, for the record. With ``FILLS_GAPS``, as the
+            commands pass it for --slide-mpp, ``slide_mpp`` counts only where the file says nothing
+            plausible.
         reader: an entry of ``READERS``.
         name: identifier used in results; default the file's stem.
 

@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.errors import ConfigError, NoSlidesError
 from wsikd.core.tables import nearest
+from wsikd.slides.base import FILLS_GAPS, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,13 +34,14 @@ class SlideEntry:
     """One slide to process, and what a manifest says of it.
 
     ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
-    slides share a stem.
+    slides share a stem; bytes of a file name that are no UTF-8 are spelt out in it. ``mpp`` counts
+    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`.
     """
 
     path: Path
     name: str
     mpp: float | None = None
-    mpp_source: str = "--slide-mpp"
+    mpp_source: str = FILLS_GAPS
     label: str | None = None
     patient: str | None = None
     split: str | None = None
@@ -58,7 +61,7 @@ def find_slides(
         inputs: files, folders (searched in depth), globs, or CSV manifests with a column ``slide``
             and any of ``mpp, label, patient, split, annotation, mask``; paths in a manifest are
             relative to it.
-        slide_mpp: um per level-0 pixel for slides whose manifest row gives none.
+        slide_mpp: um per level-0 pixel for slides whose manifest row and file give none.
         annotations: a folder with ``<stem>.geojson``, or one file, for slides without their own.
 
     Raises:
@@ -97,7 +100,7 @@ def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:
 
 
 def _entry(path: Path) -> SlideEntry:
-    return SlideEntry(path=path, name=path.name if path.is_dir() else path.stem)
+    return SlideEntry(path=path, name=printable(path.name if path.is_dir() else path.stem))
 
 
 def _in_folder(folder: Path) -> Iterable[Path]:
@@ -111,7 +114,7 @@ def _in_folder(folder: Path) -> Iterable[Path]:
         elif path.suffix.lower() in SLIDE_SUFFIXES - {".dcm"}:
             yield path
         else:
-            skipped.append(path.name)
+            skipped.append(printable(path.name))
     if skipped:
         shown = ", ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
         log.info("%s: passed over %d files that are no slides: %s", folder, len(skipped), shown)
@@ -184,7 +187,7 @@ def _unique_names(found: Iterable[tuple[SlideEntry, str]]) -> list[SlideEntry]:
         stem = entry.name.casefold()
         if stems[stem] > 1:
             text = place if places[stem, place] == 1 else entry.path.absolute().as_posix()
-            digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+            digits = hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
             entry = replace(entry, name=f"{entry.name}-{digits}")
         entries.append(entry)
     return entries
@@ -194,7 +197,7 @@ def _with_defaults(
     entry: SlideEntry, slide_mpp: float | None, annotations: Path | None
 ) -> SlideEntry:
     if entry.mpp is None and slide_mpp is not None:
-        entry = replace(entry, mpp=slide_mpp, mpp_source="--slide-mpp")
+        entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
     if entry.annotation is None and annotations is not None:
         stem = entry.path.name if entry.path.is_dir() else entry.path.stem
         candidates = [annotations / f"{stem}{suffix}" for suffix in (".geojson", ".json")]

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import MissingMppError
-from wsikd.slides.base import Mpp
+from wsikd.slides.base import FILLS_GAPS, Mpp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 PLAUSIBLE_POWER_TIMES_MPP = (5.0, 20.0)
+TOLD_DIFFERENCE = 0.02
 REMEDY = "pass --slide-mpp UM_PER_PX, or give it in the column mpp of a manifest"
 
 
@@ -39,20 +40,39 @@ def magnification_of_mpp(mpp: float) -> float:
 def resolve_mpp(
     name: str, properties: Mapping[str, str], *, given: float | None, given_source: str
 ) -> Mpp:
-    """Decide the resolution of level 0: what the user gives, else what the file says.
+    """Decide the resolution of level 0 between what the user gives and what the file says.
+
+    A warning tells where the two differ by more than 2 %.
 
     Args:
         name: the slide, for messages.
         properties: OpenSlide's properties of the file.
-        given: um/px from a manifest or an option, which wins over the file.
-        given_source: where ``given`` came from.
+        given: um/px from a manifest or an option.
+        given_source: where ``given`` came from. From ``FILLS_GAPS`` (the option --slide-mpp) it
+            counts only where the file says nothing plausible; from elsewhere it wins over the file.
 
     Raises:
-        MissingMppError: nothing credible is known.
+        MissingMppError: nothing credible is known, or ``given`` is implausible.
     """
-    if given is not None:
-        _check(name, given, given_source)
-        return Mpp(given, given, given_source)
+    if given is None:
+        return _own(name, properties)
+    _check(name, given, given_source)
+    told = Mpp(given, given, given_source)
+    try:
+        own = _own(name, properties)
+    except MissingMppError:
+        return told
+    used, other = (own, told) if given_source == FILLS_GAPS else (told, own)
+    if max(abs(own.x - given) / own.x, abs(own.y - given) / own.y) > TOLD_DIFFERENCE:
+        log.warning(
+            "%s: %g um/px (%s) is used, not %g (%s)",
+            *(name, used.x, used.source, other.x, other.source),
+        )
+    return used
+
+
+def _own(name: str, properties: Mapping[str, str]) -> Mpp:
+    """What the file says; raises MissingMppError where that is nothing plausible."""
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x is None or y is None:
         raise MissingMppError(

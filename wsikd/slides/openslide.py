@@ -11,7 +11,7 @@ import numpy as np
 import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
-from wsikd.slides.base import Mpp, SlideInfo
+from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.mpp import resolve_mpp
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class OpenSlideReader:
         path: Path,
         *,
         slide_mpp: float | None = None,
-        mpp_source: str = "--slide-mpp",
+        mpp_source: str = "slide_mpp",
         name: str | None = None,
     ) -> None:
         """Open the slide; see :func:`wsikd.slides.base.open_slide`."""
@@ -42,7 +42,9 @@ class OpenSlideReader:
         properties = self._handle.properties
         mpp: Mpp | None = None
         try:
-            mpp = resolve_mpp(path.name, properties, given=slide_mpp, given_source=mpp_source)
+            mpp = resolve_mpp(
+                printable(path.name), properties, given=slide_mpp, given_source=mpp_source
+            )
         except MissingMppError as error:
             if slide_mpp is not None:
                 raise
@@ -51,8 +53,8 @@ class OpenSlideReader:
         levels = tuple(self._handle.level_dimensions)
         self._mean_downsamples = tuple(self._handle.level_downsamples)
         self.info = SlideInfo(
-            name=name or slide_stem(path),
-            file=path.name,
+            name=name or printable(slide_stem(path)),
+            file=printable(path.name),
             fingerprint=fingerprint(path),
             vendor=properties.get("openslide.vendor", "unknown"),
             reader="openslide",
@@ -118,7 +120,7 @@ class OpenSlideReader:
             self._replace(dead, _open(self._file))
             x, y = corner
             raise RegionReadError(
-                self.path.name,
+                printable(self.path.name),
                 f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(str(error))})",
                 "the file is damaged there; copy or scan it again",
             ) from error
@@ -182,12 +184,14 @@ def _fits(full: int, reduced: int, downsample: int) -> bool:
 def _main_file(path: Path) -> Path:
     """The file OpenSlide opens: for a DICOM folder, any instance of its series."""
     if not path.exists():
-        raise SlideError(path, "no such file", "check the path")
+        raise SlideError(printable(path), "no such file", "check the path")
     if not path.is_dir():
         return path
     instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
     if not instances:
-        raise SlideError(path, "a folder without DICOM files is no slide", "name the slides in it")
+        raise SlideError(
+            printable(path), "a folder without DICOM files is no slide", "name the slides in it"
+        )
     return instances[0]
 
 
@@ -195,14 +199,14 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         if openslide.OpenSlide.detect_format(path) is None:
             raise SlideError(
-                path.name,
+                printable(path.name),
                 "not a slide that OpenSlide knows, or cut short",
                 "convert it to a pyramidal TIFF, copy it again, or leave it out",
             )
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
         raise SlideError(
-            path.name,
+            printable(path.name),
             f"OpenSlide cannot open it ({one_line(str(error))})",
             "the file is damaged or of an unknown kind; copy it again or convert it",
         ) from error

@@ -92,17 +92,19 @@ def find_tissue(
         slide: an open slide.
         method: an entry of ``MASKERS``.
         mask_file: the user's own mask instead: an image of the whole slide plane (any size, not
-            zero = tissue) or GeoJSON whose polygons are tissue.
+            zero = tissue) or GeoJSON whose polygons are tissue, of whatever class or none.
         workers: threads that read.
 
     Raises:
         MissingMppError, RegionReadError: from the slide.
-        AnnotationError: the mask file cannot be used.
+        AnnotationError: the mask file cannot be used, or covers nothing of the slide.
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
     canvas = Canvas.plan(slide, mpp)
     if mask_file is not None:
         mask = _from_file(mask_file, slide, canvas)
+        if not mask.any():
+            raise AnnotationError(mask_file, "covers nothing of the slide", "mend the mask")
         method = mask_file.name
     elif method == "all":
         mask = np.ones(canvas.size[::-1], np.bool_)
@@ -187,7 +189,7 @@ def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
     if path.suffix.lower() in (".geojson", ".json"):
         mask = np.zeros((height, width), np.uint8)
         x, y = slide.info.bounds[:2]
-        for region in read_geojson(path, offset_xy=(x, y)):
+        for region in read_geojson(path, offset_xy=(x, y), unclassified=True):
             _fill(mask, region.geometry, canvas)
         return mask.astype(np.bool_)
     coded = np.frombuffer(mask_bytes(path), np.uint8)

@@ -8,14 +8,12 @@ run goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +23,15 @@ from dask.delayed import delayed
 from zarr.codecs import TransposeCodec
 
 from wsikd.core.errors import OutputError, RegionReadError, StoreMismatchError
+from wsikd.core.lock import locked
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
-from wsikd.slides.tissue import find_tissue, mask_bytes
+from wsikd.slides.tissue import find_tissue
 from wsikd.tiles import ome
 from wsikd.tiles.grid import TileGrid, patch_sizes
 from wsikd.tiles.labels import UNLABELLED, label_fields
-from wsikd.tiles.store import FILL, PatchTable, TileStore, differences, read_meta, settings_digest
+from wsikd.tiles.record import SlideNotes, describe, flat
+from wsikd.tiles.store import FILL, PatchTable, TileStore, differences, read_meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.annotations import Region
     from wsikd.slides.base import Slide
     from wsikd.slides.tissue import TissueMask
     from wsikd.tiles.store import StoreSettings
@@ -48,20 +47,6 @@ log = logging.getLogger(__name__)
 
 _SHARD_PX = 2048
 _MIN_CHUNK_PX = 256
-
-
-@dataclass(frozen=True)
-class SlideNotes:
-    """What is known of a slide beside its pixels.
-
-    ``patient`` is kept as a hash: enough to group by, useless to identify with.
-    """
-
-    regions: Sequence[Region] = ()
-    label: str | None = None
-    patient: str | None = None
-    split: str | None = None
-    mask_file: Path | None = None
 
 
 def tile_slide(
@@ -92,30 +77,45 @@ def tile_slide(
         MissingMppError, RegionReadError, SlideError: from the slide.
         AnnotationError: the mask file cannot be read.
         StoreMismatchError: ``path`` holds a store of other settings.
-        OutputError: the disk does not take it.
+        OutputError: the disk does not take it, or another process is at work on it.
     """
     notes = notes or SlideNotes()
-    meta = _describe(slide, settings, notes)
-    found = read_meta(path)
-    if path.exists() and not overwrite:
-        if found is None or not found.get("complete"):
-            fault = "exists and is no finished tile store"
-            raise StoreMismatchError(path, fault, "choose another -o, or --overwrite")
-        if found["digest"] == meta["digest"]:
-            return TileStore.open(path), False
-        fault = f"made with other settings ({differences(_flat(found), _flat(meta))})"
-        raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
     part = path.with_name(path.name + ".part")
     try:
-        _Build(slide, part, settings, notes, meta, workers).run(on_progress)
-        _put_in_place(part, path)
-    except RegionReadError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        meta = describe(slide, settings, notes, path.parent)
+        if not overwrite and _is_made(path, meta):
+            return TileStore.open(path), False
+        with locked(path):
+            if not overwrite and _is_made(path, meta):  # by another process, meanwhile
+                return TileStore.open(path), False
+            _build(_Build(slide, part, settings, notes, meta, workers), path, on_progress)
     except OSError as error:
         fault = f"cannot be written ({error.strerror or error})"
         raise OutputError(path, fault, "free space, or choose another -o") from error
     return TileStore.open(path), True
+
+
+def _is_made(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether this very store is there; raises StoreMismatchError where another one is."""
+    if not path.exists():
+        return False
+    found = read_meta(path)
+    if found is None or not found.get("complete"):
+        fault = "exists and is no finished tile store"
+        raise StoreMismatchError(path, fault, "choose another -o, or --overwrite")
+    if found["digest"] == meta["digest"]:
+        return True
+    fault = f"made with other settings ({differences(flat(found), flat(meta))})"
+    raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
+
+
+def _build(work: _Build, path: Path, on_progress: Callable[[int, int], None] | None) -> None:
+    try:
+        work.run(on_progress)
+    except RegionReadError:
+        shutil.rmtree(work.part, ignore_errors=True)
+        raise
+    _put_in_place(work.part, path)
 
 
 class _Build:
@@ -329,50 +329,6 @@ class _Build:
             "bounds_offset": list(self.slide.info.bounds[:2]),
             "classes": list(self.settings.classes),
         }
-
-
-def _describe(slide: Slide, settings: StoreSettings, notes: SlideNotes) -> dict[str, Any]:
-    """The record of a store; of the slide only what is listed here, never its own metadata."""
-    info, mpp = slide.info, slide.mpp
-    identity = {
-        "fingerprint": info.fingerprint,
-        "mpp": [mpp.x, mpp.y],
-        "regions": _hash(*(f"{r.name}:{r.geometry.wkt}" for r in notes.regions)),
-        "label": notes.label,
-        "patient": _hash(notes.patient) if notes.patient else None,
-        "split": notes.split,
-        "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
-    }
-    return {
-        "complete": False,
-        "digest": settings_digest(settings, identity),
-        "settings": asdict(settings),
-        "identity": identity,
-        "patient": identity["patient"],
-        "split": notes.split,
-        "label": notes.label,
-        "slide": {
-            "name": info.name,
-            "file": info.file,
-            "vendor": info.vendor,
-            "reader": info.reader,
-            "dimensions": list(info.dimensions),
-            "level_downsamples": [list(d) for d in info.level_downsamples],
-            "mpp": [mpp.x, mpp.y],
-            "mpp_source": mpp.source,
-            "objective_power": info.objective_power,
-            "bounds": list(info.bounds),
-        },
-        "software": {n: version(n) for n in ("wsikd", "openslide-python", "zarr", "numpy")},
-    }
-
-
-def _flat(meta: dict[str, Any]) -> dict[str, Any]:
-    return {**meta["settings"], **{f"slide {k}": v for k, v in meta["identity"].items()}}
-
-
-def _hash(*texts: str) -> str | None:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] if texts else None
 
 
 def _origin_um(slide: Slide) -> tuple[float, float]:

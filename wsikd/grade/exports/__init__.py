@@ -5,20 +5,20 @@ An exporter is a function ``(grade_map, path, *, slide=None, **options) -> None`
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
+from wsikd.core.run import aside, remove_path
 from wsikd.core.tables import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
+
+__all__ = ["EXPORTERS", "FILES", "aside", "write_all"]
 
 EXPORTERS: dict[str, str] = {
     "zarr": "wsikd.grade.exports.ome_zarr:write",
@@ -61,53 +61,18 @@ def write_all(
     """
     writers = {name: resolve(EXPORTERS, name, kind="exporters") for name in formats}
     paths = {name: folder / FILES.get(name, f"grades.{name}") for name in writers}
+    _clear(paths.values())
     for name, writer in writers.items():
         writer(grade_map, paths[name], slide=slide, **(options or {}).get(name, {}))
     return paths
 
 
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; moved onto ``path`` if all went well, else removed.
-
-    Works for files and folders, so that what stands at ``path`` is always whole.
-
-    Raises:
-        OutputError: the place cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        yield part
-        _move(part, path)
-    except BaseException as error:
-        _remove_quietly(part)
-        if isinstance(error, OSError):
-            fault = f"cannot be written ({error.strerror or error})"
-            remedy = "free space there, or name another folder with -o"
-            raise OutputError(path, fault, remedy) from error
-        raise
-
-
-def _move(part: Path, path: Path) -> None:
-    old = path.with_name(f"{path.name}.old")
-    _remove(old)
-    if path.is_dir() or (part.is_dir() and path.exists()):
-        path.replace(old)  # a folder can only be moved to where nothing is
-    os.replace(part, path)  # noqa: PTH105
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _remove_quietly(path: Path) -> None:
-    try:
-        _remove(path)
-    except OSError:
-        return
+def _clear(paths: Iterable[Path]) -> None:
+    """Remove what a killed run of an older version left beside its results."""
+    for path in paths:
+        for ending in ("part", "old"):
+            try:
+                remove_path(path.with_name(f"{path.name}.{ending}"))
+            except OSError as error:
+                fault = f"cannot be removed ({error.strerror or error})"
+                raise OutputError(f"{path}.{ending}", fault, "remove it yourself") from error

@@ -1,0 +1,111 @@
+"""One process at a time on one output."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsikd.core import lock
+from wsikd.core.errors import OutputError
+from wsikd.core.lock import locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from wsikd.core.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of ``out`` until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_kept_off_and_told(holder, tmp_path):
+    file = tmp_path / "out.lock"
+    with pytest.raises(OutputError) as caught, locked(tmp_path / "out"):
+        raise AssertionError
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: another process (pid {holder.pid} on {socket.gethostname()}) is at "
+        f"work on it; wait for it, or remove {file} if it is gone"
+    )
+    with locked(tmp_path / "another"):
+        pass
+    holder.communicate()
+    assert not file.exists()
+    with locked(tmp_path / "out"):
+        assert file.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "out.lock").exists()
+    with locked(tmp_path / "out"):
+        assert (tmp_path / "out.lock").read_text().split()[0] == str(os.getpid())
+
+
+def test_one_process_does_not_lock_twice(tmp_path):
+    with locked(tmp_path / "out"):
+        with pytest.raises(OutputError, match=f"pid {os.getpid()} on"), locked(tmp_path / "out"):
+            raise AssertionError
+        assert (tmp_path / "out.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("", False),
+        ("what is this", False),
+        (f"{os.getpid()} - {socket.gethostname()}", False),  # our number was another's before
+        (f"{os.getppid()} 1 {socket.gethostname()}", False),  # begun at another time
+        (f"{os.getppid()} - {socket.gethostname()}", True),
+        ("1 1 another-host", True),
+    ],
+)
+def test_what_counts_as_held(tmp_path, text, held):
+    if text.split()[1:2] == ["1"] and not held and not Path("/proc/self/stat").exists():
+        pytest.skip("this system does not tell when a process began")
+    (tmp_path / "out.lock").write_text(text)
+    if held:
+        with pytest.raises(OutputError, match="another process"), locked(tmp_path / "out"):
+            raise AssertionError
+        assert (tmp_path / "out.lock").read_text() == text
+    else:
+        with locked(tmp_path / "out"):
+            pass
+        assert not (tmp_path / "out.lock").exists()
+
+
+def test_a_lock_that_goes_while_it_is_opened_is_opened_again(tmp_path, monkeypatch):
+    own, seen = lock._alone, []
+
+    def meanwhile(handle):
+        if not seen:
+            (tmp_path / "out.lock").unlink()
+        seen.append(handle)
+        own(handle)
+
+    monkeypatch.setattr(lock, "_alone", meanwhile)
+    with locked(tmp_path / "out"):
+        assert (tmp_path / "out.lock").exists()
+    assert len(seen) == 2
+
+
+def test_a_fault_inside_opens_the_lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []

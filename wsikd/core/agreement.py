@@ -1,0 +1,56 @@
+"""How far two gradings of the same fields agree."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Counts by true class (rows) and predicted class (columns).
+
+    Args:
+        truth: integers (N,), 0 to ``classes`` - 1.
+        predicted: integers (N,), the same.
+        classes: how many there are, C; those that do not occur count too.
+
+    Returns:
+        int64 (C, C).
+    """
+    flat = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
+    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+
+def kappa(matrix: NDArray[Any], *, quadratic: bool) -> float:
+    """Cohen's kappa (1960), with quadratic weights (1968) where asked.
+
+    1 - sum w O / sum w E, w_ij = (i - j)^2 or [i != j], E the product of the margins. NaN where
+    both give one and the same single class, since chance explains everything there, and for an
+    empty matrix.
+
+    Args:
+        matrix: (C, C), as ``confusion`` gives it.
+        quadratic: classes are grades in order.
+
+    >>> kappa(np.array([[2, 0], [1, 1]]), quadratic=True)
+    0.5
+    """
+    observed = np.asarray(matrix, np.float64)
+    places = np.arange(len(observed))
+    distance = places[:, None] - places[None]
+    weight = distance**2 if quadratic else (distance != 0).astype(np.int64)
+    expected = np.outer(observed.sum(1), observed.sum(0)) / max(observed.sum(), 1)
+    chance = (weight * expected).sum()
+    return float(1 - (weight * observed).sum() / chance) if chance else math.nan
+
+
+def balanced_accuracy(matrix: NDArray[Any]) -> float:
+    """Mean recall over the classes that occur in truth (the rows); NaN if none does."""
+    count = matrix.sum(1)
+    seen = count > 0
+    return float((np.diag(matrix)[seen] / count[seen]).mean()) if seen.any() else math.nan

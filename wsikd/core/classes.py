@@ -1,0 +1,42 @@
+"""What class names stand for, and the order of classes that nobody has ordered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PATTERN = re.compile(r"(?:g|gp|gleason|gleason pattern) ?([345])")
+_NO_CANCER = frozenset(
+    ("nc", "benign", "normal", "non cancer", "noncancer", "no cancer", "non cancerous")
+    + ("stroma", "0")
+)
+
+
+def pattern_of(name: str) -> int | None:
+    """Gleason pattern a class name stands for: 3, 4 or 5; 0 for no cancer; None for neither.
+
+    >>> [pattern_of(name) for name in ("GP4", "non-cancer", "tumour")]
+    [4, 0, None]
+    """
+    plain = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+    if plain in _NO_CANCER:
+        return 0
+    match = _PATTERN.fullmatch(plain)
+    return int(match[1]) if match else None
+
+
+def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names in order of grade: no cancer, Gleason 3, 4, 5, then the rest by name.
+
+    >>> ordered_classes(["G5", "G3", "NC", "G4", "NC"])
+    ('NC', 'G3', 'G4', 'G5')
+    """
+    return tuple(sorted(set(names), key=_rank))
+
+
+def _rank(name: str) -> tuple[int, str, str]:
+    pattern = pattern_of(name)
+    return 9 if pattern is None else pattern, name.casefold(), name

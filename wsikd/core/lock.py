@@ -1,0 +1,112 @@
+"""One process at a time on one output: a lock file that a killed process cannot leave shut."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsikd.core.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_held: set[str] = set()
+_guard = threading.Lock()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes, and other threads of this one, off ``path`` while the block runs.
+
+    ``<name>.lock`` beside it tells the holder's process, its start and its host, and goes when the
+    block ends. What a killed process of this host left is taken over.
+
+    Raises:
+        OutputError: another process is at work on it.
+        OSError: the lock cannot be written.
+    """
+    file = path.with_name(f"{path.name}.lock")
+    key = str(file.absolute())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _guard:
+        if key in _held:
+            raise _busy(path, file, str(os.getpid()), socket.gethostname())
+        while not _take(path, file):
+            pass
+        _held.add(key)
+    try:
+        yield
+    finally:
+        with _guard, suppress(OSError):
+            _held.discard(key)
+            file.unlink()
+
+
+def _take(path: Path, file: Path) -> bool:
+    """Write our name into the lock; false where its holder removed it under our hands."""
+    handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
+    with os.fdopen(handle, "r+", encoding="utf-8", errors="replace") as stream:
+        _alone(stream.fileno())
+        try:
+            if not os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+                return False
+        except FileNotFoundError:
+            return False
+        holder = stream.read().split()
+        if _alive(holder):
+            raise _busy(path, file, holder[0], holder[2])
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}\n")
+    return True
+
+
+def _alone(handle: int) -> None:
+    """Wait until nobody else reads or writes the lock; where the disk knows no such thing, go on.
+
+    It is held for the few lines of ``_take``, so that two processes do not both take over.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _alive(holder: list[str]) -> bool:
+    """Whether the process that a lock names may still run; on another host it may."""
+    if len(holder) != 3 or not holder[0].isdecimal():
+        return False
+    pid, started, host = int(holder[0]), holder[1], holder[2]
+    if host != socket.gethostname():
+        return True
+    if pid == os.getpid():
+        return False  # this process holds it no more: its number was another's before
+    if os.name == "nt":
+        return True  # there, os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return False
+    return _started(pid) in (started, "-") or started == "-"
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the machine did; "-" where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "-"
+
+
+def _busy(path: Path, file: Path, pid: str, host: str) -> OutputError:
+    fault = f"another process (pid {pid} on {host}) is at work on it"
+    return OutputError(path, fault, f"wait for it, or remove {file} if it is gone")

@@ -1,0 +1,126 @@
+"""The end of a run: score the best student, choose its least area, write its bundle."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsikd.learn import evaluate
+from wsikd.models.bundle import save_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data import PatchSet
+    from wsikd.learn.train import Best, Trainer
+    from wsikd.models.bundle import InputSpec, StudentBundle
+
+logger = logging.getLogger(__name__)
+FEW_SLIDES = 3
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        path: the run folder.
+        bundle: the bundle in it.
+        best_epoch: epoch the bundle was taken from, counted from 1.
+        metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
+        colour_kappa: kappa of mean colour alone on the same patches.
+        min_area_mm2: area a pattern must cover to count on a slide.
+    """
+
+    path: Path
+    bundle: Path
+    best_epoch: int
+    metrics: Mapping[str, Any]
+    colour_kappa: float | None
+    min_area_mm2: float
+
+
+@dataclass(frozen=True)
+class LeastArea:
+    """The area that a pattern must cover on a slide to count, and what the choice rests on.
+
+    Attributes:
+        mm2: the area; 0 where the data do not say how large a field is.
+        jaccard: agreement of slides there, None where nothing was chosen.
+        slides: validation slides that it was chosen on.
+    """
+
+    mm2: float
+    jaccard: float | None
+    slides: int
+
+
+def finish(
+    trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
+) -> RunResult:
+    """Score the best student on validation, choose the area threshold, write the bundle."""
+    patches, run, config = trainer.patches, trainer.run, trainer.config
+    val = trainer.val_indices
+    predicted = trainer.predict(val).argmax(1)
+    matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
+    metrics = evaluate.summarise(matrix, patches.classes)
+    colour = evaluate.colour_baseline(patches, trainer.train_indices, val)
+    least = choose_least_area(patches, val, predicted)
+    _compare_colour(metrics["kappa"], colour)
+    final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
+    run.append_metrics({"event": "final", **final, "min_area_mm2": least.mm2})
+    student = trainer.method.student.to("cpu")
+    bundle = save_bundle(
+        run.student, student, spec,
+        arch=config.network.arch, width=config.network.width, method=config.method,
+        teacher=None if teacher is None else {
+            "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
+        },
+        data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
+        min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
+        training={"seed": trainer.seed, "epochs": config.optim.epochs, "best_epoch": best.epoch},
+    )  # fmt: skip
+    return RunResult(run.path, bundle, best.epoch, metrics, colour, least.mm2)
+
+
+def choose_least_area(
+    patches: PatchSet, indices: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> LeastArea:
+    """Choose the least area on these patches; see ``evaluate.choose_min_fields``.
+
+    A warning is logged where fewer than three slides support the choice, or a class has no patch.
+
+    Args:
+        patches: where they are.
+        indices: validation patches, int64 (M,).
+        predicted: their predicted classes, int64 (M,).
+    """
+    slides = [patches.slide[i] for i in indices]
+    count = len(set(slides))
+    if patches.field_mm2 is None:
+        return LeastArea(0.0, None, count)
+    truth = patches.label[indices]
+    fields, jaccard = evaluate.choose_min_fields(truth, predicted, slides, patches.tissue[indices])
+    if count < FEW_SLIDES:
+        logger.warning("min_area_mm2 rests on %d validation slide(s) only", count)
+    for number in sorted(set(range(len(patches.classes))) - set(truth.tolist())):
+        logger.warning(
+            "min_area_mm2 is chosen without class %s: no validation patch of it",
+            patches.classes[number],
+        )
+    return LeastArea(fields * patches.field_mm2, jaccard, count)
+
+
+def _compare_colour(kappa: float | None, colour: float | None) -> None:
+    logger.info(
+        "validation kappa %.3f; mean colour alone reaches %.3f",
+        math.nan if kappa is None else kappa, math.nan if colour is None else colour,
+    )  # fmt: skip
+    if kappa is not None and colour is not None and kappa <= colour:
+        logger.warning("the network is no better than mean colour: it may have learnt the stain")

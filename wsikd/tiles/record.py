@@ -1,0 +1,138 @@
+"""What is written down of a slide in its store, and the key that hides its patient."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import OutputError
+from wsikd.slides.tissue import mask_bytes
+from wsikd.tiles.store import settings_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from wsikd.slides.annotations import Region
+    from wsikd.slides.base import Slide
+    from wsikd.tiles.store import StoreSettings
+
+KEY_FILE = ".wsikd-key"
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class SlideNotes:
+    """What is known of a slide beside its pixels.
+
+    ``patient`` is kept as a BLAKE2 hash under ``key``: enough to group by. Who holds the key can
+    try out names and numbers, so it never enters a store. Without a ``key`` that of the store's
+    folder is taken (``project_key``).
+    """
+
+    regions: Sequence[Region] = ()
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    mask_file: Path | None = None
+    key: bytes | None = None
+
+
+def project_key(folder: Path) -> bytes:
+    """The 16 random bytes in ``folder/.wsikd-key``, drawn the first time; readable by its owner.
+
+    Stores of one key can be grouped by patient together. Keep it with them for resumed runs, copy
+    it to another folder before tiling slides of the same patients there, and do not share it.
+
+    Raises:
+        OutputError: the file holds no key.
+        OSError: it cannot be read or written.
+    """
+    file = folder / KEY_FILE
+    if not file.exists():
+        _draw_key(file)
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        remedy = "restore it, or delete it and tile again with --overwrite"
+        raise OutputError(file, f"holds no key of {KEY_BYTES} bytes", remedy)
+    return key
+
+
+def _draw_key(file: Path) -> None:
+    """Write a new key whole; where another process was first, its key stays."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)
+    try:
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(secrets.token_bytes(KEY_BYTES))
+        try:
+            os.link(part, file)
+        except FileExistsError:
+            pass
+        except OSError:  # a disk without links
+            part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def describe(
+    slide: Slide, settings: StoreSettings, notes: SlideNotes, folder: Path
+) -> dict[str, Any]:
+    """The record of a store; of the slide only what is listed here, never its own metadata.
+
+    ``folder`` is where the store will lie: its key hides the patient where the notes have none.
+    """
+    info, mpp = slide.info, slide.mpp
+    identity = {
+        "fingerprint": info.fingerprint,
+        "mpp": [mpp.x, mpp.y],
+        "regions": _hash(*(f"{r.name}:{r.geometry.wkt}" for r in notes.regions)),
+        "label": notes.label,
+        "patient": _patient(notes, folder),
+        "split": notes.split,
+        "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
+    }
+    return {
+        "complete": False,
+        "digest": settings_digest(settings, identity),
+        "settings": asdict(settings),
+        "identity": identity,
+        "patient": identity["patient"],
+        "split": notes.split,
+        "label": notes.label,
+        "slide": {
+            "name": info.name,
+            "file": info.file,
+            "vendor": info.vendor,
+            "reader": info.reader,
+            "dimensions": list(info.dimensions),
+            "level_downsamples": [list(d) for d in info.level_downsamples],
+            "mpp": [mpp.x, mpp.y],
+            "mpp_source": mpp.source,
+            "objective_power": info.objective_power,
+            "bounds": list(info.bounds),
+        },
+        "software": {n: version(n) for n in ("wsikd", "openslide-python", "zarr", "numpy")},
+    }
+
+
+def flat(meta: dict[str, Any]) -> dict[str, Any]:
+    """A record's settings and identity on one level, to compare two of them."""
+    return {**meta["settings"], **{f"slide {k}": v for k, v in meta["identity"].items()}}
+
+
+def _patient(notes: SlideNotes, folder: Path) -> str | None:
+    if not notes.patient:
+        return None
+    key = project_key(folder) if notes.key is None else notes.key
+    return hashlib.blake2b(notes.patient.encode(), key=key, digest_size=8).hexdigest()
+
+
+def _hash(*texts: str) -> str | None:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] if texts else None
