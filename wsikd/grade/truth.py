@@ -26,7 +26,8 @@ class Score:
     """How well predicted classes fit the drawn ones.
 
     ``kappa_plain`` is unweighted (Cohen 1960); ``kappa`` is quadratic where the classes are grades
-    (Cohen 1968), with a 95 % bootstrap interval over fields; ``confusion`` counts (drawn, predicted).
+    (Cohen 1968), with a 95 % bootstrap interval over fields; ``confusion`` counts (drawn,
+    predicted).
     """
 
     fields: int
