@@ -109,3 +109,17 @@ def test_a_fault_inside_opens_the_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "out"):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_holder_that_nobody_has_buried_is_gone(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    file = tmp_path / "a.zarr.lock"
+    file.write_text(f"{child.pid} {lock._started(child.pid)} {socket.gethostname()}\n")
+    with pytest.raises(OutputError, match="is at work on it"), locked(tmp_path / "a.zarr"):
+        pass
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, yet still in the table
+    with locked(tmp_path / "a.zarr"):
+        assert file.read_text().split()[0] == str(os.getpid())
+    child.wait()

@@ -95,16 +95,24 @@ def _alive(holder: list[str]) -> bool:
         pass
     except (OSError, OverflowError):
         return False
-    return _started(pid) in (started, "-") or started == "-"
+    state, found = _process(pid)
+    if state in ("Z", "X"):
+        return False  # killed, but nobody has fetched its exit code yet
+    return found in (started, "-") or started == "-"
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since the machine did; "-" where the system does not tell."""
+    return _process(pid)[1]
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """State of a process, and its start in ticks of the machine; "-" where nothing tells."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return text.rpartition(")")[2].split()[19]
+        fields = text.rpartition(")")[2].split()
+        return fields[0], fields[19]
     except (OSError, IndexError):
-        return "-"
+        return "-", "-"
 
 
 def _busy(path: Path, file: Path, pid: str, host: str) -> OutputError:
