@@ -127,3 +127,17 @@ def test_a_second_demo_does_nothing_again(demo):
 def test_other_settings_are_refused(demo):
     done = wsikd("demo", "-o", demo, "--seed", "1", code=1)
     assert re.search(r"holds another demo .*; choose another -o", done.stderr)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_meets_its_marks(tmp_path):
+    """Five minutes on two cores: kappa of the student, its distance to the teacher, colour."""
+    wsikd("demo", "-o", tmp_path / "demo", "--device", "cpu")
+    text = (tmp_path / "demo" / "report.md").read_text(encoding="utf-8")
+    kappa = {
+        who: float(re.search(rf"^\| {who}[^|]*\| (-?[\d.]+) \|", text, re.MULTILINE)[1])
+        for who in ("teacher", "student", "mean colour alone")
+    }
+    assert kappa["student"] >= 0.6
+    assert kappa["teacher"] - kappa["student"] <= 0.15
+    assert kappa["mean colour alone"] < 0.3
