@@ -34,10 +34,10 @@ from peers import (
 from PIL import Image
 from synthetic import MPP, synthetic_slide, window_mask
 
-from wsikd.core.clock import StageClock
 from wsikd.slides.base import open_slide
 from wsikd.slides.canvas import Canvas
 from wsikd.tiles.grid import TileGrid
+from wsikd.tiles.stream import stream_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from synthetic import BenchSlide
 
-    from wsikd.grade.predict import SlidePredictor
     from wsikd.tiles.store import TileStore
 
 STORE_MPPS = (1.0, 2.0, 4.0)
@@ -63,7 +62,7 @@ class Sizes:
     pairs: int
 
 
-DEFAULT = Sizes(40_960, 0.477, 8, 8, 60)
+DEFAULT = Sizes(40_960, 0.477, 16, 12, 60)
 SMALLEST = Sizes(2048, 1.0, 2, 1, 4)
 
 
@@ -98,7 +97,10 @@ def measure_rates(report: Report, slide: BenchSlide, sizes: Sizes, scratch: Path
         "mean JPEG bytes a tile": float(np.mean([tiles.counts[i] for i in block])),
     }
     report.raw["decoded tile equals OpenSlide's"] = tiles.check(block[0])
-    run: dict[str, Callable[[], float]] = {"decode": partial(tiles.decode, block)}
+    run: dict[str, Callable[[], float]] = {
+        "decode": partial(tiles.decode, block),
+        "decode (imagecodecs)": partial(tiles.decode, block, imagecodecs=True),
+    }
     for mpp in (0.5, 0.499, 0.2527):
         run[f"stream {mpp}"] = Stream(slide, sizes, mpp)
     run["read_region loop"] = partial(read_region_loop, slide.path, rows, columns)
@@ -130,7 +132,7 @@ def measure_rates(report: Report, slide: BenchSlide, sizes: Sizes, scratch: Path
 
 
 class Stream:
-    """Patches of 512 px at 1 um/px, read as ``SlidePredictor`` reads them.
+    """Patches of 512 px at 1 um/px, read as ``wsikd infer`` reads them.
 
     ``mpp`` is what level 0 is said to have: at 0.499 the resampling is fractional.
     """
@@ -146,30 +148,15 @@ class Stream:
         self.rows, self.columns = slide.window(self.field_px, *size)
         self.grid = TileGrid.plan(self.slide, 1.0, PATCH_PX, stride_px)
         self.canvas = Canvas.plan(self.slide, 1.0)
-        self.predictor = make_predictor()
 
     def __call__(self) -> float:
         """Read all fields; returns level-0 megapixels."""
         fields = 0
-        batches = self.predictor._batches(
-            self.canvas, self.grid, self.rows, self.columns, StageClock()
-        )
+        batches = stream_patches(self.canvas, self.grid, self.rows, self.columns, workers=WORKERS)
         for index, patches in batches:
             assert patches.shape[1:] == (PATCH_PX, PATCH_PX, 3)
             fields += len(index)
         return fields * self.field_px**2 / 1e6
-
-
-def make_predictor() -> SlidePredictor:
-    """A predictor whose reading is wanted, not its network."""
-    import torch
-
-    from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.models.bundle import InputSpec
-
-    spec = InputSpec(1.0, PATCH_PX, (0.0,) * 3, (1.0,) * 3, ("NC",))
-    settings = PredictSettings(workers=WORKERS)
-    return SlidePredictor(torch.nn.Identity(), spec, device="cpu", settings=settings)
 
 
 def add_peers(
@@ -268,13 +255,12 @@ def run_child(name: str, path: str, scratch: str) -> None:
         build(Path(path), store, STORE_MPPS, None)
         shutil.rmtree(store)
     else:
-        predictor = make_predictor()
         imports = own_peak_mb()
-        stream_whole(Path(path), predictor)
+        stream_whole(Path(path))
     print(json.dumps({"imports": imports, "peak": own_peak_mb()}))
 
 
-def stream_whole(path: Path, predictor: SlidePredictor) -> None:
+def stream_whole(path: Path) -> None:
     """Find the tissue of a slide and read all its fields."""
     from wsikd.slides.tissue import find_tissue
 
@@ -283,7 +269,7 @@ def stream_whole(path: Path, predictor: SlidePredictor) -> None:
         canvas = Canvas.plan(slide, 1.0)
         cover = grid.cover(find_tissue(slide, workers=WORKERS))
         rows, columns = np.nonzero(cover >= 0.1)
-        for _ in predictor._batches(canvas, grid, rows, columns, StageClock()):
+        for _ in stream_patches(canvas, grid, rows, columns, workers=WORKERS):
             pass
 
 

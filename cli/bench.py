@@ -14,7 +14,7 @@ from .common import (
     progress,
     slide_options,
     tissue_options,
-    use_workers,
+    use_threads,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def bench(
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
-    workers: int | None,
+    reader: str,
+    threads: int | None,
 ) -> None:
     """Compare run times of teacher and student over the same tissue, and how far they agree."""
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
@@ -101,10 +102,10 @@ def bench(
         tissue=tissue,
         min_tissue=min_tissue,
         batch_size=batch_size,
-        workers=use_workers(workers),
+        workers=use_threads(threads),
         max_fields=max_fields,
     )
-    entries = find_slides(inputs, slide_mpp=slide_mpp)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
     if arch:
         pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
         click.echo("Untrained networks: the times are real, the grades mean nothing.", err=True)

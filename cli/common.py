@@ -50,7 +50,14 @@ def input_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that reads slides."""
     for option in (
-        click.option("--workers", type=click.IntRange(1), help="Reading threads  [default: cores]"),
+        click.option("--threads", type=click.IntRange(1), help="Reading threads  [default: cores]"),
+        click.option(
+            "--reader",
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="What reads the slides: auto, openslide, direct, tiatoolbox.",
+        ),
         click.option(
             "--slide-mpp",
             type=click.FloatRange(0, min_open=True),
@@ -93,12 +100,12 @@ def check_tissue(name: str) -> None:
         resolve(MASKERS, name, kind="maskers")
 
 
-def use_workers(workers: int | None) -> int:
+def use_threads(threads: int | None) -> int:
     """Reading threads: what was asked, else one a core. Keeps OpenCV to one thread in each."""
     import cv2
 
     cv2.setNumThreads(1)
-    return workers or os.cpu_count() or 1
+    return threads or os.cpu_count() or 1
 
 
 @contextmanager

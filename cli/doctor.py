@@ -87,7 +87,7 @@ def _tiatoolbox(load: bool) -> Iterator[tuple[str, bool, str]]:
     try:
         found = version("tiatoolbox")
     except PackageNotFoundError:
-        yield "tiatoolbox", True, "absent; only its tissue maskers need it"
+        yield "tiatoolbox", True, "absent; its tissue maskers, OME-TIFF, OME-Zarr and JP2 need it"
         return
     if load:
         try:
@@ -118,9 +118,15 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
     from wsikd.core.tables import resolve
     from wsikd.slides.base import READERS
 
+    details = {
+        "auto": "the first of the others that fits",
+        "openslide": f"library {openslide.__library_version__}",
+        "direct": "tiled JPEG TIFF and SVS, checked against OpenSlide on opening",
+        "tiatoolbox": "OME-TIFF, OME-Zarr, JP2; --all imports what it needs",
+    }
     for name in READERS:
         resolve(READERS, name, kind="readers")
-        yield f"reader {name}", True, f"library {openslide.__library_version__}"
+        yield f"reader {name}", True, details.get(name, "from another package")
 
 
 def _geometry() -> Iterator[tuple[str, bool, str]]:

@@ -14,7 +14,7 @@ from .common import (
     progress,
     slide_options,
     tissue_options,
-    use_workers,
+    use_threads,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def infer(
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
-    workers: int | None,
+    reader: str,
+    threads: int | None,
     overwrite: bool,
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
@@ -107,9 +108,9 @@ def infer(
     for name in sorted(asked):
         resolve(EXPORTERS, name, kind="exporters")
     names = tuple(name for name in EXPORTERS if name in asked)
-    threads = use_workers(workers)
+    workers = use_threads(threads)
     bundle = load_bundle(model)
-    entries = find_slides(inputs, slide_mpp=slide_mpp)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
     predictor = SlidePredictor(
         bundle.network(),
         bundle.spec,
@@ -119,7 +120,7 @@ def infer(
             tissue=tissue,
             min_tissue=min_tissue,
             batch_size=batch_size,
-            workers=threads,
+            workers=workers,
         ),
     )
     settings = ResultSettings(

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, check_tissue, slide_options, tissue_options, use_workers
+from .common import Batch, check_tissue, slide_options, tissue_options, use_threads
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
@@ -41,38 +44,37 @@ def info(
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
-    workers: int | None,
+    reader: str,
+    threads: int | None,
     as_json: bool,
 ) -> None:
-    """Tell vendor, levels, resolution and where it came from, bounds, tissue and fields."""
-    from wsikd.slides.base import open_slide
-    from wsikd.slides.manifest import find_slides
+    """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
+    from wsikd.slides.manifest import find_slides, open_entry
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.tiles.grid import patch_sizes
 
     sizes = sorted(set(magnifications or (10.0, 2.5)), reverse=True)
     patch_sizes([mpp_of_magnification(size) for size in sizes], patch_size, patch_size)
     check_tissue(tissue)
-    threads = use_workers(workers)
+    workers = use_threads(threads)
     records: list[dict[str, Any]] = []
 
     def work(entry: SlideEntry) -> str:
-        with open_slide(
-            entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
-        ) as slide:
+        with open_entry(entry) as slide:
             record = _describe(slide)
             records.append(record)
             if not as_json:
                 click.echo(_text(record))
             slide.mpp  # noqa: B018 - raises where nothing more can be told
-            more = _fields(slide, sizes, patch_size, tissue, min_tissue, threads)
+            more = _fields(slide, sizes, patch_size, tissue, min_tissue, workers)
+            record["warnings"] += _odd_colours(more.pop("thumbnail"))
             record.update(more)
             if not as_json:
-                click.echo(_fields_text(more))
+                click.echo(_fields_text(more, record["warnings"]))
         return ""
 
     batch = Batch(None, quiet=True)
-    batch.run(find_slides(slides, slide_mpp=slide_mpp), work)
+    batch.run(find_slides(slides, slide_mpp=slide_mpp, reader=reader), work)
     if as_json:
         click.echo(json.dumps(records, indent=2))
     batch.finish("")
@@ -80,6 +82,7 @@ def info(
 
 def _describe(slide: Slide) -> dict[str, Any]:
     record = asdict(slide.info)
+    record["warnings"] = []
     record["levels"] = [
         {"size": list(size), "downsample": list(down)}
         for size, down in zip(
@@ -103,7 +106,7 @@ def _fields(
 
     mpps = [mpp_of_magnification(m) for m in magnifications]
     sizes = patch_sizes(mpps, patch_size, patch_size)
-    mask = find_tissue(slide, method=tissue, workers=workers)
+    mask = find_tissue(slide, method=tissue, workers=workers, picture=True)
     fields = []
     for mpp, (patch, _) in zip(mpps, sizes, strict=True):
         if mpp < min(slide.mpp.x, slide.mpp.y) * (1 - 1e-6):
@@ -118,9 +121,24 @@ def _fields(
                 "patch_px": patch,
                 "grid": [grid.columns, grid.rows],
                 "fields": count,
+                "store_bytes": 3 * patch**2 * count,
             }
         )
-    return {"tissue_fraction": round(mask.fraction, 4), "fields": fields}
+    return {
+        "tissue_fraction": round(mask.fraction, 4),
+        "fields": fields,
+        "thumbnail": mask.thumbnail,
+    }
+
+
+def _odd_colours(thumbnail: NDArray[np.uint8]) -> list[str]:
+    from wsikd.slides.colours import odd_white
+
+    odd = odd_white(thumbnail)
+    if odd is None:
+        return []
+    what = f"odd colours: its brightest pixels are {odd}, far from grey; perhaps YCbCr labelled RGB"
+    return [f"{what}. Compare it with its scanner's viewer before you trust any grade"]
 
 
 def _text(record: dict[str, Any]) -> str:
@@ -129,7 +147,8 @@ def _text(record: dict[str, Any]) -> str:
     power = record["objective_power"]
     lines = [
         f"{record['file']}",
-        f"  vendor      {record['vendor']}, read by {record['reader']}",
+        f"  vendor      {record['vendor']}",
+        f"  reader      {record['reader']}{_because(record['reader_note'])}",
         f"  dimensions  {width} x {height} px",
     ]
     if mpp:
@@ -139,6 +158,8 @@ def _text(record: dict[str, Any]) -> str:
     else:
         lines.append("  mpp         unknown")
     lines.append(f"  objective   {f'{power:g}x' if power else 'unknown'}")
+    profile = "present, and not applied" if record["icc_profile"] else "none"
+    lines.append(f"  ICC profile {profile}")
     x, y, w, h = record["bounds"]
     lines.append(f"  bounds      x {x}, y {y}, {w} x {h} px")
     for number, level in enumerate(record["levels"]):
@@ -150,10 +171,16 @@ def _text(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _fields_text(more: dict[str, Any]) -> str:
+def _because(note: str) -> str:
+    return f" ({note})" if note else ""
+
+
+def _fields_text(more: dict[str, Any], warnings: list[str]) -> str:
     lines = [f"  tissue      {more['tissue_fraction']:.1%} of the scanned box"]
     for f in more["fields"]:
         columns, rows = f["grid"]
         what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
-        lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}")
+        size = f"{f['store_bytes'] / 1e6:.1f} MB uncompressed"
+        lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {size}")
+    lines += [f"  warning     {text}" for text in warnings]
     return "\n".join(lines)

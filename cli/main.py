@@ -16,6 +16,7 @@ from .config import config
 from .demo import demo
 from .distill import distill
 from .doctor import doctor
+from .export import export
 from .infer import infer
 from .info import info
 from .init import init
@@ -52,7 +53,9 @@ def main(log_level: str) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("wsikd").setLevel(log_level.upper())
+    if log_level != "debug":
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
 
 
-for command in (info, tile, distill, infer, bench, demo, init, config, doctor):
+for command in (info, tile, export, distill, infer, bench, demo, init, config, doctor):
     main.add_command(command)

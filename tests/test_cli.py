@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -21,7 +22,7 @@ from wsikd.models.grader import build_grader
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import TileStore
 
-FAST = ["--patch-size", "64", "--workers", "1"]
+FAST = ["--patch-size", "64", "--threads", "1"]
 HEAVY = ["torch", "torchvision", "timm", "zarr", "dask", "tiatoolbox", "openslide", "cv2", "numpy"]
 HEAVY += ["pydantic", "scipy", "shapely", "tifffile", "matplotlib", "lightning", "sklearn", "rich"]
 
@@ -152,7 +153,7 @@ def test_one_bad_slide_among_good_ones(small, tmp_path, make):
     result = run("tile", *slides, "-o", out, *FAST)
     assert result.exit_code == 3
     assert sorted(p.name for p in out.iterdir()) == [
-        "failures.csv", "good.zarr", "very_good.zarr",
+        "failures.csv", "good.zarr", "overlays", "very_good.zarr",
     ]  # fmt: skip
     *_, summary, last = result.output.splitlines()
     assert summary == "2 made, 0 already there, 1 failed"
@@ -174,7 +175,7 @@ def test_failures_are_forgotten_once_mended(small, tmp_path):
     assert run("tile", "-i", slide, "-o", out, *FAST).exit_code == 3
     assert (out / "failures.csv").exists()
     assert run("tile", "-i", slide, "-o", out, *FAST, "--slide-mpp", "0.5").exit_code == 0
-    assert [p.name for p in out.iterdir()] == ["s.zarr"]
+    assert sorted(p.name for p in out.iterdir()) == ["overlays", "s.zarr"]
     assert TileStore.open(out / "s.zarr").provenance["slide"]["mpp_source"] == "--slide-mpp"
 
 
@@ -279,7 +280,7 @@ def test_twins_in_two_folders_get_two_stores(small, tmp_path):
     out = tmp_path / "out"
     inputs = ["-i", tmp_path / "p1", "-i", tmp_path / "p2"]
     assert run("tile", *inputs, "-o", out, *FAST).exit_code == 0
-    sizes = sorted(len(TileStore.open(path).patches) for path in out.iterdir())
+    sizes = sorted(len(TileStore.open(path).patches) for path in out.glob("*.zarr"))
     assert len(sizes) == 2
     assert sizes[0] == 0 < sizes[1]
     again = run("tile", *inputs[2:], *inputs[:2], "-o", out, *FAST)
@@ -289,7 +290,8 @@ def test_twins_in_two_folders_get_two_stores(small, tmp_path):
 def test_info_tells_all(small):
     text = run("info", small, "--patch-size", "64").output
     for line in (
-        "vendor      aperio, read by openslide",
+        "vendor      aperio",
+        "ICC profile none",
         "dimensions  640 x 540 px",
         "mpp         0.5 um/px (from aperio.MPP), 0.32 x 0.27 mm",
         "objective   20x",
@@ -299,6 +301,7 @@ def test_info_tells_all(small):
         "level 2     40 x 33 px, downsample 16, 8 um/px",
     ):
         assert f"  {line}\n" in text
+    assert re.search(r"^  reader      (direct|openslide) \(.+\)$", text, re.MULTILINE)
     fields = re.findall(r"fields +(\d+) of 5 x 5 at (10|2.5)x \((64|16) px", text)
     assert [f[1:] for f in fields] == [("10", "64"), ("2.5", "16")]
     assert fields[0][0] == fields[1][0]
@@ -309,10 +312,29 @@ def test_info_as_json_agrees_with_the_store(small, tmp_path):
     assert record["dimensions"] == [640, 540]
     assert record["mpp"] == {"x": 0.5, "y": 0.5, "source": "aperio.MPP"}
     assert [level["downsample"] for level in record["levels"]] == [[1, 1], [4, 4], [16, 16]]
+    assert (record["icc_profile"], record["warnings"]) == (False, [])
+    assert record["reader_note"]
+    counts = [(f["patch_px"], f["fields"]) for f in record["fields"]]
+    assert [f["store_bytes"] for f in record["fields"]] == [3 * p * p * n for p, n in counts]
     assert record["tissue_fraction"] == pytest.approx(400 * 400 / (640 * 540), abs=0.05)
     run("tile", "-i", small, "-o", tmp_path, *FAST)
     patches = len(TileStore.open(tmp_path / "small.zarr").patches)
     assert [f["fields"] for f in record["fields"]] == [patches, patches]
+
+
+def test_a_reader_that_is_asked_for_reads(small):
+    text = run("info", small, "--patch-size", "64", "--reader", "openslide").output
+    assert "  reader      openslide\n" in text
+    result = run("info", small, "--reader", "bioformats")
+    assert result.exit_code == 2
+    assert result.output.endswith("choose one of auto, openslide, direct, tiatoolbox\n")
+
+
+def test_odd_colours_are_warned_of(tmp_path):
+    rgb = cv2.cvtColor(tissue_rgb(640, 540, (120, 80, 400, 400)), cv2.COLOR_RGB2YCrCb)
+    write_pyramid(tmp_path / "s.svs", rgb[..., [0, 2, 1]], mpp=0.5, power=20, downsamples=(1, 4))
+    text = run("info", tmp_path / "s.svs", "--patch-size", "64").output
+    assert "  warning     odd colours: its brightest pixels are (24" in text
 
 
 @pytest.mark.parametrize("make", BAD)
@@ -352,7 +374,7 @@ def test_names_that_are_no_utf8_stop_nobody(small, tmp_path):
     assert "\\xe4: " in told
     assert "SlideError: \\xff.svs: not a slide" in told
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["\\xe4.zarr", "failures.csv", "good.zarr"]
+    assert names == ["\\xe4.zarr", "failures.csv", "good.zarr", "overlays"]
     assert (out / "failures.csv").read_text(encoding="utf-8").splitlines()[1].startswith("\\xff,")
 
 
@@ -421,7 +443,7 @@ def student(tmp_path_factory):
 
 
 def test_formats_in_any_order_are_the_same(small, student, tmp_path):
-    arguments = ["infer", "-i", small, "-m", student, "-o", tmp_path, "--workers", "1"]
+    arguments = ["infer", "-i", small, "-m", student, "-o", tmp_path, "--threads", "1"]
     assert run(*arguments, "--format", "png,csv").exit_code == 0
     again = run(*arguments, "--format", " csv , png")
     assert again.output.splitlines()[-1] == "0 graded, 1 already there"
@@ -431,7 +453,7 @@ def test_formats_in_any_order_are_the_same(small, student, tmp_path):
 
 
 def test_a_bench_leaves_its_three_files(small, tmp_path):
-    options = ["--arch", "vgg_small", "--patch-size", "64", "--repeats", "1", "--workers", "1"]
+    options = ["--arch", "vgg_small", "--patch-size", "64", "--repeats", "1", "--threads", "1"]
     result = run("bench", "-i", small, "-o", tmp_path, *options, "--max-fields", "4")
     assert result.exit_code == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.md", "bench.png"]
@@ -466,7 +488,7 @@ def test_patients_are_hidden_by_one_key_per_output(small, tmp_path):
     (tmp_path / "m.csv").write_text("slide,patient\na.svs,4711\nb.svs,4711\n")
     out = tmp_path / "out"
     assert run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST).exit_code == 0
-    assert sorted(p.name for p in out.iterdir()) == [".wsikd-key", "a.zarr", "b.zarr"]
+    assert sorted(p.name for p in out.iterdir()) == [".wsikd-key", "a.zarr", "b.zarr", "overlays"]
     stores = [TileStore.open(out / f"{name}.zarr") for name in ("a", "b")]
     assert stores[0].patient == stores[1].patient
     again = run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST)

@@ -20,6 +20,7 @@ from wsikd.learn.settings import TERMS, RunConfig
 from wsikd.models.backbone import BACKBONES, build_backbone
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import READERS, Slide, open_slide
+from wsikd.slides.synthetic import write_pyramid
 from wsikd.slides.tissue import MASKERS
 
 CONFIGS = sorted(
@@ -31,9 +32,17 @@ CONFIGS = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def tiled_file(tmp_path_factory):
+    """A slide of three levels, none of them as small as its thumbnail."""
+    path = tmp_path_factory.mktemp("readers") / "tiled.svs"
+    write_pyramid(path, tissue_rgb(3300, 700), mpp=0.499, power=20, downsamples=(1, 2, 4))
+    return path
+
+
 @pytest.mark.parametrize("name", READERS)
-def test_reader(name, slide_file):
-    with open_slide(slide_file, reader=name) as slide:
+def test_reader(name, tiled_file):
+    with open_slide(tiled_file, reader=name) as slide:
         assert isinstance(slide, Slide)
         info = slide.info
         assert len(info.level_dimensions) == len(info.level_downsamples) == 3
@@ -61,6 +70,7 @@ def test_tiatoolbox_maskers_in_a_process_of_their_own():
 import numpy as np
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.tables import resolve
+from wsikd.slides.synthetic import write_pyramid
 from wsikd.slides.tissue import MASKERS
 rgb = tissue_rgb(120, 90, (30, 20, 60, 50))
 for name in (n for n in MASKERS if "tiatoolbox" in n):

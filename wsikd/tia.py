@@ -6,14 +6,25 @@ Importing TIAToolbox takes half a minute, so this is paid only where a setting a
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import threading
+import warnings
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, SlideError
+from wsikd.slides.base import printable
+from wsikd.slides.kinds import zarr_attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+_TIFF_CACHE_BYTES = 64 << 20
 
 
 def otsu_masker(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
@@ -27,9 +38,131 @@ def morphological_masker(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np
     return _mask("MorphologicalMasker", thumbnail, mpp=mpp)
 
 
+def open_tiff(path: Path) -> _Arrays:
+    """Levels of a TIFF through TIAToolbox's TIFFWSIReader, a missing tile being white."""
+    with _quiet("wsicore.wsireader") as tia:
+        reader = tia.TIFFWSIReader(path, post_proc=None, cache_size=_TIFF_CACHE_BYTES)
+    for view in reader.level_arrays.values():
+        _fill_white(view.array)
+
+    def close() -> None:
+        reader.tiff.close()
+        reader._zarr_store.close()
+
+    return _Arrays(list(reader.level_arrays.values()), close)
+
+
+def open_ome_zarr(path: Path) -> _Arrays:
+    """Levels of an OME-Zarr 0.4 image through TIAToolbox's NGFFWSIReader, finest first.
+
+    Raises:
+        SlideError: the layout is one that TIAToolbox does not read.
+    """
+    fault = _unread_layout(path)
+    if fault:
+        raise SlideError(
+            printable(path.name),
+            f"{fault}, which TIAToolbox does not read",
+            "write it as OME-Zarr 0.4 with axes c, y, x and channels (omero), or as OME-TIFF",
+        )
+    with _quiet("wsicore.wsireader") as tia:
+        reader = tia.NGFFWSIReader(path, post_proc=None)
+    return _Arrays([reader.level_arrays[n] for n in sorted(reader.level_arrays)])
+
+
+def open_image(path: Path) -> _Arrays:
+    """A TIFF without tiles through TIAToolbox's VirtualWSIReader: all of it in memory."""
+    with _quiet("wsicore.wsireader") as tia:
+        return _Arrays([tia.VirtualWSIReader(path, post_proc=None).img])
+
+
+def open_jp2(path: Path) -> _Jp2:
+    """Resolutions of a JP2 file through TIAToolbox's JP2WSIReader, which decodes parts of it."""
+    with _quiet("wsicore.wsireader") as tia:
+        _check_openjpeg()
+        return _Jp2(tia.JP2WSIReader(path, post_proc=None))
+
+
+class _Arrays:
+    """Levels as arrays (height, width, channels) that may be sliced."""
+
+    def __init__(self, levels: Sequence[Any], close: Callable[[], None] | None = None) -> None:
+        self._levels, self._close = levels, close
+        self.sizes = tuple((int(one.shape[1]), int(one.shape[0])) for one in levels)
+        first = levels[0]
+        self.channels = int(first.shape[2]) if len(first.shape) == 3 else 1
+        self.dtype = np.dtype(getattr(first, "array", first).dtype)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, channels) of a box that lies within the level."""
+        return np.asarray(self._levels[level][y : y + height, x : x + width], np.uint8)
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._close is not None:
+            self._close()
+
+
+class _Jp2:
+    """Resolutions of a JPEG 2000 image: level n has every 2^n-th pixel, rounded up."""
+
+    def __init__(self, reader: Any) -> None:
+        self._image = reader.glymur_jp2
+        # One decoder, and what it is asked for, are shared state of a glymur image.
+        self._lock = threading.Lock()
+        height, width, *rest = self._image.shape
+        self.channels = int(rest[0]) if rest else 1
+        self.dtype = np.dtype(self._image.dtype)
+        halvings = range(max(1, int(reader.info.level_count)))
+        sizes = [(-(-width // 2**n), -(-height // 2**n)) for n in halvings]
+        self.sizes = tuple((int(w), int(h)) for w, h in sizes)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, channels) of a box that lies within the level."""
+        step = 2**level
+        right = min((x + width) * step, self.sizes[0][0])
+        bottom = min((y + height) * step, self.sizes[0][1])
+        with self._lock:
+            part = self._image[y * step : bottom : step, x * step : right : step]
+        return np.asarray(part, np.uint8).reshape(height, width, self.channels)
+
+    def close(self) -> None:
+        """Nothing is held open between reads."""
+
+
+def _unread_layout(path: Path) -> str:
+    """What of an OME-Zarr folder TIAToolbox 2.1 does not read; empty if it does."""
+    attributes = zarr_attributes(path)
+    multiscale = attributes["multiscales"][0]
+    if (path / "zarr.json").exists():
+        return "an OME-Zarr 0.5 (Zarr format 3)"
+    axes = "".join(axis["name"] for axis in multiscale["axes"])
+    if axes not in ("cyx", "yxc"):
+        return f"an OME-Zarr of axes {axes}"
+    if not all(str(one["path"]).isdecimal() for one in multiscale["datasets"]):
+        return "an OME-Zarr whose datasets have names that are no numbers"
+    if "rdefs" not in attributes.get("omero", {}):
+        return "an OME-Zarr without rdefs of its channels (omero)"
+    return ""
+
+
+def _check_openjpeg() -> None:
+    """Raise ImportError where glymur is missing, or finds no library to decode with."""
+    found = import_module("glymur").version.openjpeg_version
+    if found.startswith("0."):
+        raise ImportError("glymur finds no OpenJPEG library")
+
+
+def _fill_white(array: Any) -> None:
+    """Let tiles that a TIFF leaves out be white: TIAToolbox would show them black."""
+    object.__setattr__(array.metadata, "fill_value", np.uint8(255))
+
+
 def check() -> None:
     """Import what is used; raises ImportError."""
     _import()
+    with _quiet("wsicore.wsireader"):
+        _check_openjpeg()
 
 
 def _mask(name: str, thumbnail: NDArray[np.uint8], **options: float) -> NDArray[np.bool_]:
@@ -43,13 +176,31 @@ def _mask(name: str, thumbnail: NDArray[np.uint8], **options: float) -> NDArray[
     return np.asarray(found, np.bool_)
 
 
-def _import() -> object:
-    """TIAToolbox's masker module; the root logger is left as it was found."""
+def _import() -> Any:
+    """TIAToolbox's masker module."""
+    with _quiet("tools.tissuemask") as module:
+        return module
+
+
+@contextmanager
+def _quiet(module: str) -> Iterator[Any]:
+    """A module of TIAToolbox, silent meanwhile; the root logger is left as it was found.
+
+    Its warnings are of resolutions, which are decided elsewhere.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        from tiatoolbox.tools import tissuemask
+        # SimpleITK, which it imports, crashes the process where its warnings are errors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = import_module(f"tiatoolbox.{module}")
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    return tissuemask
+    own = import_module("tiatoolbox").logger
+    before, own.disabled = own.disabled, True
+    try:
+        yield loaded
+    finally:
+        own.disabled = before

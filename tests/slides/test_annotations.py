@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 import shapely
 
+from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations import read_geojson
+from wsikd.slides.annotations import annotated_names, read_annotation, read_geojson
 
 SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
 HOLE = [[20, 20], [20, 60], [60, 60], [60, 20], [20, 20]]
@@ -157,3 +159,51 @@ def test_features_without_a_class_are_kept_when_asked_for(read):
     drawn = [feature([SQUARE], None), feature([SQUARE], {"name": "G4"})]
     assert [r.name for r in read(drawn)] == ["G4"]
     assert [r.name for r in read(drawn, unclassified=True)] == ["", "G4"]
+
+
+def drawn_file(folder, name="a.geojson"):
+    far = [[x + 500, y] for x, y in SQUARE]
+    features = [feature([SQUARE], "G3"), feature([far], "腺体"), feature([HOLE], "Artefact")]
+    (folder / name).write_text(json.dumps(features), encoding="utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("label_map", "areas"),
+    [
+        ((), {"G3": 10000, "腺体": 10000, "Artefact": 1600}),
+        ([("腺体", "NC"), ("Artefact", "")], {"G3": 10000, "NC": 10000}),
+        ({"Artefact": "-"}, {"G3": 8400, "腺体": 10000}),
+        ({"G3": "-"}, {"腺体": 10000}),
+        ({"G3": "T", "腺体": "T", "Artefact": "T"}, {"T": 20000}),
+    ],
+)
+def test_a_map_renames_leaves_out_and_cuts_out(tmp_path, label_map, areas):
+    path = drawn_file(tmp_path)
+    slide = MemorySlide(np.zeros((700, 700, 3), np.uint8), bounds=(40, 30, 600, 600))
+    found = read_annotation(path, slide, label_map)
+    assert found.names == annotated_names(path, label_map) == tuple(areas)
+    (shares,) = found.shares(np.array([[40.0, 30.0, 600.0, 600.0]]), found.names)
+    np.testing.assert_allclose(shares * 360000, list(areas.values()))
+    assert found.regions[0].geometry.bounds[1] == 30
+
+
+def test_the_digest_follows_content_and_map(tmp_path):
+    path = drawn_file(tmp_path)
+    slide = MemorySlide(np.zeros((700, 700, 3), np.uint8))
+    first = read_annotation(path, slide)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
+    assert read_annotation(path, slide).digest == first.digest
+    assert read_annotation(path, slide, {"G3": "G4"}).digest != first.digest
+    path.write_text(path.read_text().replace("600", "601"))
+    assert read_annotation(path, slide).digest != first.digest
+
+
+def test_accents_are_spelt_one_way(read):
+    drawn = [feature([SQUARE], {"name": "Dru\u0308se "}), feature([SQUARE], "Dr\u00fcse")]
+    assert {r.name for r in read(drawn)} == {"Dr\u00fcse"}
+
+
+def test_a_file_of_another_kind(tmp_path):
+    with pytest.raises(AnnotationError, match=r"a\.csv: of no kind that holds annotations; give"):
+        read_annotation(tmp_path / "a.csv", MemorySlide(np.zeros((8, 8, 3), np.uint8)))

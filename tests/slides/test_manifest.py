@@ -1,9 +1,11 @@
+import json
 import os
 
 import pytest
 
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.slides.manifest import SLIDE_SUFFIXES, find_slides
+from wsikd.slides import manifest as manifests
+from wsikd.slides.manifest import SLIDE_SUFFIXES, find_slides, open_entry
 
 
 @pytest.fixture
@@ -190,3 +192,55 @@ def test_a_relative_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert names(find_slides(["."])) == names(find_slides([tmp_path]))
     assert os.fspath(find_slides(["p1"])[0].path) == "p1/slide.svs"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.JP2", "a.QPTIFF", "a.ome.tiff", "A.OME.TIF", "a.Svs", "a.btf"],
+)
+def test_suffixes_in_any_case(name, tmp_path):
+    (tmp_path / name).touch()
+    assert [e.path.name for e in find_slides([tmp_path])] == [name]
+
+
+def _zarr(folder, file, attributes):
+    folder.mkdir(parents=True)
+    (folder / file).write_text(json.dumps(attributes))
+
+
+def test_zarr_folders_that_hold_an_image(tmp_path, caplog):
+    image = {"multiscales": [{}]}
+    _zarr(tmp_path / "old.zarr", ".zattrs", image)
+    _zarr(tmp_path / "sub" / "new.ZARR", "zarr.json", {"attributes": {"ome": image}})
+    ours = {"attributes": {"ome": image, "wsikd": {}}}
+    _zarr(tmp_path / "store.zarr", "zarr.json", ours)
+    _zarr(tmp_path / "store04.zarr", ".zattrs", {**image, "wsikd": {}})
+    _zarr(tmp_path / "table.zarr", ".zattrs", {})
+    _zarr(tmp_path / "broken.zarr", ".zattrs", [])
+    (tmp_path / "store.zarr" / "x.svs").touch()
+    assert names(find_slides([tmp_path])) == ["new.ZARR", "old.zarr"]
+    assert names(find_slides([tmp_path / "old.zarr"])) == ["old.zarr"]
+    with pytest.raises(NoSlidesError):
+        find_slides([tmp_path / "table.zarr"])
+
+
+def test_an_entry_is_opened_as_it_says(tmp_path, monkeypatch):
+    (tmp_path / "m.csv").write_text("slide,mpp\na.svs,0.25\n")
+    (entry,) = find_slides([tmp_path / "m.csv"], reader="openslide")
+    asked = {}
+    monkeypatch.setattr(manifests, "open_slide", lambda path, **rest: asked.update(rest, path=path))
+    open_entry(entry)
+    assert asked == {
+        "path": tmp_path / "a.svs",
+        "slide_mpp": 0.25,
+        "mpp_source": "column mpp of m.csv",
+        "reader": "openslide",
+        "name": "a",
+    }
+
+
+def test_an_unknown_reader_is_refused_before_the_first_slide(tmp_path):
+    (tmp_path / "a.svs").touch()
+    with pytest.raises(ConfigError, match="auto, openslide, direct, tiatoolbox"):
+        find_slides([tmp_path], reader="bioformats")
+    assert find_slides([tmp_path])[0].reader == "auto"

@@ -1,6 +1,7 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,9 +12,13 @@ from PIL import Image
 
 from tests.slides.pixels import break_tile, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, MissingMppError, RegionReadError, SlideError
-from wsikd.slides.base import READERS, Slide, open_slide
-from wsikd.slides.openslide import exact_downsamples, fingerprint
+from wsikd.slides import base
+from wsikd.slides.base import READERS, Slide
+from wsikd.slides.kinds import fingerprint
+from wsikd.slides.openslide import exact_downsamples
 from wsikd.slides.synthetic import write_pyramid
+
+open_slide = partial(base.open_slide, reader="openslide")
 
 
 @pytest.fixture
@@ -68,6 +73,33 @@ def test_coarse_pixels_are_shifted_by_at_most_half_a_level0_pixel(slide_file, le
             got = slide.read_level(level, (x, y), (20, 15))
             there = (slice(y, y + 15), slice(x, x + 20))
             assert (np.abs(got - own[there]) <= 2 * shift * slack[there] + 2).all()
+
+
+def test_bounds_and_background_of_a_mirax_slide(slide_file, monkeypatch):
+    """The plane of an MRXS is the whole glass; its bounds are what was scanned."""
+    told = {
+        "openslide.bounds-x": "300",
+        "openslide.bounds-y": "200",
+        "openslide.bounds-width": "640",
+        "openslide.bounds-height": "480",
+        "openslide.background-color": "F0E0D0",
+        "openslide.icc-size": "588",
+    }
+    with openslide.OpenSlide(slide_file) as handle:
+        told = {**handle.properties, **told}
+    monkeypatch.setattr(openslide.OpenSlide, "properties", told, raising=False)
+    with open_slide(slide_file) as slide:
+        assert slide.info.bounds == (300, 200, 640, 480)
+        assert slide.info.background == (0xF0, 0xE0, 0xD0)
+        assert slide.info.icc_profile
+        beyond = slide.read_level(0, (1300, 906), (3, 3))
+    assert (beyond[1:, 1:] == (0xF0, 0xE0, 0xD0)).all()
+
+
+def test_a_mirax_suffix_in_capitals_is_told(tmp_path):
+    (tmp_path / "A.MRXS").write_bytes(b"\xff\xd8 no OpenSlide knows it")
+    with pytest.raises(SlideError, match=r"rename it to A\.mrxs"):
+        open_slide(tmp_path / "A.MRXS")
 
 
 def test_alpha_is_composed_on_the_background(slide_file, monkeypatch):

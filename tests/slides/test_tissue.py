@@ -3,14 +3,28 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
 from tests.slides.test_resample import slow_sums
 from wsikd.core.errors import AnnotationError, ConfigError
+from wsikd.slides import tissue_otsu
 from wsikd.slides.base import open_slide
-from wsikd.slides.tissue import MASKERS, TissueMask, everything, find_tissue, otsu, tidy
+from wsikd.slides.tissue import (
+    MASKERS,
+    TissueAreas,
+    TissueMask,
+    default_areas,
+    everything,
+    filter_areas,
+    find_tissue,
+)
 
 MPP = 8.0
+
+
+def otsu(rgb, mpp):
+    return filter_areas(tissue_otsu.otsu(rgb, mpp), mpp)
 
 
 def glass(height=200, width=300, seed=1):
@@ -66,11 +80,63 @@ def test_dust_is_dropped_and_pinholes_are_filled():
     assert mask[45:155, 45:155].all()
 
 
-def test_tidy_judges_by_area_in_micrometres():
+def test_areas_count_in_micrometres():
     mask = np.zeros((300, 300), bool)
     mask[20:60, 20:60] = True
-    assert tidy(mask, 8.0)[30, 30]  # 320 um across
-    assert not tidy(mask, 2.0).any()  # 80 um across
+    assert filter_areas(mask, 8.0)[30, 30]  # 320 um across
+    assert not filter_areas(mask, 2.0).any()  # 80 um across
+
+
+@pytest.mark.parametrize("side", [10, 17, 30])
+@pytest.mark.parametrize("mpp", [4.0, 8.0])
+def test_areas_are_limits_to_the_pixel(side, mpp):
+    piece = np.zeros((80, 90), bool)
+    piece[20 : 20 + side, 30 : 30 + side] = True
+    hole = ~piece
+    area = (side * mpp) ** 2
+    for smaller, tissue in ((0.0, piece), (area, piece), (area + 1, np.zeros_like(piece))):
+        np.testing.assert_array_equal(filter_areas(piece, mpp, TissueAreas(smaller, 0.0)), tissue)
+    for larger, tissue in ((0.0, hole), (area, hole), (area + 1, np.ones_like(hole))):
+        np.testing.assert_array_equal(filter_areas(hole, mpp, TissueAreas(0.0, larger)), tissue)
+
+
+def test_areas_reach_the_slide():
+    rgb = np.full((800, 1200, 3), GLASS, np.uint8)
+    rgb[100:500, 100:700] = tissue_rgb(600, 400, coarse=30)
+    rgb[600:700, 900:1000] = tissue_rgb(100, 100, coarse=30)  # 80 um across
+    rgb[250:330, 300:400] = GLASS  # 64 x 80 um
+    slide = MemorySlide(rgb, mpp=(0.8, 0.8))
+    usual = find_tissue(slide)
+    assert (usual.mask[60:70, 90:100].any(), usual.mask[27:31, 33:38].all()) == (False, True)
+    fine = find_tissue(slide, areas=TissueAreas(2_000, 2_000))
+    assert fine.mask[61:69, 91:99].all()
+    assert not fine.mask[27:31, 33:38].any()
+    assert default_areas("otsu") == TissueAreas(20_000, 20_000)
+    assert default_areas("tiatoolbox-otsu") == default_areas("all") == TissueAreas(0, 0)
+
+
+def test_the_thumbnail_comes_along():
+    rgb = np.full((800, 1200, 3), GLASS, np.uint8)
+    rgb[100:500, 100:700] = tissue_rgb(600, 400, coarse=30)
+    slide = MemorySlide(rgb, mpp=(0.8, 0.8))
+    tissue = find_tissue(slide)
+    mean = rgb.reshape(80, 10, 120, 10, 3).mean((1, 3))
+    assert np.abs(tissue.thumbnail - mean).max() <= 1
+    assert "thumbnail" not in repr(tissue)
+    assert find_tissue(slide, method="all").thumbnail is None
+    seen = find_tissue(slide, method="all", picture=True).thumbnail
+    np.testing.assert_array_equal(seen, tissue.thumbnail)
+
+
+@pytest.mark.parametrize(("side", "told"), [(0, True), (50, True), (300, False)])
+def test_little_tissue_is_told(caplog, side, told):
+    caplog.set_level("INFO")
+    rgb = np.full((1000, 1500, 3), GLASS, np.uint8)
+    rgb[100 : 100 + side, 100 : 100 + side] = (200, 120, 170)
+    tissue = find_tissue(MemorySlide(rgb, mpp=(0.8, 0.8)), areas=TissueAreas(0, 0))
+    assert tissue.fraction == pytest.approx(side**2 / 1.5e6, rel=0.25)
+    assert ("memory: tissue on only" in caplog.text) is told
+    assert f"memory: tissue on {100 * tissue.fraction:.1f} % of the scanned area" in caplog.text
 
 
 def test_everything():
@@ -113,19 +179,23 @@ def test_cover_is_exact():
     assert got.max() <= 1
 
 
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
 @pytest.mark.parametrize("bounds", [None, (160, 80, 800, 640)])
 @pytest.mark.parametrize("scale", [1, 4, 5])
-def test_a_mask_image_covers_the_whole_slide(tmp_path, bounds, scale):
+def test_a_mask_image_covers_the_whole_slide(tmp_path, bounds, scale, name):
     slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8), bounds=bounds)
     image = np.zeros((800 // scale, 1200 // scale), np.uint8)
     image[200 // scale : 600 // scale, 400 // scale : 900 // scale] = 255
-    cv2.imwrite(str(tmp_path / "m.png"), image)
-    tissue = find_tissue(slide, mask_file=tmp_path / "m.png")
+    if name == "m.png":
+        cv2.imwrite(str(tmp_path / name), image)
+    else:
+        tifffile.imwrite(tmp_path / name, image, tile=(64, 64), compression="deflate")
+    tissue = find_tissue(slide, mask_file=tmp_path / name)
     x, y, width, height = bounds or (0, 0, 1200, 800)
     expected = np.zeros((800, 1200), bool)
     expected[200:600, 400:900] = True
     expected = expected[y : y + height, x : x + width]
-    assert tissue.method == "m.png"
+    assert tissue.method == name
     np.testing.assert_array_equal(tissue.mask, expected[5::10, 5::10])
 
 

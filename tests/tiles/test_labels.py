@@ -4,8 +4,10 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsikd.slides.annotations import Region
-from wsikd.tiles.labels import UNLABELLED, label_fields
+from wsikd.slides.annotations import DrawnAnnotation, Region
+from wsikd.tiles.labels import UNLABELLED, label_fields, label_patches
+from wsikd.tiles.record import SlideNotes
+from wsikd.tiles.store import StoreSettings
 
 CLASSES = ("NC", "G3", "G4")
 
@@ -93,3 +95,52 @@ def test_nothing_to_label(boxes, regions, classes):
     label, cover = label_fields(boxes, regions, classes, min_cover=0.0)
     assert label.tolist() == [UNLABELLED] * len(boxes)
     assert cover.tolist() == [0.0] * len(boxes)
+
+
+@pytest.mark.parametrize(
+    ("min_purity", "expected"), [(0.0, 1), (0.74, 1), (0.75, 1), (0.76, UNLABELLED)]
+)
+def test_purity_counts_within_what_is_drawn(min_purity, expected):
+    regions = [
+        Region("G3", shapely.box(0, 0, 6, 10)),
+        Region("G4", shapely.box(6, 0, 8, 10)),
+        Region("Artefact", shapely.box(8, 0, 10, 10)),
+    ]
+    label, cover = label_fields(boxes_of(10, 1, 1), regions, CLASSES, min_purity=min_purity)
+    assert (label.tolist(), cover.tolist()) == ([expected], [np.float32(0.6)])
+
+
+def test_fields_wholly_within_a_large_outline_are_full():
+    ring = shapely.Point(500, 500).buffer(400) - shapely.Point(500, 500).buffer(100)
+    boxes = boxes_of(10, 100, 100)
+    _, cover = label_fields(boxes, [Region("G3", ring)], CLASSES)
+    exact = [shapely.box(x, y, x + w, y + h).intersection(ring).area / 100 for x, y, w, h in boxes]
+    np.testing.assert_allclose(cover, exact, atol=1e-6)
+
+
+def settings_of(**more):
+    base = {"tissue": "otsu", "min_tissue": 0.1, "classes": CLASSES, "min_cover": 0.5}
+    return StoreSettings(mpps=(1.0,), patch_px=64, stride_px=64, **{**base, **more})
+
+
+@pytest.mark.parametrize(
+    ("notes", "settings", "label", "cover"),
+    [
+        ({}, {}, [-1, -1], [0, 0]),
+        ({"label": "G3"}, {}, [1, 1], [1, 1]),
+        ({"label": "unknown"}, {}, [-1, -1], [0, 0]),
+        ({"annotation": [("G4", 0, 7)]}, {}, [2, -1], [0.7, 0]),
+        ({"annotation": [("G4", 0, 7)], "label": "NC"}, {}, [2, -1], [0.7, 0]),
+        ({"annotation": [], "label": "NC"}, {}, [0, 0], [1, 1]),
+        ({"annotation": [("G4", 0, 7)]}, {"min_cover": 0.8}, [-1, -1], [0.7, 0]),
+        ({"annotation": [("G4", 0, 7), ("NC", 7, 9)]}, {"min_purity": 0.8}, [-1, -1], [0.7, 0]),
+    ],
+)
+def test_labels_of_patches(notes, settings, label, cover):
+    if "annotation" in notes:
+        drawn = [Region(n, shapely.box(a, 0, b, 10)) for n, a, b in notes["annotation"]]
+        notes = {**notes, "annotation": DrawnAnnotation.of(drawn)}
+    got = label_patches(boxes_of(10, 2, 1), settings_of(**settings), SlideNotes(**notes))
+    assert got[0].tolist() == label
+    np.testing.assert_allclose(got[1], cover, atol=1e-6)
+    assert (got[0].dtype, got[1].dtype) == (np.int16, np.float32)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class StageClock:
@@ -32,4 +32,10 @@ class StageClock:
         finally:
             spent = time.perf_counter() - start
             with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add stages that another clock has timed."""
+        with self._lock:
+            for stage, spent in seconds.items():
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + spent

@@ -30,7 +30,7 @@ from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError, SlideError, WsikdError
 from wsikd.grade.exports import write_all
-from wsikd.slides.base import open_slide
+from wsikd.slides.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -226,9 +226,7 @@ def _one_pass(contender: Contender, entry: SlideEntry) -> tuple[Run, GradeMap]:
     with _PeakMemory(predictor.device) as memory, tempfile.TemporaryDirectory() as folder:
         cpu, begun = time.process_time(), time.perf_counter()
         with clock("open"):
-            slide = open_slide(
-                entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
-            )
+            slide = open_entry(entry)
         with slide:
             grade_map = predictor.predict(slide, mask_file=entry.mask, clock=clock)
             with clock("write"):

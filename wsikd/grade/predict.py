@@ -1,13 +1,11 @@
 """A slide and a student become a grade map, with the time of each stage.
 
-Fields are read by threads, a few ahead, in stretches of neighbours along a grid row; one lane
-computes. Memory is bounded by the stretches ahead, whatever the slide.
+Threads read fields ahead, one lane computes. Memory is bounded by the batches ahead and a strip of
+the slide, whatever its height.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,13 +16,14 @@ from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError
 from wsikd.grade.grademap import GradeMap
 from wsikd.models.device import pick_device
-from wsikd.slides.base import open_slide
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import find_tissue
 from wsikd.tiles.grid import TileGrid
+from wsikd.tiles.stream import stream_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
     from wsikd.slides.tissue import TissueMask
-
-_STRETCH_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,7 @@ class SlidePredictor:
         """Open a slide, predict it, close it; opening counts in the times."""
         clock = StageClock()
         with clock("open"):
-            slide = open_slide(
-                entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
-            )
+            slide = open_entry(entry)
         with slide:
             return self.predict(slide, mask_file=entry.mask, clock=clock, on_progress=on_progress)
 
@@ -126,7 +121,16 @@ class SlidePredictor:
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
         done = 0
-        for index, patches in self._batches(canvas, grid, rows, columns, clock):
+        batches = stream_patches(
+            canvas,
+            grid,
+            rows,
+            columns,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            clock=clock,
+        )
+        for index, patches in batches:
             with clock("forward"):
                 probability[:, rows[index], columns[index]] = self._forward(patches).T
             done += len(index)
@@ -140,73 +144,6 @@ class SlidePredictor:
         batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
         probabilities = torch.softmax(self.network(batch).float(), 1)
         return np.asarray(probabilities.cpu().numpy(), np.float32)
-
-    def _batches(
-        self,
-        canvas: Canvas,
-        grid: TileGrid,
-        rows: NDArray[np.int64],
-        columns: NDArray[np.int64],
-        clock: StageClock,
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        """Batches of (indices into rows and columns, patches uint8 (B, px, px, 3))."""
-        side, stride = grid.patch_px, grid.stride_px
-        stretches = _stretches(rows, columns, max(1, (_STRETCH_PX - side) // stride + 1))
-
-        def read(stretch: NDArray[np.int64]) -> NDArray[np.uint8]:
-            first = columns[stretch[0]]
-            width = int(columns[stretch[-1]] - first) * stride + side
-            top = int(rows[stretch[0]]) * stride
-            strip = canvas.read(int(first) * stride, top, width, side, clock)
-            lefts = (columns[stretch] - first) * stride
-            return np.stack([strip[:, left : left + side] for left in lefts])
-
-        waiting: list[NDArray[np.uint8]] = []
-        indices: list[NDArray[np.int64]] = []
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            ahead: deque[tuple[NDArray[np.int64], Future[NDArray[np.uint8]]]] = deque()
-            todo = iter(stretches)
-            try:
-                while True:
-                    while (
-                        len(ahead) < 2 * self.settings.workers
-                        and (s := next(todo, None)) is not None
-                    ):
-                        ahead.append((s, pool.submit(read, s)))
-                    if not ahead:
-                        break
-                    stretch, future = ahead.popleft()
-                    with clock("wait"):
-                        patches = future.result()
-                    waiting.append(patches)
-                    indices.append(stretch)
-                    while sum(map(len, waiting)) >= self.settings.batch_size:
-                        yield _take(indices, waiting, self.settings.batch_size)
-                while waiting and len(waiting[0]):
-                    yield _take(indices, waiting, self.settings.batch_size)
-            finally:
-                for _, future in ahead:
-                    future.cancel()
-
-
-def _take(
-    indices: list[NDArray[np.int64]], waiting: list[NDArray[np.uint8]], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Take ``count`` patches off the front of what waits, or all there are."""
-    index, patches = np.concatenate(indices), np.concatenate(waiting)
-    indices[:], waiting[:] = [index[count:]], [patches[count:]]
-    return index[:count], patches[:count]
-
-
-def _stretches(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], longest: int
-) -> list[NDArray[np.int64]]:
-    """Runs of neighbours along a row, of at most ``longest`` fields: indices into ``rows``."""
-    if not len(rows):
-        return []
-    breaks = np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 1)) + 1
-    runs = np.split(np.arange(len(rows)), breaks)
-    return [run[i : i + longest] for run in runs for i in range(0, len(run), longest)]
 
 
 def _sample(valid: NDArray[np.bool_], limit: int | None) -> NDArray[np.bool_]:

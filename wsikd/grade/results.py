@@ -23,7 +23,7 @@ from wsikd.core.lock import locked
 from wsikd.core.run import write_json_atomic, write_text_atomic
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.gleason import summarise
-from wsikd.slides.base import open_slide
+from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def infer_slide(
     folder = out / entry.name
     begun = time.perf_counter()
     with clock("open"):
-        slide = open_slide(
-            entry.path, slide_mpp=entry.mpp, mpp_source=entry.mpp_source, name=entry.name
-        )
+        slide = open_entry(entry)
     with slide:
         made_with = {
             "student": student,

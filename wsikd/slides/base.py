@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READERS: dict[str, str] = {
+    "auto": "wsikd.slides.choose:auto",
     "openslide": "wsikd.slides.openslide:OpenSlideReader",
+    "direct": "wsikd.slides.choose:direct",
+    "tiatoolbox": "wsikd.slides.foreign:ForeignReader",
 }
 FILLS_GAPS = "--slide-mpp"
 """Source of a resolution that counts only where the slide's file says nothing plausible."""
@@ -41,7 +44,9 @@ class SlideInfo:
     """What the results of a slide need to know of it; no label image, no patient data.
 
     ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
-    (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent.
+    (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent;
+    ``reader_note`` tells why ``reader`` was taken; ``icc_profile`` whether the file holds a colour
+    profile, which no reader applies.
     """
 
     name: str
@@ -56,6 +61,8 @@ class SlideInfo:
     objective_power: float | None
     bounds: tuple[int, int, int, int]
     background: tuple[int, int, int]
+    reader_note: str = ""
+    icc_profile: bool = False
 
 
 @runtime_checkable
@@ -102,19 +109,20 @@ def open_slide(
     *,
     slide_mpp: float | None = None,
     mpp_source: str = "slide_mpp",
-    reader: str = "openslide",
+    reader: str = "auto",
     name: str | None = None,
 ) -> Slide:
     """Open a slide.
 
     Args:
-        path: a slide file, or a folder that holds one DICOM slide.
+        path: a slide file, or a folder that holds one DICOM slide or one OME-Zarr image.
         slide_mpp: um per level-0 pixel, which overrides what the file says (with a warning where
             they differ by more than 2 %).
         mpp_source: where ``slide_mpp`` came from, for the record. With ``FILLS_GAPS``, as the
             commands pass it for --slide-mpp, ``slide_mpp`` counts only where the file says nothing
             plausible.
-        reader: an entry of ``READERS``.
+        reader: an entry of ``READERS``. "auto" takes OpenSlide, the direct reader where it shows
+            the same pixels faster, and TIAToolbox for what OpenSlide does not know.
         name: identifier used in results; default the file's stem.
 
     Raises:

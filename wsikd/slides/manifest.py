@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.core.tables import nearest
-from wsikd.slides.base import FILLS_GAPS, printable
+from wsikd.core.tables import nearest, resolve
+from wsikd.slides.base import FILLS_GAPS, READERS, open_slide, printable
+from wsikd.slides.kinds import is_image_zarr, slide_stem
+from wsikd.slides.sidecar import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from wsikd.slides.base import Slide
+
 log = logging.getLogger(__name__)
 
 SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs"}
-    | {".svslide", ".bif", ".vms", ".vmu", ".czi", ".dcm"}
+    {".svs", ".tif", ".tiff", ".btf", ".ndpi", ".scn", ".mrxs", ".qptiff", ".jp2"}
+    | {".svslide", ".bif", ".vms", ".vmu", ".czi", ".dcm", ".zarr"}
 )
 COLUMNS = ("slide", "mpp", "label", "patient", "split", "annotation", "mask")
 SPLITS = ("train", "val", "test")
@@ -35,7 +39,8 @@ class SlideEntry:
 
     ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
     slides share a stem; bytes of a file name that are no UTF-8 are spelt out in it. ``mpp`` counts
-    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`.
+    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`, and ``reader`` is an entry
+    of its ``READERS``.
     """
 
     path: Path
@@ -47,6 +52,18 @@ class SlideEntry:
     split: str | None = None
     annotation: Path | None = None
     mask: Path | None = None
+    reader: str = "auto"
+
+
+def open_entry(entry: SlideEntry) -> Slide:
+    """Open the slide of an entry as the entry says; see :func:`wsikd.slides.base.open_slide`."""
+    return open_slide(
+        entry.path,
+        slide_mpp=entry.mpp,
+        mpp_source=entry.mpp_source,
+        reader=entry.reader,
+        name=entry.name,
+    )
 
 
 def find_slides(
@@ -54,6 +71,7 @@ def find_slides(
     *,
     slide_mpp: float | None = None,
     annotations: Path | None = None,
+    reader: str = "auto",
 ) -> list[SlideEntry]:
     """List the slides that the inputs name, sorted, each once.
 
@@ -62,12 +80,16 @@ def find_slides(
             and any of ``mpp, label, patient, split, annotation, mask``; paths in a manifest are
             relative to it.
         slide_mpp: um per level-0 pixel for slides whose manifest row and file give none.
-        annotations: a folder with ``<stem>.geojson``, or one file, for slides without their own.
+        annotations: one file, or a folder of files named after the slides (see
+            :func:`wsikd.slides.sidecar.sidecar`), for slides without their own.
+        reader: how all of them are opened, an entry of ``READERS``.
 
     Raises:
         NoSlidesError: the inputs name no slide.
-        ConfigError: a manifest cannot be understood.
+        ConfigError: a manifest cannot be understood, or no such reader is known.
     """
+    if reader not in READERS:
+        resolve(READERS, reader, kind="readers")
     found: dict[Path, tuple[SlideEntry, str]] = {}
     for item in inputs:
         for entry, place in _expand(str(item)):
@@ -77,14 +99,14 @@ def find_slides(
         suffixes = " ".join(sorted(SLIDE_SUFFIXES))
         raise NoSlidesError(names, "no slide found", f"give slides with one of {suffixes} with -i")
     entries = _unique_names(found.values())
-    return [_with_defaults(e, slide_mpp, annotations) for e in entries]
+    return [replace(_with_defaults(e, slide_mpp, annotations), reader=reader) for e in entries]
 
 
 def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:
     """Entries of one input, each with its place below that input (for names that collide)."""
     path = Path(item)
     if path.is_dir():
-        if _is_dicom(path):
+        if _is_slide(path):
             yield _entry(path), path.name
             return
         for slide in _in_folder(path):
@@ -100,18 +122,18 @@ def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:
 
 
 def _entry(path: Path) -> SlideEntry:
-    return SlideEntry(path=path, name=printable(path.name if path.is_dir() else path.stem))
+    return SlideEntry(path=path, name=printable(slide_stem(path)))
 
 
 def _in_folder(folder: Path) -> Iterable[Path]:
     skipped = []
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            if _is_dicom(path):
+            if _is_slide(path):
                 yield path
-            elif path.suffix != ".zarr":
+            elif path.suffix.lower() != ".zarr":
                 yield from _in_folder(path)
-        elif path.suffix.lower() in SLIDE_SUFFIXES - {".dcm"}:
+        elif path.suffix.lower() in SLIDE_SUFFIXES - {".dcm", ".zarr"}:
             yield path
         else:
             skipped.append(printable(path.name))
@@ -120,7 +142,10 @@ def _in_folder(folder: Path) -> Iterable[Path]:
         log.info("%s: passed over %d files that are no slides: %s", folder, len(skipped), shown)
 
 
-def _is_dicom(folder: Path) -> bool:
+def _is_slide(folder: Path) -> bool:
+    """Whether a folder is one slide: DICOM, or an OME-Zarr image that is no tile store of ours."""
+    if folder.suffix.lower() == ".zarr":
+        return is_image_zarr(folder)
     return any(p.suffix.lower() == ".dcm" for p in folder.iterdir() if p.is_file())
 
 
@@ -199,12 +224,5 @@ def _with_defaults(
     if entry.mpp is None and slide_mpp is not None:
         entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
     if entry.annotation is None and annotations is not None:
-        stem = entry.path.name if entry.path.is_dir() else entry.path.stem
-        candidates = [annotations / f"{stem}{suffix}" for suffix in (".geojson", ".json")]
-        file = (
-            annotations
-            if annotations.is_file()
-            else next((c for c in candidates if c.exists()), None)
-        )
-        entry = replace(entry, annotation=file)
+        entry = replace(entry, annotation=sidecar(annotations, entry.path))
     return entry

@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from wsikd.core.errors import MissingMppError
 from wsikd.slides.base import FILLS_GAPS, Mpp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 log = logging.getLogger(__name__)
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 PLAUSIBLE_POWER_TIMES_MPP = (5.0, 20.0)
 TOLD_DIFFERENCE = 0.02
-REMEDY = "pass --slide-mpp UM_PER_PX, or give it in the column mpp of a manifest"
+TAGS = "TIFF resolution tags"
+_INCH, _CENTIMETRE = 2, 3
+_TAG_UNITS = {_INCH: 25400.0, _CENTIMETRE: 10000.0}
+_UM = {
+    **dict.fromkeys(("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m"), 1.0),
+    **dict.fromkeys(("micrometer", "micrometre", "micron"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("m", "meter", "metre"), 1e6),
+    **dict.fromkeys(("in", "inch"), 25400.0),
+}
+_NO_UNIT = "its TIFF resolution tags have no unit (ResolutionUnit 1)"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a file says of its resolution.
+
+    ``claims`` are its statements in um per level-0 pixel, the most trusted first; ``silent`` tells
+    why other places of the file say nothing; ``power`` is the objective's, which is compared with
+    the resolution but never turned into one.
+    """
+
+    claims: tuple[Mpp, ...] = ()
+    silent: tuple[str, ...] = ()
+    power: float | None = None
+
+    @classmethod
+    def of(cls, found: Iterable[Mpp | str | None], power: float | None = None) -> Evidence:
+        """Sort what was found into claims (Mpp) and reasons for their absence (text)."""
+        found = list(found)
+        claims = tuple(item for item in found if isinstance(item, Mpp))
+        return cls(claims, tuple(item for item in found if isinstance(item, str)), power)
 
 
 def mpp_of_magnification(magnification: float) -> float:
@@ -37,16 +73,15 @@ def magnification_of_mpp(mpp: float) -> float:
     return 10.0 / mpp
 
 
-def resolve_mpp(
-    name: str, properties: Mapping[str, str], *, given: float | None, given_source: str
-) -> Mpp:
+def resolve_mpp(name: str, file: Evidence, *, given: float | None, given_source: str) -> Mpp:
     """Decide the resolution of level 0 between what the user gives and what the file says.
 
-    A warning tells where the two differ by more than 2 %.
+    Warnings tell where the two differ by more than 2 %, where the file contradicts itself, and
+    where the objective's power does not fit.
 
     Args:
         name: the slide, for messages.
-        properties: OpenSlide's properties of the file.
+        file: what the file says.
         given: um/px from a manifest or an option.
         given_source: where ``given`` came from. From ``FILLS_GAPS`` (the option --slide-mpp) it
             counts only where the file says nothing plausible; from elsewhere it wins over the file.
@@ -55,15 +90,37 @@ def resolve_mpp(
         MissingMppError: nothing credible is known, or ``given`` is implausible.
     """
     if given is None:
-        return _own(name, properties)
-    _check(name, given, given_source)
-    told = Mpp(given, given, given_source)
+        used = _own(name, file)
+    else:
+        told = Mpp(given, given, given_source)
+        if not _plausible(told):
+            raise MissingMppError(name, _implausible(told), remedy(name))
+        used = _choose(name, file, told)
+    low, high = PLAUSIBLE_POWER_TIMES_MPP
+    if file.power is not None and not low <= file.power * used.x <= high:
+        log.warning(
+            "%s: objective power %g and %g um/px do not fit each other; the latter is used",
+            *(name, file.power, used.x),
+        )
+    return used
+
+
+def remedy(name: str) -> str:
+    """What to type where a slide has no resolution; the number is an example."""
+    return (
+        f"pass --slide-mpp 0.25 (with this scanner's um/px for 0.25), or -i with a CSV manifest of "
+        f"the lines 'slide,mpp' and '{name},0.25'"
+    )
+
+
+def _choose(name: str, file: Evidence, told: Mpp) -> Mpp:
+    """Between a plausible ``told`` and the file's own."""
     try:
-        own = _own(name, properties)
+        own = _own(name, file)
     except MissingMppError:
         return told
-    used, other = (own, told) if given_source == FILLS_GAPS else (told, own)
-    if max(abs(own.x - given) / own.x, abs(own.y - given) / own.y) > TOLD_DIFFERENCE:
+    used, other = (own, told) if told.source == FILLS_GAPS else (told, own)
+    if max(abs(own.x - told.x) / own.x, abs(own.y - told.y) / own.y) > TOLD_DIFFERENCE:
         log.warning(
             "%s: %g um/px (%s) is used, not %g (%s)",
             *(name, used.x, used.source, other.x, other.source),
@@ -71,41 +128,141 @@ def resolve_mpp(
     return used
 
 
-def _own(name: str, properties: Mapping[str, str]) -> Mpp:
-    """What the file says; raises MissingMppError where that is nothing plausible."""
-    x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if x is None or y is None:
-        raise MissingMppError(
-            name, "no resolution in its metadata (openslide.mpp-x absent)", REMEDY
-        )
-    source = _source(properties)
-    _check(name, x, source)
-    _check(name, y, source)
-    power = _number(properties.get("openslide.objective-power"))
-    low, high = PLAUSIBLE_POWER_TIMES_MPP
-    if power is not None and not low <= power * x <= high:
-        log.warning(
-            "%s: objective power %g and %g um/px do not fit each other; the latter is used",
-            name,
-            power,
-            x,
-        )
-    return Mpp(x, y, source)
+def _own(name: str, file: Evidence) -> Mpp:
+    """The first plausible claim of the file; raises MissingMppError where there is none."""
+    for claim in file.claims:
+        if _plausible(claim):
+            if claim is not file.claims[0]:
+                log.warning(
+                    "%s: %s; %g um/px (%s) is used",
+                    *(name, _implausible(file.claims[0]), claim.x, claim.source),
+                )
+            return claim
+    if file.claims:
+        raise MissingMppError(name, _implausible(file.claims[0]), remedy(name))
+    why = ", ".join(file.silent) or "it names none"
+    raise MissingMppError(name, f"no resolution in its metadata ({why})", remedy(name))
 
 
-def _check(name: str, mpp: float, source: str) -> None:
+def _plausible(mpp: Mpp) -> bool:
     low, high = PLAUSIBLE_MPP
-    if not low <= mpp <= high:
-        fault = f"a resolution of {mpp:g} um/px ({source}) is implausible (not {low:g} to {high:g})"
-        raise MissingMppError(name, fault, REMEDY)
+    return low <= mpp.x <= high and low <= mpp.y <= high
 
 
-def _source(properties: Mapping[str, str]) -> str:
-    if "aperio.MPP" in properties:
-        return "aperio.MPP"
-    if properties.get("openslide.vendor") == "generic-tiff":
-        return "TIFF resolution tags"
-    return f"{properties.get('openslide.vendor', 'file')} metadata"
+def _implausible(mpp: Mpp) -> str:
+    low, high = PLAUSIBLE_MPP
+    value = mpp.y if low <= mpp.x <= high else mpp.x
+    return (
+        f"a resolution of {value:g} um/px ({mpp.source}) is implausible (not {low:g} to {high:g})"
+    )
+
+
+def openslide_evidence(properties: Mapping[str, str]) -> Evidence:
+    """What OpenSlide's properties of a file say: its vendor's metadata, then its TIFF tags.
+
+    OpenSlide reports the resolution tags of a TIFF of no known vendor as openslide.mpp-x; the
+    sizes of an OME-TIFF, which it does not read, are preferred to them.
+    """
+    vendor = properties.get("openslide.vendor", "file")
+    x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    own: Mpp | str = "openslide.mpp-x absent"
+    if x is not None and y is not None:
+        aperio = "aperio.MPP" in properties
+        own = Mpp(x, y, "aperio.MPP" if aperio else f"{vendor} metadata")
+    tags = tag_claim(
+        _number(properties.get("tiff.XResolution")),
+        _number(properties.get("tiff.YResolution")),
+        {"inch": _INCH, "centimeter": _CENTIMETRE}.get(properties.get("tiff.ResolutionUnit", "")),
+    )
+    found: list[Mpp | str | None] = [own, tags]
+    if vendor == "generic-tiff":
+        if isinstance(own, Mpp):
+            found = [Mpp(own.x, own.y, TAGS)]
+        found.insert(0, ome_claim(properties.get("openslide.comment", "")))
+    return Evidence.of(found, _number(properties.get("openslide.objective-power")))
+
+
+def tag_claim(x: float | None, y: float | None, unit: int | None) -> Mpp | str | None:
+    """TIFF's XResolution, YResolution (pixels per unit) and ResolutionUnit (2 inch, 3 centimetre).
+
+    Resolutions without a unit are no claim; None where the tags are absent.
+    """
+    if not x or not y:
+        return None
+    if unit not in _TAG_UNITS:
+        return _NO_UNIT
+    return Mpp(_TAG_UNITS[unit] / x, _TAG_UNITS[unit] / y, TAGS)
+
+
+def aperio_claim(description: str) -> Mpp | None:
+    """``MPP = 0.25`` in the manner of Aperio, as in image descriptions of SVS and JP2."""
+    match = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
+    value = _number(match[1]) if match else None
+    return None if value is None else Mpp(value, value, "MPP in its image description")
+
+
+def aperio_power(description: str) -> float | None:
+    """``AppMag = 20`` in the manner of Aperio."""
+    match = re.search(r"\bAppMag\s*=\s*([0-9.]+)", description)
+    return _number(match[1]) if match else None
+
+
+def ome_claim(xml: str) -> Mpp | str | None:
+    """PhysicalSizeX and PhysicalSizeY of the largest image of an OME-XML; None if it is no OME-XML.
+
+    Source: OME model 2016-06; a size without unit is in um.
+    """
+    if "<OME" not in xml[:2000]:
+        return None
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        return f"its OME-XML cannot be read ({error})"
+    pixels = [e.attrib for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
+    if not pixels:
+        return "its OME-XML describes no image"
+    largest = max(pixels, key=lambda p: int(p.get("SizeX", 0)) * int(p.get("SizeY", 0)))
+    sizes = []
+    for axis in "XY":
+        size, unit = (largest.get(f"PhysicalSize{axis}{suffix}") for suffix in ("", "Unit"))
+        value = _number(size)
+        if value is None:
+            return f"no PhysicalSize{axis} in its OME-XML"
+        if (unit or "um") not in _UM:
+            return f"PhysicalSize{axis} of its OME-XML is in '{unit}'"
+        sizes.append(value * _UM[unit or "um"])
+    return Mpp(sizes[0], sizes[1], "PhysicalSizeX of its OME-XML")
+
+
+def ngff_claim(multiscale: Mapping[str, Any]) -> Mpp | str:
+    """Scale of the first dataset of an OME-Zarr multiscale, in the units of its axes.
+
+    Source: https://ngff.openmicroscopy.org/0.4/ (multiscales); an axis without unit has no scale.
+    """
+    try:
+        axes = [axis["name"] for axis in multiscale["axes"]]
+        units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
+        scale = [1.0] * len(axes)
+        lists = (multiscale, multiscale["datasets"][0])
+        for step in (s for each in lists for s in each.get("coordinateTransformations") or ()):
+            if step["type"] == "scale":
+                scale = [a * float(b) for a, b in zip(scale, step["scale"], strict=True)]
+        if any(units[axis] not in _UM for axis in "yx"):
+            return f"its axes are in '{units['x']}'"
+        x, y = (scale[axes.index(axis)] * _UM[units[axis]] for axis in "xy")
+    except (KeyError, IndexError, TypeError, ValueError):
+        return "its coordinateTransformations cannot be understood"
+    return Mpp(x, y, "coordinateTransformations of its OME-Zarr")
+
+
+def jp2_claim(x: float | None, y: float | None) -> Mpp | str:
+    """Capture resolution of a JP2 file in pixels per metre.
+
+    Source: ITU-T T.800, I.5.3.7.1 (box ``resc``).
+    """
+    if not x or not y:
+        return "no capture resolution in its JP2 boxes"
+    return Mpp(1e6 / x, 1e6 / y, "JP2 capture resolution")
 
 
 def _number(text: str | None) -> float | None:

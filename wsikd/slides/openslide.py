@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +11,8 @@ import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.slides.base import Mpp, SlideInfo, printable
-from wsikd.slides.mpp import resolve_mpp
+from wsikd.slides.kinds import fingerprint, slide_stem
+from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+UNKNOWN = "not a slide that OpenSlide knows, or cut short"
 
 
 class OpenSlideReader:
@@ -43,7 +45,10 @@ class OpenSlideReader:
         mpp: Mpp | None = None
         try:
             mpp = resolve_mpp(
-                printable(path.name), properties, given=slide_mpp, given_source=mpp_source
+                printable(path.name),
+                openslide_evidence(properties),
+                given=slide_mpp,
+                given_source=mpp_source,
             )
         except MissingMppError as error:
             if slide_mpp is not None:
@@ -65,6 +70,7 @@ class OpenSlideReader:
             objective_power=_optional_float(properties.get("openslide.objective-power")),
             bounds=_bounds(properties, dimensions),
             background=_background(properties.get("openslide.background-color", "FFFFFF")),
+            icc_profile="openslide.icc-size" in properties,
         )
 
     @property
@@ -88,7 +94,7 @@ class OpenSlideReader:
             rgba = np.asarray(handle.read_region(corner, level, size))
         except openslide.OpenSlideError:
             rgba = self._read_alone(handle, corner, level, size)
-        return _on_background(rgba, self.info.background)
+        return on_background(rgba, self.info.background)
 
     def close(self) -> None:
         """Release the file."""
@@ -136,28 +142,6 @@ class OpenSlideReader:
         fresh.close()
 
 
-def slide_stem(path: Path) -> str:
-    """Name of a slide without its suffix; a folder's name stays whole."""
-    return path.name if path.is_dir() else path.stem
-
-
-def fingerprint(path: Path) -> str:
-    """Identity of a slide's content: SHA-256 over sizes, heads and tails of its files, 16 digits.
-
-    A folder (DICOM) counts with all its files.
-    """
-    digest = hashlib.sha256()
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{size}:".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 18))
-            stream.seek(max(0, size - (1 << 18)))
-            digest.update(stream.read())
-    return digest.hexdigest()[:16]
-
-
 def exact_downsamples(levels: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """True downsample of each level on x and y.
 
@@ -198,11 +182,7 @@ def _main_file(path: Path) -> Path:
 def _open(path: Path) -> openslide.OpenSlide:
     try:
         if openslide.OpenSlide.detect_format(path) is None:
-            raise SlideError(
-                printable(path.name),
-                "not a slide that OpenSlide knows, or cut short",
-                "convert it to a pyramidal TIFF, copy it again, or leave it out",
-            )
+            raise SlideError(printable(path.name), UNKNOWN, _remedy(path))
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
         raise SlideError(
@@ -210,6 +190,13 @@ def _open(path: Path) -> openslide.OpenSlide:
             f"OpenSlide cannot open it ({one_line(str(error))})",
             "the file is damaged or of an unknown kind; copy it again or convert it",
         ) from error
+
+
+def _remedy(path: Path) -> str:
+    """What mends a file that OpenSlide does not know."""
+    if path.suffix.lower() == ".mrxs" != path.suffix:
+        return f"rename it to {printable(path.stem)}.mrxs: OpenSlide knows MRXS by lower case only"
+    return "convert it to a pyramidal TIFF, copy it again, or leave it out"
 
 
 def _bounds(
@@ -234,7 +221,7 @@ def _optional_float(text: str | None) -> float | None:
         return None
 
 
-def _on_background(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
+def on_background(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Compose straight alpha over the background colour: uint8 (H, W, 4) -> (H, W, 3)."""
     alpha = rgba[..., 3]
     rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)

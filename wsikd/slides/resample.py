@@ -7,15 +7,15 @@ input pixels at the borders of that interval counting with the share that lies i
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from wsikd.slides.area_kernel import kernel, weights
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_BLOCK_SOURCE_PX = 128
 
 
 def area_resample(
@@ -23,6 +23,7 @@ def area_resample(
     start: tuple[float, float],
     factor: tuple[float, float],
     size: tuple[int, int],
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Average an image down to a coarser grid that may lie anywhere on it.
 
@@ -31,29 +32,44 @@ def area_resample(
         start: (x, y) of the output's corner in source pixels, not negative.
         factor: (x, y) source pixels per output pixel, at least 1.
         size: (width, height) of the output; it must end inside the source.
+        out: where to write, uint8 (height, width, 3), rows may lie apart.
 
     Returns:
-        uint8 (height, width, 3), rounded to nearest.
+        uint8 (height, width, 3), rounded to nearest: ``out`` if given.
     """
     width, height = size
-    if _is_whole(start, factor):
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    if is_whole(start, factor):
         x, y, d = round(start[0]), round(start[1]), round(factor[0])
-        crop = source[y : y + height * d, x : x + width * d]
-        if d == 1:
-            return np.ascontiguousarray(crop)
-        return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), np.uint8)
-    rows = np.empty((height, 3, source.shape[1]), np.float32)
-    for begin, end, first, weights in _bands(height, start[1], factor[1], source.shape[0]):
-        band = source[first : first + weights.shape[1]].astype(np.float32)
-        mixed = weights @ band.reshape(len(band), -1)
-        rows[begin:end] = mixed.reshape(end - begin, -1, 3).transpose(0, 2, 1)
-    flat = rows.reshape(height * 3, -1)
-    out = np.empty((height * 3, width), np.float32)
-    for begin, end, first, weights in _bands(width, start[0], factor[0], source.shape[1]):
-        out[:, begin:end] = flat[:, first : first + weights.shape[1]] @ weights.T
-    out += 0.5
-    # The weights sum to 1 up to float32, so 255 + 0.5 never reaches 256.
-    return np.ascontiguousarray(out.astype(np.uint8).reshape(height, 3, width).transpose(0, 2, 1))
+        shrink(source[y : y + height * d, x : x + width * d], d, out)
+        return out
+    rows = _weights(height, start[1], factor[1], source.shape[0])
+    columns = _weights(width, start[0], factor[0], source.shape[1])
+    if not source.flags.c_contiguous:
+        source = np.ascontiguousarray(source)
+    kernel()(source, out, *rows, *columns)
+    return out
+
+
+def shrink(source: NDArray[np.uint8], factor: int, out: NDArray[np.uint8]) -> None:
+    """Average squares of ``factor`` pixels: uint8 (h * factor, w * factor, 3) -> (h, w, 3)."""
+    if factor == 1:
+        out[...] = source
+        return
+    size = (out.shape[1], out.shape[0])
+    written = cv2.resize(source, size, dst=out, interpolation=cv2.INTER_AREA)
+    if written is not out:
+        out[...] = written
+
+
+def is_whole(start: tuple[float, float], factor: tuple[float, float]) -> bool:
+    """Whether every output pixel is a square of whole input pixels."""
+    near = all(abs(v - round(v)) < 1e-6 for v in (*start, *factor))
+    return near and round(factor[0]) == round(factor[1])
+
+
+_weights = lru_cache(maxsize=512)(weights)
 
 
 def area_means(
@@ -74,8 +90,8 @@ def area_means(
         float32 (rows, columns).
     """
     columns, rows = size
-    integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.float64)
-    integral[1:, 1:] = values.astype(np.float64).cumsum(0).cumsum(1)
+    plane: Any = values.view(np.uint8) if values.dtype == np.bool_ else values
+    integral = np.asarray(cv2.integral(plane, sdepth=cv2.CV_64F), np.float64)
     x = start[0] + factor[0] * np.arange(columns + 1, dtype=np.float64)
     y = start[1] + factor[1] * np.arange(rows + 1, dtype=np.float64)
     along_y = _interpolate(integral, y)
@@ -90,28 +106,3 @@ def _interpolate(table: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray
     low = np.minimum(clipped.astype(np.int64), max(len(table) - 2, 0))
     share = (clipped - low)[:, None]
     return np.asarray(table[low] * (1 - share) + table[np.minimum(low + 1, len(table) - 1)] * share)
-
-
-def _is_whole(start: tuple[float, float], factor: tuple[float, float]) -> bool:
-    near = all(abs(v - round(v)) < 1e-6 for v in (*start, *factor))
-    return near and round(factor[0]) == round(factor[1])
-
-
-@lru_cache(maxsize=256)
-def _bands(
-    count: int, start: float, factor: float, limit: int
-) -> list[tuple[int, int, int, NDArray[np.float32]]]:
-    """Weights in bands of a few outputs: (begin, end, first source pixel, (outputs, pixels))."""
-    step = max(4, int(_BLOCK_SOURCE_PX / factor))
-    bands = []
-    for begin in range(0, count, step):
-        end = min(begin + step, count)
-        edges = start + factor * np.arange(begin, end + 1)
-        first, last = int(edges[0]), min(int(np.ceil(edges[-1] - 1e-9)), limit)
-        pixels = np.arange(first, max(last, first + 1))
-        low = np.maximum(edges[:-1, None], pixels)
-        high = np.minimum(edges[1:, None], pixels + 1)
-        overlap = np.clip(high - low, 0, None)
-        weights = overlap / overlap.sum(1, keepdims=True)
-        bands.append((begin, end, first, weights.astype(np.float32)))
-    return bands

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +14,10 @@ from wsikd.core.errors import AnnotationError
 from wsikd.core.tables import resolve
 from wsikd.slides.annotations import read_geojson
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.label_mask import placed
+from wsikd.slides.label_plane import LabelPlane
 from wsikd.slides.resample import area_means
+from wsikd.slides.tissue_otsu import without_small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,21 +26,36 @@ if TYPE_CHECKING:
 
     from wsikd.slides.base import Slide
 
+log = logging.getLogger(__name__)
+
 MASKERS: dict[str, str] = {
-    "otsu": "wsikd.slides.tissue:otsu",
+    "otsu": "wsikd.slides.tissue_otsu:otsu",
     "all": "wsikd.slides.tissue:everything",
     "tiatoolbox-otsu": "wsikd.tia:otsu_masker",
     "tiatoolbox-morphological": "wsikd.tia:morphological_masker",
 }
+"""Name -> ``(uint8 (height, width, 3), um per px) -> bool (height, width)``, areas unfiltered."""
+OWN_MASK = "mask"
+"""Method on record where the user's own masks say what is tissue."""
 MASK_MPP = 8.0
+_LITTLE = 0.005
 
-# Mean optical density over the three channels. Clean glass stays below the lower bound, even the
-# palest H&E stroma lies above the upper one; Otsu decides only in between, so that a slide of
-# nothing but tissue, or of nothing but glass, is not split in two.
-_OD_RANGE = (0.04, 0.10)
-_MIN_CHROMA = 8
-_MIN_OBJECT_UM2 = 20_000.0
-_MAX_HOLE_UM2 = 20_000.0
+
+class TissueAreas(NamedTuple):
+    """What is too small to count, in um2.
+
+    Attributes:
+        min_tissue_um2: pieces of tissue below this are dropped.
+        max_hole_um2: holes in tissue below this are filled.
+    """
+
+    min_tissue_um2: float = 20_000.0
+    max_hole_um2: float = 20_000.0
+
+
+def default_areas(method: str) -> TissueAreas:
+    """Area filters where none are given: those of Otsu; none for what filters by itself."""
+    return TissueAreas() if method == "otsu" else TissueAreas(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class TissueMask:
         origin_xy: level-0 corner.
         scale_xy: level-0 pixels per mask pixel.
         method: the masker, or the file it came from.
+        thumbnail: uint8 (height, width, 3), the slide on the mask's grid, where it was read.
     """
 
     mask: NDArray[np.bool_]
@@ -56,6 +76,7 @@ class TissueMask:
     origin_xy: tuple[float, float]
     scale_xy: tuple[float, float]
     method: str
+    thumbnail: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @property
     def fraction(self) -> float:
@@ -84,16 +105,26 @@ class TissueMask:
 
 
 def find_tissue(
-    slide: Slide, *, method: str = "otsu", mask_file: Path | None = None, workers: int = 2
+    slide: Slide,
+    *,
+    method: str = "otsu",
+    mask_file: Path | None = None,
+    workers: int = 2,
+    areas: TissueAreas | None = None,
+    picture: bool = False,
 ) -> TissueMask:
     """Find the tissue of a slide at about 8 um/px.
 
     Args:
         slide: an open slide.
         method: an entry of ``MASKERS``.
-        mask_file: the user's own mask instead: an image of the whole slide plane (any size, not
-            zero = tissue) or GeoJSON whose polygons are tissue, of whatever class or none.
+        mask_file: the user's own mask instead: an image of the whole slide plane or of its bounds
+            (any size, not zero = tissue) or GeoJSON whose polygons are tissue, of whatever class or
+            none. It is taken as it is.
         workers: threads that read.
+        areas: what is too small to count; by default ``default_areas(method)``. Not asked for
+            ``all`` and for the user's own mask.
+        picture: read the thumbnail even where the mask needs none.
 
     Raises:
         MissingMppError, RegionReadError: from the slide.
@@ -101,6 +132,9 @@ def find_tissue(
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
     canvas = Canvas.plan(slide, mpp)
+    thumbnail = None
+    if picture or (mask_file is None and method != "all"):
+        thumbnail = _overview(canvas, workers)
     if mask_file is not None:
         mask = _from_file(mask_file, slide, canvas)
         if not mask.any():
@@ -109,31 +143,19 @@ def find_tissue(
     elif method == "all":
         mask = np.ones(canvas.size[::-1], np.bool_)
     else:
-        mask = resolve(MASKERS, method, kind="maskers")(_overview(canvas, workers), mpp)
-    return TissueMask(mask, mpp, canvas.origin_xy, canvas.scale_xy, method)
+        found = resolve(MASKERS, method, kind="maskers")(thumbnail, mpp)
+        mask = filter_areas(found, mpp, areas or default_areas(method))
+    tissue = TissueMask(mask, mpp, canvas.origin_xy, canvas.scale_xy, method, thumbnail)
+    _tell(slide.info.name, tissue)
+    return tissue
 
 
-def otsu(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
-    """Stained tissue by Otsu's threshold on optical density, with colour.
-
-    Args:
-        thumbnail: uint8 (height, width, 3).
-        mpp: um per pixel.
-
-    Returns:
-        bool (height, width): optical density above the threshold and not grey, so that black pen,
-        shadows and borders stay out; small specks removed, small holes filled.
-
-    Source: Otsu 1979; optical density after Beer and Lambert.
-    """
-    smooth = np.asarray(cv2.GaussianBlur(thumbnail, (3, 3), 0))
-    density = -np.log10((smooth.astype(np.float32) + 1) / 256).mean(2)
-    chroma = smooth.max(2).astype(np.int16) - smooth.min(2)
-    low, high = _OD_RANGE
-    levels = np.clip(density / high * 127.5, 0, 255).astype(np.uint8)
-    threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    cut = float(np.clip((threshold + 0.5) / 127.5 * high, low, high))
-    return tidy((density > cut) & (chroma >= _MIN_CHROMA), mpp)
+def _tell(name: str, tissue: TissueMask) -> None:
+    share = 100 * tissue.fraction
+    log.info("%s: tissue on %.1f %% of the scanned area (%s)", name, share, tissue.method)
+    if tissue.fraction < _LITTLE:
+        advice = "try another --tissue, or a smaller --min-tissue-area"
+        log.warning("%s: tissue on only %.2f %% of the scanned area; %s", name, share, advice)
 
 
 def everything(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
@@ -142,22 +164,19 @@ def everything(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     return np.ones(thumbnail.shape[:2], np.bool_)
 
 
-def tidy(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
-    """Close gaps, drop specks below 0.02 mm2, fill holes below 0.02 mm2: bool (height, width)."""
-    reach = max(1, round(16 / mpp))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    closed = np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel)) > 0
-    kept = _without_small(closed, _MIN_OBJECT_UM2 / mpp**2)
-    return ~_without_small(~kept, _MAX_HOLE_UM2 / mpp**2)
+def filter_areas(
+    mask: NDArray[np.bool_], mpp: float, areas: TissueAreas | None = None
+) -> NDArray[np.bool_]:
+    """Drop small pieces, then fill small holes: bool (height, width).
 
-
-def _without_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        mask.astype(np.uint8), connectivity=8
-    )
-    keep = np.zeros(count, np.bool_)
-    keep[1:] = stats[1:, cv2.CC_STAT_AREA] >= min_px
-    return np.asarray(keep[labels])
+    Args:
+        mask: bool (height, width).
+        mpp: um per pixel.
+        areas: what is small; 0 leaves a step out; by default those of Otsu.
+    """
+    areas = areas or TissueAreas()
+    kept = without_small(mask, areas.min_tissue_um2 / mpp**2)
+    return ~without_small(~kept, areas.max_hole_um2 / mpp**2)
 
 
 def _overview(canvas: Canvas, workers: int) -> NDArray[np.uint8]:
@@ -192,20 +211,12 @@ def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
         for region in read_geojson(path, offset_xy=(x, y), unclassified=True):
             _fill(mask, region.geometry, canvas)
         return mask.astype(np.bool_)
-    coded = np.frombuffer(mask_bytes(path), np.uint8)
-    image = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE) if coded.size else None
-    if image is None:
-        raise AnnotationError(path, "cannot be read as a mask", "give a PNG, TIFF or GeoJSON mask")
-    full_width, full_height = slide.info.dimensions
-    start = (
-        canvas.origin_xy[0] * image.shape[1] / full_width,
-        canvas.origin_xy[1] * image.shape[0] / full_height,
-    )
-    factor = (
-        canvas.scale_xy[0] * image.shape[1] / full_width,
-        canvas.scale_xy[1] * image.shape[0] / full_height,
-    )
-    return area_means(image > 0, start, factor, (width, height)) >= 0.5
+    plane = LabelPlane.open(path)
+    origin, scale = placed(plane, slide)
+    start = tuple((canvas.origin_xy[i] - origin[i]) * scale[i] for i in (0, 1))
+    factor = tuple(canvas.scale_xy[i] * scale[i] for i in (0, 1))
+    cover = plane.cover((start[0], start[1]), (factor[0], factor[1]), (width, height))
+    return np.asarray(cover >= 0.5 - 1e-6)
 
 
 def _fill(mask: NDArray[np.uint8], geometry: object, canvas: Canvas) -> None:

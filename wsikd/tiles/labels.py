@@ -1,11 +1,12 @@
-"""Regions that a person drew become labels of fields."""
+"""What a person drew, or said of the whole slide, becomes labels of fields."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
+
+from wsikd.slides.shares import UNLABELLED, majority, region_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.annotations import Region
+    from wsikd.tiles.record import SlideNotes
+    from wsikd.tiles.store import StoreSettings
 
-UNLABELLED = -1
+__all__ = ["UNLABELLED", "label_fields", "label_patches"]
 
 
 def label_fields(
@@ -23,32 +26,46 @@ def label_fields(
     classes: Sequence[str],
     *,
     min_cover: float = 0.5,
+    min_purity: float = 0.0,
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Label each field by the class that covers most of it.
+    """Label each field by the class that covers most of it; of equals the first.
 
     Args:
         boxes: level-0 (x, y, width, height), float64 (N, 4).
         regions: regions in level-0 (x, y).
         classes: names in label order; regions of other classes are ignored.
         min_cover: share of the field that the class must cover, else the field stays unlabelled.
+        min_purity: share that the class must have of all that the classes cover together.
 
     Returns:
         label int16 (N,), -1 where unlabelled; cover float32 (N,), the largest class's share.
     """
-    cover = np.zeros((len(boxes), len(classes)))
-    x, y, width, height = boxes.T
-    fields = shapely.box(x, y, x + width, y + height)
-    for index, name in enumerate(classes):
-        geometries = [r.geometry for r in regions if r.name == name]
-        if not geometries or not len(boxes):
-            continue
-        parts = shapely.get_parts(shapely.union_all(geometries))
-        tree = shapely.STRtree(fields)
-        part, field = tree.query(parts, predicate="intersects")
-        areas = shapely.area(shapely.intersection(fields[field], parts[part]))
-        np.add.at(cover[:, index], field, areas)
-    cover /= np.maximum(width * height, 1e-9)[:, None]
-    best = cover.argmax(1) if len(classes) else np.zeros(len(boxes), np.int64)
-    share = cover.max(1, initial=0.0)
-    label = np.where(share >= max(min_cover, 1e-9), best, UNLABELLED)
-    return label.astype(np.int16), share.astype(np.float32)
+    shares = region_shares(boxes, regions, classes)
+    return majority(shares, min_cover=min_cover, min_purity=min_purity)
+
+
+def label_patches(
+    boxes: NDArray[np.float64], settings: StoreSettings, notes: SlideNotes
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Labels of a store's patches: from the annotation, else the slide's own label for all.
+
+    Args:
+        boxes: level-0 (x, y, width, height), float64 (N, 4).
+        settings: its classes and thresholds.
+        notes: the slide's annotation and label.
+
+    Returns:
+        label int16 (N,), -1 where unlabelled; cover float32 (N,).
+
+    Raises:
+        AnnotationError: the annotation's file cannot be read.
+    """
+    classes, count = settings.classes, len(boxes)
+    if notes.annotation is not None and notes.annotation.names:
+        return notes.annotation.label(
+            boxes, classes, min_cover=settings.min_cover, min_purity=settings.min_purity
+        )
+    if notes.label in classes:
+        own = classes.index(notes.label)
+        return np.full(count, own, np.int16), np.ones(count, np.float32)
+    return np.full(count, UNLABELLED, np.int16), np.zeros(count, np.float32)

@@ -14,10 +14,9 @@ from wsikd.slides.tissue import mask_bytes
 from wsikd.tiles.store import settings_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from wsikd.slides.annotations import Region
+    from wsikd.slides.annotations import Annotation
     from wsikd.slides.base import Slide
     from wsikd.tiles.store import StoreSettings
 
@@ -31,14 +30,15 @@ class SlideNotes:
 
     ``patient`` is kept as a BLAKE2 hash under ``key``: enough to group by. Who holds the key can
     try out names and numbers, so it never enters a store. Without a ``key`` that of the store's
-    folder is taken (``project_key``).
+    folder is taken (``project_key``). ``overlay`` is where the picture of the tissue goes.
     """
 
-    regions: Sequence[Region] = ()
+    annotation: Annotation | None = None
     label: str | None = None
     patient: str | None = None
     split: str | None = None
     mask_file: Path | None = None
+    overlay: Path | None = None
     key: bytes | None = None
 
 
@@ -92,7 +92,7 @@ def describe(
     identity = {
         "fingerprint": info.fingerprint,
         "mpp": [mpp.x, mpp.y],
-        "regions": _hash(*(f"{r.name}:{r.geometry.wkt}" for r in notes.regions)),
+        "annotation": notes.annotation.digest if notes.annotation else None,
         "label": notes.label,
         "patient": _patient(notes, folder),
         "split": notes.split,

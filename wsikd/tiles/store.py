@@ -1,4 +1,4 @@
-"""A tile store: one slide's tissue at several resolutions, as OME-Zarr 0.5.
+"""A tile store: one slide's tissue at several resolutions, as OME-Zarr 0.5 or 0.4.
 
 Layout of ``<slide>.zarr``::
 
@@ -6,8 +6,9 @@ Layout of ``<slide>.zarr``::
     labels/tissue/0  uint8 (y, x), the tissue mask
     patches/         coords (N, 2), row, column, tissue, label, cover: one row a patch
 
-What was never written is white (the fill value) and takes no space. ``attributes.wsikd`` carries
-the settings and the mark of completeness, which is written last.
+What was never written is white (the fill value) and takes no space. The attribute ``wsikd`` carries
+the settings and the mark of completeness, which is written last. ``wsikd.tiles.layout`` tells how
+the two versions differ on disk.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import zarr
 
+import wsikd.tiles.codecs  # noqa: F401 - makes zarr know wsikd.jpeg, installed or not
 from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
+from wsikd.tiles.shards import RawShards
 
 if TYPE_CHECKING:
     import dask.array as da
     from numpy.typing import NDArray
 
-TILER_VERSION = 1
+TILER_VERSION = 2
 FILL = 255
 
 
@@ -42,7 +45,13 @@ class StoreSettings:
     min_tissue: float
     classes: tuple[str, ...]
     min_cover: float
+    min_purity: float = 0.0
+    label_map: tuple[tuple[str, str], ...] = ()
+    min_tissue_um2: float = 20_000.0
+    max_hole_um2: float = 20_000.0
     route: str = "area"
+    codec: str = "none"
+    ome_version: str = "0.5"
     tiler: int = TILER_VERSION
 
 
@@ -79,6 +88,7 @@ class TileStore:
         self.patient: str | None = meta["patient"]
         self.split: str | None = meta["split"]
         self.digest: str = meta["digest"]
+        self._shards: dict[str, RawShards] = {}
         self._arrays = [_array(group, str(i)) for i in range(len(self.mpps))]
         self.patches = _read_table(group)
 
@@ -92,10 +102,11 @@ class TileStore:
             StoreError: it is a Zarr group of another kind, or damaged.
         """
         path = Path(path)
-        if not (path / "zarr.json").exists():
+        zarr_format = _zarr_format(path)
+        if zarr_format is None:
             raise StoreNotFoundError(path, "no tile store here", "make one with wsikd tile")
         try:
-            group = zarr.open_group(path, mode="r")
+            group = zarr.open_group(path, mode="r", zarr_format=zarr_format)
             meta = dict(group.attrs).get("wsikd")
             if not isinstance(meta, dict) or "settings" not in meta:
                 raise StoreError(
@@ -139,8 +150,25 @@ class TileStore:
         stride = round(self._meta["settings"]["stride_px"] * self.mpps[0] / mpp)
         top = int(self.patches.row[index]) * stride
         left = int(self.patches.column[index]) * stride
-        block = np.asarray(self.array(mpp)[:, top : top + side, left : left + side], np.uint8)
+        array = self.array(mpp)
+        if (raw := self._raw(array)) is not None:
+            out = np.empty((side, side, 3), np.uint8)
+            raw.read_into(left, top, out)
+            return out
+        block = np.asarray(array[:, top : top + side, left : left + side], np.uint8)
         return np.ascontiguousarray(block.transpose(1, 2, 0))
+
+    def _raw(self, array: zarr.Array[Any]) -> RawShards | None:
+        """The quick reader of an array, where its pixels lie raw in shards."""
+        settings = self._meta["settings"]
+        if settings.get("codec") != "none" or array.shards is None:
+            return None
+        if array.name not in self._shards:
+            chunk = array.chunks[1]
+            folder = self.path / array.basename / "c" / "0"
+            reader = RawShards(folder, chunk, array.shards[1] // chunk, FILL)
+            self._shards.setdefault(array.name, reader)
+        return self._shards[array.name]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -159,11 +187,19 @@ def settings_digest(settings: StoreSettings, slide: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def is_group(path: Path) -> bool:
+    """Whether a Zarr group, and so perhaps a tile store, lies at ``path``: no glance inside."""
+    return _zarr_format(path) is not None
+
+
 def read_meta(path: Path) -> dict[str, Any] | None:
     """Attributes ``wsikd`` of a store, finished or not; None where there are none to read."""
     try:
-        content = json.loads((path / "zarr.json").read_text())
-        meta = content["attributes"]["wsikd"]
+        if _zarr_format(path) == 2:
+            attributes = json.loads((path / ".zattrs").read_text())
+        else:
+            attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        meta = attributes["wsikd"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return meta if isinstance(meta, dict) else None
@@ -173,6 +209,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The entries in which two flat records differ, for a message."""
     keys = [k for k in sorted({*old, *new}) if _plain(old.get(k)) != _plain(new.get(k))]
     return ", ".join(f"{k} {_plain(old.get(k))} there, {_plain(new.get(k))} asked" for k in keys)
+
+
+def _zarr_format(path: Path) -> Literal[2, 3] | None:
+    """The Zarr format of the group or array in a folder: 3 in OME-Zarr 0.5, 2 in 0.4."""
+    if (path / "zarr.json").is_file():
+        return 3
+    return 2 if (path / ".zgroup").is_file() else None
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,85 @@
+"""Options of ``wsikd tile`` that say what is tissue and what was drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that turn what a person drew into labels."""
+    for option in (
+        click.option(
+            "--min-purity",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            show_default=True,
+            help="Share of a field's annotated area that its class must have to label it.",
+        ),
+        click.option(
+            "--min-cover",
+            type=click.FloatRange(0, 1),
+            default=0.5,
+            show_default=True,
+            help="Share of a field that a class must cover to label it.",
+        ),
+        click.option(
+            "--classes", help="Label names in order, as A,B,C.  [default: those annotated]"
+        ),
+        click.option(
+            "--label-map",
+            multiple=True,
+            metavar="SOURCE=CLASS",
+            help="What a mask value, an ASAP group or a QuPath class is called: 3=G3. Empty leaves "
+            "it out; '-' cuts its areas out of all others. May be given again, or as FILE.yaml.",
+        ),
+        click.option(
+            "--annotations",
+            type=click.Path(exists=True, path_type=Path),
+            help="QuPath GeoJSON, ASAP XML or a mask (TIFF, PNG) of class values; or a folder of "
+            "them, named as the slides are: <slide>.geojson, .json, .xml, _mask.tif, .tif, .png.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that decide which fields count as tissue."""
+    for option in (
+        click.option(
+            "--max-hole-area",
+            type=click.FloatRange(0),
+            metavar="UM2",
+            help="Fill holes in tissue below this area in um2.  [default: 20000 with otsu, else 0]",
+        ),
+        click.option(
+            "--min-tissue-area",
+            type=click.FloatRange(0),
+            metavar="UM2",
+            help="Drop pieces of tissue below this area in um2.  [default: 20000 with otsu, else "
+            "0]",
+        ),
+        click.option(
+            "--min-tissue",
+            type=click.FloatRange(0, 1),
+            default=0.1,
+            show_default=True,
+            help="Smallest share of tissue for a field to be read.",
+        ),
+        click.option(
+            "--tissue",
+            default="otsu",
+            show_default=True,
+            metavar="NAME|PATH",
+            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological; or "
+            "your own mask, an image or GeoJSON, or a folder of masks named as the slides are.",
+        ),
+    ):
+        command = option(command)
+    return command

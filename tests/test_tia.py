@@ -1,0 +1,358 @@
+"""Slides that OpenSlide does not know, through TIAToolbox: pixels as they were written."""
+
+import importlib
+import json
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import glymur
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
+from wsikd.slides import foreign
+from wsikd.slides.base import Slide, open_slide
+from wsikd.tiles.store import StoreSettings
+from wsikd.tiles.tiling import tile_slide
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries that TIAToolbox calls
+HEIGHT, WIDTH = 301, 455
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiatoolbox():
+    """Import it once, which takes seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("tiatoolbox.wsicore.wsireader")
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def write_ome(path, rgb, levels=3, tile=(64, 64), unit="\N{MICRO SIGN}m", size=0.5, **options):
+    about = {
+        "axes": "YXS",
+        **{f"PhysicalSize{axis}": size for axis in "XY"},
+        **{f"PhysicalSize{axis}Unit": unit for axis in "XY"},
+    }
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        options = {"tile": tile, "photometric": "rgb", **options}
+        tiff.write(rgb, subifds=levels - 1, metadata=about if size else {"axes": "YXS"}, **options)
+        for n in range(1, levels):
+            tiff.write(rgb[:: 2**n, :: 2**n], subfiletype=1, **options)
+    return [rgb[:: 2**n, :: 2**n] for n in range(levels)]
+
+
+def write_zarr(path, rgb, axes="cyx", levels=3, unit="micrometer", omero=True, name=str):
+    """OME-Zarr 0.4 as its specification has it, in Zarr format 2."""
+    stored = [rgb[:: 2**n, :: 2**n] for n in range(levels)]
+    group = zarr.create_group(path, zarr_format=2)
+    for n, level in enumerate(stored):
+        data = np.ascontiguousarray(level.transpose(2, 0, 1) if axes == "cyx" else level)
+        chunks = (3, 64, 64) if axes == "cyx" else (64, 64, 3)
+        array = group.create_array(name(n), shape=data.shape, chunks=chunks, dtype="u1")
+        array[:] = data
+    about = [
+        {"name": a, "type": "channel" if a == "c" else "space"}
+        | ({} if a == "c" or unit is None else {"unit": unit})
+        for a in axes
+    ]
+    scales = [[1.0 if a == "c" else 0.5 * 2**n for a in axes] for n in range(levels)]
+    datasets = [
+        {"path": name(n), "coordinateTransformations": [{"type": "scale", "scale": s}]}
+        for n, s in enumerate(scales)
+    ]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": about, "datasets": datasets}]
+    channel = {
+        "active": True, "coefficient": 1, "color": "FF0000", "family": "linear",
+        "inverted": False, "label": "red", "window": {"start": 0, "end": 255, "min": 0, "max": 255},
+    }  # fmt: skip
+    if omero:
+        group.attrs["omero"] = {
+            "id": 1, "name": "x", "version": "0.4", "channels": [channel] * 3,
+            "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
+        }  # fmt: skip
+    return stored
+
+
+def write_jp2(path, rgb, levels=3, mpp=None):
+    jp2 = imagecodecs.jpeg2k_encode(
+        rgb, codecformat="jp2", level=0, reversible=True, mct=False, resolutions=levels + 1
+    )
+    path.write_bytes(jp2)
+    image = glymur.Jp2k(path)
+    if mpp is not None:  # a capture resolution of n pixels per metre, as a box in the header box
+        path.write_bytes(with_capture_resolution(jp2, round(1e6 / mpp)))
+    return [image[:: 2**n, :: 2**n] for n in range(levels)]
+
+
+def with_capture_resolution(jp2, per_metre):
+    at = jp2.index(b"jp2h") - 4
+    length = int.from_bytes(jp2[at : at + 4], "big")
+    numbers = b"".join(n.to_bytes(2, "big") for n in (per_metre // 1000, 1, per_metre // 1000, 1))
+    resc = (18).to_bytes(4, "big") + b"resc" + numbers + b"\x03\x03"
+    res = (8 + len(resc)).to_bytes(4, "big") + b"res " + resc
+    head = (length + len(res)).to_bytes(4, "big") + jp2[at + 4 : at + length]
+    return jp2[:at] + head + res + jp2[at + length :]
+
+
+WRITERS = {
+    "pyramid.OME.TIFF": write_ome,
+    "deflate.ome.tif": lambda p, a: write_ome(p, a, compression="zlib"),
+    "strips.ome.tiff": lambda p, a: write_ome(p, a, tile=None, rowsperstrip=16),
+    "cyx.ZARR": write_zarr,
+    "yxc.zarr": lambda p, a: write_zarr(p, a, axes="yxc"),
+    "image.JP2": write_jp2,
+    "plain.tif": lambda p, a: [tifffile.imwrite(p, a, photometric="rgb"), a][1:],
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_pixels_of_every_level_are_those_that_were_written(name, rgb, tmp_path):
+    stored = WRITERS[name](tmp_path / name, rgb)
+    with open_slide(tmp_path / name, slide_mpp=0.5) as slide:
+        assert isinstance(slide, Slide)
+        info = slide.info
+        assert (info.reader, info.background) == ("tiatoolbox", (255, 255, 255))
+        assert "OpenSlide" in info.reader_note
+        assert info.dimensions == (WIDTH, HEIGHT)
+        assert info.bounds == (0, 0, WIDTH, HEIGHT)
+        assert info.level_dimensions == tuple((s.shape[1], s.shape[0]) for s in stored)
+        assert info.level_downsamples == tuple((2.0**n, 2.0**n) for n in range(len(stored)))
+        for level, own in enumerate(stored):
+            height, width = own.shape[:2]
+            whole = slide.read_level(level, (0, 0), (width, height))
+            np.testing.assert_array_equal(whole, own)
+            part = slide.read_level(level, (13, 29), (37, 22))
+            np.testing.assert_array_equal(part, own[29:51, 13:50])
+            beyond = slide.read_level(level, (width - 5, -7), (9, 11))
+            np.testing.assert_array_equal(beyond[7:, :5], own[:4, -5:])
+            assert (beyond[:7] == 255).all()
+            assert (beyond[:, 5:] == 255).all()
+            assert (slide.read_level(level, (-40, 0), (20, 10)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["pyramid.OME.TIFF", "cyx.ZARR", "image.JP2"])
+def test_threads_share_a_reader(name, rgb, tmp_path):
+    WRITERS[name](tmp_path / name, rgb)
+    corners = [(x, y) for y in range(0, 250, 40) for x in range(0, 400, 55)]
+    with open_slide(tmp_path / name) as slide, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda c: slide.read_level(0, c, (50, 40)), corners))
+    for (x, y), pixels in zip(corners, found, strict=True):
+        np.testing.assert_array_equal(pixels, rgb[y : y + 40, x : x + 50])
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "mpp", "source"),
+    [
+        (lambda p, a: write_ome(p, a, unit="nm", size=250), "a.ome.tiff", 0.25, "PhysicalSizeX of"),
+        (lambda p, a: write_zarr(p, a), "a.zarr", 0.5, "coordinateTransformations of its OME-Zarr"),
+        (lambda p, a: write_jp2(p, a, mpp=0.25), "a.jp2", 0.25, "JP2 capture resolution"),
+        (
+            lambda p, a: tifffile.imwrite(p, a, resolution=(20000, 20000), resolutionunit=3),
+            "a.tif",
+            0.5,
+            "TIFF resolution tags",
+        ),
+    ],
+)
+def test_resolution_and_where_it_was_found(write, name, mpp, source, rgb, tmp_path):
+    write(tmp_path / name, rgb)
+    with open_slide(tmp_path / name) as slide:
+        assert (slide.mpp.x, slide.mpp.y) == (pytest.approx(mpp), pytest.approx(mpp))
+        assert slide.mpp.source.startswith(source)
+        assert slide.info.reader == "tiatoolbox"
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "why"),
+    [
+        (lambda p, a: write_ome(p, a, size=None), "a.ome.tiff", "no PhysicalSizeX in its OME-XML"),
+        (lambda p, a: write_ome(p, a, unit="pixel"), "a.ome.tiff", "is in 'pixel'"),
+        (lambda p, a: write_ome(p, a, size=352.8), "a.ome.tiff", "352.8 um/px (PhysicalSizeX of"),
+        (lambda p, a: write_zarr(p, a, unit=None), "a.zarr", "its axes are in 'None'"),
+        (write_jp2, "a.jp2", "no capture resolution"),
+        (lambda p, a: tifffile.imwrite(p, a), "a.tif", "have no unit (ResolutionUnit 1)"),
+        (
+            lambda p, a: tifffile.imwrite(p, a, resolution=(72, 72), resolutionunit=2),
+            "a.tif",
+            "352.778 um/px (TIFF resolution tags) is implausible",
+        ),
+    ],
+)
+def test_without_a_credible_resolution_pixels_can_be_read_but_no_scale(
+    write, name, why, rgb, tmp_path
+):
+    write(tmp_path / name, rgb)
+    with open_slide(tmp_path / name) as slide:
+        assert slide.info.mpp is None
+        with pytest.raises(MissingMppError, match=re.escape(why)):
+            slide.mpp  # noqa: B018
+        np.testing.assert_array_equal(slide.read_level(0, (0, 0), (9, 9)), rgb[:9, :9])
+    with open_slide(tmp_path / name, slide_mpp=0.26) as slide:
+        assert slide.mpp.x == 0.26
+    with pytest.raises(MissingMppError, match="implausible"):
+        open_slide(tmp_path / name, slide_mpp=260)
+
+
+def test_tiles_that_a_tiff_leaves_out_are_white(rgb, tmp_path):
+    path = tmp_path / "sparse.ome.tiff"
+    write_ome(path, rgb, levels=2)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        counts = [0 if n == 9 else c for n, c in enumerate(page.databytecounts)]
+        where = page.tags["TileByteCounts"]
+        width = where.valuebytecount // len(counts)
+        offset, order = where.valueoffset, tiff.byteorder
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(np.array(counts, f"{order}u{width}").tobytes())
+    own = rgb.copy()
+    own[64:128, 64:128] = 255  # tile 9 of 8 a row
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, (0, 0), (WIDTH, HEIGHT)), own)
+
+
+def test_alpha_is_composed_on_white(rgb, tmp_path):
+    alpha = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 1)).astype(np.uint8)
+    rgba = np.concatenate([rgb, alpha], 2)
+    write_ome(tmp_path / "a.ome.tiff", rgba, levels=2, extrasamples=["unassalpha"])
+    share = alpha / 255
+    with open_slide(tmp_path / "a.ome.tiff") as slide:
+        got = slide.read_level(0, (0, 0), (WIDTH, HEIGHT))
+    assert np.abs(got - (rgb * share + 255 * (1 - share))).max() <= 0.51
+
+
+def _no_rgb(path, rgb):
+    tifffile.imwrite(path, rgb[..., 0].astype(np.uint16))
+
+
+def _cut_tiff(path, rgb):
+    write_ome(path, rgb, levels=1, tile=None, rowsperstrip=16)
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size - 90_000)
+
+
+def _cut_jp2(path, rgb):
+    write_jp2(path, rgb)
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size // 2)
+
+
+def _format_3(path, rgb):
+    del rgb
+    path.mkdir()
+    about = {"ome": {"version": "0.5", "multiscales": [{"axes": [], "datasets": []}]}}
+    (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "attributes": about}))
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "fault"),
+    [
+        (_no_rgb, "a.tif", "its pixels are uint16 of 1 channel(s)"),
+        (_cut_tiff, "a.ome.tiff", "cut short: its pixels reach to byte"),
+        (_cut_jp2, "a.jp2", "cut short: a box reaches to byte"),
+        (_format_3, "a.zarr", "an OME-Zarr 0.5 (Zarr format 3), which TIAToolbox does not read"),
+        (lambda p, a: write_zarr(p, a, omero=False), "a.zarr", "an OME-Zarr without rdefs"),
+        (lambda p, a: write_zarr(p, a, name="s{}".format), "a.zarr", "an OME-Zarr whose datasets"),
+        (lambda p, _: p.write_bytes(b"II*\0\x08\0\0\0" + bytes(30)), "a.tif", ""),
+        (lambda p, _: p.write_bytes(b"II*\0"), "b.tif", ""),
+        (lambda p, _: p.write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n"), "a.jp2", "a JP2 file without"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["auto", "tiatoolbox"])
+def test_what_cannot_be_read_is_one_line(write, name, fault, reader, rgb, tmp_path):
+    write(tmp_path / name, rgb)
+    with pytest.raises(SlideError) as caught:
+        open_slide(tmp_path / name, reader=reader)
+    assert str(caught.value).startswith(f"{name}: {fault}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_region_is_told_and_the_others_still_read(rgb, tmp_path):
+    path = tmp_path / "a.ome.tiff"
+    write_ome(path, rgb, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.dataoffsets[9]
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(b"\0" * 16)
+    with open_slide(path) as slide:
+        for _ in range(2):
+            with pytest.raises(RegionReadError) as caught:
+                slide.read_level(0, (70, 70), (20, 20))
+            np.testing.assert_array_equal(slide.read_level(0, (0, 0), (60, 60)), rgb[:60, :60])
+    assert str(caught.value).startswith("a.ome.tiff: level 0 cannot be read at its x=70, y=70")
+
+
+def test_a_library_that_is_missing_is_told_with_its_remedy(rgb, tmp_path, monkeypatch):
+    write_jp2(tmp_path / "a.jp2", rgb)
+
+    def refuse(_):
+        raise ImportError("No module named 'glymur'")
+
+    monkeypatch.setattr("wsikd.tia.open_jp2", refuse)
+    with pytest.raises(SlideError, match=r"a\.jp2: needs glymur.*; pip install glymur"):
+        open_slide(tmp_path / "a.jp2")
+
+
+def test_a_large_tiff_without_tiles_is_not_held_in_memory(rgb, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
+    monkeypatch.setattr(foreign, "_MAX_WHOLE_PX", WIDTH * HEIGHT - 1)
+    with pytest.raises(SlideError, match=r"455 x 301 px without tiles .*; vips tiffsave a\.tif"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_a_slide_of_theirs_is_tiled_like_one_of_ours(rgb, tmp_path):
+    write_ome(tmp_path / "a.ome.tiff", rgb, levels=2)
+    settings = StoreSettings(
+        mpps=(0.5, 1.0), patch_px=64, stride_px=64, tissue="all", min_tissue=0.0,
+        classes=(), min_cover=0.5,
+    )  # fmt: skip
+    with open_slide(tmp_path / "a.ome.tiff") as slide:
+        tile_slide(slide, tmp_path / "store.zarr", settings)
+    group = zarr.open_group(tmp_path / "store.zarr", mode="r")
+    fine, coarse = (np.asarray(group[name]) for name in ("0", "1"))
+    np.testing.assert_array_equal(fine[:, :HEIGHT, :WIDTH], rgb.transpose(2, 0, 1))
+    means = rgb[:300, :454].reshape(150, 2, 227, 2, 3).mean((1, 3)).transpose(2, 0, 1)
+    assert np.abs(coarse[:, :150, :227] - means).max() <= 0.51
+
+
+def test_an_svs_through_tiatoolbox_shows_openslides_pixels(real_slides, tiatoolbox):
+    path = real_slides / "CMU-1-Small-Region.svs"
+    with (
+        open_slide(path, reader="tiatoolbox") as theirs,
+        open_slide(path, reader="openslide") as ours,
+    ):
+        assert theirs.info.dimensions == ours.info.dimensions
+        assert theirs.mpp.x == ours.mpp.x == 0.499
+        assert theirs.info.objective_power == ours.info.objective_power == 20
+        box = ((700, 1111), (500, 333))
+        np.testing.assert_array_equal(theirs.read_level(0, *box), ours.read_level(0, *box))
+        oracle = tiatoolbox.OpenSlideWSIReader(path).read_rect(*box, resolution=0, units="level")
+        np.testing.assert_array_equal(theirs.read_level(0, *box), oracle)
+
+
+def test_a_coarse_jpeg2000_level_is_on_its_own_grid(real_slides):
+    """OpenSlide shifts level 1 (downsample 2.0004) by a fraction of a pixel; TIFF tiles do not."""
+    path = real_slides / "tcga-cr-7395-01a-01-ts1.svs"
+    with open_slide(path, reader="tiatoolbox") as slide, tifffile.TiffFile(path) as tiff:
+        own = tiff.series[0].levels[1].asarray()
+        got = slide.read_level(1, (1500, 1200), (300, 200))
+        np.testing.assert_array_equal(got, own[1200:1400, 1500:1800])
+
+
+def test_an_ome_tiff_that_openslide_refuses(real_slides):
+    with open_slide(real_slides / "odd" / "wsic_JPEG.ome.tiff", slide_mpp=0.5) as slide:
+        assert slide.info.reader == "tiatoolbox"
+        own = tifffile.imread(real_slides / "odd" / "wsic_JPEG.ome.tiff")
+        np.testing.assert_array_equal(
+            slide.read_level(0, (100, 50), (200, 300)), own[50:350, 100:300]
+        )

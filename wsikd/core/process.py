@@ -1,0 +1,294 @@
+"""Work in processes that may die: a slide whose reader crashes or hangs takes no other with it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.worker import DONE, FAILED, LOG, REPORT, answer, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    OnReport = Callable[["Task", tuple[Any, ...]], None]
+
+RECYCLE = 50
+STALL_S = 600.0
+GRACE_S = 5.0
+_IDLE_SHARE = 0.05
+_SIGKILL = 9
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call ``function(report, *arguments)``; all of it must be picklable.
+
+    ``report`` takes any picklable values, from any thread, and hands them to the parent. ``name``
+    is what errors are told of.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its value, or its error; ``seconds`` since it was handed out."""
+
+    task: Task
+    value: Any = None
+    error: WsikdError | None = None
+    seconds: float = 0.0
+
+
+def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
+    """Do tasks in this process, one after another, as :meth:`WorkerPool.run` does them."""
+    for task in tasks:
+        start = time.monotonic()
+
+        def report(*values: Any, task: Task = task) -> None:
+            if on_report:
+                on_report(task, values)
+
+        try:
+            value = answer(task.name, task.function, task.arguments, report)
+            outcome = Outcome(task, value, None, time.monotonic() - start)
+        except WsikdError as error:
+            outcome = Outcome(task, None, error, time.monotonic() - start)
+        yield outcome
+
+
+class WorkerPool:
+    """Spawned processes, each of which does one task at a time.
+
+    A process that dies is an error of its task alone, and the next task gets a fresh one; so does a
+    process that neither reports nor computes for ``stall_s`` seconds, as one does that waits for a
+    network disk. Processes are reused, and replaced after ``recycle`` tasks. None outlives this
+    process, however that ends.
+    """
+
+    def __init__(
+        self, processes: int = 1, *, stall_s: float = STALL_S, recycle: int = RECYCLE
+    ) -> None:
+        """Prepare; processes start when there is work for them."""
+        self._stall_s, self._recycle = stall_s, recycle
+        self._seats: list[_Worker | None] = [None] * processes
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are alive."""
+        return [pid for w in self._seats if w and (pid := w.process.pid) is not None]
+
+    def run(self, tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
+        """Do tasks, as many beside each other as there are processes.
+
+        Args:
+            tasks: taken from here as processes become free.
+            on_report: called in this thread with a task and the values that it reported.
+
+        Yields:
+            What became of each, in the order in which they end. No error of a task is raised.
+        """
+        todo = iter(tasks)
+        while True:
+            self._hand_out(todo)
+            busy = [w for w in self._seats if w and w.task]
+            if not busy:
+                return
+            wait(
+                [x for w in busy for x in (w.link, w.process.sentinel)],
+                timeout=min(1.0, self._stall_s / 4),
+            )
+            for worker in busy:
+                outcome = worker.step(on_report) or worker.watch(self._stall_s)
+                if outcome:
+                    yield outcome
+
+    def close(self, grace_s: float = GRACE_S) -> None:
+        """End the processes: those at work are asked to leave, and killed after ``grace_s``."""
+        workers = [w for w in self._seats if w]
+        self._seats = [None] * len(self._seats)
+        limit = time.monotonic() + grace_s
+        try:
+            for worker in workers:
+                worker.dismiss()
+            for worker in workers:
+                worker.process.join(max(0.0, limit - time.monotonic()))
+        finally:
+            for worker in workers:
+                worker.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _hand_out(self, todo: Iterator[Task]) -> None:
+        """Give every free process a task, as long as there are any."""
+        for seat, worker in enumerate(self._seats):
+            if worker and worker.task:
+                continue
+            task = next(todo, None)
+            if task is None:
+                return
+            if worker and (worker.done >= self._recycle or not worker.process.is_alive()):
+                worker.dismiss()
+                worker.process.join(GRACE_S)
+                worker.kill()
+                worker = None
+            if worker is None:
+                worker = self._seats[seat] = _Worker()
+            worker.begin(task)
+
+
+@dataclass
+class _Mark:
+    """When a process last gave a sign, and what it had computed by then."""
+
+    at: float = field(default_factory=time.monotonic)
+    cpu_s: float = 0.0
+
+
+class _Worker:
+    """A process, as its parent sees it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.link, theirs = context.Pipe()
+        levels = {name: logging.getLogger(name or None).level for name in ("", "wsikd")}
+        self.process = context.Process(target=serve, args=(theirs, levels), daemon=True)
+        with _uninterrupted():
+            self.process.start()
+        theirs.close()
+        self.task: Task | None = None
+        self.done = 0
+        self._start = 0.0
+        self._mark = _Mark()
+
+    def begin(self, task: Task) -> None:
+        self.task, self._start = task, time.monotonic()
+        self._mark = _Mark(cpu_s=self._cpu_s())
+        # A process that died meanwhile is noticed at the next step.
+        with suppress(OSError):
+            self.link.send_bytes(pickle.dumps((task.name, task.function, task.arguments)))
+
+    def step(self, on_report: OnReport | None) -> Outcome | None:
+        """Take what has come; the outcome, if the task ended."""
+        task = self.task
+        assert task is not None
+        try:
+            while self.link.poll():
+                kind, content = pickle.loads(self.link.recv_bytes())
+                if kind == DONE:
+                    return self._end(value=content)
+                if kind == FAILED:
+                    return self._end(error=content)
+                self._mark = _Mark(cpu_s=self._cpu_s())
+                if kind == LOG:
+                    _log_here(content)
+                elif kind == REPORT and on_report:
+                    on_report(task, content)
+        except (EOFError, OSError):
+            return self._died(task)
+        return None if self.process.is_alive() else self._died(task)
+
+    def watch(self, stall_s: float) -> Outcome | None:
+        """Stop a process that has neither reported nor computed for so long."""
+        passed = time.monotonic() - self._mark.at
+        if self.task is None or passed < stall_s:
+            return None
+        cpu_s = self._cpu_s()
+        if cpu_s - self._mark.cpu_s >= _IDLE_SHARE * passed:
+            self._mark = _Mark(cpu_s=cpu_s)
+            return None
+        self.kill()
+        fault = f"no progress in {stall_s / 60:.3g} minutes, so its worker process was stopped"
+        remedy = "check the disk or network it lies on, or wait longer with --stall MINUTES"
+        return self._end(error=SlideError(self.task.name, fault, remedy))
+
+    def dismiss(self) -> None:
+        """Ask the process to end: at once where it is idle, else by a signal that unwinds it."""
+        if self.task:
+            self.process.terminate()
+            return
+        with suppress(OSError):
+            self.link.send_bytes(b"")
+
+    def kill(self) -> None:
+        """See to it that the process is gone."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.link.close()
+
+    def _end(self, *, value: Any = None, error: WsikdError | None = None) -> Outcome:
+        task, self.task = self.task, None
+        assert task is not None
+        self.done += 1
+        return Outcome(task, value, error, time.monotonic() - self._start)
+
+    def _died(self, task: Task) -> Outcome:
+        self.process.join(GRACE_S)
+        self.kill()
+        return self._end(error=_death(task.name, self.process.exitcode or 0))
+
+    def _cpu_s(self) -> float:
+        """CPU time of the process; 0 where the system does not tell, so that only reports count."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/stat").read_text(errors="replace")
+            user, system = text.rpartition(")")[2].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            return 0.0
+
+
+def _death(name: str, code: int) -> SlideError:
+    """What is told of a process that ended with ``code``; a signal's is negative."""
+    if code >= 0:
+        fault = f"its worker process ended by itself (exit code {code})"
+        return SlideError(name, fault, "run it alone with --log-level debug and report it")
+    known = {int(s): f", {s.name}" for s in signal.Signals}
+    fault = f"its reading killed the worker process (signal {-code}{known.get(-code, '')})"
+    if -code == _SIGKILL:
+        remedy = "if memory ran out, give fewer --jobs or --threads; else leave the slide out"
+    else:
+        remedy = "the file is damaged or breaks its reader: try another --reader, or leave it out"
+    return SlideError(name, fault, remedy)
+
+
+def _log_here(record: logging.LogRecord) -> None:
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let what starts in the block ignore Ctrl-C from its first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, own if own is not None else signal.default_int_handler)

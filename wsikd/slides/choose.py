@@ -1,0 +1,78 @@
+"""Which reader opens a slide: OpenSlide first, the direct path where it fits, else TIAToolbox."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wsikd.core.errors import MissingMppError, SlideError
+from wsikd.core.tables import resolve
+from wsikd.slides.base import printable
+from wsikd.slides.foreign import ForeignReader
+from wsikd.slides.foreign_facts import has_hidden_levels
+from wsikd.slides.kinds import kind_of
+from wsikd.slides.openslide import UNKNOWN, OpenSlideReader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from wsikd.slides.base import Slide
+
+_DIRECT = {"direct": "wsikd.slides.tiff_tiles:direct"}
+_LEFT_TO_OTHERS = (UNKNOWN, "Unsupported TIFF compression")
+
+
+def auto(path: Path, **options: Any) -> Slide:
+    """Open a slide with whatever shows its pixels, the fastest first.
+
+    OpenSlide, and the direct reader where it shows the same pixels; TIAToolbox for kinds of file
+    that OpenSlide does not know, and for an OME-TIFF of whose levels OpenSlide sees the first only.
+
+    Args:
+        path: a slide.
+        options: as :func:`wsikd.slides.base.open_slide` takes them.
+
+    Raises:
+        SlideError: no reader can open it. Told by the one that came closest.
+    """
+    if path.is_dir() and kind_of(path) is not None:
+        return ForeignReader(path, note="OpenSlide reads no OME-Zarr", **options)
+    try:
+        slide = OpenSlideReader(path, **options)
+    except MissingMppError:
+        raise
+    except SlideError as error:
+        left = any(fault in error.fault for fault in _LEFT_TO_OTHERS)
+        if not left or kind_of(path) is None:
+            raise
+        note = error.fault if error.fault != UNKNOWN else "OpenSlide does not know its kind"
+        return ForeignReader(path, note=note, **options)
+    if slide.info.vendor == "generic-tiff" and has_hidden_levels(path):
+        slide.close()
+        note = "OpenSlide does not see the lower levels of an OME-TIFF"
+        return ForeignReader(path, note=note, **options)
+    return _direct(slide)
+
+
+def direct(path: Path, **options: Any) -> Slide:
+    """Open a slide with the direct reader alone.
+
+    Raises:
+        SlideError: it does not fit this slide; the message tells why.
+    """
+    slide = _direct(OpenSlideReader(path, **options))
+    if isinstance(slide, OpenSlideReader):
+        slide.close()
+        raise SlideError(
+            printable(path.name), slide.info.reader_note, "open it with --reader auto or openslide"
+        )
+    return slide
+
+
+def _direct(slide: OpenSlideReader) -> Slide:
+    """The slide's direct reader, or the slide with a note why not."""
+    if kind_of(slide.path) != "tiff":
+        slide.info = replace(slide.info, reader_note="not read directly: it is no TIFF")
+        return slide
+    return resolve(_DIRECT, "direct", kind="readers")(slide)  # type: ignore[no-any-return]

@@ -1,0 +1,185 @@
+"""Slides that OpenSlide does not know, through TIAToolbox's readers: OME-TIFF, OME-Zarr, JP2.
+
+TIAToolbox decodes; geometry, resolution and background are decided here, as for every other slide.
+Its own ``read_rect`` is passed by: it pads with black, and reads coarse levels of OME-Zarr in the
+wrong place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
+from wsikd.core.tables import resolve
+from wsikd.slides.base import Mpp, SlideInfo, printable
+from wsikd.slides.foreign_facts import Facts, not_rgb, read_facts
+from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
+from wsikd.slides.mpp import resolve_mpp
+from wsikd.slides.openslide import exact_downsamples, on_background
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+PIXELS: dict[str, str] = {
+    "tiff": "wsikd.tia:open_tiff",
+    "whole-tiff": "wsikd.tia:open_image",
+    "jp2": "wsikd.tia:open_jp2",
+    "ome-zarr": "wsikd.tia:open_ome_zarr",
+}
+_WHITE = (255, 255, 255)
+_MAX_WHOLE_PX = 1 << 28
+_REMEDIES = {
+    "glymur": "pip install glymur, and your system's libopenjp2 (on Debian: libopenjp2-7)",
+    "tiatoolbox": "pip install tiatoolbox",
+}
+
+
+class Pixels(Protocol):
+    """Decoded levels of a file, the finest first."""
+
+    sizes: tuple[tuple[int, int], ...]
+    channels: int
+    dtype: np.dtype[Any]
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, channels) of a box that lies within the level."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+class ForeignReader:
+    """A slide that TIAToolbox decodes. Threads may share it; a process opens its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slide_mpp: float | None = None,
+        mpp_source: str = "slide_mpp",
+        name: str | None = None,
+        note: str = "asked for",
+    ) -> None:
+        """Open the slide; see :func:`wsikd.slides.base.open_slide`.
+
+        ``note`` tells why TIAToolbox reads it.
+        """
+        file = printable(path.name)
+        if not path.exists():
+            raise SlideError(printable(path), "no such file", "check the path")
+        kind = kind_of(path)
+        if kind is None:
+            raise SlideError(
+                file, "no TIFF, JP2 or OME-Zarr that TIAToolbox reads", "open it with --reader auto"
+            )
+        self.path = path
+        facts = read_facts(path, kind)
+        self._missing: MissingMppError | None = None
+        mpp: Mpp | None = None
+        try:
+            mpp = resolve_mpp(file, facts.evidence, given=slide_mpp, given_source=mpp_source)
+        except MissingMppError as error:
+            if slide_mpp is not None:
+                raise
+            self._missing = error
+        self._pixels = _open(path, "whole-tiff" if facts.whole_image else kind, facts)
+        sizes = self._pixels.sizes
+        self.info = SlideInfo(
+            name=name or printable(slide_stem(path)),
+            file=file,
+            fingerprint=fingerprint(path),
+            vendor=facts.vendor,
+            reader="tiatoolbox",
+            dimensions=sizes[0],
+            level_dimensions=sizes,
+            level_downsamples=exact_downsamples(sizes),
+            mpp=mpp,
+            objective_power=facts.evidence.power,
+            bounds=(0, 0, *sizes[0]),
+            background=_WHITE,
+            reader_note=note,
+            icc_profile=facts.icc_profile,
+        )
+
+    @property
+    def mpp(self) -> Mpp:
+        """Resolution of level 0; raises MissingMppError."""
+        if self.info.mpp is None:
+            assert self._missing is not None
+            raise self._missing
+        return self.info.mpp
+
+    def read_level(
+        self, level: int, location: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Pixels of one level: uint8 (height, width, 3); see the Slide protocol."""
+        (x, y), (width, height) = location, size
+        out = np.full((height, width, 3), 255, np.uint8)
+        full = self.info.level_dimensions[level]
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, full[0]), min(y + height, full[1])
+        if left >= right or top >= bottom:
+            return out
+        try:
+            pixels = self._pixels.read(level, left, top, right - left, bottom - top)
+        except Exception as error:  # a damaged file breaks a decoder anywhere
+            raise RegionReadError(
+                printable(self.path.name),
+                f"level {level} cannot be read at its x={left}, y={top}, {right - left} x "
+                f"{bottom - top} px ({one_line(str(error)) or type(error).__name__})",
+                "the file is damaged there; copy or convert it again",
+            ) from error
+        if pixels.shape[2] == 4:
+            pixels = on_background(np.ascontiguousarray(pixels), _WHITE)
+        out[top - y : bottom - y, left - x : right - x] = pixels
+        return out
+
+    def close(self) -> None:
+        """Release the file."""
+        self._pixels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open(path: Path, kind: str, facts: Facts) -> Pixels:
+    """The file's pixels; raises SlideError where they are not 8-bit RGB, or cannot be had."""
+    file = printable(path.name)
+    if kind == "whole-tiff" and facts.size and facts.size[0] * facts.size[1] > _MAX_WHOLE_PX:
+        raise SlideError(
+            file,
+            f"a TIFF of {facts.size[0]} x {facts.size[1]} px without tiles would have to be held "
+            "in memory",
+            f"vips tiffsave {file} tiled.tif --tile --pyramid --compression jpeg --bigtiff",
+        )
+    try:
+        pixels: Pixels = resolve(PIXELS, kind, kind="pixels")(path)
+    except ImportError as error:
+        library = next((n for n in _REMEDIES if n in str(error)), "tiatoolbox")
+        fault = f"needs {library}, which cannot be imported ({error})"
+        raise SlideError(file, fault, _REMEDIES[library]) from error
+    except SlideError:
+        raise
+    except Exception as error:  # TIAToolbox meets what it does not read in many ways
+        fault = f"TIAToolbox cannot open it ({type(error).__name__}: {error})"
+        raise SlideError(
+            file, fault, "convert it to a pyramidal TIFF or OME-TIFF of 8-bit RGB"
+        ) from error
+    if pixels.dtype != np.uint8 or pixels.channels not in (3, 4):
+        pixels.close()
+        raise not_rgb(path, pixels.dtype, pixels.channels)
+    return pixels

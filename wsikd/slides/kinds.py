@@ -1,0 +1,80 @@
+"""What kind of file a slide is, told by its first bytes, and who it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["tiff", "jp2", "ome-zarr"]
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
+_WHOLE_FOLDER_FILES = 1000
+_EDGE_BYTES = 1 << 18
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Kind of a file or folder that a reader other than OpenSlide may know; None for all others."""
+    if path.is_dir():
+        return "ome-zarr" if "multiscales" in zarr_attributes(path) else None
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_JP2))
+    except OSError:
+        return None
+    if head.startswith(_TIFF):
+        return "tiff"
+    return "jp2" if head == _JP2 else None
+
+
+def is_image_zarr(folder: Path) -> bool:
+    """Whether a folder is an OME-Zarr image, and not one of wsikd's own tile stores."""
+    attributes = zarr_attributes(folder)
+    return "multiscales" in attributes and "wsikd" not in attributes
+
+
+def zarr_attributes(folder: Path) -> dict[str, Any]:
+    """Attributes of a Zarr group, those below ``ome`` (OME-Zarr 0.5) lifted; empty if it is none.
+
+    Format 2 keeps them in ``.zattrs``, format 3 in ``zarr.json``.
+    """
+    for name in (".zattrs", "zarr.json"):
+        try:
+            read = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(read, dict):
+            own = read.get("attributes", {}) if name == "zarr.json" else read
+            ome = own.get("ome") if isinstance(own, dict) else None
+            return {**own, **(ome if isinstance(ome, dict) else {})} if own else {}
+    return {}
+
+
+def slide_stem(path: Path) -> str:
+    """Name of a slide without its suffix; a folder's name stays whole."""
+    return path.name if path.is_dir() else path.stem
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a slide's content: SHA-256 over sizes, heads and tails of its files, 16 digits.
+
+    A folder counts with all its files, in depth: DICOM and OME-Zarr. Of a folder with more than a
+    thousand, the others count by place and size alone.
+    """
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for number, file in enumerate(files):
+        size = file.stat().st_size
+        digest.update(f"{size}:".encode())
+        if number >= _WHOLE_FOLDER_FILES:
+            digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+            continue
+        with file.open("rb") as stream:
+            digest.update(stream.read(_EDGE_BYTES))
+            stream.seek(max(0, size - _EDGE_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]

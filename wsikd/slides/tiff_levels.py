@@ -1,0 +1,96 @@
+"""Where the JPEG tiles of a TIFF's levels lie in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tifffile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_JPEG = 7
+_RGB, _YCBCR = 2, 6
+_START = b"\xff\xd8"
+# APP14 of Adobe with transform 0: the decoder shall not take the components for YCbCr.
+_RGB_MARK = bytes.fromhex("ffee000e41646f626500640000000000")
+
+
+class TileLevelError(Exception):
+    """The levels of a TIFF cannot be read tile by tile; the message tells why."""
+
+
+@dataclass(frozen=True)
+class TileLevel:
+    """One level: (width, height) in px, tiles row by row.
+
+    ``prefix`` replaces the first two bytes of each tile's data: the tables that the tiles share,
+    and the mark of RGB. It is empty where a tile is a whole JPEG stream already.
+    """
+
+    size: tuple[int, int]
+    tile_px: tuple[int, int]
+    grid: tuple[int, int]
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+    prefix: bytes
+
+
+def tile_levels(path: Path, dimensions: Sequence[tuple[int, int]]) -> list[TileLevel]:
+    """Find the TIFF directory of each of OpenSlide's levels.
+
+    Args:
+        path: a TIFF file.
+        dimensions: (width, height) of the levels.
+
+    Raises:
+        TileLevelError: it is no TIFF, or a level is not made of plain JPEG tiles.
+        OSError: it cannot be read.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+            # A thumbnail or macro image, in strips, may have the very size of a level.
+            pages.sort(key=lambda page: page.is_tiled)
+            found = {(page.imagewidth, page.imagelength): page for page in pages}
+            levels = []
+            for number, size in enumerate(dimensions):
+                if size not in found:
+                    raise TileLevelError(f"no TIFF directory has the size of level {number}")
+                levels.append(_level(found[size], number))
+            return levels
+    except (TileLevelError, OSError):
+        raise
+    except Exception as error:  # a damaged or foreign file: tifffile raises whatever it runs into
+        raise TileLevelError(f"{type(error).__name__}: {error}") from error
+
+
+def _level(page: tifffile.TiffPage, number: int) -> TileLevel:
+    if not page.is_tiled:
+        raise TileLevelError(f"level {number} is not tiled")
+    if page.compression != _JPEG:
+        kind = getattr(page.compression, "name", page.compression)
+        raise TileLevelError(f"level {number} is {kind}, not JPEG")
+    if page.samplesperpixel != 3 or page.bitspersample != 8 or page.planarconfig != 1:
+        raise TileLevelError(f"level {number} is not 8-bit RGB in one plane")
+    if page.photometric not in (_RGB, _YCBCR):
+        raise TileLevelError(f"level {number} has colours of kind {page.photometric}")
+    grid = (-(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength))
+    counts = tuple(page.databytecounts)
+    if len(counts) != grid[0] * grid[1] or len(page.dataoffsets) != len(counts):
+        raise TileLevelError(f"level {number} lists {len(counts)} tiles of {grid[0] * grid[1]}")
+    if min(counts) <= 2:
+        raise TileLevelError(f"level {number} has tiles that were never scanned")
+    tables = page.jpegtables[2:-2] if page.jpegtables else b""
+    mark = _RGB_MARK if page.photometric == _RGB else b""
+    prefix = _START + mark + tables if mark or tables else b""
+    return TileLevel(
+        (page.imagewidth, page.imagelength),
+        (page.tilewidth, page.tilelength),
+        grid,
+        tuple(page.dataoffsets),
+        counts,
+        prefix,
+    )

@@ -1,0 +1,299 @@
+"""Tiled JPEG TIFFs read past OpenSlide: compressed tiles from the file to libjpeg-turbo.
+
+OpenSlide stays the authority: it opens the file, tells its metadata, and what is read here must
+show its very pixels in sampled tiles of every level; otherwise the slide is read through it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import simplejpeg
+
+from wsikd.core.errors import RegionReadError, SlideError, one_line
+from wsikd.slides.base import printable
+from wsikd.slides.resample import shrink as shrink_into
+from wsikd.slides.tiff_levels import TileLevel, TileLevelError, tile_levels
+from wsikd.slides.tile_cache import TileCache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from wsikd.slides.base import Mpp, Slide
+    from wsikd.slides.openslide import OpenSlideReader
+
+CACHE_BYTES = 64 << 20
+NAME = "direct"
+_SAMPLES = 3
+_BLUR_TOLERANCE = 4.0
+
+
+def direct(slide: OpenSlideReader) -> Slide:
+    """A slide's direct reader, or the slide itself with ``info.reader_note`` telling why not."""
+    try:
+        levels = tile_levels(slide.path, slide.info.level_dimensions)
+        reader = DirectReader(slide, levels)
+        try:
+            _compare(reader, slide)
+            reader.cache = TileCache(CACHE_BYTES)  # the samples are no reads to come
+        except BaseException:
+            reader.release()
+            raise
+    except (TileLevelError, OSError, SlideError) as error:
+        note = error.fault if isinstance(error, SlideError) else str(error)
+        slide.info = replace(slide.info, reader_note=f"not read directly: {one_line(note)}")
+        return slide
+    return reader
+
+
+_Window = tuple[slice, slice]
+
+
+class DirectReader:
+    """A tiled JPEG TIFF; the Slide protocol, and reads into arrays that the caller owns.
+
+    All reads of a ``reduction`` of 2, 4 or 8 are in pixels of the level reduced so inside the JPEG
+    decoder, which is faster than averaging and differs from it by a grey level or so.
+    """
+
+    def __init__(self, slide: OpenSlideReader, levels: Sequence[TileLevel]) -> None:
+        """Use :func:`direct`."""
+        if not hasattr(os, "pread"):
+            raise TileLevelError("this system has no pread")
+        note = "tiled JPEG; sampled tiles are OpenSlide's to the bit"
+        self.path: Path = slide.path
+        self.info = replace(slide.info, reader=NAME, reader_note=note)
+        self.levels = levels
+        self.cache = TileCache(CACHE_BYTES)
+        self._slide = slide
+        self._file = os.open(slide.path, os.O_RDONLY)
+        self._background = np.asarray(slide.info.background, np.uint8)
+        self._own = threading.local()
+
+    @property
+    def mpp(self) -> Mpp:
+        """Resolution of level 0; raises MissingMppError."""
+        return self._slide.mpp
+
+    def read_level(
+        self, level: int, location: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Pixels of one level: uint8 (height, width, 3); see the Slide protocol."""
+        out = np.empty((size[1], size[0], 3), np.uint8)
+        self.read_into(level, location, out)
+        return out
+
+    def read_into(
+        self, level: int, location: tuple[int, int], out: NDArray[np.uint8], *, reduction: int = 1
+    ) -> None:
+        """Fill ``out``, uint8 (height, width, 3), with the pixels from ``location`` on."""
+        for target, window, pixels in self._parts(level, location, out, 1, reduction):
+            out[target] = pixels[window]
+
+    def average_into(
+        self,
+        level: int,
+        location: tuple[int, int],
+        factor: int,
+        out: NDArray[np.uint8],
+        *,
+        reduction: int = 1,
+    ) -> bool:
+        """Fill ``out`` with averages over squares of ``factor`` pixels from ``location`` on.
+
+        Returns:
+            Whether it was done: not where a square would lie across two tiles.
+        """
+        own = self.levels[level]
+        sides = (own.tile_px[0] // reduction, own.tile_px[1] // reduction)
+        if any(v % factor for v in (*sides, *location)):
+            return False
+        for target, window, pixels in self._parts(level, location, out, factor, reduction):
+            shrink_into(pixels[window], factor, out[target])
+        return True
+
+    def reductions(self, level: int) -> tuple[int, ...]:
+        """By which factors the JPEG decoder can reduce a level: its tiles must stay whole."""
+        return tuple(r for r in (2, 4, 8) if all(v % r == 0 for v in self.levels[level].tile_px))
+
+    def close(self) -> None:
+        """Release the file."""
+        self.release()
+        self._slide.close()
+
+    def release(self) -> None:
+        """Release what this reader added to its slide."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _parts(
+        self,
+        level: int,
+        location: tuple[int, int],
+        out: NDArray[np.uint8],
+        factor: int,
+        reduction: int,
+    ) -> Iterator[tuple[_Window, _Window, NDArray[np.uint8]]]:
+        """Tiles under ``out``, decoded: (place in ``out``, part of the tile, its pixels).
+
+        What lies beyond the level is filled already.
+        """
+        own = self.levels[level]
+        size = (out.shape[1] * factor, out.shape[0] * factor)
+        tile = (own.tile_px[0] // reduction, own.tile_px[1] // reduction)
+        columns, rows = (_spans(location[a], size[a], tile[a], own.grid[a], factor) for a in (0, 1))
+        covered = (sum(s[2] for s in columns), sum(s[2] for s in rows))
+        if covered != size:
+            out[...] = self._background
+        edges = {rows[0][0], rows[-1][0]} if rows else set()
+        sides = {columns[0][0], columns[-1][0]} if columns else set()
+        for row, y, height, top in rows:
+            for column, x, width, left in columns:
+                target = (slice(top, top + height // factor), slice(left, left + width // factor))
+                window = (slice(y, y + height), slice(x, x + width))
+                index = row * own.grid[0] + column
+                # Where reads meet within a pixel, both want the tiles along their border.
+                shared = (factor == 1 and (row in edges or column in sides)) or (
+                    (width, height) != tile
+                )
+                wanted = width * height if shared else None
+                yield target, window, self._tile(level, index, wanted, reduction)
+
+    def _tile(
+        self, level: int, index: int, wanted_px: int | None, reduction: int
+    ) -> NDArray[np.uint8]:
+        """A decoded tile: uint8 (height, width, 3), good until this thread's next one.
+
+        It is shared with other reads if this one wants ``wanted_px`` pixels of it; else all are
+        wanted here and now.
+        """
+        own = self.levels[level]
+        shape = (own.tile_px[1] // reduction, own.tile_px[0] // reduction, 3)
+        if wanted_px is not None:
+
+            def decode() -> NDArray[np.uint8]:
+                fresh = np.empty(shape, np.uint8)
+                self._decode(own, level, index, reduction, fresh)
+                return fresh
+
+            return self.cache.get((level, reduction, index), wanted_px, decode)
+        scratch: NDArray[np.uint8] | None = getattr(self._own, "scratch", None)
+        if scratch is None or scratch.shape != shape:
+            scratch = self._own.scratch = np.empty(shape, np.uint8)
+        self._decode(own, level, index, reduction, scratch)
+        return scratch
+
+    def _decode(
+        self, own: TileLevel, level: int, index: int, reduction: int, out: NDArray[np.uint8]
+    ) -> None:
+        offset, count = own.offsets[index], own.counts[index]
+        try:
+            data = os.pread(self._file, count, offset)
+            if len(data) < count:
+                raise ValueError("the file ends within the tile")
+            height, width = out.shape[:2]
+            smaller = {} if reduction == 1 else {"min_height": height, "min_width": width}
+            decoded = simplejpeg.decode_jpeg(
+                own.prefix + data[2:] if own.prefix else data,
+                "RGB",
+                min_factor=reduction,
+                buffer=out,
+                **smaller,
+            )
+            if decoded.shape != out.shape:
+                raise ValueError(f"the tile is {decoded.shape[1]} x {decoded.shape[0]} px")
+        except (ValueError, OSError) as error:
+            raise self._damaged(level, index, str(error)) from error
+        self._clear_beyond(own, index, reduction, out)
+
+    def _clear_beyond(
+        self, own: TileLevel, index: int, reduction: int, out: NDArray[np.uint8]
+    ) -> None:
+        """What an edge tile holds beyond the level is the encoder's filling, not slide."""
+        row, column = divmod(index, own.grid[0])
+        width = -(-own.size[0] // reduction) - column * out.shape[1]
+        height = -(-own.size[1] // reduction) - row * out.shape[0]
+        if width < out.shape[1]:
+            out[:, width:] = self._background
+        if height < out.shape[0]:
+            out[height:] = self._background
+
+    def _damaged(self, level: int, index: int, reason: str) -> RegionReadError:
+        own, down = self.levels[level], self.info.level_downsamples[level]
+        row, column = divmod(index, own.grid[0])
+        x, y = (
+            round(column * own.tile_px[0] * down[0]),
+            round(row * own.tile_px[1] * down[1]),
+        )
+        return RegionReadError(
+            printable(self.path.name),
+            f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(reason)})",
+            "the file is damaged there; copy or scan it again",
+        )
+
+
+def _spans(
+    start: int, length: int, tile: int, count: int, factor: int
+) -> list[tuple[int, int, int, int]]:
+    """Tiles under a stretch: (tile, first pixel in it, pixels, place in the output)."""
+    spans = []
+    first, end = max(start, 0), min(start + length, count * tile)
+    position = first
+    while position < end:
+        number, inside = divmod(position, tile)
+        pixels = min(tile - inside, end - position)
+        spans.append((number, inside, pixels, (position - start) // factor))
+        position += pixels
+    return spans
+
+
+def _compare(reader: DirectReader, slide: OpenSlideReader) -> None:
+    """Hold sampled tiles of every level against OpenSlide's; raises TileLevelError."""
+    for level, own in enumerate(reader.levels):
+        aligned = _on_grid(slide, level)
+        for index in _samples(own):
+            row, column = divmod(index, own.grid[0])
+            corner = (column * own.tile_px[0], row * own.tile_px[1])
+            ours = reader.read_level(level, corner, own.tile_px).astype(np.int16)
+            theirs = slide.read_level(level, corner, own.tile_px)
+            if aligned or corner == (0, 0):
+                same = bool((ours == theirs).all())
+            else:
+                same = bool(np.abs(ours.mean((0, 1)) - theirs.mean((0, 1))).max() < _BLUR_TOLERANCE)
+            if not same:
+                raise TileLevelError(f"tile {index} of level {level} is not what OpenSlide shows")
+
+
+def _on_grid(slide: OpenSlideReader, level: int) -> bool:
+    """Whether OpenSlide, which divides by a mean downsample, can hit whole pixels of a level."""
+    sizes = slide.info.level_dimensions
+    mean = sum(full / own for full, own in zip(sizes[0], sizes[level], strict=True)) / 2
+    return mean.is_integer()
+
+
+def _samples(own: TileLevel) -> list[int]:
+    """A few tiles of a level: its first, its last, and those of most bytes, thus most texture."""
+    counts = np.asarray(own.counts)
+    step = max(1, len(counts) // 4096)
+    richest = np.argsort(counts[::step])[::-1][:_SAMPLES] * step
+    return sorted({0, len(counts) - 1, *(int(i) for i in richest)})

@@ -1,0 +1,158 @@
+"""Shard files of Zarr v3, written whole and read in part, without zarr-python's detour.
+
+A shard is its chunks one after another and an index at the end: offset and size of every chunk as
+uint64, row by row, and the CRC-32C of that. A chunk that was never written has all bits set.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import numpy as np
+
+from wsikd.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.tiles.codecs import Bytes
+
+ABSENT = 2**64 - 1
+_OPEN_FILES = 64
+
+
+def write_shard(file: Path, per_side: int, chunks: Mapping[tuple[int, int], Bytes]) -> None:
+    """Write a shard beside ``file`` and put it in place.
+
+    Args:
+        file: where it belongs.
+        per_side: chunks on a side of the shard.
+        chunks: encoded bytes by (row, column) within the shard.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    index = np.full((per_side, per_side, 2), ABSENT, "<u8")
+    at = 0
+    for place, data in sorted(chunks.items()):
+        size = memoryview(data).nbytes
+        index[place] = (at, size)
+        at += size
+    table = index.tobytes()
+    write_file(file, *(data for _, data in sorted(chunks.items())), table, _crc(table))
+
+
+def write_file(file: Path, *pieces: Bytes) -> None:
+    """Write a file aside, under a name of this thread's own, and put it in place."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb", buffering=0) as stream:
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                while len(view):
+                    view = view[stream.write(view) :]
+        aside.replace(file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+class RawShards:
+    """Reads pixels of a raw, interleaved array shard by shard. Threads may share it."""
+
+    def __init__(self, folder: Path, chunk_px: int, per_side: int, fill: int) -> None:
+        """Read the shards in ``folder``, the array's ``c/0``."""
+        self.folder, self.chunk_px, self.per_side, self.fill = folder, chunk_px, per_side, fill
+        self._files: OrderedDict[tuple[int, int], tuple[int, NDArray[np.uint64]] | None]
+        self._files = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read_into(self, x: int, y: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out``, contiguous uint8 (height, width, 3), from array pixel (x, y) on.
+
+        Raises:
+            StoreError: a shard is cut short.
+        """
+        height, width = out.shape[:2]
+        side = self.chunk_px
+        for row in range(y // side, -(-(y + height) // side)):
+            top, bottom = max(y, row * side), min(y + height, (row + 1) * side)
+            for column in range(x // side, -(-(x + width) // side)):
+                left, right = max(x, column * side), min(x + width, (column + 1) * side)
+                target = out[top - y : bottom - y, left - x : right - x]
+                inside = (
+                    slice(top - row * side, bottom - row * side),
+                    slice(left - column * side, right - column * side),
+                )
+                self._chunk(row, column, inside, target)
+
+    def close(self) -> None:
+        """Close the files."""
+        with self._lock:
+            while self._files:
+                self._forget()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _chunk(
+        self, row: int, column: int, inside: tuple[slice, slice], target: NDArray[np.uint8]
+    ) -> None:
+        per, side = self.per_side, self.chunk_px
+        with self._lock:
+            found = self._open(row // per, column // per)
+            if found is None or found[1][row % per, column % per, 0] == ABSENT:
+                target[...] = self.fill
+                return
+            handle, index = os.dup(found[0]), found[1]
+        try:
+            offset = int(index[row % per, column % per, 0]) + inside[0].start * side * 3
+            lines = inside[0].stop - inside[0].start
+            whole = target.flags.c_contiguous and target.shape[1] == side
+            block = target if whole else np.empty((lines, side, 3), np.uint8)
+            if os.preadv(handle, [block.data.cast("B")], offset) < block.nbytes:
+                place = self.folder / str(row // per) / str(column // per)
+                raise StoreError(place, "damaged or cut short", "run wsikd tile --overwrite")
+        finally:
+            os.close(handle)
+        if not whole:
+            target[...] = block[:, inside[1]]
+
+    def _open(self, row: int, column: int) -> tuple[int, NDArray[np.uint64]] | None:
+        """Handle and index of a shard, kept open; None where no chunk of it was written."""
+        key = (row, column)
+        if key in self._files:
+            self._files.move_to_end(key)
+            return self._files[key]
+        place = self.folder / str(row) / str(column)
+        found = None
+        if place.exists():
+            handle = os.open(place, os.O_RDONLY)
+            size = self.per_side**2 * 16
+            data = os.pread(handle, size + 4, max(0, os.fstat(handle).st_size - size - 4))
+            if _crc(data[:size]) != data[size:]:
+                os.close(handle)
+                raise StoreError(place, "damaged or cut short", "run wsikd tile --overwrite")
+            index = np.frombuffer(data[:size], "<u8").reshape(self.per_side, self.per_side, 2)
+            found = (handle, index)
+        self._files[key] = found
+        if len(self._files) > _OPEN_FILES:
+            self._forget()
+        return found
+
+    def _forget(self) -> None:
+        _, oldest = self._files.popitem(last=False)
+        if oldest is not None:
+            os.close(oldest[0])
+
+
+def _crc(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(4, "little")

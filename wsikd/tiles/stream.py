@@ -1,0 +1,201 @@
+"""Patches straight from a slide, in batches: what inference and embedding read. Needs no torch.
+
+Threads read ahead into batches that are used again and again, since fresh memory costs as much as
+decoding. Where patches overlap or are small, the slide is read strip by strip, each once, and
+patches are cut from the strips.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd.core.clock import StageClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from wsikd.slides.canvas import Canvas
+    from wsikd.tiles.grid import TileGrid
+
+    Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
+
+_RUN_PX = 1024
+_SMALL_PX = 256
+
+
+def stream_patches(
+    canvas: Canvas,
+    grid: TileGrid,
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    clock: StageClock | None = None,
+) -> Iterator[Batch]:
+    """Read fields of a grid, row by row.
+
+    Args:
+        canvas: the slide at the grid's resolution.
+        grid: where fields lie.
+        rows: grid row of each field wanted, int (N,), not falling.
+        columns: grid column of each, int (N,), rising within a row.
+        batch_size: fields a batch.
+        workers: threads that read.
+        clock: told the stages ``read`` and ``resize``.
+
+    Yields:
+        Indices into ``rows`` (int64 (B,)), and patches uint8 (B, patch_px, patch_px, 3). The
+        patches are overwritten once the next batch is asked for.
+
+    Raises:
+        RegionReadError: the slide is damaged at a field.
+    """
+    clock = clock or StageClock()
+    with ThreadPoolExecutor(workers) as pool:
+        if grid.stride_px < grid.patch_px or grid.patch_px <= _SMALL_PX:
+            yield from _cut(canvas, grid, rows, columns, batch_size, pool, clock)
+        else:
+            yield from _one_by_one(canvas, grid, rows, columns, batch_size, workers, pool, clock)
+
+
+def _one_by_one(
+    canvas: Canvas,
+    grid: TileGrid,
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    batch_size: int,
+    workers: int,
+    pool: ThreadPoolExecutor,
+    clock: StageClock,
+) -> Iterator[Batch]:
+    """Each patch by a read of its own, into its place in the batch."""
+    side, stride = grid.patch_px, grid.stride_px
+    batches = [
+        np.arange(first, min(first + batch_size, len(rows)))
+        for first in range(0, len(rows), batch_size)
+    ]
+    batch_size = min(batch_size, max(1, len(rows)))
+    ahead = 1 + -(-2 * workers // batch_size)
+    free = deque(np.empty((batch_size, side, side, 3), np.uint8) for _ in range(ahead + 1))
+    waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[None]]]] = deque()
+
+    def read(index: int, out: NDArray[np.uint8]) -> None:
+        x, y = int(columns[index]) * stride, int(rows[index]) * stride
+        canvas.read(x, y, side, side, clock, out=out)
+
+    todo = iter(batches)
+    try:
+        while True:
+            while free and (indices := next(todo, None)) is not None:
+                memory = free.popleft()
+                reads = [pool.submit(read, int(i), memory[k]) for k, i in enumerate(indices)]
+                waiting.append((indices, memory, reads))
+            if not waiting:
+                return
+            indices, memory, reads = waiting.popleft()
+            for done in reads:
+                done.result()
+            yield indices, memory[: len(indices)]
+            free.append(memory)
+    finally:
+        for _, _, reads in waiting:
+            for pending in reads:
+                pending.cancel()
+
+
+def _cut(
+    canvas: Canvas,
+    grid: TileGrid,
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+    clock: StageClock,
+) -> Iterator[Batch]:
+    """Patches cut from strips one stride high, each of which is read once."""
+    side = grid.patch_px
+    strips = _Strips(canvas, grid, rows, columns, pool, clock)
+    batch = np.empty((batch_size, side, side, 3), np.uint8)
+    first = filled = 0
+    for index in range(len(rows)):
+        if index == 0 or rows[index] != rows[index - 1]:
+            strips.advance(int(rows[index]))
+        strips.copy(int(columns[index]), batch[filled])
+        filled += 1
+        if filled == batch_size or index == len(rows) - 1:
+            yield np.arange(first, index + 1), batch[:filled]
+            first, filled = index + 1, 0
+
+
+class _Strips:
+    """The strips of canvas under the grid row at hand, and the next one being read."""
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        grid: TileGrid,
+        rows: NDArray[np.integer],
+        columns: NDArray[np.integer],
+        pool: ThreadPoolExecutor,
+        clock: StageClock,
+    ) -> None:
+        self.canvas, self.pool, self.clock = canvas, pool, clock
+        self.stride, self.side = grid.stride_px, grid.patch_px
+        self.per_patch = -(-self.side // self.stride)
+        self.left = int(columns.min()) if len(columns) else 0
+        cells = (int(columns.max()) if len(columns) else 0) + self.per_patch - self.left
+        self.needed: dict[int, NDArray[np.bool_]] = {}
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            for strip in range(row, row + self.per_patch):
+                line = self.needed.setdefault(strip, np.zeros(cells, np.bool_))
+                line[column - self.left : column - self.left + self.per_patch] = True
+        self.order = sorted(self.needed)
+        self.ready: dict[int, tuple[NDArray[np.uint8], list[Future[None]]]] = {}
+        self.spare: list[NDArray[np.uint8]] = []
+        self.row = 0
+
+    def advance(self, row: int) -> None:
+        """Have the strips of a grid row at hand; read the one after them meanwhile."""
+        self.row = row
+        for strip in [s for s in self.ready if s < row]:
+            self.spare.append(self.ready.pop(strip)[0])
+        for strip in range(row, row + self.per_patch + 1):
+            if strip in self.needed and strip not in self.ready:
+                self._start(strip)
+        for strip in range(row, row + self.per_patch):
+            for done in self.ready[strip][1]:
+                done.result()
+
+    def copy(self, column: int, out: NDArray[np.uint8]) -> None:
+        """Cut a patch of the row at hand."""
+        x = (column - self.left) * self.stride
+        for part in range(self.per_patch):
+            top = part * self.stride
+            height = min(self.stride, self.side - top)
+            strip = self.ready[self.row + part][0]
+            out[top : top + height] = strip[:height, x : x + self.side]
+
+    def _start(self, strip: int) -> None:
+        line = self.needed[strip]
+        shape = (self.stride, len(line) * self.stride, 3)
+        memory = self.spare.pop() if self.spare else np.empty(shape, np.uint8)
+        most = max(1, _RUN_PX // self.stride)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], line.view(np.int8), [0]])))
+        reads: list[Future[None]] = []
+        for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            for cell in range(begin, end, most):
+                stop = min(cell + most, end)
+                out = memory[:, cell * self.stride : stop * self.stride]
+                x, y = (self.left + cell) * self.stride, strip * self.stride
+                reads.append(self.pool.submit(self._read, x, y, out))
+        self.ready[strip] = (memory, reads)
+
+    def _read(self, x: int, y: int, out: NDArray[np.uint8]) -> None:
+        self.canvas.read(x, y, out.shape[1], out.shape[0], self.clock, out=out)
