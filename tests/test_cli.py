@@ -88,8 +88,8 @@ def test_every_help_renders(command):
 
 
 def test_the_commands_of_the_readme_are_there():
-    names = {"info", "tile", "distill", "infer", "bench", "demo", "init", "config", "doctor"}
-    assert set(main.commands) == names
+    names = "info tile export distill infer bench demo init config doctor"
+    assert set(main.commands) == set(names.split())
 
 
 def test_no_help_imports_anything_heavy():

@@ -7,8 +7,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Needed without an import: the library behind openslide-python, and the codecs of tifffile.
-UNSEEN = {"openslide-bin", "imagecodecs"}
+# Needed without an import statement: the library behind openslide-python, and what wsikd/tia.py
+# imports by name when asked.
+UNSEEN = {"openslide-bin", "tiatoolbox"}
 
 
 def imported():

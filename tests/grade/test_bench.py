@@ -98,14 +98,14 @@ def test_a_broken_slide_does_not_stop_the_others(slide_file, tmp_path):
 
 
 def test_an_unforeseen_fault_does_not_stop_the_others(slide_file, monkeypatch):
-    opened = bench.open_slide
+    opened = bench.open_entry
 
-    def failing(*args, name, **more):
-        if name == "odd":
+    def failing(entry):
+        if entry.name == "odd":
             raise RuntimeError("out of\nmemory")
-        return opened(*args, name=name, **more)
+        return opened(entry)
 
-    monkeypatch.setattr(bench, "open_slide", failing)
+    monkeypatch.setattr(bench, "open_entry", failing)
     entries = [SlideEntry(slide_file, "odd"), SlideEntry(slide_file, "even")]
     failed = []
     record = run_bench(

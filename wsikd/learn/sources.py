@@ -309,21 +309,25 @@ def open_sources(data: Data) -> list[Source]:
 
 
 def _open(path: Path, data: Data) -> list[Source]:
+    from wsikd.tiles.store import is_group
+
     kind = _kind(path) if data.source == "auto" else data.source
     if kind == "csv":
         file = path / "labels.csv" if path.is_dir() else path
         return [read_csv(file, data.classes)]
     if kind == "folders":
         return [read_folders(path, data.slide_pattern)]
-    folders = [path] if (path / "zarr.json").is_file() else sorted(path.glob("*.zarr"))
+    folders = [path] if is_group(path) else sorted(path.glob("*.zarr"))
     if not folders:
         raise DataError(path, "holds no tile stores", "make them with wsikd tile")
     return [StoreSource(folder, data.mpp, data.min_tissue) for folder in folders]
 
 
 def _kind(path: Path) -> str:
+    from wsikd.tiles.store import is_group
+
     if path.is_file():
         return "csv"
-    if (path / "zarr.json").is_file() or any(path.glob("*.zarr")):
+    if is_group(path) or any(path.glob("*.zarr")):
         return "stores"
     return "csv" if (path / "labels.csv").is_file() else "folders"

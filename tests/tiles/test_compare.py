@@ -1,0 +1,62 @@
+"""What ``wsikd tile --compare`` reports, against slides whose levels were made to differ."""
+
+import math
+
+import numpy as np
+import pytest
+import tifffile
+
+from tests.slides.pixels import tissue_rgb
+from wsikd.slides.base import open_slide
+from wsikd.tiles.compare import compare_routes
+from wsikd.tiles.store import StoreSettings
+
+SETTINGS = StoreSettings((1.0, 4.0), 256, 256, "all", 0.1, (), 0.5)
+
+
+def slide(path, change):
+    """Level 0 at 1 um/px and a level four times coarser: its exact mean, changed."""
+    rgb = tissue_rgb(2048, 1536, seed=4, coarse=12)
+    low = rgb.reshape(384, 4, 512, 4, 3).mean((1, 3))
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "resolutionunit": 3}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(rgb, resolution=(10000, 10000), **options)
+        low = np.clip(change(low) + 0.5, 0, 255).astype(np.uint8)
+        tiff.write(low, resolution=(2500, 2500), subfiletype=1, **options)
+    return open_slide(path)
+
+
+def test_equal_routes_are_told_as_equal(tmp_path):
+    with slide(tmp_path / "s.tiff", lambda low: low) as own:
+        (found,) = compare_routes(own, SETTINGS)
+    assert found.levels == (0, 1)
+    assert found.fields == 48
+    assert found.psnr_db > 50  # rounding of the two averages
+    assert np.abs(found.colour_shift).max() < 0.5
+    assert np.abs(found.shift_px).max() < 0.05
+
+
+def test_a_change_of_colour_is_measured(tmp_path):
+    with slide(tmp_path / "s.tiff", lambda low: low + [4, 0, -8]) as own:
+        (found,) = compare_routes(own, SETTINGS, limit=10)
+    assert found.fields == 10
+    assert found.colour_shift == pytest.approx((4, 0, -8), abs=0.5)
+    assert found.psnr_db == pytest.approx(10 * math.log10(255**2 / ((16 + 64) / 3)), abs=0.3)
+
+
+def test_a_shift_is_measured(tmp_path):
+    with slide(tmp_path / "s.tiff", lambda low: np.roll(low, (2, 1), (0, 1))) as own:
+        (found,) = compare_routes(own, SETTINGS, limit=20)
+    assert found.shift_px == pytest.approx((1, 2), abs=0.35)
+
+
+def test_a_slide_of_one_level_has_one_route(tmp_path):
+    path = tmp_path / "s.tiff"
+    tifffile.imwrite(
+        path, tissue_rgb(700, 600), tile=(64, 64), photometric="rgb", metadata=None,
+        resolution=(10000, 10000), resolutionunit=3,
+    )  # fmt: skip
+    with open_slide(path) as own:
+        (found,) = compare_routes(own, SETTINGS)
+    assert found.psnr_db == math.inf
+    assert found.levels == (0, 0)
