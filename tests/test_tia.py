@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from zarr import create_group
 
+from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
 from wsikd.slides import foreign
 from wsikd.slides.base import Slide, open_slide
+from wsikd.slides.canvas import Canvas
+from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import tile_slide
 
@@ -50,35 +54,37 @@ def write_ome(path, rgb, levels=3, tile=(64, 64), unit="\N{MICRO SIGN}m", size=0
     return [rgb[:: 2**n, :: 2**n] for n in range(levels)]
 
 
-def write_zarr(path, rgb, axes="cyx", levels=3, unit="micrometer", omero=True, name=str):
-    """OME-Zarr 0.4 as its specification has it, in Zarr format 2."""
+def write_zarr(path, rgb, axes="cyx", levels=3, unit="micrometer", omero=True, name=str, zarr=2):
+    """OME-Zarr 0.4 (Zarr format 2) or 0.5 (format 3) as its specification has it."""
     stored = [rgb[:: 2**n, :: 2**n] for n in range(levels)]
-    group = zarr.create_group(path, zarr_format=2)
+    group = create_group(path, zarr_format=zarr)
     for n, level in enumerate(stored):
-        data = np.ascontiguousarray(level.transpose(2, 0, 1) if axes == "cyx" else level)
-        chunks = (3, 64, 64) if axes == "cyx" else (64, 64, 3)
+        data = level.transpose(["yxc".index(a) for a in axes if a in "yxc"])
+        data = np.expand_dims(data, [axes.index(a) for a in axes if a not in "yxc"])
+        chunks = tuple({"c": 3, "y": 64, "x": 64}.get(a, 1) for a in axes)
         array = group.create_array(name(n), shape=data.shape, chunks=chunks, dtype="u1")
         array[:] = data
     about = [
         {"name": a, "type": "channel" if a == "c" else "space"}
-        | ({} if a == "c" or unit is None else {"unit": unit})
+        | ({"unit": unit} if a in "yx" and unit else {})
         for a in axes
     ]
-    scales = [[1.0 if a == "c" else 0.5 * 2**n for a in axes] for n in range(levels)]
+    scales = [[0.5 * 2**n if a in "yx" else 1.0 for a in axes] for n in range(levels)]
     datasets = [
         {"path": name(n), "coordinateTransformations": [{"type": "scale", "scale": s}]}
         for n, s in enumerate(scales)
     ]
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": about, "datasets": datasets}]
+    image = {"multiscales": [{"version": "0.4", "axes": about, "datasets": datasets}]}
     channel = {
         "active": True, "coefficient": 1, "color": "FF0000", "family": "linear",
         "inverted": False, "label": "red", "window": {"start": 0, "end": 255, "min": 0, "max": 255},
     }  # fmt: skip
     if omero:
-        group.attrs["omero"] = {
+        image["omero"] = {
             "id": 1, "name": "x", "version": "0.4", "channels": [channel] * 3,
             "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
         }  # fmt: skip
+    group.attrs.update(image if zarr == 2 else {"ome": {"version": "0.5", **image}})
     return stored
 
 
@@ -109,6 +115,9 @@ WRITERS = {
     "strips.ome.tiff": lambda p, a: write_ome(p, a, tile=None, rowsperstrip=16),
     "cyx.ZARR": write_zarr,
     "yxc.zarr": lambda p, a: write_zarr(p, a, axes="yxc"),
+    "tczyx.zarr": lambda p, a: write_zarr(p, a, axes="tczyx", omero=False),
+    "named.zarr": lambda p, a: write_zarr(p, a, name="s{}".format),
+    "format3.zarr": lambda p, a: write_zarr(p, a, zarr=3),
     "image.JP2": write_jp2,
     "plain.tif": lambda p, a: [tifffile.imwrite(p, a, photometric="rgb"), a][1:],
 }
@@ -246,11 +255,13 @@ def _cut_jp2(path, rgb):
         stream.truncate(path.stat().st_size // 2)
 
 
-def _format_3(path, rgb):
-    del rgb
-    path.mkdir()
-    about = {"ome": {"version": "0.5", "multiscales": [{"axes": [], "datasets": []}]}}
-    (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "attributes": about}))
+def _stack(path, rgb):
+    write_zarr(path, rgb, levels=1)
+    array = zarr.open_group(path)["0"]
+    array.resize((3, 2, 2))
+    attributes = json.loads((path / ".zattrs").read_text())
+    attributes["multiscales"][0]["axes"][0]["name"] = "z"
+    (path / ".zattrs").write_text(json.dumps(attributes))
 
 
 @pytest.mark.parametrize(
@@ -259,9 +270,8 @@ def _format_3(path, rgb):
         (_no_rgb, "a.tif", "its pixels are uint16 of 1 channel(s)"),
         (_cut_tiff, "a.ome.tiff", "cut short: its pixels reach to byte"),
         (_cut_jp2, "a.jp2", "cut short: a box reaches to byte"),
-        (_format_3, "a.zarr", "an OME-Zarr 0.5 (Zarr format 3), which TIAToolbox does not read"),
-        (lambda p, a: write_zarr(p, a, omero=False), "a.zarr", "an OME-Zarr without rdefs"),
-        (lambda p, a: write_zarr(p, a, name="s{}".format), "a.zarr", "an OME-Zarr whose datasets"),
+        (_stack, "a.zarr", "an OME-Zarr of axes zyx and shape (3, 2, 2) is no RGB plane"),
+        (lambda p, a: write_zarr(p, a[..., :1]), "a.zarr", "its pixels are uint8 of 1 channel(s)"),
         (lambda p, _: p.write_bytes(b"II*\0\x08\0\0\0" + bytes(30)), "a.tif", ""),
         (lambda p, _: p.write_bytes(b"II*\0"), "b.tif", ""),
         (lambda p, _: p.write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n"), "a.jp2", "a JP2 file without"),
@@ -356,3 +366,24 @@ def test_an_ome_tiff_that_openslide_refuses(real_slides):
         np.testing.assert_array_equal(
             slide.read_level(0, (100, 50), (200, 300)), own[50:350, 100:300]
         )
+
+
+@pytest.mark.parametrize("slide_mpp", [0.5, 0.499])
+def test_a_canvas_is_what_tiatoolbox_reads_by_area(slide_mpp, tmp_path, tiatoolbox):
+    path = tmp_path / "s.svs"
+    write_pyramid(path, tissue_rgb(2048, 1536, (100, 100, 1800, 1300)), mpp=slide_mpp, power=20)
+    theirs = tiatoolbox.OpenSlideWSIReader(path)
+    with open_slide(path) as slide:
+        assert slide.info.reader == "direct"
+        for mpp, x, y in ((1.0, 64, 32), (1.0, 65, 33), (2.0, 64, 32), (4.0, 61, 33), (8.0, 4, 4)):
+            canvas = Canvas.plan(slide, mpp)
+            width, height = (min(100, side - 20) for side in canvas.size)
+            own = canvas.read(x, y, width, height).astype(np.int16)
+            corner = [round(v * s) for v, s in zip((x, y), canvas.scale_xy, strict=True)]
+            other = theirs.read_rect(
+                corner, (width, height), resolution=mpp, units="mpp", interpolation="area"
+            )
+            if slide_mpp == 0.5:
+                np.testing.assert_array_equal(own, other)
+            else:  # it rounds corner and size to whole pixels, we do not
+                assert np.abs(own - other).mean() < 2

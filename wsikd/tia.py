@@ -53,21 +53,25 @@ def open_tiff(path: Path) -> _Arrays:
 
 
 def open_ome_zarr(path: Path) -> _Arrays:
-    """Levels of an OME-Zarr 0.4 image through TIAToolbox's NGFFWSIReader, finest first.
+    """Levels of an OME-Zarr image, finest first.
+
+    Through TIAToolbox's NGFFWSIReader where it reads the layout (0.4, axes cyx or yxc, numbered
+    datasets, channels described); else the arrays are taken as Zarr's, which TIAToolbox brings.
 
     Raises:
-        SlideError: the layout is one that TIAToolbox does not read.
+        SlideError: the image has several planes or time points, or no axes x, y and c.
     """
-    fault = _unread_layout(path)
-    if fault:
-        raise SlideError(
-            printable(path.name),
-            f"{fault}, which TIAToolbox does not read",
-            "write it as OME-Zarr 0.4 with axes c, y, x and channels (omero), or as OME-TIFF",
-        )
+    attributes = zarr_attributes(path)
+    multiscale = attributes["multiscales"][0]
+    axes = "".join(axis["name"] for axis in multiscale["axes"])
+    names = [str(one["path"]) for one in multiscale["datasets"]]
+    known = (path / ".zattrs").exists() and axes in ("cyx", "yxc")
     with _quiet("wsicore.wsireader") as tia:
-        reader = tia.NGFFWSIReader(path, post_proc=None)
-    return _Arrays([reader.level_arrays[n] for n in sorted(reader.level_arrays)])
+        if known and all(n.isdecimal() for n in names) and "rdefs" in attributes.get("omero", {}):
+            reader = tia.NGFFWSIReader(path, post_proc=None)
+            return _Arrays([reader.level_arrays[int(name)] for name in names])
+        group = import_module("tiatoolbox.wsicore.wsireader.base").zarr.open_group(path, mode="r")
+    return _Arrays([_Plane(path, group[name], axes) for name in names])
 
 
 def open_image(path: Path) -> _Arrays:
@@ -130,20 +134,22 @@ class _Jp2:
         """Nothing is held open between reads."""
 
 
-def _unread_layout(path: Path) -> str:
-    """What of an OME-Zarr folder TIAToolbox 2.1 does not read; empty if it does."""
-    attributes = zarr_attributes(path)
-    multiscale = attributes["multiscales"][0]
-    if (path / "zarr.json").exists():
-        return "an OME-Zarr 0.5 (Zarr format 3)"
-    axes = "".join(axis["name"] for axis in multiscale["axes"])
-    if axes not in ("cyx", "yxc"):
-        return f"an OME-Zarr of axes {axes}"
-    if not all(str(one["path"]).isdecimal() for one in multiscale["datasets"]):
-        return "an OME-Zarr whose datasets have names that are no numbers"
-    if "rdefs" not in attributes.get("omero", {}):
-        return "an OME-Zarr without rdefs of its channels (omero)"
-    return ""
+class _Plane:
+    """An array of any order of axes, seen as (height, width, channels)."""
+
+    def __init__(self, path: Path, array: Any, axes: str) -> None:
+        sizes = dict(zip(axes, array.shape, strict=True))
+        if not {"c", "y", "x"} <= set(axes) or any(sizes[a] > 1 for a in axes if a not in "cyx"):
+            fault = f"an OME-Zarr of axes {axes} and shape {tuple(array.shape)} is no RGB plane"
+            raise SlideError(printable(path.name), fault, "write out one plane of it, axes c, y, x")
+        self.array, self._axes = array, axes
+        self.shape = (sizes["y"], sizes["x"], sizes["c"])
+
+    def __getitem__(self, box: tuple[slice, slice]) -> NDArray[np.uint8]:
+        taken = {"y": box[0], "x": box[1], "c": slice(None)}
+        part = self.array[tuple(taken.get(axis, 0) for axis in self._axes)]
+        left = [axis for axis in self._axes if axis in taken]
+        return np.transpose(part, [left.index(axis) for axis in "yxc"])
 
 
 def _check_openjpeg() -> None:
@@ -194,13 +200,14 @@ def _quiet(module: str) -> Iterator[Any]:
         # SimpleITK, which it imports, crashes the process where its warnings are errors.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from tiatoolbox import logger
+
             loaded = import_module(f"tiatoolbox.{module}")
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    own = import_module("tiatoolbox").logger
-    before, own.disabled = own.disabled, True
+    before, logger.disabled = logger.disabled, True
     try:
         yield loaded
     finally:
-        own.disabled = before
+        logger.disabled = before

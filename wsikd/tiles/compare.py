@@ -106,7 +106,8 @@ class _Sums:
         if min(area.shape[:2]) >= 16:
             grey = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float64) for p in (area, pyramid)]
             window = cv2.createHanningWindow((self.patch, self.patch), cv2.CV_64F)
-            self.shifts.append(cv2.phaseCorrelate(grey[0], grey[1], window)[0])
+            x_px, y_px = cv2.phaseCorrelate(grey[0], grey[1], window)[0]
+            self.shifts.append((x_px, y_px))
 
     def result(self, finest_level: int) -> RouteDifference:
         count = max(self.count, 1)

@@ -111,6 +111,7 @@ def describe(
             "file": info.file,
             "vendor": info.vendor,
             "reader": info.reader,
+            "reader_note": info.reader_note,
             "dimensions": list(info.dimensions),
             "level_downsamples": [list(d) for d in info.level_downsamples],
             "mpp": [mpp.x, mpp.y],
