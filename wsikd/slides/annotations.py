@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import shapely
 from shapely.geometry import shape
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
@@ -203,7 +203,7 @@ def read_geojson(
         if name is None or not feature.get("geometry"):
             continue
         try:
-            polygons = areal(shape(feature["geometry"]))
+            polygons = areal(_finite(feature["geometry"]))
         except (
             ValueError,
             TypeError,
@@ -235,6 +235,15 @@ def _class_name(properties: Any) -> str | None:
         name = ": ".join(map(str, names)) if isinstance(names, list) else name.get("name")
         name = str(name) if name else None
     return plain_name(name) or None if isinstance(name, str) else None
+
+
+def _finite(geometry: Any) -> shapely.Geometry:
+    """The geometry of a feature; raises ValueError where a coordinate is no finite number."""
+    with np.errstate(invalid="ignore"):
+        found = shape(geometry)
+    if not np.isfinite(shapely.get_coordinates(found)).all():
+        raise ValueError("a coordinate is not finite")
+    return found
 
 
 def areal(geometry: shapely.Geometry) -> shapely.Geometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     Wanted = Callable[[int, int, int, int], bool]
 
 _BAND_ROWS = 1024
-_MAX_BLOCK_PX = 1 << 27
+_MAX_BLOCK_BYTES = 1 << 28
+_BYTE_CODECS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, LZMA, Zstd
 _BROKEN = (
     OSError,
     ValueError,
@@ -168,27 +170,58 @@ def _tiff_blocks(tiff: Any, wanted: Wanted) -> Iterator[tuple[int, int, NDArray[
         (page.tilewidth, page.tilelength) if page.is_tiled else (width, page.rowsperstrip)
     )
     down = min(down, height) if not page.is_tiled else down
-    if across * down > _MAX_BLOCK_PX:
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    samples = page.samplesperpixel // planes
+    if across * down * samples * np.dtype(page.dtype).itemsize > _MAX_BLOCK_BYTES:
         raise ValueError(f"one block of it is {across} x {down} pixels")
     columns = -(-width // across)
     count = columns * -(-height // down)  # in the first channel, where planes are separate
+    counts, size = page.databytecounts, tiff.filehandle.size
+    # A decoder that is told a wrong shape may take the process down.
+    if {len(page.dataoffsets), len(counts)} != {count * planes} or max(counts) > size:
+        raise ValueError("its directory does not fit the file")
     places = [((i % columns) * across, (i // columns) * down) for i in range(count)]
     needed = [i for i, (x, y) in enumerate(places) if wanted(x, y, across, down)]
     segments = tiff.filehandle.read_segments(
         [page.dataoffsets[i] for i in needed],
-        [page.databytecounts[i] for i in needed],
+        [counts[i] for i in needed],
         indices=needed,
         sort=True,
     )
-    tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
     for data, index in segments:
         x, y = places[index]
-        shape = (min(down, height - y), min(across, width - x))
-        decoded = page.decode(data, index, **tables)[0]
-        if decoded is None:  # a tile that was never written
-            yield x, y, np.zeros(shape, np.uint8)
-        else:
-            yield x, y, decoded[0, : shape[0], : shape[1], 0]
+        rows, columns_here = min(down, height - y), min(across, width - x)
+        stored = (down if page.is_tiled else rows, across, samples)
+        block = _decoded(page, data, index, stored)
+        yield x, y, block[:rows, :columns_here]
+
+
+def _decoded(
+    page: Any, data: bytes | None, index: int, stored: tuple[int, int, int]
+) -> NDArray[Any]:
+    """First channel of one tile or strip, stored as (rows, columns, samples); 0 if never written.
+
+    Of codecs that give bytes the length is checked and the predictor undone here: the library's
+    own trusts the shape it is told, and a damaged file can take the process down with it.
+    """
+    import tifffile
+
+    dtype = np.dtype(page.dtype)
+    if data is None:
+        return np.zeros(stored[:2], dtype)
+    whole = page.bitspersample == 8 * dtype.itemsize and page.fillorder == 1
+    if page.compression not in _BYTE_CODECS or not whole:
+        if page.predictor != 1:
+            raise ValueError(f"compressed in a way unknown here ({page.compression})")
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        return np.asarray(page.decode(data, index, **tables)[0][0, ..., 0])
+    size = math.prod(stored) * dtype.itemsize
+    plain = tifffile.TIFF.DECOMPRESSORS[page.compression](data, out=size)
+    if len(plain) < size or page.predictor not in (1, 2):
+        raise ValueError("a block of it is cut short")
+    values = np.frombuffer(plain, dtype.newbyteorder(page.parent.byteorder), math.prod(stored))
+    first = values.reshape(stored)[..., 0].astype(dtype)
+    return np.cumsum(first, 1, dtype) if page.predictor == 2 else first
 
 
 def _first_channel(plane: NDArray[Any], planes: int) -> NDArray[Any]:

@@ -131,7 +131,7 @@ def find_tissue(
         AnnotationError: the mask file cannot be used, or covers nothing of the slide.
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
-    canvas = Canvas.plan(slide, mpp)
+    canvas = Canvas.plan(slide, mpp, rough=True)
     thumbnail = None
     if picture or (mask_file is None and method != "all"):
         thumbnail = _overview(canvas, workers)
@@ -187,7 +187,7 @@ def _overview(canvas: Canvas, workers: int) -> NDArray[np.uint8]:
 
     def strip(top: int) -> None:
         rows = min(step, height - top)
-        out[top : top + rows] = canvas.read(0, top, width, rows)
+        canvas.read(0, top, width, rows, out=out[top : top + rows])
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(strip, range(0, height, step)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,11 +18,14 @@ _DENSITY_RANGE = (0.04, 0.10)
 _SATURATION_RANGE = (0.03, 0.06)
 _MIN_CHROMA = 8
 _CLOSE_UM = 16.0
+_DENSITY_OF = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+_STRIP_PX = 256
 
 # Hues are angles in the plane of the HSD model, in degrees: eosin lies near 122, haematoxylin at 66
 # to 108. Of 10x fields of prostate and bone 99.9 % lie between 90 and 177. Blue ink lies at 42 to
 # 62, teal at 0, green at 270 to 350, red at 150 to 180, where only saturation and density tell it
-# from red cells. Brown (DAB, pigment) lies at 200 and is no ink. Each row: hue from, hue to, least saturation, least density.
+# from red cells. Brown (DAB, pigment) lies at 200 and is no ink. Each row: hue from, hue to, least
+# saturation, least density.
 _COLD = (
     (255.0, 361.0, 0.25, 0.12),
     (0.0, 40.0, 0.25, 0.12),
@@ -62,15 +65,22 @@ def otsu(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     Source: Otsu 1979; optical density after Beer and Lambert.
     """
     smooth = np.asarray(cv2.GaussianBlur(thumbnail, (3, 3), 0), np.uint8)
-    density = _density(smooth).mean(2)
-    top = smooth.max(2)
-    chroma = top - smooth.min(2)
-    saturation = chroma / np.maximum(top, 1).astype(np.float32)
-    stained = density > _otsu_cut(density, _DENSITY_RANGE)
-    stained &= (saturation > _otsu_cut(saturation, _SATURATION_RANGE)) & (chroma >= _MIN_CHROMA)
+    density, saturation = (np.empty(smooth.shape[:2], np.uint8) for _ in range(2))
+    stained = np.empty(smooth.shape[:2], np.bool_)
+    for rows in _strips(smooth):
+        red, green, blue = cv2.split(smooth[rows])
+        top = np.maximum(np.maximum(red, green), blue)
+        chroma = top - np.minimum(np.minimum(red, green), blue)
+        mean = (_density(red) + _density(green) + _density(blue)) / np.float32(3)
+        density[rows] = _scaled(mean, _DENSITY_RANGE)
+        share = chroma / np.maximum(top, 1).astype(np.float32)
+        saturation[rows] = _scaled(share, _SATURATION_RANGE)
+        stained[rows] = chroma >= _MIN_CHROMA
+    stained &= density > _otsu_cut(density, _DENSITY_RANGE)
+    stained &= saturation > _otsu_cut(saturation, _SATURATION_RANGE)
     ink = ink_and_black(smooth, mpp)
     kernel = _disc(_CLOSE_UM, mpp)
-    closed = cv2.morphologyEx((stained & ~ink).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    closed = cv2.morphologyEx((stained & ~ink).view(np.uint8), cv2.MORPH_CLOSE, kernel)
     return (np.asarray(closed) > 0) & ~ink
 
 
@@ -89,20 +99,29 @@ def ink_and_black(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 
     Source: van der Laak et al. 2000, hue-saturation-density model.
     """
-    density, saturation, hue = hsd(rgb)
-    grey = (density > _GREY_DENSITY) & (saturation < _GREY_SATURATION)
-    black = grey | (rgb.max(2) < _BLACK)
-    cold = _within(_COLD, hue, saturation, density)
-    red = _opened(_within(_RED, hue, saturation, density), _RED_WIDTH_UM / 2, mpp)
+    black, cold, red, weak = (np.empty(rgb.shape[:2], np.bool_) for _ in range(4))
+    for rows in _strips(rgb):
+        density, saturation, hue = hsd(rgb[rows])
+        grey = (density > _GREY_DENSITY) & (saturation < _GREY_SATURATION)
+        black[rows] = grey | (np.maximum.reduce(cv2.split(rgb[rows])) < _BLACK)
+        cold[rows] = _within(_COLD, hue, saturation, density)
+        red[rows] = _within(_RED, hue, saturation, density)
+        foreign = (hue > _FOREIGN_HUES[0]) | (hue < _FOREIGN_HUES[1])
+        weak[rows] = foreign & (saturation > _WEAK_SATURATION)
+    red = _opened(red, _RED_WIDTH_UM / 2, mpp)
     strong = without_small(cold | black, _MIN_COLD_UM2 / mpp**2)
     strong |= without_small(red, _MIN_RED_UM2 / mpp**2)
     if not strong.any():
         return strong
     # Thin layers at a stroke's side have its hue at a lower density.
-    near = cv2.dilate(strong.astype(np.uint8), _disc(_GROW_UM, mpp)) > 0
-    foreign = (hue > _FOREIGN_HUES[0]) | (hue < _FOREIGN_HUES[1])
-    whole = strong | (near & ((foreign & (saturation > _WEAK_SATURATION)) | black))
-    return np.asarray(cv2.dilate(whole.astype(np.uint8), _disc(_RIM_UM, mpp)) > 0)
+    near = cv2.dilate(strong.view(np.uint8), _disc(_GROW_UM, mpp)) > 0
+    whole = strong | (near & (weak | black))
+    return np.asarray(cv2.dilate(whole.view(np.uint8), _disc(_RIM_UM, mpp)) > 0)
+
+
+def _strips(image: NDArray[np.uint8]) -> list[slice]:
+    """Rows a few at a time: the planes of floats of a whole slide would fill the memory."""
+    return [slice(top, top + _STRIP_PX) for top in range(0, len(image), _STRIP_PX)]
 
 
 def _within(
@@ -127,8 +146,7 @@ def hsd(
 
     Source: van der Laak et al. 2000, eqs. 3 to 7.
     """
-    density = _density(rgb)
-    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+    red, green, blue = (_density(plane) for plane in cv2.split(rgb))
     mean = (red + green + blue) / np.float32(3)
     safe = np.maximum(mean, np.float32(1e-3))
     x, y = red / safe - 1, (green - blue) / (np.sqrt(np.float32(3)) * safe)
@@ -136,17 +154,20 @@ def hsd(
     return np.asarray(mean), np.asarray(size, np.float32), np.asarray(angle, np.float32)
 
 
-def _density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    table = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
-    return np.asarray(table[rgb], np.float32)
+def _density(values: Any) -> NDArray[np.float32]:
+    return np.asarray(cv2.LUT(values, _DENSITY_OF), np.float32)
 
 
-def _otsu_cut(values: NDArray[np.float32], bounds: tuple[float, float]) -> float:
-    """Otsu's threshold on a scale of twice the upper bound, kept within the bounds."""
-    low, high = bounds
-    levels = np.clip(values / high * 127.5, 0, 255).astype(np.uint8)
+def _scaled(values: NDArray[np.float32], bounds: tuple[float, float]) -> NDArray[np.uint8]:
+    """From 0 to twice the upper bound in 255 steps."""
+    return np.asarray(np.clip(values / bounds[1] * 127.5, 0, 255), np.float32).astype(np.uint8)
+
+
+def _otsu_cut(levels: NDArray[np.uint8], bounds: tuple[float, float]) -> float:
+    """Otsu's threshold of scaled values, kept within the bounds: the highest level below it."""
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(np.clip((threshold + 0.5) / 127.5 * high, low, high))
+    low, high = (bound / bounds[1] * 127.5 for bound in bounds)
+    return float(np.clip(threshold, low, high))
 
 
 def _opened(mask: NDArray[np.bool_], um: float, mpp: float) -> NDArray[np.bool_]:
