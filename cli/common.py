@@ -176,13 +176,16 @@ class Batch:
                 remedy = "run it alone with --log-level debug and report it"
                 self.failed(entry, SlideError(entry.name, fault, remedy))
                 continue
-            if not self.quiet:
-                took = time.perf_counter() - start
-                click.echo(_printable(f"{entry.name}: {line} ({took:.1f} s)"))
+            self.went_well(entry, line, time.perf_counter() - start)
+
+    def went_well(self, entry: SlideEntry, line: str, took_s: float) -> None:
+        """Tell what came of a slide."""
+        if not self.quiet:
+            click.echo(_printable(f"{entry.name}: {line} ({took_s:.1f} s)"))
 
     def finish(self, done: str) -> None:
         """Sum up, failures last; exits with 3 when some slide failed."""
-        self._write_failures()
+        self._keep_failures(logging.WARNING)
         if done:
             click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
         for _, error in self.failures:
@@ -191,9 +194,15 @@ class Batch:
             sys.exit(SOME_FAILED)
 
     def failed(self, entry: SlideEntry, error: WsikdError) -> None:
-        """Write a failure down."""
+        """Write a failure down. Where the disk does not even take that, it is told at the end."""
         self.failures.append((entry.name, error))
-        self._write_failures()
+        self._keep_failures(logging.DEBUG)
+
+    def _keep_failures(self, level: int) -> None:
+        try:
+            self._write_failures()
+        except OutputError as full:
+            log.log(level, "%s", full)
 
     def _write_failures(self) -> None:
         if self.out is None:

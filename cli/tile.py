@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import (
-    Batch,
-    input_option,
-    progress,
-    slide_options,
-    use_threads,
-)
-from .tile_options import annotation_options, tissue_options
+from .common import Batch, input_option, slide_options
+from .tile_compare import compare_tiles
+from .tile_options import annotation_options, store_options, tissue_options
+from .tile_run import estimate_tiles, run_options, run_tiles, running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsikd.core.errors import WsikdError
-    from wsikd.slides.annotations import Annotation
-    from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
@@ -67,7 +61,9 @@ log = logging.getLogger(__name__)
 )
 @annotation_options
 @tissue_options
+@store_options
 @slide_options
+@run_options
 @click.option("--overwrite", is_flag=True, help="Tile again, replacing what is there.")
 def tile(
     inputs: tuple[str, ...],
@@ -85,29 +81,44 @@ def tile(
     min_tissue: float,
     min_tissue_area: float | None,
     max_hole_area: float | None,
+    compare: bool,
+    route: str,
+    codec: str,
+    ome_version: str,
     slide_mpp: float | None,
     reader: str,
     threads: int | None,
+    jobs: int,
+    stall: float,
+    scheduler: str | None,
+    workers: int | None,
+    dry_run: bool,
     overwrite: bool,
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
     from wsikd.slides.label_map import parse_label_map
-    from wsikd.slides.manifest import find_slides, open_entry
+    from wsikd.slides.manifest import find_slides
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.slides.sidecar import own_masks
     from wsikd.slides.tissue import default_areas
+    from wsikd.tiles.blocks import check_route
+    from wsikd.tiles.codecs import check_codec
     from wsikd.tiles.grid import patch_sizes
-    from wsikd.tiles.record import SlideNotes, project_key
+    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key
     from wsikd.tiles.store import StoreSettings
-    from wsikd.tiles.tiling import tile_slide
+    from wsikd.tiles.work import TileJob
 
     if magnifications and mpps:
         raise click.UsageError("give --mag or --mpp, not both")
+    if compare and dry_run:
+        raise click.UsageError("give --compare or --dry-run, not both")
+    check_codec(codec, ome_version)
+    check_route(route)
     asked = mpps or tuple(mpp_of_magnification(m) for m in magnifications or (10.0, 2.5))
     finest_first = tuple(sorted(set(asked)))
     patch_sizes(finest_first, patch_size, stride or patch_size)
     renamed = parse_label_map(label_map)
-    workers = use_threads(threads)
+    how = running(jobs, threads, stall, scheduler, workers)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
     method, entries, unmasked = own_masks(tissue, entries)
     names = _named_classes(classes) if classes else _annotated_classes(entries, renamed)
@@ -124,51 +135,25 @@ def tile(
         label_map=renamed,
         min_tissue_um2=usual.min_tissue_um2 if min_tissue_area is None else min_tissue_area,
         max_hole_um2=usual.max_hole_um2 if max_hole_area is None else max_hole_area,
+        route=route,
+        codec=codec,
+        ome_version=ome_version,
     )
-    output.mkdir(parents=True, exist_ok=True)
-    key = project_key(output) if any(entry.patient for entry in entries) else None
-    counts = {"made": 0, "already there": 0}
-
-    def work(entry: SlideEntry) -> str:
-        with open_entry(entry) as slide:
-            notes = SlideNotes(
-                _annotation(entry, slide, renamed),
-                entry.label,
-                entry.patient,
-                entry.split,
-                entry.mask,
-                output / "overlays" / f"{entry.name}.png",
-                key,
-            )
-            path = output / f"{entry.name}.zarr"
-            with progress(entry.name) as on_progress:
-                store, made = tile_slide(
-                    slide,
-                    path,
-                    settings,
-                    notes,
-                    workers=workers,
-                    overwrite=overwrite,
-                    on_progress=on_progress,
-                )
-        counts["made" if made else "already there"] += 1
-        labelled = int((store.patches.label >= 0).sum())
-        note = f", {labelled} labelled" if names else ""
-        return f"{len(store.patches)} patches{note}, {'in' if made else 'already in'} {path}"
-
-    batch = Batch(output)
+    only_tell = dry_run or compare
+    if not only_tell:
+        output.mkdir(parents=True, exist_ok=True)
+    # A dry run draws no key: where there is none, no store of these patients can be there either.
+    drawn = not only_tell or (output / KEY_FILE).exists()
+    keyed = any(entry.patient for entry in entries)
+    key = (project_key(output) if drawn else bytes(KEY_BYTES)) if keyed else None
+    tasks = [
+        TileJob(entry, output, settings, renamed, key, how.threads, overwrite) for entry in entries
+    ]
+    batch = Batch(None if only_tell else output)
     for entry in unmasked:
         batch.failed(entry, _no_mask(entry, tissue))
-    batch.run(entries, work)
-    batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
-
-
-def _annotation(
-    entry: SlideEntry, slide: Slide, label_map: Sequence[tuple[str, str]]
-) -> Annotation | None:
-    from wsikd.slides.annotations import read_annotation
-
-    return read_annotation(entry.annotation, slide, label_map) if entry.annotation else None
+    work = compare_tiles if compare else estimate_tiles if dry_run else run_tiles
+    work(tasks, how, batch, output)
 
 
 def _no_mask(entry: SlideEntry, folder: str) -> WsikdError:

@@ -83,3 +83,39 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say how pixels are derived and kept."""
+    for option in (
+        click.option(
+            "--ome-version",
+            default="0.5",
+            show_default=True,
+            metavar="VERSION",
+            help="OME-Zarr 0.5 (shards), or 0.4 for readers such as TIAToolbox and QuPath.",
+        ),
+        click.option(
+            "--codec",
+            default="none",
+            show_default=True,
+            metavar="NAME",
+            help="none: raw, quickest to train from. zstd: lossless, a tenth to half smaller. "
+            "jpeg: five to nine times smaller, lossy (quality 90).",
+        ),
+        click.option(
+            "--route",
+            default="area",
+            show_default=True,
+            metavar="NAME",
+            help="Lower magnifications: area, the average of the highest; or pyramid, the "
+            "scanner's own levels.",
+        ),
+        click.option(
+            "--compare",
+            is_flag=True,
+            help="Tell how far the two routes differ on each slide (PSNR, mean shift); no more.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -109,6 +109,11 @@ def test_qupath_counts_from_the_bounds(read):
         ("[1, 2]", "holds no GeoJSON features"),
         ('{"type": "FeatureCollection"}', "holds no GeoJSON features"),
         (json.dumps([feature([[[0, 0], [1, 1]]], "G3")]), "feature 0 has no usable geometry"),
+        ("[" * 100_000, "is no JSON"),
+        (
+            json.dumps([feature([[[0, 0], [float("nan"), 1], [2, 2], [0, 0]]], "G3")]),
+            "feature 0 has no usable geometry (a coordinate is not finite)",
+        ),
         (json.dumps([feature("abc", "G3")]), "feature 0 has no usable geometry"),
         (json.dumps([feature([SQUARE], "G3", "Blob")]), "feature 0 has no usable geometry"),
         (
@@ -207,3 +212,8 @@ def test_accents_are_spelt_one_way(read):
 def test_a_file_of_another_kind(tmp_path):
     with pytest.raises(AnnotationError, match=r"a\.csv: of no kind that holds annotations; give"):
         read_annotation(tmp_path / "a.csv", MemorySlide(np.zeros((8, 8, 3), np.uint8)))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    (tmp_path / "a.geojson").write_text("\ufeff" + json.dumps(feature([SQUARE], "G3")))
+    assert [r.name for r in read_geojson(tmp_path / "a.geojson")] == ["G3"]

@@ -207,7 +207,19 @@ def broken_tile(path):
         stream.write(b"\xff" * 12)
 
 
+def without_tiles(path):
+    """A tiled file whose tile width was lost, so that it reads as one strip."""
+    write_tiled(path, blobs(100, 100))
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["TileWidth"]
+        offset = tag.offset
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write((40_000).to_bytes(2, "little"))
+
+
 BROKEN = {
+    "tiles.tif": without_tiles,
     "text.tif": lambda p: p.write_text("no image"),
     "text.png": lambda p: p.write_text("no image"),
     "empty.tif": lambda p: p.write_bytes(b""),

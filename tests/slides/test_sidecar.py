@@ -74,3 +74,9 @@ def test_neither_masker_nor_place(tissue, told):
     with pytest.raises(ConfigError) as caught:
         own_masks(tissue, [entry("a")])
     assert str(caught.value).startswith(told)
+
+
+def test_masks_of_tissue_are_no_xml(tmp_path):
+    for ending in (".xml", ".png"):
+        (tmp_path / f"a{ending}").touch()
+    assert own_masks(str(tmp_path), [entry("a")])[1][0].mask == tmp_path / "a.png"

@@ -104,6 +104,15 @@ def test_stains_are_no_ink(violet, density):
     assert filter_areas(otsu(rgb, MPP), MPP)[12:48, 12:48].all()
 
 
+@pytest.mark.parametrize("density", [0.2, 0.5, 0.9])
+def test_brown_immunostain_is_no_ink(density):
+    """DAB after Ruifrok and Johnston."""
+    dab = np.array([0.268, 0.570, 0.776])
+    rgb = np.full((60, 60, 3), 243, np.uint8)
+    rgb[10:50, 10:50] = np.rint(255 * 10 ** -(dab / dab.mean() * density))
+    assert filter_areas(otsu(rgb, MPP), MPP)[12:48, 12:48].all()
+
+
 def test_small_red_spots_in_tissue_stay():
     rgb = np.full((100, 100, 3), (200, 120, 170), np.uint8)
     for x in range(10, 90, 12):

@@ -158,7 +158,7 @@ def _density(values: Any) -> NDArray[np.float32]:
     return np.asarray(cv2.LUT(values, _DENSITY_OF), np.float32)
 
 
-def _scaled(values: NDArray[np.float32], bounds: tuple[float, float]) -> NDArray[np.uint8]:
+def _scaled(values: NDArray[np.floating], bounds: tuple[float, float]) -> NDArray[np.uint8]:
     """From 0 to twice the upper bound in 255 steps."""
     return np.asarray(np.clip(values / bounds[1] * 127.5, 0, 255), np.float32).astype(np.uint8)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.clock import StageClock
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import nearest
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
 from wsikd.tiles.grid import TileGrid, patch_sizes
@@ -31,6 +33,12 @@ AREA, PYRAMID = "area", "pyramid"
 ROUTES = (AREA, PYRAMID)
 _SHARD_PX = 2048
 _MIN_CHUNK_PX = 256
+
+
+def check_route(route: str) -> None:
+    """Refuse a route that does not exist; raises ConfigError."""
+    if route not in ROUTES:
+        raise ConfigError(f"--route {route}", "unknown", nearest(route, ROUTES))
 
 
 @dataclass(frozen=True)

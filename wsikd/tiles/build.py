@@ -132,7 +132,10 @@ class StoreBuild:
         boxes = self.grid.boxes(rows, columns)
         label, share = label_patches(boxes, self.settings, self.notes)
         if not len(boxes):
-            log.warning("%s: no tissue found; the store is empty", self.slide.info.name)
+            why = "no tissue found"
+            if tissue.mask.any():
+                why = f"no field has {self.settings.min_tissue:.0%} of tissue (--min-tissue)"
+            log.warning("%s: %s; the store is empty", self.slide.info.name, why)
         return PatchTable(
             boxes[:, :2],
             rows.astype(np.int32),

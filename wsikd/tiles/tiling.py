@@ -7,23 +7,30 @@ whole or not at all, so a killed run goes on where it stopped.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dask.base import compute
 from dask.delayed import delayed
 
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import OutputError, RegionReadError, SlideError, StoreMismatchError
+from wsikd.core.errors import (
+    OutputError,
+    RegionReadError,
+    SlideError,
+    StoreMismatchError,
+    WsikdError,
+)
 from wsikd.core.lock import locked
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import SlideNotes, describe, flat
+from wsikd.tiles.remote import allow_all, fill_there, stop_all
 from wsikd.tiles.store import TileStore, differences, read_meta
 
 if TYPE_CHECKING:
@@ -31,10 +38,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.slides.base import Slide
-    from wsikd.tiles.blocks import BlockPlan, Job
+    from wsikd.tiles.blocks import Job
     from wsikd.tiles.store import StoreSettings
 
     Progress = Callable[[int, int], None]
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 10
 
 
 @dataclass(frozen=True)
@@ -87,10 +98,10 @@ def tile_slide(
     part = path.with_name(path.name + ".part")
     try:
         meta = describe(slide, settings, notes, path.parent)
-        if not overwrite and _is_made(path, meta):
+        if not overwrite and is_made(path, meta):
             return TileStore.open(path), False
         with locked(path):
-            if not overwrite and _is_made(path, meta):  # by another process, meanwhile
+            if not overwrite and is_made(path, meta):  # by another process, meanwhile
                 return TileStore.open(path), False
             with _gone_if_unreadable(part):
                 build = StoreBuild(slide, part, settings, notes, meta)
@@ -118,8 +129,12 @@ def _gone_if_unreadable(part: Path) -> Iterator[None]:
         raise
 
 
-def _is_made(path: Path, meta: dict[str, Any]) -> bool:
-    """Whether this very store is there; raises StoreMismatchError where another one is."""
+def is_made(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether a complete store of the record ``meta`` lies at ``path``.
+
+    Raises:
+        StoreMismatchError: something else does.
+    """
     if not path.exists():
         return False
     found = read_meta(path)
@@ -172,47 +187,57 @@ def _in_threads(build: StoreBuild, jobs: Sequence[Job], count: _Count, workers: 
 
 def _on_cluster(cluster: Cluster, build: StoreBuild, jobs: Sequence[Job], count: _Count) -> None:
     """Fill the blocks on a Dask cluster. A block whose worker dies is given to another."""
-    from distributed import Client, KilledWorker, as_completed
+    from concurrent.futures import CancelledError
 
-    with Client(cluster.address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+    from distributed import KilledWorker, as_completed
+
+    allow_all(build.part)
+    with _client(cluster.address) as client:
+        slide = build.slide.info
         found = {
-            client.submit(_fill_there, cluster.reopen, build.plan, job, pure=False): job
+            client.submit(
+                fill_there, cluster.reopen, slide.fingerprint, build.plan, job, pure=False
+            ): job
             for job in jobs
         }
+        done = as_completed(list(found), loop=client.loop)  # type: ignore[no-untyped-call]
         try:
-            for future in as_completed(list(found)):  # type: ignore[no-untyped-call]
+            for future in done:
                 count.add(found[future], future.result())
         except KilledWorker as error:
-            raise SlideError(
-                build.slide.info.file,
-                f"its pixels killed the Dask workers that read them ({error})",
-                "look into the workers' logs; give them more memory, or leave the slide out",
-            ) from error
+            fault = f"its pixels killed the Dask workers that read them ({error})"
+            remedy = "look into the workers' logs; give them more memory, or leave the slide out"
+            raise SlideError(slide.file, fault, remedy) from error
+        except CancelledError as error:
+            fault = "the Dask scheduler went away or dropped the work"
+            remedy = "start it anew and run again: blocks that are done are kept"
+            raise SlideError(cluster.address, fault, remedy) from error
+        except (WsikdError, OSError):
+            # Blocks that are being written must not outlive the folder they are written into.
+            stop_all(build.part)
+            with suppress(CancelledError):
+                for future in done:
+                    future.exception()
+            raise
         finally:
             client.cancel(list(found), force=True)
 
 
-def _fill_there(reopen: Callable[[], Slide], plan: BlockPlan, job: Job) -> dict[str, float]:
-    """Fill a block in a worker process, where the slide stays open from block to block."""
-    return fill_block(_reopened(reopen), plan, job)
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    """A client of a Dask scheduler; raises SlideError where none answers."""
+    from distributed import Client
 
-
-_reopen_lock = threading.Lock()
-
-
-def _reopened(reopen: Callable[[], Slide]) -> Slide:
-    import pickle
-
-    with _reopen_lock:
-        return _slide_of(pickle.dumps(reopen))
-
-
-@lru_cache(maxsize=2)
-def _slide_of(pickled: bytes) -> Slide:
-    import pickle
-
-    slide: Slide = pickle.loads(pickled)()
-    return slide
+    try:
+        client = Client(address, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        fault = f"no Dask scheduler answers there ({str(error) or type(error).__name__})"
+        remedy = "start one with dask scheduler, or give the address it prints with --scheduler"
+        raise SlideError(address, fault, remedy) from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            log.warning("%s: the Dask scheduler has no workers yet; waiting for one", address)
+        yield client
 
 
 def _put_in_place(part: Path, path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What worker processes are asked to do in tests; they import this file by its name."""
+
+import logging
+import os
+import time
+
+from wsikd.core.errors import RegionReadError, StoreNotFoundError
+
+
+def double(report, number):
+    report("doubling", number)
+    return 2 * number, os.getpid()
+
+
+def environment(report):
+    return {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY")}
+
+
+def log_lines(report):
+    logging.getLogger("wsikd.test").info("read %d of %s", 3, "s.svs")
+    logging.getLogger("wsikd.test").debug("not asked for")
+    logging.getLogger("other").warning("beware")
+    try:
+        raise ZeroDivisionError("inner")
+    except ZeroDivisionError:
+        logging.getLogger("wsikd.test").warning("caught", exc_info=True)
+
+
+def refuse(report):
+    raise RegionReadError("s.svs", "is damaged", "scan it again")
+
+
+def refuse_store(report):
+    raise StoreNotFoundError("s.zarr", "not here", "make it")
+
+
+def bug(report):
+    return {}["key"]
+
+
+def unpicklable(report):
+    return lambda: None
+
+
+def die(report, number):
+    report("about to die")
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+
+def leave(report, code):
+    os._exit(code)
+
+
+def hang(report):
+    time.sleep(60)
+
+
+def compute(report, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+
+
+def trickle(report, seconds, every):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        report("alive")
+        time.sleep(every)
+    return "done"
+
+
+def unwind(report, file):
+    report("ready")
+    try:
+        time.sleep(60)
+    finally:
+        file.write_text("unwound")
+
+
+def stay(report):
+    """Ignore the request to leave."""
+    report("ready")
+    while True:
+        try:
+            time.sleep(60)
+        except SystemExit:
+            continue

@@ -1,0 +1,228 @@
+"""Stores filled by a real Dask scheduler and worker processes, some of which die."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.slides.pixels import break_tile, tissue_rgb
+from wsikd.core.errors import OutputError, RegionReadError, SlideError
+from wsikd.slides.base import open_slide
+from wsikd.slides.synthetic import write_pyramid
+from wsikd.tiles import remote
+from wsikd.tiles.store import StoreSettings
+from wsikd.tiles.tiling import Cluster, tile_slide
+
+SETTINGS = StoreSettings(
+    mpps=(1.0, 4.0),
+    patch_px=64,
+    stride_px=64,
+    tissue="all",
+    min_tissue=0.1,
+    classes=(),
+    min_cover=0.5,
+)
+
+
+def dask(*arguments, folder):
+    """A Dask process, with what it says in a file."""
+    command = [sys.executable, "-c", "from distributed.cli import {0}; {0}.main()"]
+    command[-1] = command[-1].format(arguments[0])
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with (folder / f"{arguments[0]}.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, *arguments[1:]], stdout=log, stderr=log, env=environment, cwd=folder
+        )
+
+
+def worker(address, folder):
+    options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
+    return dask("dask_worker", address, *options, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Address of a scheduler, and its two worker processes."""
+    folder = tmp_path_factory.mktemp("dask")
+    file = folder / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
+    scheduler = dask("dask_scheduler", *map(str, options), folder=folder)
+    processes = [scheduler]
+    try:
+        limit = time.monotonic() + 60
+        address = None
+        while address is None and time.monotonic() < limit:
+            try:
+                address = json.loads(file.read_text())["address"]
+            except (OSError, ValueError, KeyError):
+                time.sleep(0.02)
+        assert address
+        processes += [worker(address, folder) for _ in range(2)]
+        yield address, processes, folder
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """A slide of nine shards at 1 um/px."""
+    path = tmp_path_factory.mktemp("cluster") / "large.svs"
+    rgb = np.tile(tissue_rgb(1000, 1000), (5, 5, 1))
+    write_pyramid(path, rgb, mpp=1.0, power=10, downsamples=(1, 4))
+    return path
+
+
+def tile(path, store, address=None, **more):
+    reopen = partial(open_slide, path, reader="openslide")
+    where = Cluster(address, reopen) if address else None
+    with reopen() as own:
+        return tile_slide(own, store, SETTINGS, cluster=where, **more)[0]
+
+
+def content(folder):
+    """Every file of a store, its bytes less the time of making."""
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        name: data if b'"created"' not in data else json.dumps(_timeless(json.loads(data)))
+        for name, data in found.items()
+    }
+
+
+def _timeless(root):
+    root["attributes"]["wsikd"].pop("created")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slide, tmp_path_factory):
+    return content(tile(slide, tmp_path_factory.mktemp("threads") / "large.zarr").path)
+
+
+def test_a_killed_worker_costs_nothing(cluster, slide, undisturbed, tmp_path):
+    address, processes, folder = cluster
+    steps = []
+
+    def kill_one(done, total):
+        if not steps:
+            os.kill(processes[1].pid, signal.SIGKILL)
+            processes.append(worker(address, folder))  # for the tests after this
+        steps.append((done, total))
+
+    store = tile(slide, tmp_path / "large.zarr", address, on_progress=kill_one)
+    assert processes[1].wait() == -signal.SIGKILL
+    assert len(steps) == 9
+    assert steps[-1][0] == steps[-1][1]
+    assert steps[0][0] < steps[0][1]
+    assert content(store.path) == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["large.zarr"]
+
+
+def test_damage_is_the_line_that_threads_tell(cluster, slide, undisturbed, tmp_path):
+    path = tmp_path / "large.svs"
+    shutil.copy(slide, path)
+    break_tile(path, 7 * 20 + 11)  # the 8th row of tiles, 12th column
+    told = []
+    for address in (None, cluster[0]):
+        with pytest.raises(RegionReadError) as caught:
+            tile(path, tmp_path / "out" / "large.zarr", address)
+        told.append(str(caught.value))
+        assert list((tmp_path / "out").iterdir()) == []
+    assert told[0].startswith("large.svs: level 0 cannot be read at level-0 x=")
+    assert told[0].endswith("; the file is damaged there; copy or scan it again")
+    assert told[0].partition("(")[0].partition(" at ")[0] == told[1].partition(" at ")[0]
+    # The scheduler is as good as before, and the mended file is not mistaken for the damaged one.
+    shutil.copy(slide, path)
+    assert content(tile(slide, tmp_path / "again.zarr", cluster[0]).path) == undisturbed
+
+
+def missing_there(path):
+    raise SlideError(path, "no such file", "check the path")
+
+
+def test_a_worker_without_the_file_tells_of_shared_disks(cluster, slide, tmp_path):
+    where = Cluster(cluster[0], partial(missing_there, "large.svs"))
+    with open_slide(slide) as own, pytest.raises(SlideError) as caught:
+        tile_slide(own, tmp_path / "large.zarr", SETTINGS, cluster=where)
+    told = str(caught.value)
+    assert told.startswith("large.svs: the Dask worker on ")
+    assert told.endswith(
+        " cannot open it (no such file); keep slides and stores on a file system that every worker "
+        "sees under the same path"
+    )
+
+
+def test_an_address_where_nobody_answers_is_one_line(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("wsikd.tiles.tiling._CONNECT_S", 0.5)
+    with pytest.raises(SlideError) as caught:
+        tile(slide, tmp_path / "large.zarr", "tcp://127.0.0.1:9")
+    assert str(caught.value).startswith(
+        "tcp://127.0.0.1:9: no Dask scheduler answers there (Timed out"
+    )
+    with pytest.raises(SlideError, match="no Dask scheduler answers"):
+        tile(slide, tmp_path / "large.zarr", "nonsense://")
+
+
+class Recorded:
+    """A slide that tells when it is closed."""
+
+    def __init__(self, name, closed):
+        self.info = type("Info", (), {"fingerprint": name})
+        self.path, self.closed = name, closed
+
+    def close(self):
+        self.closed.append(self.path)
+
+
+closed = []
+
+
+def recorded(name):
+    return Recorded(name, closed)
+
+
+def test_a_worker_keeps_few_slides_open():
+    closed.clear()
+    kept = remote._OpenSlides()
+    with kept.lease(partial(recorded, "a"), "a") as first:
+        for name in ("b", "c", "d"):
+            with kept.lease(partial(recorded, name), name):
+                pass
+        with kept.lease(partial(recorded, "a"), "a") as again:
+            assert again is first
+        assert "a" not in closed  # it is in use
+    assert closed == ["b", "c"]
+    with kept.lease(partial(recorded, "e"), "e"), kept.lease(partial(recorded, "f"), "f"):
+        pass
+    assert sorted(closed) == ["a", "b", "c", "d"]
+
+
+def test_a_block_is_refused_where_store_or_slide_are_others(slide, tmp_path):
+    from wsikd.tiles.blocks import BlockPlan
+    from wsikd.tiles.grid import TileGrid
+
+    reopen = partial(open_slide, slide)
+    with reopen() as own:
+        grid = TileGrid.plan(own, 1.0, 64, 64)
+        mark = own.info.fingerprint
+    job = ((0, 0), np.ones((8, 8), bool))
+    plan = BlockPlan.of(tmp_path / "none.zarr.part", SETTINGS, grid)
+    with pytest.raises(OutputError, match=r"none\.zarr\.part: the Dask worker on .* does not see"):
+        remote.fill_there(reopen, mark, plan, job)
+    plan = BlockPlan.of(tmp_path, SETTINGS, grid)
+    with pytest.raises(SlideError, match="sees another file under this path"):
+        remote.fill_there(reopen, "0" * 16, plan, job)
+    remote.stop_all(tmp_path)
+    assert remote.fill_there(reopen, mark, plan, job) == {}
+    assert [p.name for p in tmp_path.iterdir()] == [remote.STOP_FILE]
+    remote.allow_all(tmp_path)
+    assert remote.fill_there(reopen, mark, plan, job).keys() >= {"read", "write"}

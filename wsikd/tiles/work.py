@@ -1,0 +1,165 @@
+"""What is done to one slide of many, as a call that a process of its own can take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.clock import StageClock
+from wsikd.core.errors import StoreError
+from wsikd.slides.annotations import read_annotation
+from wsikd.slides.manifest import open_entry
+from wsikd.tiles import tiling
+from wsikd.tiles.blocks import BlockPlan
+from wsikd.tiles.compare import compare_routes
+from wsikd.tiles.estimate import Estimate, estimate
+from wsikd.tiles.record import SlideNotes, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+    from wsikd.tiles.compare import RouteDifference
+    from wsikd.tiles.store import StoreSettings
+
+    Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """A slide to tile: ``entry`` into ``out/<name>.zarr`` with the settings.
+
+    ``label_map`` and ``key`` are as in :class:`SlideNotes`; ``scheduler`` is the address of a Dask
+    cluster that fills the blocks, default ``threads`` threads.
+    """
+
+    entry: SlideEntry
+    out: Path
+    settings: StoreSettings
+    label_map: tuple[tuple[str, str], ...] = ()
+    key: bytes | None = None
+    threads: int = 1
+    overwrite: bool = False
+    scheduler: str | None = None
+
+    @property
+    def store(self) -> Path:
+        """Where the store goes."""
+        return self.out / f"{self.entry.name}.zarr"
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """What came of a slide; ``made`` is false where its store was there already."""
+
+    patches: int
+    labelled: int
+    made: bool
+    reader: str
+    reader_note: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a chunk is worth: patches, and level-0 pixels in millions."""
+
+    patches: float
+    level0_mp: float
+
+
+def tile_job(report: Report, job: TileJob) -> Tiled:
+    """Tile one slide.
+
+    Args:
+        report: called with (chunks done, chunks in all, what a chunk is worth).
+        job: the slide and how.
+
+    Raises:
+        WsikdError: as :func:`wsikd.slides.base.open_slide` and
+            :func:`wsikd.tiles.tiling.tile_slide` have it.
+    """
+    _one_thread_each()
+    clock, start = StageClock(), time.perf_counter()
+    with clock("open"):
+        slide = open_entry(job.entry)
+    with slide:
+        notes = _notes(job, slide)
+        pace = _pace(job.settings, slide)
+        store, made = tiling.tile_slide(
+            slide,
+            job.store,
+            job.settings,
+            notes,
+            workers=job.threads,
+            overwrite=job.overwrite,
+            on_progress=lambda done, total: report(done, total, pace),
+            clock=clock,
+            cluster=_cluster(job),
+        )
+        labelled = int((store.patches.label >= 0).sum())
+        seconds = {**clock.seconds, "total": time.perf_counter() - start}
+        rounded = {stage: round(spent, 3) for stage, spent in seconds.items()}
+        info = slide.info
+    return Tiled(len(store.patches), labelled, made, info.reader, info.reader_note, rounded)
+
+
+def estimate_job(report: Report, job: TileJob) -> Estimate | None:
+    """Tell what tiling one slide will take, and write nothing.
+
+    Returns:
+        The estimate; None where its store is there already.
+
+    Raises:
+        WsikdError: as :func:`tile_job` would at once; a store of other settings among them.
+    """
+    _one_thread_each()
+    with open_entry(job.entry) as slide:
+        notes = _notes(job, slide)
+        meta = describe(slide, job.settings, notes, job.out)
+        if not job.overwrite and tiling.is_made(job.store, meta):
+            return None
+        return estimate(slide, job.store, job.settings, notes, meta, workers=job.threads)
+
+
+def compare_job(report: Report, job: TileJob) -> list[RouteDifference]:
+    """Tell how far the two routes differ on one slide; see ``compare_routes``."""
+    _one_thread_each()
+    with open_entry(job.entry) as slide:
+        return compare_routes(slide, job.settings, mask_file=job.entry.mask, workers=job.threads)
+
+
+def _notes(job: TileJob, slide: Slide) -> SlideNotes:
+    entry = job.entry
+    annotation: Any = None
+    if entry.annotation:
+        annotation = read_annotation(entry.annotation, slide, job.label_map)
+    overlay = job.out / "overlays" / f"{entry.name}.png"
+    return SlideNotes(
+        annotation, entry.label, entry.patient, entry.split, entry.mask, overlay, job.key
+    )
+
+
+def _cluster(job: TileJob) -> tiling.Cluster | None:
+    if job.scheduler is None:
+        return None
+    if not job.out.is_absolute() or not job.entry.path.is_absolute():
+        raise StoreError(job.store, "a relative path, which other machines do not know", "name it")
+    return tiling.Cluster(job.scheduler, partial(open_entry, job.entry))
+
+
+def _pace(settings: StoreSettings, slide: Slide) -> Pace:
+    side = BlockPlan("", settings, 1, 1).chunk_px[0]
+    level0 = side**2 * settings.mpps[0] ** 2 / (slide.mpp.x * slide.mpp.y)
+    return Pace((side / settings.stride_px) ** 2, level0 / 1e6)
+
+
+def _one_thread_each() -> None:
+    """Keep OpenCV to one thread in each of ours."""
+    import cv2
+
+    cv2.setNumThreads(1)
