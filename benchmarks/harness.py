@@ -174,22 +174,29 @@ def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> Timed:
 
     Args:
         contenders: name -> function that does the work and returns its amount (megapixels,
-            fields, steps): rates are compared, so contenders may do different amounts.
+            fields, steps): rates are compared, so contenders may do different amounts. What its
+            attribute ``prepare``, if it has one, does beforehand is not timed.
         rounds: how often.
     """
     for name, run in contenders.items():
         _progress(f"warm-up: {name}")
+        getattr(run, "prepare", _nothing)()
         run()
     timed: Timed = {name: [] for name in contenders}
     for number in range(rounds):
         _progress(f"round {number + 1} of {rounds}")
         names = list(contenders)
         for name in names if number % 2 == 0 else reversed(names):
+            getattr(contenders[name], "prepare", _nothing)()
             cpu, wall = _cpu_seconds(), time.perf_counter()
             work = contenders[name]()
             sample = Sample(_cpu_seconds() - cpu, time.perf_counter() - wall, work)
             timed[name].append(sample)
     return timed
+
+
+def _nothing() -> None:
+    pass
 
 
 def rate_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:

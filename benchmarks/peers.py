@@ -14,6 +14,8 @@ from imagecodecs import jpeg8_decode
 from PIL import Image
 from synthetic import MPP
 
+from wsikd.slides.tile_cache import tile_memory
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,7 +48,7 @@ class JpegTiles:
         file = os.open(self.path, os.O_RDONLY)
 
         def work(part: list[int]) -> None:
-            out = np.empty((self.side, self.side, 3), np.uint8)
+            out = tile_memory((self.side, self.side, 3))
             for i in part:
                 data = os.pread(file, self.counts[i], self.offsets[i])
                 if imagecodecs:
@@ -145,9 +147,8 @@ def naive_dask(
     chunks = ((PATCH_PX,) * shape[0], (PATCH_PX,) * shape[1], (3,))
     pixels = da.map_blocks(block, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
     target = zarr.create_array(
-        store, shape=pixels.shape, chunks=(PATCH_PX, PATCH_PX, 3), dtype="uint8",
-        compressors=None, overwrite=True,
-    )  # fmt: skip
+        store, shape=pixels.shape, chunks=(PATCH_PX, PATCH_PX, 3), dtype="uint8", compressors=None
+    )
     da.store(pixels, target, lock=False, scheduler="threads", num_workers=WORKERS)
     slide.close()
     return megapixels(rows)

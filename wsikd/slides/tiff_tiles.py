@@ -18,7 +18,7 @@ from wsikd.core.errors import RegionReadError, SlideError, one_line
 from wsikd.slides.base import printable
 from wsikd.slides.resample import shrink as shrink_into
 from wsikd.slides.tiff_levels import TileLevel, TileLevelError, tile_levels
-from wsikd.slides.tile_cache import TileCache
+from wsikd.slides.tile_cache import TileCache, tile_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +34,7 @@ CACHE_BYTES = 64 << 20
 NAME = "direct"
 _SAMPLES = 3
 _BLUR_TOLERANCE = 4.0
+_GAP_BYTES = 65_536
 
 
 def direct(slide: OpenSlideReader) -> Slide:
@@ -167,7 +168,11 @@ class DirectReader:
             out[...] = self._background
         edges = {rows[0][0], rows[-1][0]} if rows else set()
         sides = {columns[0][0], columns[-1][0]} if columns else set()
+        whole = factor > 1 and all(width == tile[0] for _, _, width, _ in columns)
         for row, y, height, top in rows:
+            if whole and height == tile[1] and len(columns) > 1:
+                first = row * own.grid[0]
+                self._read_ahead(own, first + columns[0][0], first + columns[-1][0])
             for column, x, width, left in columns:
                 target = (slice(top, top + height // factor), slice(left, left + width // factor))
                 window = (slice(y, y + height), slice(x, x + width))
@@ -192,14 +197,14 @@ class DirectReader:
         if wanted_px is not None:
 
             def decode() -> NDArray[np.uint8]:
-                fresh = np.empty(shape, np.uint8)
+                fresh = tile_memory(shape)
                 self._decode(own, level, index, reduction, fresh)
                 return fresh
 
             return self.cache.get((level, reduction, index), wanted_px, decode)
         scratch: NDArray[np.uint8] | None = getattr(self._own, "scratch", None)
         if scratch is None or scratch.shape != shape:
-            scratch = self._own.scratch = np.empty(shape, np.uint8)
+            scratch = self._own.scratch = tile_memory(shape)
         self._decode(own, level, index, reduction, scratch)
         return scratch
 
@@ -208,7 +213,7 @@ class DirectReader:
     ) -> None:
         offset, count = own.offsets[index], own.counts[index]
         try:
-            data = os.pread(self._file, count, offset)
+            data = self._ahead(offset, count) or os.pread(self._file, count, offset)
             if len(data) < count:
                 raise ValueError("the file ends within the tile")
             height, width = out.shape[:2]
@@ -226,11 +231,29 @@ class DirectReader:
             raise self._damaged(level, index, str(error)) from error
         self._clear_beyond(own, index, reduction, out)
 
+    def _read_ahead(self, own: TileLevel, first: int, last: int) -> None:
+        """Read the tiles of a row by one call, if they lie one after another in the file."""
+        offset, end = own.offsets[first], own.offsets[last] + own.counts[last]
+        spread = end - offset - sum(own.counts[first : last + 1])
+        if 0 <= spread <= _GAP_BYTES:
+            self._own.ahead = (offset, memoryview(os.pread(self._file, end - offset, offset)))
+
+    def _ahead(self, offset: int, count: int) -> memoryview | None:
+        """A tile's bytes, where this thread read them ahead."""
+        ahead: tuple[int, memoryview] | None = getattr(self._own, "ahead", None)
+        if ahead is None:
+            return None
+        start, data = ahead
+        inside = offset - start
+        return data[inside : inside + count] if 0 <= inside <= len(data) - count else None
+
     def _clear_beyond(
         self, own: TileLevel, index: int, reduction: int, out: NDArray[np.uint8]
     ) -> None:
         """What an edge tile holds beyond the level is the encoder's filling, not slide."""
         row, column = divmod(index, own.grid[0])
+        if row + 1 < own.grid[1] and column + 1 < own.grid[0]:
+            return
         width = -(-own.size[0] // reduction) - column * out.shape[1]
         height = -(-own.size[1] // reduction) - row * out.shape[0]
         if width < out.shape[1]:

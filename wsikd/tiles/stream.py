@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _RUN_PX = 1024
 _SMALL_PX = 256
+_TASK_PATCHES = 4
 
 
 def stream_patches(
@@ -82,20 +83,25 @@ def _one_by_one(
         for first in range(0, len(rows), batch_size)
     ]
     batch_size = min(batch_size, max(1, len(rows)))
-    ahead = 1 + -(-2 * workers // batch_size)
+    ahead = -(-2 * workers // batch_size)
     free = deque(np.empty((batch_size, side, side, 3), np.uint8) for _ in range(ahead + 1))
     waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[None]]]] = deque()
+    few = max(1, min(_TASK_PATCHES, batch_size // (2 * workers)))
 
-    def read(index: int, out: NDArray[np.uint8]) -> None:
-        x, y = int(columns[index]) * stride, int(rows[index]) * stride
-        canvas.read(x, y, side, side, clock, out=out)
+    def read(indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        for index, patch in zip(indices.tolist(), out, strict=True):
+            x, y = int(columns[index]) * stride, int(rows[index]) * stride
+            canvas.read(x, y, side, side, clock, out=patch)
 
     todo = iter(batches)
     try:
         while True:
             while free and (indices := next(todo, None)) is not None:
                 memory = free.popleft()
-                reads = [pool.submit(read, int(i), memory[k]) for k, i in enumerate(indices)]
+                reads = [
+                    pool.submit(read, indices[k : k + few], memory[k : k + few][: len(indices) - k])
+                    for k in range(0, len(indices), few)
+                ]
                 waiting.append((indices, memory, reads))
             if not waiting:
                 return
