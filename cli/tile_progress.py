@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from wsikd.core.process import Outcome, Task
@@ -92,11 +93,31 @@ class TileProgress:
                 *columns,
                 console=Console(stderr=True),
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=False,
             )
             self._line = self._bar.add_task(self._tally.text(), total=1.0)
-            self._bar.start()
+            self._own_stderr = sys.stderr
+            self._start()
         return self
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while the block writes to the terminal."""
+        if self._bar is None:
+            yield
+            return
+        self._stop()
+        yield
+        self._start()
+
+    def _start(self) -> None:
+        """Show the bar; what is logged goes above it, by way of rich's own standard error."""
+        self._bar.start()
+        _log_to(self._own_stderr, sys.stderr)
+
+    def _stop(self) -> None:
+        _log_to(sys.stderr, self._own_stderr)
+        self._bar.stop()
 
     def reported(self, task: Task, values: tuple[Any, ...]) -> None:
         """Take what the process of a slide has reported."""
@@ -123,7 +144,14 @@ class TileProgress:
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._stop()
+
+
+def _log_to(old: Any, new: Any) -> None:
+    """Let what is logged to one stream go to another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+            handler.setStream(new)
 
 
 def _weight(entry: SlideEntry) -> float:

@@ -106,8 +106,9 @@ def run_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path) ->
                 if outcome.error:
                     record.failed(job.entry.name, outcome.error)
                     batch.failed(job.entry, outcome.error)
-                else:
-                    record.done(job.entry.name, outcome.value)
+                    continue
+                record.done(job.entry.name, outcome.value)
+                with shown.aside():
                     batch.went_well(job.entry, _line(job, outcome.value), outcome.seconds)
         record.status = "finished"
     finally:
@@ -196,11 +197,15 @@ def _on_cluster(jobs: Sequence[TileJob], how: Running, stack: ExitStack) -> list
     if how.workers:
         from distributed import LocalCluster
 
+        # It tells every step at "info", and its own closing as a fault. What fails is raised.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         cluster = LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=how.workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # or two runs would quarrel over its usual port
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
         )
         address = stack.enter_context(cluster).scheduler_address
     if address is None:
@@ -286,7 +291,7 @@ class _Record:
             "running": asdict(how),
         }
         self._slides: dict[str, dict[str, Any]] = {
-            job.entry.name: {"status": "not reached"} for job in jobs
+            job.entry.name: {"status": "unfinished"} for job in jobs
         }
         self.status = "interrupted"
 

@@ -88,7 +88,7 @@ def test_every_help_renders(command):
 
 
 def test_the_commands_of_the_readme_are_there():
-    names = "info tile export distill infer bench demo init config doctor"
+    names = "info tile export distill evaluate tune reproduce infer bench demo init config doctor"
     assert set(main.commands) == set(names.split())
 
 
@@ -153,7 +153,7 @@ def test_one_bad_slide_among_good_ones(small, tmp_path, make):
     result = run("tile", *slides, "-o", out, *FAST)
     assert result.exit_code == 3
     assert sorted(p.name for p in out.iterdir()) == [
-        "failures.csv", "good.zarr", "overlays", "very_good.zarr",
+        "failures.csv", "good.zarr", "overlays", "runs", "very_good.zarr",
     ]  # fmt: skip
     *_, summary, last = result.output.splitlines()
     assert summary == "2 made, 0 already there, 1 failed"
@@ -175,7 +175,7 @@ def test_failures_are_forgotten_once_mended(small, tmp_path):
     assert run("tile", "-i", slide, "-o", out, *FAST).exit_code == 3
     assert (out / "failures.csv").exists()
     assert run("tile", "-i", slide, "-o", out, *FAST, "--slide-mpp", "0.5").exit_code == 0
-    assert sorted(p.name for p in out.iterdir()) == ["overlays", "s.zarr"]
+    assert sorted(p.name for p in out.iterdir()) == ["overlays", "runs", "s.zarr"]
     assert TileStore.open(out / "s.zarr").provenance["slide"]["mpp_source"] == "--slide-mpp"
 
 
@@ -192,7 +192,7 @@ def test_a_bug_is_written_down_and_the_others_are_done(small, tmp_path, monkeypa
     monkeypatch.setattr(tiling, "tile_slide", buggy)
     for name in ("a", "b"):
         shutil.copy(small, tmp_path / f"{name}.svs")
-    result = run("tile", "-i", tmp_path / "?.svs", "-o", tmp_path / "out", *FAST)
+    result = run("tile", "-i", tmp_path / "?.svs", "-o", tmp_path / "out", "--jobs", "0", *FAST)
     assert result.exit_code == 3
     assert "unforeseen ZeroDivisionError: what" in result.output
     assert (tmp_path / "out" / "b.zarr").exists()
@@ -374,7 +374,7 @@ def test_names_that_are_no_utf8_stop_nobody(small, tmp_path):
     assert "\\xe4: " in told
     assert "SlideError: \\xff.svs: not a slide" in told
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["\\xe4.zarr", "failures.csv", "good.zarr", "overlays"]
+    assert names == ["\\xe4.zarr", "failures.csv", "good.zarr", "overlays", "runs"]
     assert (out / "failures.csv").read_text(encoding="utf-8").splitlines()[1].startswith("\\xff,")
 
 
@@ -488,7 +488,8 @@ def test_patients_are_hidden_by_one_key_per_output(small, tmp_path):
     (tmp_path / "m.csv").write_text("slide,patient\na.svs,4711\nb.svs,4711\n")
     out = tmp_path / "out"
     assert run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST).exit_code == 0
-    assert sorted(p.name for p in out.iterdir()) == [".wsikd-key", "a.zarr", "b.zarr", "overlays"]
+    names = sorted(p.name for p in out.iterdir())
+    assert names == [".wsikd-key", "a.zarr", "b.zarr", "overlays", "runs"]
     stores = [TileStore.open(out / f"{name}.zarr") for name in ("a", "b")]
     assert stores[0].patient == stores[1].patient
     again = run("tile", "-i", tmp_path / "m.csv", "-o", out, *FAST)

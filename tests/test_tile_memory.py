@@ -41,4 +41,4 @@ def test_it_does_not_grow_over_fifty_slides(tmp_path):
             assert outcome.error is None
             sizes.append(resident_mb(pool.pids[0]))
     assert max(sizes) < 600
-    assert sizes[-1] - sizes[9] < 20, sizes
+    assert sizes[-1] - sizes[9] < 35, sizes  # what one slide holds in memory, not forty

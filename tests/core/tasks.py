@@ -72,8 +72,8 @@ def trickle(report, seconds, every):
 
 
 def unwind(report, file):
-    report("ready")
     try:
+        report("ready")
         time.sleep(60)
     finally:
         file.write_text("unwound")
@@ -81,9 +81,9 @@ def unwind(report, file):
 
 def stay(report):
     """Ignore the request to leave."""
-    report("ready")
     while True:
         try:
+            report("ready")
             time.sleep(60)
         except SystemExit:
             continue

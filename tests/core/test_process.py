@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +18,8 @@ from wsikd.core.process import Task, WorkerPool, run_here
 def alive(pid):
     """Whether a process runs; one that ended and waits to be fetched does not."""
     try:
-        with open(f"/proc/{pid}/stat") as stream:  # noqa: PTH123
-            return stream.read().rpartition(")")[2].split()[0] not in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1  # noqa: PTH208
     except OSError:
         return False
 
@@ -64,7 +65,7 @@ def test_its_environment_is_the_commands(shared):
 
 @pytest.mark.parametrize("where", ["process", "here"])
 def test_errors_come_as_they_were_raised(shared, where, caplog):
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "wsikd")
     work = [Task("s", f) for f in (tasks.refuse, tasks.refuse_store, tasks.bug)]
     with WorkerPool() as pool:  # a fresh one, which takes over the level of the log
         found = list(pool.run(work) if where == "process" else run_here(work))

@@ -226,3 +226,8 @@ def test_a_block_is_refused_where_store_or_slide_are_others(slide, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [remote.STOP_FILE]
     remote.allow_all(tmp_path)
     assert remote.fill_there(reopen, mark, plan, job).keys() >= {"read", "write"}
+    assert remote.fill_there(reopen, mark, plan, job) == {}  # as where its first worker has died
+    shard = tmp_path / "0" / "c" / "0" / "0" / "0"
+    shard.with_name("1.77-1.partial").write_bytes(b"torn")
+    remote.clear_leftovers(tmp_path)
+    assert list(shard.parent.iterdir()) == [shard]

@@ -150,7 +150,7 @@ class WorkerPool:
             task = next(todo, None)
             if task is None:
                 return
-            if worker and (worker.done >= self._recycle or not worker.process.is_alive()):
+            if worker and (worker.done >= self._recycle or worker.gone()):
                 worker.dismiss()
                 worker.process.join(GRACE_S)
                 worker.kill()
@@ -183,6 +183,10 @@ class _Worker:
         self.done = 0
         self._start = 0.0
         self._mark = _Mark()
+
+    def gone(self) -> bool:
+        """Whether an idle process has died: it has nothing to say but that its end is closed."""
+        return self.link.closed or self.link.poll() or not self.process.is_alive()
 
     def begin(self, task: Task) -> None:
         self.task, self._start = task, time.monotonic()

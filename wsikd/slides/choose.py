@@ -9,7 +9,7 @@ from wsikd.core.errors import MissingMppError, SlideError
 from wsikd.core.tables import resolve
 from wsikd.slides.base import printable
 from wsikd.slides.foreign import ForeignReader
-from wsikd.slides.foreign_facts import has_hidden_levels
+from wsikd.slides.foreign_facts import has_hidden_levels, is_aperio
 from wsikd.slides.kinds import kind_of
 from wsikd.slides.openslide import UNKNOWN, OpenSlideReader
 
@@ -44,8 +44,8 @@ def auto(path: Path, **options: Any) -> Slide:
         raise
     except SlideError as error:
         left = any(fault in error.fault for fault in _LEFT_TO_OTHERS)
-        if not left or kind_of(path) is None:
-            raise
+        if not left or kind_of(path) is None or (error.fault == UNKNOWN and is_aperio(path)):
+            raise  # an Aperio slide that OpenSlide does not know is a damaged one
         note = error.fault if error.fault != UNKNOWN else "OpenSlide does not know its kind"
         return ForeignReader(path, note=note, **options)
     if slide.info.vendor == "generic-tiff" and has_hidden_levels(path):

@@ -81,6 +81,15 @@ def has_hidden_levels(path: Path) -> bool:
         return False
 
 
+def is_aperio(path: Path) -> bool:
+    """Whether a TIFF says that it is an Aperio slide."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.is_svs)
+    except Exception:  # noqa: BLE001 - whoever opens the file finds its faults
+        return False
+
+
 def _tiff(path: Path) -> Facts:
     with tifffile.TiffFile(path) as tiff:
         if not tiff.series:

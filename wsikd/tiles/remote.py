@@ -36,7 +36,8 @@ def fill_there(
         job: the block.
 
     Returns:
-        Seconds by stage; none where the client has given the store up meanwhile.
+        Seconds by stage; none where the client has given the store up meanwhile, or where a worker
+        that has died since had written the block.
 
     Raises:
         SlideError: the worker does not see the slide, or sees another one.
@@ -51,6 +52,8 @@ def fill_there(
         return {}
     if not folder.is_dir():
         raise OutputError(folder, f"the Dask worker on {_host()} does not see it", _SHARED)
+    if plan.done(job):
+        return {}
     cv2.setNumThreads(1)
     with _open_slides.lease(reopen, fingerprint) as slide:
         if slide.info.fingerprint != fingerprint:
@@ -68,6 +71,12 @@ def stop_all(folder: Path) -> None:
 def allow_all(folder: Path) -> None:
     """Take back what an interrupted run told its blocks. Raises OSError."""
     (folder / STOP_FILE).unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what workers were writing when they died. Raises OSError."""
+    for leftover in folder.rglob("*.partial"):
+        leftover.unlink(missing_ok=True)
 
 
 class _OpenSlides:

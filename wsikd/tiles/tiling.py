@@ -30,7 +30,7 @@ from wsikd.core.lock import locked
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import SlideNotes, describe, flat
-from wsikd.tiles.remote import allow_all, fill_there, stop_all
+from wsikd.tiles.remote import allow_all, clear_leftovers, fill_there, stop_all
 from wsikd.tiles.store import TileStore, differences, read_meta
 
 if TYPE_CHECKING:
@@ -204,6 +204,10 @@ def _on_cluster(cluster: Cluster, build: StoreBuild, jobs: Sequence[Job], count:
         try:
             for future in done:
                 count.add(found[future], future.result())
+                # Who holds on to a result has it made again when its worker dies.
+                del found[future]
+                future.release()
+            clear_leftovers(build.part)
         except KilledWorker as error:
             fault = f"its pixels killed the Dask workers that read them ({error})"
             remedy = "look into the workers' logs; give them more memory, or leave the slide out"
