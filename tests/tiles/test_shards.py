@@ -10,9 +10,19 @@ from hypothesis import strategies as st
 from zarr.codecs import TransposeCodec
 
 from wsikd.core.errors import StoreError
-from wsikd.tiles.shards import RawShards, write_file, write_shard
+from wsikd.tiles.shards import RawShards, ShardFile, write_file
 
 CHUNK, PER, ROWS, COLUMNS = 16, 3, 100, 150
+
+
+def write_shard(file, per_side, chunks):
+    shard = ShardFile(file, per_side)
+    for place, data in chunks.items():
+        shard.add(place, data)
+    assert not file.exists()
+    shard.finish()
+    shard.discard()
+    assert [p for p in file.parent.iterdir() if p.suffix == ".partial"] == []
 
 
 @pytest.fixture(scope="module")
@@ -99,4 +109,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="No space"):
         write_file(tmp_path / "a" / "f", b"x")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_shard_that_is_given_up_leaves_nothing(tmp_path):
+    shard = ShardFile(tmp_path / "a" / "f", PER)
+    shard.add((0, 0), b"x" * 100)
+    shard.discard()
     assert list((tmp_path / "a").iterdir()) == []

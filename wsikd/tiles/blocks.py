@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,11 @@ from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
 from wsikd.tiles.grid import TileGrid, patch_sizes
 from wsikd.tiles.layout import chunk_path, encode
-from wsikd.tiles.shards import write_file, write_shard
-from wsikd.tiles.store import FILL
+from wsikd.tiles.shards import ShardFile, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
@@ -103,11 +105,11 @@ class BlockPlan:
     def done(self, job: Job) -> bool:
         """Whether a block is on disk: its finest pixels are written last."""
         (row, column), needed = job
-        return all(file.exists() for file in self.files(row, column, needed))
+        return all(file.exists() for file in self._files(row, column, needed))
 
-    def files(self, row: int, column: int, needed: NDArray[np.bool_], index: int = 0) -> list[Path]:
-        """Files of a block in array ``index``."""
-        version, per = self.settings.ome_version, self.per_side
+    def _files(self, row: int, column: int, needed: NDArray[np.bool_]) -> list[Path]:
+        """Files of a block's finest pixels."""
+        index, version, per = 0, self.settings.ome_version, self.per_side
         if version != "0.4":
             return [chunk_path(Path(self.folder), index, row, column, version)]
         return [
@@ -138,71 +140,77 @@ def fill_block(slide: Slide, plan: BlockPlan, job: Job) -> dict[str, float]:
         OSError: the disk does not take it.
     """
     (row, column), needed = job
-    writer = _Writer(slide, plan, int(needed.sum()))
-    for y, x in np.argwhere(needed).tolist():
-        writer.add(row * plan.per_side + y, column * plan.per_side + x)
-    writer.write(row, column, needed)
-    return writer.clock.seconds
+    clock = StageClock()
+    with _writer(plan, row, column) as write:
+        maker = _Chunks(slide, plan, clock)
+        for y, x in np.argwhere(needed).tolist():
+            made = maker.make(row * plan.per_side + y, column * plan.per_side + x)
+            with clock("write"):
+                # The finest is written last: in OME-Zarr 0.4 its file is the mark of the chunk.
+                for index in reversed(range(len(made))):
+                    write(index, (y, x), made[index])
+    return clock.seconds
 
 
-class _Writer:
-    """The chunks of one block, until they are written."""
+@contextmanager
+def _writer(
+    plan: BlockPlan, row: int, column: int
+) -> Iterator[Callable[[int, tuple[int, int], Bytes], None]]:
+    """What takes (array, place in the block, bytes) of each chunk of a block.
 
-    def __init__(self, slide: Slide, plan: BlockPlan, count: int) -> None:
+    Shards appear when all is written, the finest last: its file is the mark that the block is done
+    at every size.
+    """
+    folder, version, per = Path(plan.folder), plan.settings.ome_version, plan.per_side
+    if version == "0.4":
+        yield lambda index, place, data: write_file(
+            chunk_path(folder, index, row * per + place[0], column * per + place[1], version), data
+        )
+        return
+    shards: list[ShardFile] = []
+    try:
+        files = [chunk_path(folder, i, row, column, version) for i in range(len(plan.sizes))]
+        shards += (ShardFile(file, per) for file in files)
+        yield lambda index, place, data: shards[index].add(place, data)
+        for shard in reversed(shards):
+            shard.finish()
+    finally:
+        for shard in shards:
+            shard.discard()
+
+
+class _Chunks:
+    """Makes the chunks of a block, encoded; raw ones are good until the next is made."""
+
+    def __init__(self, slide: Slide, plan: BlockPlan, clock: StageClock) -> None:
         settings = plan.settings
         sources = settings.mpps if settings.route == PYRAMID else settings.mpps[:1]
-        self.plan = plan
+        self.sides, self.clock = plan.chunk_px, clock
         self.canvases = [Canvas.plan(slide, mpp) for mpp in sources]
         self.encode = encode(settings)
-        self.memory = [
-            _scratch(index, count, side, keep=settings.codec == "none")
-            for index, side in enumerate(plan.chunk_px)
-        ]
-        self.chunks: list[dict[tuple[int, int], Bytes]] = [{} for _ in plan.chunk_px]
-        self.clock = StageClock()
-        self.number = 0
+        self.pixels = [_scratch(index, side) for index, side in enumerate(self.sides)]
 
-    def add(self, row: int, column: int) -> None:
-        """Read one chunk and derive it at the other resolutions."""
-        per, sides = self.plan.per_side, self.plan.chunk_px
-        pixels = [memory[self.number % len(memory)] for memory in self.memory]
-        self.number += 1
-        for index, (side, out) in enumerate(zip(sides, pixels, strict=True)):
+    def make(self, row: int, column: int) -> list[Bytes]:
+        """Read one chunk and derive it at the other resolutions: bytes, finest first."""
+        finest = self.pixels[0]
+        for index, (side, out) in enumerate(zip(self.sides, self.pixels, strict=True)):
             if index < len(self.canvases):
-                self.canvases[index].read(
-                    column * side, row * side, side, side, self.clock, out=out
-                )
+                canvas = self.canvases[index]
+                canvas.read(column * side, row * side, side, side, self.clock, out=out)
             else:
-                ratio = sides[0] / side
+                ratio = self.sides[0] / side
                 with self.clock("resize"):
-                    area_resample(pixels[0], (0.0, 0.0), (ratio, ratio), (side, side), out)
-            with self.clock("encode"):
-                self.chunks[index][row % per, column % per] = self.encode(out)
-
-    def write(self, row: int, column: int, needed: NDArray[np.bool_]) -> None:
-        """Write the finest last: its file is the mark that the block is done at every size."""
-        plan = self.plan
-        with self.clock("write"):
-            for index in reversed(range(len(plan.chunk_px))):
-                files = plan.files(row, column, needed, index)
-                if plan.settings.ome_version != "0.4":
-                    write_shard(files[0], plan.per_side, self.chunks[index])
-                    continue
-                for file, data in zip(files, self.chunks[index].values(), strict=True):
-                    write_file(file, data)
+                    area_resample(finest, (0.0, 0.0), (ratio, ratio), (side, side), out)
+        with self.clock("encode"):
+            return [self.encode(out) for out in self.pixels]
 
 
 _own = threading.local()
 
 
-def _scratch(index: int, count: int, side: int, *, keep: bool) -> NDArray[np.uint8]:
-    """This thread's memory for chunks, uint8 (chunks, side, side, 3).
-
-    Raw chunks are views of it until they are written, so each needs a place (``keep``).
-    """
-    shape = (count if keep else 1, side, side, 3)
-    store: dict[int, NDArray[np.uint8]] = _own.__dict__.setdefault("store", {})
-    need = int(np.prod(shape))
-    if index not in store or store[index].size < need:
-        store[index] = np.full(need, FILL, np.uint8)
-    return store[index][:need].reshape(shape)
+def _scratch(index: int, side: int) -> NDArray[np.uint8]:
+    """This thread's memory for a chunk of array ``index``, uint8 (side, side, 3)."""
+    kept: dict[int, NDArray[np.uint8]] = _own.__dict__.setdefault("kept", {})
+    if index not in kept or kept[index].shape[0] != side:
+        kept[index] = np.empty((side, side, 3), np.uint8)
+    return kept[index]

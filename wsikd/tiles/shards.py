@@ -17,7 +17,7 @@ import numpy as np
 from wsikd.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from io import FileIO
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,41 +28,69 @@ ABSENT = 2**64 - 1
 _OPEN_FILES = 64
 
 
-def write_shard(file: Path, per_side: int, chunks: Mapping[tuple[int, int], Bytes]) -> None:
-    """Write a shard beside ``file`` and put it in place.
+class ShardFile:
+    """A shard being written beside its place, chunk by chunk, under a name of this thread's own.
 
-    Args:
-        file: where it belongs.
-        per_side: chunks on a side of the shard.
-        chunks: encoded bytes by (row, column) within the shard.
-
-    Raises:
-        OSError: the disk does not take it.
+    Each chunk goes to the disk while it is still in the processor's cache. ``finish`` puts the
+    shard in its place, ``discard`` removes what was written of it.
     """
-    index = np.full((per_side, per_side, 2), ABSENT, "<u8")
-    at = 0
-    for place, data in sorted(chunks.items()):
-        size = memoryview(data).nbytes
-        index[place] = (at, size)
-        at += size
-    table = index.tobytes()
-    write_file(file, *(data for _, data in sorted(chunks.items())), table, _crc(table))
+
+    def __init__(self, file: Path, per_side: int) -> None:
+        """Begin the shard that belongs at ``file``, with ``per_side`` chunks on a side.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        self.file, self._aside = file, _aside(file)
+        self._index = np.full((per_side, per_side, 2), ABSENT, "<u8")
+        self._at = 0
+        self._aside.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._aside.open("wb", buffering=0)
+
+    def add(self, place: tuple[int, int], data: Bytes) -> None:
+        """Append a chunk's encoded bytes; ``place`` is (row, column) within the shard."""
+        self._index[place] = (self._at, self._write(data))
+        self._at = int(self._index[place].sum())
+
+    def finish(self) -> None:
+        """Write the index and put the shard in its place."""
+        table = self._index.tobytes()
+        self._write(table + _crc(table))
+        self._stream.close()
+        self._aside.replace(self.file)
+
+    def discard(self) -> None:
+        """Leave nothing of it; after ``finish`` there is nothing to leave."""
+        self._stream.close()
+        self._aside.unlink(missing_ok=True)
+
+    def _write(self, data: Bytes) -> int:
+        return _write_all(self._stream, data)
 
 
-def write_file(file: Path, *pieces: Bytes) -> None:
-    """Write a file aside, under a name of this thread's own, and put it in place."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+def write_file(file: Path, data: Bytes) -> None:
+    """Write a file beside its place and put it there; raises OSError."""
+    aside = _aside(file)
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb", buffering=0) as stream:
-            for piece in pieces:
-                view = memoryview(piece).cast("B")
-                while len(view):
-                    view = view[stream.write(view) :]
+            _write_all(stream, data)
         aside.replace(file)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _aside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+
+
+def _write_all(stream: FileIO, data: Bytes) -> int:
+    view = memoryview(data).cast("B")
+    size = len(view)
+    while len(view):
+        view = view[stream.write(view) :]
+    return size
 
 
 class RawShards:
