@@ -16,11 +16,14 @@ from .config import config
 from .demo import demo
 from .distill import distill
 from .doctor import doctor
+from .evaluate import evaluate
 from .export import export
 from .infer import infer
 from .info import info
 from .init import init
+from .reproduce import reproduce
 from .tile import tile
+from .tune import tune
 
 
 class _Wsikd(click.Group):
@@ -57,5 +60,6 @@ def main(log_level: str) -> None:
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
 
 
-for command in (info, tile, export, distill, infer, bench, demo, init, config, doctor):
+COMMANDS = (info, tile, export, distill, evaluate, tune, reproduce, infer, bench, demo)
+for command in (*COMMANDS, init, config, doctor):
     main.add_command(command)

@@ -181,3 +181,118 @@ def test_downsample_is_an_area_average_of_bytes():
     assert low.shape == (2, 3, 2, 3)
     assert np.allclose(low, expected, atol=1e-4)
     assert torch.equal(losses.downsample(patches, 1), patches.float())
+
+
+def slow_softmax(maps):
+    hot = np.exp((maps - maps.max((2, 3), keepdims=True)) / 0.01)
+    return hot / hot.sum((2, 3), keepdims=True)
+
+
+def slow_minmax(maps):
+    return np.stack([(m - m.min()) / (m.max() - m.min() + 1e-8) for m in maps])
+
+
+def slow_general_distance(own, taught, distance):
+    total = 0.0
+    for s, t in zip(own, taught, strict=True):
+        if distance == "l2":
+            total += np.sqrt(np.mean((s - t) ** 2))
+        elif distance == "kl":
+            p, q = ((m + 1e-4) / (m + 1e-4).sum() for m in (t, s))
+            total += sum(a * np.log(a / b) for a, b in zip(p.flat, q.flat, strict=True))
+        else:
+            t, s = (1e-4 + (1 - 2e-4) * m for m in (t, s))
+            cross, entropy = (-np.mean(t * np.log(m) + (1 - t) * np.log(1 - m)) for m in (s, t))
+            total += cross - entropy
+    return total / len(own)
+
+
+@pytest.mark.parametrize("normalise", losses.NORMALISATIONS)
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+def test_every_distance_follows_its_equation(normalise, distance):
+    student, teacher = (t.abs() / 20 for t in tensors((3, 4, 2, 5), (3, 4, 2, 5), seed=7))
+    scale = slow_minmax if normalise == "minmax" else slow_softmax
+    expected = slow_general_distance(scale(student.numpy()), scale(teacher.numpy()), distance)
+    found = losses.attention_distance(student, teacher, normalise=normalise, distance=distance)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert found.item() > 1e-3
+
+
+@pytest.mark.parametrize("normalise", losses.NORMALISATIONS)
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+@pytest.mark.parametrize("case", ["equal", "constant", "zero"])
+def test_every_distance_is_finite_where_it_might_not_be(normalise, distance, case):
+    student, teacher = (t.float() for t in tensors((2, 3, 4, 4), (2, 3, 4, 4)))
+    student = {"equal": teacher.clone(), "constant": torch.full_like(teacher, 0.3)}.get(
+        case, torch.zeros_like(student)
+    )
+    student.requires_grad_()
+    value = losses.attention_distance(student, teacher, normalise=normalise, distance=distance)
+    value.backward()
+    assert torch.isfinite(student.grad).all()
+    assert value.item() == pytest.approx(0, abs=1e-6) if case == "equal" else value.item() > 0
+
+
+def test_softmax_keeps_its_class_axis():
+    (maps,) = tensors((2, 3, 4, 5))
+    shares = losses.normalise_softmax(maps)
+    assert shares.shape == maps.shape
+    assert torch.allclose(shares.sum((2, 3)), torch.ones(2, 3, dtype=torch.float64))
+
+
+def test_unknown_distances_are_refused():
+    maps = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="minmax"):
+        losses.attention_distance(maps, maps, normalise="max")
+    with pytest.raises(ValueError, match="bce"):
+        losses.attention_distance(maps, maps, distance="l1")
+    with pytest.raises(ValueError, match="mean_square"):
+        losses.activation_distance(maps, maps, form="l1")
+
+
+@pytest.mark.parametrize("power", [2.0, 1.0, 4.0])
+def test_activation_attention_follows_its_equation(power):
+    student, teacher = tensors((3, 4, 2, 5), (3, 6, 2, 5), seed=5)
+    rows = []
+    for feature in (student.numpy(), teacher.numpy()):
+        energy = np.stack([sum(abs(f) ** power for f in m).ravel() for m in feature])
+        rows.append(np.stack([q / np.sqrt((q * q).sum()) for q in energy]))
+    found = losses.activation_attention(student, power)
+    assert np.allclose(found, rows[0], atol=1e-7)
+    difference = rows[0] - rows[1]
+    square = losses.activation_distance(student, teacher, power=power)
+    assert square.item() == pytest.approx(np.mean(difference**2), rel=1e-6)
+    length = losses.activation_distance(student, teacher, form="l2", power=power)
+    expected = np.mean([np.linalg.norm(d) for d in difference]) / 2
+    assert length.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["mean_square", "l2"])
+@pytest.mark.parametrize("power", [1.0, 2.0])
+@pytest.mark.parametrize("case", ["equal", "zero", "both zero"])
+def test_activation_distance_is_finite_at_zero(form, power, case):
+    (teacher,) = (t.float() for t in tensors((2, 3, 4, 4)))
+    teacher = torch.zeros_like(teacher) if case == "both zero" else teacher
+    student = (teacher.clone() if case == "equal" else torch.zeros_like(teacher)).requires_grad_()
+    value = losses.activation_distance(student, teacher, form=form, power=power)
+    value.backward()
+    assert torch.isfinite(student.grad).all()
+    assert (value.item() > 1e-3) == (case == "zero")
+
+
+def test_softmax_regression_follows_its_equation():
+    feature, weight, bias, target = tensors((3, 5, 2, 4), (4, 5), (4,), (3, 4, 2, 4), seed=6)
+    scores = np.zeros(target.shape)
+    for b, c, i, j in np.ndindex(*target.shape):
+        scores[b, c, i, j] = float(weight[c] @ feature[b, :, i, j] + bias[c])
+    found = losses.classify(feature, weight, bias)
+    assert np.allclose(found, scores)
+    pooled = losses.classify(feature.mean((2, 3)), weight, bias)
+    assert np.allclose(pooled, scores.mean((2, 3)))
+    loss = losses.softmax_regression(found, target)
+    assert loss.item() == pytest.approx(np.sqrt(np.mean((scores - target.numpy()) ** 2)))
+
+
+def test_one_process_changes_nothing():
+    value = torch.tensor(2.0, requires_grad=True)
+    assert losses.over_processes(value) is value

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
 from wsikd.learn.settings import Split
-from wsikd.learn.splits import assign, epoch_order
+from wsikd.learn.splits import assign, deal_folds, epoch_order
 
 
 def deal(slides, per_slide, seed=0):
@@ -88,6 +88,26 @@ def test_one_slide_cannot_belong_to_two_patients_in_two_splits():
     label, slide = np.array([0, 1]), ["s", "s"]
     with pytest.raises(DataError, match="slide s: is in both"):
         assign(label, slide, ["p", "q"], ["train", "val"], Split())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 24), st.integers(1, 9), st.integers(0, 9))
+def test_folds_keep_slides_whole_and_are_never_empty(folds, more, per_slide, seed):
+    label, slide = deal(folds + more, per_slide, seed)
+    fold = deal_folds(label, slide, folds, seed)
+    assert all(len(s) == 1 for s in where(fold.astype(str), slide).values())
+    assert set(fold) == set(range(folds))
+
+
+def test_folds_share_classes_out_where_slides_have_one_each():
+    label = np.repeat([0, 1, 2], [300, 150, 60])
+    slide = [f"s{i // 10}" for i in range(len(label))]
+    fold = deal_folds(label, slide, 3, 0)
+    for c in range(3):
+        assert np.bincount(fold[label == c], minlength=3).tolist() == [(label == c).sum() / 3] * 3
+    nothing = [None] * len(label)
+    parts = [assign(label, slide, nothing, nothing, Split(folds=3, fold=f)) for f in range(3)]
+    assert (np.sum([part == "test" for part in parts], 0) == 1).all()
 
 
 @settings(max_examples=50, deadline=None)

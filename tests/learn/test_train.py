@@ -171,6 +171,23 @@ def test_killed_and_resumed_equals_unbroken(
     assert load_bundle(tmp_path / "run").sha256 == load_bundle(whole).sha256
 
 
+def test_projections_are_resumed_with_the_student(stripes, teacher, tmp_path, monkeypatch):
+    settings = config(
+        stripes, "at_plus", teacher,
+        network={"width": 0.5}, taps={"project": True},
+        weights={"fm": 1.0, "at_plus": 0.0, "sr_spatial": 0.1, "kd": 1.0},
+    )  # fmt: skip
+    distill(settings, tmp_path / "whole", seed=1, device="cpu")
+    assert set(rows(tmp_path / "whole")[0]["raw"]) == {"ce", "fm", "kd", "sr_spatial"}
+    with monkeypatch.context() as patch:
+        kill_in_step(patch)
+        with pytest.raises(Killed):
+            distill(settings, tmp_path / "run", seed=1, device="cpu")
+    distill(settings, tmp_path / "run", seed=1, device="cpu", resume=True)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert "helpers" not in "".join(load_bundle(tmp_path / "run").weights)
+
+
 def test_resume_refuses_another_run(stripes, tmp_path, patches_on_disk):
     run, settings = tmp_path / "run", config(stripes, optim={"epochs": 1})
     distill(settings, run, device="cpu")
@@ -238,16 +255,16 @@ def test_the_test_split_is_never_decoded(tmp_path, patches_on_disk, monkeypatch)
 
 
 def test_a_term_that_is_not_finite_is_named(stripes, teacher, tmp_path, monkeypatch):
-    from wsikd.learn.methods import at_plus
+    from wsikd.learn import losses
 
-    matching, calls = at_plus.feature_matching, []
+    matching, calls = losses.feature_matching, []
 
     def breaking(student, target):
         calls.append(1)
         value = matching(student, target)
         return value * math.nan if len(calls) > 5 else value  # three steps an epoch
 
-    monkeypatch.setattr(at_plus, "feature_matching", breaking)
+    monkeypatch.setattr(losses, "feature_matching", breaking)
     with pytest.raises(NonFiniteLossError, match="loss term 'fm': is nan in epoch 2, step 3"):
         distill(config(stripes, "at_plus", teacher), tmp_path / "run", device="cpu")
     state = train.load_checkpoint(tmp_path / "run/checkpoints/last.ckpt", torch.device("cpu"))
@@ -275,6 +292,8 @@ def test_teachers_that_do_not_fit_are_refused(stripes, teacher, tmp_path):
         run(config(stripes, "at_plus", teacher, data={"student_mpp": 3.0}))
     with pytest.raises(ConfigError, match=r"the teacher is vgg_small of width 0\.25"):
         run(config(stripes, "at_plus", teacher, network={"width": 0.5, "init": "teacher"}))
+    with pytest.raises(ConfigError, match=r"leaves 4 px of a patch.*network\.drop_pools"):
+        run(config(stripes, "at_plus", teacher, data={"student_mpp": 8.0}))
     assert not (tmp_path / "run").exists()
 
 
@@ -305,6 +324,26 @@ def test_best_is_strictly_better_or_cheaper_at_a_tie():
     assert not best.beaten_by(0.5, 1.0)
     assert not best.beaten_by(0.49, 0.1)
     assert Best().beaten_by(-1.0, 5.0)
+    assert Best().beaten_by(-1.0, 5.0, 0.01)
+    assert best.beaten_by(0.511, 2.0, 0.01)
+    assert not best.beaten_by(0.51, 0.1, 0.01)
+
+
+def test_adam_takes_the_step_of_its_paper(stripes, tmp_path):
+    """The first step of Adam moves every weight by the rate, against its gradient's sign."""
+    settings = config(
+        stripes,
+        optim={"name": "adam", "epochs": 1, "epoch_patches": 16, "lr": 1e-3, "warmup_epochs": 0,
+               "schedule": "constant", "weight_decay": 0},
+    )  # fmt: skip
+    patches = load_patches(settings.data, settings.split)
+    torch.manual_seed(0)
+    before = build_student(settings, patches, None).state_dict()["head.weight"].clone()
+    distill(settings, tmp_path / "run", seed=0, device="cpu", patches=patches)
+    after = load_bundle(tmp_path / "run").weights["head.weight"]
+    moved = (after - before).abs()
+    assert moved.max() <= 1e-3 * (1 + 1e-3)
+    assert moved.median() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

@@ -16,7 +16,7 @@ from wsikd.core.classes import ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
 from wsikd.learn.sources import StoreSource, open_sources
-from wsikd.learn.splits import assign, check_leaks
+from wsikd.learn.splits import assign, check_leaks, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +44,7 @@ class PatchSet:
         field_mm2: area of a patch in mm2, where patches tile their slide without overlap.
         tissue: float64 (N,), share of each patch that is tissue; 1 where it is not known.
         digests: identity of every source, sorted; no names, since they go into the card.
+        group: what is resampled together: each patch's patient where known, else its slide.
     """
 
     label: NDArray[np.int64]
@@ -58,6 +59,8 @@ class PatchSet:
     _readers: list[tuple[Source, int]] = field(repr=False)
     _cache: dict[int, int] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
+    group: list[str] = field(default_factory=list, repr=False)
+    _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -70,19 +73,52 @@ class PatchSet:
         """One patch, centre-cropped to ``patch_px``: uint8 (3, side, side). Raises DataError."""
         source, row = self._readers[index]
         image = source.read(row)
-        side, (height, width) = self.patch_px, image.shape[:2]
-        if min(height, width) < side:
+        height, width = image.shape[:2]
+        if min(height, width) < self.patch_px:
             raise DataError(
                 source.path,
-                f"a patch is {width} x {height} px, smaller than {side}",
+                f"a patch is {width} x {height} px, smaller than {self.patch_px}",
                 f"set data.patch_px to at most {min(height, width)}",
             )
-        top, left = (height - side) // 2, (width - side) // 2
-        crop = image[top : top + side, left : left + side].transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(crop))
+        return _centre(image, self.patch_px)
+
+    def check_low(self, mpp: float) -> None:
+        """Raises DataError where a source holds no pixels of the slide's own level at ``mpp``."""
+        for source in {id(s): s for s, _ in self._readers}.values():
+            if not isinstance(source, StoreSource):
+                raise DataError(
+                    source.path, "is no tile store, so it has one resolution",
+                    "set data.low_source=area",
+                )  # fmt: skip
+            source.check_low(mpp)
+
+    def low_images(self, indices: Sequence[int] | NDArray[np.int64], mpp: float) -> Tensor:
+        """The same fields as the slide's own level shows them, kept in memory once read.
+
+        Args:
+            indices: of the patches.
+            mpp: um per pixel, coarser than ``self.mpp``; see :meth:`check_low`.
+
+        Returns:
+            uint8 (B, 3, side, side), the side that many times smaller.
+        """
+        side = round(self.patch_px * self.mpp / mpp)
+        found = []
+        for index in map(int, indices):
+            image = self._low.get((index, mpp))
+            if image is None:
+                source, row = self._readers[index]
+                assert isinstance(source, StoreSource)
+                image = _centre(source.read_low(row, mpp), side)
+                if self._images is not None:
+                    self._low[index, mpp] = image
+            found.append(image)
+        return torch.stack(found)
 
     def keep(self, indices: NDArray[np.int64], limit_gb: float, threads: int) -> bool:
         """Decode these patches into memory unless they need more than ``limit_gb`` (1e9 bytes)."""
+        if all(int(i) in self._cache for i in indices):
+            return True
         size = len(indices) * 3 * self.patch_px**2
         if size > limit_gb * 1e9:
             logger.info("%.1f GB of patches stay on disk (data.cache_gb)", size / 1e9)
@@ -131,8 +167,21 @@ class PatchSet:
                 yield images, part
 
 
-def load_patches(data: Data, split: Split) -> PatchSet:
+def _centre(image: NDArray[np.uint8], side: int) -> Tensor:
+    """The middle of an image: uint8 (height, width, 3) -> (3, side, side)."""
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    crop = image[top : top + side, left : left + side].transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(crop))
+
+
+def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> PatchSet:
     """List the patches of a run and divide them; nothing is decoded yet but one.
+
+    Args:
+        data: where they are.
+        split: how they are divided.
+        undivided: name that all patches get where the data bring no split, instead of drawing one;
+            no split is then required to have patches.
 
     Raises:
         DataError: no labelled patches, sources that disagree, unknown classes, a leak.
@@ -161,13 +210,18 @@ def load_patches(data: Data, split: Split) -> PatchSet:
             sources[0].path, "holds no labelled patches", "tile with annotations, or label them"
         )
     labels = np.asarray(label, np.int64)
-    names = assign(labels, slide, patient, given, split)
+    names = (
+        assign(labels, slide, patient, given, split)
+        if undivided is None
+        else np.array([g or undivided for g in given], dtype="U5")
+    )
     patch_px = data.patch_px or _side(readers[0])
     areas = {s.field_mm2 for s in sources}
     patches = PatchSet(
         labels, slide, names, classes, data.mpp, patch_px,
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
         np.asarray(tissue, np.float64), sorted(s.digest for s in sources), readers,
+        group=groups_of(slide, patient, "auto"),
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     _report(patches)

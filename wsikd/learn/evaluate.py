@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from wsikd.models.bundle import StudentBundle
 
 __all__ = [
-    "balanced_accuracy", "choose_min_fields", "colour_baseline", "confusion", "evaluate_bundle",
-    "f1_per_class", "mean_colours", "predict", "quadratic_kappa", "summarise",
+    "balanced_accuracy", "check_fit", "choose_min_fields", "colour_baseline", "confusion",
+    "evaluate_bundle", "f1_per_class", "mean_colours", "predict", "quadratic_kappa", "summarise",
 ]  # fmt: skip
 
 MAX_FIELDS = 20
@@ -92,6 +93,18 @@ def predict(
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
+def check_fit(bundle: StudentBundle, patches: PatchSet) -> None:
+    """Refuse patches of other classes than a network's, or coarser ones. Raises DataError."""
+    if tuple(patches.classes) != tuple(bundle.spec.classes):
+        ours, theirs = ", ".join(patches.classes), ", ".join(bundle.spec.classes)
+        raise DataError("data.classes", f"are {ours}; the network's are {theirs}", "set them alike")
+    if patches.mpp > bundle.spec.mpp * 1.02:
+        raise DataError(
+            "data.mpp", f"{patches.mpp:g} is coarser than the network's {bundle.spec.mpp:g}",
+            "read finer patches",
+        )  # fmt: skip
+
+
 def evaluate_bundle(
     bundle: StudentBundle,
     patches: PatchSet,
@@ -115,16 +128,7 @@ def evaluate_bundle(
     Raises:
         DataError: the classes differ, the patches are coarser, or there are none.
     """
-    from wsikd.core.errors import DataError
-
-    if tuple(patches.classes) != tuple(bundle.spec.classes):
-        ours, theirs = ", ".join(patches.classes), ", ".join(bundle.spec.classes)
-        raise DataError("data.classes", f"are {ours}; the network's are {theirs}", "set them alike")
-    if patches.mpp > bundle.spec.mpp * 1.02:
-        raise DataError(
-            "data.mpp", f"{patches.mpp:g} is coarser than the network's {bundle.spec.mpp:g}",
-            "read finer patches",
-        )  # fmt: skip
+    check_fit(bundle, patches)
     chosen = np.arange(len(patches)) if split is None else patches.indices(split)
     if not len(chosen):
         raise DataError("split", f"there are no {split} patches", "choose another split")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsikd.learn import evaluate
+from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.models.bundle import save_bundle
 
 if TYPE_CHECKING:
@@ -67,13 +68,16 @@ def finish(
     """Score the best student on validation, choose the area threshold, write the bundle."""
     patches, run, config = trainer.patches, trainer.run, trainer.config
     val = trainer.val_indices
-    predicted = trainer.predict(val).argmax(1)
+    logits = trainer.predict(val)
+    predicted = logits.argmax(1)
+    temperature = fit_temperature(logits, patches.label[val])
     matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
     metrics = evaluate.summarise(matrix, patches.classes)
     colour = evaluate.colour_baseline(patches, trainer.train_indices, val)
     least = choose_least_area(patches, val, predicted)
     _compare_colour(metrics["kappa"], colour)
     final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
+    final["temperature"] = temperature
     run.append_metrics({"event": "final", **final, "min_area_mm2": least.mm2})
     student = trainer.method.student.to("cpu")
     bundle = save_bundle(
@@ -83,6 +87,7 @@ def finish(
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
         },
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
+        temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
         training={"seed": trainer.seed, "epochs": config.optim.epochs, "best_epoch": best.epoch},
     )  # fmt: skip

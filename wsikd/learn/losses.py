@@ -1,8 +1,9 @@
-"""Loss terms and what they are made of: pure functions of tensors.
+"""Loss terms on labels, features and attention, and what they are made of: pure functions.
 
-Letters: B patches, K channels, (h, w) grid of a feature map, C classes. AT+ is R. del Amor et al.,
-"Attention to detail: inter-resolution knowledge distillation", EUSIPCO 2023, arXiv 2401.06010; its
-body was read through the authors' released code, where the two may differ.
+Terms on logits are in ``losses_logits``, terms on relations between patches in
+``losses_relations``. Letters: B patches, K channels, (h, w) grid of a feature map, C classes. AT+
+is R. del Amor et al., "Attention to detail: inter-resolution knowledge distillation", EUSIPCO 2023,
+arXiv 2401.06010; its body was read through the authors' released code, where the two may differ.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from torch.nn import functional
 
 EPS = 1e-8
 FORMS = ("relu_product", "positive_grad", "gradcam")
+NORMALISATIONS = ("minmax", "softmax")
+DISTANCES = ("l2", "kl", "bce")
+SOFTMAX_TEMPERATURE = 0.01
+PROBABILITY_EPS = 1e-4
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -79,11 +84,37 @@ def downsample(patches: Tensor, factor: float) -> Tensor:
     return _area(patches.float(), size) if size != (height, width) else patches.float()
 
 
+def over_processes(mean: Tensor) -> Tensor:
+    """Mean of a scalar over the processes of a training, equal batches in each.
+
+    A root over the batch must be taken of this, since the mean of roots is not the root of the
+    mean. The value is that of all processes, the slope that of this one's share: data parallelism
+    averages the gradients, which gives the gradient of the whole batch.
+
+    Args:
+        mean: scalar, the mean over this process's part of the batch.
+
+    Returns:
+        Scalar; ``mean`` itself where there is one process.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return mean
+    count = distributed.get_world_size()
+    if count == 1:
+        return mean
+    whole = mean.detach().clone()
+    distributed.all_reduce(whole)
+    return mean + (whole / count - mean.detach())
+
+
 def feature_matching(student: Tensor, teacher: Tensor) -> Tensor:
     """Root mean squared difference of two feature maps, over the whole batch.
 
     sqrt(mean_{b,k,i,j} (F_s - F_t)^2), as in the released code; ``to_grid`` brings the teacher to
-    the student's grid first. The teacher is a constant.
+    the student's grid first. The teacher is a constant. The mean is over the batches of all
+    processes, see :func:`over_processes`.
 
     Args:
         student: float (B, K, h, w).
@@ -92,12 +123,98 @@ def feature_matching(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar; its gradient is finite where the two are equal.
     """
-    return _root((student - teacher.detach()).pow(2).mean())
+    return _root(over_processes((student - teacher.detach()).pow(2).mean()))
+
+
+def classify(feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear classifier at every place: z_bcij = sum_k W_ck F_bkij + b_c.
+
+    Args:
+        feature: float (B, K, h, w) or (B, K).
+        weight: float (C, K).
+        bias: float (C,).
+
+    Returns:
+        (B, C, h, w) or (B, C).
+    """
+    if feature.ndim == 2:
+        return functional.linear(feature, weight, bias)
+    return functional.conv2d(feature, weight[:, :, None, None], bias)
+
+
+def softmax_regression(student: Tensor, teacher: Tensor) -> Tensor:
+    """Root mean squared difference of class scores, over the whole batch and all processes.
+
+    sqrt(mean (z~ - z_t)^2), as in the released code of AT+, after the idea of J. Yang et al.,
+    "Knowledge distillation via softmax regression representation learning", ICLR 2021. Two uses:
+
+    * ``sr_last``: z~ = W_t F_s + b_t, the teacher's head on the student's pooled features; z_t are
+      the teacher's logits.
+    * ``sr_spatial``: z~ comes from an earlier tap of the student through two 1x1 convolutions; z_t
+      is the teacher's head at every place of its map.
+
+    Args:
+        student: float (B, C) or (B, C, h, w).
+        teacher: of the same shape; a constant.
+
+    Returns:
+        Scalar; its gradient is finite where the two are equal.
+    """
+    return feature_matching(student, teacher)
 
 
 def _root(mean_square: Tensor) -> Tensor:
     """sqrt, shifted so that it is 0 with a finite slope at 0."""
     return (mean_square + EPS**2).sqrt() - EPS
+
+
+def activation_attention(feature: Tensor, power: float = 2.0) -> Tensor:
+    """Where a map is active: Q = vec(mean_k |F_k|^p) / ||vec(mean_k |F_k|^p)||_2.
+
+    S. Zagoruyko and N. Komodakis, "Paying more attention to attention", ICLR 2017, section 3.1;
+    the mean over channels in place of their sum cancels in the norm.
+
+    Args:
+        feature: float (B, K, h, w).
+        power: p.
+
+    Returns:
+        (B, h w), each row of length 1, or 0 for a map of zeros.
+    """
+    energy = feature.pow(2) if power == 2 else (feature.pow(2) + EPS**2).pow(power / 2)
+    flat = energy.mean(1).flatten(1)
+    return flat / (flat.pow(2).sum(1, keepdim=True) + EPS**2).sqrt()
+
+
+def activation_distance(
+    student: Tensor, teacher: Tensor, *, form: str = "mean_square", power: float = 2.0
+) -> Tensor:
+    """Attention transfer at one tap; the sum over taps is the term ``at``.
+
+    ===========  ========================================  ====================================
+    form         value                                     source
+    ===========  ========================================  ====================================
+    mean_square  mean_{b,ij} (Q_s - Q_t)^2                 common practice, weight about 1000
+    l2           mean_b 1/2 ||Q_s - Q_t||_2                Zagoruyko and Komodakis, equation 2
+    ===========  ========================================  ====================================
+
+    Args:
+        student: float (B, K, h, w).
+        teacher: float (B, K', h, w), channels may differ; a constant.
+        form: as above.
+        power: p of :func:`activation_attention`.
+
+    Returns:
+        Scalar; its gradient is finite where the two are equal.
+    """
+    difference = activation_attention(student, power) - activation_attention(
+        teacher.detach(), power
+    )
+    if form == "mean_square":
+        return difference.pow(2).mean()
+    if form == "l2":
+        return _root(difference.pow(2).sum(1)).mean() / 2
+    raise ValueError(f"form {form!r} is neither 'mean_square' nor 'l2'")
 
 
 def class_attention(feature: Tensor, head: Tensor, form: str = "relu_product") -> Tensor:
@@ -185,15 +302,55 @@ def normalise_minmax(attention: Tensor) -> Tensor:
     return (attention - low) / (span + EPS)
 
 
-def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """AT+ loss: mean_b sqrt(mean_{c,i,j} (M'_s - M'_t)^2) of normalised attention.
+def normalise_softmax(attention: Tensor, temperature: float = SOFTMAX_TEMPERATURE) -> Tensor:
+    """Each class's attention as a distribution over places: softmax_{ij}(M_c / temperature).
+
+    Args:
+        attention: float (B, C, h, w).
+        temperature: the released code's 0.01.
+
+    Returns:
+        (B, C, h, w), each map with sum 1.
+    """
+    return (attention.flatten(2) / temperature).softmax(2).view_as(attention)
+
+
+def attention_distance(
+    student: Tensor, teacher: Tensor, *, normalise: str = "minmax", distance: str = "l2"
+) -> Tensor:
+    """AT+ loss on normalised attention M'.
+
+    ========  ==========================================================================
+    distance  value
+    ========  ==========================================================================
+    l2        mean_b sqrt(mean_{c,i,j} (M'_s - M'_t)^2)
+    kl        mean_b KL(P_t || P_s), P = (M' + e) / sum_{c,i,j} (M' + e)
+    bce       mean_{b,c,i,j} of the binary cross-entropy of M'_s under M'_t, less the
+              entropy of M'_t, with M' squeezed into e to 1 - e
+    ========  ==========================================================================
+
+    e = 1e-4 bounds the slope where the student's attention is 0. Entropy is taken off so that
+    equal maps give 0; it is a constant.
 
     Args:
         student: float (B, C, h, w), not yet normalised.
         teacher: float (B, C, h, w), on the student's grid, not yet normalised; a constant.
+        normalise: "minmax" (:func:`normalise_minmax`) or "softmax" (:func:`normalise_softmax`).
+        distance: as above.
 
     Returns:
         Scalar, finite also for constant maps and for equal ones.
     """
-    difference = normalise_minmax(student) - normalise_minmax(teacher.detach())
-    return _root(difference.pow(2).mean((1, 2, 3))).mean()
+    if normalise not in NORMALISATIONS or distance not in DISTANCES:
+        raise ValueError(f"{normalise!r}, {distance!r} not in {NORMALISATIONS}, {DISTANCES}")
+    scale = normalise_minmax if normalise == "minmax" else normalise_softmax
+    own, taught = scale(student), scale(teacher.detach())
+    if distance == "l2":
+        return _root((own - taught).pow(2).mean((1, 2, 3))).mean()
+    if distance == "kl":
+        own, taught = ((m + PROBABILITY_EPS).flatten(1) for m in (own, taught))
+        own, taught = (m / m.sum(1, keepdim=True) for m in (own, taught))
+        return (taught * (taught.log() - own.log())).sum(1).mean()
+    own, taught = (PROBABILITY_EPS + (1 - 2 * PROBABILITY_EPS) * m for m in (own, taught))
+    excess = taught * (taught / own).log() + (1 - taught) * ((1 - taught) / (1 - own)).log()
+    return excess.mean()

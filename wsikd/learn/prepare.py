@@ -10,6 +10,7 @@ import torch
 from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
 from wsikd.learn.methods import METHODS
+from wsikd.models.backbone import macs
 from wsikd.models.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.families import imagenet_weights
 from wsikd.models.grader import build_grader
@@ -63,6 +64,7 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         input_norm=network.input_norm,
         upsample=config.upsample,
         weights=weights,
+        drop_pools=network.drop_pools,
     )
     if network.init == "teacher" and teacher is not None:
         if (teacher.arch, teacher.width) != (network.arch, network.width):
@@ -95,9 +97,17 @@ def build_method(
     return make(  # type: ignore[no-any-return]
         student,
         teacher.network(),
-        form=config.attention.form,
-        tap=config.attention.tap,
         terms=[name for name, weight in config.weights.items() if weight > 0],
+        **config.attention.model_dump(),
+        fm_tap=config.taps.fm,
+        at_taps=config.taps.at,
+        sr_tap=config.taps.sr,
+        project=config.taps.project,
+        grid=config.grid,
+        kd=config.kd.model_dump(),
+        dkd=config.dkd.model_dump(),
+        at=config.at.model_dump(),
+        ratio=config.ratio,
     )
 
 
@@ -105,7 +115,8 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
     """What the trained network is to be given.
 
     Raises:
-        ConfigError: the patches do not divide into the network's pixels.
+        ConfigError: the patches do not divide into the network's pixels, or are too small for it.
+        DataError: ``data.low_source`` wants pixels that the data do not hold.
     """
     factor = round(config.factor)
     if patches.patch_px % factor:
@@ -115,6 +126,9 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
             f"patches of {patches.patch_px} px do not divide by {factor}",
             f"set data.patch_px={best}" if best else "read finer patches",
         )
+    if config.data.low_source != "area":
+        patches.check_low(config.low_mpp)
+    _check_size(student, patches.patch_px // factor)
     mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
     return InputSpec(
         mpp=config.low_mpp,
@@ -125,6 +139,33 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
         student_input=config.student_input,
         upsample=config.upsample,
     )
+
+
+def _check_size(student: Grader, patch_px: int) -> None:
+    try:
+        macs(student, patch_px)
+    except RuntimeError as error:  # how torch says that nothing is left of a map
+        raise ConfigError(
+            "data.student_mpp",
+            f"leaves {patch_px} px of a patch, too few for this network",
+            "lower it, take larger patches, or raise network.drop_pools",
+        ) from error
+
+
+def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) -> None:
+    """Log the multiply-accumulates of a patch, the student's beside the teacher's."""
+    own = macs(student, spec.patch_px)
+    how = f"{spec.patch_px} px, {spec.student_input}"
+    if teacher is None:
+        logger.info("%.3g G multiply-accumulates a patch (%s)", own / 1e9, how)
+        return
+    theirs = teacher.card.get("macs")
+    if not isinstance(theirs, int):
+        theirs = macs(teacher.network(), teacher.spec.patch_px)
+    logger.info(
+        "%.3g G multiply-accumulates a patch (%s), %.3g times the teacher's %.3g G",
+        own / 1e9, how, own / theirs, theirs / 1e9,
+    )  # fmt: skip
 
 
 def seed_weights(seed: int) -> None:

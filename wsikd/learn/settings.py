@@ -21,13 +21,15 @@ class Network(Settings):
     """The network that is trained."""
 
     arch: str = "vgg_small"
-    """Entry of wsikd.models.backbone.BACKBONES."""
+    """Entry of wsikd.models.backbone.BACKBONES, or a model of timm, e.g. timm:convnext_tiny."""
     width: Positive = 1.0
     """Factor on the channels (vgg_small, mobilenet_v3_large)."""
+    drop_pools: Annotated[int, Field(ge=0, le=3)] = 0
+    """The last halvings of the grid to leave out; later convolutions are dilated instead."""
     init: Literal["random", "imagenet", "teacher"] = "random"
     """Where the backbone starts from; "teacher" copies the teacher, head included."""
     weights_file: str | None = None
-    """Local file of ImageNet weights; none asks torchvision's hub."""
+    """Local file of ImageNet weights; none asks the hub of torchvision or timm."""
     input_norm: Literal["none", "imagenet"] = "imagenet"
     """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation."""
 
@@ -35,8 +37,11 @@ class Network(Settings):
 class Data(Settings):
     """Where patches come from, and the resolution at which they are read."""
 
-    source: Literal["auto", "stores", "folders", "csv"] = "auto"
-    """Tile stores, class folders or a labels CSV; "auto" looks at each path."""
+    source: Literal["auto", "stores", "folders", "csv", "sicapv2"] = "auto"
+    """Tile stores, class folders, a labels CSV, or SICAPv2 as distributed; "auto" looks at each
+    path."""
+    fold: Literal["Val1", "Val2", "Val3", "Val4"] = "Val1"
+    """Validation fold of SICAPv2."""
     paths: list[str] = Field(default_factory=list)
     """Folders and files; --data adds to them."""
     classes: list[str] | None = None
@@ -47,6 +52,9 @@ class Data(Settings):
     """Side of those patches in pixels; none takes theirs. Larger images are centre-cropped."""
     student_mpp: Positive | None = None
     """um per pixel of the network that is trained, a multiple of mpp; none: mpp itself."""
+    low_source: Literal["area", "pyramid", "mixed"] = "area"
+    """What the trained network reads while it learns: averages of the finer pixels, the slide's own
+    level (stores tiled with --route pyramid), or either with equal chance; validation averages."""
     slide_pattern: str | None = None
     """Regular expression with one group, the slide, for the file stems of class folders; none:
     what stands before "_Block_", else before the first "_"."""
@@ -80,6 +88,11 @@ class Split(Settings):
     """Share of the patches put aside, never read in training."""
     seed: int = 0
     """Seed of the draw, apart from the seed of the training."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-fitting: groups are dealt into so many folds, by ``seed``, whatever split they bring;
+    one of them is the test part, and validation is drawn from the others."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which fold is the test part, counted from 0."""
     check_images: bool = True
     """Refuse identical images in two splits (in memory only)."""
 
@@ -90,16 +103,68 @@ class Attention(Settings):
     form: Literal["relu_product", "positive_grad", "gradcam"] = "relu_product"
     """How channels are summed; see wsikd.learn.losses.class_attention."""
     tap: str | None = None
-    """Feature map in teacher and student, e.g. F4; none: the deepest of each."""
+    """Feature map in teacher and student, e.g. F4, or F3:F4 for the student's F3 and the teacher's
+    F4; none: the deepest of each."""
+    normalise: Literal["minmax", "softmax"] = "minmax"
+    """"minmax" scales a patch's maps to 0 to 1; "softmax" makes each a distribution over places."""
+    distance: Literal["l2", "kl", "bce"] = "l2"
+    """Between normalised maps; see wsikd.learn.losses.attention_distance."""
+
+
+class Taps(Settings):
+    """Feature maps of the other terms, named as attention.tap."""
+
+    fm: str | None = None
+    """For fm and sp; none: as attention.tap."""
+    at: Annotated[list[str], Field(min_length=1)] | None = None
+    """For at, several if wanted; none: attention.tap alone."""
+    sr: str | None = None
+    """The student's, for sr_spatial; none: the deepest whose grid is the teacher's."""
+    project: bool = False
+    """Bring the student's channels to the teacher's by a trained 1x1 convolution where they
+    differ (fm, sr_last)."""
+
+
+class Kd(Settings):
+    """Distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    form: Literal["hinton", "code"] = "hinton"
+    """"hinton": T^2 KL; "code": the released code of AT+, where T divides the teacher's only."""
+    standardise: bool = False
+    """Logits of each patch to mean 0 and deviation 1 first (Sun et al. 2024; T = 2 there)."""
+
+
+class Dkd(Settings):
+    """Decoupled distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    alpha: NonNegative = 1.0
+    """Weight of the label's class against the rest."""
+    beta: NonNegative = 8.0
+    """Weight of the classes beside the label's."""
+
+
+class At(Settings):
+    """Activation attention (Zagoruyko and Komodakis 2017)."""
+
+    form: Literal["mean_square", "l2"] = "mean_square"
+    """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
+    power: Positive = 2.0
+    """Exponent of the activations."""
 
 
 class Optim(Settings):
     """How the network is trained."""
 
+    name: Literal["adamw", "adam"] = "adamw"
+    """AdamW, or Adam, whose weight decay is an L2 penalty."""
     lr: Positive = 1e-3
     """Learning rate at its highest."""
     weight_decay: NonNegative = 1e-4
-    """Decoupled (AdamW)."""
+    """Decoupled in AdamW."""
     epochs: Annotated[int, Field(gt=0)] = 20
     """Passes; each draws as many patches as there are training patches."""
     epoch_patches: Annotated[int, Field(gt=0)] | None = None
@@ -112,6 +177,9 @@ class Optim(Settings):
     """Epochs over which the learning rate rises from zero."""
     balance: bool = True
     """Draw every class equally often."""
+    min_delta: NonNegative = 0.0
+    """Kappa on validation by which an epoch must be better to be kept; at 0 a tie goes to the
+    lower loss."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic, in Lightning's words."""
     threads: Annotated[int, Field(gt=0)] = 2
@@ -151,8 +219,14 @@ class RunConfig(Settings):
     data: Data = Data()
     split: Split = Split()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Factor on each loss term; a term that is not named keeps its default."""
+    """Factor on each loss term; a term that is not named keeps its default, 0 leaves it out."""
     attention: Attention = Attention()
+    taps: Taps = Taps()
+    grid: Literal["teacher_down", "student_up"] = "teacher_down"
+    """Where maps are compared: on the student's grid, or on the teacher's."""
+    kd: Kd = Kd()
+    dkd: Dkd = Dkd()
+    at: At = At()
     optim: Optim = Optim()
     augment: Augment = Augment()
 
@@ -161,11 +235,15 @@ class RunConfig(Settings):
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
         from wsikd.core.tables import nearest
 
-        known = TERMS.get(info.data.get("method", "at_plus"), TERMS["at_plus"])
+        method = info.data.get("method", "at_plus")
+        known = KNOWN_TERMS[method]
         for name in value:
             if name not in known:
                 raise ValueError(f"'{name}' is no term of this method; {nearest(name, known)}")
-        return {**known, **value}
+        weights = {**TERMS[method], **value}
+        if not any(weights.values()):
+            raise ValueError("every term has weight 0; give one a weight above 0")
+        return weights
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -173,6 +251,8 @@ class RunConfig(Settings):
             raise ValueError(
                 "network.init 'teacher' needs a teacher; use method at_plus, or another init"
             )
+        if self.kd.form == "code" and self.kd.standardise:
+            raise ValueError("kd.standardise needs kd.form 'hinton'; choose one of the two")
         if self.teacher is not None and self.method == "supervised":
             raise ValueError("method supervised has no teacher; leave teacher out or use at_plus")
         factor = self.factor
@@ -180,6 +260,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"data.student_mpp {self.low_mpp:g} is no multiple of data.mpp {self.data.mpp:g};"
                 " choose a whole factor"
+            )
+        if self.data.low_source != "area" and round(factor) < 2:
+            raise ValueError(
+                f"data.low_source '{self.data.low_source}' needs data.student_mpp above data.mpp; "
+                "set data.student_mpp"
             )
         if self.student_input != "native" and round(factor) < 2:
             raise ValueError(
@@ -203,9 +288,23 @@ class RunConfig(Settings):
         """Factor by which the trained network enlarges its input."""
         return {"native": 1, "half": 2, "upsampled": round(self.factor)}[self.student_input]
 
+    @property
+    def ratio(self) -> float:
+        """Side in pixels of what the teacher's backbone reads over the trained network's."""
+        return round(self.factor) / self.upsample
+
 
 TERMS: dict[str, dict[str, float]] = {
     "supervised": {"ce": 1.0},
     "at_plus": {"ce": 1.0, "fm": 0.1, "at_plus": 10.0},
 }
 """Loss terms of each method and their default factors (at_plus: Del Amor et al. 2023, at 2.5x)."""
+
+KNOWN_TERMS: dict[str, tuple[str, ...]] = {
+    "supervised": ("ce",),
+    "at_plus": (
+        "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "sp", "rkd_distance",
+        "rkd_angle",
+    ),
+}  # fmt: skip
+"""Every term that ``weights`` may name; those without a default factor are left out by default."""

@@ -1,4 +1,4 @@
-"""Where patches lie: tile stores, folders named by class, or a labels CSV.
+"""Where patches lie: tile stores, folders named by class, a labels CSV, or SICAPv2.
 
 Each source lists its patches with class, slide, patient and split, and reads one as uint8
 (height, width, 3).
@@ -104,6 +104,21 @@ class StoreSource:
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of a patch: uint8 (side, side, 3)."""
         return self._store.read_patch(row, self._mpp)
+
+    def check_low(self, mpp: float) -> float:
+        """Its own name for ``mpp``; raises DataError unless the slide's own level was stored."""
+        found = next((m for m in self._store.mpps if abs(m - mpp) <= 1e-3 * mpp), None)
+        if found is None or self._store.settings.get("route", "area") != "pyramid":
+            raise DataError(
+                self.path,
+                f"does not hold the slide's own pixels at {mpp:g} um/px",
+                "tile with --route pyramid, or set data.low_source=area",
+            )
+        return found
+
+    def read_low(self, row: int, mpp: float) -> NDArray[np.uint8]:
+        """The same field from the slide's own level; raises DataError as :meth:`check_low`."""
+        return self._store.read_patch(row, self.check_low(mpp))
 
     def image_hash(self, row: int) -> str | None:
         """None: whole slides are compared instead."""
@@ -317,6 +332,10 @@ def _open(path: Path, data: Data) -> list[Source]:
         return [read_csv(file, data.classes)]
     if kind == "folders":
         return [read_folders(path, data.slide_pattern)]
+    if kind == "sicapv2":
+        from wsikd.learn.sicap import read_sicap
+
+        return [read_sicap(path, data.fold)]
     folders = [path] if is_group(path) else sorted(path.glob("*.zarr"))
     if not folders:
         raise DataError(path, "holds no tile stores", "make them with wsikd tile")
@@ -324,10 +343,13 @@ def _open(path: Path, data: Data) -> list[Source]:
 
 
 def _kind(path: Path) -> str:
+    from wsikd.learn.sicap import is_sicap
     from wsikd.tiles.store import is_group
 
     if path.is_file():
         return "csv"
     if is_group(path) or any(path.glob("*.zarr")):
         return "stores"
+    if is_sicap(path):
+        return "sicapv2"
     return "csv" if (path / "labels.csv").is_file() else "folders"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.errors import DataError
+from wsikd.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,8 @@ def assign(
     """Split of every patch.
 
     A split that all patches bring is kept (and checked), except that a missing validation part is
-    drawn from the training part. Otherwise one is drawn by group, stratified by class.
+    drawn from the training part. Otherwise one is drawn by group, stratified by class. With
+    ``split.folds`` every group is in the test part of exactly one fold, whatever split it brings.
 
     Args:
         labels: int64 (N,).
@@ -61,7 +62,14 @@ def assign(
             none, or there are too few slides.
     """
     groups = groups_of(slides, patients, split.by)
-    if split.given and any(g is not None for g in given):
+    if split.folds is not None:
+        if split.fold >= split.folds:
+            raise ConfigError(
+                "split.fold", f"{split.fold} is none of {split.folds} folds", "count from 0"
+            )
+        names = np.full(len(labels), "train", dtype="U5")
+        names[deal_folds(labels, groups, split.folds, split.seed) == split.fold] = "test"
+    elif split.given and any(g is not None for g in given):
         if (bare := next((i for i, g in enumerate(given) if g is None), None)) is not None:
             raise DataError(
                 slides[bare], "has no split while others have one", "or set split.given to false"
@@ -116,6 +124,46 @@ def _draw(
     if not chosen.any():
         chosen[order[-1]] = True
     names[pool[chosen[group]]] = target
+
+
+def deal_folds(
+    labels: NDArray[np.int64], groups: Sequence[str], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """Deal whole groups into folds, the large ones first, each where its classes lack most.
+
+    Args:
+        labels: int64 (N,).
+        groups: what stays together.
+        folds: how many.
+        seed: of the order among groups of one size.
+
+    Returns:
+        int64 (N,), fold of each patch.
+
+    Raises:
+        DataError: there are fewer groups than folds.
+    """
+    known, group = np.unique(np.asarray(groups), return_inverse=True)
+    if len(known) < folds:
+        raise DataError(
+            "split.folds", f"{len(known)} slides or patients do not make {folds} folds",
+            "ask for fewer folds",
+        )  # fmt: skip
+    counts = np.zeros((len(known), labels.max() + 1))
+    np.add.at(counts, (group, labels), 1)
+    total = np.maximum(counts.sum(0), 1)
+    filled, members = np.zeros((folds, counts.shape[1])), np.zeros(folds)
+    order = np.random.default_rng(seed).permutation(len(known))
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    dealt = np.zeros(len(known), np.int64)
+    for place, g in enumerate(order):
+        lack = ((1 / folds - filled / total) * (counts[g] / total)).sum(1)
+        if len(order) - place <= int((members == 0).sum()):
+            lack[members > 0] = -np.inf  # the last groups go to folds that have none
+        dealt[g] = int(lack.argmax())
+        filled[dealt[g]] += counts[g]
+        members[dealt[g]] += 1
+    return dealt[group]
 
 
 def check_leaks(names: NDArray[np.str_], keys: Sequence[str | None], what: str = "") -> None:

@@ -24,7 +24,14 @@ from wsikd.learn.data import PatchSet, load_patches
 from wsikd.learn.finish import RunResult, finish
 from wsikd.learn.losses import downsample
 from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.learn.prepare import build_method, build_student, input_spec, open_teacher, seed_weights
+from wsikd.learn.prepare import (
+    build_method,
+    build_student,
+    input_spec,
+    log_cost,
+    open_teacher,
+    seed_weights,
+)
 from wsikd.learn.splits import epoch_order
 from wsikd.models.device import pick_device
 
@@ -48,9 +55,10 @@ class Best:
     kappa: float = -math.inf
     loss: float = math.inf
 
-    def beaten_by(self, kappa: float, loss: float) -> bool:
-        """Strictly higher kappa, or the same at a lower validation loss."""
-        return kappa > self.kappa or (kappa == self.kappa and loss < self.loss)
+    def beaten_by(self, kappa: float, loss: float, min_delta: float = 0.0) -> bool:
+        """Kappa higher by more than ``min_delta``; at 0 also the same at a lower loss."""
+        tie = kappa == self.kappa and loss < self.loss and not min_delta
+        return kappa > self.kappa + min_delta or tie
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
@@ -87,7 +95,8 @@ class Trainer:
         self.fabric = Fabric(accelerator=device.type, devices=on, precision=config.optim.precision)
         self.fabric.launch()
         self.method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(
+        make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optim.name]
+        optimizer = make(
             method.param_groups(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
         )
         self.wrapped, self.optimizer = self.fabric.setup(self.method, optimizer)
@@ -106,7 +115,7 @@ class Trainer:
             self.epoch += 1
             kappa, loss = row["val"]["kappa"], row["val"]["loss"]
             kappa = -1.0 if kappa is None else kappa
-            if self.best.beaten_by(kappa, loss):
+            if self.best.beaten_by(kappa, loss, self.config.optim.min_delta):
                 self.best = Best(self.epoch, kappa, loss)
                 self._save("best.ckpt", {"student": self.method.student.state_dict()})
             self.run.append_metrics(row)
@@ -172,12 +181,17 @@ class Trainer:
     def batch(self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress | None) -> Batch:
         """Views of patches on the device; ``at`` draws the augmentation, None means none."""
         high = images.to(self.device, non_blocking=True)
+        low = None
         if at is not None:
-            entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
-            generator = torch.Generator(self.device)
-            generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-            high = augment(high, self.config.augment, generator)
-        low = downsample(high, round(self.config.factor))
+            if self.config.data.low_source != "area":
+                low = self._stored_low(indices, at)
+            high = augment(high, self.config.augment, generator := self._generator(at))
+        average = downsample(high, round(self.config.factor))
+        if low is None:
+            low = average
+        elif self.config.data.low_source == "mixed":
+            toss = torch.rand(len(low), generator=generator, device=self.device) < 0.5
+            low = torch.where(toss[:, None, None, None], low, average)
         views = {"high": high, "low": low}
         wanted = self.method.views if at is not None else ("low",)
         return Batch(
@@ -186,6 +200,18 @@ class Trainer:
             slide=tuple(self.patches.slide[i] for i in indices),
             box=torch.from_numpy(indices),
         )
+
+    def _generator(self, at: Progress) -> torch.Generator:
+        """The chance of a step; the same at every call."""
+        entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        return generator
+
+    def _stored_low(self, indices: NDArray[np.int64], at: Progress) -> torch.Tensor:
+        """The slides' own pixels at the student's mpp, augmented by the draw of the high ones."""
+        low = self.patches.low_images(indices, self.config.low_mpp).to(self.device)
+        return augment(low, self.config.augment, self._generator(at))
 
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits of patches without augmentation: float64 (M, C)."""
@@ -219,6 +245,7 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "student": self.method.student.state_dict(),
+            "helpers": self.method.helpers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": [self.best.epoch, self.best.kappa, self.best.loss],
             "digests": list(self.patches.digests),
@@ -241,6 +268,7 @@ class Trainer:
                     file, "was made on other data", "give the same --data or another -o"
                 )
             self.method.student.load_state_dict(state["student"])
+            self.method.helpers.load_state_dict(state["helpers"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.epoch, self.best = int(state["epoch"]), Best(*state["best"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -272,7 +300,13 @@ def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
 
 
 def distill(
-    config: RunConfig, out: Path, *, seed: int = 0, device: str = "auto", resume: bool = False
+    config: RunConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    patches: PatchSet | None = None,
 ) -> RunResult:
     """Train the network of a configuration and write its run folder.
 
@@ -282,6 +316,7 @@ def distill(
         seed: of initialisation, order and augmentation; the split has its own.
         device: "auto", "cpu" or "cuda:0".
         resume: continue the run in ``out``; a finished one only writes its bundle again.
+        patches: of ``config.data`` and ``config.split``, where they are loaded already.
 
     Raises:
         WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
@@ -292,7 +327,7 @@ def distill(
     teacher = open_teacher(config)
     if resumed:
         _check_teacher(run, teacher)
-    patches = load_patches(config.data, config.split)
+    patches = patches or load_patches(config.data, config.split)
     seed_weights(seed)
     student = build_student(config, patches, teacher)
     spec = input_spec(config, student, patches)
@@ -301,6 +336,7 @@ def distill(
     run.start(config, resume=resume, seed=seed, device=where.type, **identity)
     with _log_to(run.log_file):
         used = np.flatnonzero(patches.split != "test")
+        log_cost(spec, student, teacher)
         patches.keep(used, config.data.cache_gb, config.optim.threads)
         trainer = Trainer(method, patches, config, run, seed=seed, device=where)
         if resume:
@@ -329,13 +365,18 @@ def _log_to(file: Path) -> Iterator[None]:
     package = logging.getLogger("wsikd")
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = package.level
+    before, least = package.level, package.getEffectiveLevel()
+    shown = [(h, h.level) for h in logging.getLogger().handlers]
     package.addHandler(handler)
-    if package.getEffectiveLevel() > logging.INFO:
+    if least > logging.INFO:  # for the file alone: what others show stays as it was
         package.setLevel(logging.INFO)
+        for other, level in shown:
+            other.setLevel(max(level, least))
     try:
         yield
     finally:
         package.setLevel(before)
+        for other, level in shown:
+            other.setLevel(level)
         package.removeHandler(handler)
         handler.close()

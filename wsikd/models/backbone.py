@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,10 @@ class Backbone(nn.Module):
     Attributes:
         taps: name -> Tap, in the order of the chain.
         deepest: name of the last tap, which the head pools.
+        drop_pools: halvings of the grid that were left out, see :func:`drop_strides`.
     """
+
+    drop_pools = 0
 
     def __init__(self, stages: Sequence[tuple[str, nn.Module, Tap]]) -> None:
         """Chain ``(name, module, tap)`` triples, input side first."""
@@ -72,13 +75,15 @@ class Backbone(nn.Module):
             raise ConfigError(
                 sorted(unknown)[0], "no tap of this network", f"choose among {', '.join(self.taps)}"
             )
+        return {name: tap for name, tap in self._run(x, wanted).items() if name in wanted}
+
+    def _run(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+        """At least the wanted taps."""
         found: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             if wanted <= set(found):
                 break
-            x = stage(x)
-            if name in wanted:
-                found[name] = x
+            found[name] = x = stage(x)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,23 +92,118 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    arch: str, *, width: float = 1.0, weights: Mapping[str, Tensor] | None = None
+    arch: str,
+    *,
+    width: float = 1.0,
+    weights: Mapping[str, Tensor] | None = None,
+    drop_pools: int = 0,
 ) -> Backbone:
-    """Make a network of ``BACKBONES``.
+    """Make a network of ``BACKBONES``, or one of timm.
 
     Args:
-        arch: its name.
+        arch: its name; "timm:NAME" asks timm.
         width: factor on the channels, for those that scale (vgg_small, mobilenet_v3_large).
-        weights: state dict in torchvision's own names; None leaves it randomly initialised.
+        weights: state dict in the names of torchvision or timm; None leaves it randomly
+            initialised.
+        drop_pools: halvings of the grid to leave out, see :func:`drop_strides`.
 
     Raises:
-        ConfigError: the name is unknown, it does not scale, or the weights do not fit.
+        ConfigError: the name is unknown, it does not scale, the weights do not fit, or it has
+            fewer halvings.
     """
-    make = resolve(BACKBONES, arch, kind="backbones")
     try:
-        return make(width, weights)  # type: ignore[no-any-return]
+        return drop_strides(_make(arch, width, weights), drop_pools)
     except RuntimeError as error:  # how torch reports weights of another shape
+        if weights is None:
+            raise
         raise ConfigError(arch, "the weights do not fit this network", str(error)[:200]) from error
+
+
+def _make(arch: str, width: float, weights: Mapping[str, Tensor] | None) -> Backbone:
+    if arch.startswith("timm:"):
+        from wsikd.models.timm_models import TimmBackbone
+
+        if width != 1:
+            raise ConfigError(f"network.width {width:g}", f"{arch} has one width", "leave it at 1")
+        return TimmBackbone(arch.removeprefix("timm:"), weights)
+    return resolve(BACKBONES, arch, kind="backbones")(width, weights)  # type: ignore[no-any-return]
+
+
+def drop_strides(backbone: Backbone, count: int) -> Backbone:
+    """Leave out the last halvings of the grid, so that small patches keep a fine map.
+
+    A strided convolution or pooling moves by one pixel instead, and what follows is dilated (the
+    "algorithme a trous", F. Yu and V. Koltun, ICLR 2016): the weights keep their meaning, and every
+    second cell of the finer map is a cell of the coarser one, or nearly so with
+    squeeze-and-excitation, which averages over more cells. The first stage keeps its strides.
+
+    Args:
+        backbone: a chain of stages whose modules are registered in the order in which they run;
+            changed in place.
+        count: how many; each makes the maps behind it four times as large.
+
+    Raises:
+        ConfigError: the network has fewer.
+    """
+    if count == 0:
+        return backbone
+    stages = list(backbone.stages.values())
+    strided = [m for s in stages[1:] for m in s.modules() if _halves(m)]
+    if not isinstance(stages[0], nn.Sequential) or count > len(strided):
+        raise ConfigError(
+            f"network.drop_pools {count}",
+            f"this network has {len(strided)} halvings that can be left out",
+            f"set it to {len(strided)} at most",
+        )
+    dropped, dilation = {id(m) for m in strided[-count:]}, 1
+    for stage in stages[1:]:
+        for parent, name, module in _leaves(stage):
+            if dilation > 1 or id(module) in dropped:
+                setattr(parent, name, _dilated(module, dilation, halving=id(module) in dropped))
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and dilation > 1:
+                module.stride = (1, 1)
+            dilation *= 2 if id(module) in dropped else 1
+    coarsest = backbone.taps[backbone.deepest].stride >> count
+    backbone.taps = {
+        name: Tap(tap.channels, min(tap.stride, coarsest)) for name, tap in backbone.taps.items()
+    }
+    backbone.drop_pools = count
+    return backbone
+
+
+def _leaves(stage: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Convolutions and poolings of a stage with their parents, in the order of registration."""
+    kinds = (nn.Conv2d, nn.MaxPool2d)
+    return [
+        (parent, name, child)
+        for parent in stage.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, kinds)
+    ]
+
+
+def _halves(module: nn.Module) -> bool:
+    """Whether it halves the grid; strided 1x1 convolutions run beside one that does."""
+    if isinstance(module, nn.Conv2d):
+        return module.stride == (2, 2) and module.kernel_size != (1, 1)
+    return isinstance(module, nn.MaxPool2d) and module.stride == 2
+
+
+def _dilated(module: nn.Module, dilation: int, *, halving: bool) -> nn.Module:
+    """The same module on a grid ``dilation`` times as fine, without its own halving if asked."""
+    if isinstance(module, nn.Conv2d):
+        side = int(module.kernel_size[0])
+        if side > 1:
+            module.dilation = (dilation, dilation)
+            module.padding = (side // 2 * dilation,) * 2
+        if halving:
+            module.stride = (1, 1)
+        return module
+    side = cast("int", module.kernel_size)
+    reach = (side - 1) * dilation  # the last cells see themselves again
+    return nn.Sequential(
+        nn.ReplicationPad2d((0, reach, 0, reach)), nn.MaxPool2d(side, 1, dilation=dilation)
+    )
 
 
 def macs(module: nn.Module, input_px: int) -> int:

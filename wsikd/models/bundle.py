@@ -85,13 +85,18 @@ class StudentBundle:
         return float(self.card["network"].get("width", 1.0))
 
     @property
+    def drop_pools(self) -> int:
+        """Halvings of its grid that were left out."""
+        return int(self.card["network"].get("drop_pools", 0))
+
+    @property
     def min_area_mm2(self) -> float:
         """Area in mm2 that a pattern must cover to count on a slide."""
         return float(self.card.get("min_area_mm2") or 0.0)
 
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
-        grader = _empty(self.arch, self.width, self.spec)
+        grader = _empty(self.arch, self.width, self.spec, self.drop_pools)
         grader.load_state_dict(dict(self.weights))
         return grader.eval()
 
@@ -123,7 +128,7 @@ def save_bundle(
         "wsikd": __version__,
         "use": RESEARCH_USE,
         "licence": LICENCE,
-        "network": {"arch": arch, "width": width},
+        "network": {"arch": arch, "width": width, "drop_pools": grader.backbone.drop_pools},
         "input": asdict(spec),
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
@@ -145,6 +150,7 @@ def load_bundle(path: str | Path) -> StudentBundle:
     try:
         spec = _spec(card["input"])
         arch, width = str(card["network"]["arch"]), float(card["network"].get("width", 1.0))
+        drop_pools = int(card["network"].get("drop_pools", 0))
         digest = str(card["sha256"])
         float(card.get("min_area_mm2") or 0.0)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -152,7 +158,7 @@ def load_bundle(path: str | Path) -> StudentBundle:
             folder / CARD, f"is not a card of wsikd ({error!r})", "export the student again"
         ) from error
     weights = _read_weights(folder / WEIGHTS)
-    _check_fit(folder, weights, arch, width, spec)
+    _check_fit(folder, weights, spec, arch, width, drop_pools)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
@@ -216,18 +222,22 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _empty(arch: str, width: float, spec: InputSpec) -> Grader:
-    backbone = build_backbone(arch, width=width)
+def _empty(arch: str, width: float, spec: InputSpec, drop_pools: int) -> Grader:
+    backbone = build_backbone(arch, width=width, drop_pools=drop_pools)
     return Grader(backbone, len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample)
 
 
 def _check_fit(
-    folder: Path, weights: Mapping[str, Tensor], arch: str, width: float, spec: InputSpec
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    spec: InputSpec,
+    arch: str,
+    width: float,
+    drop_pools: int,
 ) -> None:
     """Names and shapes of the weights against the network that the card names."""
     try:
-        with torch.device("meta"):
-            expected = _empty(arch, width, spec).state_dict()
+        expected = _shapes(arch, width, spec, drop_pools)
     except ConfigError as error:
         raise BundleError(
             folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
@@ -245,6 +255,14 @@ def _check_fit(
     raise BundleError(
         folder / WEIGHTS, f"does not fit '{arch}': {name} is {fault}", "copy the bundle anew"
     )
+
+
+def _shapes(arch: str, width: float, spec: InputSpec, drop_pools: int) -> dict[str, Tensor]:
+    try:
+        with torch.device("meta"):
+            return _empty(arch, width, spec, drop_pools).state_dict()
+    except NotImplementedError:  # some of timm's compute with weights while they are made
+        return _empty(arch, width, spec, drop_pools).state_dict()
 
 
 def _sha256(file: Path) -> str:

@@ -112,12 +112,12 @@ def _torchvision(name: str, width: float, weights: State, **options: Any) -> Any
 
 
 def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
-    """Weights trained on ImageNet, in torchvision's names.
+    """Weights trained on ImageNet, in the names of torchvision, or of timm for its networks.
 
     Args:
         arch: name of the network.
-        file: a local ``.safetensors`` or ``.pth`` file of torchvision's; None asks torchvision's
-            hub, which needs the network.
+        file: a local ``.safetensors`` or ``.pth`` file of theirs; None asks their hub, which needs
+            the network.
 
     Raises:
         ConfigError: the file cannot be read as weights, the hub cannot be reached, or there are
@@ -125,6 +125,10 @@ def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
     """
     if file is not None:
         return _weights_file(file)
+    if arch.startswith("timm:"):
+        from wsikd.models.timm_models import timm_weights
+
+        return timm_weights(arch.removeprefix("timm:"))
     from torchvision import models
 
     try:

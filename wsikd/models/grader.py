@@ -90,21 +90,23 @@ def build_grader(
     input_norm: str = "none",
     upsample: int = 1,
     weights: Mapping[str, Tensor] | None = None,
+    drop_pools: int = 0,
 ) -> Grader:
     """Make a grader by name.
 
     Args:
-        arch: an entry of ``BACKBONES``.
+        arch: an entry of ``BACKBONES``, or "timm:NAME".
         classes: number of logits.
         width: factor on the channels, where the network scales.
         input_norm: "none" (0 to 1) or "imagenet" (its mean and deviation).
         upsample: factor on the input.
         weights: ImageNet state dict of the backbone, None for random.
+        drop_pools: halvings of the grid to leave out, see ``backbone.drop_strides``.
 
     Raises:
-        ConfigError: the network is unknown, or the weights do not fit it.
+        ConfigError: the network is unknown, the weights do not fit it, or it has fewer halvings.
     """
-    backbone = build_backbone(arch, width=width, weights=weights)
+    backbone = build_backbone(arch, width=width, weights=weights, drop_pools=drop_pools)
     if input_norm == "imagenet":
         return Grader(backbone, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, upsample=upsample)
     return Grader(backbone, classes, upsample=upsample)

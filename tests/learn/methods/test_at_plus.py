@@ -5,30 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.learn.methods.pair import AT, batch, grader
 from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
-from wsikd.learn.losses import downsample
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.at_plus import AtPlus
-from wsikd.learn.methods.base import Batch, Progress
 from wsikd.learn.methods.supervised import Supervised
 from wsikd.models.backbone import Backbone
-from wsikd.models.grader import Grader, build_grader
-
-AT = Progress(0, 1)
-
-
-def grader(seed, **options):
-    torch.manual_seed(seed)
-    return build_grader("vgg_small", 4, **{"width": 0.25} | options).double()
-
-
-def batch(count=2, side=64, factor=2):
-    generator = torch.Generator().manual_seed(count)
-    high = torch.randint(0, 256, (count, 3, side, side), generator=generator).double()
-    low = downsample(high, factor).double()
-    label = torch.arange(count) % 4
-    return Batch({"high": high, "low": low}, label, ("s",) * count, torch.arange(count))
+from wsikd.models.grader import Grader
 
 
 def pooled(feature, factor):

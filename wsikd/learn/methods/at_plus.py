@@ -1,46 +1,72 @@
-"""AT+ with feature matching: R. del Amor et al., EUSIPCO 2023, arXiv 2401.06010.
+"""AT+ with feature matching, and every term it is compared with.
 
 A frozen teacher reads the patch at high resolution, the student the same patch at low resolution.
-Terms: ``ce`` (cross-entropy), ``fm`` (:func:`~wsikd.learn.losses.feature_matching` at the tap),
-``at_plus`` (:func:`~wsikd.learn.losses.attention_distance` of
-:func:`~wsikd.learn.losses.class_attention` over all classes). The authors publish the weights
-fm 0.1 and at_plus 10 for a student at 2.5x.
+The method is that of R. del Amor et al., EUSIPCO 2023, arXiv 2401.06010; its weights are published
+for a student at 2.5x: fm 0.1, at_plus 10.
+
+=============  ==============================================  ====================================
+term           function of ``wsikd.learn``                     source
+=============  ==============================================  ====================================
+ce             losses.cross_entropy                            labels
+fm             losses.feature_matching                         del Amor et al.
+at_plus        losses.attention_distance of class_attention    del Amor et al., three readings
+kd             losses_logits.distillation                      Hinton et al. 2015; Sun et al. 2024
+dkd            losses_logits.decoupled_distillation            Zhao et al. 2022, equation 7
+sr_last        losses.softmax_regression, pooled features      Yang et al. 2021, as released
+sr_spatial     losses.softmax_regression, every place          as intended in the released code
+at             losses.activation_distance, summed over taps    Zagoruyko and Komodakis 2017, eq. 2
+sp             losses_relations.similarity_preserving          Tung and Mori 2019, equation 4
+rkd_distance   losses_relations.relational_distance            Park et al. 2019, equation 7
+rkd_angle      losses_relations.relational_angle               Park et al. 2019, equation 9
+=============  ==============================================  ====================================
 
 Departures from the released code: the student may read its patches natively, where the code
 enlarges them to the teacher's size; enlarging is half-pixel centred; the teacher's maps come down
-to the student's grid by area averaging; attention is in closed form where the head allows it; roots
-and the min-max have an epsilon; the teacher is frozen throughout; terms are summed outside.
+to the student's grid by area averaging, unless the student's are to come up; attention is in closed
+form where the head allows it; roots and the min-max have an epsilon; softmax normalisation keeps
+its class axis; ``sr_spatial`` reads the tap whose grid is the teacher's, where the code's index
+finds none; the teacher is frozen throughout; terms are summed outside.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from wsikd.core.errors import ConfigError
-from wsikd.learn.losses import (
-    attention_distance,
-    class_attention,
-    class_attention_autograd,
-    cross_entropy,
-    feature_matching,
-    to_grid,
-)
+from wsikd.learn import losses, losses_logits, losses_relations
+from wsikd.learn.losses import to_grid
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Self
 
     from torch import Tensor
 
     from wsikd.models.grader import Grader
 
+DEFAULT_TERMS = ("ce", "fm", "at_plus")
+TERMS = (
+    *DEFAULT_TERMS, "kd", "dkd", "sr_last", "sr_spatial", "at", "sp", "rkd_distance", "rkd_angle"
+)  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """What both networks make of a batch; the teacher's part is constant."""
+
+    label: Tensor
+    own_logits: Tensor
+    own: dict[str, Tensor]
+    logits: Tensor
+    taught: dict[str, Tensor]
+    attention: Tensor | None
+
 
 class AtPlus(Method):
-    """Terms ``ce``, ``fm`` and ``at_plus``."""
+    """Any mixture of ``TERMS``."""
 
     views = ("high", "low")
 
@@ -49,40 +75,82 @@ class AtPlus(Method):
         student: Grader,
         teacher: Grader,
         *,
+        terms: Collection[str] = DEFAULT_TERMS,
         form: str = "relu_product",
+        normalise: str = "minmax",
+        distance: str = "l2",
         tap: str | None = None,
-        terms: Collection[str] = ("ce", "fm", "at_plus"),
+        fm_tap: str | None = None,
+        at_taps: Sequence[str] | None = None,
+        sr_tap: str | None = None,
+        project: bool = False,
+        grid: str = "teacher_down",
+        kd: Mapping[str, Any] | None = None,
+        dkd: Mapping[str, Any] | None = None,
+        at: Mapping[str, Any] | None = None,
+        ratio: float = 1.0,
     ) -> None:
         """Distil ``teacher``, which is frozen, into ``student``.
+
+        A tap is named as both networks name it, or as "student's:teacher's"; None: the deepest of
+        each.
 
         Args:
             student: reads ``views["low"]``.
             teacher: reads ``views["high"]``.
+            terms: which to compute, of ``TERMS``.
             form: reading of class attention, see ``losses.class_attention``.
-            tap: feature map of both; None: the deepest of each.
-            terms: which to compute.
+            normalise: of class attention, see ``losses.attention_distance``.
+            distance: of class attention, see ``losses.attention_distance``.
+            tap: map that ``at_plus`` compares.
+            fm_tap: map that ``fm`` and ``sp`` compare; None: as ``tap``.
+            at_taps: maps that ``at`` compares; None: ``tap`` alone.
+            sr_tap: the student's map for ``sr_spatial``; None: the deepest one whose grid is that
+                of the teacher's deepest.
+            project: bring the student's channels to the teacher's by a trained 1x1 convolution
+                where they differ (fm, sr_last).
+            grid: "teacher_down" compares maps on the student's grid, "student_up" on the teacher's.
+            kd: options of ``losses_logits.distillation``.
+            dkd: options of ``losses_logits.decoupled_distillation``.
+            at: options of ``losses.activation_distance``.
+            ratio: side of what the teacher's backbone reads over the student's, in pixels.
 
         Raises:
-            ConfigError: a tap is unknown, or its channels differ and ``fm`` is asked for.
+            ConfigError: a tap is unknown, or channels differ where they must not.
         """
         super().__init__()
         self.student = student
         self.teacher = teacher.requires_grad_(requires_grad=False).eval()
-        self.form, self.terms = form, frozenset(terms)
-        self.student_tap = tap or student.backbone.deepest
-        self.teacher_tap = tap or teacher.backbone.deepest
-        channels = []
-        for net, name in ((student, self.student_tap), (teacher, self.teacher_tap)):
-            if name not in net.backbone.taps:
-                known = ", ".join(net.backbone.taps)
-                raise ConfigError(f"attention.tap {name}", "no such tap", f"choose among {known}")
-            channels.append(net.backbone.taps[name].channels)
-        if "fm" in self.terms and channels[0] != channels[1]:
-            raise ConfigError(
-                "weights.fm",
-                f"the student's {channels[0]} channels do not match the teacher's {channels[1]}",
-                "use the same network and width, or set weights.fm to 0",
+        self.terms = frozenset(terms)
+        self.form, self.normalise, self.distance, self.grid = form, normalise, distance, grid
+        self.kd, self.dkd, self.at = dict(kd or {}), dict(dkd or {}), dict(at or {})
+        self.tap = tap_pair(tap, student, teacher, "attention.tap")
+        self.fm_tap = tap_pair(fm_tap, student, teacher, "taps.fm") if fm_tap else self.tap
+        self.at_taps = [tap_pair(t, student, teacher, "taps.at") for t in at_taps or ()]
+        self.at_taps = self.at_taps or [self.tap]
+        self.deepest = tap_pair(None, student, teacher, "taps")
+        self.sr_tap = matching_tap(sr_tap, student, teacher, ratio)
+        self._add_helpers(project=project)
+
+    def _add_helpers(self, *, project: bool) -> None:
+        """Convolutions that are trained beside the student, for the terms that need them."""
+        if "fm" in self.terms:
+            self._project("fm", *self.fm_tap.channels, wanted=project)
+        if "sr_last" in self.terms:
+            self._project("sr_last", *self.deepest.channels, wanted=project)
+        if "sr_spatial" in self.terms:
+            inside, middle = self.sr_tap.channels
+            classes = self.teacher.head.out_features
+            self.helpers["sr_spatial"] = nn.Sequential(
+                nn.Conv2d(inside, middle, 1), nn.Conv2d(middle, classes, 1)
             )
+        self.helpers.to(self.student.head.weight.dtype)
+
+    def _project(self, term: str, own: int, target: int, *, wanted: bool) -> None:
+        if wanted and own != target:
+            self.helpers[term] = nn.Conv2d(own, target, 1, bias=False)
+        else:
+            check_channels(term, own, target)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
         """Set the student's mode; the teacher stays in eval."""
@@ -92,41 +160,139 @@ class AtPlus(Method):
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Scalar terms; see the module's head."""
-        logits, taps = self.student.with_taps(batch.views["low"], [self.student_tap])
-        feature = taps[self.student_tap]
-        found = {"ce": cross_entropy(logits, batch.label)}
-        if not self.terms & {"fm", "at_plus"}:
-            return found
-        target, attended = self._teach(batch.views["high"], feature.shape[-2:])
-        if "fm" in self.terms:
-            found["fm"] = feature_matching(feature, target)
-        if attended is not None:
-            own = self._attention(self.student, logits, feature, self.student_tap)
-            found["at_plus"] = attention_distance(own, attended)
-        return found
+        pairs = (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)
+        logits, own = self.student.with_taps(batch.views["low"], {p.student for p in pairs})
+        if self.terms <= {"ce"}:
+            taught: tuple[Tensor, dict[str, Tensor], Tensor | None] = (logits, {}, None)
+        else:
+            taught = self._teach(batch.views["high"], {p.teacher for p in pairs})
+        seen = Seen(batch.label, logits, own, *taught)
+        return {name: getattr(self, f"term_{name}")(seen) for name in TERMS if name in self.terms}
 
-    def _teach(self, patches: Tensor, size: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """The teacher's map, and its attention where asked for, on the student's grid."""
-        closed = self.teacher_tap == self.teacher.backbone.deepest
-        needs_slope = "at_plus" in self.terms and not closed
+    def _teach(
+        self, patches: Tensor, names: Collection[str]
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The teacher's logits and maps, and its attention where asked for."""
+        attending = "at_plus" in self.terms
+        needs_slope = attending and not _is_closed(self.teacher, self.tap.teacher)
         attention = None
         with torch.set_grad_enabled(needs_slope):
             if needs_slope:  # frozen weights: the graph starts at the input
-                patches = patches.float().requires_grad_()
-            logits, taps = self.teacher.with_taps(patches, [self.teacher_tap])
-            feature = taps[self.teacher_tap]
-            if "at_plus" in self.terms:
+                patches = patches if patches.is_floating_point() else patches.float()
+                patches = patches.detach().requires_grad_()
+            logits, taps = self.teacher.with_taps(patches, names)
+            if attending:
                 attention = self._attention(
-                    self.teacher, logits, feature, self.teacher_tap, create_graph=False
-                )
-        grid = (size[0], size[1])
-        if attention is not None:
-            attention = to_grid(attention.detach(), grid)
-        return to_grid(feature.detach(), grid), attention
+                    self.teacher, logits, taps[self.tap.teacher], self.tap.teacher,
+                    create_graph=False,
+                ).detach()  # fmt: skip
+        return logits.detach(), {k: v.detach() for k, v in taps.items()}, attention
 
     def _attention(
         self, net: Grader, logits: Tensor, feature: Tensor, tap: str, *, create_graph: bool = True
     ) -> Tensor:
-        if tap == net.backbone.deepest and isinstance(net.head, nn.Linear):
-            return class_attention(feature, net.head.weight, self.form)
-        return class_attention_autograd(logits, feature, self.form, create_graph=create_graph)
+        if _is_closed(net, tap):
+            return losses.class_attention(feature, net.head.weight, self.form)
+        return losses.class_attention_autograd(
+            logits, feature, self.form, create_graph=create_graph
+        )
+
+    def _meet(self, own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps on one grid, in single precision at least."""
+        own, taught = _wide(own), _wide(taught)
+        if self.grid == "student_up":
+            return to_grid(own, _size(taught)), taught
+        return own, to_grid(taught, _size(own))
+
+    def term_ce(self, seen: Seen) -> Tensor:
+        """Cross-entropy of the student."""
+        return losses.cross_entropy(seen.own_logits, seen.label)
+
+    def term_fm(self, seen: Seen) -> Tensor:
+        """Feature matching at one tap."""
+        own = seen.own[self.fm_tap.student]
+        if "fm" in self.helpers:
+            own = self.helpers["fm"](own)
+        return losses.feature_matching(*self._meet(own, seen.taught[self.fm_tap.teacher]))
+
+    def term_at_plus(self, seen: Seen) -> Tensor:
+        """Distance of class attention at one tap."""
+        assert seen.attention is not None
+        feature = seen.own[self.tap.student]
+        own = self._attention(self.student, seen.own_logits, feature, self.tap.student)
+        if self.normalise == "softmax":  # both as sharp as attention on the teacher's grid
+            cells = seen.attention.shape[-2] * seen.attention.shape[-1]
+            own = own * (own.shape[-2] * own.shape[-1] / cells)
+        own, taught = self._meet(own, seen.attention)
+        return losses.attention_distance(
+            own, taught, normalise=self.normalise, distance=self.distance
+        )
+
+    def term_kd(self, seen: Seen) -> Tensor:
+        """Distillation of logits."""
+        return losses_logits.distillation(_wide(seen.own_logits), _wide(seen.logits), **self.kd)
+
+    def term_dkd(self, seen: Seen) -> Tensor:
+        """Decoupled distillation of logits."""
+        return losses_logits.decoupled_distillation(
+            _wide(seen.own_logits), _wide(seen.logits), seen.label, **self.dkd
+        )
+
+    def term_sr_last(self, seen: Seen) -> Tensor:
+        """The teacher's head on the student's pooled features."""
+        own = seen.own[self.deepest.student].mean((2, 3))
+        if "sr_last" in self.helpers:
+            own = self.helpers["sr_last"](own[:, :, None, None]).flatten(1)
+        head = self.teacher.head
+        own = losses.classify(own, head.weight, head.bias)
+        return losses.softmax_regression(_wide(own), _wide(seen.logits))
+
+    def term_sr_spatial(self, seen: Seen) -> Tensor:
+        """The teacher's head at every place, from an earlier tap of the student."""
+        own = self.helpers["sr_spatial"](seen.own[self.sr_tap.student])
+        head = self.teacher.head
+        taught = losses.classify(seen.taught[self.sr_tap.teacher], head.weight, head.bias)
+        return losses.softmax_regression(*self._meet(own, taught))
+
+    def term_at(self, seen: Seen) -> Tensor:
+        """Distance of activation attention, summed over taps."""
+        parts = []
+        for pair in self.at_taps:
+            own, taught = self._meet(seen.own[pair.student], seen.taught[pair.teacher])
+            parts.append(losses.activation_distance(own, taught, **self.at))
+        return torch.stack(parts).sum()
+
+    def term_sp(self, seen: Seen) -> Tensor:
+        """Similarities between patches, each network on its own grid."""
+        own, taught = seen.own[self.fm_tap.student], seen.taught[self.fm_tap.teacher]
+        return self._relate(losses_relations.similarity_preserving, own, taught)
+
+    def term_rkd_distance(self, seen: Seen) -> Tensor:
+        """Distances between pooled patches."""
+        return self._relate(losses_relations.relational_distance, *self._pooled(seen))
+
+    def term_rkd_angle(self, seen: Seen) -> Tensor:
+        """Angles between pooled patches."""
+        return self._relate(losses_relations.relational_angle, *self._pooled(seen))
+
+    def _relate(self, term: Callable[..., Tensor], own: Tensor, taught: Tensor) -> Tensor:
+        with torch.autocast(own.device.type, enabled=False):  # differences of near neighbours
+            return term(_wide(own), _wide(taught))
+
+    def _pooled(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        own, taught = seen.own[self.deepest.student], seen.taught[self.deepest.teacher]
+        return own.mean((2, 3)), taught.mean((2, 3))
+
+
+def _is_closed(net: Grader, tap: str) -> bool:
+    """Whether ``tap`` is pooled into a linear head, which gives attention its closed form."""
+    return tap == net.backbone.deepest and isinstance(net.head, nn.Linear)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision to single; anything else as it is."""
+    return x.float() if x.element_size() < 4 else x
+
+
+def _size(feature: Tensor) -> tuple[int, int]:
+    return feature.shape[-2], feature.shape[-1]

@@ -49,7 +49,14 @@ class Method(nn.Module):
     """
 
     student: Grader
+    helpers: nn.ModuleDict
+    """Trained beside the student and not part of it, e.g. projections of its channels."""
     views: tuple[str, ...] = ("low",)
+
+    def __init__(self) -> None:
+        """Without helpers."""
+        super().__init__()
+        self.helpers = nn.ModuleDict()
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Unweighted scalar terms by name."""
@@ -64,4 +71,5 @@ class Method(nn.Module):
 
     def param_groups(self) -> list[dict[str, list[Parameter]]]:
         """What the optimiser trains."""
-        return [{"params": [p for p in self.student.parameters() if p.requires_grad]}]
+        nets = (self.student, self.helpers)
+        return [{"params": [p for net in nets for p in net.parameters() if p.requires_grad]}]

@@ -1,0 +1,129 @@
+"""``wsikd evaluate``: how good a grader is on labelled patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Labelled patches: tile stores, class folders, a labels CSV, SICAPv2. May be given again. "
+    " [default: the run's own]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test"]),
+    default="val",
+    show_default=True,
+    help="The test part is scored once; that it was is kept in RUN/scores.json.",
+)
+@click.option("--again", is_flag=True, help="Score the test part once more; that is kept too.")
+@click.option("--by", metavar="NAME", help="Who asks, for the record.  [default: your login]")
+@click.option(
+    "--mpp",
+    type=click.FloatRange(0, min_open=True),
+    metavar="UM",
+    help="um per pixel of the patches in --data, for a bundle alone.  [default: the network's]",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for the pictures.  [default: RUN/report; none for a bundle alone]",
+)
+@click.option("--no-report", is_flag=True, help="Draw no pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+def evaluate(
+    subject: Path,
+    data: tuple[Path, ...],
+    split: str,
+    again: bool,
+    by: str | None,
+    mpp: float | None,
+    report: Path | None,
+    no_report: bool,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Score a run or bundle on labelled patches, with intervals and the colour baseline.
+
+    Intervals (95 %) resample patients where they are known, else slides. The baseline is a logistic
+    regression on colour histograms: a network that does not beat it may have learnt the stain.
+    """
+    import json
+
+    from wsikd.core.lock import locked
+    from wsikd.learn import scoring
+    from wsikd.learn.run_report import write_pictures
+    from wsikd.models.device import pick_device
+
+    where = str(pick_device(device))
+    opened = scoring.open_subject(subject)
+    patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)
+    with locked(opened.scores_file):
+        scored = scoring.score(opened, patches, split, by=by or _login(), again=again, device=where)
+    told = dict(scored.record)
+    folder = report or (opened.place / "report" if opened.config is not None else None)
+    if folder is not None and not no_report:
+        told["report"] = write_pictures(opened, scored, folder, device=where)
+    click.echo(json.dumps(told, indent=2) if as_json else _text(told, folder))
+
+
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user in the container
+        return "unknown"
+
+
+def _text(record: dict[str, Any], folder: Path | None) -> str:
+    """The record as lines of a fixed width."""
+    colour = record["colour_histogram"] or {}
+    head = (
+        f"{record['split']}: {record['patches']} patches of {record['groups']} slides or patients"
+    )
+    lines = [head, f"{'':<20}{'network':>8}  {'95 % interval':<16}{'colour alone':>12}"]
+    for name, value in record["figures"].items():
+        row = (value, record["intervals"][name], colour.get(name))
+        lines.append(_row(name.replace("_", " ").replace("auc", "AUC"), *row))
+    for name, value in record["f1"].items():
+        place = record["classes"].index(name)
+        row = (value, record["f1_intervals"][name], colour.get(f"f1_{place}"))
+        lines.append(_row(f"F1 {name}", *row))
+    lines += ["confusion (true class in rows):", *_confusion(record)]
+    if made := record["calibration"]:
+        lines.append(
+            f"calibration error {made['ece_before']:.3f}, with temperature "
+            f"{made['temperature']:.2f} {made['ece_after']:.3f}"
+        )
+    if "report" in record:
+        agreement = record["report"]["attention_agreement"]
+        if agreement is not None:
+            lines.append(f"attention agrees with the teacher's: mean correlation {agreement:.3f}")
+        lines.append(f"pictures: {folder}")
+    return "\n".join(lines)
+
+
+def _row(name: str, value: float | None, reach: list[float] | None, colour: float | None) -> str:
+    own, other = ("-" if v is None else f"{v:.3f}" for v in (value, colour))
+    span = f"{reach[0]:.3f} to {reach[1]:.3f}" if reach else "-"
+    return f"{name:<20}{own:>8}  {span:<16}{other:>12}"
+
+
+def _confusion(record: dict[str, Any]) -> list[str]:
+    names = record["classes"]
+    width = max(6, *(len(n) + 1 for n in names))
+    head = " " * width + "".join(f"{n:>{width}}" for n in names)
+    rows = zip(names, record["confusion"], strict=True)
+    return [head, *(f"{n:<{width}}" + "".join(f"{v:>{width}}" for v in row) for n, row in rows)]

@@ -1,0 +1,113 @@
+"""``wsikd reproduce``: the table of a paper, or of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("paper", metavar="[PAPER]", default="at_plus")
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="SICAPv2 as distributed, class folders, a labels CSV or tile stores. May be given again.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of the runs and of table.md, .csv, .json. What is finished in it stays.",
+)
+@click.option(
+    "--seeds",
+    default="22,32,43",
+    show_default=True,
+    help="Seeds of the trainings; a student takes the teacher of its seed.",
+)
+@click.option(
+    "--rows",
+    metavar="NAMES",
+    help="Rows to run, with commas; * stands for anything, e.g. 'ce_*,at_plus_*'.  [default: all]",
+)
+@click.option(
+    "--recommended", is_flag=True, help="The rows of our recipe instead of the paper's form."
+)
+@click.option(
+    "--config-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Rows of your own: files 0_teacher.yaml, 1_NAME.yaml, ...",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="[ROWS:]KEY=VALUE",
+    help="Change a setting in every row, or in those named, e.g. 'fm_*:weights.fm=1'. May be "
+    "given again.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Cross-fit: deal slides or patients into folds, each the test part once.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often the folds are dealt anew.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+def reproduce(
+    paper: str,
+    data: tuple[Path, ...],
+    output: Path,
+    seeds: str,
+    rows: str | None,
+    recommended: bool,
+    config_dir: Path | None,
+    overrides: tuple[str, ...],
+    folds: int | None,
+    repeats: int,
+    device: str,
+) -> None:
+    """Train and score every row of a comparison and print its table.
+
+    PAPER is at_plus. Give the same command again to go on where it stopped; the test part is scored
+    once a run.
+    """
+    from importlib.resources import as_file, files
+
+    from wsikd.core.errors import ConfigError
+    from wsikd.learn.reproduce import Plan, read_rows, run_all
+    from wsikd.learn.table import make_table, write_table
+
+    place = files("wsikd.configs") / paper / "sicapv2"
+    if config_dir is None and not place.is_dir():
+        raise ConfigError(paper, "no such paper", "give at_plus, or --config-dir")
+    if config_dir is not None and recommended:
+        raise ConfigError("--recommended", "does not go with --config-dir", "leave one out")
+    with as_file(place / "recommended" if recommended else place) as own:
+        wanted = [name.strip() for name in (rows or "").split(",") if name.strip()]
+        found = read_rows(
+            config_dir or own, data=[str(p) for p in data], overrides=overrides, wanted=wanted
+        )
+    plan = Plan(found, _numbers(seeds), folds, repeats)
+    run_all(plan, output, device=device)
+    click.echo(write_table(make_table(plan, output), output), nl=False)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Seeds of "22,32,43"; raises a usage error for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise click.BadParameter(f"'{text}' is no list of different seeds, e.g. 22,32,43")
+    return tuple(map(int, parts))

@@ -1,0 +1,117 @@
+"""``wsikd tune``: choose settings on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="CONFIG",
+    help="YAML file of the run that is tuned.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of the trials, trials.csv and best.yaml. What is finished in it stays.",
+)
+@click.option(
+    "--grid",
+    "entries",
+    multiple=True,
+    required=True,
+    metavar="KEY=V1,V2",
+    help="A setting and its values, e.g. weights.fm=0.01,0.1,1. May be given again; every "
+    "combination is tried.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Data beside those in CONFIG, as in wsikd distill. May be given again.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Run folder or bundle of the teacher.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of every trial. May be given again.",
+)
+@click.option(
+    "--metric",
+    default="kappa",
+    show_default=True,
+    metavar="NAME",
+    help="What decides, on validation: kappa, balanced_accuracy, accuracy.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Where Optuna keeps the account, e.g. sqlite:///tune.db.  [default: DIR/tune.db]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+def tune(
+    config_file: Path,
+    output: Path,
+    entries: tuple[str, ...],
+    data: tuple[Path, ...],
+    teacher: Path | None,
+    overrides: tuple[str, ...],
+    metric: str,
+    storage: str | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Train every combination of a grid and choose the best on validation.
+
+    Several processes may share DIR, each started with the same command; a stopped one goes on.
+    """
+    import json
+
+    from wsikd.core.errors import ConfigError
+    from wsikd.learn import tune as engine
+
+    if metric not in engine.METRICS:
+        raise ConfigError(
+            f"--metric {metric}", "is not known", f"choose one of {', '.join(engine.METRICS)}"
+        )
+    changes = list(overrides)
+    if teacher is not None:
+        changes.append(f"teacher={json.dumps(str(teacher))}")
+    tuning = engine.Tuning(
+        config_file,
+        tuple(changes),
+        tuple(map(str, data)),
+        engine.parse_grid(entries),
+        metric,
+        seed,
+    )
+    result = engine.tune(tuning, output, storage=storage, device=device)
+    click.echo(f"{result.finished} of {result.total} trials, in {result.trials_file}")
+    if result.best is not None:
+        told = ", ".join(f"{k}={v}" for k, v in result.best.items())
+        click.echo(f"best on validation: {told} ({metric} {result.value:.3f})")
+    if result.best_file is not None:
+        click.echo(result.best_file)
+    elif result.finished < result.total:
+        click.echo("other processes are at work on the rest: no best.yaml yet")
+    else:
+        click.echo("every trial diverged: no best.yaml")

@@ -1,0 +1,55 @@
+"""One of two processes that train on halves of a batch: ``python processes.py RANK FOLDER``."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.learn.methods.pair import AT, batch, grader
+from wsikd.learn.methods.at_plus import AtPlus
+from wsikd.learn.methods.base import Batch
+
+TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at")
+TAPS = {"closed form": None, "autograd": "F3"}
+COUNT = 4
+
+
+def method(tap):
+    """Batch norm frozen; the same weights at every call."""
+    made = AtPlus(grader(0), grader(1), terms=TERMS, tap=tap).eval()
+    torch.manual_seed(2)
+    for parameter in made.helpers.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+def part(rank, of):
+    whole = batch(COUNT)
+    chosen = slice(rank * COUNT // of, (rank + 1) * COUNT // of)
+    views = {k: v[chosen] for k, v in whole.views.items()}
+    return Batch(views, whole.label[chosen], whole.slide[chosen], whole.box[chosen])
+
+
+def gradients(net, made, given):
+    terms = net(given, AT)
+    torch.stack(list(terms.values())).sum().backward()
+    slopes = {k: p.grad for k, p in made.named_parameters() if p.grad is not None}
+    return {k: v.detach() for k, v in terms.items()}, slopes
+
+
+def main(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    for name, tap in TAPS.items():
+        made = method(tap)
+        found = gradients(DistributedDataParallel(made), made, part(rank, 2))
+        torch.save(found, folder / f"{name} {rank}.pt")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

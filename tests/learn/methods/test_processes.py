@@ -1,0 +1,57 @@
+"""Two gloo processes, half a batch each, against one process with the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.learn.methods import processes
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", processes.__file__, str(rank), str(folder)],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in running:
+        message = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, message
+    return folder
+
+
+@pytest.mark.parametrize("name", processes.TAPS)
+def test_two_processes_give_the_gradient_of_one(name, two_processes):
+    made = processes.method(processes.TAPS[name])
+    terms, slopes = processes.gradients(made, made, processes.part(0, 1))
+    halves = [torch.load(two_processes / f"{name} {rank}.pt") for rank in (0, 1)]
+    for rank in (0, 1):
+        assert set(halves[rank][1]) == set(slopes)
+        for key, value in slopes.items():
+            scale = value.abs().max()
+            assert scale > 0
+            assert (halves[rank][1][key] - value).abs().max() <= 1e-6 * scale, key
+    for key, value in terms.items():
+        own = [half[0][key] for half in halves]
+        assert torch.allclose(sum(own) / 2, value, rtol=1e-9, atol=0), key
+        if key in ("fm", "sr_last", "sr_spatial"):  # the root is taken of all processes' mean
+            assert torch.allclose(own[0], own[1], rtol=1e-12, atol=0)
+
+
+def test_a_root_in_each_process_would_be_off(two_processes):
+    """What the reduction before the root mends, shown on the same halves."""
+    whole = processes.method(None)(processes.part(0, 1), processes.AT)["fm"].item()
+    alone = [processes.method(None)(processes.part(r, 2), processes.AT)["fm"] for r in (0, 1)]
+    shared = torch.load(two_processes / "closed form 0.pt")[0]["fm"].item()
+    assert shared == pytest.approx(whole, rel=1e-9)
+    assert abs(sum(v.item() for v in alone) / 2 - whole) > 1e-4 * whole

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax as scipy_softmax
+from sklearn import metrics as oracle
+
+from wsikd.learn import calibrate, metrics
+from wsikd.learn.colour import colour_histograms, histogram_baseline
+from wsikd.learn.data import load_patches
+from wsikd.learn.settings import Data, Split
+
+
+def drawn(seed, count=80, classes=4, ties=False):
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
+    logits = rng.normal(size=(count, classes)) + 1.5 * np.eye(classes)[truth]
+    if ties:
+        logits = logits.round()
+    return truth, logits, rng.integers(0, 7, count)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.booleans())
+def test_figures_equal_sklearn_s(seed, ties):
+    truth, logits, _ = drawn(seed, ties=ties)
+    p = metrics.softmax(logits)
+    np.testing.assert_allclose(p, scipy_softmax(logits, axis=1), rtol=1e-12)
+    found, said = metrics.measure(truth, p), p.argmax(1)
+    labels = range(4)
+    expected = {
+        "balanced_accuracy": oracle.balanced_accuracy_score(truth, said),
+        "accuracy": oracle.accuracy_score(truth, said),
+        "kappa": oracle.cohen_kappa_score(truth, said, weights="quadratic", labels=labels),
+        "kappa_unweighted": oracle.cohen_kappa_score(truth, said, labels=labels),
+        "auc_macro": oracle.roc_auc_score(truth, p, multi_class="ovr"),
+        "auc_cancer": oracle.roc_auc_score(truth > 0, 1 - p[:, 0]),
+    }
+    f1 = oracle.f1_score(truth, said, labels=labels, average=None, zero_division=0)
+    expected |= {f"f1_{c}": f1[c] for c in labels}
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_counting_a_group_twice_is_repeating_its_patches():
+    truth, logits, group = drawn(3, ties=True)
+    p = metrics.softmax(logits)
+    times = metrics.multiplicities(7, resamples=12, seed=4)
+    assert (times.sum(1) == 7).all()
+    found = metrics.weighted(truth, p, group, times)
+    for r, counts in enumerate(times):
+        rows = np.concatenate(
+            [np.flatnonzero(group == g) for g in range(7) for _ in range(counts[g])]
+        )
+        repeated = metrics.measure(truth[rows], p[rows])
+        assert {k: v[r] for k, v in found.items()} == pytest.approx(repeated, nan_ok=True)
+
+
+def test_intervals_resample_groups_and_not_patches():
+    rng = np.random.default_rng(0)
+    slide = np.repeat(np.arange(10), 50)
+    right = np.repeat(rng.random(10) < 0.6, 50)  # a slide is all right or all wrong
+    truth = np.tile([0, 1], 250)
+    said = np.where(right, truth, 1 - truth)
+    p = np.eye(2)[said] * 0.8 + 0.1
+    by_slide = metrics.intervals(truth, p, [f"s{i}" for i in slide])["accuracy"]
+    by_patch = metrics.intervals(truth, p, [f"p{i}" for i in range(500)])["accuracy"]
+    share = right.mean()
+    wide = 2 * 1.96 * np.sqrt(share * (1 - share) / 10)
+    assert by_slide[1] - by_slide[0] == pytest.approx(wide, rel=0.25)
+    narrow = 2 * 1.96 * np.sqrt(share * (1 - share) / 500)
+    assert by_patch[1] - by_patch[0] == pytest.approx(narrow, rel=0.25)
+    alone = metrics.intervals(truth, p, ["one"] * 500)
+    assert set(alone.values()) == {None}
+
+
+def test_what_is_undefined_is_nan_and_has_no_interval():
+    truth, p = np.array([1, 1, 1]), np.array([[0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
+    found = metrics.measure(truth, p)
+    assert np.isnan([found["auc_cancer"], found["auc_macro"], found["kappa"]]).all()
+    assert found["accuracy"] == 1
+    assert metrics.intervals(truth, p, list("abc"))["auc_cancer"] is None
+
+
+def test_calibration_against_a_slow_reading():
+    truth, logits, _ = drawn(5, count=200)
+    p = metrics.softmax(2 * logits)
+    total = 0.0
+    for b in range(15):
+        low, high = b / 15, (b + 1) / 15
+        inside = [i for i in range(200) if low < p[i].max() <= high]
+        if inside:
+            accuracy = np.mean([p[i].argmax() == truth[i] for i in inside])
+            total += len(inside) * abs(accuracy - np.mean([p[i].max() for i in inside]))
+    assert calibrate.expected_calibration_error(p, truth) == pytest.approx(total / 200)
+    assert calibrate.negative_log_likelihood(logits, truth) == pytest.approx(
+        oracle.log_loss(truth, metrics.softmax(logits))
+    )
+
+
+def test_temperature_is_found_again_and_changes_no_decision():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (20_000, 3))
+    p = metrics.softmax(logits)
+    truth = (rng.random(20_000)[:, None] > p.cumsum(1)).sum(1).clip(0, 2)
+    found = calibrate.fit_temperature(3 * logits, truth)
+    assert found == pytest.approx(3, rel=0.05)
+    record = calibrate.calibration(3 * logits, truth, found)
+    assert record["ece_after"] < 0.02 < record["ece_before"]
+    assert record["nll_after"] < record["nll_before"]
+    grid = [calibrate.negative_log_likelihood(3 * logits, truth, t) for t in (2.5, 3.5)]
+    assert record["nll_after"] < min(grid)
+
+
+def test_colour_histograms_count_pixels(stripes):
+    patches = load_patches(Data(paths=[str(stripes)]), Split())
+    found = colour_histograms(patches, np.array([3, 40]))
+    for row, index in zip(found, (3, 40), strict=True):
+        image = patches.read(index).numpy()
+        slow = [np.histogram(image[c], bins=32, range=(0, 256))[0] / 32**2 for c in range(3)]
+        np.testing.assert_allclose(row**2, np.concatenate(slow), atol=1e-6)
+
+
+def test_the_histogram_baseline_sees_colour_and_only_colour(tmp_path, stripes, patches_on_disk):
+    import cv2
+
+    patches = load_patches(Data(paths=[str(stripes)]), Split())
+    train, val = patches.indices("train"), patches.indices("val")
+    blind = histogram_baseline(patches, train, val)
+    assert metrics.measure(patches.label[val], blind)["kappa"] < 0.6
+    path = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
+    rng = np.random.default_rng(0)
+    for row in patches_on_disk.rows(path):
+        # same mean colour in every class: only the histogram tells
+        spread = 10 + 30 * int(row["label"])
+        tint = 128 + spread * rng.choice([-1, 1], (32, 32, 3)) + rng.integers(-5, 6, (32, 32, 3))
+        cv2.imwrite(str(path.parent / "images" / row["image"]), tint.astype(np.uint8))
+    tinted = load_patches(Data(paths=[str(path)]), Split())
+    seen = histogram_baseline(tinted, train, val)
+    assert metrics.measure(tinted.label[val], seen)["kappa"] == pytest.approx(1.0)
+    assert histogram_baseline(tinted, train[tinted.label[train] == 0], val) is None

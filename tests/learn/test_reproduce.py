@@ -1,0 +1,336 @@
+import json
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sklearn import metrics as oracle
+from wsikd.cli.main import main
+
+from tests.learn.miniature import write_sicap
+from wsikd.core.errors import ConfigError, OutputError
+from wsikd.learn import reproduce, scoring
+from wsikd.learn.metrics import softmax
+from wsikd.learn.reproduce import Plan, read_rows, run_all
+from wsikd.learn.table import make_table, to_markdown
+from wsikd.learn.train import Trainer
+
+TINY = [
+    "network.arch=vgg_small", "network.width=0.25", "network.init=random", "optim.epochs=1",
+    "optim.batch_size=16", "optim.lr=0.003",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sicap(tmp_path_factory):
+    return write_sicap(tmp_path_factory.mktemp("mini") / "SICAPv2")
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args], catch_exceptions=False)
+
+
+def command(sicap, out, *more, rows="ce_5x,at_plus_fm_5x", seeds="22,32"):
+    sets = [part for text in TINY for part in ("--set", text)]
+    return ["reproduce", "at_plus", "--data", sicap, "-o", out, "--seeds", seeds, "--rows", rows,
+            "--device", "cpu", *sets, *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(sicap, tmp_path_factory):
+    out = tmp_path_factory.mktemp("table") / "out"
+    done = run(*command(sicap, out))
+    assert done.exit_code == 0, done.output
+    return out, done
+
+
+def test_the_table_is_what_the_runs_predicted(made):
+    out, done = made
+    table = json.loads((out / "table.json").read_text())
+    assert [r["name"] for r in table["rows"]] == [
+        "teacher", "ce_5x", "at_plus_fm_5x", "colour_histogram",
+    ]  # fmt: skip
+    assert done.stdout == (out / "table.md").read_text()
+    row = table["rows"][2]
+    assert set(row["interval"].values()) == {None}  # one patient tells nothing of others
+    kappas = []
+    for seed in (22, 32):
+        with np.load(out / f"runs/at_plus_fm_5x/seed{seed}/predictions_test.npz") as kept:
+            said = kept["logits"].argmax(1)
+            assert set(kept["group"]) == {"patient p0"}
+            kappas.append(
+                oracle.cohen_kappa_score(kept["truth"], said, weights="quadratic", labels=range(4))
+            )
+    assert row["mean"]["kappa"] == pytest.approx(np.mean(kappas))
+    assert row["deviation"]["kappa"] == pytest.approx(np.std(kappas))
+    assert row["macs"] == pytest.approx(table["rows"][0]["macs"])  # upsampled: the same cost
+    assert len((out / "table.csv").read_text().splitlines()) == 5
+    gain = next(g for g in table["gains"] if g["metric"] == "kappa")
+    each = np.subtract(row["each"]["kappa"], table["rows"][1]["each"]["kappa"])
+    assert gain["mean"] == pytest.approx(each.mean())
+    assert (gain["row"], gain["over"]) == ("at_plus_fm_5x", "ce_5x")
+
+
+def test_students_take_the_teacher_of_their_seed(made):
+    out, _ = made
+    for seed in (22, 32):
+        card = json.loads((out / f"runs/at_plus_fm_5x/seed{seed}/student/card.json").read_text())
+        teacher = json.loads((out / f"runs/teacher/seed{seed}/student/card.json").read_text())
+        assert card["teacher"]["sha256"] == teacher["sha256"]
+        assert teacher["training"]["seed"] == seed
+        assert card["temperature"] > 0
+
+
+def test_what_is_finished_is_not_done_again(made, sicap, monkeypatch):
+    out, done = made
+    scores = (out / "runs/teacher/seed22/scores.json").read_text()
+    assert [s["by"] for s in json.loads(scores)["scores"]] == ["wsikd reproduce"]
+
+    def never(*args, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(reproduce, "distill", never)
+    again = run(*command(sicap, out))
+    assert again.stdout == done.stdout
+    assert (out / "runs/teacher/seed22/scores.json").read_text() == scores
+    other = run(*command(sicap, out, "--set", "optim.lr=0.1"))
+    assert other.exit_code == 1
+    assert "was started with another 'optim.lr'" in other.stderr
+
+
+def test_other_data_are_refused(made, sicap, tmp_path):
+    out, _ = made
+    changed = write_sicap(tmp_path / "SICAPv2", seed=1)
+    refused = run(*command(changed, out))
+    assert refused.exit_code == 1
+    assert "was made with another data; choose another -o" in refused.stderr
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypatch):
+    out, done = made
+    validate, calls = Trainer._validate, []
+
+    def dying(self):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return validate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_validate", dying)
+        with pytest.raises(Killed):
+            run(*command(sicap, tmp_path / "out"))
+    assert not (tmp_path / "out/table.md").exists()
+    rest = run(*command(sicap, tmp_path / "out"))
+    assert rest.stdout == done.stdout
+    first, second = (
+        p / "runs/ce_5x/seed22/student/model.safetensors" for p in (out, tmp_path / "out")
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_test_part_is_scored_once(made, tmp_path):
+    out, _ = made
+    folder = tmp_path / "run"
+    shutil.copytree(out / "runs/ce_5x/seed22", folder)
+    refused = run("evaluate", folder, "--split", "test", "--by", "me", "--device", "cpu")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"OutputError: {folder}: its test part was scored on 20")
+    assert "by wsikd reproduce; choose on --split val, or pass --again" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    done = run("evaluate", folder, "--split", "test", "--by", "me", "--again", "--json",
+               "--no-report", "--device", "cpu")  # fmt: skip
+    record = json.loads(done.stdout)
+    kept = scoring.read_scores(folder / "scores.json")
+    assert [(s["by"], s["times_before"]) for s in kept] == [("wsikd reproduce", 0), ("me", 1)]
+    assert record == kept[1]
+    assert kept[0]["figures"] == pytest.approx(kept[1]["figures"])
+    (folder / "scores.json").write_text("{torn")
+    torn = run("evaluate", folder, "--split", "test", "--device", "cpu")
+    assert torn.exit_code == 1
+    assert "cannot be read as a record of scores" in torn.stderr
+
+
+def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, caplog):
+    out, _ = made
+    folder = tmp_path / "run"
+    shutil.copytree(out / "runs/at_plus_fm_5x/seed22", folder)
+    done = run("evaluate", folder, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    record = scoring.read_scores(folder / "scores.json")[-1]
+    line = next(x for x in done.stdout.splitlines() if x.startswith("kappa  "))
+    assert line.split()[1] == f"{record['figures']['kappa']:.3f}"
+    assert line.split()[-1] == f"{record['colour_histogram']['kappa']:.3f}"
+    pictures = {"curves.png", "confusion_val.png", "reliability_val.png", "attention.png"}
+    report = json.loads((folder / "report/report.json").read_text())
+    assert set(report["files"]) == pictures
+    assert {p.name for p in (folder / "report").iterdir()} == pictures | {"report.json"}
+    assert all((folder / "report" / p).read_bytes()[:4] == b"\x89PNG" for p in pictures)
+    assert sum(p.stat().st_size for p in (folder / "report").iterdir()) < 600_000
+    assert -1 <= report["attention_agreement"] <= 1
+    assert f"mean correlation {report['attention_agreement']:.3f}" in done.stdout
+    own, colour = record["figures"]["kappa"], record["colour_histogram"]["kappa"]
+    warned = any("kappa" in r.message and "no better than" in r.message for r in caplog.records)
+    assert warned == (own <= colour)
+
+
+def test_a_bundle_alone_is_scored_on_the_data_it_is_given(made, sicap, tmp_path):
+    out, _ = made
+    bundle = tmp_path / "bundle"
+    shutil.copytree(out / "runs/teacher/seed22/student", bundle)
+    missing = run("evaluate", bundle, "--split", "test", "--device", "cpu")
+    assert missing.exit_code == 1
+    assert "names no data; pass --data" in missing.stderr
+    asked = ["evaluate", bundle, "--split", "test", "--data", sicap, "--device", "cpu", "--json"]
+    record = json.loads(run(*asked).stdout)
+    kept = scoring.read_scores(out / "runs/teacher/seed22/scores.json")[0]
+    assert record["figures"] == pytest.approx(kept["figures"])
+    assert "report" not in record
+    assert run(*asked).exit_code == 1
+
+
+def test_data_without_a_split_are_all_test_for_a_bundle(made, sicap, tmp_path):
+    """Class folders: the same test images, and no training part to fit the baseline on."""
+    out, _ = made
+    bundle, folders = tmp_path / "bundle", tmp_path / "folders"
+    shutil.copytree(out / "runs/teacher/seed22/student", bundle)
+    for i, image in enumerate(sorted((sicap / "images").glob("16B000000[01]_*"))):
+        place = folders / ("NC", "G3", "G4", "G5")[i % 8 % 4]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, place)
+    done = run(
+        "evaluate", bundle, "--split", "test", "--data", folders, "--json", "--device", "cpu"
+    )
+    record = json.loads(done.stdout)
+    kept = scoring.read_scores(out / "runs/teacher/seed22/scores.json")[0]
+    assert record["confusion"] == kept["confusion"]
+    assert (record["groups"], record["colour_histogram"]) == (2, None)
+    assert record["calibration"] == pytest.approx(kept["calibration"])
+    text = run("evaluate", bundle, "--split", "test", "--data", folders, "--again")
+    assert text.stdout.startswith("test: 16 patches of 2 slides or patients")
+    none = run("evaluate", bundle, "--data", folders)
+    assert (none.exit_code, "there are no val patches" in none.stderr) == (1, True)
+
+
+def test_cross_fitting_predicts_every_patch_once_a_repeat(sicap, tmp_path):
+    rows = read_rows(
+        Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2")),
+        data=[str(sicap)], overrides=[*TINY, "ce_*:optim.lr=0.002"], wanted=["ce_5x"],
+    )  # fmt: skip
+    assert [r.name for r in rows] == ["ce_5x"]
+    assert rows[0].config.optim.lr == 0.002
+    plan = Plan(rows, (1,), folds=2, repeats=2)
+    run_all(plan, tmp_path, device="cpu")
+    found = reproduce.collect(plan, tmp_path)
+    for predictions in (*found["ce_5x"].values(), *found["colour_histogram"].values()):
+        assert list(predictions.index) == list(range(80))
+    table = make_table(plan, tmp_path, resamples=50)
+    assert [r["units"] for r in table["rows"]] == [2, 2]
+    assert table["plan"]["groups"] == 5
+    assert "2 x 2-fold cross-fitting" in to_markdown(table)
+    names = {p.name for p in (tmp_path / "runs/ce_5x").iterdir() if p.is_dir()}
+    assert names == {f"seed1-repeat{r}-fold{f}" for r in (0, 1) for f in (0, 1)}
+
+
+def test_rows_that_make_no_table_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no row"):
+        read_rows(tmp_path)
+    root = Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2"))
+    with pytest.raises(ConfigError, match="fm_5: no such row; did you mean 'fm_5x'"):
+        read_rows(root, wanted=["fm_5"])
+    shutil.copy(root / "13_fm_5x.yaml", tmp_path / "1_fm.yaml")
+    with pytest.raises(ConfigError, match="its students have no teacher; add 0_teacher"):
+        read_rows(tmp_path)
+    shutil.copy(root / "13_fm_5x.yaml", tmp_path / "2_fm.yaml")
+    with pytest.raises(ConfigError, match="two rows have the same name"):
+        read_rows(tmp_path)
+    seeds = run("reproduce", "--data", tmp_path, "-o", tmp_path / "o", "--seeds", "1,x")
+    assert seeds.exit_code == 2
+    paper = run("reproduce", "none", "--data", tmp_path, "-o", tmp_path / "o")
+    assert (paper.exit_code, "no such paper" in paper.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("folder", ["sicapv2", "sicapv2/recommended"])
+def test_every_row_of_the_paper_loads(folder):
+    rows = read_rows(Path(str(resources.files("wsikd.configs") / "at_plus" / folder)))
+    assert rows[0].name == "teacher"
+    paper = folder == "sicapv2"
+    names = (
+        ["ce", "kd", "fm", "sr", "at", "at_plus", "at_plus_fm"] if paper else ["ce", "recommended"]
+    )
+    expected = [f"{n}_{m}" for m in ("5x", "2.5x", "1.25x") for n in names]
+    assert [r.name for r in rows[1:]] == expected
+    for row in rows[1:]:
+        mpp = {"5x": 2.0, "2.5x": 4.0, "1.25x": 8.0}[row.name.rpartition("_")[2]]
+        assert row.config.low_mpp == mpp
+        assert row.config.student_input == ("upsampled" if paper else "native")
+    if paper:
+        for row in rows:
+            optim = row.config.optim
+            assert (optim.name, optim.lr, optim.weight_decay) == ("adam", 1e-4, 0)
+            assert (optim.epochs, optim.batch_size, optim.schedule) == (20, 32, "constant")
+            assert row.config.network.input_norm == "none"
+        both = {r.name: {k: v for k, v in r.config.weights.items() if v} for r in rows}
+        assert both["at_plus_fm_2.5x"] == {"ce": 1, "fm": 0.1, "at_plus": 10}
+        assert both["fm_5x"] == {"ce": 1, "fm": 0.1}
+
+
+def test_gap_closed_only_where_there_is_a_gap(monkeypatch, tmp_path):
+    """A blind baseline, a student half way, and a teacher that is right or blind: made up."""
+    from wsikd.learn import table as module
+
+    rng = np.random.default_rng(0)
+    truth, group = np.tile(np.arange(4), 60), np.repeat([f"slide {i}" for i in range(12)], 20)
+
+    def predictions(share):
+        said = np.where(rng.random(240) < share, truth, rng.integers(0, 4, 240))
+        return reproduce.Predictions(truth, softmax(4.0 * np.eye(4)[said]), np.arange(240), group)
+
+    root = Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2"))
+    rows = read_rows(root, wanted=["teacher", "ce_5x", "fm_5x"])
+    plan = Plan(rows, (1, 2))
+    monkeypatch.setattr(module, "read_card", lambda *_: {"macs": 10**9})
+    shares = {"teacher": 1.0, "ce_5x": 0.0, "fm_5x": 0.5, "colour_histogram": 0.25}
+    right = {n: {(s, 0): predictions(share) for s in (1, 2)} for n, share in shares.items()}
+    for made, expected in ((right, True), (right | {"teacher": right["ce_5x"]}, False)):
+        monkeypatch.setattr(module, "collect", lambda *_, made=made: made)
+        table = make_table(plan, tmp_path, resamples=100)
+        gain = next(g for g in table["gains"] if g["metric"] == "kappa")
+        assert (gain["gap_closed"] is not None) == expected
+        if expected:
+            assert gain["gap_closed"] == pytest.approx(0.5, abs=0.15)
+            assert gain["interval_slides"][0] > 0
+        told = " ".join(table["warnings"])
+        assert "ce_5x: kappa" in told
+        assert ("teacher (1 um/px)" in told) != expected
+
+
+def test_scores_cannot_be_kept_where_nothing_can_be_written(made, tmp_path, monkeypatch):
+    out, _ = made
+    folder = tmp_path / "run"
+    shutil.copytree(out / "runs/ce_5x/seed22", folder)
+    subject = scoring.open_subject(folder)
+    patches = scoring.load_for(subject)
+
+    def full(*args, **options):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match="cannot be written"):
+        scoring.score(subject, patches, "val", by="me")

@@ -1,0 +1,160 @@
+"""Figures of a grader on labelled patches, and how far they depend on which slides were drawn.
+
+Patches of one slide are alike, so intervals resample whole groups (patients where they are known,
+else slides): the cluster bootstrap of C. Field and A. Welsh, J. R. Statist. Soc. B 69, 2007. R
+resamples, G groups, N patches, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+METRICS = ("balanced_accuracy", "accuracy", "kappa", "kappa_unweighted", "auc_macro", "auc_cancer")
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities of logits (N, C) over a temperature: float64 (N, C)."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def measure(truth: NDArray[np.int64], probability: NDArray[np.float64]) -> dict[str, float]:
+    """The figures of one set of predictions.
+
+    Args:
+        truth: int64 (N,).
+        probability: float64 (N, C).
+
+    Returns:
+        ``balanced_accuracy`` (mean recall of the classes that occur), ``accuracy``, ``kappa``
+        (quadratic weights), ``kappa_unweighted``, ``auc_macro`` (each class against the others,
+        mean over those that occur), ``auc_cancer`` (class 0 against all others) and ``f1_0``,
+        ``f1_1``, ... of each class; NaN where one is undefined.
+    """
+    group = np.zeros(len(truth), np.int64)
+    return {k: float(v[0]) for k, v in weighted(truth, probability, group, np.ones((1, 1))).items()}
+
+
+def multiplicities(groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
+    """How often each group is drawn in each resample with replacement: int64 (R, G)."""
+    drawn = np.random.default_rng(seed).integers(0, groups, (resamples, groups))
+    flat = drawn + groups * np.arange(resamples)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=groups * resamples)
+    return counts.reshape(resamples, groups)
+
+
+def weighted(
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    group: NDArray[np.int64],
+    times: NDArray[Any],
+) -> dict[str, NDArray[np.float64]]:
+    """The figures of :func:`measure` with each group counted so many times.
+
+    Args:
+        truth: int64 (N,).
+        probability: float64 (N, C).
+        group: int64 (N,), 0 to G - 1.
+        times: (R, G), how often each group counts.
+
+    Returns:
+        Name -> float64 (R,).
+    """
+    classes, count = probability.shape[1], times.shape[1]
+    flat = (group * classes + truth) * classes + probability.argmax(1)
+    own = np.bincount(flat, minlength=count * classes**2).reshape(count, classes, classes)
+    matrix = np.tensordot(times.astype(np.float64), own.astype(np.float64), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = _of_confusion(matrix)
+        areas = [_auc(truth == c, probability[:, c], group, times) for c in range(classes)]
+        found["auc_macro"] = _mean_defined(np.stack(areas, 1))
+        found["auc_cancer"] = _auc(truth > 0, 1 - probability[:, 0], group, times)
+    return found
+
+
+def _of_confusion(matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Figures of confusion matrices (R, C, C), true class first."""
+    rows, columns, total = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
+    right = np.diagonal(matrix, axis1=1, axis2=2)
+    chance = rows[:, :, None] * columns[:, None] / total[:, None, None]
+    place = np.arange(matrix.shape[1])
+    distance = (place[:, None] - place[None]) ** 2
+    found = {"balanced_accuracy": _mean_defined(right / rows), "accuracy": right.sum(1) / total}
+    for name, weight in (("kappa", distance), ("kappa_unweighted", (distance > 0).astype(int))):
+        expected = (weight * chance).sum((1, 2))
+        ratio = (weight * matrix).sum((1, 2)) / expected
+        found[name] = np.where(expected > 0, 1 - ratio, np.nan)
+    f1 = 2 * right / np.maximum(rows + columns, 1)
+    return found | {f"f1_{c}": f1[:, c] for c in range(matrix.shape[1])}
+
+
+def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is not NaN."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return np.asarray(np.nanmean(values, -1))
+
+
+def _auc(
+    positive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    group: NDArray[np.int64],
+    times: NDArray[Any],
+) -> NDArray[np.float64]:
+    """Share of (positive, negative) pairs in order, ties half: float64 (R,); NaN without pairs."""
+    _, place = np.unique(score, return_inverse=True)
+    levels, found = int(place.max(initial=0)) + 1, np.empty(len(times))
+    for r, counts in enumerate(times):
+        weight = counts[group].astype(np.float64)
+        above = np.bincount(place, weight * positive, levels)
+        below = np.bincount(place, weight * ~positive, levels)
+        pairs = above.sum() * below.sum()
+        ordered = (above * (np.cumsum(below) - below / 2)).sum()
+        found[r] = ordered / pairs if pairs else np.nan
+    return found
+
+
+def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float] | None:
+    """Percentile interval of resampled figures; None where more than a tenth are undefined."""
+    known = values[np.isfinite(values)]
+    if len(known) < 0.9 * max(len(values), 1):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def intervals(
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[float, float] | None]:
+    """Bootstrap intervals of every figure, at 95 %, over groups.
+
+    Args:
+        truth: int64 (N,).
+        probability: float64 (N, C).
+        groups: patient or slide of each patch, (N,).
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        Name -> (low, high), or None: with a single group nothing can be said.
+    """
+    known, group = np.unique(np.asarray(groups), return_inverse=True)
+    times = multiplicities(len(known), resamples=resamples, seed=seed)
+    drawn = weighted(truth, probability, group, times)
+    return {k: interval(v) if len(known) > 1 else None for k, v in drawn.items()}

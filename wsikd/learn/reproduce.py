@@ -1,0 +1,335 @@
+"""Run every row of a comparison with every seed and fold, and score each once.
+
+A row is a configuration; students take the teacher of the same seed and fold. What is finished
+stays, what was interrupted goes on, and other settings are refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd.core.config import load_config
+from wsikd.core.errors import CheckpointError, ConfigError, DataError
+from wsikd.core.lock import locked
+from wsikd.core.run import RunDir
+from wsikd.core.tables import nearest
+from wsikd.learn import scoring
+from wsikd.learn.colour import histogram_baseline
+from wsikd.learn.data import load_patches
+from wsikd.learn.metrics import softmax
+from wsikd.learn.settings import RunConfig
+from wsikd.learn.train import distill
+from wsikd.models.bundle import CARD, load_bundle
+from wsikd.models.device import pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data import PatchSet
+
+logger = logging.getLogger(__name__)
+TEACHER = "teacher"
+COLOUR = "colour_histogram"
+ASKED_BY = "wsikd reproduce"
+_FILE = re.compile(r"(\d+)_(.+)\.yaml")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its name and settings."""
+
+    name: str
+    config: RunConfig
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it takes the teacher of its seed."""
+        return self.config.method != "supervised" and self.config.teacher is None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run of a row: its seed and, in cross-fitting, which repeat and fold."""
+
+    seed: int
+    repeat: int = 0
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"seed{self.seed}" + (
+            "" if self.fold is None else f"-repeat{self.repeat}-fold{self.fold}"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be run.
+
+    Attributes:
+        rows: in the order of the table, the teacher among them.
+        seeds: of initialisation, order and augmentation.
+        folds: of cross-fitting; None keeps the data's own test part.
+        repeats: how often the folds are dealt anew.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    folds: int | None = None
+    repeats: int = 1
+
+    def units(self) -> list[Unit]:
+        """Every run of a row, those on the same patches one after another."""
+        if self.folds is None:
+            return [Unit(seed) for seed in self.seeds]
+        return [
+            Unit(seed, repeat, fold)
+            for repeat in range(self.repeats)
+            for fold in range(self.folds)
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of its test part: truth int64 (N,), probability float64 (N, C), index int64
+    (N,) into the data, and the slide or patient of each patch."""
+
+    truth: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    index: NDArray[np.int64]
+    group: NDArray[np.str_]
+
+
+def read_rows(
+    folder: Path,
+    *,
+    data: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+) -> tuple[Row, ...]:
+    """Read the rows of a table: files ``<number>_<name>.yaml``, in the order of their numbers.
+
+    Args:
+        folder: where they are.
+        data: places of the data, beside those that the files name.
+        overrides: ``"key=value"`` for every row, ``"NAME:key=value"`` for those whose name matches
+            (``*`` stands for anything).
+        wanted: names of rows, ``*`` as above; none takes all. The teacher comes along where a
+            student needs it.
+
+    Raises:
+        ConfigError: there is no row, a name matches none, a setting is wrong, or a student has no
+            teacher.
+    """
+    found = sorted(
+        (int(m[1]), m[2], file)
+        for file in folder.glob("*.yaml")
+        if (m := _FILE.fullmatch(file.name))
+    )
+    names = [name for _, name, _ in found]
+    if not found:
+        raise ConfigError(folder, "holds no row", "name its files 1_teacher.yaml, 2_ce.yaml, ...")
+    if len(set(names)) < len(names):
+        raise ConfigError(folder, "two rows have the same name", "rename one of the files")
+    split = [_target(text) for text in overrides]
+    for pattern in (*wanted, *(p for p, _ in split)):
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(pattern, "no such row", nearest(pattern, names))
+    rows = []
+    for _, name, file in found:
+        own = [text for pattern, text in split if fnmatch.fnmatch(name, pattern)]
+        config = load_config(RunConfig, file, own)
+        paths = {"paths": [*config.data.paths, *data]}
+        rows.append(
+            Row(name, config.model_copy(update={"data": config.data.model_copy(update=paths)}))
+        )
+    return _chosen(folder, rows, wanted)
+
+
+def _target(text: str) -> tuple[str, str]:
+    """("fm_*", "weights.fm=1") of "fm_*:weights.fm=1"; every row where none is named."""
+    key, equals, value = text.partition("=")
+    pattern, colon, rest = key.partition(":")
+    return (pattern, f"{rest}{equals}{value}") if colon else ("*", text)
+
+
+def _chosen(folder: Path, rows: list[Row], wanted: Sequence[str]) -> tuple[Row, ...]:
+    chosen = [r for r in rows if not wanted or any(fnmatch.fnmatch(r.name, p) for p in wanted)]
+    if any(r.needs_teacher for r in chosen):
+        teacher = next((r for r in rows if r.name == TEACHER), None)
+        if teacher is None or teacher.needs_teacher:
+            raise ConfigError(
+                folder, "its students have no teacher", f"add 0_{TEACHER}.yaml of method supervised"
+            )
+        if teacher not in chosen:
+            chosen.insert(0, teacher)
+    return tuple(sorted(chosen, key=lambda r: r.name != TEACHER))
+
+
+def run_folder(out: Path, row: str, unit: Unit) -> Path:
+    """Where a run of a row lies."""
+    return out / "runs" / row / unit.name
+
+
+def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
+    """Train and score what is not finished.
+
+    Args:
+        plan: what to run.
+        out: folder of the table; runs lie in ``runs/<row>/<seed>``.
+        device: "auto", "cpu" or "cuda:0".
+
+    Raises:
+        WsikdError: a run failed; what is finished stays for the next call.
+    """
+    loaded: dict[str, PatchSet] = {}
+    total = len(plan.units()) * len(plan.rows)
+    for number, (unit, row) in enumerate((u, r) for u in plan.units() for r in plan.rows):
+        config = _settings(row, unit, plan, out)
+        key = _data_key(config)
+        if key not in loaded:
+            loaded.clear()  # the patches of one split at a time
+            loaded[key] = load_patches(config.data, config.split)
+            if not len(loaded[key].indices("test")):
+                raise DataError(
+                    "split", "leaves no test patches", "set split.test, or pass --folds"
+                )
+        patches = loaded[key]
+        if row.name == plan.rows[0].name:
+            _colour(out, unit, patches)
+        logger.info("%s, %s: %d of %d", row.name, unit.name, number + 1, total)
+        folder = run_folder(out, row.name, unit)
+        with locked(folder):
+            _train(config, folder, unit.seed, patches, device)
+            _score(folder, patches, out, unit, str(pick_device(device)))
+
+
+def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
+    """A row's settings for one unit: its fold and its teacher."""
+    config = row.config
+    changes: dict[str, object] = {}
+    if plan.folds is not None:
+        fold = {"folds": plan.folds, "fold": unit.fold, "seed": config.split.seed + unit.repeat}
+        changes["split"] = config.split.model_copy(update=fold)
+    if row.needs_teacher:
+        changes["teacher"] = str(run_folder(out, TEACHER, unit))
+    return config.model_copy(update=changes)
+
+
+def _data_key(config: RunConfig) -> str:
+    data = config.data.model_dump_json(exclude={"student_mpp", "low_source", "cache_gb"})
+    return data + config.split.model_dump_json()
+
+
+def _train(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
+    """Train a run, go on with it, or check that a finished one is the one that is asked for."""
+    if not (RunDir(folder).student / CARD).is_file():
+        distill(config, folder, seed=seed, device=device, resume=True, patches=patches)
+        return
+    run = RunDir(folder)
+    run.check(config, resume=True, seed=seed)
+    made = run.read_provenance()
+    teacher = None if config.teacher is None else load_bundle(config.teacher).sha256
+    for what, now in (("data", patches.digests), ("teacher_sha256", teacher)):
+        if what in made and made[what] != now:
+            name = "data" if what == "data" else "teacher"
+            raise CheckpointError(folder, f"was made with another {name}", "choose another -o")
+
+
+def _score(folder: Path, patches: PatchSet, out: Path, unit: Unit, device: str) -> None:
+    """Score the test part of a run, unless that is done and its predictions are kept."""
+    subject = scoring.open_subject(folder)
+    kept = [s for s in scoring.read_scores(subject.scores_file) if s["split"] == "test"]
+    predictions = folder / scoring.PREDICTIONS
+    if kept and predictions.is_file():
+        return
+    colour = read_predictions(_colour_file(out, unit)).probability
+    scoring.score(
+        subject, patches, "test", by=ASKED_BY, again=bool(kept), colour=colour, device=device,
+        keep=predictions,
+    )  # fmt: skip
+
+
+def _colour_file(out: Path, unit: Unit) -> Path:
+    part = "own" if unit.fold is None else f"repeat{unit.repeat}-fold{unit.fold}"
+    return out / "runs" / COLOUR / f"{part}.npz"
+
+
+def _colour(out: Path, unit: Unit, patches: PatchSet) -> None:
+    """Keep what colour alone says of a test part. Raises DataError where it says nothing."""
+    file = _colour_file(out, unit)
+    if file.is_file():
+        return
+    chosen = patches.indices("test")
+    found = histogram_baseline(patches, patches.indices("train"), chosen)
+    if found is None:
+        raise DataError("split", "leaves one class for training", "add slides of another class")
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(found), -1e3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scoring.save_predictions(logits, patches, chosen, file)
+
+
+def read_predictions(file: Path) -> Predictions:
+    """Read what ``scoring.save_predictions`` kept. Raises DataError where it cannot be read."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return Predictions(kept["truth"], softmax(kept["logits"]), kept["index"], kept["group"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(file, "cannot be read as predictions", "remove it and run again") from error
+
+
+def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Predictions]]:
+    """Predictions of every row by (seed, repeat), the folds of each put together.
+
+    Figures are then of all patches at once; an AUC so compares scores of different folds' networks.
+
+    Args:
+        plan: what was run.
+        out: folder of the table.
+
+    Returns:
+        Row -> (seed, repeat) -> predictions, by index; the colour baseline is the last row.
+
+    Raises:
+        DataError: predictions are missing.
+    """
+    found: dict[str, dict[tuple[int, int], Predictions]] = {}
+    for name in (*(row.name for row in plan.rows), COLOUR):
+        parts: dict[tuple[int, int], list[Predictions]] = {}
+        for unit in plan.units():
+            of_colour = name == COLOUR
+            folder = run_folder(out, name, unit)
+            file = _colour_file(out, unit) if of_colour else folder / scoring.PREDICTIONS
+            parts.setdefault((unit.seed, unit.repeat), []).append(read_predictions(file))
+        found[name] = {key: _join(folds) for key, folds in parts.items()}
+    return found
+
+
+def _join(parts: list[Predictions]) -> Predictions:
+    index = np.concatenate([p.index for p in parts])
+    order = np.argsort(index, kind="stable")
+    return Predictions(
+        np.concatenate([p.truth for p in parts])[order],
+        np.concatenate([p.probability for p in parts])[order],
+        index[order],
+        np.concatenate([p.group for p in parts])[order],
+    )
+
+
+def read_card(out: Path, row: str, unit: Unit) -> dict[str, object]:
+    """The card of a finished run's bundle."""
+    file = RunDir(run_folder(out, row, unit)).student / CARD
+    return dict(json.loads(file.read_text(encoding="utf-8")))

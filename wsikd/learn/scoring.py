@@ -1,0 +1,289 @@
+"""Score a run or bundle on a split, and keep account of it: the test part is for one look only.
+
+``scores.json`` beside a run holds every scoring: when, by whom, on which data, and the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.agreement import confusion
+from wsikd.core.errors import DataError, OutputError
+from wsikd.core.run import RunDir, aside, write_json_atomic
+from wsikd.learn import evaluate
+from wsikd.learn.calibrate import calibration, fit_temperature
+from wsikd.learn.colour import histogram_baseline
+from wsikd.learn.metrics import intervals, measure, softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data import PatchSet
+    from wsikd.learn.settings import RunConfig
+    from wsikd.models.bundle import StudentBundle
+
+logger = logging.getLogger(__name__)
+SCORES = "scores.json"
+PREDICTIONS = "predictions_test.npz"
+COMPARED = ("kappa", "auc_cancer")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored.
+
+    Attributes:
+        bundle: the network.
+        place: the run folder, or the bundle's own where it lies in none.
+        config: of the run; None for a bundle alone.
+    """
+
+    bundle: StudentBundle
+    place: Path
+    config: RunConfig | None
+
+    @property
+    def scores_file(self) -> Path:
+        """Where its scores are kept."""
+        return self.place / SCORES
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One scoring.
+
+    Attributes:
+        record: what is kept of it, JSON values.
+        logits: float32 (M, C), of the patches that were scored.
+        truth: int64 (M,).
+        patches: where they come from.
+        indices: which of them, int64 (M,).
+    """
+
+    record: dict[str, Any]
+    logits: NDArray[np.float32]
+    truth: NDArray[np.int64]
+    patches: PatchSet
+    indices: NDArray[np.int64]
+
+
+def open_subject(path: Path) -> Subject:
+    """Read a run folder, the bundle in one, or a bundle alone.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+        ConfigError: the run's config.yaml is.
+    """
+    from wsikd.core.config import load_config
+    from wsikd.learn.settings import RunConfig
+    from wsikd.models.bundle import load_bundle
+
+    bundle = load_bundle(path)
+    for place in (path, bundle.path.parent):
+        file = RunDir(place).config_file
+        if file.is_file():
+            return Subject(bundle, place, load_config(RunConfig, file))
+    return Subject(bundle, bundle.path, None)
+
+
+def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = None) -> PatchSet:
+    """The patches to score on.
+
+    Args:
+        subject: a run brings its own data and split.
+        data: other places of them; for a bundle alone, of its data. Patches of a bundle's data
+            that bring no split count as test.
+        mpp: um per pixel of a bundle's data; None: what the network reads.
+
+    Raises:
+        DataError: there is no data, or it cannot be used.
+    """
+    from wsikd.learn.data import load_patches
+    from wsikd.learn.settings import Data, Split
+
+    spec = subject.bundle.spec
+    if subject.config is None:
+        own = Data(paths=list(data), mpp=mpp or spec.mpp, classes=list(spec.classes))
+        return load_patches(own, Split(), undivided="test")
+    found = subject.config.data
+    if data:
+        found = found.model_copy(update={"paths": list(data)})
+    return load_patches(found, subject.config.split)
+
+
+def score(
+    subject: Subject,
+    patches: PatchSet,
+    split: str,
+    *,
+    by: str,
+    again: bool = False,
+    colour: NDArray[np.float64] | None = None,
+    device: str = "cpu",
+    keep: Path | None = None,
+) -> Scored:
+    """Score a network on a split and write that down beside it.
+
+    Args:
+        subject: what to score.
+        patches: at its resolution or a finer one.
+        split: "val" or "test".
+        by: who asks; kept in the record.
+        again: score the test part although it has been scored before.
+        colour: probabilities of the colour baseline for the patches of this split; None: fitted
+            here on the training part.
+        device: where to compute.
+        keep: file for the predictions, written before the record.
+
+    Raises:
+        OutputError: the test part has been scored and ``again`` is false, or the record cannot be
+            written.
+        DataError: the patches do not fit the network, or there are none.
+    """
+    evaluate.check_fit(subject.bundle, patches)
+    chosen = patches.indices(split)
+    if not len(chosen):
+        remedy = "set split.test or bring a split" if split == "test" else "choose another --split"
+        raise DataError("split", f"there are no {split} patches", remedy)
+    before = read_scores(subject.scores_file)
+    earlier = [s for s in before if s["split"] == split and s["data"] == patches.digests]
+    if split == "test" and earlier and not again:
+        raise OutputError(
+            subject.place,
+            f"its test part was scored on {earlier[-1]['time']} by {earlier[-1]['by']}",
+            "choose on --split val, or pass --again to score it once more, which is recorded",
+        )
+    logits, temperature = _logits(subject, patches, chosen, split, device)
+    truth = patches.label[chosen]
+    if colour is None:
+        colour = histogram_baseline(patches, patches.indices("train"), chosen)
+    record = {
+        "split": split,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": by,
+        "times_before": len(earlier),
+        "data": patches.digests,
+        "sha256": subject.bundle.sha256,
+        **describe(truth, softmax(logits), [patches.group[i] for i in chosen], patches.classes),
+        "colour_histogram": None if colour is None else _numbers(measure(truth, colour)),
+        "calibration": None if temperature is None else calibration(logits, truth, temperature),
+        "macs": subject.bundle.card.get("macs"),
+    }
+    if keep is not None:
+        save_predictions(logits, patches, chosen, keep)
+    write_json_atomic(subject.scores_file, {"scores": [*before, record]})
+    _warn(record)
+    return Scored(record, logits, truth, patches, chosen)
+
+
+def _logits(
+    subject: Subject, patches: PatchSet, chosen: NDArray[np.int64], split: str, device: str
+) -> tuple[NDArray[np.float32], float | None]:
+    """Logits, and the temperature: the card's, else fitted on the validation part."""
+    bundle, network = subject.bundle, subject.bundle.network().to(device)
+
+    def of(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return evaluate.predict(network, patches, indices, mpp=bundle.spec.mpp, device=device)
+
+    logits = of(chosen)
+    kept = bundle.card.get("temperature")
+    if isinstance(kept, (int, float)) and kept > 0:
+        return logits, float(kept)
+    val = patches.indices("val")
+    if not len(val):
+        return logits, None
+    fitted = fit_temperature(logits if split == "val" else of(val), patches.label[val])
+    return logits, fitted
+
+
+def describe(
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    groups: Sequence[str],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Figures with their intervals over groups, F1 by class, and confusion, as JSON values.
+
+    Args:
+        truth: int64 (M,).
+        probability: float64 (M, C).
+        groups: patient or slide of each patch.
+        classes: names of the C classes.
+    """
+    found, ranges = measure(truth, probability), intervals(truth, probability, groups)
+    per_class = {name: f"f1_{i}" for i, name in enumerate(classes)}
+    main = [k for k in found if k not in per_class.values()]
+    return {
+        "patches": len(truth),
+        "groups": len(set(groups)),
+        "classes": list(classes),
+        "figures": _numbers({k: found[k] for k in main}),
+        "intervals": {k: ranges[k] and [round(v, 6) for v in ranges[k] or ()] for k in main},
+        "f1": {name: found[k] for name, k in per_class.items()},
+        "f1_intervals": {
+            name: ranges[k] and [round(v, 6) for v in ranges[k] or ()]
+            for name, k in per_class.items()
+        },
+        "confusion": confusion(truth, probability.argmax(1), len(classes)).tolist(),
+    }
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _warn(record: Mapping[str, Any]) -> None:
+    for name in COMPARED:
+        own, colour = (record[k] and record[k][name] for k in ("figures", "colour_histogram"))
+        if own is not None and colour is not None and own <= colour:
+            logger.warning(
+                "%s %.3f is no better than the %.3f of colour histograms alone: it may have learnt "
+                "the stain", name.replace("_", " "), own, colour,
+            )  # fmt: skip
+
+
+def read_scores(file: Path) -> list[dict[str, Any]]:
+    """The scorings that ``scores.json`` holds; none where there is no such file.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    if not file.exists():
+        return []
+    try:
+        scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        assert all({"split", "data", "time", "by"} <= set(s) for s in scores)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise OutputError(
+            file, "cannot be read as a record of scores", "restore it from a copy"
+        ) from error
+    return list(scores)
+
+
+def save_predictions(
+    logits: NDArray[Any], patches: PatchSet, indices: NDArray[np.int64], file: Path
+) -> None:
+    """Keep logits (M, C) with truth, slide and group of each patch, as ``.npz``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with aside(file) as part, part.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            logits=logits,
+            truth=patches.label[indices],
+            index=indices,
+            slide=np.array([patches.slide[i] for i in indices]),
+            group=np.array([patches.group[i] for i in indices]),
+        )

@@ -1,0 +1,297 @@
+"""The table of a comparison: means over seeds, intervals over slides, and paired gains.
+
+Two kinds of chance are told apart. The deviation over seeds (population, ddof 0) says what another
+training would give on the same slides; the interval, from resampled slides or patients, what
+other slides would give with the same trainings averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.learn.metrics import METRICS, RESAMPLES, interval, measure, multiplicities, weighted
+from wsikd.learn.reproduce import COLOUR, TEACHER, collect, read_card
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.reproduce import Plan, Predictions, Row
+
+    Units = Mapping[tuple[int, int], Predictions]
+    Resampled = dict[str, NDArray[np.float64]]
+
+SHOWN = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "kappa": "quadratic kappa",
+    "auc_cancer": "AUC benign/cancer",
+}
+GAINS = ("kappa", "balanced_accuracy", "auc_cancer")
+
+
+def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Sum up what ``reproduce.run_all`` made.
+
+    Args:
+        plan: what was run.
+        out: folder of the table.
+        resamples: of slides or patients.
+
+    Returns:
+        JSON values: ``rows`` (name, mpp, input, macs, units, mean, deviation and interval of each
+        figure), ``gains`` of distilled rows over cross-entropy alone at the same input, paired by
+        seed, ``warnings``, ``plan`` and ``provenance``.
+
+    Raises:
+        DataError: predictions are missing.
+    """
+    found = collect(plan, out)
+    groups = sorted({g for units in found.values() for p in units.values() for g in set(p.group)})
+    times = multiplicities(len(groups), resamples=resamples)
+    if len(groups) < 2:
+        times = times[:0]  # a single slide says nothing of others: no intervals
+    resampled = {name: _resample(units, groups, times) for name, units in found.items()}
+    points = {name: [_point(p) for p in _distinct(name, u)] for name, u in found.items()}
+    rows = [_row(row, plan, out, points[row.name], resampled[row.name]) for row in plan.rows]
+    colour = {"name": COLOUR, "mpp": None, "input": "colours only", "macs": None}
+    rows.append(colour | _summary(points[COLOUR], resampled[COLOUR]))
+    gains = _gains(plan, points, resampled)
+    return {
+        "rows": rows,
+        "gains": gains,
+        "warnings": _warnings(plan, rows),
+        "plan": {
+            "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
+            "groups": len(groups), "resamples": resamples,
+            "test_patches": len(next(iter(found[COLOUR].values())).truth),
+        },
+        "provenance": provenance(),
+    }  # fmt: skip
+
+
+def _distinct(name: str, units: Units) -> list[Predictions]:
+    """Runs of a row; the colour baseline does not depend on the seed."""
+    if name != COLOUR:
+        return list(units.values())
+    first = min(seed for seed, _ in units)
+    return [p for (seed, _), p in units.items() if seed == first]
+
+
+def _point(predictions: Predictions) -> dict[str, float]:
+    return measure(predictions.truth, predictions.probability)
+
+
+def _resample(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
+    """Mean over units of each figure in each resample of groups: name -> float64 (R,)."""
+    place = {name: i for i, name in enumerate(groups)}
+    drawn: list[Resampled] = []
+    seen: dict[int, Resampled] = {}
+    for p in units.values():
+        if id(p) not in seen:
+            group = np.array([place[g] for g in p.group.tolist()], np.int64)
+            seen[id(p)] = weighted(p.truth, p.probability, group, times)
+        drawn.append(seen[id(p)])
+    return {k: np.mean([d[k] for d in drawn], 0) for k in METRICS}
+
+
+def _row(
+    row: Row, plan: Plan, out: Path, points: list[dict[str, float]], resampled: Resampled
+) -> dict[str, Any]:
+    config = row.config
+    card = read_card(out, row.name, plan.units()[0])
+    fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
+    return fixed | {"macs": card["macs"]} | _summary(points, resampled)
+
+
+def _summary(points: list[dict[str, float]], resampled: Resampled) -> dict[str, Any]:
+    values = {k: np.array([p[k] for p in points]) for k in METRICS}
+    return {
+        "units": len(points),
+        "mean": {k: _number(v.mean()) for k, v in values.items()},
+        "deviation": {k: _number(v.std()) for k, v in values.items()},
+        "interval": {k: interval(resampled[k]) for k in METRICS},
+        "each": {k: [_number(x) for x in v] for k, v in values.items()},
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _baseline(row: Row, plan: Plan) -> Row | None:
+    """Cross-entropy alone at the same magnification and input."""
+    same = (row.config.low_mpp, row.config.student_input)
+    for other in plan.rows:
+        own = (other.config.low_mpp, other.config.student_input)
+        if other.config.method == "supervised" and other.name != TEACHER and own == same:
+            return other
+    return None
+
+
+def _gains(
+    plan: Plan, points: dict[str, list[dict[str, float]]], resampled: dict[str, Resampled]
+) -> list[dict[str, Any]]:
+    """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
+
+    *Gap closed* is (distilled - CE) / (teacher - CE), given only where the interval of
+    teacher - CE excludes zero.
+    """
+    gains = []
+    for row in plan.rows:
+        base = _baseline(row, plan)
+        if row.config.method == "supervised" or base is None:
+            continue
+        for metric in GAINS:
+            entry = _difference(row.name, base.name, metric, points, resampled)
+            if TEACHER in points:
+                gap = _difference(TEACHER, base.name, metric, points, resampled)
+                reach = gap["interval_slides"]
+                certain = reach is not None and reach[0] > 0
+                entry["gap"] = gap["mean"]
+                entry["gap_closed"] = entry["mean"] / gap["mean"] if certain else None
+            gains.append(entry)
+    return gains
+
+
+def _difference(
+    one: str,
+    other: str,
+    metric: str,
+    points: dict[str, list[dict[str, float]]],
+    resampled: dict[str, Resampled],
+) -> dict[str, Any]:
+    from scipy.stats import t
+
+    pairs = zip(points[one], points[other], strict=True)
+    each = np.array([a[metric] - b[metric] for a, b in pairs])
+    reach = None
+    if len(each) > 1 and np.isfinite(each).all():
+        half = float(t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
+        reach = (float(each.mean()) - half, float(each.mean()) + half)
+    return {
+        "row": one,
+        "over": other,
+        "metric": metric,
+        "mean": _number(each.mean()),
+        "interval_slides": interval(resampled[one][metric] - resampled[other][metric]),
+        "interval_seeds": reach,
+        "each": [_number(v) for v in each],
+    }
+
+
+def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
+    """Rows that colour alone equals, and magnifications that bring nothing."""
+    told = []
+    kappa = {row["name"]: row["mean"]["kappa"] for row in rows}
+    for name, value in kappa.items():
+        if name != COLOUR and None not in (value, kappa[COLOUR]) and value <= kappa[COLOUR]:
+            told.append(
+                f"{name}: kappa {value:.3f} is no better than the {kappa[COLOUR]:.3f} of colour "
+                "histograms alone"
+            )
+    alone = sorted(
+        (r for r in plan.rows if r.config.method == "supervised"), key=lambda r: r.config.low_mpp
+    )
+    for fine, coarse in pairwise(alone):
+        values = kappa[fine.name], kappa[coarse.name]
+        if None not in values and fine.config.low_mpp < coarse.config.low_mpp:
+            if values[0] > values[1]:
+                continue
+            told.append(
+                f"{fine.name} ({fine.config.low_mpp:g} um/px): kappa {values[0]:.3f} is no better "
+                f"than the {values[1]:.3f} of {coarse.name} ({coarse.config.low_mpp:g} um/px): on "
+                "these data detail does not pay"
+            )
+    return told
+
+
+def write_table(table: dict[str, Any], out: Path) -> str:
+    """Write ``table.md``, ``table.csv`` and ``table.json``; returns the Markdown.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    text = to_markdown(table)
+    write_json_atomic(out / "table.json", table)
+    write_text_atomic(out / "table.csv", _to_csv(table))
+    write_text_atomic(out / "table.md", text)
+    return text
+
+
+def to_markdown(table: dict[str, Any]) -> str:
+    """The table as Markdown: mean, deviation over seeds, interval over slides."""
+    plan = table["plan"]
+    head = ["row", "um/px", "input", "GMAC", "runs", *SHOWN.values()]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in table["rows"]:
+        cells = [
+            row["name"],
+            "-" if row["mpp"] is None else f"{row['mpp']:g}",
+            row["input"],
+            "-" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
+            str(row["units"]),
+            *(_cell(row, metric) for metric in SHOWN),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    way = "the data's own test part"
+    if plan["folds"] is not None:
+        way = f"{plan['repeats']} x {plan['folds']}-fold cross-fitting"
+    seeds = ", ".join(map(str, plan["seeds"]))
+    note = (
+        f"Mean ± deviation over runs (seeds {seeds}; ddof 0), then the 95 % interval over "
+        f"{plan['groups']} slides or patients ({plan['resamples']} resamples); "
+        f"{plan['test_patches']} patches of {way}, scored once a run."
+    )
+    lines += ["", note]
+    if table["gains"]:
+        lines += ["", "| gain | over | figure | mean | over slides | over seeds | gap closed |"]
+        lines += ["|---" * 7 + "|", *(_gain_line(gain) for gain in table["gains"])]
+    if table["warnings"]:
+        lines += ["", *(f"Warning: {text}." for text in table["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    mean, deviation = row["mean"][metric], row["deviation"][metric]
+    if mean is None:
+        return "-"
+    return f"{mean:.3f} ± {deviation:.3f} {_span(row['interval'][metric])}"
+
+
+def _span(reach: tuple[float, float] | None) -> str:
+    return "(-)" if reach is None else f"({reach[0]:.3f} to {reach[1]:.3f})"
+
+
+def _gain_line(gain: dict[str, Any]) -> str:
+    closed, mean = gain.get("gap_closed"), gain["mean"]
+    cells = [
+        gain["row"], gain["over"], SHOWN[gain["metric"]],
+        "-" if mean is None else f"{mean:+.3f}",
+        _span(gain["interval_slides"]), _span(gain["interval_seeds"]),
+        "-" if closed is None else f"{closed:.2f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _to_csv(table: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    names = [f"{m}_{k}" for m in METRICS for k in ("mean", "deviation", "low", "high")]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["row", "mpp", "input", "macs", "runs", *names])
+    for row in table["rows"]:
+        cells = [row[k] for k in ("name", "mpp", "input", "macs", "units")]
+        for metric in METRICS:
+            reach = row["interval"][metric] or (None, None)
+            cells += [row["mean"][metric], row["deviation"][metric], *reach]
+        writer.writerow(cells)
+    return stream.getvalue()

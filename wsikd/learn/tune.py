@@ -1,0 +1,313 @@
+"""Choose settings on validation: every combination of a grid is a run.
+
+Optuna keeps the account (SQLite by default), so that several processes share a grid and a stopped
+one goes on. T. Akiba et al., "Optuna: a next-generation hyperparameter optimization framework",
+KDD 2019.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import logging
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from wsikd.core.config import dump_config, load_config
+from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
+from wsikd.core.lock import locked
+from wsikd.core.run import RunDir, write_text_atomic
+from wsikd.learn.settings import RunConfig
+from wsikd.learn.train import distill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import optuna
+
+logger = logging.getLogger(__name__)
+STUDY = "wsikd"
+DIVERGED = "diverged.txt"
+WAIT_S = 60
+METRICS = ("kappa", "balanced_accuracy", "accuracy")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is searched.
+
+    Attributes:
+        config_file: YAML file of the run.
+        overrides: ``"key=value"`` entries that hold for every trial.
+        data: places of the data, beside those in the file.
+        grid: dotted key -> values, as YAML reads them.
+        metric: of the validation part, one of ``METRICS``; the largest wins.
+        seed: of every trial.
+    """
+
+    config_file: Path
+    overrides: tuple[str, ...]
+    data: tuple[str, ...]
+    grid: Mapping[str, tuple[Any, ...]]
+    metric: str = "kappa"
+    seed: int = 0
+
+    def config(self, values: Mapping[str, Any]) -> RunConfig:
+        """Settings of one trial. Raises ConfigError."""
+        entries = [f"{k}={yaml.safe_dump(v, default_flow_style=True)}" for k, v in values.items()]
+        config = load_config(RunConfig, self.config_file, [*self.overrides, *entries])
+        paths = {"paths": [*config.data.paths, *self.data]}
+        return config.model_copy(update={"data": config.data.model_copy(update=paths)})
+
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of the grid."""
+        values = itertools.product(*self.grid.values())
+        return [dict(zip(self.grid, point, strict=True)) for point in values]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a search came to.
+
+    Attributes:
+        best: values of the best trial; None where none has finished.
+        value: its figure on validation.
+        finished: trials that have a figure or diverged.
+        total: combinations of the grid.
+        best_file: the settings to train with; None while trials are missing.
+        trials_file: table of all trials.
+    """
+
+    best: Mapping[str, Any] | None
+    value: float | None
+    finished: int
+    total: int
+    best_file: Path | None
+    trials_file: Path
+
+
+def parse_grid(entries: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Read ``"weights.fm=0.01,0.1,1"`` entries.
+
+    Raises:
+        ConfigError: one is no ``key=value,value``, or a key or a value comes twice.
+    """
+    grid: dict[str, tuple[Any, ...]] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        try:
+            values = tuple(yaml.safe_load(part) for part in text.split(","))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--grid {entry}", "is no list of values", "quote it") from error
+        plain = all(isinstance(v, (str, int, float, bool)) for v in values)
+        if not equals or not key.strip() or not plain:
+            raise ConfigError(
+                f"--grid {entry}", "is not key=value,value", "write e.g. weights.fm=0.01,0.1,1"
+            )
+        if key.strip() in grid or len(set(values)) < len(values):
+            raise ConfigError(f"--grid {entry}", "names a key or a value twice", "drop one")
+        grid[key.strip()] = tuple(_as_number(v) for v in values)
+    if not grid:
+        raise ConfigError("--grid", "names nothing to vary", "write e.g. weights.fm=0.01,0.1,1")
+    return grid
+
+
+def _as_number(value: Any) -> Any:
+    """1e-4, which YAML reads as a word, is a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def tune(
+    tuning: Tuning, out: Path, *, storage: str | None = None, device: str = "auto"
+) -> TuneResult:
+    """Run what is missing of a grid, and write ``trials.csv`` and, at the end, ``best.yaml``.
+
+    Args:
+        tuning: what is searched.
+        out: folder of the search; trials lie in ``trials/<values>``.
+        storage: Optuna's, e.g. ``sqlite:///tune.db``; None: ``tune.db`` in ``out``.
+        device: "auto", "cpu" or "cuda:0".
+
+    Raises:
+        ConfigError: a combination is no valid configuration.
+        OutputError: ``out`` holds another search, or cannot be written.
+        WsikdError: a trial cannot be run; one that merely diverges counts as lost.
+    """
+    points = tuning.points()
+    configs = [tuning.config(point) for point in points]  # all faults before the first trial
+    _check_same(tuning, configs[0], out)
+    with _study(storage or f"sqlite:///{out.resolve() / 'tune.db'}", tuning, out) as study:
+        sampler: Any = study.sampler
+        if not sampler.is_exhausted(study):
+            study.optimize(
+                lambda trial: _objective(trial, tuning, out, device), catch=(NonFiniteLossError,)
+            )
+        _finish_left(study, tuning, points, out, device)
+        return _result(study, tuning, points, out)
+
+
+def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
+    """Refuse a folder that holds a search of other settings; the trials check themselves too."""
+    made = RunDir(out)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {
+        "grid": {k: list(v) for k, v in tuning.grid.items()},
+        "metric": tuning.metric,
+        "seed": tuning.seed,
+        "first": config.model_dump(mode="json", exclude={"data": {"paths"}, "teacher": True}),
+    }
+    text = yaml.safe_dump(told, sort_keys=False)
+    file = made.path / "search.yaml"
+    if not file.exists():
+        write_text_atomic(file, text)
+    elif yaml.safe_load(file.read_text(encoding="utf-8")) != told:
+        raise OutputError(
+            out, "holds a search with other settings", "give the same ones or another -o"
+        )
+
+
+@contextmanager
+def _study(storage: str, tuning: Tuning, out: Path) -> Iterator[optuna.Study]:
+    """Open or make the study, one process at a time; its connections are closed afterwards."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _patiently(out / "study"):
+        kept = optuna.storages.RDBStorage(storage)
+        study = optuna.create_study(
+            storage=kept,
+            study_name=STUDY,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=optuna.samplers.GridSampler({k: list(v) for k, v in tuning.grid.items()}),
+        )
+    try:
+        yield study
+    finally:
+        kept.remove_session()
+        kept.engine.dispose()
+
+
+@contextmanager
+def _patiently(path: Path) -> Iterator[None]:
+    """As ``locked``, but waits up to a minute for another process."""
+    with ExitStack() as stack:
+        for attempt in range(WAIT_S * 5 + 1):
+            try:
+                stack.enter_context(locked(path))
+                break
+            except OutputError as busy:
+                if not _is_busy(busy) or attempt == WAIT_S * 5:
+                    raise
+                time.sleep(0.2)
+        yield
+
+
+def _is_busy(error: OutputError) -> bool:
+    return "another process" in error.fault
+
+
+def _objective(trial: optuna.Trial, tuning: Tuning, out: Path, device: str) -> float:
+    import optuna
+
+    point = {k: trial.suggest_categorical(k, list(v)) for k, v in tuning.grid.items()}
+    folder = trial_folder(out, point)
+    try:
+        with locked(folder):
+            return _run(tuning, point, folder, device)
+    except OutputError as busy:
+        if not _is_busy(busy):
+            raise
+        raise optuna.TrialPruned from busy  # it will tell its figure itself
+
+
+def _run(tuning: Tuning, point: Mapping[str, Any], folder: Path, device: str) -> float:
+    """Train one combination, or go on with it; -1 where its figure is undefined."""
+    logger.info("trial %s", folder.name)
+    try:
+        result = distill(tuning.config(point), folder, seed=tuning.seed, device=device, resume=True)
+    except NonFiniteLossError as error:
+        write_text_atomic(folder / DIVERGED, f"{error}\n")
+        raise
+    value = result.metrics[tuning.metric]
+    return -1.0 if value is None else float(value)
+
+
+def trial_folder(out: Path, point: Mapping[str, Any]) -> Path:
+    """Where a combination is trained: ``trials/weights.fm=0.1,weights.at_plus=10``."""
+    name = ",".join(f"{k}={v}" for k, v in point.items())
+    return out / "trials" / name.replace("/", "_").replace("\\", "_")
+
+
+def _finish_left(
+    study: optuna.Study, tuning: Tuning, points: list[dict[str, Any]], out: Path, device: str
+) -> None:
+    """Run what a killed or failed process has left without a figure."""
+    import optuna
+
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        k: optuna.distributions.CategoricalDistribution(list(v)) for k, v in tuning.grid.items()
+    }
+    for point in points:
+        if _outcome(study, point) is not None or (trial_folder(out, point) / DIVERGED).is_file():
+            continue
+        try:
+            with locked(trial_folder(out, point)):
+                value = _run(tuning, point, trial_folder(out, point), device)
+        except OutputError as busy:
+            if not _is_busy(busy):
+                raise
+            logger.info("another process runs %s", trial_folder(out, point).name)
+            continue
+        except NonFiniteLossError as error:
+            logger.warning("%s", error)
+            continue
+        study.add_trial(
+            optuna.trial.create_trial(params=point, distributions=distributions, value=value)
+        )
+
+
+def _outcome(study: optuna.Study, point: Mapping[str, Any]) -> float | None:
+    """Figure of a combination; None where no trial of it has finished."""
+    from optuna.trial import TrialState
+
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((t.value for t in done if t.params == dict(point)), None)
+
+
+def _result(
+    study: optuna.Study, tuning: Tuning, points: list[dict[str, Any]], out: Path
+) -> TuneResult:
+    outcomes = [_outcome(study, point) for point in points]
+    lost = [(trial_folder(out, point) / DIVERGED).is_file() for point in points]
+    known = [(o, -i) for i, o in enumerate(outcomes) if o is not None]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*tuning.grid, tuning.metric, "state", "run"])
+    for point, outcome, gone in zip(points, outcomes, lost, strict=True):
+        state = "diverged" if gone else "missing" if outcome is None else "finished"
+        value = "" if outcome is None else outcome
+        writer.writerow([*point.values(), value, state, trial_folder(out, point).name])
+    write_text_atomic(out / "trials.csv", stream.getvalue())
+    finished = len(known) + sum(lost)
+    best = -max(known)[1] if known else None
+    file = None
+    if best is not None and finished == len(points):
+        file = out / "best.yaml"
+        write_text_atomic(file, dump_config(tuning.config(points[best])))
+    return TuneResult(
+        None if best is None else points[best],
+        None if best is None else outcomes[best],
+        finished, len(points), file, out / "trials.csv",
+    )  # fmt: skip
