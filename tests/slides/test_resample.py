@@ -84,3 +84,18 @@ def test_cells_that_miss_the_plane_are_zero():
     assert out[:, :3].max() == 0
     np.testing.assert_allclose(out[0, 4], 4 * 2 / 25)
     assert out[1].max() == 0
+
+
+@given(
+    step=st.floats(0.3, 9, allow_nan=False),
+    factor=st.floats(0.5, 9, allow_nan=False),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_area_means_of_overlapping_cells_and_of_cells_with_gaps(step, factor, seed):
+    values = np.random.default_rng(seed).random((23, 31)).astype(np.float32)
+    got = area_means(values, (-2.5, 1.25), (factor, 2.0), (6, 4), (step, 5.0))
+    for i in range(4):
+        for j in range(6):
+            corner = (-2.5 + j * step, 1.25 + i * 5.0)
+            exact = slow_sums(values, corner, (factor, 2.0), (1, 1))[0, 0] / (factor * 2.0)
+            assert got[i, j] == pytest.approx(exact, abs=1e-5)

@@ -1,5 +1,7 @@
 """The direct reader against tifffile's stored pixels and OpenSlide's."""
 
+from dataclasses import replace
+
 import numpy as np
 import openslide
 import pytest
@@ -13,7 +15,8 @@ from wsikd.core.errors import RegionReadError
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.openslide import OpenSlideReader
 from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tiff_tiles import DirectReader, direct
+from wsikd.slides.tiff_levels import TileLevelError
+from wsikd.slides.tiff_tiles import DirectReader, compare, direct
 
 WIDTH, HEIGHT = 1301, 907
 
@@ -161,7 +164,7 @@ def test_a_damaged_tile_is_told_as_openslide_tells_it(tmp_path, damage):
                 other.read_level(0, (256, 256), (256, 256))
 
 
-def unfit(path, monkeypatch=None):
+def unfit(path):
     with direct(OpenSlideReader(path)) as slide:
         assert isinstance(slide, OpenSlideReader)
         return slide.info.reader_note
@@ -186,6 +189,26 @@ def test_other_pixels_than_openslides_are_refused(tmp_path, monkeypatch):
     assert unfit(path) == "not read directly: tile 0 of level 0 is not what OpenSlide shows"
 
 
+def test_tiles_in_a_wrong_order_are_refused_at_every_level(tmp_path):
+    """OpenSlide shows level 1 (1301 / 325) between its pixels only: it must still agree."""
+    path = write(tmp_path / "d.svs", tile_px=64)
+    with tifffile.TiffFile(path) as tiff:
+        page = [page for page in tiff.pages if page.is_tiled][1]
+        assert len(page.dataoffsets) > 12
+    with direct(OpenSlideReader(path)) as slide:
+        assert "at level 1, 2 but for its interpolation" in slide.info.reader_note
+        level = slide.levels[1]
+        turned = (level.offsets[0], *level.offsets[:0:-1])
+        counts = (level.counts[0], *level.counts[:0:-1])
+        slide.levels = [
+            slide.levels[0],
+            replace(level, offsets=turned, counts=counts),
+            slide.levels[2],
+        ]
+        with OpenSlideReader(path) as other, pytest.raises(TileLevelError, match="of level 1 is"):
+            compare(slide, other)
+
+
 def test_tiles_that_were_never_scanned_are_left_to_openslide(tmp_path):
     path = write(tmp_path / "d.svs")
     with tifffile.TiffFile(path) as tiff:
@@ -193,7 +216,7 @@ def test_tiles_that_were_never_scanned_are_left_to_openslide(tmp_path):
         where = tag.valueoffset
     with path.open("r+b") as stream:
         stream.seek(where)
-        stream.write(bytes(tag.dtype_size if hasattr(tag, "dtype_size") else 4))
+        stream.write(bytes(4))
     assert unfit(path) == "not read directly: level 0 has tiles that were never scanned"
 
 

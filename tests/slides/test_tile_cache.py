@@ -64,3 +64,13 @@ def test_a_fault_is_the_callers_and_blocks_nobody():
     with pytest.raises(ValueError, match="cut"):
         cache.get(1, 10, broken)
     assert cache.get(1, 10, tile).shape == (10, 10, 3)
+
+
+def test_room_can_be_reserved():
+    cache = TileCache(SIZE)
+    cache.reserve(2 * SIZE)
+    cache.reserve(SIZE)
+    made = [cache.get(key, 1, tile) for key in (1, 2)]
+    assert [cache.get(key, 1, tile) is one for key, one in zip((1, 2), made, strict=True)] == [
+        True
+    ] * 2

@@ -69,6 +69,23 @@ def test_overlap_costs_no_second_decoding(path, monkeypatch, patch, stride, slid
     assert len(calls) == across * down
 
 
+@pytest.mark.parametrize("patch", [64, 256])
+def test_the_gaps_between_patches_are_not_read(path, monkeypatch, patch):
+    read = []
+    own = Canvas.read
+
+    def counted(self, x, y, width, height, *more, **options):
+        read.append(width * height)
+        return own(self, x, y, width, height, *more, **options)
+
+    with open_slide(path) as slide:
+        canvas, grid = Canvas.plan(slide, 1.0), TileGrid.plan(slide, 1.0, patch, 2 * patch)
+        rows, columns = places(grid)
+        monkeypatch.setattr(Canvas, "read", counted)
+        read_all(canvas, grid, rows, columns)
+    assert sum(read) == len(rows) * patch**2
+
+
 def test_no_field_is_no_batch(path):
     with open_slide(path) as slide:
         canvas, grid = Canvas.plan(slide, 1.0), TileGrid.plan(slide, 1.0, 512, 256)

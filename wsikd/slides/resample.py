@@ -77,6 +77,7 @@ def area_means(
     start: tuple[float, float],
     factor: tuple[float, float],
     size: tuple[int, int],
+    step: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """Means of a plane over a grid of cells; outside the plane counts as zero.
 
@@ -85,6 +86,7 @@ def area_means(
         start: (x, y) of the grid's corner in pixels of ``values``; may be negative.
         factor: (x, y) pixels per cell, any positive number.
         size: (columns, rows).
+        step: (x, y) pixels from cell to cell, where they overlap or leave gaps; default ``factor``.
 
     Returns:
         float32 (rows, columns).
@@ -92,12 +94,12 @@ def area_means(
     columns, rows = size
     plane: Any = values.view(np.uint8) if values.dtype == np.bool_ else values
     integral = np.asarray(cv2.integral(plane, sdepth=cv2.CV_64F), np.float64)
-    x = start[0] + factor[0] * np.arange(columns + 1, dtype=np.float64)
-    y = start[1] + factor[1] * np.arange(rows + 1, dtype=np.float64)
-    along_y = _interpolate(integral, y)
-    sums = _interpolate(along_y.T, x).T
-    cells = np.diff(np.diff(sums, axis=0), axis=1) / (factor[0] * factor[1])
-    return np.asarray(np.clip(cells, 0, None), np.float32)
+    across, down = step or factor
+    x = start[0] + across * np.arange(columns, dtype=np.float64)
+    y = start[1] + down * np.arange(rows, dtype=np.float64)
+    strips = _interpolate(integral, y + factor[1]) - _interpolate(integral, y)
+    cells = _interpolate(strips.T, x + factor[0]) - _interpolate(strips.T, x)
+    return np.asarray(np.clip(cells.T / (factor[0] * factor[1]), 0, None), np.float32)
 
 
 def _interpolate(table: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,6 +53,10 @@ class TileCache:
         self._pending: dict[Hashable, threading.Event] = {}
         self._lock = threading.Lock()
 
+    def reserve(self, capacity: int) -> None:
+        """Let there be room for so many bytes at least."""
+        self.capacity = max(self.capacity, capacity)
+
     def get(self, key: Hashable, wanted_px: int, decode: Callable[[], Pixels]) -> Pixels:
         """A tile's pixels; ``wanted_px`` of them are about to be used.
 

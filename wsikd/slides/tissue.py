@@ -88,6 +88,7 @@ class TissueMask:
         origin_xy: tuple[float, float],
         cell_px: tuple[float, float],
         size: tuple[int, int],
+        step_px: tuple[float, float] | None = None,
     ) -> NDArray[np.float32]:
         """Tissue share of each cell of a grid, exact areas: float32 (rows, columns).
 
@@ -95,13 +96,16 @@ class TissueMask:
             origin_xy: level-0 corner of the grid.
             cell_px: level-0 (width, height) of a cell.
             size: (columns, rows).
+            step_px: level-0 (x, y) from cell to cell; default ``cell_px``.
         """
+        scale = self.scale_xy
         start = (
-            (origin_xy[0] - self.origin_xy[0]) / self.scale_xy[0],
-            (origin_xy[1] - self.origin_xy[1]) / self.scale_xy[1],
+            (origin_xy[0] - self.origin_xy[0]) / scale[0],
+            (origin_xy[1] - self.origin_xy[1]) / scale[1],
         )
-        factor = (cell_px[0] / self.scale_xy[0], cell_px[1] / self.scale_xy[1])
-        return np.minimum(area_means(self.mask, start, factor, size), 1)
+        factor = (cell_px[0] / scale[0], cell_px[1] / scale[1])
+        step = (step_px[0] / scale[0], step_px[1] / scale[1]) if step_px else None
+        return np.minimum(area_means(self.mask, start, factor, size, step), 1)
 
 
 def find_tissue(

@@ -106,29 +106,9 @@ class TileGrid:
         return np.column_stack([corner, size]).astype(np.float64)
 
     def cover(self, tissue: TissueMask) -> NDArray[np.float32]:
-        """Tissue share of each field: float32 (rows, columns).
-
-        ``tissue`` is asked for cells as fine as the stride and the patch have in common.
-        """
-        unit = math.gcd(self.patch_px, self.stride_px)
-        per_field, per_step = self.patch_px // unit, self.stride_px // unit
-        size = (
-            (self.columns - 1) * per_step + per_field,
-            (self.rows - 1) * per_step + per_field,
-        )
-        cell = (self.field_px[0] / per_field, self.field_px[1] / per_field)
-        fine = tissue.cover(self.origin_xy, cell, size).astype(np.float64)
-        sums = np.zeros((size[1] + 1, size[0] + 1))
-        sums[1:, 1:] = fine.cumsum(0).cumsum(1)
-        top = np.arange(self.rows)[:, None] * per_step
-        left = np.arange(self.columns)[None] * per_step
-        total = (
-            sums[top + per_field, left + per_field]
-            - sums[top, left + per_field]
-            - sums[top + per_field, left]
-            + sums[top, left]
-        )
-        return np.asarray(np.clip(total / per_field**2, 0, 1), np.float32)
+        """Tissue share of each field: float32 (rows, columns)."""
+        size = (self.columns, self.rows)
+        return tissue.cover(self.origin_xy, self.field_px, size, self.step_px)
 
 
 def patch_sizes(mpps: Sequence[float], patch_px: int, stride_px: int) -> list[tuple[int, int]]:

@@ -60,7 +60,8 @@ def stream_patches(
     """
     clock = clock or StageClock()
     with ThreadPoolExecutor(workers) as pool:
-        if grid.stride_px < grid.patch_px or grid.patch_px <= _SMALL_PX:
+        small = grid.patch_px <= _SMALL_PX and grid.stride_px == grid.patch_px
+        if grid.stride_px < grid.patch_px or small:
             yield from _cut(canvas, grid, rows, columns, batch_size, pool, clock)
         else:
             yield from _one_by_one(canvas, grid, rows, columns, batch_size, workers, pool, clock)
