@@ -122,8 +122,39 @@ class DirectReader:
         sides = (own.tile_px[0] // reduction, own.tile_px[1] // reduction)
         if any(v % factor for v in (*sides, *location)):
             return False
+        if self._average_whole(own, level, location, factor, out, reduction):
+            return True
         for target, window, pixels in self._parts(level, location, out, factor, reduction):
             shrink_into(pixels[window], factor, out[target])
+        return True
+
+    def _average_whole(
+        self,
+        own: TileLevel,
+        level: int,
+        location: tuple[int, int],
+        factor: int,
+        out: NDArray[np.uint8],
+        reduction: int,
+    ) -> bool:
+        """The same where ``out`` is made of whole tiles of the level, without detours."""
+        width, height = own.tile_px[0] // reduction, own.tile_px[1] // reduction
+        x, y = location[0] // width, location[1] // height
+        columns, rows = out.shape[1] * factor // width, out.shape[0] * factor // height
+        aligned = (x * width, y * height) == location and (
+            (rows * height, columns * width) == (out.shape[0] * factor, out.shape[1] * factor)
+        )
+        if not aligned or x < 0 or y < 0 or x + columns > own.grid[0] or y + rows > own.grid[1]:
+            return False
+        scratch = self._scratch((height, width, 3))
+        high, wide = height // factor, width // factor
+        for row in range(rows):
+            first = (y + row) * own.grid[0] + x
+            self._read_ahead(own, first, first + columns - 1)
+            strip = out[row * high : (row + 1) * high]
+            for column in range(columns):
+                self._decode(own, level, first + column, reduction, scratch)
+                shrink_into(scratch, factor, strip[:, column * wide : (column + 1) * wide])
         return True
 
     def reductions(self, level: int) -> tuple[int, ...]:
@@ -175,11 +206,7 @@ class DirectReader:
             out[...] = self._background
         edges = {rows[0][0], rows[-1][0]} if rows else set()
         sides = {columns[0][0], columns[-1][0]} if columns else set()
-        whole = factor > 1 and all(width == tile[0] for _, _, width, _ in columns)
         for row, y, height, top in rows:
-            if whole and height == tile[1] and len(columns) > 1:
-                first = row * own.grid[0]
-                self._read_ahead(own, first + columns[0][0], first + columns[-1][0])
             for column, x, width, left in columns:
                 target = (slice(top, top + height // factor), slice(left, left + width // factor))
                 window = (slice(y, y + height), slice(x, x + width))
@@ -209,10 +236,15 @@ class DirectReader:
                 return fresh
 
             return self.cache.get((level, reduction, index), wanted_px, decode)
+        scratch = self._scratch(shape)
+        self._decode(own, level, index, reduction, scratch)
+        return scratch
+
+    def _scratch(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """This thread's memory for a tile."""
         scratch: NDArray[np.uint8] | None = getattr(self._own, "scratch", None)
         if scratch is None or scratch.shape != shape:
             scratch = self._own.scratch = tile_memory(shape)
-        self._decode(own, level, index, reduction, scratch)
         return scratch
 
     def _decode(
@@ -223,15 +255,20 @@ class DirectReader:
             data = self._ahead(offset, count) or os.pread(self._file, count, offset)
             if len(data) < count:
                 raise ValueError("the file ends within the tile")
+            if own.prefix:
+                data = own.prefix + data[2:]
             height, width = out.shape[:2]
-            smaller = {} if reduction == 1 else {"min_height": height, "min_width": width}
-            decoded = simplejpeg.decode_jpeg(
-                own.prefix + data[2:] if own.prefix else data,
-                "RGB",
-                min_factor=reduction,
-                buffer=out,
-                **smaller,
-            )
+            if reduction == 1:
+                decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+            else:
+                decoded = simplejpeg.decode_jpeg(
+                    data,
+                    "RGB",
+                    min_height=height,
+                    min_width=width,
+                    min_factor=reduction,
+                    buffer=out,
+                )
             if decoded.shape != out.shape:
                 raise ValueError(f"the tile is {decoded.shape[1]} x {decoded.shape[0]} px")
         except (ValueError, OSError) as error:

@@ -224,16 +224,21 @@ def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
 
 
 def _fill(mask: NDArray[np.uint8], geometry: object, canvas: Canvas) -> None:
+    """Add polygons to a mask; the holes of one leave be what another has filled."""
     import shapely
 
     for polygon in shapely.get_parts(geometry):
-        rings = [polygon.exterior, *polygon.interiors]
         points = [
             np.rint((np.asarray(r.coords) - canvas.origin_xy) / canvas.scale_xy - 0.5).astype(
                 np.int32
             )
-            for r in rings
+            for r in (polygon.exterior, *polygon.interiors)
         ]
-        cv2.fillPoly(mask, points[:1], 1)
-        if points[1:]:
-            cv2.fillPoly(mask, points[1:], 0)
+        corner = np.maximum(points[0].min(0), 0)
+        left, top = corner.tolist()
+        right, bottom = (points[0].max(0) + 1).tolist()
+        window = mask[top : max(top, bottom), left : max(left, right)]
+        if window.size:
+            plane = np.zeros_like(window)
+            cv2.fillPoly(plane, [ring - corner for ring in points], 1)  # even-odd
+            window |= plane
