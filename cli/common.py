@@ -170,6 +170,8 @@ class Batch:
             except WsikdError as error:
                 self.failed(entry, error)
                 continue
+            except BrokenPipeError:  # nobody reads what is told: there is no sense in going on
+                raise
             except Exception as error:
                 log.debug("%s", entry.path, exc_info=True)
                 fault = f"unforeseen {type(error).__name__}: {error}"

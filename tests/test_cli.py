@@ -307,6 +307,16 @@ def test_info_tells_all(small):
     assert fields[0][0] == fields[1][0]
 
 
+def test_a_reader_who_has_seen_enough_is_no_fault(small):
+    """As in ``wsikd info SLIDE | head -1``."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "wsikd", "info", str(small)]
+    with os.fdopen(theirs, "w") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_info_as_json_agrees_with_the_store(small, tmp_path):
     (record,) = json.loads(run("info", small, "--patch-size", "64", "--json").output)
     assert record["dimensions"] == [640, 540]

@@ -38,6 +38,10 @@ def bug(report):
     return {}["key"]
 
 
+def unheard(report):
+    raise BrokenPipeError(32, "Broken pipe")
+
+
 def unpicklable(report):
     return lambda: None
 

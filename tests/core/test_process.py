@@ -83,6 +83,12 @@ def test_errors_come_as_they_were_raised(shared, where, caplog):
     assert "in bug" in caplog.text
 
 
+def test_who_closed_our_output_ends_the_work():
+    outcomes = run_here([Task("s", tasks.unheard), Task("t", tasks.double, (1,))])
+    with pytest.raises(BrokenPipeError):
+        next(outcomes)
+
+
 def test_what_cannot_be_sent_back_is_told(shared):
     error = only(shared, tasks.unpicklable).error
     assert "unforeseen" in error.fault

@@ -225,6 +225,29 @@ def test_a_mask_of_polygons_counts_from_the_bounds(tmp_path):
     )
 
 
+def ring(x, y, side):
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_hole_of_one_polygon_leaves_others_be(tmp_path, order):
+    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8))
+    island = [ring(300, 300, 100)]
+    around = [ring(-100, 100, 700), ring(200, 200, 300)]  # reaches beyond the slide
+    beyond = [ring(1300, 100, 100)]
+    drawn = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": {}}
+        for rings in (island, around, beyond)[::order]
+    ]
+    content = {"type": "FeatureCollection", "features": drawn}
+    (tmp_path / "m.geojson").write_text(json.dumps(content))
+    mask = find_tissue(slide, mask_file=tmp_path / "m.geojson").mask
+    assert mask[31:39, 31:39].all()
+    assert mask[11:79, :19].all()
+    assert not mask[22:29, 22:48].any()
+    assert not mask[:, 62:].any()
+
+
 def test_polygons_of_no_class_are_tissue_too(tmp_path):
     slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8))
     square = [[200, 100], [700, 100], [700, 500], [200, 500], [200, 100]]

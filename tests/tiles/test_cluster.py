@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zarr
+from distributed import KilledWorker
 
 from tests.slides.pixels import break_tile, tissue_rgb
 from wsikd.core.errors import OutputError, RegionReadError, SlideError
@@ -145,6 +149,33 @@ def test_damage_is_the_line_that_threads_tell(cluster, slide, undisturbed, tmp_p
     assert content(tile(slide, tmp_path / "again.zarr", cluster[0]).path) == undisturbed
 
 
+KILLED = KilledWorker("block", SimpleNamespace(address="tcp://there"), 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "fault"),
+    [
+        (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt, "Ctrl-C"),
+        (SystemExit(143), SystemExit, "143"),
+        (KILLED, SlideError, "its pixels killed the Dask workers that read them"),
+        (CancelledError(), SlideError, "the Dask scheduler went away or dropped the work"),
+        (OSError(28, "No space left on device"), OutputError, "No space left on device"),
+    ],
+    ids=str,
+)
+def test_an_end_of_any_kind_stops_what_waits(
+    cluster, slide, undisturbed, tmp_path, error, told, fault
+):
+    def stop(done, total):
+        if done == total:  # so that no worker writes any more
+            raise error
+
+    with pytest.raises(told, match=fault):
+        tile(slide, tmp_path / "large.zarr", cluster[0], on_progress=stop)
+    assert (tmp_path / "large.zarr.part" / remote.STOP_FILE).exists()
+    assert content(tile(slide, tmp_path / "large.zarr").path) == undisturbed
+
+
 def missing_there(path):
     raise SlideError(path, "no such file", "check the path")
 
@@ -219,11 +250,14 @@ def test_a_block_is_refused_where_store_or_slide_are_others(slide, tmp_path):
     with pytest.raises(OutputError, match=r"none\.zarr\.part: the Dask worker on .* does not see"):
         remote.fill_there(reopen, mark, plan, job)
     plan = BlockPlan.of(tmp_path, SETTINGS, grid)
+    with pytest.raises(OutputError, match="does not see it"):  # what a late block made anew
+        remote.fill_there(reopen, mark, plan, job)
+    zarr.create_group(tmp_path)
     with pytest.raises(SlideError, match="sees another file under this path"):
         remote.fill_there(reopen, "0" * 16, plan, job)
     remote.stop_all(tmp_path)
     assert remote.fill_there(reopen, mark, plan, job) == {}
-    assert [p.name for p in tmp_path.iterdir()] == [remote.STOP_FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [remote.STOP_FILE, "zarr.json"]
     remote.allow_all(tmp_path)
     assert remote.fill_there(reopen, mark, plan, job).keys() >= {"read", "write"}
     assert remote.fill_there(reopen, mark, plan, job) == {}  # as where its first worker has died

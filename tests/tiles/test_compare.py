@@ -1,14 +1,17 @@
 """What ``wsikd tile --compare`` reports, against slides whose levels were made to differ."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 
-from tests.slides.pixels import tissue_rgb
+from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
 from wsikd.slides.base import open_slide
 from wsikd.tiles.compare import compare_routes
+from wsikd.tiles.estimate import estimate
+from wsikd.tiles.record import SlideNotes, describe
 from wsikd.tiles.store import StoreSettings
 
 SETTINGS = StoreSettings((1.0, 4.0), 256, 256, "all", 0.1, (), 0.5)
@@ -60,3 +63,18 @@ def test_a_slide_of_one_level_has_one_route(tmp_path):
         (found,) = compare_routes(own, SETTINGS)
     assert found.psnr_db == math.inf
     assert found.levels == (0, 0)
+
+
+@pytest.mark.parametrize("areas", [(20_000.0, 20_000.0), (2_000.0, 20_000.0), (20_000.0, 2_000.0)])
+def test_the_fields_are_those_that_would_be_tiled(tmp_path, areas):
+    rgb = np.full((800, 1200, 3), GLASS, np.uint8)
+    rgb[100:500, 100:700] = tissue_rgb(600, 400, coarse=30)
+    rgb[600:700, 900:1000] = tissue_rgb(100, 100, coarse=30)  # 80 um across
+    rgb[250:330, 300:400] = GLASS  # 64 x 80 um
+    own = MemorySlide(rgb, mpp=(0.8, 0.8))
+    settings = StoreSettings((0.8, 3.2), 32, 32, "otsu", 0.5, (), 0.5, 0.0, (), *areas)
+    (found,) = compare_routes(own, settings, limit=10_000)
+    meta = describe(own, settings, SlideNotes(), tmp_path)
+    told = estimate(own, tmp_path / "s.zarr", settings, SlideNotes(), meta)
+    whole = compare_routes(own, replace(settings, tissue="all"), limit=10_000)[0]
+    assert 0 < found.fields == told.patches < whole.fields

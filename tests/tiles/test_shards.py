@@ -117,3 +117,9 @@ def test_a_shard_that_is_given_up_leaves_nothing(tmp_path):
     shard.add((0, 0), b"x" * 100)
     shard.discard()
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_store_that_was_given_up_is_not_begun_anew(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        write_file(tmp_path / "s.zarr.part" / "0" / "c" / "0" / "1" / "2", b"x")
+    assert list(tmp_path.iterdir()) == []

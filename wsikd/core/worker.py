@@ -51,10 +51,11 @@ def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], 
 
     Raises:
         WsikdError: it did; any other error becomes a SlideError that tells its kind.
+        BrokenPipeError: whoever read our output has closed it.
     """
     try:
         return function(report, *arguments)
-    except WsikdError:
+    except (WsikdError, BrokenPipeError):
         raise
     except Exception as error:
         log.debug("%s", name, exc_info=True)

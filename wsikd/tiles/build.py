@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from wsikd.core.run import remove_path
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.slides.tissue_overlay import write_overlay
@@ -18,7 +19,9 @@ from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import UNLABELLED, label_patches
 from wsikd.tiles.layout import add_label, add_table, create_group
-from wsikd.tiles.store import PatchTable, is_group, read_meta
+from wsikd.tiles.record import can_go_on
+from wsikd.tiles.remote import allow_all, clear_leftovers
+from wsikd.tiles.store import PatchTable, is_group
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,13 +104,13 @@ class StoreBuild:
     def _discard_foreign(self) -> None:
         if not self.part.exists():
             return
-        found = read_meta(self.part)
-        if found is None or found.get("digest") != self.meta["digest"]:
-            log.info("%s: unfinished with other settings; begun anew", self.part.name)
-            shutil.rmtree(self.part)
+        if not can_go_on(self.part, self.meta):
+            told = "unfinished with other settings or another reader; begun anew"
+            log.info("%s: %s", self.part.name, told)
+            remove_path(self.part)
             return
-        for leftover in self.part.rglob("*.partial"):
-            leftover.unlink()
+        clear_leftovers(self.part)
+        allow_all(self.part)
         for name in ("patches", "labels"):
             shutil.rmtree(self.part / name, ignore_errors=True)
 
@@ -161,7 +164,9 @@ class StoreBuild:
 
 def is_array(store: Path, index: int) -> bool:
     """Whether array ``index`` of an unfinished store has its metadata."""
-    return any((store / str(index) / name).is_file() for name in ("zarr.json", ".zarray"))
+    folder = store / str(index)
+    old = all((folder / name).is_file() for name in (".zarray", ".zattrs"))  # of OME-Zarr 0.4
+    return old or (folder / "zarr.json").is_file()
 
 
 def _origin_um(slide: Slide) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.tiles.grid import TileGrid, patch_sizes
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def compare_routes(
     """
     finest = Canvas.plan(slide, settings.mpps[0])
     grid = TileGrid.plan(slide, settings.mpps[0], settings.patch_px, settings.stride_px)
-    tissue = find_tissue(slide, method=settings.tissue, mask_file=mask_file, workers=workers)
+    areas = TissueAreas(settings.min_tissue_um2, settings.max_hole_um2)
+    tissue = find_tissue(
+        slide, method=settings.tissue, mask_file=mask_file, workers=workers, areas=areas
+    )
     cover = grid.cover(tissue)
     rows, columns = np.nonzero((cover >= settings.min_tissue) & (cover > 0))
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))

@@ -14,7 +14,8 @@ from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.layout import encode
-from wsikd.tiles.store import PatchTable, read_meta
+from wsikd.tiles.record import can_go_on
+from wsikd.tiles.store import PatchTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,8 +87,7 @@ def estimate(
     rows, columns = np.nonzero((cover >= settings.min_tissue) & (cover > 0))
     jobs = plan.jobs(_table(rows, columns))
     chunks = sum(int(needed.sum()) for _, needed in jobs)
-    found = read_meta(part)
-    resumed = found is not None and found.get("digest") == meta["digest"]
+    resumed = can_go_on(part, meta)
     todo = [job for job in jobs if not (resumed and plan.done(job))]
     left = sum(int(needed.sum()) for _, needed in todo)
     each_s = _seconds_a_chunk(slide, plan, todo, seed) if todo else 0.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
 from wsikd.slides.tissue import mask_bytes
-from wsikd.tiles.store import settings_digest
+from wsikd.tiles.store import read_meta, settings_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ class SlideNotes:
     ``patient`` is kept as a BLAKE2 hash under ``key``: enough to group by. Who holds the key can
     try out names and numbers, so it never enters a store. Without a ``key`` that of the store's
     folder is taken (``project_key``). ``overlay`` is where the picture of the tissue goes.
+    ``reader`` is the one that the user insists on: no store of another reader's pixels will do.
     """
 
     annotation: Annotation | None = None
@@ -40,6 +41,7 @@ class SlideNotes:
     mask_file: Path | None = None
     overlay: Path | None = None
     key: bytes | None = None
+    reader: str | None = None
 
 
 def project_key(folder: Path) -> bytes:
@@ -124,8 +126,35 @@ def describe(
 
 
 def flat(meta: dict[str, Any]) -> dict[str, Any]:
-    """A record's settings and identity on one level, to compare two of them."""
-    return {**meta["settings"], **{f"slide {k}": v for k, v in meta["identity"].items()}}
+    """A record's settings and identity on one level, to compare two of them.
+
+    What a record of an older layout lacks is left out.
+    """
+    return {
+        **_section(meta, "settings"),
+        **{f"slide {k}": v for k, v in _section(meta, "identity").items()},
+    }
+
+
+def reader_of(meta: dict[str, Any]) -> str | None:
+    """What read the pixels of a store, by its record; None where an older one does not tell."""
+    return _section(meta, "slide").get("reader")
+
+
+def can_go_on(part: Path, meta: dict[str, Any]) -> bool:
+    """Whether the unfinished store at ``part`` is one of the record ``meta``.
+
+    Readers differ by a grey level here and there, so one store holds the pixels of one reader.
+    """
+    found = read_meta(part)
+    if found is None or found.get("digest") != meta["digest"]:
+        return False
+    return reader_of(found) == reader_of(meta)
+
+
+def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    section = meta.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _patient(notes: SlideNotes, folder: Path) -> str | None:

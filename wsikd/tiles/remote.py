@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError, SlideError
 from wsikd.tiles.blocks import fill_block
+from wsikd.tiles.store import is_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def fill_there(
     folder = Path(plan.folder)
     if (folder / STOP_FILE).exists():
         return {}
-    if not folder.is_dir():
+    if not is_group(folder):  # a folder alone may be what another worker wrote after its end
         raise OutputError(folder, f"the Dask worker on {_host()} does not see it", _SHARED)
     if plan.done(job):
         return {}

@@ -6,6 +6,7 @@ uint64, row by row, and the CRC-32C of that. A chunk that was never written has 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -44,7 +45,7 @@ class ShardFile:
         self.file, self._aside = file, _aside(file)
         self._index = np.full((per_side, per_side, 2), ABSENT, "<u8")
         self._at = 0
-        self._aside.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self._aside.parent)
         self._stream = self._aside.open("wb", buffering=0)
 
     def add(self, place: tuple[int, int], data: Bytes) -> None:
@@ -72,13 +73,21 @@ def write_file(file: Path, data: Bytes) -> None:
     """Write a file beside its place and put it there; raises OSError."""
     aside = _aside(file)
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(aside.parent)
         with aside.open("wb", buffering=0) as stream:
             _write_all(stream, data)
         aside.replace(file)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder within a store, but not the store: its maker may have given it up."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    if any(place.suffix == ".part" for place in missing):
+        raise FileNotFoundError(errno.ENOENT, "the unfinished store is gone", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _aside(file: Path) -> Path:

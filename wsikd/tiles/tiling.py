@@ -27,14 +27,15 @@ from wsikd.core.errors import (
     WsikdError,
 )
 from wsikd.core.lock import locked
+from wsikd.core.run import remove_path
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
-from wsikd.tiles.record import SlideNotes, describe, flat
-from wsikd.tiles.remote import allow_all, clear_leftovers, fill_there, stop_all
+from wsikd.tiles.record import SlideNotes, describe, flat, reader_of
+from wsikd.tiles.remote import clear_leftovers, fill_there, stop_all
 from wsikd.tiles.store import TileStore, differences, read_meta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from wsikd.slides.base import Slide
@@ -98,10 +99,11 @@ def tile_slide(
     part = path.with_name(path.name + ".part")
     try:
         meta = describe(slide, settings, notes, path.parent)
-        if not overwrite and is_made(path, meta):
+        if not overwrite and is_made(path, meta, notes.reader):
+            _remove_leftovers(path)
             return TileStore.open(path), False
         with locked(path):
-            if not overwrite and is_made(path, meta):  # by another process, meanwhile
+            if not overwrite and is_made(path, meta, notes.reader):  # by another one, meanwhile
                 return TileStore.open(path), False
             with _gone_if_unreadable(part):
                 build = StoreBuild(slide, part, settings, notes, meta)
@@ -129,8 +131,13 @@ def _gone_if_unreadable(part: Path) -> Iterator[None]:
         raise
 
 
-def is_made(path: Path, meta: dict[str, Any]) -> bool:
+def is_made(path: Path, meta: dict[str, Any], reader: str | None = None) -> bool:
     """Whether a complete store of the record ``meta`` lies at ``path``.
+
+    Args:
+        path: where to look.
+        meta: the record.
+        reader: what must have read its pixels; default any.
 
     Raises:
         StoreMismatchError: something else does.
@@ -141,9 +148,13 @@ def is_made(path: Path, meta: dict[str, Any]) -> bool:
     if found is None or not found.get("complete"):
         fault = "exists and is no finished tile store"
         raise StoreMismatchError(path, fault, "choose another -o, or --overwrite")
-    if found["digest"] == meta["digest"]:
+    if found.get("digest") != meta["digest"]:
+        told = differences(flat(found), flat(meta)) or "its record is of an older layout"
+        fault = f"made with other settings ({told})"
+    elif reader and reader_of(found) != reader:
+        fault = f"made by another reader ({reader_of(found)} there, {reader} asked)"
+    else:
         return True
-    fault = f"made with other settings ({differences(flat(found), flat(meta))})"
     raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
 
 
@@ -187,44 +198,56 @@ def _in_threads(build: StoreBuild, jobs: Sequence[Job], count: _Count, workers: 
 
 def _on_cluster(cluster: Cluster, build: StoreBuild, jobs: Sequence[Job], count: _Count) -> None:
     """Fill the blocks on a Dask cluster. A block whose worker dies is given to another."""
-    from concurrent.futures import CancelledError
+    from distributed import as_completed
 
-    from distributed import KilledWorker, as_completed
-
-    allow_all(build.part)
-    with _client(cluster.address) as client:
-        slide = build.slide.info
-        found = {
-            client.submit(
-                fill_there, cluster.reopen, slide.fingerprint, build.plan, job, pure=False
-            ): job
-            for job in jobs
-        }
-        done = as_completed(list(found), loop=client.loop)  # type: ignore[no-untyped-call]
+    slide = build.slide.info
+    with _client(cluster.address) as client, _cluster_faults(cluster.address, slide.file):
+        found: dict[Any, Job] = {}
         try:
-            for future in done:
+            for job in jobs:
+                work = (cluster.reopen, slide.fingerprint, build.plan, job)
+                found[client.submit(fill_there, *work, pure=False)] = job
+            for future in as_completed(list(found), loop=client.loop):  # type: ignore[no-untyped-call]
                 count.add(found[future], future.result())
                 # Who holds on to a result has it made again when its worker dies.
                 del found[future]
                 future.release()
             clear_leftovers(build.part)
-        except KilledWorker as error:
-            fault = f"its pixels killed the Dask workers that read them ({error})"
-            remedy = "look into the workers' logs; give them more memory, or leave the slide out"
-            raise SlideError(slide.file, fault, remedy) from error
-        except CancelledError as error:
-            fault = "the Dask scheduler went away or dropped the work"
-            remedy = "start it anew and run again: blocks that are done are kept"
-            raise SlideError(cluster.address, fault, remedy) from error
-        except (WsikdError, OSError):
-            # Blocks that are being written must not outlive the folder they are written into.
+        except BaseException as error:
             stop_all(build.part)
-            with suppress(CancelledError):
-                for future in done:
-                    future.exception()
+            if isinstance(error, (WsikdError, OSError)):
+                _await_end(found)
             raise
         finally:
             client.cancel(list(found), force=True)
+
+
+def _await_end(futures: Iterable[Any]) -> None:
+    """Wait for blocks being written: they must not outlive the folder they are written into."""
+    from concurrent.futures import CancelledError
+
+    with suppress(CancelledError):
+        for future in futures:
+            future.exception()
+
+
+@contextmanager
+def _cluster_faults(address: str, file: str) -> Iterator[None]:
+    """Tell what a cluster does to the work on a slide as SlideError."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        fault = f"its pixels killed the Dask workers that read them ({error})"
+        remedy = "look into the workers' logs; give them more memory, or leave the slide out"
+        raise SlideError(file, fault, remedy) from error
+    except CancelledError as error:
+        fault = "the Dask scheduler went away or dropped the work"
+        remedy = "start it anew and run again: blocks that are done are kept"
+        raise SlideError(address, fault, remedy) from error
 
 
 @contextmanager
@@ -245,11 +268,25 @@ def _client(address: str) -> Iterator[Any]:
 
 
 def _put_in_place(part: Path, path: Path) -> None:
-    if path.exists():
-        old = path.with_name(path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
+    """Move a finished store to its place, and what stood there, be it a file, out of the way."""
+    old = _replaced(path)
+    if path.exists() or path.is_symlink():
+        remove_path(old)
         path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old)
-    else:
-        part.rename(path)
+    part.rename(path)
+    remove_path(old)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a killed run left beside a finished store; no matter if that cannot be."""
+    part, lock = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
+    left = (part, _replaced(path))
+    if any(p.exists() for p in (*left, lock)):
+        with suppress(OSError, OutputError), locked(path):  # else another process is at work
+            for p in left:
+                remove_path(p)
+
+
+def _replaced(path: Path) -> Path:
+    """Where a store is until its successor is in place; a name that no user's backup has."""
+    return path.with_name(f"{path.name}.replaced")

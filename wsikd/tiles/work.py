@@ -121,7 +121,7 @@ def estimate_job(report: Report, job: TileJob) -> Estimate | None:
     with open_entry(job.entry) as slide:
         notes = _notes(job, slide)
         meta = describe(slide, job.settings, notes, job.out)
-        if not job.overwrite and tiling.is_made(job.store, meta):
+        if not job.overwrite and tiling.is_made(job.store, meta, notes.reader):
             return None
         return estimate(slide, job.store, job.settings, notes, meta, workers=job.threads)
 
@@ -138,9 +138,15 @@ def _notes(job: TileJob, slide: Slide) -> SlideNotes:
     annotation: Any = None
     if entry.annotation:
         annotation = read_annotation(entry.annotation, slide, job.label_map)
-    overlay = job.out / "overlays" / f"{entry.name}.png"
     return SlideNotes(
-        annotation, entry.label, entry.patient, entry.split, entry.mask, overlay, job.key
+        annotation,
+        entry.label,
+        entry.patient,
+        entry.split,
+        entry.mask,
+        overlay=job.out / "overlays" / f"{entry.name}.png",
+        key=job.key,
+        reader=None if entry.reader == "auto" else slide.info.reader,
     )
 
 

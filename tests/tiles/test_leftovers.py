@@ -1,0 +1,183 @@
+"""What killed runs, other readers and older versions left behind, and what is made of it."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.slides.pixels import MemorySlide, tissue_rgb
+from wsikd.core.errors import StoreMismatchError
+from wsikd.core.lock import locked
+from wsikd.slides.manifest import SlideEntry
+from wsikd.tiles import tiling
+from wsikd.tiles.build import StoreBuild
+from wsikd.tiles.estimate import estimate
+from wsikd.tiles.record import SlideNotes, describe
+from wsikd.tiles.remote import STOP_FILE, stop_all
+from wsikd.tiles.store import StoreSettings
+from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.work import TileJob, estimate_job, tile_job
+
+SETTINGS = StoreSettings((1.0, 2.0), 64, 64, "all", 0.1, (), 0.5)
+RGB = tissue_rgb(400, 300)
+
+
+class Killed(BaseException):
+    """As by a signal: nothing is tidied but by ``finally``."""
+
+
+def slide(reader="memory", rgb=RGB):
+    own = MemorySlide(rgb)
+    own.info = replace(own.info, reader=reader)
+    return own
+
+
+def tile(path, own=None, settings=SETTINGS, notes=None, **more):
+    return tile_slide(own or slide(), path, settings, notes, workers=1, **more)
+
+
+def kill_at(monkeypatch, function, call, *arguments, **more):
+    """Call ``tile``, and end it as ``tiling.<function>`` is called for the given time."""
+    own, calls = getattr(tiling, function), []
+
+    def counted(*args):
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        return own(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiling, function, counted)
+        with pytest.raises(Killed):
+            tile(*arguments, **more)
+
+
+def unfinished(monkeypatch, *arguments, **more):
+    """Leave a ``.part`` with all its pixels."""
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreBuild, "finish", lambda self: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            tile(*arguments, **more)
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("again", [{}, {"overwrite": True}])
+def test_a_killed_overwrite_is_tidied_by_the_next_run(tmp_path, monkeypatch, again):
+    path = tmp_path / "a.zarr"
+    tile(path)
+    unfinished(monkeypatch, path, overwrite=True)
+    assert names(tmp_path) == ["a.zarr", "a.zarr.part"]
+    assert tile(path, **again)[1] is bool(again)
+    assert names(tmp_path) == ["a.zarr"]
+    kill_at(monkeypatch, "remove_path", 2, path, overwrite=True)  # the new store is in place
+    assert names(tmp_path) == ["a.zarr", "a.zarr.replaced"]
+    assert tile(path, **again)[1] is bool(again)
+    assert names(tmp_path) == ["a.zarr"]
+
+
+def test_one_killed_between_two_stores_is_tidied(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    tile(path)
+    unfinished(monkeypatch, path, overwrite=True)
+    path.rename(tmp_path / "a.zarr.replaced")
+    assert tile(path)[1]
+    assert names(tmp_path) == ["a.zarr"]
+
+
+def test_leftovers_are_left_to_who_is_at_work_and_backups_to_their_owner(tmp_path, monkeypatch):
+    path, backup = tmp_path / "a.zarr", tmp_path / "a.zarr.old"
+    tile(path)
+    unfinished(monkeypatch, path, overwrite=True)
+    backup.mkdir()
+    with locked(path):
+        assert not tile(path)[1]
+        assert names(tmp_path) == ["a.zarr", "a.zarr.lock", "a.zarr.old", "a.zarr.part"]
+    (tmp_path / "a.zarr.lock").write_text("")  # as of a process that was killed
+    assert not tile(path)[1]
+    assert names(tmp_path) == ["a.zarr", "a.zarr.old"]
+
+
+def test_a_word_to_stop_reaches_no_store(tmp_path, monkeypatch):
+    unfinished(monkeypatch, tmp_path / "a.zarr")
+    stop_all(tmp_path / "a.zarr.part")
+    store, _ = tile(tmp_path / "a.zarr")
+    assert not (store.path / STOP_FILE).exists()
+
+
+def test_a_file_is_overwritten_if_it_is_asked_for(tmp_path):
+    path = tmp_path / "a.zarr"
+    path.write_text("mine")
+    with pytest.raises(StoreMismatchError, match="no finished tile store"):
+        tile(path)
+    assert path.read_text() == "mine"
+    assert tile(path, overwrite=True)[1]
+    (tmp_path / "b.zarr.part").write_text("torn")
+    tile(tmp_path / "b.zarr")
+    assert names(tmp_path) == ["a.zarr", "b.zarr"]
+
+
+def test_two_readers_share_no_store(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    unfinished(monkeypatch, path, slide("openslide", np.zeros_like(RGB)))
+    meta = describe(slide(), SETTINGS, SlideNotes(), tmp_path)
+    told = estimate(slide(), path, SETTINGS, SlideNotes(), meta)
+    assert told.left == told.chunks > 0
+    store, _ = tile(path)
+    assert np.asarray(store.array(1.0)[:, :150, :200]).min() > 0
+    assert store.provenance["slide"]["reader"] == "memory"
+    # One that is whole stays good, unless its reader is asked for by name.
+    assert not tile(path, slide("openslide"))[1]
+    assert not tile(path, notes=SlideNotes(reader="memory"))[1]
+    with pytest.raises(StoreMismatchError) as caught:
+        tile(path, slide("openslide"), notes=SlideNotes(reader="openslide"))
+    assert str(caught.value) == (
+        f"{path}: made by another reader (memory there, openslide asked); choose another -o, or "
+        "replace it with --overwrite"
+    )
+
+
+def test_a_reader_is_insisted_on_where_it_is_asked_for(slide_file, tmp_path):
+    def job(reader):
+        return TileJob(SlideEntry(slide_file, "s", reader=reader), tmp_path, SETTINGS)
+
+    made = tile_job(lambda *_: None, job("auto"))
+    assert made.reader == "direct"
+    for call in (tile_job, estimate_job):
+        call(lambda *_: None, job("auto"))
+        call(lambda *_: None, job("direct"))
+        with pytest.raises(StoreMismatchError, match="direct there, openslide asked"):
+            call(lambda *_: None, job("openslide"))
+
+
+OLDER = {
+    "tiler 1 there, 2 asked": lambda meta: meta["settings"].update(tiler=1),
+    "codec None there, none asked": lambda meta: meta["settings"].pop("codec"),
+    "slide fingerprint None there, 0": lambda meta: meta.pop("identity"),
+    "its record is of an older layout)": lambda meta: None,
+}
+
+
+@pytest.mark.parametrize("told", OLDER)
+@pytest.mark.parametrize("digest", [None, "0" * 16])
+def test_a_store_of_an_older_layout_is_refused_in_one_line(tmp_path, told, digest):
+    path = tmp_path / "a.zarr"
+    tile(path)
+    root = json.loads((path / "zarr.json").read_text())
+    meta = root["attributes"]["wsikd"]
+    OLDER[told](meta)
+    del meta["slide"], meta["digest"]
+    if digest:
+        meta["digest"] = digest
+    (path / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreMismatchError) as caught:
+        tile(path)
+    assert "a.zarr: made with other settings (" in str(caught.value)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    os.rename(path, tmp_path / "b.zarr.part")  # noqa: PTH104
+    assert tile(tmp_path / "b.zarr")[1]
