@@ -8,7 +8,7 @@ from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
 from wsikd.learn.data import load_patches
 from wsikd.learn.settings import Data, RunConfig, Split
-from wsikd.learn.sources import slide_of
+from wsikd.learn.sources import read_csv, slide_of
 
 
 def load(*paths, split=None, **options):
@@ -195,3 +195,21 @@ def test_settings_that_contradict_are_refused(settings, message):
 def test_terms_that_are_not_named_keep_their_defaults():
     config = RunConfig.model_validate({"method": "at_plus", "weights": {"fm": 0}})
     assert config.weights == {"ce": 1.0, "fm": 0.0, "at_plus": 10.0}
+
+
+@pytest.mark.parametrize("column", ["split", "slide", "label"])
+def test_the_identity_of_files_covers_what_the_csv_says_of_them(stripes, tmp_path, column):
+    """Else a test part would be scored that was drawn from other patches than it was trained on."""
+    copied = tmp_path / "copy"
+    shutil.copytree(stripes.parent, copied)
+    file = copied / "labels.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    before = read_csv(file).digest
+    if column not in rows[0]:
+        rows[0].append(column)
+        rows = [rows[0], *([*row, ""] for row in rows[1:])]
+    at = rows[0].index(column)
+    others = {"split": ("val", "train"), "slide": ("another", ""), "label": ("1", "0")}[column]
+    rows[1][at] = others[0] if rows[1][at] != others[0] else others[1]
+    file.write_text("\n".join(map(",".join, rows)) + "\n")
+    assert read_csv(file).digest != before

@@ -3,6 +3,7 @@ import os
 import shutil
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from sklearn import metrics as oracle
 from wsikd.cli.main import main
 
 from tests.learn.miniature import write_sicap
-from wsikd.core.errors import ConfigError, OutputError
+from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.learn import reproduce, scoring
 from wsikd.learn.metrics import softmax
 from wsikd.learn.reproduce import Plan, read_rows, run_all
+from wsikd.learn.settings import RunConfig
 from wsikd.learn.table import make_table, to_markdown
 from wsikd.learn.train import Trainer
 
@@ -334,3 +336,17 @@ def test_scores_cannot_be_kept_where_nothing_can_be_written(made, tmp_path, monk
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OutputError, match="cannot be written"):
         scoring.score(subject, patches, "val", by="me")
+
+
+def test_a_run_is_not_scored_on_data_that_have_changed(monkeypatch, tmp_path):
+    """Its split would be drawn anew, and patches of its training would be tested."""
+    own = SimpleNamespace(digests=["a"])
+    monkeypatch.setattr("wsikd.learn.data.load_patches", lambda *_, **__: own)
+    card = {"data": ["a"]}
+    bundle = SimpleNamespace(card=card, spec=None)
+    run = scoring.Subject(bundle, tmp_path, RunConfig(method="supervised"))
+    assert scoring.load_for(run) is own
+    card["data"] = ["b"]
+    with pytest.raises(DataError, match="its data have changed since it was trained"):
+        scoring.load_for(run)
+    assert scoring.load_for(run, ["elsewhere"]) is own

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,12 @@ def test_the_best_on_validation_is_chosen(tuning, tmp_path, monkeypatch):
     assert (again.best, again.value, rows(again)) == (result.best, result.value, trials)
     with pytest.raises(OutputError, match="a search with other settings"):
         tune(Tuning(tuning.config_file, (), tuning.data, GRID, seed=1), out, device="cpu")
+    labels = Path(tuning.data[0])
+    first, *others = labels.read_text().splitlines()
+    changed = labels.with_name("fewer.csv")
+    changed.write_text("\n".join([first, *others[:-1]]) + "\n")
+    with pytest.raises(OutputError, match="a search with other settings"):
+        tune(Tuning(tuning.config_file, (), (str(changed),), GRID), out, device="cpu")
 
 
 class Killed(BaseException):

@@ -28,6 +28,8 @@ ABOVE = 1e-3
 MAX_COLOURS = 20_000
 COLOUR_BYTES = 2**24
 
+_NEARLY_WHOLE = 0.025
+
 
 def quadratic_kappa(matrix: NDArray[np.int64]) -> float:
     """Cohen's kappa with quadratic weights; see ``wsikd.core.agreement.kappa``."""
@@ -87,10 +89,16 @@ def predict(
     parts = []
     with torch.inference_mode():
         for images, _ in patches.batches(indices, batch_size):
-            low = downsample(images.to(device), mpp / patches.mpp)
+            low = downsample(images.to(device), _factor(mpp / patches.mpp))
             low = low.contiguous(memory_format=torch.channels_last)
             parts.append(network(low).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _factor(ratio: float) -> float:
+    """The factor between two resolutions: whole, as training has it, where they nearly are."""
+    whole = round(ratio)
+    return float(whole) if whole and abs(ratio - whole) <= _NEARLY_WHOLE * ratio else ratio
 
 
 def check_fit(bundle: StudentBundle, patches: PatchSet) -> None:

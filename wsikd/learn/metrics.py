@@ -77,10 +77,21 @@ def weighted(
     matrix = np.tensordot(times.astype(np.float64), own.astype(np.float64), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = _of_confusion(matrix)
-        areas = [_auc(truth == c, probability[:, c], group, times) for c in range(classes)]
+        areas = [_auc(truth == c, _odds(probability, c), group, times) for c in range(classes)]
         found["auc_macro"] = _mean_defined(np.stack(areas, 1))
-        found["auc_cancer"] = _auc(truth > 0, 1 - probability[:, 0], group, times)
+        found["auc_cancer"] = _auc(truth > 0, -_odds(probability, 0), group, times)
     return found
+
+
+def _odds(probability: NDArray[np.float64], one: int) -> NDArray[np.float64]:
+    """Log odds of a class: they rank as its probability does, but do not tie close to 0 and 1.
+
+    Nine decimals: sums of the other probabilities differ in their last digits where those tie.
+    """
+    tiny = np.finfo(np.float64).tiny
+    others = np.delete(probability, one, 1).sum(1)
+    own = np.maximum(probability[:, one], tiny)
+    return np.asarray(np.round(np.log(own) - np.log(np.maximum(others, tiny)), 9))
 
 
 def _of_confusion(matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

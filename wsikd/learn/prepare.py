@@ -73,6 +73,13 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
                 f"the teacher is {teacher.arch} of width {teacher.width:g}",
                 "use the same network and width, or another init",
             )
+        if teacher.spec.classes != patches.classes:
+            raise ConfigError(
+                "network.init: teacher",
+                f"the teacher knows {', '.join(teacher.spec.classes)}, "
+                f"the patches {', '.join(patches.classes)}",
+                "use a teacher of these classes, or another init",
+            )
         state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}
         student.load_state_dict(state, strict=False)
     return student

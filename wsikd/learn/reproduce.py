@@ -315,6 +315,16 @@ def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Prediction
             file = _colour_file(out, unit) if of_colour else folder / scoring.PREDICTIONS
             parts.setdefault((unit.seed, unit.repeat), []).append(read_predictions(file))
         found[name] = {key: _join(folds) for key, folds in parts.items()}
+    for name, units in found.items():
+        for key, own in units.items():
+            colour = found[COLOUR][key]
+            same = np.array_equal(own.index, colour.index)
+            if not (same and np.array_equal(own.truth, colour.truth)):
+                raise DataError(
+                    f"{out}, row {name}",
+                    "was scored on another test part than the colour baseline",
+                    "give every row the same split, or choose another -o",
+                )
     return found
 
 

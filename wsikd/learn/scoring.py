@@ -101,12 +101,12 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
 
     Args:
         subject: a run brings its own data and split.
-        data: other places of them; for a bundle alone, of its data. Patches of a bundle's data
-            that bring no split count as test.
+        data: where they lie now, or other data; for a bundle alone, its data. Other data than the
+            run's are not divided anew: what brings no split counts as test.
         mpp: um per pixel of a bundle's data; None: what the network reads.
 
     Raises:
-        DataError: there is no data, or it cannot be used.
+        DataError: there is no data, or it cannot be used, or a run's own have changed.
     """
     from wsikd.learn.data import load_patches
     from wsikd.learn.settings import Data, Split
@@ -116,9 +116,21 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
         own = Data(paths=list(data), mpp=mpp or spec.mpp, classes=list(spec.classes))
         return load_patches(own, Split(), undivided="test")
     found = subject.config.data
-    if data:
-        found = found.model_copy(update={"paths": list(data)})
-    return load_patches(found, subject.config.split)
+    made = subject.bundle.card.get("data")
+    if not data:
+        patches = load_patches(found, subject.config.split)
+        if made is not None and patches.digests != made:
+            raise DataError(
+                subject.place,
+                "its data have changed since it was trained, and so would its split",
+                "restore them, or name others with --data, of which it saw none",
+            )
+        return patches
+    found = found.model_copy(update={"paths": list(data)})
+    same = load_patches(found, subject.config.split)
+    if same.digests == made:
+        return same  # the run's own data, moved
+    return load_patches(found, Split(), undivided="test")
 
 
 def score(
@@ -163,17 +175,22 @@ def score(
             f"its test part was scored on {earlier[-1]['time']} by {earlier[-1]['by']}",
             "choose on --split val, or pass --again to score it once more, which is recorded",
         )
-    logits, temperature = _logits(subject, patches, chosen, split, device)
-    truth = patches.label[chosen]
-    if colour is None:
-        colour = histogram_baseline(patches, patches.indices("train"), chosen)
-    record = {
+    start = {
         "split": split,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": by,
         "times_before": len(earlier),
         "data": patches.digests,
         "sha256": subject.bundle.sha256,
+    }
+    if split == "test":  # whoever stops it from here on may have seen it
+        write_json_atomic(subject.scores_file, {"scores": [*before, start]})
+    logits, temperature = _logits(subject, patches, chosen, split, device)
+    truth = patches.label[chosen]
+    if colour is None:
+        colour = histogram_baseline(patches, patches.indices("train"), chosen)
+    record = {
+        **start,
         **describe(truth, softmax(logits), [patches.group[i] for i in chosen], patches.classes),
         "colour_histogram": None if colour is None else _numbers(measure(truth, colour)),
         "calibration": None if temperature is None else calibration(logits, truth, temperature),

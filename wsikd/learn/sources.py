@@ -152,8 +152,10 @@ class FileSource:
         """Use :func:`read_csv` or :func:`read_folders`."""
         self.path, self.files, self.listing, self.classes = path, files, listing, classes
         self.settings: dict[str, Any] = {}
-        known = [f"{f.name} {f.stat().st_size}" for f in files]
-        text = "\n".join(sorted(map(" ".join, zip(known, listing.label, strict=True))))
+        of = listing
+        told = zip(files, of.label, of.number, of.slide, of.patient, of.split, strict=True)
+        known = (f"{f.name} {f.stat().st_size} {' '.join(map(str, more))}" for f, *more in told)
+        text = "\n".join(sorted(known))
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read(self, row: int) -> NDArray[np.uint8]:

@@ -22,7 +22,9 @@ from wsikd.core.config import dump_config, load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
 from wsikd.core.lock import locked
 from wsikd.core.run import RunDir, write_text_atomic
+from wsikd.learn.prepare import open_teacher
 from wsikd.learn.settings import RunConfig
+from wsikd.learn.sources import open_sources
 from wsikd.learn.train import distill
 
 if TYPE_CHECKING:
@@ -159,13 +161,15 @@ def tune(
 
 def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     """Refuse a folder that holds a search of other settings; the trials check themselves too."""
-    made = RunDir(out)
+    made, teacher = RunDir(out), open_teacher(config)
     out.mkdir(parents=True, exist_ok=True)
     told = {
         "grid": {k: list(v) for k, v in tuning.grid.items()},
         "metric": tuning.metric,
         "seed": tuning.seed,
         "first": config.model_dump(mode="json", exclude={"data": {"paths"}, "teacher": True}),
+        "teacher_sha256": teacher.sha256 if teacher else None,
+        "data": [source.digest for source in open_sources(config.data)],
     }
     text = yaml.safe_dump(told, sort_keys=False)
     file = made.path / "search.yaml"
