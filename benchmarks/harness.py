@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "numpy", "opencv-python", "imagecodecs", "tifffile", "openslide-python", "openslide-bin",
-    "pillow", "zarr", "dask", "torch", "torchvision", "tiatoolbox", "cucim",
+    "pillow", "simplejpeg", "numba", "zarr", "dask", "torch", "torchvision", "tiatoolbox",
+    "cucim-cu13",
 )  # fmt: skip
 LIMIT_S = 600
 
