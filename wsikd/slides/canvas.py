@@ -120,8 +120,8 @@ class Canvas:
         """Pixels of a canvas rectangle: uint8 (height, width, 3).
 
         What lies beyond the slide is its background. ``clock`` is told the stages ``read`` (file
-        to level pixels) and ``resize``; ``out`` is filled and returned if given. Raises
-        RegionReadError.
+        to level pixels, averaged within their tiles where that fits) and ``resize``; ``out`` is
+        filled and returned if given. Raises RegionReadError.
         """
         clock = clock or StageClock()
         if out is None:

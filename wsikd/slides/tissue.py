@@ -156,7 +156,6 @@ def find_tissue(
 
 def _tell(name: str, tissue: TissueMask) -> None:
     share = 100 * tissue.fraction
-    log.info("%s: tissue on %.1f %% of the scanned area (%s)", name, share, tissue.method)
     if tissue.fraction < _LITTLE:
         advice = "try another --tissue, or a smaller --min-tissue-area"
         log.warning("%s: tissue on only %.2f %% of the scanned area; %s", name, share, advice)

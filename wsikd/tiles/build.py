@@ -71,6 +71,12 @@ class StoreBuild:
                 areas=TissueAreas(self.settings.min_tissue_um2, self.settings.max_hole_um2),
                 picture=self.notes.overlay is not None,
             )
+            log.info(
+                "%s: tissue on %.1f %% of the scanned area (%s)",
+                self.slide.info.name,
+                100 * self.tissue.fraction,
+                self.tissue.method,
+            )
             if self.notes.overlay is not None and self.tissue.thumbnail is not None:
                 write_overlay(self.tissue.thumbnail, self.tissue.mask, self.notes.overlay)
         self.table = self._select(self.tissue)

@@ -1,5 +1,6 @@
 """One of two processes that train on halves of a batch: ``python processes.py RANK FOLDER``."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,8 +49,11 @@ def main(rank, folder):
         made = method(tap)
         found = gradients(DistributedDataParallel(made), made, part(rank, 2))
         torch.save(found, folder / f"{name} {rank}.pt")
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]))
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads sometimes outlive the interpreter, which then aborts
