@@ -305,6 +305,26 @@ def test_a_student_can_start_from_its_teacher(stripes, teacher):
     assert all(torch.equal(started[k], v) for k, v in bundle.weights.items())
 
 
+def test_teacher_and_student_of_a_seed_start_apart(stripes, teacher, student, tmp_path):
+    """Else feature matching would begin near its goal; students of a seed do start alike."""
+    still = {"epochs": 1, "epoch_patches": 16, "lr": 1e-30, "warmup_epochs": 0, "weight_decay": 0}
+    runs = {
+        "teacher": config(stripes, optim=still),
+        "ce": config(stripes, optim=still, data={"student_mpp": 2.0}),
+        "fm": config(stripes, "at_plus", teacher, optim=still),
+    }
+    first = {}
+    for name, settings in runs.items():
+        distill(settings, tmp_path / name, seed=1, device="cpu")
+        bundle = load_bundle(tmp_path / name)
+        first[name] = bundle.weights["backbone.stages.F1.0.weight"]
+        made = bundle.card["training"]
+        assert made["init_stream"] == ("teacher" if name == "teacher" else "student")
+    assert torch.equal(first["ce"], first["fm"])
+    theirs, own = first["teacher"].flatten(), first["ce"].flatten()
+    assert torch.corrcoef(torch.stack([theirs, own]))[0, 1].abs() < 0.3
+
+
 @pytest.mark.parametrize("student_input", ["half", "upsampled"])
 def test_enlarged_student_in_bfloat16(student_input, stripes, teacher, tmp_path):
     settings = config(

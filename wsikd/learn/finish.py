@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
+from wsikd.learn.prepare import init_stream
 from wsikd.models.bundle import save_bundle
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def finish(
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
         temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
-        training={"seed": trainer.seed, "epochs": config.optim.epochs, "best_epoch": best.epoch},
+        training={
+            "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
+            "epochs": config.optim.epochs, "best_epoch": best.epoch,
+        },
     )  # fmt: skip
     return RunResult(run.path, bundle, best.epoch, metrics, colour, least.mm2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError
@@ -175,6 +176,19 @@ def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) ->
     )  # fmt: skip
 
 
-def seed_weights(seed: int) -> None:
-    """Fix the random initialisation of networks made after this."""
+def init_stream(config: RunConfig) -> str:
+    """Which chance initialises the network: "teacher" for labels at ``data.mpp``, else "student".
+
+    Were they one, a teacher and a student of the same seed would start from the same weights, and
+    terms that compare their maps would have it easier than with a teacher met by chance. Students
+    of one seed share theirs, distilled or not, so that they can be compared in pairs.
+    """
+    alone = config.method == "supervised" and round(config.factor) == 1
+    return "teacher" if alone else "student"
+
+
+def seed_weights(seed: int, stream: str = "teacher") -> None:
+    """Fix the random initialisation of networks made after this; see :func:`init_stream`."""
+    if stream == "student":
+        seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
     torch.manual_seed(seed)

@@ -27,6 +27,7 @@ from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import (
     build_method,
     build_student,
+    init_stream,
     input_spec,
     log_cost,
     open_teacher,
@@ -328,7 +329,7 @@ def distill(
     if resumed:
         _check_teacher(run, teacher)
     patches = patches or load_patches(config.data, config.split)
-    seed_weights(seed)
+    seed_weights(seed, init_stream(config))
     student = build_student(config, patches, teacher)
     spec = input_spec(config, student, patches)
     method = build_method(config, student, teacher, patches.classes)
