@@ -110,8 +110,7 @@ class SlidePredictor:
         """
         clock = clock or StageClock()
         spec, settings = self.spec, self.settings
-        canvas = Canvas.plan(slide, spec.mpp)
-        grid = TileGrid.plan(slide, spec.mpp, spec.patch_px, settings.stride_px)
+        grid = self.grid(slide)
         with clock("tissue"):
             tissue = find_tissue(
                 slide, method=settings.tissue, mask_file=mask_file, workers=settings.workers
@@ -120,23 +119,55 @@ class SlidePredictor:
         valid = _sample((cover >= settings.min_tissue) & (cover > 0), settings.max_fields)
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
+        probability[:, valid] = self.read(
+            slide, rows, columns, clock=clock, on_progress=on_progress
+        ).T
+        return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+
+    def grid(self, slide: Slide) -> TileGrid:
+        """Where this network's fields lie on a slide; raises MissingMppError."""
+        return TileGrid.plan(slide, self.spec.mpp, self.spec.patch_px, self.settings.stride_px)
+
+    def read(
+        self,
+        slide: Slide,
+        rows: NDArray[np.integer],
+        columns: NDArray[np.integer],
+        *,
+        clock: StageClock | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Class probabilities of some fields of :meth:`grid`, read row by row.
+
+        Args:
+            slide: an open slide.
+            rows: grid row of each field, int (N,), not falling.
+            columns: grid column of each, int (N,), rising within a row.
+            clock: takes the time of the stages.
+            on_progress: called with (fields done, fields in all).
+
+        Returns:
+            float32 (N, classes).
+        """
+        clock = clock or StageClock()
+        found = np.empty((len(rows), len(self.spec.classes)), np.float32)
         done = 0
         batches = stream_patches(
-            canvas,
-            grid,
+            Canvas.plan(slide, self.spec.mpp),
+            self.grid(slide),
             rows,
             columns,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
+            batch_size=self.settings.batch_size,
+            workers=self.settings.workers,
             clock=clock,
         )
         for index, patches in batches:
             with clock("forward"):
-                probability[:, rows[index], columns[index]] = self._forward(patches).T
+                found[index] = self._forward(patches)
             done += len(index)
             if on_progress:
                 on_progress(done, len(rows))
-        return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+        return found
 
     @torch.inference_mode()
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
