@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import aside, write_json_atomic
-from wsikd.models.backbone import build_backbone, macs
-from wsikd.models.grader import Grader
+from wsikd.models.backbone import macs
+from wsikd.models.grader import Grader, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,13 +90,18 @@ class StudentBundle:
         return int(self.card["network"].get("drop_pools", 0))
 
     @property
+    def options(self) -> Mapping[str, Any]:
+        """Settings of a network that has any, see ``grader.GRADERS``."""
+        return dict(self.card["network"].get("options") or {})
+
+    @property
     def min_area_mm2(self) -> float:
         """Area in mm2 that a pattern must cover to count on a slide."""
         return float(self.card.get("min_area_mm2") or 0.0)
 
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
-        grader = _empty(self.arch, self.width, self.spec, self.drop_pools)
+        grader = _empty(self.card["network"], self.spec)
         grader.load_state_dict(dict(self.weights))
         return grader.eval()
 
@@ -128,7 +133,12 @@ def save_bundle(
         "wsikd": __version__,
         "use": RESEARCH_USE,
         "licence": LICENCE,
-        "network": {"arch": arch, "width": width, "drop_pools": grader.backbone.drop_pools},
+        "network": {
+            "arch": arch,
+            "width": width,
+            "drop_pools": grader.backbone.drop_pools,
+            **({"options": grader.options} if grader.options else {}),
+        },
         "input": asdict(spec),
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
@@ -149,8 +159,7 @@ def load_bundle(path: str | Path) -> StudentBundle:
     card = _read_card(folder / CARD)
     try:
         spec = _spec(card["input"])
-        arch, width = str(card["network"]["arch"]), float(card["network"].get("width", 1.0))
-        drop_pools = int(card["network"].get("drop_pools", 0))
+        network = _network(card["network"])
         digest = str(card["sha256"])
         float(card.get("min_area_mm2") or 0.0)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -158,7 +167,7 @@ def load_bundle(path: str | Path) -> StudentBundle:
             folder / CARD, f"is not a card of wsikd ({error!r})", "export the student again"
         ) from error
     weights = _read_weights(folder / WEIGHTS)
-    _check_fit(folder, weights, spec, arch, width, drop_pools)
+    _check_fit(folder, weights, spec, network)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
@@ -222,22 +231,30 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _empty(arch: str, width: float, spec: InputSpec, drop_pools: int) -> Grader:
-    backbone = build_backbone(arch, width=width, drop_pools=drop_pools)
-    return Grader(backbone, len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample)
+def _network(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of its network, as ``assemble`` takes it."""
+    return {
+        "arch": str(entries["arch"]),
+        "width": float(entries.get("width", 1.0)),
+        "drop_pools": int(entries.get("drop_pools", 0)),
+        "options": dict(entries.get("options") or {}),
+    }
+
+
+def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
+    return assemble(
+        classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,
+        **_network(network),
+    )  # fmt: skip
 
 
 def _check_fit(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    spec: InputSpec,
-    arch: str,
-    width: float,
-    drop_pools: int,
+    folder: Path, weights: Mapping[str, Tensor], spec: InputSpec, network: Mapping[str, Any]
 ) -> None:
     """Names and shapes of the weights against the network that the card names."""
+    arch = network["arch"]
     try:
-        expected = _shapes(arch, width, spec, drop_pools)
+        expected = _shapes(network, spec)
     except ConfigError as error:
         raise BundleError(
             folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
@@ -257,12 +274,12 @@ def _check_fit(
     )
 
 
-def _shapes(arch: str, width: float, spec: InputSpec, drop_pools: int) -> dict[str, Tensor]:
+def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:
     try:
         with torch.device("meta"):
-            return _empty(arch, width, spec, drop_pools).state_dict()
+            return _empty(network, spec).state_dict()
     except NotImplementedError:  # some of timm's compute with weights while they are made
-        return _empty(arch, width, spec, drop_pools).state_dict()
+        return _empty(network, spec).state_dict()
 
 
 def _sha256(file: Path) -> str:

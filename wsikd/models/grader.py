@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import resolve
 from wsikd.models.backbone import build_backbone
 
 if TYPE_CHECKING:
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
     from wsikd.models.backbone import Backbone
 
+GRADERS: dict[str, str] = {
+    "hdkd_teacher": "wsikd.models.hybrid:hdkd_teacher",
+    "hdkd_student": "wsikd.models.hybrid:hdkd_student",
+}
+"""Networks that are no backbone with a linear layer behind it."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -23,15 +30,22 @@ class Grader(nn.Module):
     """Patches in, class logits out.
 
     The pooled linear head is what gives class attention its closed form.
+
+    Attributes:
+        pooled: the head reads the means of the deepest map, and has the weight and bias of a
+            linear layer.
+        options: settings of a network of ``GRADERS``, kept in its card; none for others.
     """
 
     mean: Tensor
     std: Tensor
+    head: Any
+    pooled = True
 
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        head: nn.Module | int,
         *,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
@@ -41,21 +55,24 @@ class Grader(nn.Module):
 
         Args:
             backbone: network with taps; the deepest is pooled.
-            classes: number of logits.
+            head: number of logits of a linear layer, or the head itself.
             mean: per channel, in units of 0 to 1.
             std: per channel, in units of 0 to 1.
             upsample: bilinear factor on the input, half-pixel centred; 1 reads it as it is.
         """
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.taps[backbone.deepest].channels, classes)
+        if isinstance(head, int):
+            head = nn.Linear(backbone.taps[backbone.deepest].channels, head)
+        self.head = head
         self.upsample = upsample
+        self.options: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 or float (B, 3, H, W) of 0 to 255 -> what the backbone reads."""
-        x = x.to(self.head.weight.dtype)
+        x = x.to(self.mean.dtype)
         x = (x - 255 * self.mean) / (255 * self.std)
         if self.upsample != 1:
             x = functional.interpolate(
@@ -91,22 +108,58 @@ def build_grader(
     upsample: int = 1,
     weights: Mapping[str, Tensor] | None = None,
     drop_pools: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Grader:
     """Make a grader by name.
 
     Args:
-        arch: an entry of ``BACKBONES``, or "timm:NAME".
+        arch: an entry of ``BACKBONES`` or of ``GRADERS``, or "timm:NAME".
         classes: number of logits.
         width: factor on the channels, where the network scales.
         input_norm: "none" (0 to 1) or "imagenet" (its mean and deviation).
         upsample: factor on the input.
         weights: ImageNet state dict of the backbone, None for random.
         drop_pools: halvings of the grid to leave out, see ``backbone.drop_strides``.
+        options: of a network of ``GRADERS``, see ``hybrid_options.Hybrid``.
 
     Raises:
         ConfigError: the network is unknown, the weights do not fit it, or it has fewer halvings.
     """
-    backbone = build_backbone(arch, width=width, weights=weights, drop_pools=drop_pools)
-    if input_norm == "imagenet":
-        return Grader(backbone, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, upsample=upsample)
-    return Grader(backbone, classes, upsample=upsample)
+    norm = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD)}.get(input_norm, ((0.0,) * 3, (1.0,) * 3))
+    return assemble(
+        arch, classes, mean=norm[0], std=norm[1], width=width, upsample=upsample, weights=weights,
+        drop_pools=drop_pools, options=options,
+    )  # fmt: skip
+
+
+def assemble(
+    arch: str,
+    classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    width: float = 1.0,
+    upsample: int = 1,
+    weights: Mapping[str, Tensor] | None = None,
+    drop_pools: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Grader:
+    """As :func:`build_grader`, with any mean and deviation of the input, in units of 0 to 1."""
+    if arch not in GRADERS:
+        backbone = build_backbone(arch, width=width, weights=weights, drop_pools=drop_pools)
+        return Grader(backbone, classes, mean=mean, std=std, upsample=upsample)
+    from wsikd.core.config import parse_config
+    from wsikd.models.hybrid_options import Hybrid
+
+    if drop_pools:
+        raise ConfigError(
+            f"network.drop_pools {drop_pools}", f"{arch} has a stem_stride instead",
+            "set network.hybrid.stem_stride",
+        )  # fmt: skip
+    if weights is not None:
+        raise ConfigError(arch, "has no ImageNet weights", "use network.init: random")
+    hybrid = parse_config(Hybrid, options or {}, name="network.hybrid")
+    make = resolve(GRADERS, arch, kind="graders")
+    grader: Grader = make(classes, width, hybrid, mean=mean, std=std, upsample=upsample)
+    grader.options = hybrid.model_dump(mode="json")
+    return grader

@@ -144,7 +144,7 @@ class AtPlus(Method):
             self.helpers["sr_spatial"] = nn.Sequential(
                 nn.Conv2d(inside, middle, 1), nn.Conv2d(middle, classes, 1)
             )
-        self.helpers.to(self.student.head.weight.dtype)
+        self.helpers.to(self.student.mean.dtype)
 
     def _project(self, term: str, own: int, target: int, *, wanted: bool) -> None:
         if wanted and own != target:
