@@ -61,7 +61,6 @@ def evaluate(
     """
     import json
 
-    from wsikd.core.lock import locked
     from wsikd.learn import scoring
     from wsikd.learn.run_report import write_pictures
     from wsikd.models.device import pick_device
@@ -69,8 +68,7 @@ def evaluate(
     where = str(pick_device(device))
     opened = scoring.open_subject(subject)
     patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)
-    with locked(opened.scores_file):
-        scored = scoring.score(opened, patches, split, by=by or _login(), again=again, device=where)
+    scored = scoring.score(opened, patches, split, by=by or _login(), again=again, device=where)
     told = dict(scored.record)
     folder = report or (opened.place / "report" if opened.config is not None else None)
     if folder is not None and not no_report:
@@ -101,6 +99,8 @@ def _text(record: dict[str, Any], folder: Path | None) -> str:
         place = record["classes"].index(name)
         row = (value, record["f1_intervals"][name], colour.get(f"f1_{place}"))
         lines.append(_row(f"F1 {name}", *row))
+    if not record["benign"]:
+        lines.append("AUC cancer is not given: no class is known as benign; set data.benign")
     lines += ["confusion (true class in rows):", *_confusion(record)]
     if made := record["calibration"]:
         lines.append(

@@ -81,6 +81,38 @@ def test_class_folders(tmp_path, stripes, patches_on_disk, splits):
         assert held == {"s6", "s7"}
 
 
+def test_cases_of_class_folders_are_never_divided(tmp_path, stripes, patches_on_disk):
+    """Names as the osteosarcoma set has them: case, block, place."""
+    cases = ("Case-3-A15", "Case-3-A17", "Case-4-C22", "Case-48-P5-C18", "P9-B12", "P9-B28")
+    rows = patches_on_disk.rows(stripes)
+    names = {"NC": "Non-Tumor", "G3": "Non-Viable-Tumor", "G4": "Viable"}
+    for i, row in enumerate(rows):
+        place = tmp_path / "set" / names[row["class"]]
+        place.mkdir(parents=True, exist_ok=True)
+        name = f"{cases[i // 3 % 6]}-{i}-{7 * i}_{i}.png"
+        shutil.copy(stripes.parent / "images" / row["image"], place / name)
+    patches = load(tmp_path / "set")
+    assert patches.classes == ("Non-Tumor", "Non-Viable-Tumor", "Viable")
+    assert patches.benign == (0,)
+    assert set(patches.slide) == set(cases)
+    assert set(patches.group) == {f"patient {c}" for c in ("Case-3", "Case-4", "Case-48", "P9")}
+    parts = {g: {n for h, n in zip(patches.group, patches.split, strict=True) if h == g}
+             for g in set(patches.group)}  # fmt: skip
+    assert all(len(part) == 1 for part in parts.values())
+    own = load(tmp_path / "set", slide_pattern=r"^(\w+-\d+|P9)")
+    assert set(own.group) == {f"slide {c}" for c in ("Case-3", "Case-4", "Case-48", "P9")}
+
+
+def test_images_that_do_not_tell_their_slides_are_refused(tmp_path, stripes, patches_on_disk):
+    for i, row in enumerate(patches_on_disk.rows(stripes)):
+        place = tmp_path / "set" / row["class"]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(stripes.parent / "images" / row["image"], place / f"patch{i}.png")
+    with pytest.raises(DataError, match=r"each is its own, as patch\d+\.png.*slide_pattern"):
+        load(tmp_path / "set")
+    assert len(set(load(tmp_path / "set", slide_pattern="(.+)").slide)) == 72
+
+
 def test_class_folders_are_in_order_of_grade(tmp_path, stripes, patches_on_disk):
     for split, place in (("train", "one"), ("val", "two")):
         rows = [r for r in patches_on_disk.rows(stripes) if r["split"] == split]
@@ -112,6 +144,7 @@ def test_a_slide_pattern_that_is_none_is_one_line(tmp_path):
 def test_slide_names_from_stems():
     assert slide_of("16B0001851_Block_Region_1_0_0_xini_6803") == "16B0001851"
     assert slide_of("a-b_12") == "a-b"
+    assert slide_of("P9-B12-15791-34183_103") == "P9-B12"
     assert slide_of("case7-x3", r"(case\d+)-") == "case7"
     with pytest.raises(DataError, match="finds no slide"):
         slide_of("case7", r"(slide\d+)")

@@ -42,6 +42,35 @@ def test_figures_equal_sklearn_s(seed, ties):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=15)
+def test_an_area_compares_scores_of_one_network_only(seed):
+    """Each fold's network has its own offset; the mean of sklearn's areas by fold."""
+    truth, logits, fold = drawn(seed, count=300)
+    logits[:, 0] += 8.0 * fold  # a network that calls everything benign
+    p = metrics.softmax(logits)
+    found = metrics.measure(truth, p, fold=fold)
+    score = -(logits[:, 0] - np.logaddexp.reduce(logits[:, 1:], axis=1))
+    own = [oracle.roc_auc_score(truth[fold == f] > 0, score[fold == f]) for f in range(7)]
+    assert found["auc_cancer"] == pytest.approx(np.mean(own), abs=1e-9)
+    pooled = oracle.roc_auc_score(truth > 0, score)
+    assert metrics.measure(truth, p)["auc_cancer"] == pytest.approx(pooled, abs=1e-9)
+    plain = metrics.measure(truth, p)
+    assert found["kappa"] == plain["kappa"]
+
+
+def test_benign_need_not_be_the_first_class_nor_one():
+    truth, logits, _ = drawn(2, count=200)
+    p = metrics.softmax(logits)
+    for benign in ((2,), (0, 3), (3, 1, 0)):
+        found = metrics.measure(truth, p, benign=benign)["auc_cancer"]
+        score = 1 - p[:, list(benign)].sum(1)
+        expected = oracle.roc_auc_score(~np.isin(truth, benign), score)
+        assert found == pytest.approx(expected, abs=1e-9)
+    for none in ((), (0, 1, 2, 3)):
+        assert np.isnan(metrics.measure(truth, p, benign=none)["auc_cancer"])
+
+
 def test_counting_a_group_twice_is_repeating_its_patches():
     truth, logits, group = drawn(3, ties=True)
     p = metrics.softmax(logits)

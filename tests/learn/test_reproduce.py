@@ -14,6 +14,7 @@ from wsikd.cli.main import main
 
 from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
+from wsikd.core.lock import locked
 from wsikd.learn import reproduce, scoring
 from wsikd.learn.metrics import softmax
 from wsikd.learn.reproduce import Plan, read_rows, run_all
@@ -302,7 +303,8 @@ def test_gap_closed_only_where_there_is_a_gap(monkeypatch, tmp_path):
 
     def predictions(share):
         said = np.where(rng.random(240) < share, truth, rng.integers(0, 4, 240))
-        return reproduce.Predictions(truth, softmax(4.0 * np.eye(4)[said]), np.arange(240), group)
+        p, alone = softmax(4.0 * np.eye(4)[said]), np.zeros(240, np.int64)
+        return reproduce.Predictions(truth, p, np.arange(240), group, alone)
 
     root = Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2"))
     rows = read_rows(root, wanted=["teacher", "ce_5x", "fm_5x"])
@@ -321,6 +323,123 @@ def test_gap_closed_only_where_there_is_a_gap(monkeypatch, tmp_path):
         told = " ".join(table["warnings"])
         assert "ce_5x: kappa" in told
         assert ("teacher (1 um/px)" in told) != expected
+
+
+def made_up(accuracies, units):
+    """Predictions of rows: row -> share that is right in each unit, colour always a quarter."""
+    truth, group = np.tile(np.arange(4), 60), np.repeat([f"slide {i}" for i in range(12)], 20)
+
+    def predictions(share):
+        said = np.where(np.arange(240) % 100 < 100 * share, truth, (truth + 2) % 4)
+        p, alone = softmax(4.0 * np.eye(4)[said]), np.zeros(240, np.int64)
+        return reproduce.Predictions(truth, p, np.arange(240), group, alone)
+
+    return {
+        name: {unit: predictions(share) for unit, share in zip(units, shares, strict=True)}
+        for name, shares in {**accuracies, "colour_histogram": [0.25] * len(units)}.items()
+    }
+
+
+def gain_of(table, metric="accuracy"):
+    return next(g for g in table["gains"] if g["metric"] == metric)
+
+
+def table_of(monkeypatch, tmp_path, plan, found):
+    from wsikd.learn import table as module
+
+    monkeypatch.setattr(module, "GAINS", ("accuracy",))
+    monkeypatch.setattr(module, "read_card", lambda *_: {"macs": 10**9})
+    monkeypatch.setattr(module, "collect", lambda *_: found)
+    return make_table(plan, tmp_path, resamples=50)
+
+
+ROOT = Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2"))
+
+
+def test_repeats_of_a_seed_do_not_count_as_seeds(monkeypatch, tmp_path):
+    """Two seeds of three repeats: the interval has one degree of freedom, not five."""
+    from scipy import stats
+
+    units = [(seed, repeat) for seed in (1, 2) for repeat in (0, 1, 2)]
+    plan = Plan(read_rows(ROOT, wanted=["ce_5x", "fm_5x"]), (1, 2), folds=2, repeats=3)
+    ce = [0.5, 0.52, 0.54, 0.5, 0.52, 0.54]
+    fm = [0.60, 0.64, 0.62, 0.70, 0.74, 0.72]
+    found = made_up({"teacher": [0.9] * 6, "ce_5x": ce, "fm_5x": fm}, units)
+    table = table_of(monkeypatch, tmp_path, plan, found)
+    row = next(r for r in table["rows"] if r["name"] == "fm_5x")
+    each = np.array(row["each"]["accuracy"]).reshape(2, 3)
+    assert row["each_is"] == [{"seed": s, "repeat": r} for s, r in units]
+    assert row["deviation"]["accuracy"] == pytest.approx(each.mean(1).std())
+    assert row["deviation_repeats"]["accuracy"] == pytest.approx(each.mean(0).std())
+    gain, other = gain_of(table), next(r for r in table["rows"] if r["name"] == "ce_5x")
+    by_seed = (each - np.array(other["each"]["accuracy"]).reshape(2, 3)).mean(1)
+    expected = stats.t.interval(0.95, 1, by_seed.mean(), stats.sem(by_seed))
+    assert gain["interval_seeds"] == pytest.approx(expected)
+    assert gain["mean"] == pytest.approx(by_seed.mean())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [("optim.epochs=21", "optim.epochs"), ("augment.stain=0.1", "augment.stain"),
+     ("network.width=0.5", "network.width"), ("network.init=teacher", None),
+     ("weights.fm=3", None)],
+)  # fmt: skip
+def test_a_gain_needs_the_same_schedule_and_augmentation(change, key, monkeypatch, tmp_path):
+    rows = read_rows(ROOT, wanted=["ce_5x", "fm_5x"], overrides=[f"fm_5x:{change}"])
+    units = [(1, 0), (2, 0)]
+    shares = {"teacher": [0.9, 0.9], "ce_5x": [0.5, 0.52], "fm_5x": [0.6, 0.7]}
+    table = table_of(monkeypatch, tmp_path, Plan(rows, (1, 2)), made_up(shares, units))
+    said = [w for w in table["warnings"] if "no gain is given" in w]
+    if key is None:
+        assert (len(table["gains"]), said) == (1, [])
+    else:
+        assert table["gains"] == []
+        assert said == [f"fm_5x: no gain is given, since ce_5x has another {key}"]
+
+
+def test_an_auc_needs_a_class_that_is_benign(sicap, tmp_path):
+    """Folders a and b: nothing tells which is cancer, until data.benign does."""
+    for i, image in enumerate(sorted((sicap / "images").iterdir())):
+        place = tmp_path / "set" / "ab"[i % 8 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, place)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "0_teacher.yaml").write_text("method: supervised\nsplit: {test: 0.25}\n")
+    sets = [part for text in TINY for part in ("--set", text)]
+    for benign in ([], ["--set", "data.benign=[b]"]):
+        out = tmp_path / f"out{len(benign)}"
+        done = run("reproduce", "--config-dir", rows, "--data", tmp_path / "set", "-o", out,
+                   "--seeds", "1", "--device", "cpu", *sets, *benign)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        assert ("no class is known as benign (data.benign)" in done.stdout) == (not benign)
+        row = json.loads((out / "table.json").read_text())["rows"][0]
+        kept = np.load(out / "runs/teacher/seed1/predictions_test.npz")
+        score = kept["logits"][:, 0] - kept["logits"][:, 1]  # of a, where b is benign
+        expected = oracle.roc_auc_score(kept["truth"] == 0, score) if benign else None
+        assert row["mean"]["auc_cancer"] == (expected and pytest.approx(expected))
+        folder = out / "runs/teacher/seed1"
+        told = run("evaluate", folder, "--no-report", "--device", "cpu")
+        assert ("AUC cancer is not given" in told.stdout) == (not benign)
+        assert ("\nAUC cancer  " in told.stdout) == bool(benign)
+    card = json.loads((folder / "student/card.json").read_text())
+    assert card["benign"] == ["b"]
+
+
+def test_one_scoring_at_a_time_whoever_asks(made, sicap):
+    """The table and wsikd evaluate share one lock."""
+    out, _ = made
+    folder = out / "runs/ce_5x/seed22"
+    kept = (folder / "scores.json").read_text()
+    with locked(folder / "scores.json"):
+        for again in (["--again", "--split", "test"], []):
+            busy = run("evaluate", folder, *again, "--no-report", "--device", "cpu")
+            assert (busy.exit_code, "another process" in busy.stderr) == (1, True)
+        (folder / "predictions_test.npz").rename(folder / "moved")
+        table = run(*command(sicap, out))
+        assert (table.exit_code, "another process" in table.stderr) == (1, True)
+    (folder / "moved").rename(folder / "predictions_test.npz")
+    assert (folder / "scores.json").read_text() == kept
 
 
 def test_scores_cannot_be_kept_where_nothing_can_be_written(made, tmp_path, monkeypatch):

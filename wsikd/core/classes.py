@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _PATTERN = re.compile(r"(?:g|gp|gleason|gleason pattern) ?([345])")
 _NO_CANCER = frozenset(
     ("nc", "benign", "normal", "non cancer", "noncancer", "no cancer", "non cancerous")
-    + ("stroma", "0")
+    + ("non tumor", "non tumour", "stroma", "0")
 )
 
 
@@ -26,6 +26,21 @@ def pattern_of(name: str) -> int | None:
         return 0
     match = _PATTERN.fullmatch(plain)
     return int(match[1]) if match else None
+
+
+def benign_of(classes: Sequence[str], named: Sequence[str] | None = None) -> tuple[int, ...]:
+    """Places of the classes that are no cancer: those named, else those whose names say so.
+
+    >>> benign_of(("stroma", "benign", "G3"))
+    (0, 1)
+    >>> benign_of(("a", "b"))
+    ()
+    >>> benign_of(("a", "b"), ["b"])
+    (1,)
+    """
+    if named is not None:
+        return tuple(i for i, name in enumerate(classes) if name in named)
+    return tuple(i for i, name in enumerate(classes) if pattern_of(name) == 0)
 
 
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:

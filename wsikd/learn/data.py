@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsikd.core.classes import ordered_classes
+from wsikd.core.classes import benign_of, ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
 from wsikd.learn.sources import StoreSource, open_sources
@@ -45,6 +45,7 @@ class PatchSet:
         tissue: float64 (N,), share of each patch that is tissue; 1 where it is not known.
         digests: identity of every source, sorted; no names, since they go into the card.
         group: what is resampled together: each patch's patient where known, else its slide.
+        named_benign: the classes that are no cancer, None where their names are to tell.
     """
 
     label: NDArray[np.int64]
@@ -60,10 +61,16 @@ class PatchSet:
     _cache: dict[int, int] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
     group: list[str] = field(default_factory=list, repr=False)
+    named_benign: tuple[str, ...] | None = None
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def benign(self) -> tuple[int, ...]:
+        """Places of the classes that are no cancer; empty where nothing tells."""
+        return benign_of(self.classes, self.named_benign)
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Indices of the patches of a split, int64."""
@@ -191,6 +198,9 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
     _check_agreement(sources)
     classes = _classes(sources, data.classes)
     number = {name: i for i, name in enumerate(classes)}
+    for name in data.benign or ():
+        if name not in number:
+            raise DataError("data.benign", f"class '{name}' is unknown", nearest(name, classes))
     label: list[int] = []
     tissue: list[float] = []
     slide: list[str] = []
@@ -222,6 +232,7 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
         np.asarray(tissue, np.float64), sorted(s.digest for s in sources), readers,
         group=groups_of(slide, patient, "auto"),
+        named_benign=None if data.benign is None else tuple(data.benign),
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     _report(patches)

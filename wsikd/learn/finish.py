@@ -87,6 +87,7 @@ def finish(
         teacher=None if teacher is None else {
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
         },
+        benign=[patches.classes[i] for i in patches.benign],
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
         temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
@@ -114,8 +115,13 @@ def choose_least_area(
     count = len(set(slides))
     if patches.field_mm2 is None:
         return LeastArea(0.0, None, count)
+    if not patches.benign:
+        logger.warning("min_area_mm2 is not chosen: no class is known as benign (data.benign)")
+        return LeastArea(0.0, None, count)
     truth = patches.label[indices]
-    fields, jaccard = evaluate.choose_min_fields(truth, predicted, slides, patches.tissue[indices])
+    fields, jaccard = evaluate.choose_min_fields(
+        truth, predicted, slides, patches.tissue[indices], patches.benign
+    )
     if count < FEW_SLIDES:
         logger.warning("min_area_mm2 rests on %d validation slide(s) only", count)
     for number in sorted(set(range(len(patches.classes))) - set(truth.tolist())):

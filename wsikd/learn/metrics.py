@@ -29,21 +29,30 @@ def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float6
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def measure(truth: NDArray[np.int64], probability: NDArray[np.float64]) -> dict[str, float]:
+def measure(
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    *,
+    benign: Sequence[int] = (0,),
+    fold: NDArray[np.int64] | None = None,
+) -> dict[str, float]:
     """The figures of one set of predictions.
 
     Args:
         truth: int64 (N,).
         probability: float64 (N, C).
+        benign: the classes that are no cancer; without one ``auc_cancer`` is undefined.
+        fold: int64 (N,), which network gave each probability, see :func:`weighted`.
 
     Returns:
         ``balanced_accuracy`` (mean recall of the classes that occur), ``accuracy``, ``kappa``
         (quadratic weights), ``kappa_unweighted``, ``auc_macro`` (each class against the others,
-        mean over those that occur), ``auc_cancer`` (class 0 against all others) and ``f1_0``,
+        mean over those that occur), ``auc_cancer`` (benign against all others) and ``f1_0``,
         ``f1_1``, ... of each class; NaN where one is undefined.
     """
     group = np.zeros(len(truth), np.int64)
-    return {k: float(v[0]) for k, v in weighted(truth, probability, group, np.ones((1, 1))).items()}
+    found = weighted(truth, probability, group, np.ones((1, 1)), benign=benign, fold=fold)
+    return {k: float(v[0]) for k, v in found.items()}
 
 
 def multiplicities(groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
@@ -59,14 +68,22 @@ def weighted(
     probability: NDArray[np.float64],
     group: NDArray[np.int64],
     times: NDArray[Any],
+    *,
+    benign: Sequence[int] = (0,),
+    fold: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """The figures of :func:`measure` with each group counted so many times.
+
+    Scores of two networks are not on one scale: where the patches were scored by the networks of
+    several folds, an AUC is the mean over the folds in which it is defined.
 
     Args:
         truth: int64 (N,).
         probability: float64 (N, C).
         group: int64 (N,), 0 to G - 1.
         times: (R, G), how often each group counts.
+        benign: the classes that are no cancer.
+        fold: int64 (N,), fold of each patch; None: one.
 
     Returns:
         Name -> float64 (R,).
@@ -77,20 +94,31 @@ def weighted(
     matrix = np.tensordot(times.astype(np.float64), own.astype(np.float64), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = _of_confusion(matrix)
-        areas = [_auc(truth == c, _odds(probability, c), group, times) for c in range(classes)]
+
+        whole = np.zeros(len(truth), np.int64) if fold is None else fold
+
+        def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
+            parts = [whole == f for f in np.unique(whole)]
+            each = [_auc(positive[own], score[own], group[own], times) for own in parts]
+            return _mean_defined(np.stack(each, 1))
+
+        areas = [area(truth == c, _odds(probability, [c])) for c in range(classes)]
         found["auc_macro"] = _mean_defined(np.stack(areas, 1))
-        found["auc_cancer"] = _auc(truth > 0, -_odds(probability, 0), group, times)
+        found["auc_cancer"] = np.full(len(times), np.nan)
+        if 0 < len(benign) < classes:
+            cancer = ~np.isin(truth, benign)
+            found["auc_cancer"] = area(cancer, -_odds(probability, benign))
     return found
 
 
-def _odds(probability: NDArray[np.float64], one: int) -> NDArray[np.float64]:
-    """Log odds of a class: they rank as its probability does, but do not tie close to 0 and 1.
+def _odds(probability: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.float64]:
+    """Log odds of classes: they rank as their probability does, but do not tie close to 0 and 1.
 
     Nine decimals: sums of the other probabilities differ in their last digits where those tie.
     """
     tiny = np.finfo(np.float64).tiny
-    others = np.delete(probability, one, 1).sum(1)
-    own = np.maximum(probability[:, one], tiny)
+    others = np.delete(probability, list(chosen), 1).sum(1)
+    own = np.maximum(probability[:, list(chosen)].sum(1), tiny)
     return np.asarray(np.round(np.log(own) - np.log(np.maximum(others, tiny)), 9))
 
 
@@ -152,6 +180,7 @@ def intervals(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    benign: Sequence[int] = (0,),
 ) -> dict[str, tuple[float, float] | None]:
     """Bootstrap intervals of every figure, at 95 %, over groups.
 
@@ -161,11 +190,12 @@ def intervals(
         groups: patient or slide of each patch, (N,).
         resamples: how many.
         seed: of the draws.
+        benign: the classes that are no cancer.
 
     Returns:
         Name -> (low, high), or None: with a single group nothing can be said.
     """
     known, group = np.unique(np.asarray(groups), return_inverse=True)
     times = multiplicities(len(known), resamples=resamples, seed=seed)
-    drawn = weighted(truth, probability, group, times)
+    drawn = weighted(truth, probability, group, times, benign=benign)
     return {k: interval(v) if len(known) > 1 else None for k, v in drawn.items()}

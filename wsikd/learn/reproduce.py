@@ -104,12 +104,15 @@ class Plan:
 @dataclass(frozen=True)
 class Predictions:
     """What a run said of its test part: truth int64 (N,), probability float64 (N, C), index int64
-    (N,) into the data, and the slide or patient of each patch."""
+    (N,) into the data, the slide or patient of each patch, the fold whose network said it, and
+    which classes are benign."""
 
     truth: NDArray[np.int64]
     probability: NDArray[np.float64]
     index: NDArray[np.int64]
     group: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    benign: tuple[int, ...] = (0,)
 
 
 def read_rows(
@@ -282,11 +285,15 @@ def _colour(out: Path, unit: Unit, patches: PatchSet) -> None:
     scoring.save_predictions(logits, patches, chosen, file)
 
 
-def read_predictions(file: Path) -> Predictions:
+def read_predictions(file: Path, fold: int = 0) -> Predictions:
     """Read what ``scoring.save_predictions`` kept. Raises DataError where it cannot be read."""
     try:
         with np.load(file, allow_pickle=False) as kept:
-            return Predictions(kept["truth"], softmax(kept["logits"]), kept["index"], kept["group"])
+            truth = kept["truth"]
+            return Predictions(
+                truth, softmax(kept["logits"]), kept["index"], kept["group"],
+                np.full(len(truth), fold, np.int64), tuple(kept["benign"].tolist()),
+            )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise DataError(file, "cannot be read as predictions", "remove it and run again") from error
 
@@ -294,7 +301,7 @@ def read_predictions(file: Path) -> Predictions:
 def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Predictions]]:
     """Predictions of every row by (seed, repeat), the folds of each put together.
 
-    Figures are then of all patches at once; an AUC so compares scores of different folds' networks.
+    Figures are then of all patches at once, but for an AUC, which is averaged over the folds.
 
     Args:
         plan: what was run.
@@ -313,7 +320,9 @@ def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Prediction
             of_colour = name == COLOUR
             folder = run_folder(out, name, unit)
             file = _colour_file(out, unit) if of_colour else folder / scoring.PREDICTIONS
-            parts.setdefault((unit.seed, unit.repeat), []).append(read_predictions(file))
+            parts.setdefault((unit.seed, unit.repeat), []).append(
+                read_predictions(file, unit.fold or 0)
+            )
         found[name] = {key: _join(folds) for key, folds in parts.items()}
     for name, units in found.items():
         for key, own in units.items():
@@ -336,6 +345,8 @@ def _join(parts: list[Predictions]) -> Predictions:
         np.concatenate([p.probability for p in parts])[order],
         index[order],
         np.concatenate([p.group for p in parts])[order],
+        np.concatenate([p.fold for p in parts])[order],
+        parts[0].benign,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from wsikd.core.agreement import confusion
 from wsikd.core.errors import DataError, OutputError
+from wsikd.core.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
@@ -113,7 +114,8 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
 
     spec = subject.bundle.spec
     if subject.config is None:
-        own = Data(paths=list(data), mpp=mpp or spec.mpp, classes=list(spec.classes))
+        benign = subject.bundle.card.get("benign") or None
+        own = Data(paths=list(data), mpp=mpp or spec.mpp, classes=list(spec.classes), benign=benign)
         return load_patches(own, Split(), undivided="test")
     found = subject.config.data
     made = subject.bundle.card.get("data")
@@ -144,7 +146,7 @@ def score(
     device: str = "cpu",
     keep: Path | None = None,
 ) -> Scored:
-    """Score a network on a split and write that down beside it.
+    """Score a network on a split and write that down beside it, one process at a time.
 
     Args:
         subject: what to score.
@@ -162,6 +164,23 @@ def score(
             written.
         DataError: the patches do not fit the network, or there are none.
     """
+    with locked(subject.scores_file):
+        return _score(
+            subject, patches, split, by=by, again=again, colour=colour, device=device, keep=keep
+        )
+
+
+def _score(
+    subject: Subject,
+    patches: PatchSet,
+    split: str,
+    *,
+    by: str,
+    again: bool,
+    colour: NDArray[np.float64] | None,
+    device: str,
+    keep: Path | None,
+) -> Scored:
     evaluate.check_fit(subject.bundle, patches)
     chosen = patches.indices(split)
     if not len(chosen):
@@ -191,8 +210,10 @@ def score(
         colour = histogram_baseline(patches, patches.indices("train"), chosen)
     record = {
         **start,
-        **describe(truth, softmax(logits), [patches.group[i] for i in chosen], patches.classes),
-        "colour_histogram": None if colour is None else _numbers(measure(truth, colour)),
+        **describe(truth, softmax(logits), patches, chosen),
+        "colour_histogram": None
+        if colour is None
+        else _numbers(measure(truth, colour, benign=patches.benign)),
         "calibration": None if temperature is None else calibration(logits, truth, temperature),
         "macs": subject.bundle.card.get("macs"),
     }
@@ -226,24 +247,30 @@ def _logits(
 def describe(
     truth: NDArray[np.int64],
     probability: NDArray[np.float64],
-    groups: Sequence[str],
-    classes: Sequence[str],
+    patches: PatchSet,
+    indices: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Figures with their intervals over groups, F1 by class, and confusion, as JSON values.
+
+    ``auc_cancer`` is among them only where a class is known as benign.
 
     Args:
         truth: int64 (M,).
         probability: float64 (M, C).
-        groups: patient or slide of each patch.
-        classes: names of the C classes.
+        patches: where they come from.
+        indices: which of them, int64 (M,).
     """
-    found, ranges = measure(truth, probability), intervals(truth, probability, groups)
+    classes, benign = patches.classes, patches.benign
+    groups = [patches.group[i] for i in indices]
+    found = measure(truth, probability, benign=benign)
+    ranges = intervals(truth, probability, groups, benign=benign)
     per_class = {name: f"f1_{i}" for i, name in enumerate(classes)}
-    main = [k for k in found if k not in per_class.values()]
+    main = [k for k in found if k not in per_class.values() and (benign or k != "auc_cancer")]
     return {
         "patches": len(truth),
         "groups": len(set(groups)),
         "classes": list(classes),
+        "benign": [classes[i] for i in benign],
         "figures": _numbers({k: found[k] for k in main}),
         "intervals": {k: ranges[k] and [round(v, 6) for v in ranges[k] or ()] for k in main},
         "f1": {name: found[k] for name, k in per_class.items()},
@@ -261,7 +288,7 @@ def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def _warn(record: Mapping[str, Any]) -> None:
     for name in COMPARED:
-        own, colour = (record[k] and record[k][name] for k in ("figures", "colour_histogram"))
+        own, colour = (record[k] and record[k].get(name) for k in ("figures", "colour_histogram"))
         if own is not None and colour is not None and own <= colour:
             logger.warning(
                 "%s %.3f is no better than the %.3f of colour histograms alone: it may have learnt "
@@ -303,4 +330,5 @@ def save_predictions(
             index=indices,
             slide=np.array([patches.slide[i] for i in indices]),
             group=np.array([patches.group[i] for i in indices]),
+            benign=np.array(patches.benign, np.int64),
         )

@@ -46,6 +46,9 @@ class Data(Settings):
     """Folders and files; --data adds to them."""
     classes: list[str] | None = None
     """Names in order of grade; none takes what the data say."""
+    benign: Annotated[list[str], Field(min_length=1)] | None = None
+    """Classes that are no cancer, for the AUC of benign against cancer and for the least area of a
+    pattern; none: those named NC, benign, normal, non-tumor, stroma or 0."""
     mpp: Positive = 1.0
     """um per pixel of the patches that are read; the teacher's resolution in a distillation."""
     patch_px: Annotated[int, Field(gt=0)] | None = None
@@ -57,7 +60,8 @@ class Data(Settings):
     level (stores tiled with --route pyramid), or either with equal chance; validation averages."""
     slide_pattern: str | None = None
     """Regular expression with one group, the slide, for the file stems of class folders; none:
-    what stands before "_Block_", else before the first "_"."""
+    what stands before "_Block_", case and block of "Case-3-A15-..." or "P9-B12-..." (the case is
+    the patient), else what stands before the first "_"."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Patches of a store with less tissue than this share are left out."""
     cache_gb: NonNegative = 4.0

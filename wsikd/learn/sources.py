@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val"}
 SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
+_CASE = re.compile(r"((?:Case-\d+|P\d+)(?=-))(?:-P\d+)?-[A-Z]\d+", re.IGNORECASE)
 
 
 @dataclass
@@ -187,7 +188,8 @@ def slide_of(stem: str, pattern: str | None = None) -> str:
     Args:
         stem: file name without suffix.
         pattern: regular expression whose first group is the slide; None takes what stands before
-            "_Block_" (SICAPv2), else before the first "_".
+            "_Block_" (SICAPv2), the case and the block that a name begins with ("Case-3-A15-...",
+            "P9-B12-..."), else what stands before the first "_".
 
     Raises:
         DataError: the pattern does not match.
@@ -196,8 +198,12 @@ def slide_of(stem: str, pattern: str | None = None) -> str:
     '16B0001851'
     >>> slide_of("s7_004")
     's7'
+    >>> slide_of("Case-3-A15-2939-11262_112"), slide_of("Case-48-P5-C18-17610-25605_104")
+    ('Case-3-A15', 'Case-48-P5-C18')
     """
     if pattern is None:
+        if case := _CASE.match(stem):
+            return case[0]
         head, block, _ = stem.partition("_Block_")
         return head if block else stem.partition("_")[0]
     found = re.search(pattern, stem)
@@ -206,6 +212,16 @@ def slide_of(stem: str, pattern: str | None = None) -> str:
             stem, f"data.slide_pattern '{pattern}' finds no slide in it", "give it one (group)"
         )
     return str(found.group(1))
+
+
+def patient_of(stem: str) -> str | None:
+    """The case that a file name begins with, as a patient; None where it names none.
+
+    >>> patient_of("Case-48-P5-C18-17610-25605_104"), patient_of("P9-B12-1-2_3")
+    ('Case-48', 'P9')
+    """
+    case = _CASE.match(stem)
+    return case[1] if case else None
 
 
 def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
@@ -282,8 +298,13 @@ def _numbered_classes(listing: Listing) -> tuple[str, ...] | None:
 def read_folders(path: Path, pattern: str | None = None) -> FileSource:
     """Folders named by class, directly in ``path`` or in ``train/``, ``val/`` and ``test/``.
 
+    Args:
+        path: the folder.
+        pattern: of the slide, see :func:`slide_of`; without one, a case that names begin with is
+            taken as the patient.
+
     Raises:
-        DataError: there is no image.
+        DataError: there is no image, or each would be a slide of its own.
     """
     parts = {d.name: d for d in sorted(path.iterdir()) if d.is_dir()}
     halves = {name: d for name, d in parts.items() if name.lower() in SPLITS}
@@ -299,11 +320,17 @@ def read_folders(path: Path, pattern: str | None = None) -> FileSource:
                 listing.number.append(-1)
                 listing.row.append(len(files))
                 listing.slide.append(slide_of(file.stem, pattern))
-                listing.patient.append(None)
+                listing.patient.append(patient_of(file.stem) if pattern is None else None)
                 listing.split.append(split)
                 files.append(file)
     if not files:
         raise DataError(path, "no images in folders named by class", "see the docs on data")
+    if pattern is None and len(files) > 1 and len(set(listing.slide)) == len(files):
+        raise DataError(
+            path,
+            f"its names do not tell the slides: each is its own, as {files[0].name}",
+            "set data.slide_pattern to what does, e.g. '^(.+?)-', or '(.+)' if each is a slide",
+        )
     return FileSource(path, files, listing, None)
 
 

@@ -1,7 +1,8 @@
 """The table of a comparison: means over seeds, intervals over slides, and paired gains.
 
-Two kinds of chance are told apart. The deviation over seeds (population, ddof 0) says what another
-training would give on the same slides; the interval, from resampled slides or patients, what
+Three kinds of chance are told apart. The deviation over seeds (population, ddof 0), each seed the
+mean of its repeats, says what another training would give on the same slides; that over repeats,
+what another dealing of the folds would; the interval, from resampled slides or patients, what
 other slides would give with the same trainings averaged.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.config import first_difference
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.metrics import METRICS, RESAMPLES, interval, measure, multiplicities, weighted
 from wsikd.learn.reproduce import COLOUR, TEACHER, collect, read_card
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.reproduce import Plan, Predictions, Row
+    from wsikd.learn.settings import RunConfig
 
-    Units = Mapping[tuple[int, int], Predictions]
+    Key = tuple[int, int]
+    Units = Mapping[Key, Predictions]
+    Points = dict[Key, dict[str, float]]
     Resampled = dict[str, NDArray[np.float64]]
 
 SHOWN = {
@@ -49,8 +54,8 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
 
     Returns:
         JSON values: ``rows`` (name, mpp, input, macs, units, mean, deviation and interval of each
-        figure), ``gains`` of distilled rows over cross-entropy alone at the same input, paired by
-        seed, ``warnings``, ``plan`` and ``provenance``.
+        figure), ``gains`` of distilled rows over cross-entropy alone with the same input, network,
+        schedule and augmentation, paired by seed, ``warnings``, ``plan`` and ``provenance``.
 
     Raises:
         DataError: predictions are missing.
@@ -61,7 +66,7 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
     if len(groups) < 2:
         times = times[:0]  # a single slide says nothing of others: no intervals
     resampled = {name: _resample(units, groups, times) for name, units in found.items()}
-    points = {name: [_point(p) for p in _distinct(name, u)] for name, u in found.items()}
+    points = {n: {k: _point(p) for k, p in _distinct(n, u).items()} for n, u in found.items()}
     rows = [_row(row, plan, out, points[row.name], resampled[row.name]) for row in plan.rows]
     colour = {"name": COLOUR, "mpp": None, "input": "colours only", "macs": None}
     rows.append(colour | _summary(points[COLOUR], resampled[COLOUR]))
@@ -69,7 +74,7 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
     return {
         "rows": rows,
         "gains": gains,
-        "warnings": _warnings(plan, rows),
+        "warnings": [*_warnings(plan, rows), *_unpaired(plan), *_unnamed(found[COLOUR])],
         "plan": {
             "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
             "groups": len(groups), "resamples": resamples,
@@ -79,16 +84,16 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
     }  # fmt: skip
 
 
-def _distinct(name: str, units: Units) -> list[Predictions]:
+def _distinct(name: str, units: Units) -> Units:
     """Runs of a row; the colour baseline does not depend on the seed."""
     if name != COLOUR:
-        return list(units.values())
+        return units
     first = min(seed for seed, _ in units)
-    return [p for (seed, _), p in units.items() if seed == first]
+    return {key: p for key, p in units.items() if key[0] == first}
 
 
-def _point(predictions: Predictions) -> dict[str, float]:
-    return measure(predictions.truth, predictions.probability)
+def _point(p: Predictions) -> dict[str, float]:
+    return measure(p.truth, p.probability, benign=p.benign, fold=p.fold)
 
 
 def _resample(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
@@ -99,47 +104,86 @@ def _resample(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resa
     for p in units.values():
         if id(p) not in seen:
             group = np.array([place[g] for g in p.group.tolist()], np.int64)
-            seen[id(p)] = weighted(p.truth, p.probability, group, times)
+            seen[id(p)] = weighted(
+                p.truth, p.probability, group, times, benign=p.benign, fold=p.fold
+            )
         drawn.append(seen[id(p)])
     return {k: np.mean([d[k] for d in drawn], 0) for k in METRICS}
 
 
-def _row(
-    row: Row, plan: Plan, out: Path, points: list[dict[str, float]], resampled: Resampled
-) -> dict[str, Any]:
+def _row(row: Row, plan: Plan, out: Path, points: Points, resampled: Resampled) -> dict[str, Any]:
     config = row.config
     card = read_card(out, row.name, plan.units()[0])
     fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
     return fixed | {"macs": card["macs"]} | _summary(points, resampled)
 
 
-def _summary(points: list[dict[str, float]], resampled: Resampled) -> dict[str, Any]:
-    values = {k: np.array([p[k] for p in points]) for k in METRICS}
+def _summary(points: Points, resampled: Resampled) -> dict[str, Any]:
+    values = {m: {key: p[m] for key, p in points.items()} for m in METRICS}
     return {
         "units": len(points),
-        "mean": {k: _number(v.mean()) for k, v in values.items()},
-        "deviation": {k: _number(v.std()) for k, v in values.items()},
-        "interval": {k: interval(resampled[k]) for k in METRICS},
-        "each": {k: [_number(x) for x in v] for k, v in values.items()},
+        "mean": {m: _number(_over(v, 0).mean()) for m, v in values.items()},
+        "deviation": {m: _number(_over(v, 0).std()) for m, v in values.items()},
+        "deviation_repeats": {m: _number(_over(v, 1).std()) for m, v in values.items()},
+        "interval": {m: interval(resampled[m]) for m in METRICS},
+        "each": {m: [_number(x) for x in v.values()] for m, v in values.items()},
+        "each_is": [{"seed": seed, "repeat": repeat} for seed, repeat in points],
     }
+
+
+def _over(values: Mapping[Key, float], part: int) -> NDArray[np.float64]:
+    """Means by seed, over its repeats (part 0), or by repeat, over its seeds (part 1)."""
+    kinds = sorted({key[part] for key in values})
+    return np.array([np.mean([v for k, v in values.items() if k[part] == own]) for own in kinds])
 
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _baseline(row: Row, plan: Plan) -> Row | None:
-    """Cross-entropy alone at the same magnification and input."""
+def _alike(config: RunConfig) -> dict[str, Any]:
+    """What a distilled row and its baseline must share."""
+    told = config.model_dump(mode="json")
+    left_out = {"network": ("init", "weights_file"), "data": ("paths", "cache_gb")}
+    parts = ("student_input", "network", "data", "split", "optim", "augment")
+    shared = {k: told[k] for k in parts}
+    for part, names in left_out.items():
+        shared[part] = {k: v for k, v in told[part].items() if k not in names}
+    return shared
+
+
+def _alone(row: Row, plan: Plan) -> list[Row]:
+    """Rows of cross-entropy alone at the magnification and input of a distilled row."""
     same = (row.config.low_mpp, row.config.student_input)
-    for other in plan.rows:
-        own = (other.config.low_mpp, other.config.student_input)
-        if other.config.method == "supervised" and other.name != TEACHER and own == same:
-            return other
-    return None
+    return [
+        other
+        for other in plan.rows
+        if other.config.method == "supervised"
+        and other.name != TEACHER
+        and (other.config.low_mpp, other.config.student_input) == same
+    ]
+
+
+def _baseline(row: Row, plan: Plan) -> Row | None:
+    """Cross-entropy alone with the same input, network, schedule and augmentation."""
+    mine = _alike(row.config)
+    return next((r for r in _alone(row, plan) if _alike(r.config) == mine), None)
+
+
+def _unpaired(plan: Plan) -> list[str]:
+    """Distilled rows that have no equal baseline, and in what the nearest differs."""
+    told = []
+    for row in plan.rows:
+        others = _alone(row, plan)
+        if row.config.method == "supervised" or not others or _baseline(row, plan):
+            continue
+        key = first_difference(_alike(others[0].config), _alike(row.config))
+        told.append(f"{row.name}: no gain is given, since {others[0].name} has another {key}")
+    return told
 
 
 def _gains(
-    plan: Plan, points: dict[str, list[dict[str, float]]], resampled: dict[str, Resampled]
+    plan: Plan, points: dict[str, Points], resampled: dict[str, Resampled]
 ) -> list[dict[str, Any]]:
     """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
 
@@ -167,14 +211,13 @@ def _difference(
     one: str,
     other: str,
     metric: str,
-    points: dict[str, list[dict[str, float]]],
+    points: dict[str, Points],
     resampled: dict[str, Resampled],
 ) -> dict[str, Any]:
     from scipy.stats import t
 
-    pairs = zip(points[one], points[other], strict=True)
-    each = np.array([a[metric] - b[metric] for a, b in pairs])
-    reach = None
+    one_by_one = {key: p[metric] - points[other][key][metric] for key, p in points[one].items()}
+    each, reach = _over(one_by_one, 0), None
     if len(each) > 1 and np.isfinite(each).all():
         half = float(t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
         reach = (float(each.mean()) - half, float(each.mean()) + half)
@@ -185,8 +228,15 @@ def _difference(
         "mean": _number(each.mean()),
         "interval_slides": interval(resampled[one][metric] - resampled[other][metric]),
         "interval_seeds": reach,
-        "each": [_number(v) for v in each],
+        "each": [_number(v) for v in one_by_one.values()],
     }
+
+
+def _unnamed(units: Units) -> list[str]:
+    """Why there is no AUC of benign against cancer."""
+    if all(p.benign for p in units.values()):
+        return []
+    return ["no AUC of benign against cancer: no class is known as benign (data.benign)"]
 
 
 def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
@@ -248,7 +298,7 @@ def to_markdown(table: dict[str, Any]) -> str:
         way = f"{plan['repeats']} x {plan['folds']}-fold cross-fitting"
     seeds = ", ".join(map(str, plan["seeds"]))
     note = (
-        f"Mean ± deviation over runs (seeds {seeds}; ddof 0), then the 95 % interval over "
+        f"Mean ± deviation over seeds ({seeds}; ddof 0), then the 95 % interval over "
         f"{plan['groups']} slides or patients ({plan['resamples']} resamples); "
         f"{plan['test_patches']} patches of {way}, scored once a run."
     )
