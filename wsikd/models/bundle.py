@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from wsikd import RESEARCH_USE, __version__
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
+CARD_BYTES = 4 << 20
+LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,
+           "options": 4096.0}  # fmt: skip
 LICENCE = "The weights inherit the terms of the data they were trained on; check them before use."
 
 
@@ -101,7 +105,7 @@ class StudentBundle:
 
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
-        grader = _empty(self.card["network"], self.spec)
+        grader = _empty(_network(self.card["network"]), self.spec)
         grader.load_state_dict(dict(self.weights))
         return grader.eval()
 
@@ -126,19 +130,17 @@ def save_bundle(
     folder = Path(folder)
     (folder / CARD).unlink(missing_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in grader.state_dict().items()}
+    network = {"arch": arch, "width": width, "drop_pools": grader.backbone.drop_pools}
+    if grader.options:
+        network["options"] = grader.options
     with aside(folder / WEIGHTS) as part:
-        save_file(state, part)
+        save_file(state, part, metadata={"wsikd": _sealed(network, asdict(spec))})
     content = {
         "format": FORMAT,
         "wsikd": __version__,
         "use": RESEARCH_USE,
         "licence": LICENCE,
-        "network": {
-            "arch": arch,
-            "width": width,
-            "drop_pools": grader.backbone.drop_pools,
-            **({"options": grader.options} if grader.options else {}),
-        },
+        "network": network,
         "input": asdict(spec),
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
@@ -161,17 +163,18 @@ def load_bundle(path: str | Path) -> StudentBundle:
         spec = _spec(card["input"])
         network = _network(card["network"])
         digest = str(card["sha256"])
-        float(card.get("min_area_mm2") or 0.0)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(
-            folder / CARD, f"is not a card of wsikd ({error!r})", "export the student again"
+            folder / CARD, f"is not a card of wsikd ({error!r:.200})", "export the student again"
         ) from error
-    weights = _read_weights(folder / WEIGHTS)
-    _check_fit(folder, weights, spec, network)
+    _check_fit(folder, card, spec, network)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
         )
+    weights = _read_weights(folder / WEIGHTS)
+    _check_normalisation(folder, weights, spec)
     return StudentBundle(folder, spec, card, weights)
 
 
@@ -192,32 +195,92 @@ def _find(path: Path) -> Path:
 
 def _read_card(file: Path) -> dict[str, Any]:
     try:
+        if file.stat().st_size > CARD_BYTES:
+            raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
         card = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, BundleError):
+            raise
         raise BundleError(file, "is no JSON", "copy the bundle anew") from error
     if not isinstance(card, dict):
         raise BundleError(file, "is not a card of wsikd", "copy the bundle anew")
     if card.get("format") != FORMAT:
         raise BundleError(
-            file, f"format {card.get('format')!r} is not known", "use a wsikd that reads it"
+            file, f"format {card.get('format')!r:.40} is not known", "use a wsikd that reads it"
         )
     return card
 
 
 def _spec(entries: Mapping[str, Any]) -> InputSpec:
-    mean, std = (tuple(float(v) for v in entries[k]) for k in ("mean", "std"))
+    mean, std = (
+        tuple(_number(v, k) for v in _list(entries[k], k, length=3)) for k in ("mean", "std")
+    )
     spec = InputSpec(
-        mpp=float(entries["mpp"]),
-        patch_px=int(entries["patch_px"]),
+        mpp=_number(entries["mpp"], "mpp"),
+        patch_px=_whole(entries["patch_px"], "patch_px"),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
-        classes=tuple(str(c) for c in entries["classes"]),
+        classes=tuple(_class_name(c) for c in _list(entries["classes"], "classes")),
         student_input=str(entries.get("student_input", "native")),
-        upsample=int(entries.get("upsample", 1)),
+        upsample=_whole(entries.get("upsample", 1), "upsample"),
     )
-    if spec.mpp <= 0 or spec.patch_px <= 0 or min(spec.std) <= 0 or len(spec.classes) < 2:
-        raise ValueError("sizes must be positive, classes at least two")
+    if min(spec.mpp, spec.patch_px, spec.upsample, *spec.std) <= 0:
+        raise ValueError("sizes must be positive")
+    if len(spec.classes) < 2 or len(set(spec.classes)) < len(spec.classes):
+        raise ValueError("classes must be two or more, each named once")
+    if spec.student_input not in ("native", "half", "upsampled"):
+        raise ValueError("student_input must be native, half or upsampled")
     return spec
+
+
+def _network(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of its network, as ``assemble`` takes it."""
+    arch, options = entries["arch"], entries.get("options") or {}
+    if not isinstance(arch, str) or not arch.isprintable() or len(arch) > 200:
+        raise ValueError("arch must be a name")
+    width = _number(entries.get("width", 1.0), "width")
+    if width <= 0:
+        raise ValueError("sizes must be positive")
+    for value in dict(options).values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float):
+                _number(float(one), "options")
+    return {
+        "arch": arch,
+        "width": width,
+        "drop_pools": _whole(entries.get("drop_pools", 0), "drop_pools"),
+        "options": dict(options),
+    }
+
+
+def _number(value: Any, name: str, *, least: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number")
+    number = float(value)
+    if not math.isfinite(number) or not least <= number <= LARGEST.get(name, math.inf):
+        raise ValueError(f"{name} is out of range")
+    return number
+
+
+def _whole(value: Any, name: str) -> int:
+    number = _number(value, name, least=0.0)
+    if not number.is_integer():
+        raise ValueError(f"{name} must be a whole number")
+    return int(number)
+
+
+def _list(value: Any, name: str, length: int | None = None) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise TypeError(f"{name} must be a list{'' if length is None else f' of {length}'}")
+    return value
+
+
+def _class_name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise TypeError("classes must be names")
+    if len(value) > 200:
+        raise ValueError("classes must be names of up to 200 characters")
+    return value
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -231,47 +294,64 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _network(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of its network, as ``assemble`` takes it."""
-    return {
-        "arch": str(entries["arch"]),
-        "width": float(entries.get("width", 1.0)),
-        "drop_pools": int(entries.get("drop_pools", 0)),
-        "options": dict(entries.get("options") or {}),
-    }
+def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], str | None]:
+    """Shape of every tensor, and what was sealed in at saving; no weight is read."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            return shapes, (opened.metadata() or {}).get("wsikd")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(file, "is no safetensors file", "copy the bundle anew") from error
+
+
+def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """What weights mean nothing without, to be kept in their own file."""
+    return json.dumps({"network": network, "input": spec}, sort_keys=True)
 
 
 def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
     return assemble(
         classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,
-        **_network(network),
+        **network,
     )  # fmt: skip
 
 
 def _check_fit(
-    folder: Path, weights: Mapping[str, Tensor], spec: InputSpec, network: Mapping[str, Any]
+    folder: Path, card: Mapping[str, Any], spec: InputSpec, network: Mapping[str, Any]
 ) -> None:
-    """Names and shapes of the weights against the network that the card names."""
+    """Header of the weights against the card and against the network that the card names."""
+    shapes, sealed = _read_header(folder / WEIGHTS)
     arch = network["arch"]
     try:
-        expected = _shapes(network, spec)
+        expected = {k: tuple(v.shape) for k, v in _shapes(network, spec).items()}
     except ConfigError as error:
         raise BundleError(
             folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
         ) from error
-    for name in [*expected, *weights]:
-        if name not in weights or name not in expected:
-            fault = "missing" if name not in weights else "not part of that network"
+    for name in [*expected, *shapes]:
+        if name not in shapes or name not in expected:
+            fault = "missing" if name not in shapes else "not part of that network"
             break
-        if weights[name].shape != expected[name].shape:
-            given, asked = tuple(weights[name].shape), tuple(expected[name].shape)
-            fault = f"of shape {given}, not {asked}"
+        if shapes[name] != expected[name]:
+            fault = f"of shape {shapes[name]}, not {expected[name]}"
             break
     else:
+        if sealed not in (None, _sealed(card["network"], card["input"])):
+            fault = "tells other classes, resolution or network than the weights were saved with"
+            raise BundleError(folder / CARD, fault, "copy both files anew")
         return
     raise BundleError(
-        folder / WEIGHTS, f"does not fit '{arch}': {name} is {fault}", "copy the bundle anew"
+        folder / WEIGHTS,
+        f"does not fit '{arch}': {name!r:.100} is {fault}",
+        "copy the bundle anew",
     )
+
+
+def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: InputSpec) -> None:
+    for name in ("mean", "std"):
+        if not torch.allclose(weights[name].flatten(), torch.tensor(getattr(spec, name))):
+            fault = f"'{name}' is not that of the weights"
+            raise BundleError(folder / CARD, fault, "copy both files anew")
 
 
 def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:
