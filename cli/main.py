@@ -18,12 +18,14 @@ from .distill import distill
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .export_model import export_model
 from .infer import infer
 from .info import info
 from .init import init
 from .reproduce import reproduce
 from .tile import tile
 from .tune import tune
+from .view import view
 
 
 class _Wsikd(click.Group):
@@ -61,5 +63,5 @@ def main(log_level: str) -> None:
 
 
 COMMANDS = (info, tile, export, distill, evaluate, tune, reproduce, infer, bench, demo)
-for command in (*COMMANDS, init, config, doctor):
+for command in (*COMMANDS, view, export_model, init, config, doctor):
     main.add_command(command)

@@ -1,0 +1,111 @@
+"""``wsikd export-model``: a student for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import use_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsikd.models.bundle import InputSpec
+    from wsikd.slides.manifest import SlideEntry
+
+_FIELDS = 32
+
+
+@click.command("export-model")
+@click.argument("student", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    metavar="KIND",
+    help="onnx; torchscript; wsinfer: TorchScript and config.json, for WSInfer and QuPath.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for the files.",
+)
+@click.option(
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SLIDES",
+    help="Slides whose fields join the check, beside random patches. As for wsikd infer.",
+)
+@click.option(
+    "--slide-mpp",
+    type=click.FloatRange(0, min_open=True),
+    metavar="UM",
+    help="um per level-0 pixel, for slides where neither manifest nor file says it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export in DIR.")
+def export_model(
+    student: Path,
+    kind: str,
+    output: Path,
+    inputs: tuple[str, ...],
+    slide_mpp: float | None,
+    overwrite: bool,
+) -> None:
+    """Write STUDENT, a run folder or bundle, for other programs, and check what was written.
+
+    The copy is read back by its own runtime and must give the student's logits, within 1e-4 of the
+    greatest one; else nothing is left. export.json tells how to use it and how well it agreed.
+    """
+    from wsikd.models.bundle import load_bundle
+    from wsikd.models.portable import export_model as write
+    from wsikd.slides.manifest import find_slides
+
+    use_threads(1)
+    bundle = load_bundle(student)
+    entries = find_slides(inputs, slide_mpp=slide_mpp) if inputs else []
+    patches = _fields(entries, bundle.spec) if entries else None
+    record = write(bundle, kind, output, patches=patches, overwrite=overwrite)
+    spec, found = bundle.spec, record["parity"]
+    click.echo(
+        f"{output}: {kind}, {len(spec.classes)} classes, {spec.patch_px} px at {spec.mpp:g} um/px; "
+        f"greatest difference of a logit {found['max_difference']:.2g} "
+        f"(allowed {found['limit']:.2g}) over {found['random_patches']} random patches and "
+        f"{found['slide_patches']} of slides"
+    )
+
+
+def _fields(entries: Iterable[SlideEntry], spec: InputSpec) -> NDArray[np.uint8]:
+    """Fields of tissue, evenly over each slide, ``_FIELDS`` at most: (N, patch_px, patch_px, 3)."""
+    import numpy as np
+
+    from wsikd.core.errors import NoSlidesError
+    from wsikd.slides.canvas import Canvas
+    from wsikd.slides.manifest import open_entry
+    from wsikd.slides.tissue import find_tissue
+    from wsikd.tiles.grid import TileGrid
+
+    read, side = [], spec.patch_px
+    for entry in entries:
+        with open_entry(entry) as slide:
+            canvas = Canvas.plan(slide, spec.mpp)
+            rows, columns = np.nonzero(
+                TileGrid.plan(slide, spec.mpp, side).cover(find_tissue(slide)) >= 0.1
+            )
+            chosen = np.linspace(0, len(rows) - 1, min(len(rows), _FIELDS)).round().astype(int)
+            read += [
+                canvas.read(int(columns[i]) * side, int(rows[i]) * side, side, side) for i in chosen
+            ]
+    if not read:
+        raise NoSlidesError("-i", "no tissue on these slides", "give others, or leave -i out")
+    kept = np.linspace(0, len(read) - 1, min(len(read), _FIELDS)).round().astype(int)
+    return np.stack([read[i] for i in kept])
