@@ -84,6 +84,33 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
     )
 
 
+def read_alone(path: Path) -> GradeMap:
+    """Read a grade map whose slide is not at hand: of it only name, size, mpp and bounds are known.
+
+    Raises:
+        StoreNotFoundError: there is no whole grade map at ``path``.
+    """
+    import zarr
+
+    from wsikd.slides.base import Mpp, SlideInfo
+
+    try:
+        kept: Any = zarr.open_group(path, mode="r").attrs["wsikd"]
+        slide = kept["slide"]
+        width, height = slide["dimensions"]
+        x, y, box_width, box_height = slide["bounds"]
+        mpp_x, mpp_y = slide["mpp"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreNotFoundError(path, "no whole grade map", "run wsikd infer again") from error
+    info = SlideInfo(
+        name=slide["name"], file=slide["name"], fingerprint="", vendor="", reader="",
+        dimensions=(width, height), level_dimensions=((width, height),),
+        level_downsamples=((1.0, 1.0),), mpp=Mpp(mpp_x, mpp_y, "grade map"), objective_power=None,
+        bounds=(x, y, box_width, box_height), background=(255, 255, 255),
+    )  # fmt: skip
+    return read(path, info)
+
+
 def _version(**entries: Any) -> dict[str, Any]:
     return {"version": "0.5"} | entries
 

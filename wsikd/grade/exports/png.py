@@ -81,8 +81,8 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
         alpha: opacity of the colours, 0 to 1; cells that were not read stay as they are.
     """
     height, width = seen.rgb.shape[:2]
-    column, in_x = _cells(grade_map, seen, 0, width)
-    row, in_y = _cells(grade_map, seen, 1, height)
+    column, in_x = cells_under(grade_map, seen, 0, width)
+    row, in_y = cells_under(grade_map, seen, 1, height)
     grade = np.where(in_y[:, None] & in_x, grade_map.grade_hw[np.ix_(row, column)], -1)
     opacity = np.full(grade.shape, alpha, np.float32)
     if min(grade_map.cell_px) * min(seen.scale) >= _EDGED_CELL_PX:
@@ -109,7 +109,7 @@ def _edges(grade: NDArray[np.int16]) -> NDArray[np.bool_]:
     return out
 
 
-def _cells(
+def cells_under(
     grade_map: GradeMap, seen: View, axis: int, length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Cell index under each pixel centre along x (axis 0) or y (1), and whether it exists."""

@@ -1,0 +1,57 @@
+"""``wsikd view``: slides and their grade maps in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SLIDES",
+    help="The slides that were graded, as given to wsikd infer; results keep no paths of them. "
+    " [default: the maps alone]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
+@click.option("--no-browser", is_flag=True, help="Print the address, open nothing.")
+@click.option(
+    "--reader",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="What reads the slides: auto, openslide, direct, tiatoolbox.",
+)
+def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader: str) -> None:
+    """Show OUT, a folder of wsikd infer, in the browser: each map over its slide.
+
+    Serves this machine alone, writes nothing, and ends with Ctrl-C.
+    """
+    import threading
+    import webbrowser
+
+    from wsikd.grade.view import ViewServer
+    from wsikd.grade.viewing import Viewing
+    from wsikd.slides.manifest import find_slides
+
+    from .common import use_threads
+
+    use_threads(1)
+    entries = find_slides(inputs, reader=reader) if inputs else []
+    viewing = Viewing(out, entries)
+    with ViewServer(viewing, port) as server:
+        names = viewing.names()
+        click.echo(f"{out}: {len(names)} slide(s) at {server.address} (Ctrl-C ends it)")
+        if not no_browser:
+            threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            click.echo()
+        finally:
+            viewing.close()

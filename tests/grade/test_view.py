@@ -1,0 +1,312 @@
+"""The viewer: tiles are the reader's pixels, maps lie in their place, no one else is served."""
+
+import json
+import shutil
+import subprocess
+import threading
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
+from tests.grade.test_results import SPEC, Purple
+from tests.slides.pixels import tissue_rgb
+from wsikd.core.errors import ConfigError, NoSlidesError
+from wsikd.grade import viewing as viewing_module
+from wsikd.grade.colours import class_colour
+from wsikd.grade.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
+from wsikd.grade.exports.ome_zarr import read_alone
+from wsikd.grade.predict import PredictSettings, SlidePredictor
+from wsikd.grade.results import ResultSettings, infer_slide
+from wsikd.grade.view import ViewServer
+from wsikd.grade.viewing import Viewing
+from wsikd.slides.base import Mpp, open_slide
+from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.synthetic import write_pyramid
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_tiles_of_every_level_cover_it_once(width, height):
+    plane = Plane.over((0, 0, width, height), (0.5, 0.5))
+    assert plane.size == (width, height)
+    for level in range(plane.first_level, plane.last_level + 1):
+        factor = 2 ** (plane.last_level - level)
+        size = (-(-width // factor), -(-height // factor))
+        across, down = (-(-side // TILE_PX) for side in size)
+        x, y, w, h = plane.box(level, across - 1, down - 1)
+        assert (x + w, y + h) == size
+        assert 0 < w <= TILE_PX
+        assert plane.box(level, across, 0) is None
+        assert plane.box(level, 0, down) is None
+    assert plane.box(plane.first_level, 1, 0) is None
+    assert plane.box(plane.last_level + 1, 0, 0) is None
+
+
+@pytest.fixture(scope="module")
+def fake():
+    rgb = np.random.default_rng(1).integers(0, 256, (991, 1237, 3)).astype(np.uint8)
+    return FakeSlide(cv2.blur(rgb, (3, 3)), bounds=BOUNDS)
+
+
+def test_the_finest_tiles_are_the_slides_own_pixels_within_its_bounds(fake):
+    plane = Plane.over(BOUNDS, (fake.mpp.x, fake.mpp.y))
+    x, y, width, height = BOUNDS
+    scanned = fake.levels[0][y : y + height, x : x + width]
+    for column in range(3):
+        for row in range(2):
+            tile = slide_tile(fake, plane, plane.last_level, column, row)
+            own = scanned[row * TILE_PX :, column * TILE_PX :][:TILE_PX, :TILE_PX]
+            np.testing.assert_array_equal(tile, own)
+
+
+def test_a_coarse_tile_is_the_mean_over_areas(fake):
+    plane = Plane.over(BOUNDS, (fake.mpp.x, fake.mpp.y))
+    tile = slide_tile(fake, plane, plane.last_level - 2, 0, 0)
+    x, y = BOUNDS[:2]
+    part = fake.levels[0][y : y + 960, x : x + 1200].astype(float)
+    mean = part.reshape(240, 4, 300, 4, 3).mean((1, 3))
+    assert np.abs(tile[:240, :300] - mean).max() <= 1
+
+
+ANISOTROPIC = replace(map_of([[0]]).slide, mpp=Mpp(0.4, 0.499, "test"))
+
+
+@pytest.mark.parametrize("info", [None, ANISOTROPIC], ids=["square", "oblong"])
+@pytest.mark.parametrize("drop", [0, 1])
+def test_each_pixel_of_a_map_tile_has_the_colour_of_the_cell_under_its_centre(info, drop):
+    grade_map = square_map(info=info) if info else square_map()
+    mpp = grade_map.slide.mpp
+    plane = Plane.over(grade_map.slide.bounds, (mpp.x, mpp.y))
+    level = plane.last_level - drop
+    shown = 0b0101
+    tile = map_tile(grade_map, plane, level, 0, 0, shown)
+    grade = grade_map.grade_hw
+    size = max(mpp.x, mpp.y) * 2**drop
+    for row in range(0, tile.shape[0], 7):
+        for column in range(0, tile.shape[1], 7):
+            x = grade_map.slide.bounds[0] + (column + 0.5) * size / mpp.x
+            y = grade_map.slide.bounds[1] + (row + 0.5) * size / mpp.y
+            j = int((x - grade_map.origin_xy[0]) // grade_map.cell_px[0])
+            i = int((y - grade_map.origin_xy[1]) // grade_map.cell_px[1])
+            inside = 0 <= i < grade.shape[0] and 0 <= j < grade.shape[1] and grade[i, j] >= 0
+            want = [0, 0, 0, 0]
+            if inside and shown >> int(grade[i, j]) & 1:
+                want = [*class_colour(CLASSES[grade[i, j]], int(grade[i, j])), 255]
+            assert tile[row, column].tolist() == want
+            assert cell_at(grade_map, x, y) == ((i, j) if inside else None)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, slide_file):
+    """Results of two slides, the second of which has bounds of its own name."""
+    folder = tmp_path_factory.mktemp("view") / "out"
+    predictor = SlidePredictor(Purple(), SPEC, device="cpu", settings=PredictSettings(workers=2))
+    for name in ("odd", "<img src=x onerror=alert(1)>"):
+        entry = SlideEntry(slide_file, name)
+        infer_slide(predictor, entry, folder, ResultSettings(("zarr",)), student="abc")
+    return folder
+
+
+@pytest.fixture
+def serve(out, slide_file):
+    running = []
+
+    def start(entries=None):
+        viewing = Viewing(out, [SlideEntry(slide_file, "odd")] if entries is None else entries)
+        server = ViewServer(viewing)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        running.append((viewing, server, thread))
+        return server
+
+    yield start
+    for viewing, server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        viewing.close()
+
+
+def ask(server, path, method="GET", **headers):
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
+def number_of(server, name):
+    return json.loads(ask(server, "/slides.json")[1])["slides"].index(name)
+
+
+def picture(body):
+    return cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_tiles_over_http_are_the_readers_pixels(serve, slide_file):
+    server = serve()
+    odd = number_of(server, "odd")
+    about = json.loads(ask(server, f"/about/{odd}.json")[1])
+    assert about["notice"] == ""
+    assert about["size"] == [1301, 907]
+    with open_slide(slide_file) as slide:
+        for column, row in ((0, 0), (2, 1)):
+            answer, body = ask(server, f"/slide/{odd}/{about['levels'][1]}/{column}_{row}.png")
+            assert answer.status == 200
+            got = picture(body)[..., ::-1]
+            size = (got.shape[1], got.shape[0])
+            own = slide.read_level(0, (column * TILE_PX, row * TILE_PX), size)
+            np.testing.assert_array_equal(got, own)
+    assert ask(server, f"/slide/{odd}/{about['levels'][1]}/3_0.png")[0].status == 404
+
+
+def test_the_field_at_a_place_has_the_maps_probabilities(serve, out):
+    server = serve()
+    grade_map = read_alone(out / "odd" / "grades.zarr")
+    x, y, width, height = grade_map.boxes()[5]
+    row, column = np.argwhere(grade_map.valid_hw)[5]
+    odd = number_of(server, "odd")
+    found = json.loads(ask(server, f"/at/{odd}.json?x={x + width / 2}&y={y + height / 2}")[1])
+    np.testing.assert_allclose(found["box"], [x, y, width, height])
+    np.testing.assert_allclose(
+        found["probabilities"], grade_map.probability_khw[:, row, column], atol=1e-4
+    )
+    assert json.loads(ask(server, f"/at/{odd}.json?x=1&y=1")[1]) is None
+    for query in ("", "?x=a&y=1", "?x=nan&y=1", "?x=1e999&y=0"):
+        assert ask(server, f"/at/{odd}.json{query}")[0].status == 404
+
+
+def test_a_slide_that_is_not_at_hand_leaves_the_map(serve, tmp_path, slide_file, out):
+    gone = SlideEntry(tmp_path / "gone.svs", "odd")
+    other = tmp_path / "other.svs"
+    write_pyramid(other, tissue_rgb(1301, 907, (100, 100, 300, 300)), mpp=0.499, power=20)
+    for entries, told in (
+        ((), "only its map is shown; results keep no paths"),
+        ((gone,), "gone.svs"),
+        ((SlideEntry(other, "odd"),), "is not the slide that was graded"),
+        ((SlideEntry(slide_file, "odd", mpp=0.25, mpp_source="x"),), "has another mpp"),
+    ):
+        server = serve(entries)
+        odd = number_of(server, "odd")
+        about = json.loads(ask(server, f"/about/{odd}.json")[1])
+        assert told in about["notice"]
+        assert "\n" not in about["notice"]
+        assert ask(server, f"/slide/{odd}/{about['levels'][1]}/0_0.png")[0].status == 404
+        assert ask(server, f"/map/{odd}/15/{about['levels'][1]}/0_0.png")[0].status == 200
+
+
+def test_only_this_machine_under_its_own_name_is_answered(serve):
+    server = serve()
+    assert server.server_address[0] == "127.0.0.1"
+    for host in ("evil.example", f"evil.example:{server.server_port}", "127.0.0.1", ""):
+        answer, body = ask(server, "/slides.json", Host=host)
+        assert answer.status == 403
+        assert b"odd" not in body
+    assert ask(server, "/", Host=f"localhost:{server.server_port}")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd", "/..%2f..%2fetc/passwd", "/viewer/../view.py", "//etc/passwd",
+        "/slide/0/../../x.png", "/slide/99/1/0_0.png", "/map/0/15/99/0_0.png", "/about/7.json",
+        "/slide/0/99999999999/0_0.png", "/about/-1.json", "/about/%D9%A3.json", "/slides.json/x",
+    ],
+)  # fmt: skip
+def test_what_is_no_tile_is_not_there(serve, path):
+    answer, body = ask(serve(), path)
+    assert answer.status == 404
+    assert len(body) < 200
+
+
+def test_nothing_can_be_sent_or_written(serve, out):
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    server = serve()
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert ask(server, "/", method)[0].status == 501
+    head, body = ask(server, "/", "HEAD")
+    assert (head.status, body) == (200, b"")
+    assert "script-src 'self';" in head.getheader("Content-Security-Policy")
+    ask(server, "/about/0.json")
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_pages_name_no_other_place(serve):
+    server = serve()
+    for path in ("/", "/viewer.js", "/viewer.css"):
+        assert b"//" not in ask(server, path)[1].replace(b"\n//", b"")
+
+
+def test_tiles_kept_and_slides_open_are_bounded(monkeypatch):
+    cache = viewing_module._Cache(100)
+    for n in range(20):
+        cache.put((n,), b"x" * 30)
+        cache.put((n,), b"y" * 30)
+    assert [n for n in range(20) if cache.get((n,))] == [17, 18, 19]
+    cache.put(("vast",), b"x" * 101)
+    assert cache.get(("vast",)) is None
+
+
+def test_slides_beyond_a_few_are_closed(out, slide_file, monkeypatch):
+    monkeypatch.setattr(viewing_module, "_MOST_OPEN", 1)
+    viewing = Viewing(
+        out, [SlideEntry(slide_file, name) for name in ("odd", "<img src=x onerror=alert(1)>")]
+    )
+    closed = []
+    for number in (0, 1, 0, 1):
+        with viewing._lease(number) as slide:
+            real = slide.close
+            monkeypatch.setattr(slide, "close", lambda real=real: (closed.append(1), real()))
+    assert len(closed) == 3
+    viewing.close()
+    assert len(closed) == 4
+
+
+def test_a_folder_without_maps_and_a_port_in_use_say_so(tmp_path, serve, out):
+    with pytest.raises(NoSlidesError, match="--format zarr"):
+        Viewing(tmp_path)
+    taken = serve().server_port
+    with pytest.raises(ConfigError, match=f"--port {taken}: cannot be used"):
+        ViewServer(Viewing(out), taken)
+
+
+def test_the_vendored_file_is_as_released():
+    import hashlib
+
+    folder = Path(viewing_module.__file__).parent / "viewer"
+    script = (folder / "openseadragon.min.js").read_bytes()
+    digest = "14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad"
+    assert hashlib.sha256(script).hexdigest() == digest
+    assert "CodePlex" in (folder / "openseadragon.LICENSE.txt").read_text()
+
+
+def test_a_browser_shows_slide_and_map(serve, tmp_path, slide_file):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed to look at the page with")
+    server = serve()
+    odd = number_of(server, "odd")
+    command = [
+        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,700", "--hide-scrollbars",
+        "--virtual-time-budget=6000", f"--screenshot={tmp_path / 'page.png'}",
+        f"{server.address}#{odd}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    page = cv2.imread(str(tmp_path / "page.png"))[:, 300:, ::-1].reshape(-1, 3).astype(int)
+    with open_slide(slide_file) as slide:
+        glass = slide.read_level(0, (0, 0), (1, 1))[0, 0].astype(int)
+    for index in (0, 1):  # both lie on glass too
+        mixed = 0.45 * np.array(class_colour(CLASSES[index], index)) + 0.55 * glass
+        assert (np.abs(page - mixed).max(1) < 6).sum() > 1000, CLASSES[index]
+    assert (np.abs(page - glass).max(1) < 6).sum() > 1000

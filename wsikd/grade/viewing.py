@@ -1,0 +1,271 @@
+"""What a viewer shows of a folder of results: its slides, their maps, and tiles of both."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from wsikd.core.errors import NoSlidesError, WsikdError
+from wsikd.grade.colours import class_colour
+from wsikd.grade.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
+from wsikd.grade.exports import FILES
+from wsikd.grade.exports.ome_zarr import read_alone
+from wsikd.slides.base import FILLS_GAPS
+from wsikd.slides.manifest import open_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+
+_MOST_OPEN = 4
+_MOST_MAPS = 16
+_MOST_AT_ONCE = 4
+UNKNOWN = "results keep no paths; give the slides with -i to see them under the map"
+
+
+@dataclass
+class _Held:
+    """An open slide, and how many tiles are being read of it."""
+
+    slide: Slide
+    users: int = 0
+
+
+class Viewing:
+    """Slides of one folder of results, by number. Safe to share between threads.
+
+    Args:
+        out: folder that ``wsikd infer`` wrote.
+        entries: where the slides are, matched by name.
+        cache_bytes: of encoded tiles that are kept.
+
+    Raises:
+        NoSlidesError: the folder holds no grade map.
+    """
+
+    def __init__(
+        self, out: Path, entries: Sequence[SlideEntry] = (), *, cache_bytes: int = 128 << 20
+    ) -> None:
+        """Look for maps; none is read yet."""
+        known = {entry.name: entry for entry in entries}
+        self.records = [(p.parent, _record(p)) for p in sorted(out.glob("*/result.json"))]
+        self.records = [
+            (folder, record)
+            for folder, record in self.records
+            if record.get("summary", {}).get("slide") == folder.name
+            and (folder / FILES["zarr"]).is_dir()
+        ]
+        if not self.records:
+            remedy = "give a folder of wsikd infer, made with --format zarr among others"
+            raise NoSlidesError(out, "holds no grade maps", remedy)
+        self._entries = [known.get(folder.name) for folder, _ in self.records]
+        self._notices: dict[int, str] = {}
+        self._maps: OrderedDict[int, tuple[GradeMap, Plane]] = OrderedDict()
+        self._open: OrderedDict[int, _Held] = OrderedDict()
+        self._cache = _Cache(cache_bytes)
+        self._lock = threading.RLock()
+        self._lane = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def names(self) -> list[str]:
+        """Name of each slide."""
+        return [folder.name for folder, _ in self.records]
+
+    def about(self, number: int) -> dict[str, Any]:
+        """What the page needs to know of a slide. Raises StoreNotFoundError, IndexError."""
+        grade_map, plane = self._map(number)
+        notice = self._notice(number)
+        return {
+            "name": self.records[number][0].name,
+            "size": plane.size,
+            "tile_px": TILE_PX,
+            "levels": [plane.first_level, plane.last_level],
+            "mpp": plane.mpp,
+            "field_um": grade_map.mpp,
+            "classes": [
+                {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(name, i))}
+                for i, name in enumerate(grade_map.classes)
+            ],
+            "summary": self.records[number][1]["summary"],
+            "notice": notice,
+        }
+
+    def slide_tile(self, number: int, level: int, column: int, row: int) -> bytes | None:
+        """PNG of a tile of the slide, None where there is none.
+
+        Raises:
+            SlideError, RegionReadError: it cannot be read. IndexError: no such slide.
+        """
+        _, plane = self._map(number)
+        if self._notice(number):
+            return None
+
+        def make() -> NDArray[np.uint8] | None:
+            with self._lease(number) as slide:
+                return slide_tile(slide, plane, level, column, row)
+
+        return self._tile(("slide", number, level, column, row), make)
+
+    def map_tile(self, number: int, level: int, column: int, row: int, shown: int) -> bytes | None:
+        """PNG of a tile of the map, None where there is none; ``shown`` as in ``deepzoom``."""
+        grade_map, plane = self._map(number)
+        return self._tile(
+            ("map", number, level, column, row, shown),
+            lambda: map_tile(grade_map, plane, level, column, row, shown),
+        )
+
+    def at(self, number: int, x: float, y: float) -> dict[str, Any] | None:
+        """The field at a place on the plane, and its probabilities; None where none was read."""
+        grade_map, plane = self._map(number)
+        left, top = plane.to_level0(x, y)
+        cell = cell_at(grade_map, left, top)
+        if cell is None:
+            return None
+        row, column = cell
+        corner = (
+            grade_map.origin_xy[0] + column * grade_map.cell_px[0],
+            grade_map.origin_xy[1] + row * grade_map.cell_px[1],
+        )
+        end = (corner[0] + grade_map.cell_px[0], corner[1] + grade_map.cell_px[1])
+        (x0, y0), (x1, y1) = plane.from_level0(*corner), plane.from_level0(*end)
+        return {
+            "box": [x0, y0, x1 - x0, y1 - y0],
+            "level0": [round(v, 1) for v in corner],
+            "grade": int(grade_map.grade_hw[row, column]),
+            "probabilities": [
+                round(float(p), 4) for p in grade_map.probability_khw[:, row, column]
+            ],
+            "tissue": round(float(grade_map.tissue_hw[row, column]), 4),
+        }
+
+    def close(self) -> None:
+        """Release the slides."""
+        with self._lock:
+            for held in self._open.values():
+                held.slide.close()
+            self._open.clear()
+
+    def _map(self, number: int) -> tuple[GradeMap, Plane]:
+        with self._lock:
+            if number not in self._maps:
+                found = read_alone(self.records[number][0] / FILES["zarr"])
+                mpp = found.slide.mpp
+                assert mpp is not None  # infer refuses slides without one
+                plane = Plane.over(found.slide.bounds, (mpp.x, mpp.y))
+                self._maps[number] = (found, plane)
+                while len(self._maps) > _MOST_MAPS:
+                    self._maps.popitem(last=False)
+            self._maps.move_to_end(number)
+            return self._maps[number]
+
+    def _notice(self, number: int) -> str:
+        """Why the slide is not shown; empty where it is."""
+        with self._lock:
+            if number not in self._notices:
+                try:
+                    with self._lease(number):
+                        self._notices[number] = ""
+                except WsikdError as error:
+                    self._notices[number] = str(error)
+            return self._notices[number]
+
+    @contextmanager
+    def _lease(self, number: int) -> Iterator[Slide]:
+        """A slide that stays open while the block runs."""
+        with self._lock:
+            held = self._open.get(number)
+            if held is None:
+                held = self._open[number] = _Held(self._opened(number))
+            self._open.move_to_end(number)
+            held.users += 1
+            self._close_idle()
+        try:
+            yield held.slide
+        finally:
+            with self._lock:
+                held.users -= 1
+
+    def _close_idle(self) -> None:
+        for number in list(self._open)[: max(0, len(self._open) - _MOST_OPEN)]:
+            if not self._open[number].users:
+                self._open.pop(number).slide.close()
+
+    def _opened(self, number: int) -> Slide:
+        """Open a slide at the resolution it was graded at; raises SlideError if it is another."""
+        folder, record = self.records[number]
+        entry = self._entries[number]
+        if entry is None:
+            raise NoSlidesError(folder.name, "only its map is shown", UNKNOWN)
+        made_with = record.get("made_with", {})
+        if entry.mpp is None and made_with.get("slide_mpp"):
+            mpp = float(made_with["slide_mpp"][0])
+            entry = replace(entry, mpp=mpp, mpp_source=FILLS_GAPS)
+        slide = open_entry(entry)
+        plane = self._map(number)[1]
+        same = made_with.get("slide") in (None, slide.info.fingerprint)
+        if not same or Plane.over(slide.info.bounds, (slide.mpp.x, slide.mpp.y)) != plane:
+            slide.close()
+            fault = "is not the slide that was graded, or has another mpp; only the map is shown"
+            raise NoSlidesError(entry.path.name, fault, "give the slide that was graded with -i")
+        return slide
+
+    def _tile(self, key: tuple[Any, ...], make: Any) -> bytes | None:
+        found = self._cache.get(key)
+        if found is None:
+            with self._lane:
+                pixels = make()
+            if pixels is None:
+                return None
+            found = _png(pixels)
+            self._cache.put(key, found)
+        return found
+
+
+class _Cache:
+    """Encoded tiles, those longest unused dropped beyond a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...]) -> bytes | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: tuple[Any, ...], data: bytes) -> None:
+        with self._lock:
+            self._bytes += len(data) - len(self._kept.pop(key, b""))
+            self._kept[key] = data
+            while self._bytes > self._limit:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("summary"), dict) else {}
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    order = [2, 1, 0, 3][: pixels.shape[2]]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]), options)
+    assert done
+    return encoded.tobytes()
