@@ -26,6 +26,11 @@ import click
     help="The test part is scored once; that it was is kept in RUN/scores.json.",
 )
 @click.option("--again", is_flag=True, help="Score the test part once more; that is kept too.")
+@click.option(
+    "--allow-seen",
+    is_flag=True,
+    help="Score data although the network or its teacher was trained on some; that is kept too.",
+)
 @click.option("--by", metavar="NAME", help="Who asks, for the record.  [default: your login]")
 @click.option(
     "--mpp",
@@ -47,6 +52,7 @@ def evaluate(
     data: tuple[Path, ...],
     split: str,
     again: bool,
+    allow_seen: bool,
     by: str | None,
     mpp: float | None,
     report: Path | None,
@@ -68,7 +74,9 @@ def evaluate(
     where = str(pick_device(device))
     opened = scoring.open_subject(subject)
     patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)
-    scored = scoring.score(opened, patches, split, by=by or _login(), again=again, device=where)
+    scored = scoring.score(
+        opened, patches, split, by=by or _login(), again=again, device=where, allow_seen=allow_seen
+    )
     told = dict(scored.record)
     folder = report or (opened.place / "report" if opened.config is not None else None)
     if folder is not None and not no_report:

@@ -45,6 +45,8 @@ class PatchSet:
         tissue: float64 (N,), share of each patch that is tissue; 1 where it is not known.
         digests: identity of every source, sorted; no names, since they go into the card.
         group: what is resampled together: each patch's patient where known, else its slide.
+        content: digest of each patch's image file, or of the scan it was cut from; None where
+            neither is known.
         named_benign: the classes that are no cancer, None where their names are to tell.
     """
 
@@ -62,6 +64,7 @@ class PatchSet:
     _images: Tensor | None = field(default=None, repr=False)
     group: list[str] = field(default_factory=list, repr=False)
     named_benign: tuple[str, ...] | None = None
+    content: list[str | None] = field(default_factory=list, repr=False)
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -276,12 +279,17 @@ def _classes(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple[s
 
 
 def _check_copies(patches: PatchSet, *, files: bool) -> None:
-    """Refuse the same slide under two names, and the same image file, in two splits."""
+    """Refuse the same slide under two names, and the same image file, in two splits.
+
+    What was compared stays in ``patches.content``.
+    """
     slides = [s.fingerprint if isinstance(s, StoreSource) else None for s, _ in patches._readers]
+    patches.content = slides
     check_leaks(patches.split, slides, "a slide under two names")
     if files:
         with ThreadPoolExecutor(4) as pool:
             hashes = list(pool.map(lambda r: r[0].image_hash(r[1]), patches._readers))
+        patches.content = [h or s for h, s in zip(hashes, slides, strict=True)]
         seen: dict[str, int] = {}
         for i, digest in enumerate(hashes):
             if digest is None or patches.split[seen.setdefault(digest, i)] == patches.split[i]:

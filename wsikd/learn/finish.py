@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.learn.prepare import init_stream
+from wsikd.learn.seen import record_seen
 from wsikd.models.bundle import save_bundle
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def finish(
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
         },
         benign=[patches.classes[i] for i in patches.benign],
+        seen=record_seen(patches, teacher),
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
         temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,

@@ -259,9 +259,11 @@ def _score(folder: Path, patches: PatchSet, out: Path, unit: Unit, device: str) 
     if kept and predictions.is_file():
         return
     colour = read_predictions(_colour_file(out, unit)).probability
+    assert subject.config is not None
+    split = subject.config.split
     scoring.score(
         subject, patches, "test", by=ASKED_BY, again=bool(kept), colour=colour, device=device,
-        keep=predictions,
+        keep=predictions, allow_seen=not split.check_teacher,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.learn.colour import histogram_baseline
 from wsikd.learn.metrics import intervals, measure, softmax
+from wsikd.learn.seen import check_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,6 +146,7 @@ def score(
     colour: NDArray[np.float64] | None = None,
     device: str = "cpu",
     keep: Path | None = None,
+    allow_seen: bool = False,
 ) -> Scored:
     """Score a network on a split and write that down beside it, one process at a time.
 
@@ -158,16 +160,19 @@ def score(
             here on the training part.
         device: where to compute.
         keep: file for the predictions, written before the record.
+        allow_seen: score although the network or its teacher was trained on some of it; that is
+            kept in the record.
 
     Raises:
         OutputError: the test part has been scored and ``again`` is false, or the record cannot be
             written.
-        DataError: the patches do not fit the network, or there are none.
+        DataError: the patches do not fit the network, it has seen some, or there are none.
     """
     with locked(subject.scores_file):
         return _score(
-            subject, patches, split, by=by, again=again, colour=colour, device=device, keep=keep
-        )
+            subject, patches, split, by=by, again=again, colour=colour, device=device, keep=keep,
+            allow_seen=allow_seen,
+        )  # fmt: skip
 
 
 def _score(
@@ -180,12 +185,17 @@ def _score(
     colour: NDArray[np.float64] | None,
     device: str,
     keep: Path | None,
+    allow_seen: bool,
 ) -> Scored:
     evaluate.check_fit(subject.bundle, patches)
     chosen = patches.indices(split)
     if not len(chosen):
         remedy = "set split.test or bring a split" if split == "test" else "choose another --split"
         raise DataError("split", f"there are no {split} patches", remedy)
+    seen = check_unseen(
+        subject.bundle, patches, (split,), who="the network or its teacher", allow=allow_seen,
+        remedy="name data that they have not seen, or pass --allow-seen, which is recorded",
+    )  # fmt: skip
     before = read_scores(subject.scores_file)
     earlier = [s for s in before if s["split"] == split and s["data"] == patches.digests]
     if split == "test" and earlier and not again:
@@ -199,6 +209,7 @@ def _score(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": by,
         "times_before": len(earlier),
+        "seen_before": seen,
         "data": patches.digests,
         "sha256": subject.bundle.sha256,
     }

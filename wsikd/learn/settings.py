@@ -99,6 +99,9 @@ class Split(Settings):
     """Which fold is the test part, counted from 0."""
     check_images: bool = True
     """Refuse identical images in two splits (in memory only)."""
+    check_teacher: bool = True
+    """Refuse a teacher that was trained on slides, patients or images of the validation or test
+    part, or selected on those of the test part; false where only names are the same by chance."""
 
 
 class Attention(Settings):

@@ -33,6 +33,7 @@ from wsikd.learn.prepare import (
     open_teacher,
     seed_weights,
 )
+from wsikd.learn.seen import check_unseen
 from wsikd.learn.splits import epoch_order
 from wsikd.models.device import pick_device
 
@@ -329,6 +330,16 @@ def distill(
     if resumed:
         _check_teacher(run, teacher)
     patches = patches or load_patches(config.data, config.split)
+    if teacher is not None:
+        check_unseen(
+            teacher,
+            patches,
+            ("val", "test"),
+            who="the teacher",
+            remedy="give a teacher of the same split, or set split.check_teacher=false if only "
+            "the names are the same",
+            allow=not config.split.check_teacher,
+        )
     seed_weights(seed, init_stream(config))
     student = build_student(config, patches, teacher)
     spec = input_spec(config, student, patches)
