@@ -1,0 +1,291 @@
+"""Bags: the embeddings of one slide's patches, as Zarr, or as the HDF5 of CLAM and TRIDENT.
+
+Layout of ``<slide>.zarr``::
+
+    features    float32 (N, D), or (N, D, g, g) for regions of g x g tiles
+    coords      float64 (N, 2), level-0 (x, y) of the patches' corners
+
+The attribute ``wsikd_bag`` carries the slide, the encoder with its transform and licence, the
+patches' size, and the mark of completeness, which is written last. Arrays are not compressed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import zarr
+
+from wsikd.core.errors import DataError, OutputError
+from wsikd.core.run import aside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+ATTRIBUTE = "wsikd_bag"
+FORMAT = 1
+H5_SUFFIXES = (".h5", ".hdf5")
+_CHUNK_BYTES = 1 << 20
+_REMEDY = "make it again with wsikd embed, or leave it out"
+
+
+@dataclass(frozen=True)
+class BagInfo:
+    """What is known of a bag beside its numbers.
+
+    Attributes:
+        slide: name of the slide.
+        encoder: id, licence, transform and digest of what made the embeddings; empty if unknown.
+        mpp: um per pixel of the patches; None where a foreign file does not tell.
+        patch_px: side of a patch at ``mpp``; None as before.
+        field_px: level-0 (width, height) of a patch; None as before.
+        patient: hashed patient, if known.
+        split: train, val or test, if given.
+        label: class of the slide, if given.
+        source: digest of the store or slide that the patches came from.
+    """
+
+    slide: str
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    mpp: float | None = None
+    patch_px: int | None = None
+    field_px: tuple[float, float] | None = None
+    patient: str | None = None
+    split: str | None = None
+    label: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A bag on disk, its description read and its shape checked.
+
+    Attributes:
+        path: the file or folder.
+        info: see :class:`BagInfo`.
+        shape: of the features, (N, D) or (N, D, g, g).
+    """
+
+    path: Path
+    info: BagInfo
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding."""
+        return self.shape[1]
+
+    def features(self) -> NDArray[np.float32]:
+        """All embeddings, float32 of ``shape``; raises DataError where they cannot be read."""
+        found = np.asarray(_read(self.path, "features"), np.float32).reshape(self.shape)
+        if not np.isfinite(found).all():
+            raise DataError(self.path, "holds NaN or infinity", _REMEDY)
+        return found
+
+    def coords(self) -> NDArray[np.float64]:
+        """Level-0 (x, y) of the patches' corners, float64 (N, 2).
+
+        Raises:
+            DataError: there are none, or not one for each embedding.
+        """
+        found = np.asarray(_read(self.path, "coords"), np.float64)
+        if found.ndim == 3 and len(found) == 1:
+            found = found[0]
+        if found.shape != (len(self), 2):
+            fault = f"has coords of shape {found.shape} for {len(self)} embeddings"
+            raise DataError(self.path, fault, _REMEDY)
+        return found
+
+
+def open_bag(path: str | Path) -> Bag:
+    """Open a bag of ours, or an ``.h5`` of CLAM or TRIDENT with a dataset ``features``.
+
+    Raises:
+        DataError: there is none, it is unfinished, damaged, or of another kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(path, "does not exist", "make it with wsikd embed")
+    return _open_h5(path) if path.suffix.lower() in H5_SUFFIXES else _open_zarr(path)
+
+
+def find_bags(paths: Iterable[str | Path]) -> list[Path]:
+    """The bags named, and those in the folders named, sorted, each once.
+
+    Raises:
+        DataError: a path does not exist, or a folder holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(path, "does not exist", "give a bag or a folder of bags")
+        if path.is_dir() and not (path / "zarr.json").is_file():
+            inside = sorted(
+                p for p in path.iterdir()
+                if (p.suffix == ".zarr" and p.is_dir()) or p.suffix.lower() in H5_SUFFIXES
+            )  # fmt: skip
+            if not inside:
+                raise DataError(path, "holds no bags", "make them with wsikd embed")
+            found.update(dict.fromkeys(inside))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def write_bag(
+    path: Path, info: BagInfo, features: NDArray[np.float32], xy: NDArray[np.float64]
+) -> None:
+    """Write a bag whole or not at all, replacing what is there.
+
+    Args:
+        path: the Zarr folder.
+        info: what describes it.
+        features: float32 (N, D) or (N, D, g, g).
+        xy: level-0 corners, float64 (N, 2).
+
+    Raises:
+        OutputError: the disk does not take it.
+    """
+    if len(features) != len(xy) or features.ndim not in (2, 4):
+        raise ValueError(f"features {features.shape} do not go with coords {xy.shape}")
+    row = features[0].nbytes if len(features) else 1
+    rows = max(1, min(len(features), _CHUNK_BYTES // max(1, row)))
+    with aside(path) as part:
+        group = zarr.create_group(part, zarr_format=3)
+        _put(group, "features", features, rows)
+        _put(group, "coords", xy, max(1, len(xy)))
+        group.attrs[ATTRIBUTE] = {
+            "format": FORMAT, **asdict(info), "encoder": dict(info.encoder), "complete": True,
+        }  # fmt: skip
+
+
+def _put(group: zarr.Group, name: str, values: NDArray[Any], rows: int) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(rows, *values.shape[1:]),
+        dtype=values.dtype,
+        compressors=None,
+        config={"write_empty_chunks": True},  # so that a lost chunk is not read as zeros
+    )
+    if len(values):
+        array[...] = values
+
+
+def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
+    """Write a bag as CLAM and TRIDENT keep features: ``features`` (N, D), ``coords`` (N, 2).
+
+    ``coords`` is int64, rounded to whole level-0 px, with the attributes that TRIDENT reads.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+        DataError: the bag cannot be read, or holds regions.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(path, "exists", "choose another -o, or replace it with --overwrite")
+    if len(bag.shape) != 2:
+        raise DataError(bag.path, "holds regions, not patches", "export bags of patches")
+    features, xy = bag.features(), bag.coords()
+    info = bag.info
+    with aside(path) as part, h5py.File(part, "w") as file:
+        stored = file.create_dataset("features", data=features)
+        stored.attrs["name"] = info.slide
+        stored.attrs["encoder"] = str(info.encoder.get("id", "unknown"))
+        coords = file.create_dataset("coords", data=np.rint(xy).astype(np.int64))
+        coords.attrs["name"] = info.slide
+        if info.patch_px is not None:
+            coords.attrs["patch_size"] = info.patch_px
+        if info.field_px is not None:
+            coords.attrs["patch_size_level0"] = round(sum(info.field_px) / 2)
+        if info.mpp is not None:
+            coords.attrs["target_magnification"] = 10 / info.mpp
+
+
+def _open_zarr(path: Path) -> Bag:
+    try:
+        group = zarr.open_group(path, mode="r")
+        about = dict(group.attrs).get(ATTRIBUTE)
+        if not isinstance(about, dict):
+            raise DataError(path, "is no bag of embeddings", "make bags with wsikd embed")
+        if not about.get("complete"):
+            raise DataError(path, "was left unfinished", "run wsikd embed again")
+        shape = tuple(int(n) for n in group["features"].shape)  # type: ignore[union-attr]
+        info = _info(about)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    return _checked(path, info, shape)
+
+
+def _info(about: Mapping[str, Any]) -> BagInfo:
+    size = about.get("field_px")
+    return BagInfo(
+        slide=str(about["slide"]),
+        encoder=dict(about.get("encoder") or {}),
+        mpp=about.get("mpp"),
+        patch_px=about.get("patch_px"),
+        field_px=None if size is None else (float(size[0]), float(size[1])),
+        patient=about.get("patient"),
+        split=about.get("split"),
+        label=about.get("label"),
+        source=about.get("source"),
+    )
+
+
+def _open_h5(path: Path) -> Bag:
+    try:
+        with h5py.File(path, "r") as file:
+            if "features" not in file:
+                known = ", ".join(file) or "nothing"
+                raise DataError(
+                    path, f"has no dataset 'features' (it holds {known})",
+                    "give feature files, not files of coordinates",
+                )  # fmt: skip
+            shape = tuple(int(n) for n in file["features"].shape)
+            about = dict(file["coords"].attrs) if "coords" in file else {}
+            encoder = file["features"].attrs.get("encoder")
+            side = about.get("patch_size_level0")
+            magnification = about.get("target_magnification")
+            info = BagInfo(
+                slide=path.stem,
+                encoder={} if encoder is None else {"id": str(encoder)},
+                mpp=None if not magnification else 10 / float(magnification),
+                patch_px=None if "patch_size" not in about else int(about["patch_size"]),
+                field_px=None if side is None else (float(side), float(side)),
+            )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    if len(shape) == 3 and shape[0] == 1:  # as some versions of TRIDENT keep them
+        shape = shape[1:]
+    return _checked(path, info, shape)
+
+
+def _checked(path: Path, info: BagInfo, shape: tuple[int, ...]) -> Bag:
+    if len(shape) not in (2, 4) or not shape[1]:
+        raise DataError(path, f"has features of shape {shape}, not (N, D)", _REMEDY)
+    return Bag(path, info, shape)
+
+
+def _read(path: Path, name: str) -> Any:
+    try:
+        if path.suffix.lower() in H5_SUFFIXES:
+            with h5py.File(path, "r") as file:
+                return file[name][...]
+        array = zarr.open_group(path, mode="r")[name]
+        assert isinstance(array, zarr.Array)
+        if array.nchunks_initialized < array.nchunks and array.size:
+            raise DataError(path, f"has lost chunks of its {name}", _REMEDY)
+        return array[...]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(path, f"cannot be read ({type(error).__name__}: {error})", _REMEDY)
