@@ -16,6 +16,7 @@ from .config import config
 from .demo import demo
 from .distill import distill
 from .doctor import doctor
+from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .export_model import export_model
@@ -62,6 +63,6 @@ def main(log_level: str) -> None:
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
 
 
-COMMANDS = (info, tile, export, distill, evaluate, tune, reproduce, infer, bench, demo)
+COMMANDS = (info, tile, export, embed, distill, evaluate, tune, reproduce, infer, bench, demo)
 for command in (*COMMANDS, view, export_model, init, config, doctor):
     main.add_command(command)

@@ -23,6 +23,7 @@ BACKBONES: dict[str, str] = {
     "vgg_small": "wsikd.models.families:vgg_small",
     "vgg16": "wsikd.models.families:vgg16",
     "resnet18": "wsikd.models.families:resnet18",
+    "resnet50": "wsikd.models.families:resnet50",
     "mobilenet_v3_large": "wsikd.models.families:mobilenet_v3_large",
     "efficientnet_b0": "wsikd.models.families:efficientnet_b0",
 }

@@ -84,15 +84,13 @@ class Encoder(nn.Module):
         return self.network(x)  # type: ignore[no-any-return]
 
 
-def open_encoder(
-    name: str, *, weights: str | None = None, licence: str | None = None
-) -> Encoder:
+def open_encoder(name: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:
     """Open an encoder, in eval mode on the CPU.
 
     Args:
         name: see the module.
         weights: local file for a network of timm (``.safetensors``, or a state dict saved by
-            torch), or "random"; None asks the hub.
+            torch), or "random", always the same; None asks the hub.
         licence: terms of local weights, to be recorded.
 
     Raises:
@@ -113,13 +111,17 @@ def open_encoder(
 
 def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
     import timm
+    from timm.data.config import resolve_model_data_config
 
     subject = f"--encoder {TIMM}{name}"
+    net: Any
     try:
         if weights is None:
             net = timm.create_model(name, pretrained=True, num_classes=0)
         else:
-            net = timm.create_model(name, num_classes=0)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # random weights are the same ones every time
+                net = timm.create_model(name, num_classes=0)
     except OSError as error:
         raise ConfigError(
             subject, "its weights cannot be downloaded", "give a local copy with --weights FILE"
@@ -129,7 +131,7 @@ def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
         raise ConfigError(subject, f"timm does not offer it ({error})", remedy) from error
     if weights not in (None, RANDOM):
         load_weights(net, read_state(Path(weights)), subject, weights)
-    config = timm.data.resolve_model_data_config(net)
+    config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     terms = licence or net.pretrained_cfg.get("license") or "not stated; ask its authors"
     source = {None: "hub", RANDOM: RANDOM}.get(weights) or Path(weights or "").name
     spec = EncoderSpec(
@@ -163,7 +165,9 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(file, f"cannot be read ({error})", remedy) from error
     except Exception as error:  # the unpickler fails in any way on a foreign file
-        raise ConfigError(file, f"is no plain state dict ({type(error).__name__})", remedy) from error
+        raise ConfigError(
+            file, f"is no plain state dict ({type(error).__name__})", remedy
+        ) from error
     for key in ("model", "state_dict", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -172,9 +176,7 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
     return {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
 
 
-def load_weights(
-    net: nn.Module, state: Mapping[str, Tensor], subject: str, source: object
-) -> None:
+def load_weights(net: nn.Module, state: Mapping[str, Tensor], subject: str, source: object) -> None:
     """Put a state dict into a network; a head in it is left out.
 
     Raises:
@@ -215,9 +217,10 @@ class _Pooled(nn.Module):
 
 def _bundle(folder: Path) -> Encoder:
     from wsikd.models.bundle import load_bundle
-    from wsikd.models.embedder import is_embedder, load_embedder
+    from wsikd.models.embedder import KIND, load_embedder
+    from wsikd.models.folder import kind_of
 
-    if is_embedder(folder):
+    if kind_of(folder) == KIND:
         return load_embedder(folder)
     try:
         bundle = load_bundle(folder)

@@ -66,11 +66,22 @@ def vgg16(width: float = 1.0, weights: State = None) -> Backbone:
 
 def resnet18(width: float = 1.0, weights: State = None) -> Backbone:
     """ResNet-18 (He et al. 2016): F0 the stem, F1 to F4 the four groups of blocks."""
-    net = _torchvision("resnet18", width, weights)
+    return _resnet(_torchvision("resnet18", width, weights), 64)
+
+
+def resnet50(width: float = 1.0, weights: State = None) -> Backbone:
+    """ResNet-50 (He et al. 2016), cut as ResNet-18: F2, F3, F4 are its layer2, layer3, layer4."""
+    return _resnet(_torchvision("resnet50", width, weights), 256)
+
+
+def _resnet(net: Any, channels: int) -> Backbone:
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     stages = [("F0", stem, Tap(64, 4))]
     groups = (net.layer1, net.layer2, net.layer3, net.layer4)
-    stages += [(f"F{i}", g, Tap(32 * 2**i, 2 ** (i + 1))) for i, g in enumerate(groups, start=1)]
+    stages += [
+        (f"F{i}", group, Tap(channels << (i - 1), 2 ** (i + 1)))
+        for i, group in enumerate(groups, start=1)
+    ]
     return Backbone(stages)
 
 

@@ -96,7 +96,7 @@ def describe(
         "mpp": [mpp.x, mpp.y],
         "annotation": notes.annotation.digest if notes.annotation else None,
         "label": notes.label,
-        "patient": _patient(notes, folder),
+        "patient": hide_patient(notes.patient, folder, notes.key),
         "split": notes.split,
         "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
     }
@@ -157,11 +157,16 @@ def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _patient(notes: SlideNotes, folder: Path) -> str | None:
-    if not notes.patient:
+def hide_patient(patient: str | None, folder: Path, key: bytes | None = None) -> str | None:
+    """A patient as results name one: a BLAKE2 hash under ``key``, by default that of ``folder``.
+
+    Raises:
+        OutputError, OSError: from :func:`project_key`.
+    """
+    if not patient:
         return None
-    key = project_key(folder) if notes.key is None else notes.key
-    return hashlib.blake2b(notes.patient.encode(), key=key, digest_size=8).hexdigest()
+    key = project_key(folder) if key is None else key
+    return hashlib.blake2b(patient.encode(), key=key, digest_size=8).hexdigest()
 
 
 def _hash(*texts: str) -> str | None:

@@ -1,0 +1,111 @@
+"""Bags against the encoder run by hand on the very pixels, from slides and from stores."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from wsikd.cli.main import main
+
+from tests.tiles.stores import settings_of, write_store
+from wsikd.learn.embed import Embedder, settings_for
+from wsikd.models.encoder import Encoder, EncoderSpec
+from wsikd.slides.base import open_slide
+from wsikd.slides.canvas import Canvas
+from wsikd.tiles.bags import open_bag
+from wsikd.tiles.store import TileStore
+
+
+class Means(torch.nn.Module):
+    """Channel means, and the mean of the upper left pixel."""
+
+    def forward(self, x):
+        return torch.cat([x.mean((2, 3)), x[:, :, 0, 0].mean(1, keepdim=True)], 1)
+
+
+def encoder(mpp=None, patch_px=None, sha="a"):
+    spec = EncoderSpec("means", "CC0", 4, sha, None, (0.0,) * 3, (1 / 255,) * 3, mpp, patch_px)
+    return Encoder(Means(), spec)
+
+
+def by_hand(pixels):
+    pixels = pixels.astype(np.float64)
+    return np.r_[pixels.mean((0, 1)), pixels[0, 0].mean()]
+
+
+def entry_of(path):
+    from wsikd.slides.manifest import find_slides
+
+    return find_slides([path])[0]
+
+
+@pytest.mark.parametrize("stride", [None, 32])
+def test_a_slides_bag_holds_its_patches(slide_file, tmp_path, stride):
+    settings = settings_for(encoder(), 1.0, 64, stride_px=stride)
+    done = Embedder(encoder(), settings, batch_size=5).embed_slide(
+        entry_of(slide_file), tmp_path / "b.zarr"
+    )
+    bag = open_bag(tmp_path / "b.zarr")
+    assert done.made
+    assert done.patches == len(bag) > 10
+    assert bag.info.field_px == pytest.approx((64 / 0.499,) * 2)
+    features, xy = bag.features(), bag.coords()
+    with open_slide(slide_file) as slide:
+        canvas = Canvas.plan(slide, 1.0)
+        for k in range(0, len(bag), 7):
+            x, y = np.rint(xy[k] * 0.499).astype(int)
+            pixels = canvas.read(int(x), int(y), 64, 64)
+            np.testing.assert_allclose(features[k], by_hand(pixels), rtol=1e-4)
+
+
+def test_a_stores_bag_is_in_its_order(tmp_path):
+    write_store(tmp_path / "s.zarr", settings_of())
+    store = TileStore.open(tmp_path / "s.zarr")
+    made = Embedder(encoder(), settings_for(encoder(), 4.0, 16), batch_size=4)
+    made.embed_store(store, tmp_path / "b.zarr")
+    bag = open_bag(tmp_path / "b.zarr")
+    np.testing.assert_array_equal(bag.coords(), store.patches.xy)
+    expected = [by_hand(store.read_patch(i, 4.0)) for i in range(len(store.patches))]
+    np.testing.assert_allclose(bag.features(), expected, rtol=1e-4)
+    assert bag.info.source == store.digest
+
+
+def test_a_bag_is_made_once_and_never_mixed(slide_file, tmp_path):
+    from wsikd.core.errors import DataError
+
+    entry, path = entry_of(slide_file), tmp_path / "b.zarr"
+    settings = settings_for(encoder(), 1.0, 64)
+    assert Embedder(encoder(), settings).embed_slide(entry, path).made
+    before = open_bag(path).features()
+    assert not Embedder(encoder(), settings).embed_slide(entry, path).made
+    other = Embedder(encoder(sha="b"), settings)
+    with pytest.raises(DataError, match=r"sha256 a there, b asked.*--overwrite"):
+        other.embed_slide(entry, path)
+    np.testing.assert_array_equal(open_bag(path).features(), before)
+    assert other.embed_slide(entry, path, overwrite=True).made
+
+
+def test_sizes_come_from_the_encoder():
+    from wsikd.core.errors import ConfigError
+
+    assert settings_for(encoder(4.0, 128), None, None).patch_px == 128
+    with pytest.raises(ConfigError, match="trained at 4"):
+        settings_for(encoder(4.0, 128), 1.0, None)
+    with pytest.raises(ConfigError, match="--mag"):
+        settings_for(encoder(), None, 64)
+
+
+def test_the_command(slide_file, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.svs").symlink_to(slide_file)
+    (tmp_path / "in" / "bad.svs").write_bytes(b"no slide")
+    command = ["embed", "-i", str(tmp_path / "in"), "--encoder", "timm:resnet10t", "--weights",
+               "random", "-o", str(tmp_path / "bags"), "--mag", "2.5", "--patch-size", "64",
+               "--h5"]  # fmt: skip
+    first = CliRunner().invoke(main, command)
+    assert first.exit_code == 3
+    assert "1 made, 0 already there, 1 failed" in first.output
+    assert "bad" in (tmp_path / "bags" / "failures.csv").read_text()
+    own, foreign = (open_bag(tmp_path / "bags" / f"good.{s}") for s in ("zarr", "h5"))
+    np.testing.assert_array_equal(own.features(), foreign.features())
+    again = CliRunner().invoke(main, command)
+    assert "0 made, 1 already there, 1 failed" in again.output

@@ -1,0 +1,257 @@
+"""Patches of slides, or of tile stores, become bags of embeddings; nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wsikd.core.clock import StageClock
+from wsikd.core.errors import ConfigError, DataError
+from wsikd.core.lock import locked
+from wsikd.models.device import pick_device
+from wsikd.slides.canvas import Canvas
+from wsikd.slides.manifest import open_entry
+from wsikd.slides.tissue import find_tissue
+from wsikd.tiles.bags import BagInfo, open_bag, write_bag
+from wsikd.tiles.grid import TileGrid
+from wsikd.tiles.record import hide_patient
+from wsikd.tiles.store import TileStore, differences
+from wsikd.tiles.stream import stream_patches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.models.encoder import Encoder
+    from wsikd.slides.manifest import SlideEntry
+
+    Progress = Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """What decides a bag's content, beside slide and encoder.
+
+    ``mpp`` and ``patch_px`` are those of the patches; ``stride_px`` is the distance of neighbours
+    (slides only, as are ``tissue`` and ``min_tissue``; a store brings its own).
+    """
+
+    mpp: float
+    patch_px: int
+    stride_px: int | None = None
+    tissue: str = "otsu"
+    min_tissue: float = 0.1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came of a slide: patches, whether the bag was made now, seconds by stage."""
+
+    patches: int
+    made: bool
+    seconds: dict[str, float]
+
+
+class Embedder:
+    """Runs one encoder over slides and stores.
+
+    Args:
+        encoder: see ``wsikd.models.encoder``.
+        settings: see :class:`EmbedSettings`.
+        device: auto, cpu or cuda:0.
+        batch_size: patches in a step.
+        threads: that read.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        settings: EmbedSettings,
+        *,
+        device: str = "auto",
+        batch_size: int = 32,
+        threads: int = 2,
+    ) -> None:
+        """Move the encoder to its device."""
+        self.settings, self.batch_size, self.threads = settings, batch_size, threads
+        self.device = pick_device(device)
+        self.encoder = encoder.eval().to(self.device)
+        self.spec = encoder.spec
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def embed_slide(
+        self,
+        entry: SlideEntry,
+        path: Path,
+        *,
+        overwrite: bool = False,
+        on_progress: Progress = None,
+    ) -> Embedded:
+        """Embed the tissue of a slide into the bag at ``path``.
+
+        Raises:
+            SlideError: the slide cannot be used.
+            DataError: the bag there was made otherwise.
+            OutputError: it cannot be written.
+        """
+        clock, settings = StageClock(), self.settings
+        with clock("open"):
+            slide = open_entry(entry)
+        with slide, locked(path):
+            grid = TileGrid.plan(slide, settings.mpp, settings.patch_px, settings.stride_px)
+            info = BagInfo(
+                slide=slide.info.name,
+                encoder={**self.spec.record(), "patches": asdict(settings)},
+                mpp=settings.mpp,
+                patch_px=settings.patch_px,
+                field_px=grid.field_px,
+                patient=hide_patient(entry.patient, path.parent),
+                split=entry.split,
+                label=entry.label,
+                source=slide.info.fingerprint,
+            )
+            if not overwrite and (found := _there(path, info)) is not None:
+                return Embedded(found, made=False, seconds={})
+            with clock("tissue"):
+                tissue = find_tissue(
+                    slide, method=settings.tissue, mask_file=entry.mask, workers=self.threads
+                )
+            cover = grid.cover(tissue)
+            rows, columns = np.nonzero((cover >= settings.min_tissue) & (cover > 0))
+            batches = stream_patches(
+                Canvas.plan(slide, settings.mpp), grid, rows, columns,
+                batch_size=self.batch_size, workers=self.threads, clock=clock,
+            )  # fmt: skip
+            xy = grid.boxes(rows, columns)[:, :2]
+            self._write(path, info, xy, batches, clock, on_progress)
+        return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
+
+    def embed_store(
+        self,
+        store: TileStore,
+        path: Path,
+        *,
+        overwrite: bool = False,
+        on_progress: Progress = None,
+    ) -> Embedded:
+        """Embed the patches of a store into the bag at ``path``, in the store's order.
+
+        Raises:
+            StoreError: the store has no such resolution.
+            DataError: the bag there was made otherwise, or the store's patches are of another size.
+            OutputError: it cannot be written.
+        """
+        settings, clock = self.settings, StageClock()
+        if store.patch_px(settings.mpp) != settings.patch_px:
+            raise DataError(
+                store.path, f"its patches are {store.patch_px(settings.mpp)} px at "
+                f"{settings.mpp:g} um/px, not {settings.patch_px}",
+                f"give --patch-size {store.patch_px(settings.mpp)}, or tile again",
+            )  # fmt: skip
+        about = store.provenance
+        size_um = settings.patch_px * settings.mpp
+        with locked(path):
+            info = BagInfo(
+                slide=store.slide,
+                encoder={**self.spec.record(), "patches": asdict(settings)},
+                mpp=settings.mpp,
+                patch_px=settings.patch_px,
+                field_px=(size_um / about["slide"]["mpp"][0], size_um / about["slide"]["mpp"][1]),
+                patient=store.patient,
+                split=store.split,
+                label=about.get("label"),
+                source=store.digest,
+            )
+            if not overwrite and (found := _there(path, info)) is not None:
+                return Embedded(found, made=False, seconds={})
+            batches = _from_store(store, settings.mpp, self.batch_size)
+            self._write(path, info, store.patches.xy, batches, clock, on_progress)
+        return Embedded(len(store.patches), made=True, seconds=dict(clock.seconds))
+
+    def _write(
+        self,
+        path: Path,
+        info: BagInfo,
+        xy: NDArray[np.float64],
+        batches: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+        clock: StageClock,
+        on_progress: Progress,
+    ) -> None:
+        features = np.empty((len(xy), self.spec.dim), np.float32)
+        done = 0
+        for index, patches in batches:
+            with clock("forward"):
+                features[index] = self._forward(patches)
+            done += len(index)
+            if on_progress:
+                on_progress(done, len(xy))
+        with clock("write"):
+            write_bag(path, info, features, xy)
+
+    def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
+            return self.encoder(batch).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def settings_for(
+    encoder: Encoder, mpp: float | None, patch_px: int | None, **more: Any
+) -> EmbedSettings:
+    """Resolution and size of patches: as asked, else the encoder's own.
+
+    Raises:
+        ConfigError: neither says it, or an encoder made for another resolution is asked.
+    """
+    own = encoder.spec
+    if mpp is not None and own.mpp is not None and abs(mpp - own.mpp) > 0.02 * own.mpp:
+        raise ConfigError(
+            f"--mpp {mpp:g}", f"the encoder was trained at {own.mpp:g} um/px",
+            "leave it out, or take another encoder",
+        )  # fmt: skip
+    mpp, patch_px = mpp or own.mpp, patch_px or own.patch_px or own.input_px
+    if mpp is None:
+        raise ConfigError("--mag", f"{own.id} does not say at which to read", "give --mag or --mpp")
+    if patch_px is None:
+        raise ConfigError("--patch-size", f"{own.id} does not say it", "give the side in px")
+    return EmbedSettings(mpp, patch_px, **more)
+
+
+def _there(path: Path, info: BagInfo) -> int | None:
+    """Patches of the bag at a place, None where there is none. Raises DataError if it differs."""
+    if not path.exists():
+        return None
+    bag = open_bag(path)
+    if asdict(bag.info) != _plain(info):
+        told = differences(_flat(bag.info), _flat(info))
+        raise DataError(
+            path, f"was made otherwise ({told})", "choose another -o, or give --overwrite"
+        )
+    return len(bag)
+
+
+def _flat(info: BagInfo) -> dict[str, Any]:
+    whole = _plain(info)
+    encoder = whole.pop("encoder")
+    patches = encoder.pop("patches", {})
+    return {**whole, **encoder, **patches}
+
+
+def _plain(info: BagInfo) -> dict[str, Any]:
+    """As it comes back from a file."""
+    about = asdict(info)
+    if info.field_px is not None:
+        about["field_px"] = tuple(map(float, info.field_px))
+    return about
+
+
+def _from_store(
+    store: TileStore, mpp: float, size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    for start in range(0, len(store.patches), size):
+        index = np.arange(start, min(start + size, len(store.patches)))
+        yield index, np.stack([store.read_patch(int(i), mpp) for i in index])

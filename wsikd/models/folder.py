@@ -1,0 +1,111 @@
+"""Networks that are no graders, on disk: ``model.safetensors`` and a ``card.json`` of their kind.
+
+Nothing in such a folder is ever executed. The card is written last: without it the folder is
+unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.errors import BundleError
+from wsikd.core.run import aside, write_json_atomic
+from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+_AGAIN = "copy the whole folder anew, or train it again"
+
+
+def write_network(
+    folder: Path, state: Mapping[str, Tensor], kind: str, card: Mapping[str, Any]
+) -> Path:
+    """Write weights and their card, which comes last.
+
+    Args:
+        folder: made if missing; what is in it is replaced.
+        state: weights by name.
+        kind: what the network is.
+        card: JSON values.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    (folder / CARD).unlink(missing_ok=True)
+    with aside(folder / WEIGHTS) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part)
+    content = {
+        "format": FORMAT, "kind": kind, "wsikd": __version__, "use": RESEARCH_USE, **card,
+        "sha256": _sha256(folder / WEIGHTS),
+    }  # fmt: skip
+    write_json_atomic(folder / CARD, content)
+    return folder
+
+
+def kind_of(path: Path) -> str | None:
+    """What a folder, or the ``student/`` of a run folder, says it holds; None where it does not."""
+    try:
+        kind = json.loads((_place(path) / CARD).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if kind is None else str(kind)
+
+
+def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+    """Read a folder of ``write_network``, or the one in a run folder.
+
+    Returns:
+        Where it is, the card, and the weights, which are the card's.
+
+    Raises:
+        BundleError: there is none, it is of another kind, unfinished or damaged.
+    """
+    folder = _place(path)
+    file = folder / CARD
+    if not file.is_file():
+        raise BundleError(
+            path, f"holds no {CARD}", f"give a finished run of wsikd distill ({kind})"
+        )
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(file, "is no JSON", _AGAIN) from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise BundleError(file, "is not a card that this wsikd knows", _AGAIN)
+    if card.get("kind") != kind:
+        have = card.get("kind", "student")
+        raise BundleError(
+            file, f"describes a network of kind '{have}', not '{kind}'", "give another"
+        )
+    weights_file = folder / WEIGHTS
+    try:
+        weights = load_file(weights_file)
+        digest = _sha256(weights_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(weights_file, "is no safetensors file", _AGAIN) from error
+    if digest != card.get("sha256"):
+        raise BundleError(weights_file, f"is not the file that {CARD} describes", _AGAIN)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BundleError(weights_file, f"'{name}' holds NaN or infinity", "train it again")
+    return folder, card, weights
+
+
+def _place(path: Path) -> Path:
+    return path if (path / CARD).is_file() else path / "student"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
