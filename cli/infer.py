@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -98,6 +101,7 @@ def infer(
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.core.tables import resolve
     from wsikd.grade.exports import EXPORTERS
+    from wsikd.grade.likeness import trained_on
     from wsikd.grade.predict import PredictSettings, SlidePredictor
     from wsikd.grade.results import ResultSettings, infer_slide, write_summary
     from wsikd.models.bundle import load_bundle
@@ -128,7 +132,11 @@ def infer(
         specimen=specimen,
         min_area_mm2=bundle.min_area_mm2 if min_area is None else min_area,
         geojson=geojson,
+        temperature=bundle.temperature,
     )
+    training = trained_on(bundle)
+    if bundle.temperature is None:
+        log.warning("the student's card holds no temperature: probabilities are not calibrated")
     output.mkdir(parents=True, exist_ok=True)
     counts = {"graded": 0, "already there": 0}
 
@@ -136,7 +144,8 @@ def infer(
         with progress(entry.name) as on_progress:
             row, made = infer_slide(
                 predictor, entry, output, settings,
-                student=bundle.sha256[:16], overwrite=overwrite, on_progress=on_progress,
+                student=bundle.sha256[:16], trained_on=training, overwrite=overwrite,
+                on_progress=on_progress,
             )  # fmt: skip
         counts["graded" if made else "already there"] += 1
         write_summary(output)

@@ -137,3 +137,38 @@ def test_a_read_error_rises_and_stops_the_threads():
 def test_stride_beyond_the_patch_is_refused():
     with pytest.raises(ConfigError, match="--stride: 33 px is not within the patch"):
         predictor(PredictSettings(stride_px=33))
+
+
+def test_whoever_watches_sees_every_field_once():
+    slide = FakeSlide(picture(3))
+    seen = {}
+
+    def watch(index, count, patches):
+        assert patches.dtype == np.uint8
+        for number, patch in zip(index.tolist(), patches, strict=True):
+            assert number not in seen
+            seen[number] = (count, patch.astype(float).mean((0, 1)) / 10)
+
+    found = predictor().predict(slide, watch=watch)
+    order = np.argwhere(found.valid_hw)
+    assert sorted(seen) == list(range(len(order)))
+    for number, (row, column) in enumerate(order):
+        count, logits = seen[number]
+        assert count == len(order)
+        np.testing.assert_allclose(
+            found.probability_khw[:, row, column], softmax(logits), atol=1e-5
+        )
+
+
+def test_calibrating_a_map_equals_dividing_its_logits():
+    slide = FakeSlide(picture(4))
+    plain = predictor().predict(slide)
+    warm = plain.calibrated(1.7)
+    logits = np.log(plain.probability_khw.astype(float))
+    expected = softmax(np.moveaxis(logits, 0, -1) / 1.7)
+    np.testing.assert_allclose(np.moveaxis(warm.probability_khw, 0, -1), expected, atol=1e-6)
+    np.testing.assert_array_equal(warm.grade_hw, plain.grade_hw)
+    assert (plain.temperature, warm.temperature) == (None, 1.7)
+    assert plain.calibrated(None) is plain
+    with pytest.raises(ValueError, match="calibrated already"):
+        warm.calibrated(1.7)

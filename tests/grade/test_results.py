@@ -8,14 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from wsikd.core.errors import AnnotationError, OutputError, RegionReadError, StoreMismatchError
 from wsikd.core.lock import locked
 from wsikd.grade import results
+from wsikd.grade.likeness import COLUMNS
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.bundle import InputSpec
-from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.appearance import FAR, STATISTICS, Appearance, field_statistics
+from wsikd.slides.canvas import Canvas
+from wsikd.slides.manifest import SlideEntry, open_entry
 
 
 class Purple(torch.nn.Module):
@@ -144,9 +148,10 @@ def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
     run(predictor, replace(entry, name="also"), tmp_path)
     with write_summary(tmp_path).open(newline="") as stream:
         also, odd = csv.DictReader(stream)
-    assert list(odd)[-5:] == ["student", "specimen", "min_area_mm2", "mpp", "note"]
-    assert list(odd.values())[-5:-1] == ["0123456789ab", "prostatectomy", "0.25", "4.0"]
-    assert list(also.values())[-5:-1] == ["abc", "biopsy", "0.0", "4.0"]
+    how = ["student", "specimen", "min_area_mm2", "mpp", "temperature", "note"]
+    assert list(odd)[-6:] == how
+    assert list(odd.values())[-6:-1] == ["0123456789ab", "prostatectomy", "0.25", "4.0", ""]
+    assert list(also.values())[-6:-1] == ["abc", "biopsy", "0.0", "4.0", ""]
 
 
 def test_what_a_killed_run_left_is_no_result(predictor, entry, tmp_path):
@@ -178,3 +183,52 @@ def test_the_record_tells_stages_and_no_folder(predictor, entry, tmp_path):
     assert {"open", "tissue", "read", "resize", "forward", "write"} <= set(record["seconds"])
     assert np.isfinite(list(record["seconds"].values())).all()
     assert str(entry.path.parent) not in text
+
+
+def test_maps_are_calibrated_and_say_so(predictor, entry, tmp_path):
+    run(predictor, entry, tmp_path / "raw")
+    row, _ = run(predictor, entry, tmp_path / "soft", ResultSettings(temperature=2.5))
+    assert row["temperature"] == 2.5
+    raw, soft = (zarr.open_group(tmp_path / n / "odd" / "grades.zarr") for n in ("raw", "soft"))
+    assert raw.attrs["wsikd"]["temperature"] is None
+    assert soft.attrs["wsikd"]["temperature"] == 2.5
+    odds = np.log(raw["0"][:].astype(float)) / 2.5
+    expected = np.exp(odds) / np.exp(odds).sum(0)
+    np.testing.assert_allclose(soft["0"][:], expected, rtol=1e-5)
+    with (tmp_path / "soft" / "odd" / "tiles.csv").open(newline="") as file:
+        table = [float(line["prob_G3"]) for line in csv.DictReader(file)]
+    np.testing.assert_allclose(table, expected[1][~np.isnan(expected[1])], atol=1e-6)
+    with pytest.raises(StoreMismatchError, match=r"temperature 2\.5 there, None asked"):
+        run(predictor, entry, tmp_path / "soft")
+
+
+def statistics_of(slide_file):
+    with open_entry(SlideEntry(slide_file, "odd")) as slide:
+        canvas = Canvas.plan(slide, SPEC.mpp)
+        found = [canvas.read(x, y, 16, 16) for x in range(40, 80, 16) for y in range(30, 60, 16)]
+    return np.array([field_statistics(patch) for patch in found])
+
+
+def test_a_slide_unlike_the_training_is_flagged(predictor, entry, tmp_path, caplog):
+    seen = statistics_of(entry.path)
+    near = Appearance.of(seen, ["a"] * len(seen))
+    row, _ = run(predictor, entry, tmp_path / "near", trained_on=near)
+    assert row["unlike_training"] is False
+    assert row["distance_from_training"] <= FAR
+    assert not caplog.records
+    sharper = seen.copy()
+    sharper[:, list(STATISTICS).index("focus")] += 2
+    far = Appearance.of(sharper, ["a"] * len(seen))
+    row, _ = run(predictor, entry, tmp_path / "far", trained_on=far)
+    assert (row["unlike_training"], row["farthest_in"]) == (True, "focus")
+    assert "odd: unlike the training in focus" in caplog.text
+    summary = write_summary(tmp_path / "far").read_text()
+    assert ",True," in summary
+    again, made = run(predictor, entry, tmp_path / "far", trained_on=far)
+    assert (again, made) == (row, False)
+
+
+def test_without_statistics_no_slide_is_flagged(predictor, entry, tmp_path, caplog):
+    row, _ = run(predictor, entry, tmp_path)
+    assert [row[name] for name in COLUMNS] == [None] * 3
+    assert not caplog.records

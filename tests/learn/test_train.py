@@ -6,6 +6,7 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,6 +27,7 @@ from wsikd.learn.settings import Optim, RunConfig
 from wsikd.learn.sources import FileSource
 from wsikd.learn.train import Best, Trainer, distill, learning_rate
 from wsikd.models.bundle import load_bundle
+from wsikd.slides.appearance import STATISTICS, Appearance, field_statistics
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -460,3 +462,19 @@ def test_moved_data_and_teacher_are_the_same_run(stripes, teacher, student, tmp_
     settings = config(set_ / stripes.name, "at_plus", other)
     distill(settings, run, seed=1, device="cpu", resume=True)
     assert rows(run)[:-1] == rows(student)[:-1]
+
+
+def test_the_card_keeps_temperature_stain_and_focus(student, stripes):
+    bundle = load_bundle(student)
+    assert bundle.temperature == bundle.card["calibration"]["temperature"] > 0
+    kept = Appearance.from_card(bundle.card)
+    assert (kept.slides, kept.fields) == (6, 54)
+    patches = load_patches(config(stripes).data, config(stripes).split)
+    rows = []
+    for index in patches.indices("train"):
+        high = patches.read(int(index)).numpy().astype(float)
+        low = high.reshape(3, high.shape[1] // 2, 2, -1, 2).mean((2, 4)).round()
+        rows.append(field_statistics(low.transpose(1, 2, 0).astype(np.uint8).copy()))
+    saturation = np.array(rows)[:, list(STATISTICS).index("saturation")]
+    expected = np.quantile(saturation, (0.05, 0.5, 0.95), method="inverted_cdf")
+    assert kept.quantiles["saturation"] == pytest.approx(tuple(expected), abs=0.01)

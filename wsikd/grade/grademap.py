@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ class GradeMap:
         classes: name of each class, in order.
         slide: the slide it lies on.
         seconds: wall time by stage.
+        temperature: what the logits were divided by, fitted on validation patches; None where the
+            probabilities are the network's own, which nobody has calibrated.
     """
 
     probability_khw: NDArray[np.float32]
@@ -44,6 +46,29 @@ class GradeMap:
     classes: tuple[str, ...]
     slide: SlideInfo
     seconds: Mapping[str, float] = field(default_factory=dict)
+    temperature: float | None = None
+
+    def calibrated(self, temperature: float | None) -> GradeMap:
+        """The same map with its logits divided by a temperature, which changes no grade.
+
+        Softmax of the logarithms over the temperature; equal to dividing the logits, save where a
+        probability is below 1e-45 and was rounded to none.
+
+        Args:
+            temperature: as the student's card tells it; None leaves the map as it is.
+
+        Raises:
+            ValueError: the map is calibrated already.
+        """
+        if temperature is None:
+            return self
+        if self.temperature is not None:
+            raise ValueError(f"calibrated already, with temperature {self.temperature:g}")
+        tiny = np.finfo(np.float32).smallest_subnormal
+        logit = np.log(np.maximum(self.probability_khw, tiny), dtype=np.float64) / temperature
+        odds = np.exp(logit - logit.max(0, keepdims=True))
+        probability = (odds / odds.sum(0, keepdims=True)).astype(np.float32)
+        return replace(self, probability_khw=probability, temperature=temperature)
 
     @property
     def grade_hw(self) -> NDArray[np.int16]:
@@ -61,6 +86,12 @@ class GradeMap:
     def cell_mm2(self) -> float:
         """Area of a cell in mm2."""
         return (self.mpp / 1000) ** 2
+
+    def cells_at(self, axis: int, place: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Cell under level-0 positions along x (axis 0) or y (1): int64, -1 where there is none."""
+        index = np.floor((place - self.origin_xy[axis]) / self.cell_px[axis])
+        inside = (index >= 0) & (index < self.valid_hw.shape[1 - axis])
+        return np.where(inside, index, -1).astype(np.int64)
 
     def boxes(self) -> NDArray[np.float64]:
         """Level-0 (x, y, width, height) of the valid cells, row by row: float64 (N, 4)."""

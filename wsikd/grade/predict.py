@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
     from wsikd.slides.tissue import TissueMask
 
+    Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
+
 
 @dataclass(frozen=True)
 class PredictSettings:
@@ -96,6 +98,7 @@ class SlidePredictor:
         mask_file: Path | None = None,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        watch: Watch | None = None,
     ) -> GradeMap:
         """Grade the tissue of an open slide.
 
@@ -104,6 +107,8 @@ class SlidePredictor:
             mask_file: the user's own tissue mask.
             clock: takes the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all).
+            watch: shown every batch: indices of its fields, fields in all, and its patches, uint8
+                (B, height, width, 3), which are overwritten afterwards.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -120,7 +125,7 @@ class SlidePredictor:
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
         probability[:, valid] = self.read(
-            slide, rows, columns, clock=clock, on_progress=on_progress
+            slide, rows, columns, clock=clock, on_progress=on_progress, watch=watch
         ).T
         return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
 
@@ -136,6 +141,7 @@ class SlidePredictor:
         *,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        watch: Watch | None = None,
     ) -> NDArray[np.float32]:
         """Class probabilities of some fields of :meth:`grid`, read row by row.
 
@@ -145,6 +151,7 @@ class SlidePredictor:
             columns: grid column of each, int (N,), rising within a row.
             clock: takes the time of the stages.
             on_progress: called with (fields done, fields in all).
+            watch: as in :meth:`predict`.
 
         Returns:
             float32 (N, classes).
@@ -164,6 +171,9 @@ class SlidePredictor:
         for index, patches in batches:
             with clock("forward"):
                 found[index] = self._forward(patches)
+            if watch:
+                with clock("watch"):
+                    watch(index, len(rows), patches)
             done += len(index)
             if on_progress:
                 on_progress(done, len(rows))

@@ -23,6 +23,8 @@ from wsikd.core.lock import locked
 from wsikd.core.run import write_json_atomic, write_text_atomic
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.gleason import summarise
+from wsikd.grade.likeness import likeness
+from wsikd.slides.appearance import Watcher
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import mask_bytes
 
@@ -31,19 +33,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.grade.predict import SlidePredictor
+    from wsikd.slides.appearance import Appearance
     from wsikd.slides.manifest import SlideEntry
 
-HOW = ("student", "specimen", "min_area_mm2", "mpp")
+HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature")
 
 
 @dataclass(frozen=True)
 class ResultSettings:
-    """What decides a slide's results, beside the student and how it reads."""
+    """What decides a slide's results, beside the student and how it reads.
+
+    ``temperature`` calibrates the probabilities; None leaves them as the network gave them.
+    """
 
     formats: tuple[str, ...] = tuple(EXPORTERS)
     specimen: str = "biopsy"
     min_area_mm2: float = 0.0
     geojson: str = "regions"
+    temperature: float | None = None
 
 
 def infer_slide(
@@ -53,6 +60,7 @@ def infer_slide(
     settings: ResultSettings,
     *,
     student: str,
+    trained_on: Appearance | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], bool]:
@@ -64,6 +72,7 @@ def infer_slide(
         out: folder of results.
         settings: what to write.
         student: SHA-256 of the student's weights, or its first digits.
+        trained_on: stain and focus of its training, which the slide's are compared with.
         overwrite: replace results made with other settings.
         on_progress: called with (fields done, fields in all).
 
@@ -95,12 +104,14 @@ def infer_slide(
         with _part_of(folder) as part:
             if not overwrite and (row := _made(folder, made_with)) is not None:
                 return row, False  # by another process, meanwhile
+            watcher = Watcher() if trained_on else None
             grade_map = predictor.predict(
-                slide, mask_file=entry.mask, clock=clock, on_progress=on_progress
-            )
+                slide, mask_file=entry.mask, clock=clock, on_progress=on_progress, watch=watcher
+            ).calibrated(settings.temperature)
             row = summarise(
                 grade_map, specimen=settings.specimen, min_area_mm2=settings.min_area_mm2
             )
+            row |= likeness(entry.name, trained_on, watcher)
             with clock("write"):
                 options: Mapping[str, Mapping[str, Any]] = {"geojson": {"mode": settings.geojson}}
                 write_all(grade_map, part, settings.formats, slide=slide, options=options)
@@ -144,7 +155,13 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
     return dict(
         zip(
             HOW,
-            (made_with["student"][:12], made_with["specimen"], made_with["min_area_mm2"], mpp),
+            (
+                made_with["student"][:12],
+                made_with["specimen"],
+                made_with["min_area_mm2"],
+                mpp,
+                made_with["temperature"],
+            ),
             strict=True,
         )
     )
@@ -155,7 +172,7 @@ def write_summary(out: Path) -> Path:
 
     Folders that do not bear their slide's name, as those left by a killed run, are passed over.
     The last columns tell by which student (12 digits of its SHA-256), specimen rule, smallest area
-    (mm2) and resolution (um/px) a row was made, and that it is for research use only.
+    (mm2), resolution (um/px) and temperature a row was made, and that it is for research use only.
     """
     found = [(p.name, _read(p)) for p in sorted(out.iterdir()) if p.is_dir()]
     rows = [r["summary"] for name, r in found if r and r["summary"].get("slide") == name]

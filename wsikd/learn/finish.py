@@ -7,17 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.learn.prepare import init_stream
 from wsikd.learn.seen import record_seen
 from wsikd.models.bundle import save_bundle
+from wsikd.slides.appearance import Appearance, field_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsikd.learn.data import PatchSet
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FEW_SLIDES = 3
+LOOKED_AT = 2000
+_LOOK_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,33 @@ def finish(
             "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
             "epochs": config.optim.epochs, "best_epoch": best.epoch,
         },
+        appearance=training_appearance(trainer).as_card(),
     )  # fmt: skip
     return RunResult(run.path, bundle, best.epoch, metrics, colour, least.mm2)
+
+
+def training_appearance(trainer: Trainer, most: int = LOOKED_AT) -> Appearance:
+    """Stain and focus of the training patches as the student sees a slide, not augmented.
+
+    Args:
+        trainer: with its patches.
+        most: how many to look at; of every slide about as many.
+    """
+    patches = trainer.patches
+    by_slide: dict[str, list[int]] = {}
+    for index in trainer.train_indices.tolist():
+        by_slide.setdefault(patches.slide[index], []).append(index)
+    each = max(1, most // len(by_slide))
+    chosen: list[int] = []
+    for found in by_slide.values():
+        count = min(each, len(found))
+        chosen += [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
+    rows = []
+    for images, indices in patches.batches(np.array(chosen[:most]), _LOOK_BATCH):
+        seen = trainer.batch(images, indices, None).views["low"].round().byte()
+        pixels = seen.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        rows += [field_statistics(patch) for patch in pixels]
+    return Appearance.of(np.array(rows), [patches.slide[i] for i in chosen[:most]])
 
 
 def choose_least_area(

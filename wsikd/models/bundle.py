@@ -103,6 +103,12 @@ class StudentBundle:
         """Area in mm2 that a pattern must cover to count on a slide."""
         return float(self.card.get("min_area_mm2") or 0.0)
 
+    @property
+    def temperature(self) -> float | None:
+        """What its logits are divided by to be taken at their word; None where nobody fitted it."""
+        value = self.card.get("temperature")
+        return None if value is None else float(value)
+
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
         grader = _empty(_network(self.card["network"]), self.spec)
@@ -164,6 +170,8 @@ def load_bundle(path: str | Path) -> StudentBundle:
         network = _network(card["network"])
         digest = str(card["sha256"])
         _number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
+        if card.get("temperature") is not None:
+            _number(card["temperature"], "temperature", least=1e-6)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(
             folder / CARD, f"is not a card of wsikd ({error!r:.200})", "export the student again"

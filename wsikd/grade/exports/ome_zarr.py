@@ -29,8 +29,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
     most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
     Transformations lead from array index to um from the slide's level-0 corner, for pixel
-    centres. Attribute ``wsikd`` repeats the placement in level-0 px; of the slide it names only
-    name, dimensions, mpp and bounds. Its ``complete`` is written last.
+    centres. Attribute ``wsikd`` repeats the placement in level-0 px and tells the temperature that
+    the probabilities are calibrated with (null: they are not); of the slide it names only name,
+    dimensions, mpp and bounds. Its ``complete`` is written last.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -81,6 +82,7 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
         cell_px=(placement["cell_px"][0], placement["cell_px"][1]),
         classes=tuple(placement["classes"]),
         slide=slide,
+        temperature=placement.get("temperature"),
     )
 
 
@@ -190,6 +192,7 @@ def _placement(grade_map: GradeMap) -> dict[str, Any]:
         "origin_xy": list(grade_map.origin_xy),
         "cell_px": list(grade_map.cell_px),
         "mpp": grade_map.mpp,
+        "temperature": grade_map.temperature,
         "slide": {
             "name": slide.name,
             "dimensions": list(slide.dimensions),

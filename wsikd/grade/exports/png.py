@@ -113,11 +113,9 @@ def cells_under(
     grade_map: GradeMap, seen: View, axis: int, length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Cell index under each pixel centre along x (axis 0) or y (1), and whether it exists."""
-    count = grade_map.valid_hw.shape[1 - axis]
     place = seen.origin_xy[axis] + (np.arange(length) + 0.5) / seen.scale[axis]
-    index = np.floor((place - grade_map.origin_xy[axis]) / grade_map.cell_px[axis])
-    inside = (index >= 0) & (index < count)
-    return np.where(inside, index, 0).astype(np.int64), inside
+    index = grade_map.cells_at(axis, place)
+    return np.maximum(index, 0), index >= 0
 
 
 def _seen(grade_map: GradeMap, slide: Slide, max_px: int) -> View:
