@@ -45,16 +45,13 @@ log = logging.getLogger(__name__)
 @click.option(
     "--format",
     "formats",
-    default="zarr,csv,geojson,png",
+    default="zarr,csv,uncertain,geojson,png",
     show_default=True,
-    help="What to write of each slide.",
-)
-@click.option(
-    "--geojson",
-    type=click.Choice(["regions", "tiles"]),
-    default="regions",
-    show_default=True,
-    help="Merged grade regions, or one tile a field.",
+    metavar="NAMES",
+    help="What to write of each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
+    "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
+    "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), or all "
+    "that the slide can have.",
 )
 @click.option(
     "--specimen",
@@ -85,7 +82,6 @@ def infer(
     model: Path,
     output: Path,
     formats: str,
-    geojson: str,
     specimen: str,
     min_area: float | None,
     stride: int | None,
@@ -100,7 +96,7 @@ def infer(
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.core.tables import resolve
-    from wsikd.grade.exports import EXPORTERS
+    from wsikd.grade.exports import ALL, EXPORTERS
     from wsikd.grade.likeness import trained_on
     from wsikd.grade.predict import PredictSettings, SlidePredictor
     from wsikd.grade.results import ResultSettings, infer_slide, write_summary
@@ -109,9 +105,9 @@ def infer(
 
     check_tissue(tissue)
     asked = {name.strip() for name in formats.split(",")}
-    for name in sorted(asked):
+    for name in sorted(asked - {ALL}):
         resolve(EXPORTERS, name, kind="exporters")
-    names = tuple(name for name in EXPORTERS if name in asked)
+    names = tuple(name for name in (*EXPORTERS, ALL) if name in asked)
     workers = use_threads(threads)
     bundle = load_bundle(model)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
@@ -131,7 +127,6 @@ def infer(
         formats=names,
         specimen=specimen,
         min_area_mm2=bundle.min_area_mm2 if min_area is None else min_area,
-        geojson=geojson,
         temperature=bundle.temperature,
     )
     training = trained_on(bundle)

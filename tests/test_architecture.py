@@ -34,6 +34,8 @@ OWNERS = {
     "lightning": ["wsikd.learn.train", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
+    "highdicom": ["wsikd.grade.exports.dicom_seg"],
+    "pydicom": ["wsikd.grade.exports.dicom_seg"],
     "matplotlib": ["wsikd.grade.", "wsikd.learn.curves", "wsikd.cli."],
     "optuna": ["wsikd.learn.tune"],
     "openpyxl": ["wsikd.learn.sicap"],

@@ -28,19 +28,26 @@ from tests.grade.maps import (
     square_map,
     white_slide,
 )
-from wsikd.core.errors import ConfigError, OutputError
+from wsikd.core.errors import ConfigError, OutputError, SlideError
 from wsikd.core.tables import resolve
 from wsikd.grade.colours import class_colour
-from wsikd.grade.exports import EXPORTERS, FILES, aside, write_all
+from wsikd.grade.exports import EXPORTERS, FILES, aside, formats_for, write_all
 from wsikd.grade.exports import geojson as geojson_export
 from wsikd.grade.exports import png as png_export
 from wsikd.grade.thumbnail import thumbnail
 from wsikd.slides.base import Slide, open_slide
 
+OF_ANY_SLIDE = [name for name in EXPORTERS if name != "dicom-seg"]
 
-@pytest.fixture(params=list(EXPORTERS))
+
+@pytest.fixture(params=OF_ANY_SLIDE)
 def exporter(request):
     return request.param, resolve(EXPORTERS, request.param, kind="exporters")
+
+
+def near_boundary(made):
+    """The same map with its probabilities drawn together."""
+    return replace(made, probability_khw=made.probability_khw * 0.1 + 0.9 / len(made.classes))
 
 
 def contents(path):
@@ -59,7 +66,7 @@ def test_fake_slide_is_a_slide():
 def test_export_replaces_the_earlier_one_and_leaves_nothing_beside_it(exporter, tmp_path):
     name, write = exporter
     path = tmp_path / "made" / FILES[name]
-    write(map_of([[3, 3], [-1, 3]]), path, slide=white_slide())
+    write(near_boundary(map_of([[3, 3], [-1, 3]])), path, slide=white_slide())
     earlier = contents(path)
     write(square_map(), path, slide=white_slide())
     first = contents(path)
@@ -92,7 +99,7 @@ def test_export_to_an_impossible_place_says_so(exporter, tmp_path):
 
 def test_export_carries_nothing_that_names_a_patient(exporter, tmp_path):
     name, write = exporter
-    write(square_map(), tmp_path / FILES[name], slide=white_slide())
+    write(near_boundary(square_map()), tmp_path / FILES[name], slide=white_slide())
     everything = b"".join(contents(tmp_path / FILES[name]).values())
     assert len(everything) > 100
     for secret in (b"PATIENT", b"SECRETVENDOR", b"/home", os.fsencode(tmp_path)):
@@ -100,15 +107,27 @@ def test_export_carries_nothing_that_names_a_patient(exporter, tmp_path):
 
 
 def test_write_all(tmp_path):
-    options = {"geojson": {"mode": "tiles"}}
-    made = write_all(square_map(), tmp_path / "s", slide=white_slide(), options=options)
-    assert made == {name: tmp_path / "s" / FILES[name] for name in EXPORTERS}
-    assert {p.name for p in (tmp_path / "s").iterdir()} == set(FILES.values())
-    assert len(json.loads(made["geojson"].read_text("utf-8"))["features"]) == 40
+    made = write_all(square_map(), tmp_path / "s", OF_ANY_SLIDE, slide=white_slide())
+    assert made == {name: tmp_path / "s" / FILES[name] for name in OF_ANY_SLIDE}
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {FILES[n] for n in OF_ANY_SLIDE}
+
+
+def test_formats_of_a_slide():
+    slide = white_slide()
+    assert formats_for(["png", "zarr"], slide) == ("zarr", "png")
+    assert formats_for(["all"], slide) == formats_for(["all", "csv"], slide) == tuple(OF_ANY_SLIDE)
+    with pytest.raises(SlideError, match=r"PATIENT-7\.svs: is no DICOM slide.*leave dicom-seg out"):
+        formats_for(["csv", "dicom-seg"], slide)
+    with pytest.raises(SlideError, match="no DICOM slide"):
+        formats_for(["all", "dicom-seg"], slide)
+    with pytest.raises(ConfigError, match="dwg"):
+        formats_for(["dwg"], slide)
+    slide.info = replace(slide.info, vendor="dicom")
+    assert formats_for(["all"], slide) == tuple(EXPORTERS)
 
 
 def test_write_all_refuses_an_unknown_format_before_writing(tmp_path):
-    with pytest.raises(ConfigError, match="zarr, csv, geojson, png"):
+    with pytest.raises(ConfigError, match="zarr, ome-tiff, csv, uncertain, geojson"):
         write_all(square_map(), tmp_path / "s", ["csv", "dwg"])
     assert not (tmp_path / "s").exists()
 
@@ -179,10 +198,10 @@ def test_csv_writes_whole_numbers_as_wsinfer_does(tmp_path):
     assert lines[1].startswith("16,0.5,128,128,0.")
 
 
-@pytest.mark.parametrize(("mode", "count"), [("regions", 2), ("tiles", 40)])
-def test_square_through_geojson(mode, count, tmp_path):
+@pytest.mark.parametrize(("name", "count"), [("geojson", 2), ("geojson-tiles", 40)])
+def test_square_through_geojson(name, count, tmp_path):
     made = square_map()
-    geojson_export.write(made, tmp_path / "a.geojson", mode=mode)
+    resolve(EXPORTERS, name, kind="exporters")(made, tmp_path / "a.geojson")
     features = json.loads((tmp_path / "a.geojson").read_text("utf-8"))["features"]
     assert len(features) == count
     shapes = {}
@@ -190,7 +209,7 @@ def test_square_through_geojson(mode, count, tmp_path):
         shape = shapely.from_geojson(json.dumps(feature["geometry"]))
         assert shape.is_valid
         properties = feature["properties"]
-        assert properties["objectType"] == {"regions": "annotation", "tiles": "tile"}[mode]
+        assert properties["objectType"] == {"geojson": "annotation", "geojson-tiles": "tile"}[name]
         measured = properties["measurements"]
         assert measured["area_mm2"] == pytest.approx(shape.area * MPP**2 / 1e6, rel=1e-4)
         assert measured["tissue_mm2"] == pytest.approx(measured["area_mm2"] / 2, abs=1e-6)
@@ -220,12 +239,6 @@ def test_geojson_measurements_are_means_over_the_region(tmp_path):
     outline = np.array(first["geometry"]["coordinates"][0])
     assert outline[0].tolist() == outline[-1].tolist()
     assert shapely.LinearRing(outline).is_ccw
-
-
-def test_geojson_mode_is_checked(tmp_path):
-    with pytest.raises(ConfigError, match="regions or tiles"):
-        geojson_export.write(square_map(), tmp_path / "a.geojson", mode="dots")
-    assert not list(tmp_path.iterdir())
 
 
 def test_square_through_zarr_and_dask(tmp_path):

@@ -10,9 +10,16 @@ import pytest
 import torch
 import zarr
 
-from wsikd.core.errors import AnnotationError, OutputError, RegionReadError, StoreMismatchError
+from wsikd.core.errors import (
+    AnnotationError,
+    OutputError,
+    RegionReadError,
+    SlideError,
+    StoreMismatchError,
+)
 from wsikd.core.lock import locked
 from wsikd.grade import results
+from wsikd.grade.exports import DEFAULT, FILES
 from wsikd.grade.likeness import COLUMNS
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
@@ -56,7 +63,7 @@ def test_a_slide_is_graded_once(predictor, entry, tmp_path):
     shares = [v for k, v in row.items() if k.endswith("_share")]
     assert sum(shares) == pytest.approx(1)
     files = {p.name for p in (tmp_path / "odd").iterdir()}
-    assert files == {"grades.zarr", "tiles.csv", "grades.geojson", "overlay.png", "result.json"}
+    assert files == {*(FILES[name] for name in DEFAULT), "result.json"}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     again, made = run(predictor, entry, tmp_path)
     assert not made
@@ -79,6 +86,15 @@ def test_other_settings_are_refused_by_name(predictor, entry, tmp_path, change, 
         run(predictor, entry, tmp_path, other)
     _, made = run(predictor, entry, tmp_path, other, overwrite=True)
     assert made
+
+
+def test_all_is_what_the_slide_can_have(predictor, entry, tmp_path):
+    run(predictor, entry, tmp_path, ResultSettings(formats=("all",)))
+    files = {p.name for p in (tmp_path / "odd").iterdir()}
+    assert files == {*FILES.values(), "result.json"} - {"grades.dcm"}
+    with pytest.raises(SlideError, match="no DICOM slide"):
+        run(predictor, entry, tmp_path / "x", ResultSettings(formats=("csv", "dicom-seg")))
+    assert not (tmp_path / "x").exists()
 
 
 def test_another_slide_or_student_is_refused(predictor, entry, tmp_path):

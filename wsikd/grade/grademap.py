@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class GradeMap:
         """Area of a cell in mm2."""
         return (self.mpp / 1000) ** 2
 
-    def cells_at(self, axis: int, place: NDArray[np.float64]) -> NDArray[np.int64]:
+    def cells_at(self, axis: int, place: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """Cell under level-0 positions along x (axis 0) or y (1): int64, -1 where there is none."""
         index = np.floor((place - self.origin_xy[axis]) / self.cell_px[axis])
         inside = (index >= 0) & (index < self.valid_hw.shape[1 - axis])

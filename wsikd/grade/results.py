@@ -21,7 +21,7 @@ from wsikd.core.clock import StageClock
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.lock import locked
 from wsikd.core.run import write_json_atomic, write_text_atomic
-from wsikd.grade.exports import EXPORTERS, write_all
+from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.likeness import likeness
 from wsikd.slides.appearance import Watcher
@@ -43,13 +43,13 @@ HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature")
 class ResultSettings:
     """What decides a slide's results, beside the student and how it reads.
 
-    ``temperature`` calibrates the probabilities; None leaves them as the network gave them.
+    ``formats`` are entries of ``EXPORTERS``, or ``all`` that the slide can have. ``temperature``
+    calibrates the probabilities; None leaves them as the network gave them.
     """
 
-    formats: tuple[str, ...] = tuple(EXPORTERS)
+    formats: tuple[str, ...] = DEFAULT
     specimen: str = "biopsy"
     min_area_mm2: float = 0.0
-    geojson: str = "regions"
     temperature: float | None = None
 
 
@@ -91,12 +91,14 @@ def infer_slide(
     with clock("open"):
         slide = open_entry(entry)
     with slide:
+        formats = formats_for(settings.formats, slide)
         made_with = {
             "student": student,
             "slide": slide.info.fingerprint,
             "slide_mpp": [slide.mpp.x, slide.mpp.y],
             "mask": _file_hash(entry.mask),
             **asdict(settings),
+            "formats": formats,
             **_reading(predictor),
         }
         if not overwrite and (row := _made(folder, made_with)) is not None:
@@ -113,8 +115,7 @@ def infer_slide(
             )
             row |= likeness(entry.name, trained_on, watcher)
             with clock("write"):
-                options: Mapping[str, Mapping[str, Any]] = {"geojson": {"mode": settings.geojson}}
-                write_all(grade_map, part, settings.formats, slide=slide, options=options)
+                write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
             row |= _how(made_with, predictor.spec.mpp)
             record = {

@@ -1,47 +1,93 @@
 """Files a grade map can be written to.
 
-An exporter is a function ``(grade_map, path, *, slide=None, **options) -> None``.
+An exporter is a function ``(grade_map, path, *, slide=None) -> None``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
-from wsikd.core.errors import OutputError
+from wsikd.core.errors import OutputError, WsikdError
 from wsikd.core.run import aside, remove_path
 from wsikd.core.tables import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
 
-__all__ = ["EXPORTERS", "FILES", "aside", "write_all"]
+log = logging.getLogger(__name__)
+
+__all__ = ["ALL", "DEFAULT", "EXPORTERS", "FILES", "aside", "formats_for", "write_all"]
 
 EXPORTERS: dict[str, str] = {
     "zarr": "wsikd.grade.exports.ome_zarr:write",
+    "ome-tiff": "wsikd.grade.exports.ome_tiff:write",
     "csv": "wsikd.grade.exports.csv:write",
+    "uncertain": "wsikd.grade.exports.csv:write_uncertain",
     "geojson": "wsikd.grade.exports.geojson:write",
+    "geojson-tiles": "wsikd.grade.exports.geojson:write_tiles",
     "png": "wsikd.grade.exports.png:write",
+    "dicom-seg": "wsikd.grade.exports.dicom_seg:write",
 }
 
 FILES: dict[str, str] = {
     "zarr": "grades.zarr",
+    "ome-tiff": "grades.ome.tiff",
     "csv": "tiles.csv",
+    "uncertain": "uncertain.csv",
     "geojson": "grades.geojson",
+    "geojson-tiles": "tiles.geojson",
     "png": "overlay.png",
+    "dicom-seg": "grades.dcm",
 }
+
+DEFAULT = ("zarr", "csv", "uncertain", "geojson", "png")
+ALL = "all"
+_LIMITED = {"dicom-seg": "wsikd.grade.exports.dicom_seg:check"}
+"""Formats that only some slides can have, and what raises SlideError for the others."""
+
+
+def formats_for(asked: Iterable[str], slide: Slide) -> tuple[str, ...]:
+    """The formats to write of a slide, in the order of ``EXPORTERS``.
+
+    Args:
+        asked: entries of ``EXPORTERS``, or ``all``: those among them that the slide can have.
+        slide: the open slide.
+
+    Raises:
+        ConfigError: a format is unknown.
+        SlideError: one that was asked for by name cannot be had of this slide.
+    """
+    named = set(asked)
+    for name in sorted(named - {ALL}):
+        resolve(EXPORTERS, name, kind="exporters")
+        if name in _LIMITED:
+            resolve(_LIMITED, name, kind="checks")(slide)
+    if ALL in named:
+        named |= {name for name in EXPORTERS if _fits(name, slide)}
+    return tuple(name for name in EXPORTERS if name in named)
+
+
+def _fits(name: str, slide: Slide) -> bool:
+    if name in _LIMITED:
+        try:
+            resolve(_LIMITED, name, kind="checks")(slide)
+        except WsikdError as error:
+            log.info("%s", error)
+            return False
+    return True
 
 
 def write_all(
     grade_map: GradeMap,
     folder: Path,
-    formats: Iterable[str] = tuple(EXPORTERS),
+    formats: Iterable[str] = DEFAULT,
     *,
     slide: Slide | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Path]:
     """Write a grade map in several formats.
 
@@ -50,7 +96,6 @@ def write_all(
         folder: where; made if missing. Earlier results in it are replaced one by one.
         formats: entries of ``EXPORTERS``.
         slide: the open slide, for exporters that show its pixels.
-        options: keyword arguments by format.
 
     Returns:
         The file or folder written for each format.
@@ -63,7 +108,7 @@ def write_all(
     paths = {name: folder / FILES.get(name, f"grades.{name}") for name in writers}
     _clear(paths.values())
     for name, writer in writers.items():
-        writer(grade_map, paths[name], slide=slide, **(options or {}).get(name, {}))
+        writer(grade_map, paths[name], slide=slide)
     return paths
 
 

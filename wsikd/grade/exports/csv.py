@@ -12,8 +12,12 @@ from wsikd.grade.exports import aside
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
+
+NEAR = 0.2
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
@@ -28,7 +32,6 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         OutputError: the file cannot be written.
     """
     valid = grade_map.valid_hw
-    boxes = np.round(grade_map.boxes(), 3).tolist()
     values = np.column_stack(
         [
             grade_map.probability_khw[:, valid].T,
@@ -37,11 +40,42 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         ]
     ).tolist()
     names = [f"prob_{name}" for name in grade_map.classes]
+    rows = [[f"{v:.6f}" for v in cell] for cell in values]
+    _save(path, [*names, "tissue", "uncertainty"], grade_map.boxes(), rows)
+
+
+def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+    """Write the fields near a decision boundary, the nearest first.
+
+    Those whose two most probable classes are less than ``NEAR`` apart. Columns: minx, miny, width,
+    height as in :func:`write`, then first, second (classes), prob_first, prob_second and margin.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    probability = grade_map.probability_khw[:, grade_map.valid_hw].T
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :2]
+    first, second = np.take_along_axis(probability, order, 1).T
+    margin = first - second
+    near = np.argsort(margin, kind="stable")
+    near = near[margin[near] < NEAR]
+    rows = [
+        [
+            *(grade_map.classes[k] for k in order[i]),
+            *(f"{v[i]:.6f}" for v in (first, second, margin)),
+        ]
+        for i in near.tolist()
+    ]
+    names = ["first", "second", "prob_first", "prob_second", "margin"]
+    _save(path, names, grade_map.boxes()[near], rows)
+
+
+def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["minx", "miny", "width", "height", *names, "tissue", "uncertainty"])
-        for box, cell in zip(boxes, values, strict=True):
-            rows.writerow([_short(v) for v in box] + [f"{v:.6f}" for v in cell])
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["minx", "miny", "width", "height", *names])
+        for box, row in zip(np.round(boxes, 3).tolist(), rows, strict=True):
+            table.writerow([_short(v) for v in box] + row)
 
 
 def _short(value: float) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.errors import ConfigError
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import aside
 
@@ -26,30 +25,35 @@ if TYPE_CHECKING:
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsikd.grade.exports.geojson")
 
 
-def write(
-    grade_map: GradeMap, path: Path, *, slide: Slide | None = None, mode: str = "regions"
-) -> None:
-    """Write a GeoJSON FeatureCollection, one feature a line.
+def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+    """Write one annotation per connected region of equal grade, holes cut out.
 
-    Coordinates are level-0 px from the corner of the slide's bounds, since QuPath crops to them,
-    rounded to 3 decimals. Ids follow from slide, class and geometry: writing twice gives the
-    same file. Measurements: ``area_mm2``, ``tissue_mm2``, a (mean) ``prob_<class>`` per class and
-    the (mean) ``uncertainty``.
+    The file is a FeatureCollection, one feature a line. Coordinates are level-0 px from the corner
+    of the slide's bounds, since QuPath crops to them, rounded to 3 decimals. Ids follow from slide,
+    class and geometry: writing twice gives the same file. Measurements: ``area_mm2``,
+    ``tissue_mm2``, a mean ``prob_<class>`` per class and the mean ``uncertainty``.
 
     Args:
         grade_map: what to write.
         path: the file.
         slide: not needed.
-        mode: ``"regions"``, one annotation per connected region of equal grade, holes cut out;
-            or ``"tiles"``, one tile object per field.
 
     Raises:
-        ConfigError: the mode is unknown.
         OutputError: the file cannot be written.
     """
-    if mode not in ("regions", "tiles"):
-        raise ConfigError(f"GeoJSON mode {mode}", "no such mode", "choose regions or tiles")
-    features = _regions(grade_map) if mode == "regions" else _tiles(grade_map)
+    _save(_regions(grade_map), path)
+
+
+def write_tiles(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+    """Write one ``tile`` object per cell, with its own measurements; as :func:`write` otherwise.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _save(_tiles(grade_map), path)
+
+
+def _save(features: Iterator[Feature], path: Path) -> None:
     with aside(path) as part, part.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for index, feature in enumerate(features):

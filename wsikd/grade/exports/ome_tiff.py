@@ -1,0 +1,172 @@
+"""Grade maps as pyramidal OME-TIFF, over the whole plane of the slide."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd import RESEARCH_USE
+from wsikd.grade.colours import class_colour
+from wsikd.grade.exports import aside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import tifffile
+    from numpy.typing import NDArray
+
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.base import Slide
+
+_TILE_PX = 256
+_PX_PER_CELL = 16
+_BIGTIFF_BYTES = 2**31
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsikd.grade.exports.ome_tiff")
+
+
+def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+    """Write an OME-TIFF of two images, each tiled, with its lower resolutions as SubIFDs.
+
+    ``grade``: the most probable class, uint8 with a colour map, 0 where nothing was read, class
+    index + 1 elsewhere (uint16 without colours for more than 255 classes). ``probability``: one
+    channel a class, uint8, 255 for 1, 0 where nothing was read.
+
+    Pixel (0, 0) starts at the slide's level-0 corner, not at its bounds, so that viewers can lay
+    the map over the slide; a pixel is a power of two of level-0 px large, at most a 16th of a
+    cell, and takes the cell its centre lies in. Tiles are made one by one: memory does not grow
+    with the slide.
+
+    Args:
+        grade_map: what to write.
+        path: the file.
+        slide: not needed.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    import tifffile
+
+    step = pixel_px(grade_map)
+    count = len(grade_map.classes)
+    label = (grade_map.grade_hw + 1).astype(np.uint8 if count < 256 else np.uint16)
+    scaled = np.round(np.nan_to_num(grade_map.probability_khw) * 255).astype(np.uint8)
+    width, height = (math.ceil(side / step) for side in grade_map.slide.dimensions)
+    big = width * height * (label.itemsize + count) * 4 // 3 > _BIGTIFF_BYTES
+    palette: dict[str, Any] = {"photometric": "minisblack"}
+    if label.dtype == np.uint8:
+        palette = {"photometric": "palette", "colormap": _colormap(grade_map.classes)}
+    with aside(path) as part, tifffile.TiffWriter(part, bigtiff=big, ome=True) as file:
+        _image(file, grade_map, label[None], "grade", step, palette)
+        _image(file, grade_map, scaled, "probability", step, {"photometric": "minisblack"})
+
+
+def pixel_px(grade_map: GradeMap) -> int:
+    """Level-0 px of a pixel of the finest resolution: a power of two, or 1."""
+    return int(2 ** max(math.floor(math.log2(min(grade_map.cell_px) / _PX_PER_CELL)), 0))
+
+
+def _image(
+    file: tifffile.TiffWriter,
+    grade_map: GradeMap,
+    planes: NDArray[Any],
+    name: str,
+    step: int,
+    colours: dict[str, Any],
+) -> None:
+    """One image with all its resolutions; ``planes`` (channels, rows, columns) are cells."""
+    sizes = _sizes(grade_map, step)
+    metadata: dict[str, Any] | None = _metadata(grade_map, name, step)
+    for level, (width, height) in enumerate(sizes):
+        shape = (height, width) if name == "grade" else (len(planes), height, width)
+        file.write(
+            _tiles(grade_map, planes, (width, height), step << level),
+            shape=shape,
+            dtype=planes.dtype,
+            tile=(_TILE_PX, _TILE_PX),
+            compression="zlib",
+            subifds=len(sizes) - 1 if level == 0 else 0,
+            subfiletype=int(level > 0),
+            metadata=metadata,
+            software="wsikd",
+            **colours,
+        )
+        metadata = None
+
+
+def _sizes(grade_map: GradeMap, step: int) -> list[tuple[int, int]]:
+    """(width, height) of every resolution, halved until one tile holds it."""
+    sizes = []
+    while True:
+        width, height = (math.ceil(side / step) for side in grade_map.slide.dimensions)
+        sizes.append((width, height))
+        if max(width, height) <= _TILE_PX:
+            return sizes
+        step *= 2
+
+
+def _tiles(
+    grade_map: GradeMap, planes: NDArray[Any], size: tuple[int, int], step: int
+) -> Iterator[NDArray[Any]]:
+    """Tiles of all planes at one resolution, each as large as any, zero beyond the image."""
+    column, row = (
+        grade_map.cells_at(axis, (np.arange(size[axis]) + 0.5) * step) for axis in (0, 1)
+    )
+    for plane in planes:
+        for top in range(0, size[1], _TILE_PX):
+            for left in range(0, size[0], _TILE_PX):
+                rows, columns = row[top : top + _TILE_PX], column[left : left + _TILE_PX]
+                tile = np.zeros((_TILE_PX, _TILE_PX), plane.dtype)
+                inside = (rows >= 0)[:, None] & (columns >= 0)
+                cells = plane[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]
+                tile[: len(rows), : len(columns)] = np.where(inside, cells, 0)
+                yield tile
+
+
+def _metadata(grade_map: GradeMap, name: str, step: int) -> dict[str, Any]:
+    classes = grade_map.classes
+    channels: dict[str, Any] = {"Name": ["grade"]}
+    if name == "probability":
+        channels = {"Name": list(classes), "Color": [_rgba(*c) for c in _colours(classes)]}
+    um = [grade_map.mpp / cell * step for cell in grade_map.cell_px]
+    values = "; ".join(f"{index} {name}" for index, name in enumerate(classes, 1))
+    calibrated = (
+        "not calibrated"
+        if grade_map.temperature is None
+        else f"calibrated with temperature {grade_map.temperature:.6g}"
+    )
+    content = hashlib.sha256(grade_map.probability_khw.tobytes()).hexdigest()
+    return {
+        "axes": "YX" if name == "grade" else "CYX",
+        "Name": name,
+        "Description": f"grade: 0 not read; {values}. probability: 255 for 1, {calibrated}. "
+        f"One pixel is {step} level-0 px. {RESEARCH_USE}",
+        "PhysicalSizeX": um[0],
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": um[1],
+        "PhysicalSizeYUnit": "µm",
+        "Channel": channels,
+        "UUID": f"urn:uuid:{uuid.uuid5(_NAMESPACE, f'{grade_map.slide.fingerprint}/{content}')}",
+        "Creator": "wsikd",
+    }
+
+
+def _colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
+    return [class_colour(name, index) for index, name in enumerate(classes)]
+
+
+def _colormap(classes: tuple[str, ...]) -> NDArray[np.uint16]:
+    """White for what was not read, then the classes: uint16 (3, 256)."""
+    table = np.full((256, 3), 255, np.uint16)
+    table[1 : len(classes) + 1] = _colours(classes)
+    return np.ascontiguousarray(table.T * 257)
+
+
+def _rgba(red: int, green: int, blue: int) -> int:
+    """A colour as OME writes it: a signed 32-bit integer, red first, opaque."""
+    value = red << 24 | green << 16 | blue << 8 | 255
+    return value - 2**32 if value >= 2**31 else value
