@@ -74,6 +74,21 @@ log = logging.getLogger(__name__)
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="What computes: auto, torch, compile, onnx, openvino.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto is bf16 where the processor computes in it and the first fields get the classes "
+    "that they get in fp32.",
+)
 @tissue_options
 @slide_options
 @click.option("--overwrite", is_flag=True, help="Grade again, replacing what is there.")
@@ -87,6 +102,8 @@ def infer(
     stride: int | None,
     batch_size: int,
     device: str,
+    engine: str,
+    precision: str,
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
@@ -96,6 +113,7 @@ def infer(
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.core.tables import resolve
+    from wsikd.grade.engines import Network
     from wsikd.grade.exports import ALL, EXPORTERS
     from wsikd.grade.likeness import trained_on
     from wsikd.grade.predict import PredictSettings, SlidePredictor
@@ -112,7 +130,7 @@ def infer(
     bundle = load_bundle(model)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
     predictor = SlidePredictor(
-        bundle.network(),
+        Network(bundle.network, bundle.spec.patch_px, bundle.key),
         bundle.spec,
         device=device,
         settings=PredictSettings(
@@ -121,6 +139,8 @@ def infer(
             min_tissue=min_tissue,
             batch_size=batch_size,
             workers=workers,
+            engine=engine,
+            precision=precision,
         ),
     )
     settings = ResultSettings(

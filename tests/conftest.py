@@ -14,6 +14,18 @@ settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples
 settings.load_profile("wsikd")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep the user's cache folder out of the tests, and the tests out of it."""
+    before = os.environ.get("WSIKD_CACHE")
+    os.environ["WSIKD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["WSIKD_CACHE"]
+    else:
+        os.environ["WSIKD_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def real_slides():
     """Folder of real slides, named by WSIKD_TEST_DATA."""

@@ -31,6 +31,8 @@ OWNERS = {
     "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
     "timm": ["wsikd.models."],
+    "openvino": ["wsikd.grade.engines."],
+    "onnxruntime": ["wsikd.grade.engines."],
     "lightning": ["wsikd.learn.train", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],

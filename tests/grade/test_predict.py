@@ -72,7 +72,7 @@ def test_threads_and_batches_change_nothing(workers, batch):
 def test_batches_are_full_but_the_last():
     made = predictor()
     found = made.predict(FakeSlide(picture(2)))
-    sizes = made.network.batches
+    sizes = made.network.build().batches
     assert sum(sizes) == found.valid_hw.sum()
     assert set(sizes[:-1]) == {7}
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError
+from wsikd.grade.engines import AUTO, Engine, Network
+from wsikd.grade.engines.choose import check_names, device_name, open_engine
 from wsikd.grade.grademap import GradeMap
-from wsikd.models.device import pick_device
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import find_tissue
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from wsikd.models.bundle import InputSpec
@@ -41,7 +42,8 @@ class PredictSettings:
     """How a slide is read, beside what the student's card fixes.
 
     ``stride_px`` is at the student's resolution (default: its patch); ``max_fields`` reads an even
-    sample of the fields instead of all.
+    sample of the fields instead of all; ``engine`` and ``precision`` are those of
+    ``engines.choose.open_engine``.
     """
 
     stride_px: int | None = None
@@ -50,13 +52,15 @@ class PredictSettings:
     batch_size: int = 32
     workers: int = 2
     max_fields: int | None = None
+    engine: str = AUTO
+    precision: str = "fp32"
 
 
 class SlidePredictor:
     """Runs one network over slides.
 
     Args:
-        network: maps uint8 (B, 3, patch_px, patch_px) to logits (B, classes).
+        network: maps uint8 (B, 3, patch_px, patch_px) to logits (B, classes), or what makes one.
         spec: resolution, patch size and classes of the network's input.
         device: auto, cpu, cuda:0.
         settings: see :class:`PredictSettings`.
@@ -64,22 +68,32 @@ class SlidePredictor:
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: torch.nn.Module | Network,
         spec: InputSpec,
         *,
         device: str = "auto",
         settings: PredictSettings | None = None,
     ) -> None:
-        """Move the network to its device."""
+        """Prepare; the engine is opened at the first field."""
         self.spec, self.settings = spec, settings or PredictSettings()
-        self.device = pick_device(device)
-        self.network = network.eval().to(self.device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = (
+            network if isinstance(network, Network) else Network(lambda: network, spec.patch_px)
+        )
+        self.place = device_name(device)
+        self.engine: Engine | None = None
+        check_names(self.settings.engine, self.settings.precision)
         stride = self.settings.stride_px
         if stride is not None and not 0 < stride <= spec.patch_px:
             raise ConfigError(
                 "--stride", f"{stride} px is not within the patch", f"give 1 to {spec.patch_px}"
             )
+
+    @property
+    def device(self) -> torch.device:
+        """What it computes on."""
+        from wsikd.models.device import pick_device
+
+        return pick_device(self.place)
 
     def predict_entry(
         self, entry: SlideEntry, *, on_progress: Callable[[int, int], None] | None = None
@@ -159,6 +173,10 @@ class SlidePredictor:
         clock = clock or StageClock()
         found = np.empty((len(rows), len(self.spec.classes)), np.float32)
         done = 0
+        if not len(rows):
+            return found
+        with clock("forward"):
+            engine = self.ready(len(rows))
         batches = stream_patches(
             Canvas.plan(slide, self.spec.mpp),
             self.grid(slide),
@@ -170,7 +188,7 @@ class SlidePredictor:
         )
         for index, patches in batches:
             with clock("forward"):
-                found[index] = self._forward(patches)
+                found[index] = _softmax(engine(patches))
             if watch:
                 with clock("watch"):
                     watch(index, len(rows), patches)
@@ -179,12 +197,25 @@ class SlidePredictor:
                 on_progress(done, len(rows))
         return found
 
-    @torch.inference_mode()
-    def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities of uint8 (B, height, width, 3): float32 (B, classes)."""
-        batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
-        probabilities = torch.softmax(self.network(batch).float(), 1)
-        return np.asarray(probabilities.cpu().numpy(), np.float32)
+    def ready(self, fields: int = 0) -> Engine:
+        """The engine, opened if it is not; ``fields`` is how many are to be read first."""
+        if self.engine is None:
+            settings = self.settings
+            self.engine = open_engine(
+                self.network,
+                settings.engine,
+                settings.precision,
+                device=self.place,
+                threads=settings.workers,
+                fields=fields,
+            )
+        return self.engine
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities over the last axis."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shares / shares.sum(-1, keepdims=True), np.float32)
 
 
 def _sample(valid: NDArray[np.bool_], limit: int | None) -> NDArray[np.bool_]:

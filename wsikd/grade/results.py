@@ -123,6 +123,7 @@ def infer_slide(
                 "made_with": made_with,
                 "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
                 "mpp_source": slide.mpp.source,
+                "engine": _engine(predictor),
                 "wsikd": __version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "note": RESEARCH_USE,
@@ -203,7 +204,14 @@ def _reading(predictor: SlidePredictor) -> dict[str, Any]:
         "tissue": settings.tissue,
         "min_tissue": settings.min_tissue,
         "max_fields": settings.max_fields,
+        "precision": settings.precision,
     }
+
+
+def _engine(predictor: SlidePredictor) -> str | None:
+    """What computed, None where there was nothing to compute."""
+    engine = predictor.engine
+    return f"{engine.name} {engine.precision}" if engine else None
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -79,6 +79,12 @@ class StudentBundle:
         return str(self.card["sha256"])
 
     @property
+    def key(self) -> str:
+        """Digest of all that decides its logits."""
+        parts = [self.sha256, self.card["network"], self.card["input"]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
     def arch(self) -> str:
         """Name of the network."""
         return str(self.card["network"]["arch"])

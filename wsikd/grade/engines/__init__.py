@@ -1,0 +1,67 @@
+"""What computes a network's logits: PyTorch, or a runtime that is faster at it.
+
+An engine is one file here and one entry of ``ENGINES``; ``choose.open_engine`` opens one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+ENGINES: dict[str, str] = {
+    "torch": "wsikd.grade.engines.with_torch:TorchEngine",
+    "compile": "wsikd.grade.engines.with_compile:CompileEngine",
+    "onnx": "wsikd.grade.engines.with_onnx:OnnxEngine",
+    "openvino": "wsikd.grade.engines.with_openvino:OpenVinoEngine",
+}
+"""Name -> ``(Network, Place) -> Engine``."""
+AUTO = "auto"
+PRECISIONS = (AUTO, "fp32", "bf16")
+
+
+class Engine(Protocol):
+    """A network ready to run."""
+
+    @property
+    def name(self) -> str:
+        """Its entry in ``ENGINES``."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: fp32 or bf16."""
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits (B, classes) of patches (B, patch_px, patch_px, 3); not for several threads."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What an engine is made of.
+
+    Attributes:
+        build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits; called
+            where an engine needs it.
+        patch_px: side of its patches.
+        key: digest of its weights and shape, under which a graph made of it is kept for the next
+            run; empty keeps none.
+    """
+
+    build: Callable[[], nn.Module]
+    patch_px: int
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how an engine computes: a device of PyTorch's names, CPU threads, fp32 or bf16."""
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "fp32"

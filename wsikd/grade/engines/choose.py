@@ -1,0 +1,155 @@
+"""Which engine and which precision; the measurements are in docs/decisions/0007-engines.md."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from dataclasses import replace
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import ConfigError
+from wsikd.core.tables import resolve
+from wsikd.grade.engines import AUTO, ENGINES, PRECISIONS, Place
+from wsikd.grade.engines.check import Checked
+from wsikd.grade.engines.graph import cache_folder, keep, read_sealed
+
+if TYPE_CHECKING:
+    from wsikd.grade.engines import Engine, Network
+
+log = logging.getLogger(__name__)
+
+FEW_MP = 8.0
+"""Megapixels of patches (500 of 128 px) below which a graph that nobody keeps does not pay."""
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_GPU_SIGNS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+def check_names(engine: str, precision: str) -> None:
+    """Refuse what no engine or precision is called; raises ConfigError."""
+    if engine != AUTO and engine not in ENGINES:
+        resolve(ENGINES, engine, kind="engines")
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"--precision {precision}", "is not known", f"give one of {', '.join(PRECISIONS)}"
+        )
+
+
+def open_engine(
+    network: Network,
+    engine: str = AUTO,
+    precision: str = "fp32",
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    fields: int = 0,
+) -> Engine:
+    """Make a network ready to run.
+
+    Args:
+        network: what is to be run.
+        engine: an entry of ``ENGINES``; auto takes OpenVINO on a CPU, PyTorch on a GPU, and
+            PyTorch where no graph is kept and there is little to do.
+        precision: fp32; bf16; auto, which is bf16 where the processor computes in it. bf16 is
+            held against fp32 over the first fields, see ``check.Checked``.
+        device: auto, cpu, cuda:0.
+        threads: of the CPU.
+        fields: about how many will be asked for.
+
+    Raises:
+        ConfigError: a name is unknown, or the engine is not there or does not take the network,
+            the device or the precision.
+    """
+    check_names(engine, precision)
+    where = device_name(device)
+    name = engine if engine != AUTO else _fastest(network, where, fields)
+    if where != "cpu" and name in ("onnx", "openvino"):
+        raise ConfigError(f"--engine {name}", f"computes on the CPU, not on {where}",
+                          "give --device cpu, or --engine torch")  # fmt: skip
+    kind = resolve(ENGINES, name, kind="engines")
+    place = Place(where, threads, "fp32")
+    full = partial(kind, network, place)
+    wanted = precision if precision != AUTO else _best_precision(name, where)
+    if wanted == "fp32":
+        return full()  # type: ignore[no-any-return]
+    low = kind(network, replace(place, precision=wanted))
+    verdict = _verdict(network, name)
+    if verdict and read_sealed(verdict):
+        return low  # type: ignore[no-any-return]
+    on_pass = partial(keep, verdict, _passed()) if verdict else None
+    return Checked(low, full, on_pass=on_pass)
+
+
+def _passed() -> bytes:
+    return b"same decisions as fp32"
+
+
+def device_name(name: str) -> str:
+    """The device of a name; PyTorch is asked only where there may be a GPU, or one is named.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "cpu" or (name == AUTO and not _may_have_gpu()):
+        return "cpu"
+    from wsikd.models.device import pick_device
+
+    return str(pick_device(name))
+
+
+def _may_have_gpu() -> bool:
+    return platform.system() == "Windows" or any(Path(sign).exists() for sign in _GPU_SIGNS)
+
+
+def _fastest(network: Network, device: str, fields: int) -> str:
+    if device != "cpu" or find_spec("openvino") is None:
+        return "torch"
+    few = fields * network.patch_px**2 < FEW_MP * 1e6
+    return "torch" if few and not network.key else "openvino"
+
+
+def _best_precision(engine: str, device: str) -> str:
+    if engine == "onnx":
+        return "fp32"
+    if device == "cpu":
+        return "bf16" if _processor()[1] & _BF16_FLAGS else "fp32"
+    import torch
+
+    fits = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    return "bf16" if fits else "fp32"
+
+
+@lru_cache(maxsize=1)
+def _processor() -> tuple[str, frozenset[str]]:
+    """Name of the processor and its flags; none where the system does not tell."""
+    name, flags = "", frozenset[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return name, frozenset(value.split())
+            if key.strip() == "model name":
+                name = value.strip()
+    except OSError:
+        pass
+    return name, flags
+
+
+def _verdict(network: Network, engine: str) -> Path | None:
+    """Where it is kept that bf16 has passed for this network, engine version and processor."""
+    if not network.key:
+        return None
+    from importlib.metadata import version
+
+    package = {"openvino": "openvino"}.get(engine, "torch")
+    what = (network.key, network.patch_px, engine, version(package), *map(str, _machine()))
+    digest = hashlib.sha256(repr(what).encode()).hexdigest()
+    return cache_folder() / f"{digest[:40]}.bf16"
+
+
+def _machine() -> tuple[Any, ...]:
+    name, flags = _processor()
+    return (name, sorted(flags & _BF16_FLAGS))

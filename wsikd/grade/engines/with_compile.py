@@ -1,0 +1,45 @@
+"""PyTorch's compiler: for long runs, since it takes tens of seconds to start."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wsikd.core.errors import ConfigError
+from wsikd.grade.engines.with_torch import TorchEngine
+
+if TYPE_CHECKING:
+    from wsikd.grade.engines import Network, Place
+
+_COMPILERS = ("c++", "g++", "clang++", "cl")
+
+
+class CompileEngine(TorchEngine):
+    """``torch.compile``, once for every batch size but those of a slide's last batch."""
+
+    name = "compile"
+
+    def __init__(self, network: Network, place: Place) -> None:
+        """Wrap the network; it is compiled at its first batch.
+
+        Raises:
+            ConfigError: there is no such device, or no C++ compiler, which a CPU needs.
+        """
+        super().__init__(network, place)
+        if self.device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+            raise ConfigError(
+                "--engine compile", "finds no C++ compiler", "install g++, or leave --engine out"
+            )
+        self._compiled: Any = torch.compile(self.module, dynamic=False)
+        self._full = 0
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits; a smaller last batch is filled up rather than compiled for."""
+        count = len(batch)
+        if count < self._full:
+            filler = batch[:1].expand(self._full - count, -1, -1, -1)
+            batch = torch.cat([batch, filler]).contiguous(memory_format=torch.channels_last)
+        self._full = len(batch)
+        return self._compiled(batch)[:count]  # type: ignore[no-any-return]
