@@ -117,7 +117,7 @@ def infer(
     from wsikd.grade.exports import ALL, EXPORTERS
     from wsikd.grade.likeness import trained_on
     from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.grade.results import ResultSettings, infer_slide, write_summary
+    from wsikd.grade.results import ResultSettings, infer_slide, keep_card, write_summary
     from wsikd.models.bundle import load_bundle
     from wsikd.slides.manifest import find_slides
 
@@ -153,6 +153,7 @@ def infer(
     if bundle.temperature is None:
         log.warning("the student's card holds no temperature: probabilities are not calibrated")
     output.mkdir(parents=True, exist_ok=True)
+    keep_card(output, bundle)
     counts = {"graded": 0, "already there": 0}
 
     def work(entry: SlideEntry) -> str:

@@ -23,6 +23,7 @@ from .export_model import export_model
 from .infer import infer
 from .info import info
 from .init import init
+from .report import report
 from .reproduce import reproduce
 from .tile import tile
 from .tune import tune
@@ -64,5 +65,5 @@ def main(log_level: str) -> None:
 
 
 COMMANDS = (info, tile, export, embed, distill, evaluate, tune, reproduce, infer, bench, demo)
-for command in (*COMMANDS, view, export_model, init, config, doctor):
+for command in (*COMMANDS, report, view, export_model, init, config, doctor):
     main.add_command(command)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from jinja2 import Environment
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
@@ -92,25 +93,18 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     Raises:
         OutputError: the folder cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     files = folder / "report_files"
     files.mkdir(parents=True, exist_ok=True)
     with aside(files / "times.png") as part:
         drawn = part.with_suffix(".png")  # the suffix tells what to draw
         plot(report.bench, drawn)
         drawn.replace(part)
-    environment = Environment(
-        loader=PackageLoader("wsikd.grade", "."),
-        autoescape=select_autoescape(["html", "html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     content = {
         "report": report,
         "version": __version__,
         "research_use": RESEARCH_USE,
-        "classes": _legend(next(iter(report.scores.values())).classes),
+        "classes": legend(next(iter(report.scores.values())).classes),
         "times": stage_rows(report.bench),
         "speed_up": report.bench["speed_up"]["wall"]["median"],
         "agreement": agreement_text(report.bench),
@@ -121,9 +115,9 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
             name = f"{row.name}-{title.split()[0]}.png"
             with aside(files / name) as part:
                 part.write_bytes(_png(picture))
-    embedded = {"times": _data_uri((files / "times.png").read_bytes())}
+    embedded = {"times": data_uri((files / "times.png").read_bytes())}
     html = environment.get_template("report.html.j2").render(
-        **content, picture=lambda p: _data_uri(_png(p)), embedded=embedded
+        **content, picture=lambda p: data_uri(_png(p)), embedded=embedded
     )
     markdown = environment.get_template("report.md.j2").render(**content)
     write_text_atomic(folder / "report.html", html)
@@ -131,7 +125,20 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def _legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+def templates() -> Environment:
+    """The page templates of this folder; whatever goes into HTML is escaped."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    return Environment(
+        loader=PackageLoader("wsikd.grade", "."),
+        autoescape=select_autoescape(["html", "html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Each class with its colour as CSS has it."""
     return [
         (name, "#{:02x}{:02x}{:02x}".format(*class_colour(name, index)))
         for index, name in enumerate(classes)
@@ -150,5 +157,6 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """An image as text that stands in for its address."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -20,7 +20,7 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.lock import locked
-from wsikd.core.run import write_json_atomic, write_text_atomic
+from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.likeness import likeness
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
     from wsikd.slides.manifest import SlideEntry
 
@@ -167,6 +168,19 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
             strict=True,
         )
     )
+
+
+def keep_card(out: Path, bundle: StudentBundle) -> Path:
+    """Write a student's card, and with what it runs, beside its results; returns the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = out / f"student-{bundle.sha256[:12]}.json"
+    made = provenance()
+    versions = {k: made[k] for k in ("wsikd", "git", "python", "platform") if made[k]}
+    write_json_atomic(path, {**bundle.card, "made_with": versions | made["packages"]})
+    return path
 
 
 def write_summary(out: Path) -> Path:

@@ -211,7 +211,7 @@ def _read_card(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > CARD_BYTES:
             raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
-        card = json.loads(file.read_text(encoding="utf-8"))
+        card = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, BundleError):
             raise
@@ -223,6 +223,10 @@ def _read_card(file: Path) -> dict[str, Any]:
             file, f"format {card.get('format')!r:.40} is not known", "use a wsikd that reads it"
         )
     return card
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _spec(entries: Mapping[str, Any]) -> InputSpec:

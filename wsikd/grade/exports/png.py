@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
 
+PICTURE_KEY = "wsikd-picture"
+"""Entry of the file that tells the slide's (width)x(height) in it, which lies above the legend."""
 _FONT_PX, _LINE_PX, _MARGIN_PX = 16, 28, 12
 _INK = (30, 30, 30)
 _EDGED_CELL_PX = 10
@@ -55,6 +57,7 @@ def write(
         OutputError: the file cannot be written.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
     picture = Image.fromarray(paint(grade_map, seen, alpha=alpha))
@@ -66,7 +69,9 @@ def write(
     canvas.paste(picture, (0, 0))
     _footer(canvas, picture.height + _MARGIN_PX // 2, grade_map, seen, lines, notes)
     with aside(path) as part:
-        canvas.save(part, format="PNG", compress_level=1)
+        about = PngInfo()
+        about.add_text(PICTURE_KEY, f"{picture.width}x{picture.height}")
+        canvas.save(part, format="PNG", compress_level=1, pnginfo=about)
 
 
 def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np.uint8]:

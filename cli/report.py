@@ -1,0 +1,20 @@
+"""``wsikd report``: one page of a folder of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(out: Path) -> None:
+    """Write OUT/report.html: every slide of a folder of wsikd infer on one page.
+
+    It opens without a server, in any browser; pictures in it are small and link to the overlays.
+    """
+    from wsikd.grade.results_report import write_results_report
+
+    path, slides, failures = write_results_report(out)
+    click.echo(f"{path}: {slides} slide(s), {failures} failure(s)")

@@ -1,0 +1,206 @@
+"""The page of a folder of results: whole, safe, and readable without anything beside it."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.grade.maps import square_map
+from tests.grade.test_view import CHROMIUM
+from wsikd.core.errors import NoSlidesError
+from wsikd.grade.exports import write_all
+from wsikd.grade.results_report import THUMBNAIL_PX, write_results_report
+
+ODD = [
+    'a"b',
+    "<script>alert(1)</script>".replace("/", "-"),
+    "x' onerror='alert(1)",
+    "Prostata-μ-前列腺",
+]
+HOLLOW = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self.open = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in HOLLOW:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text += text
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.elements if t == tag and wanted.items() <= a.items()]
+
+
+def result(out, name, formats=("png",), **summary):
+    folder = out / name
+    folder.mkdir(parents=True)
+    if formats:
+        write_all(square_map(), folder, formats)
+    row = {
+        "slide": name, "tissue_mm2": 2.5, "NC_mm2": 1.5, "NC_share": 0.6, "G4_mm2": 1.0,
+        "G4_share": 0.4, "gleason_score": "4+4=8", "isup_grade_group": 4, "mean_uncertainty": 0.31,
+        "fields": 40, "seconds": 1.25, "student": "0123456789ab", "specimen": "biopsy",
+    } | summary  # fmt: skip
+    record = {
+        "summary": row,
+        "made_with": {"student": "0123456789abcdef", "stride_px": 64, "slide_mpp": [0.5, 0.5]},
+        "seconds": {"open": 0.25, "forward": 1.0},
+        "wsikd": "0.1.0",
+        "created": "2026-11-25T22:33:45+00:00",
+    }
+    (folder / "result.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def page_of(out):
+    path, *_ = write_results_report(out)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_every_slide_is_a_card_with_what_was_written_of_it(tmp_path):
+    result(tmp_path, "s1", G4_mm2_interval=[0.8, 1.2], unlike_training=True)
+    result(tmp_path, "s2", isup_grade_group=None, gleason_score=None, unlike_training=False)
+    page = page_of(tmp_path)
+    one, two = page.all("article")
+    assert (one["data-name"], one["data-group"], one["data-flagged"]) == ("s1", "4", "1")
+    assert (two["data-name"], two["data-group"], two["data-flagged"]) == ("s2", "none", "0")
+    text = " ".join(page.text.split())
+    for told in (
+        "Gleason 4+4=8, grade group 4", "no score", "40.0 %", "1.5 mm2", "40 fields", "0.31",
+        "unlike training", "G4 mm2 interval", "0.8 to 1.2", "1.25 s, by stage", "forward",
+        "For research use only, not for diagnosis.", "0123456789ab", "stride px",
+    ):  # fmt: skip
+        assert told in text, told
+    assert text.count("unlike training") == 1
+
+
+def test_pictures_are_small_and_show_the_slide_without_the_legend(tmp_path):
+    result(tmp_path, "s1")
+    page = page_of(tmp_path)
+    (image,) = page.all("img")
+    kind, _, data = image["src"].partition(";base64,")
+    assert kind == "data:image/jpeg"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as small:
+        assert max(small.size) == THUMBNAIL_PX
+        shown = small.width / small.height
+    with Image.open(tmp_path / "s1" / "overlay.png") as whole:
+        width, height = map(int, whole.info["wsikd-picture"].split("x"))
+        assert whole.height > height + 50
+    assert shown == pytest.approx(width / height, rel=0.01)
+    (link,) = page.all("a")
+    assert (tmp_path / link["href"]).is_file()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_any_kind_are_text_and_nothing_else(tmp_path, name):
+    result(tmp_path, name, unlike_training=f"{name}</p><script>alert(2)</script>")
+    with (tmp_path / "failures.csv").open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["slide", "error", "fault", "remedy"])
+        rows.writerow([f"{name}-2", "SlideError", "<b>bad</b>", "<img src=x>"])
+    page = page_of(tmp_path)
+    assert len(page.all("script")) == 1
+    assert not page.all("b", onerror="alert(1)")
+    assert all(not k.startswith("on") for _, attributes in page.elements for k in attributes)
+    assert [a["src"][:10] for a in page.all("img")] == ["data:image"]
+    assert page.all("article")[0]["data-name"] == name
+    for told in (f"{name}-2", "SlideError: <b>bad</b>", "<img src=x>", f"{name}</p><script>"):
+        assert told in page.text
+
+
+def test_nothing_is_asked_of_any_other_place(tmp_path):
+    result(tmp_path, "s1")
+    page = page_of(tmp_path)
+    places = [v for _, a in page.elements for k, v in a.items() if k in ("src", "href", "srcset")]
+    assert len(places) == 2
+    assert all(v.startswith(("data:", "./")) for v in places)
+    text = (tmp_path / "report.html").read_text()
+    assert not re.search(r"https?:|@import|url\(", re.sub(r"base64,\S+", "", text))
+
+
+def test_failures_stand_with_their_remedies_even_alone(tmp_path):
+    (tmp_path / "failures.csv").write_text(
+        "slide,error,fault,remedy\ns9,MissingMppError,no resolution,pass --slide-mpp 0.25\n"
+    )
+    page = page_of(tmp_path)
+    assert "MissingMppError: no resolution" in page.text
+    assert "pass --slide-mpp 0.25" in page.text
+    assert not page.all("article")
+
+
+def test_half_results_foreign_files_and_no_overlay_are_put_up_with(tmp_path):
+    result(tmp_path, "s1", formats=())
+    result(tmp_path, "s2.part", slide="s2")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "result.json").write_text('{"summary": ')
+    result(tmp_path, "s3", formats=(), tissue_mm2="many", fields=None, mean_uncertainty="x")
+    (tmp_path / "s3" / "overlay.png").write_bytes(b"no picture")
+    (tmp_path / "student-0123456789ab.json").write_text('{"network": 3}')
+    page = page_of(tmp_path)
+    assert [a["data-name"] for a in page.all("article")] == ["s1", "s3"]
+    assert page.text.count("no overlay") == 2
+    assert "not kept with these results" in page.text
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(NoSlidesError, match="holds no results; give the -o of wsikd infer"):
+        write_results_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_three_hundred_slides_stay_a_few_megabytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3)).astype(np.uint8)
+    result(tmp_path, "s000", formats=())
+    Image.fromarray(noise).save(tmp_path / "s000" / "overlay.png")  # what compresses worst
+    page_of(tmp_path)
+    once = (tmp_path / "report.html").stat().st_size
+    assert 300 * once < 30e6
+
+
+def test_a_browser_filters_and_sorts(tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed to look at the page with")
+    for number, (group, flag) in enumerate(((1, False), (5, True), (None, True)), start=1):
+        result(tmp_path, f"s{number}", formats=(), isup_grade_group=group, unlike_training=flag)
+    path, *_ = write_results_report(tmp_path)
+    act = """<script>
+    const set = (id, v) => { const f = document.getElementById(id); f.value = v;
+      f.dispatchEvent(new Event("input")); };
+    const seen = () => [...document.querySelectorAll(".card")].filter((c) => !c.hidden)
+      .map((c) => c.dataset.name).join(",");
+    const told = [seen()];
+    set("sort", "group"); told.push(seen());
+    set("flagged", "1"); told.push(seen());
+    set("group", "none"); told.push(seen());
+    set("group", ""); set("find", "S2"); told.push(seen());
+    document.title = told.join(" | ");
+    </script></body>"""
+    path.write_text(path.read_text().replace("</body>", act))
+    command = [
+        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    title = re.search("<title>(.*)</title>", done.stdout)[1]
+    assert title == "s1,s2,s3 | s2,s1,s3 | s2,s3 | s3 | s2"
+    shutil.rmtree(tmp_path / "profile", ignore_errors=True)

@@ -1,0 +1,240 @@
+"""One HTML page of a folder of results, as ``wsikd infer`` writes it.
+
+The page carries small pictures in itself and opens without a server or a network.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.errors import NoSlidesError, OutputError
+from wsikd.core.run import write_text_atomic
+from wsikd.grade.exports import FILES
+from wsikd.grade.exports.png import PICTURE_KEY
+from wsikd.grade.report import data_uri, legend, templates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+PAGE = "report.html"
+THUMBNAIL_PX = 320
+_QUALITY = 80
+_LARGEST_PX = 100_000_000
+_PLAIN = frozenset(
+    ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
+    + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
+    + ("mpp",)
+)
+_NEEDED = ("network", "input")
+_FLAGS = ("flag", "warning", "unlike", "ood")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One slide, as the page shows it.
+
+    ``more`` are columns of the summary that have no place of their own; ``settings`` what it was
+    made with.
+    """
+
+    name: str
+    picture: str | None
+    link: str | None
+    summary: Mapping[str, Any]
+    shares: Sequence[tuple[str, str, float, float]]
+    more: Sequence[tuple[str, str]]
+    flags: Sequence[str]
+    stages: Sequence[tuple[str, float]]
+    settings: Mapping[str, Any] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+
+
+def write_results_report(out: Path) -> tuple[Path, int, int]:
+    """Write ``report.html`` into a folder of results.
+
+    Args:
+        out: folder of ``wsikd infer``.
+
+    Returns:
+        The page, the number of slides on it, and of failures.
+
+    Raises:
+        NoSlidesError: there is neither a result nor a failure.
+        OutputError: the page cannot be written.
+    """
+    records = list(_records(out))
+    failures = _failures(out / "failures.csv")
+    if not records and not failures:
+        raise NoSlidesError(out, "holds no results", "give the -o of wsikd infer")
+    cards = [_card(folder, record) for folder, record in records]
+    students = [_student(out, digest) for digest in _students(cards)]
+    html = (
+        templates()
+        .get_template("results.html.j2")
+        .render(
+            name=out.resolve().name,
+            cards=cards,
+            failures=failures,
+            groups=sorted(
+                {g for c in cards if (g := c.summary.get("isup_grade_group")) is not None}
+            ),
+            classes=legend(list(dict.fromkeys(n for c in cards for n, *_ in c.shares))),
+            students=students,
+            stages=_stages(cards),
+            settings=_settings(cards),
+            common=_common(cards),
+            version=__version__,
+            research_use=RESEARCH_USE,
+        )
+    )
+    write_text_atomic(out / PAGE, html)
+    return out / PAGE, len(cards), len(failures)
+
+
+def _records(out: Path) -> Iterable[tuple[Path, dict[str, Any]]]:
+    """Whole results, by name; folders that do not bear their slide's name are passed over."""
+    for path in sorted(out.glob("*/result.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        summary = record.get("summary") if isinstance(record, dict) else None
+        if isinstance(summary, dict) and summary.get("slide") == path.parent.name:
+            yield path.parent, record
+
+
+def _failures(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(stream)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise OutputError(path, f"cannot be read ({error})", "run wsikd infer again") from error
+
+
+def _card(folder: Path, record: Mapping[str, Any]) -> Card:
+    summary = record["summary"] | {
+        k: _number(record["summary"].get(k)) for k in ("tissue_mm2", "seconds")
+    }
+    names = [k.removesuffix("_share") for k in summary if k.endswith("_share")]
+    colours = dict(legend(names))
+    shares = [
+        (n, colours[n], _number(summary.get(f"{n}_share")), _number(summary.get(f"{n}_mm2")))
+        for n in names
+    ]
+    taken = {f"{n}{end}" for n in names for end in ("_share", "_mm2")} | _PLAIN
+    left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
+    flags = [_flag(k, v) for k, v in left.items() if _is_flag(k) and v]
+    overlay = folder / FILES["png"]
+    return Card(
+        name=folder.name,
+        picture=_thumbnail(overlay),
+        link=f"./{quote(folder.name)}/{FILES['png']}" if overlay.is_file() else None,
+        summary=summary,
+        shares=shares,
+        more=[(k.replace("_", " "), _told(v)) for k, v in left.items() if not _is_flag(k)],
+        flags=flags,
+        stages=[(k, _number(v)) for k, v in _entries(record.get("seconds")).items()],
+        settings=_entries(record.get("made_with")),
+        facts={k: record.get(k) for k in ("wsikd", "created", "mpp_source") if record.get(k)},
+    )
+
+
+def _is_flag(column: str) -> bool:
+    return any(word in column.casefold() for word in _FLAGS)
+
+
+def _flag(column: str, value: Any) -> str:
+    return column.replace("_", " ") if value is True else f"{column.replace('_', ' ')}: {value}"
+
+
+def _entries(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return (
+            " to ".join(_told(v) for v in value)
+            if len(value) == 2
+            else ", ".join(map(_told, value))
+        )
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _thumbnail(overlay: Path) -> str | None:
+    """A JPEG of at most ``THUMBNAIL_PX`` as a data URI, cut to the slide where that is known."""
+    from PIL import Image
+
+    try:
+        with Image.open(overlay) as opened:
+            if opened.width * opened.height > _LARGEST_PX:
+                return None
+            size = opened.info.get(PICTURE_KEY, "")
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    sides = [int(v) for v in size.split("x") if v.isdecimal()]
+    if len(sides) == 2:
+        picture = picture.crop((0, 0, *sides))
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=_QUALITY)
+    return data_uri(stream.getvalue(), "image/jpeg")
+
+
+def _students(cards: Sequence[Card]) -> list[str]:
+    return sorted({str(c.summary["student"]) for c in cards if c.summary.get("student")})
+
+
+def _student(out: Path, digest: str) -> dict[str, Any]:
+    """A student's card as ``wsikd infer`` left it beside the results, digest alone without one."""
+    try:
+        card = json.loads((out / f"student-{digest}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = {}
+    whole = isinstance(card, dict) and all(isinstance(card.get(k), dict) for k in _NEEDED)
+    return {"digest": digest, "card": card if whole else {}}
+
+
+def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:
+    """Stage, seconds over all slides, and their share."""
+    spent: Counter[str] = Counter()
+    for card in cards:
+        spent.update(dict(card.stages))
+    total = sum(spent.values()) or 1.0
+    return [(name, seconds, seconds / total) for name, seconds in spent.items()]
+
+
+def _settings(cards: Sequence[Card]) -> list[tuple[str, list[str]]]:
+    """Each setting and the values it had, leaving out what belongs to single slides."""
+    own = ("slide", "slide_mpp", "mask")
+    names = dict.fromkeys(k for c in cards for k in c.settings if k not in own)
+    return [
+        (name, sorted({_told(c.settings[name]) for c in cards if name in c.settings}))
+        for name in names
+    ]
+
+
+def _common(cards: Sequence[Card]) -> dict[str, list[str]]:
+    return {
+        name: sorted({str(c.facts[name]) for c in cards if name in c.facts})
+        for name in ("wsikd", "mpp_source")
+    }
