@@ -9,6 +9,7 @@ import logging
 import threading
 import warnings
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,83 @@ def otsu_masker(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 def morphological_masker(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     """TIAToolbox's MorphologicalMasker at ``mpp`` um/px: uint8 (H, W, 3) -> bool (H, W)."""
     return _mask("MorphologicalMasker", thumbnail, mpp=mpp)
+
+
+def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[Any, Any]:
+    """A student as a model of TIAToolbox's engines, and how they are to feed it.
+
+    ``PatchPredictor(model).run([slide], ioconfig=ioconfig, patch_mode=False,
+    return_probabilities=True)`` then reads fields of the student's size at its resolution. Where
+    the slide stores that resolution the probabilities are those of ``wsikd infer``, uncalibrated;
+    elsewhere the two resample differently.
+
+    Args:
+        bundle: a bundle, or a run folder of ``wsikd distill``.
+        stride_px: distance of fields in px at the student's resolution; its patch by default.
+
+    Returns:
+        A ``tiatoolbox.models.models_abc.ModelABC`` whose ``class_dict`` names the classes, and an
+        ``IOPatchPredictorConfig``.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, or does not fit its card.
+        ConfigError: the stride is not within the patch.
+    """
+    from wsikd.models.bundle import load_bundle
+
+    student = load_bundle(bundle)
+    side = student.spec.patch_px
+    stride = side if stride_px is None else stride_px
+    if not 0 < stride <= side:
+        raise ConfigError("stride_px", f"{stride} px is not within the patch", f"give 1 to {side}")
+    with _quiet("models.engine.io_config") as io:
+        at = [{"units": "mpp", "resolution": student.spec.mpp}]
+        ioconfig = io.IOPatchPredictorConfig(
+            input_resolutions=at, output_resolutions=at, patch_input_shape=(side, side),
+            stride_shape=(stride, stride),
+        )  # fmt: skip
+    return _student_class()(student.network(), student.spec.classes), ioconfig
+
+
+@cache
+def _student_class() -> Any:
+    """The class of ``student_model``, made on use: its base is TIAToolbox's."""
+    import torch
+
+    with _quiet("models.models_abc") as abc:
+        base: Any = abc.ModelABC
+
+    class Student(base):  # type: ignore[misc]
+        """Maps uint8 (B, 3, H, W) to logits; normalising is part of the network."""
+
+        def __init__(self, network: torch.nn.Module, classes: Sequence[str]) -> None:
+            super().__init__()
+            self.network = network
+            self.class_dict = dict(enumerate(classes))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x)  # type: ignore[no-any-return]
+
+        @staticmethod
+        def preproc(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            """A patch as it is: uint8 (H, W, 3)."""
+            return image
+
+        @staticmethod
+        def postproc(image: Any) -> Any:
+            """Most probable class of probabilities (N, classes), NumPy's or Dask's."""
+            return image.argmax(axis=-1)
+
+        @staticmethod
+        def infer_batch(
+            model: torch.nn.Module, batch_data: Any, *, device: str
+        ) -> NDArray[np.float32]:
+            """Probabilities (B, classes) of uint8 patches (B, H, W, 3)."""
+            x = torch.as_tensor(batch_data).to(device).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                return np.asarray(torch.softmax(model(x).float(), 1).cpu().numpy(), np.float32)
+
+    return Student
 
 
 def open_tiff(path: Path) -> _Arrays:
