@@ -36,9 +36,9 @@ def bundle(tmp_path_factory):
     spec = InputSpec(MPP, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CLASSES)
     with torch.no_grad():
         grader.head.weight.mul_(5)  # so that fields differ
-    return save_bundle(
-        tmp_path_factory.mktemp("s") / "s", grader, spec, arch="vgg_small", width=0.25
-    )
+    folder = tmp_path_factory.mktemp("s") / "s"
+    more = {"width": 0.25, "temperature": 1.6}
+    return save_bundle(folder, grader, spec, arch="vgg_small", **more)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_predictor_gives_the_same_fields_and_probabilities(
         settings=PredictSettings(tissue="all", min_tissue=0),
     )  # fmt: skip
     with open_slide(slide_at_mpp) as slide:
-        grade_map = own.predict(slide)
+        grade_map = own.predict(slide).calibrated(own_bundle.temperature)
     boxes = grade_map.boxes() / (MPP / 0.5)
     corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     ours = dict(

@@ -44,8 +44,8 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
 
     ``PatchPredictor(model).run([slide], ioconfig=ioconfig, patch_mode=False,
     return_probabilities=True)`` then reads fields of the student's size at its resolution. Where
-    the slide stores that resolution the probabilities are those of ``wsikd infer``, uncalibrated;
-    elsewhere the two resample differently.
+    the slide stores that resolution the probabilities are those of ``wsikd infer``; elsewhere the
+    two resample differently.
 
     Args:
         bundle: a bundle, or a run folder of ``wsikd distill``.
@@ -60,6 +60,7 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
         ConfigError: the stride is not within the patch.
     """
     from wsikd.models.bundle import load_bundle
+    from wsikd.models.portable import calibrated
 
     student = load_bundle(bundle)
     side = student.spec.patch_px
@@ -72,7 +73,7 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
             input_resolutions=at, output_resolutions=at, patch_input_shape=(side, side),
             stride_shape=(stride, stride),
         )  # fmt: skip
-    return _student_class()(student.network(), student.spec.classes), ioconfig
+    return _student_class()(calibrated(student), student.spec.classes), ioconfig
 
 
 @cache

@@ -31,7 +31,7 @@ _LARGEST_PX = 100_000_000
 _PLAIN = frozenset(
     ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
-    + ("mpp",)
+    + ("mpp", "temperature")
 )
 _NEEDED = ("network", "input")
 _FLAGS = ("flag", "warning", "unlike", "ood")
@@ -193,7 +193,7 @@ def _thumbnail(overlay: Path) -> str | None:
         return None
     sides = [int(v) for v in size.split("x") if v.isdecimal()]
     if len(sides) == 2:
-        picture = picture.crop((0, 0, *sides))
+        picture = picture.crop((0, 0, sides[0], sides[1]))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY)

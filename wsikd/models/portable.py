@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.models.bundle import InputSpec, StudentBundle
-    from wsikd.models.grader import Grader
 
     Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
@@ -76,8 +75,8 @@ def export_model(
     if kind not in FILES:
         raise ConfigError(f"--to {kind}", "is not known", f"choose one of {', '.join(FILES)}")
     _check_free(folder, overwrite=overwrite)
-    network = bundle.network()
-    module: nn.Module = _Normalised(network) if kind == "wsinfer" else network
+    network = calibrated(bundle)
+    module = _Normalised(network, bundle.spec) if kind == "wsinfer" else network
     prepare = _transformed(bundle.spec) if kind == "wsinfer" else np.asarray
     example = torch.from_numpy(prepare(_random(bundle.spec, 2)))
     with aside(folder) as part:
@@ -95,7 +94,8 @@ def export_model(
             "network": bundle.card["network"],
             "input": bundle.card["input"],
             "takes": _RAW if kind != "wsinfer" else "float32 RGB, (value / 255 - mean) / std",
-            "gives": "logits in the order of the classes; their softmax are probabilities",
+            "gives": "logits in the order of the classes, over the temperature; their softmax are "
+            "the probabilities of wsikd infer",
             "temperature": bundle.card.get("temperature"),
             "parity": _parity(network, run, prepare, bundle, patches),
             "made_with": {"torch": version("torch")},
@@ -124,16 +124,40 @@ def wsinfer_config(bundle: StudentBundle) -> dict[str, Any]:
     }
 
 
-class _Normalised(nn.Module):
-    """A grader whose patches were normalised by somebody else."""
+def calibrated(bundle: StudentBundle) -> nn.Module:
+    """The network in eval mode, its logits divided by the card's temperature where there is one.
 
-    def __init__(self, grader: Grader) -> None:
+    It maps uint8 or float (B, 3, patch_px, patch_px) of 0 to 255 to logits (B, classes), whose
+    softmax are the probabilities of ``wsikd infer``.
+    """
+    network = bundle.network()
+    return network if bundle.temperature is None else _Calibrated(network, bundle.temperature)
+
+
+class _Calibrated(nn.Module):
+    def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.grader = grader
+        self.network, self.temperature = network.eval(), temperature
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        grader = self.grader
-        return grader((x * grader.std + grader.mean) * 255)  # type: ignore[no-any-return]
+        return self.network(x) / self.temperature  # type: ignore[no-any-return]
+
+
+class _Normalised(nn.Module):
+    """A network whose patches were normalised by somebody else."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x * self.std + self.mean) * 255)  # type: ignore[no-any-return]
 
 
 def _transformed(spec: InputSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -210,7 +234,7 @@ def _write_onnx(module: nn.Module, example: Tensor, file: Path, bundle: StudentB
 
 
 def _parity(
-    network: Grader,
+    network: nn.Module,
     run: Run,
     prepare: Callable[[NDArray[np.uint8]], NDArray[Any]],
     bundle: StudentBundle,

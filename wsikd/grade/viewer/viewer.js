@@ -62,6 +62,7 @@ async function show(n) {
   });
   viewer.clearOverlays();
   viewer.close();
+  tellField(null);
   viewer.addOnceHandler("open", () => { scaleBar(); });
   const layers = about.notice ? [] : [{ tileSource: pyramid(`slide/${n}`) }];
   layers.push({ tileSource: pyramid(`map/${n}/${shown()}`), opacity: opacity() });
