@@ -19,6 +19,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from wsikd.grade.escalate import EscalatingPredictor
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.bundle import StudentBundle
     from wsikd.slides.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,28 @@ log = logging.getLogger(__name__)
     type=click.IntRange(1),
     help="Distance of fields in px at the student's resolution.  [default: its patch]",
 )
+@click.option(
+    "--escalate",
+    type=click.Path(path_type=Path),
+    metavar="TEACHER",
+    help="Have the fields that the student is unsure of read again by its teacher (run folder or "
+    "bundle).",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="With --escalate: share of a slide's fields to read again, at most; 1 reads all.  "
+    "[default: 0.1]",
+)
+@click.option(
+    "--agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="With --escalate: share of fields that shall have the teacher's class; the doubt from "
+    "which a field is read again follows from the validation curve in the student's card.  "
+    "[default: 0.95]",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.option(
@@ -100,6 +125,9 @@ def infer(
     specimen: str,
     min_area: float | None,
     stride: int | None,
+    escalate: Path | None,
+    budget: float | None,
+    agreement: float | None,
     batch_size: int,
     device: str,
     engine: str,
@@ -121,6 +149,8 @@ def infer(
     from wsikd.models.bundle import load_bundle
     from wsikd.slides.manifest import find_slides
 
+    if escalate is None and (budget is not None or agreement is not None):
+        raise click.UsageError("--budget and --agreement go with --escalate TEACHER")
     check_tissue(tissue)
     asked = {name.strip() for name in formats.split(",")}
     for name in sorted(asked - {ALL}):
@@ -129,7 +159,7 @@ def infer(
     workers = use_threads(threads)
     bundle = load_bundle(model)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
-    predictor = SlidePredictor(
+    alone = SlidePredictor(
         Network(bundle.network, bundle.spec.patch_px, bundle.key),
         bundle.spec,
         device=device,
@@ -143,11 +173,14 @@ def infer(
             precision=precision,
         ),
     )
+    teacher = None if escalate is None else load_bundle(escalate)
+    predictor = alone if teacher is None else _escalating(alone, bundle, teacher, budget, agreement)
     settings = ResultSettings(
         formats=names,
         specimen=specimen,
         min_area_mm2=bundle.min_area_mm2 if min_area is None else min_area,
         temperature=bundle.temperature,
+        teacher_temperature=None if teacher is None else teacher.temperature,
     )
     training = trained_on(bundle)
     if bundle.temperature is None:
@@ -172,6 +205,35 @@ def infer(
     batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
 
 
+def _escalating(
+    student: SlidePredictor,
+    bundle: StudentBundle,
+    teacher: StudentBundle,
+    budget: float | None,
+    agreement: float | None,
+) -> EscalatingPredictor:
+    """The student with its teacher standing by; tells the rule."""
+    from wsikd.grade import escalate
+    from wsikd.grade.engines import Network
+    from wsikd.grade.predict import SlidePredictor
+
+    escalate.check_comparable(teacher.spec, bundle.spec, "--escalate")
+    rule = escalate.rule_of(
+        bundle,
+        teacher,
+        budget=escalate.BUDGET if budget is None else budget,
+        agreement=escalate.AGREEMENT if agreement is None else agreement,
+    )
+    click.echo(f"escalation: {rule.told}", err=True)
+    again = SlidePredictor(
+        Network(teacher.network, teacher.spec.patch_px, teacher.key),
+        teacher.spec,
+        device=student.place,
+        settings=escalate.teacher_settings(student.settings, bundle.spec, teacher.spec),
+    )
+    return escalate.EscalatingPredictor(student, again, rule, teacher_sha256=teacher.sha256)
+
+
 def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
     shares = [
         f"{key.removesuffix('_share')} {value:.0%}"
@@ -182,5 +244,9 @@ def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
     if "gleason_score" in row:
         found = row["gleason_score"]
         score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no score; "
+    asked = ""
+    if row.get("share_escalated") is not None:
+        share, took = row["share_escalated"], row["escalation_seconds"]
+        asked = f", teacher asked about {share:.0%} ({took:.1f} s)"
     place = f"{'in' if made else 'already in'} {folder}"
-    return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}, {place}"
+    return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}{asked}, {place}"

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as oracle
 
+from wsikd.core.resampling import multiplicities
 from wsikd.learn import calibrate, metrics
 from wsikd.learn.colour import colour_histograms, histogram_baseline
 from wsikd.learn.data import load_patches
@@ -74,7 +75,7 @@ def test_benign_need_not_be_the_first_class_nor_one():
 def test_counting_a_group_twice_is_repeating_its_patches():
     truth, logits, group = drawn(3, ties=True)
     p = metrics.softmax(logits)
-    times = metrics.multiplicities(7, resamples=12, seed=4)
+    times = multiplicities(7, resamples=12, seed=4)
     assert (times.sum(1) == 7).all()
     found = metrics.weighted(truth, p, group, times)
     for r, counts in enumerate(times):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.special import softmax
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import (
@@ -19,7 +20,7 @@ from wsikd.core.errors import (
     NonFiniteLossError,
     OutputError,
 )
-from wsikd.learn import finish, train
+from wsikd.learn import evaluate, finish, train
 from wsikd.learn.data import load_patches
 from wsikd.learn.evaluate import evaluate_bundle
 from wsikd.learn.prepare import build_student, open_teacher
@@ -104,6 +105,26 @@ def test_card_and_bundle_agree_with_the_best_epoch(student, teacher, stripes):
     assert bundle.card["training"]["best_epoch"] == ranked["epoch"]
     assert scored["kappa"] == pytest.approx(ranked["val"]["kappa"])
     assert bundle.card["min_area_mm2"] == 0.0  # files do not say whether they overlap
+
+
+def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes):
+    card = load_bundle(student).card
+    found, patches = card["escalation"], load_patches(config(stripes).data, config(stripes).split)
+    val = patches.indices("val")
+    assert (found["teacher_sha256"], found["split"]) == (load_bundle(teacher).sha256, "val")
+    assert (found["fields"], found["slides"]) == (len(val), 2)
+    logits, theirs = (
+        evaluate.predict(b.network(), patches, val, mpp=b.spec.mpp)
+        for b in map(load_bundle, (student, teacher))
+    )
+    doubts = 1 - softmax(logits / card["temperature"], axis=1).max(1)
+    for place, threshold in enumerate(found["curve"]["threshold"]):
+        again = doubts >= threshold - 1e-6
+        assert found["curve"]["share"][place] == pytest.approx(again.mean())
+        merged = np.where(again, theirs.argmax(1), logits.argmax(1))
+        same = (merged == theirs.argmax(1)).mean()
+        assert found["curve"]["agreement"][place] == pytest.approx(same)
+    assert load_bundle(teacher).card["escalation"] is None
 
 
 def test_evaluation_refuses_what_does_not_fit(student, stripes):

@@ -40,13 +40,21 @@ def kappa(matrix: NDArray[Any], *, quadratic: bool) -> float:
     >>> kappa(np.array([[2, 0], [1, 1]]), quadratic=True)
     0.5
     """
-    observed = np.asarray(matrix, np.float64)
-    places = np.arange(len(observed))
+    return float(kappas(np.asarray(matrix)[None], quadratic=quadratic)[0])
+
+
+def kappas(matrices: NDArray[Any], *, quadratic: bool) -> NDArray[np.float64]:
+    """:func:`kappa` of each of many matrices (R, C, C): float64 (R,)."""
+    observed = np.asarray(matrices, np.float64)
+    places = np.arange(observed.shape[1])
     distance = places[:, None] - places[None]
     weight = distance**2 if quadratic else (distance != 0).astype(np.int64)
-    expected = np.outer(observed.sum(1), observed.sum(0)) / max(observed.sum(), 1)
-    chance = (weight * expected).sum()
-    return float(1 - (weight * observed).sum() / chance) if chance else math.nan
+    total = np.maximum(observed.sum((1, 2)), 1)
+    margins = observed.sum(2)[:, :, None] * observed.sum(1)[:, None]
+    chance = (weight * margins).sum((1, 2)) / total
+    found = np.full(len(observed), np.nan)
+    lost = (weight * observed).sum((1, 2))
+    return np.asarray(1 - np.divide(lost, chance, out=found, where=chance > 0))
 
 
 def balanced_accuracy(matrix: NDArray[Any]) -> float:

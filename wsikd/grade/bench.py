@@ -28,7 +28,8 @@ import torch
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import ConfigError, SlideError, WsikdError
+from wsikd.core.errors import SlideError, WsikdError
+from wsikd.grade.escalate import check_comparable
 from wsikd.grade.exports import write_all
 from wsikd.slides.manifest import open_entry
 
@@ -100,7 +101,7 @@ def run_bench(
         SlideError, MissingMppError, RegionReadError: from the slides.
         ConfigError: the contenders do not look at the same fields.
     """
-    _check_comparable(teacher, student)
+    check_comparable(teacher.predictor.spec, student.predictor.spec)
     pair = (teacher, student)
     done: list[tuple[SlideEntry, list[_Passes]]] = []
     for number, entry in enumerate(entries):
@@ -186,22 +187,6 @@ def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[
         "confusion": table.tolist(),
         "classes": list(classes),
     }
-
-
-def _check_comparable(teacher: Contender, student: Contender) -> None:
-    t, s = teacher.predictor.spec, student.predictor.spec
-    if abs(t.field_um - s.field_um) > 1e-6 * t.field_um:
-        raise ConfigError(
-            "--student",
-            f"reads fields of {s.field_um:g} um, the teacher of {t.field_um:g} um",
-            "compare networks of one field size",
-        )
-    if t.classes != s.classes:
-        raise ConfigError(
-            "--student",
-            f"knows the classes {', '.join(s.classes)}, the teacher {', '.join(t.classes)}",
-            "compare networks of the same classes",
-        )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class GradeMap:
         seconds: wall time by stage.
         temperature: what the logits were divided by, fitted on validation patches; None where the
             probabilities are the network's own, which nobody has calibrated.
+        escalated_hw: bool (rows, columns); cells that the teacher read again, whose probabilities
+            are the teacher's; None where there was no teacher.
     """
 
     probability_khw: NDArray[np.float32]
@@ -47,8 +49,9 @@ class GradeMap:
     slide: SlideInfo
     seconds: Mapping[str, float] = field(default_factory=dict)
     temperature: float | None = None
+    escalated_hw: NDArray[np.bool_] | None = None
 
-    def calibrated(self, temperature: float | None) -> GradeMap:
+    def calibrated(self, temperature: float | None, teacher: float | None = None) -> GradeMap:
         """The same map with its logits divided by a temperature, which changes no grade.
 
         Softmax of the logarithms over the temperature; equal to dividing the logits, save where a
@@ -56,6 +59,7 @@ class GradeMap:
 
         Args:
             temperature: as the student's card tells it; None leaves the map as it is.
+            teacher: the same of the teacher, for the cells that it read; None leaves those.
 
         Raises:
             ValueError: the map is calibrated already.
@@ -65,7 +69,10 @@ class GradeMap:
         if self.temperature is not None:
             raise ValueError(f"calibrated already, with temperature {self.temperature:g}")
         tiny = np.finfo(np.float32).smallest_subnormal
-        logit = np.log(np.maximum(self.probability_khw, tiny), dtype=np.float64) / temperature
+        divisor = np.full(self.valid_hw.shape, temperature)
+        if self.escalated_hw is not None:
+            divisor[self.escalated_hw] = 1.0 if teacher is None else teacher
+        logit = np.log(np.maximum(self.probability_khw, tiny), dtype=np.float64) / divisor
         odds = np.exp(logit - logit.max(0, keepdims=True))
         probability = (odds / odds.sum(0, keepdims=True)).astype(np.float32)
         return replace(self, probability_khw=probability, temperature=temperature)

@@ -21,6 +21,7 @@ from wsikd.core.clock import StageClock
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.lock import locked
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.grade.escalate import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.likeness import likeness
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
 
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature")
+ASKED = ("teacher", "budget", "threshold")
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,19 @@ class ResultSettings:
     """What decides a slide's results, beside the student and how it reads.
 
     ``formats`` are entries of ``EXPORTERS``, or ``all`` that the slide can have. ``temperature``
-    calibrates the probabilities; None leaves them as the network gave them.
+    calibrates the probabilities, ``teacher_temperature`` those of the fields that a teacher read;
+    None leaves them as the network gave them.
     """
 
     formats: tuple[str, ...] = DEFAULT
     specimen: str = "biopsy"
     min_area_mm2: float = 0.0
     temperature: float | None = None
+    teacher_temperature: float | None = None
 
 
 def infer_slide(
-    predictor: SlidePredictor,
+    predictor: SlidePredictor | EscalatingPredictor,
     entry: SlideEntry,
     out: Path,
     settings: ResultSettings,
@@ -68,7 +72,7 @@ def infer_slide(
     """Grade a slide and write its results to ``out/<name>/``, or find them done.
 
     Args:
-        predictor: the student, ready to run.
+        predictor: the student, ready to run, alone or with its teacher.
         entry: the slide.
         out: folder of results.
         settings: what to write.
@@ -110,11 +114,12 @@ def infer_slide(
             watcher = Watcher() if trained_on else None
             grade_map = predictor.predict(
                 slide, mask_file=entry.mask, clock=clock, on_progress=on_progress, watch=watcher
-            ).calibrated(settings.temperature)
+            ).calibrated(settings.temperature, settings.teacher_temperature)
             row = summarise(
                 grade_map, specimen=settings.specimen, min_area_mm2=settings.min_area_mm2
             )
             row |= likeness(entry.name, trained_on, watcher)
+            row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
                 write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
@@ -155,7 +160,7 @@ def _part_of(folder: Path) -> Iterator[Path]:
 
 def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
     """Columns that tell rows of different students and rules apart."""
-    return dict(
+    row = dict(
         zip(
             HOW,
             (
@@ -168,6 +173,9 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
             strict=True,
         )
     )
+    if "teacher" in made_with:
+        row |= {key: made_with[key] for key in ASKED} | {"teacher": made_with["teacher"][:12]}
+    return row
 
 
 def keep_card(out: Path, bundle: StudentBundle) -> Path:
@@ -188,12 +196,14 @@ def write_summary(out: Path) -> Path:
 
     Folders that do not bear their slide's name, as those left by a killed run, are passed over.
     The last columns tell by which student (12 digits of its SHA-256), specimen rule, smallest area
-    (mm2), resolution (um/px) and temperature a row was made, and that it is for research use only.
+    (mm2), resolution (um/px) and temperature a row was made, where a teacher was asked also by
+    which, within which budget and from which doubt, and that it is for research use only.
     """
     found = [(p.name, _read(p)) for p in sorted(out.iterdir()) if p.is_dir()]
     rows = [r["summary"] for name, r in found if r and r["summary"].get("slide") == name]
-    columns = [key for row in rows for key in row if key not in HOW]
-    columns = [*dict.fromkeys(columns), *(HOW if rows else ())]
+    last = (*HOW, *(ASKED if any("teacher" in row for row in rows) else ()))
+    columns = [key for row in rows for key in row if key not in last]
+    columns = [*dict.fromkeys(columns), *(last if rows else ())]
     lines: list[dict[str, Any]] = [{**row, "note": RESEARCH_USE} for row in rows]
     path = out / "summary.csv"
     write_text_atomic(path, _csv_text([*columns, "note"], lines))
@@ -210,10 +220,11 @@ def _csv_text(columns: list[str], rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _reading(predictor: SlidePredictor) -> dict[str, Any]:
+def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
     """Settings of the predictor that change a map; threads and batches do not."""
     settings = predictor.settings
     return {
+        **(predictor.made_with if isinstance(predictor, EscalatingPredictor) else {}),
         "stride_px": settings.stride_px or predictor.spec.patch_px,
         "tissue": settings.tissue,
         "min_tissue": settings.min_tissue,
@@ -222,7 +233,7 @@ def _reading(predictor: SlidePredictor) -> dict[str, Any]:
     }
 
 
-def _engine(predictor: SlidePredictor) -> str | None:
+def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
     """What computed, None where there was nothing to compute."""
     engine = predictor.engine
     return f"{engine.name} {engine.precision}" if engine else None
@@ -245,9 +256,9 @@ def _made(folder: Path, made_with: dict[str, Any]) -> dict[str, Any] | None:
         fault = "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or --overwrite")
     old, new = found["made_with"], json.loads(json.dumps(made_with))
-    keys = [k for k in new if old.get(k) != new[k]]
+    keys = [k for k in dict.fromkeys([*new, *ASKED]) if old.get(k) != new.get(k)]
     if keys:
-        what = ", ".join(f"{k} {old.get(k)} there, {new[k]} asked" for k in keys)
+        what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)
         raise StoreMismatchError(
             folder,
             f"made with other settings ({what})",

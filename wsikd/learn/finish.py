@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.escalation import doubt, trade_off
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
+from wsikd.learn.metrics import softmax
 from wsikd.learn.prepare import init_stream
 from wsikd.learn.seen import record_seen
 from wsikd.models.bundle import save_bundle
@@ -97,6 +99,9 @@ def finish(
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
         temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
+        escalation=None if teacher is None else escalation(
+            patches, val, logits, temperature, teacher, device=str(trainer.device)
+        ),
         training={
             "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
             "epochs": config.optim.epochs, "best_epoch": best.epoch,
@@ -128,6 +133,47 @@ def training_appearance(trainer: Trainer, most: int = LOOKED_AT) -> Appearance:
         pixels = seen.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         rows += [field_statistics(patch) for patch in pixels]
     return Appearance.of(np.array(rows), [patches.slide[i] for i in chosen[:most]])
+
+
+def escalation(
+    patches: PatchSet,
+    indices: NDArray[np.int64],
+    logits: NDArray[Any],
+    temperature: float,
+    teacher: StudentBundle,
+    *,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """What asking the teacher about doubtful fields costs and brings, as ``infer`` may use it.
+
+    Args:
+        patches: at the teacher's resolution.
+        indices: validation patches, int64 (M,).
+        logits: the student's, (M, C).
+        temperature: of the student.
+        teacher: who is asked.
+        device: where to compute.
+
+    Returns:
+        For the card: the teacher's digest, fields, slides, and the curve of
+        :func:`wsikd.core.escalation.trade_off`.
+    """
+    network = teacher.network().to(device)
+    theirs = evaluate.predict(network, patches, indices, mpp=teacher.spec.mpp, device=device)
+    curve = trade_off(
+        doubt(softmax(logits, temperature)),
+        logits.argmax(1),
+        theirs.argmax(1),
+        len(patches.classes),
+    )
+    return {
+        "teacher_sha256": teacher.sha256,
+        "split": "val",
+        "fields": len(indices),
+        "slides": len({patches.slide[i] for i in indices}),
+        "curve": {k: [v if v is None else round(v, 9) for v in values]
+                  for k, values in curve.items()},
+    }  # fmt: skip
 
 
 def choose_least_area(

@@ -1,8 +1,7 @@
 """Figures of a grader on labelled patches, and how far they depend on which slides were drawn.
 
-Patches of one slide are alike, so intervals resample whole groups (patients where they are known,
-else slides): the cluster bootstrap of C. Field and A. Welsh, J. R. Statist. Soc. B 69, 2007. R
-resamples, G groups, N patches, C classes.
+Intervals resample whole groups, see :mod:`wsikd.core.resampling`. R resamples, G groups, N patches,
+C classes.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.agreement import kappas
+from wsikd.core.resampling import RESAMPLES, auc, interval, multiplicities
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 METRICS = ("balanced_accuracy", "accuracy", "kappa", "kappa_unweighted", "auc_macro", "auc_cancer")
-RESAMPLES = 1000
-LEVEL = 0.95
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -53,14 +53,6 @@ def measure(
     group = np.zeros(len(truth), np.int64)
     found = weighted(truth, probability, group, np.ones((1, 1)), benign=benign, fold=fold)
     return {k: float(v[0]) for k, v in found.items()}
-
-
-def multiplicities(groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """How often each group is drawn in each resample with replacement: int64 (R, G)."""
-    drawn = np.random.default_rng(seed).integers(0, groups, (resamples, groups))
-    flat = drawn + groups * np.arange(resamples)[:, None]
-    counts = np.bincount(flat.ravel(), minlength=groups * resamples)
-    return counts.reshape(resamples, groups)
 
 
 def weighted(
@@ -99,7 +91,7 @@ def weighted(
 
         def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
             parts = [whole == f for f in np.unique(whole)]
-            each = [_auc(positive[own], score[own], group[own], times) for own in parts]
+            each = [auc(positive[own], score[own], group[own], times) for own in parts]
             return _mean_defined(np.stack(each, 1))
 
         areas = [area(truth == c, _odds(probability, [c])) for c in range(classes)]
@@ -126,14 +118,9 @@ def _of_confusion(matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
     """Figures of confusion matrices (R, C, C), true class first."""
     rows, columns, total = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
     right = np.diagonal(matrix, axis1=1, axis2=2)
-    chance = rows[:, :, None] * columns[:, None] / total[:, None, None]
-    place = np.arange(matrix.shape[1])
-    distance = (place[:, None] - place[None]) ** 2
     found = {"balanced_accuracy": _mean_defined(right / rows), "accuracy": right.sum(1) / total}
-    for name, weight in (("kappa", distance), ("kappa_unweighted", (distance > 0).astype(int))):
-        expected = (weight * chance).sum((1, 2))
-        ratio = (weight * matrix).sum((1, 2)) / expected
-        found[name] = np.where(expected > 0, 1 - ratio, np.nan)
+    found["kappa"] = kappas(matrix, quadratic=True)
+    found["kappa_unweighted"] = kappas(matrix, quadratic=False)
     f1 = 2 * right / np.maximum(rows + columns, 1)
     return found | {f"f1_{c}": f1[:, c] for c in range(matrix.shape[1])}
 
@@ -143,34 +130,6 @@ def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         return np.asarray(np.nanmean(values, -1))
-
-
-def _auc(
-    positive: NDArray[np.bool_],
-    score: NDArray[np.float64],
-    group: NDArray[np.int64],
-    times: NDArray[Any],
-) -> NDArray[np.float64]:
-    """Share of (positive, negative) pairs in order, ties half: float64 (R,); NaN without pairs."""
-    _, place = np.unique(score, return_inverse=True)
-    levels, found = int(place.max(initial=0)) + 1, np.empty(len(times))
-    for r, counts in enumerate(times):
-        weight = counts[group].astype(np.float64)
-        above = np.bincount(place, weight * positive, levels)
-        below = np.bincount(place, weight * ~positive, levels)
-        pairs = above.sum() * below.sum()
-        ordered = (above * (np.cumsum(below) - below / 2)).sum()
-        found[r] = ordered / pairs if pairs else np.nan
-    return found
-
-
-def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float] | None:
-    """Percentile interval of resampled figures; None where more than a tenth are undefined."""
-    known = values[np.isfinite(values)]
-    if len(known) < 0.9 * max(len(values), 1):
-        return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def intervals(

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.config import first_difference
+from wsikd.core.resampling import RESAMPLES, interval, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
-from wsikd.learn.metrics import METRICS, RESAMPLES, interval, measure, multiplicities, weighted
+from wsikd.learn.metrics import METRICS, measure, weighted
 from wsikd.learn.reproduce import COLOUR, TEACHER, collect, read_card
 
 if TYPE_CHECKING:

@@ -25,8 +25,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
     Columns: minx, miny, width, height (level-0 px; whole numbers, or up to three decimals), one
     ``prob_<class>`` per class, then tissue (share of the field) and uncertainty, all 0 to 1 with
-    six decimals. The first columns are those of WSInfer (Kaczmarzyk et al., npj Precis Oncol
-    2024;8:9), so that its tools read the file.
+    six decimals, and where a teacher stood by, said_by (student or teacher). The first columns are
+    those of WSInfer (Kaczmarzyk et al., npj Precis Oncol 2024;8:9), so that its tools read the
+    file.
 
     Raises:
         OutputError: the file cannot be written.
@@ -40,8 +41,13 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         ]
     ).tolist()
     names = [f"prob_{name}" for name in grade_map.classes]
+    names += ["tissue", "uncertainty"]
     rows = [[f"{v:.6f}" for v in cell] for cell in values]
-    _save(path, [*names, "tissue", "uncertainty"], grade_map.boxes(), rows)
+    if grade_map.escalated_hw is not None:
+        names.append("said_by")
+        for row, again in zip(rows, grade_map.escalated_hw[valid].tolist(), strict=True):
+            row.append("teacher" if again else "student")
+    _save(path, names, grade_map.boxes(), rows)
 
 
 def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:

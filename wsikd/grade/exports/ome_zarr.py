@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide, SlideInfo
 
 _CHUNK = 1024
+_WHO = "labels/said_by/0"
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
@@ -28,6 +29,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
     ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
     most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
+    ``labels/said_by``, where a teacher stood by, tells who did: 0 nobody, 1 student, 2 teacher.
     Transformations lead from array index to um from the slide's level-0 corner, for pixel
     centres. Attribute ``wsikd`` repeats the placement in level-0 px and tells the temperature that
     the probabilities are calibrated with (null: they are not); of the slide it names only name,
@@ -46,11 +48,17 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         group.attrs["ome"] = image | {"omero": {"channels": channels}}
         _save(group, grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
         _save(group, grade_map.tissue_hw.astype(np.float32), "yx", 0.0, name="tissue")
-        labels = group.create_group("labels", attributes={"ome": _version(labels=["grade"])})
+        again = grade_map.escalated_hw
+        named = ["grade"] if again is None else ["grade", "said_by"]
+        labels = group.create_group("labels", attributes={"ome": _version(labels=named)})
         ome = _multiscale(grade_map, "grade", "yx") | {"image-label": _image_label(classes)}
         grade = labels.create_group("grade", attributes={"ome": ome})
         wanted = np.result_type(np.uint8, np.min_scalar_type(len(classes)))
         _save(grade, (grade_map.grade_hw + 1).astype(wanted), "yx", 0)
+        if again is not None:
+            ome = _multiscale(grade_map, "said_by", "yx") | {"image-label": _who_label()}
+            said_by = labels.create_group("said_by", attributes={"ome": ome})
+            _save(said_by, grade_map.valid_hw.astype(np.uint8) + again, "yx", 0)
         group.attrs["wsikd"] = _placement(grade_map)
 
 
@@ -69,6 +77,7 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
         placement: Any = group.attrs["wsikd"]
         probability = np.asarray(group["0"], np.float32)
         tissue = np.asarray(group["tissue"], np.float32)
+        again = np.asarray(group[_WHO]) == 2 if _WHO in group else None
         if not placement["complete"]:
             raise KeyError("complete")
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -83,6 +92,7 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
         classes=tuple(placement["classes"]),
         slide=slide,
         temperature=placement.get("temperature"),
+        escalated_hw=again,
     )
 
 
@@ -181,6 +191,16 @@ def _image_label(classes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "colors": [{"label-value": 0, "rgba": [0, 0, 0, 0]}, *colours],
         "properties": [{"label-value": i + 1, "class": name} for i, name in enumerate(classes)],
+        "source": {"image": "../../"},
+    }
+
+
+def _who_label() -> dict[str, Any]:
+    colours = {0: (0, 0, 0, 0), 1: (68, 119, 170, 255), 2: (238, 119, 51, 255)}
+    names = {1: "student", 2: "teacher"}
+    return {
+        "colors": [{"label-value": k, "rgba": list(rgba)} for k, rgba in colours.items()],
+        "properties": [{"label-value": k, "said_by": name} for k, name in names.items()],
         "source": {"image": "../../"},
     }
 

@@ -1,0 +1,243 @@
+"""A student that asks its teacher about the fields it is unsure of.
+
+The student reads all fields. The most doubtful (see :mod:`wsikd.core.escalation`) are gathered and
+read again by the teacher at its own resolution, in the order of the slide, so that what lies
+together is decoded once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.clock import StageClock
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.escalation import doubt, most_doubtful, place_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from wsikd.grade.engines import Engine
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
+    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.slides.base import Slide
+
+BUDGET = 0.1
+AGREEMENT = 0.95
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which fields are read again.
+
+    Attributes:
+        budget: share of a slide's fields at most, 0 to 1; 1 takes all.
+        threshold: least doubt; None: the most doubtful, as many as the budget allows.
+        temperature: of the student, None where it was not calibrated.
+        told: the rule in words.
+    """
+
+    budget: float
+    threshold: float | None = None
+    temperature: float | None = None
+    told: str = ""
+
+
+def rule_of(
+    student: StudentBundle, teacher: StudentBundle, *, budget: float, agreement: float
+) -> Rule:
+    """The rule for a pair: from the curve in the student's card where it is of this teacher.
+
+    Args:
+        student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
+        teacher: who is asked.
+        budget: share of the fields at most, 0 to 1.
+        agreement: share of the validation fields that shall have the teacher's class.
+    """
+    temperature = student.temperature
+    unsure = "the most doubtful first" if temperature else "the most doubtful first (uncalibrated)"
+    if budget >= 1:
+        return Rule(1.0, None, temperature, "every field is read again")
+    found = student.card.get("escalation")
+    if not isinstance(found, dict) or found.get("teacher_sha256") != teacher.sha256:
+        why = "is of another teacher" if isinstance(found, dict) else "has no threshold of doubt"
+        told = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
+        return Rule(budget, None, temperature, told)
+    try:
+        return _from_curve(found, budget, agreement, temperature)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        from wsikd.models.bundle import CARD
+
+        raise BundleError(
+            student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it anew"
+        ) from error
+
+
+def _from_curve(
+    found: Mapping[str, Any], budget: float, agreement: float, temperature: float | None
+) -> Rule:
+    curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share", "agreement")}
+    place = place_for(curve, agreement)
+    threshold, share = curve["threshold"][place], curve["share"][place]
+    told = (
+        f"fields in doubt of {threshold:.3g} or more, at most {budget:.3g} of them: on "
+        f"{int(found['fields'])} validation fields of {int(found['slides'])} slide(s) that were "
+        f"{share:.2g}, and then {curve['agreement'][place]:.3f} had the teacher's class"
+    )
+    if share > budget:
+        within = max(i for i, s in enumerate(curve["share"]) if s <= budget)
+        told += f" (within the budget {curve['agreement'][within]:.3f})"
+    return Rule(budget, threshold, temperature, told)
+
+
+def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--student") -> None:
+    """Refuse networks of other fields or classes. Raises ConfigError."""
+    if abs(teacher.field_um - student.field_um) > 1e-6 * teacher.field_um:
+        raise ConfigError(
+            option,
+            f"the student reads fields of {student.field_um:g} um, the teacher of "
+            f"{teacher.field_um:g} um",
+            "take networks of one field size",
+        )
+    if teacher.classes != student.classes:
+        raise ConfigError(
+            option,
+            f"the student knows the classes {', '.join(student.classes)}, the teacher "
+            f"{', '.join(teacher.classes)}",
+            "take networks of the same classes",
+        )
+
+
+def teacher_settings(
+    settings: PredictSettings, student: InputSpec, teacher: InputSpec
+) -> PredictSettings:
+    """The student's settings for a teacher of the same fields: its stride at the finer resolution.
+
+    Raises:
+        ConfigError: the stride is no whole number of the teacher's pixels.
+    """
+    if settings.stride_px is None:
+        return settings
+    stride = settings.stride_px * teacher.patch_px / student.patch_px
+    if abs(stride - round(stride)) > 1e-6:
+        fault = f"{settings.stride_px} px are {stride:g} px of the teacher's"
+        raise ConfigError("--stride", fault, "choose one that is whole for both")
+    return replace(settings, stride_px=round(stride))
+
+
+class EscalatingPredictor:
+    """A student with its teacher standing by; grades slides as a ``SlidePredictor`` does.
+
+    Args:
+        student: reads all fields.
+        teacher: reads again what the student is unsure of.
+        rule: which fields those are.
+        teacher_sha256: of the teacher's weights, for the record.
+
+    Raises:
+        ConfigError: the two look at other fields, or know other classes.
+    """
+
+    def __init__(
+        self,
+        student: SlidePredictor,
+        teacher: SlidePredictor,
+        rule: Rule,
+        *,
+        teacher_sha256: str = "",
+    ) -> None:
+        """Refuse a pair that cannot be compared."""
+        check_comparable(teacher.spec, student.spec, "--escalate")
+        self.student, self.teacher, self.rule = student, teacher, rule
+        self.teacher_sha256 = teacher_sha256
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the student is given."""
+        return self.student.spec
+
+    @property
+    def settings(self) -> PredictSettings:
+        """How the student reads."""
+        return self.student.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student computes."""
+        return self.student.device
+
+    @property
+    def engine(self) -> Engine | None:
+        """What the student computes with, None before its first field."""
+        return self.student.engine
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What decides the result beside the student and how it reads."""
+        return {
+            "teacher": self.teacher_sha256[:16],
+            "budget": self.rule.budget,
+            "threshold": self.rule.threshold,
+        }
+
+    def predict(
+        self,
+        slide: Slide,
+        *,
+        mask_file: Path | None = None,
+        clock: StageClock | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        watch: Watch | None = None,
+    ) -> GradeMap:
+        """Grade the tissue of an open slide; ``escalated_hw`` of the map tells who graded what.
+
+        Stage ``escalate`` is the wall time of the second reading.
+
+        Args:
+            slide: an open slide.
+            mask_file: the user's own tissue mask.
+            clock: takes the time of the stages; a new one by default.
+            on_progress: called with (fields done, fields in all), twice over.
+            watch: shown what the student reads.
+
+        Raises:
+            MissingMppError, RegionReadError, SlideError: from the slide.
+        """
+        clock = clock or StageClock()
+        first = self.student.predict(
+            slide, mask_file=mask_file, clock=clock, on_progress=on_progress, watch=watch
+        )
+        begun = time.perf_counter()
+        valid = first.valid_hw
+        doubts = doubt(first.probability_khw[:, valid].T, self.rule.temperature)
+        again = np.zeros_like(valid)
+        again[valid] = most_doubtful(doubts, self.rule.budget, self.rule.threshold)
+        probability = first.probability_khw.copy()
+        if again.any():
+            rows, columns = np.nonzero(again)
+            probability[:, again] = self.teacher.read(
+                slide, rows, columns, on_progress=on_progress
+            ).T
+        clock.add({"escalate": time.perf_counter() - begun})
+        return replace(
+            first, probability_khw=probability, escalated_hw=again, seconds=dict(clock.seconds)
+        )
+
+
+def escalation_row(grade_map: GradeMap, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What the summary tells of a map that a teacher stood by: share, fields and wall time."""
+    if grade_map.escalated_hw is None:
+        return {}
+    count, fields = int(grade_map.escalated_hw.sum()), int(grade_map.valid_hw.sum())
+    return {
+        "escalated_fields": count,
+        "share_escalated": count / fields if fields else None,
+        "escalation_seconds": round(seconds.get("escalate", 0.0), 3),
+    }
