@@ -58,7 +58,7 @@ def views(stores, low_source, tmp_path, at=Progress(0, 2, 3, 9), **augmentation)
         method, patches, settings, RunDir(tmp_path), seed=4, device=torch.device("cpu")
     )
     chosen = np.arange(12)
-    return patches, chosen, trainer.batch(patches.images(chosen), chosen, at).views["low"]
+    return patches, chosen, trainer.batch(trainer.views.read(chosen), chosen, at).views["low"]
 
 
 STILL = {"flips": False, "brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}

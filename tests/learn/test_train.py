@@ -20,11 +20,14 @@ from wsikd.core.errors import (
     NonFiniteLossError,
     OutputError,
 )
+from wsikd.core.run import RunDir
 from wsikd.learn import evaluate, finish, train
+from wsikd.learn.augment import augment
 from wsikd.learn.data import load_patches
 from wsikd.learn.evaluate import evaluate_bundle
+from wsikd.learn.losses import downsample
 from wsikd.learn.prepare import build_student, open_teacher
-from wsikd.learn.settings import Optim, RunConfig
+from wsikd.learn.settings import Augment, Optim, RunConfig
 from wsikd.learn.sources import FileSource
 from wsikd.learn.train import Best, Trainer, distill, learning_rate
 from wsikd.models.bundle import load_bundle
@@ -499,3 +502,62 @@ def test_the_card_keeps_temperature_stain_and_focus(student, stripes):
     saturation = np.array(rows)[:, list(STATISTICS).index("saturation")]
     expected = np.quantile(saturation, (0.05, 0.5, 0.95), method="inverted_cdf")
     assert kept.quantiles["saturation"] == pytest.approx(tuple(expected), abs=0.01)
+
+
+def test_patience_stops_after_so_many_epochs_without_gain(stripes, tmp_path):
+    settings = config(stripes, optim={"epochs": 30, "patience": 2, "lr": 1e-9})
+    found = distill(settings, tmp_path / "run", seed=1, device="cpu")
+    done = [row for row in rows(tmp_path / "run") if "epoch" in row]
+    kappas = [row["val"]["kappa"] for row in done]
+    assert len(done) == found.best_epoch + 2 < 30
+    best = found.best_epoch - 1
+    assert max(kappas) == kappas[best]
+    losses = [row["val"]["loss"] for row in done]
+    assert not any(
+        kappas[i] == kappas[best] and losses[i] < losses[best] for i in range(best + 1, len(done))
+    )
+
+
+def test_a_run_that_patience_ended_stays_ended(stripes, tmp_path):
+    settings = config(stripes, optim={"epochs": 30, "patience": 2, "lr": 1e-9})
+    distill(settings, tmp_path / "run", seed=1, device="cpu")
+    before = [row for row in rows(tmp_path / "run") if "epoch" in row]
+    distill(settings, tmp_path / "run", seed=1, device="cpu", resume=True)
+    assert [row for row in rows(tmp_path / "run") if "epoch" in row] == before
+
+
+@pytest.mark.parametrize("method", ["supervised", "at_plus"])
+def test_averages_in_memory_are_the_averages_of_the_step(stripes, teacher, tmp_path, method):
+    """Only turned: the kept averages give the very same views, so the very same losses."""
+    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
+    found = {}
+    for name, limit in (("kept", 4.0), ("made", 0.0)):
+        settings = config(
+            stripes, method, teacher if method == "at_plus" else None, augment=plain,
+            data={"student_mpp": 2.0, "cache_gb": limit}, optim={"epochs": 2},
+        )  # fmt: skip
+        distill(settings, tmp_path / name, seed=1, device="cpu")
+        found[name] = [row for row in rows(tmp_path / name) if "epoch" in row]
+    assert found["kept"] == found["made"]
+
+
+def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_path):
+    changed = {"stain": 0.3, "brightness": 0.3, "rotate_deg": 20}
+    seen = {}
+    for whose in ("both", "student"):
+        settings = config(stripes, "at_plus", teacher, augment=changed | {"colour_of": whose})
+        patches = load_patches(settings.data, settings.split)
+        bundle = open_teacher(settings)
+        student = build_student(settings, patches, bundle)
+        made = Trainer(
+            train.build_method(settings, student, bundle, patches.classes), patches, settings,
+            RunDir(tmp_path / whose), seed=3, device=torch.device("cpu"),
+        )  # fmt: skip
+        chosen = made.train_indices[:4]
+        seen[whose] = made.batch(patches.images(chosen), chosen, train.Progress(0, 2, 1, 4)).views
+    still = Augment(**changed | {"stain": 0, "brightness": 0, "contrast": 0, "saturation": 0})
+    generator = made.views.generator(train.Progress(0, 2, 1, 4))
+    bent = augment(patches.images(chosen), still, generator)
+    torch.testing.assert_close(seen["student"]["high"], bent)
+    assert not torch.allclose(seen["both"]["high"], bent, atol=5)
+    assert not torch.allclose(seen["student"]["low"], downsample(bent, 2), atol=5)

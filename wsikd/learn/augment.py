@@ -26,12 +26,22 @@ def augment(patches: Tensor, options: Augment, generator: torch.Generator) -> Te
     Returns:
         float32 (B, 3, H, W), within 0 to 255.
     """
+    return recolour(bend(patches, options, generator), options, generator)
+
+
+def bend(patches: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
+    """The first half of :func:`augment`: what moves pixels."""
     x = patches
     if options.flips:
-        x = _flips(x, generator)
+        x = turned(x, draw_turns(len(x), generator))
     x = x.float()
     if options.rotate_deg or options.scale:
         x = _affine(x, options, generator)
+    return x
+
+
+def recolour(x: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
+    """The second half of :func:`augment`: what changes colours; float (B, 3, H, W)."""
     if options.stain:
         x = _stain(x, options.stain, generator)
     if options.brightness or options.contrast or options.saturation:
@@ -39,20 +49,30 @@ def augment(patches: Tensor, options: Augment, generator: torch.Generator) -> Te
     return x
 
 
+def recolours(options: Augment) -> bool:
+    """Whether :func:`recolour` does anything."""
+    return any((options.stain, options.brightness, options.contrast, options.saturation))
+
+
+def draw_turns(count: int, generator: torch.Generator) -> Tensor:
+    """Which patches are mirrored left-right, upside down and along the diagonal: bool (3, B)."""
+    return torch.rand(3, count, generator=generator, device=generator.device) < 0.5
+
+
 def _uniform(count: int, spread: float, generator: torch.Generator, *more: int) -> Tensor:
     draw = torch.rand(count, *more, generator=generator, device=generator.device)
     return 1 + spread * (2 * draw - 1)
 
 
-def _flips(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The eight symmetries of a square (four of an oblong), equally likely."""
-    draw = torch.rand(3, len(x), generator=generator, device=generator.device) < 0.5
-    masks = draw[:, :, None, None, None]
-    x = torch.where(masks[0], x.flip(-1), x)
-    x = torch.where(masks[1], x.flip(-2), x)
-    if x.shape[-1] == x.shape[-2]:
-        x = torch.where(masks[2], x.transpose(-1, -2), x)
-    return x
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """The eight symmetries of a square (four of an oblong), chosen by :func:`draw_turns`."""
+    square = x.shape[-1] == x.shape[-2]
+    made = []
+    for patch, (left, up, diagonal) in zip(x, turns.T.tolist(), strict=True):
+        axes = [axis for axis, flip in ((-1, left), (-2, up)) if flip]
+        patch = patch.flip(axes) if axes else patch
+        made.append(patch.transpose(-1, -2) if diagonal and square else patch)
+    return torch.stack(made)
 
 
 def _affine(x: Tensor, options: Augment, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 from wsikd.core.classes import benign_of, ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
+from wsikd.learn.losses import downsample
 from wsikd.learn.sources import StoreSource, open_sources
 from wsikd.learn.splits import assign, check_leaks, groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 AHEAD = 3
+KEPT_AT_ONCE = 64
 
 
 @dataclass
@@ -48,6 +50,7 @@ class PatchSet:
         content: digest of each patch's image file, or of the scan it was cut from; None where
             neither is known.
         named_benign: the classes that are no cancer, None where their names are to tell.
+        memo: what trainings on these patches share, e.g. a teacher's answers.
     """
 
     label: NDArray[np.int64]
@@ -66,6 +69,8 @@ class PatchSet:
     named_benign: tuple[str, ...] | None = None
     content: list[str | None] = field(default_factory=list, repr=False)
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
+    _averages: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -142,6 +147,7 @@ class PatchSet:
             for _ in pool.map(fill, range(len(indices))):
                 pass
         self._images, self._cache = images, {int(i): n for n, i in enumerate(indices)}
+        self._averages.clear()
         return True
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
@@ -151,8 +157,39 @@ class PatchSet:
             return self._images[[self._cache[i] for i in wanted]]
         return torch.stack([self.read(i) for i in wanted])
 
+    def averages(self, indices: Sequence[int] | NDArray[np.int64], factor: int) -> Tensor:
+        """Patches averaged over squares of ``factor`` pixels: float32, not rounded; see ``keep``.
+
+        Args:
+            indices: of the patches.
+            factor: pixels that become one, along a side.
+
+        Returns:
+            (B, 3, side / factor, side / factor), 0 to 255.
+        """
+        kept = self._averages.get(factor)
+        if kept is None or not all(int(i) in self._cache for i in indices):
+            return downsample(self.images(indices), factor)
+        return kept[[self._cache[int(i)] for i in indices]]
+
+    def keep_averages(self, factor: int, limit_gb: float) -> None:
+        """Hold the averages of the patches in memory too, unless they need over ``limit_gb``."""
+        if self._images is None or factor in self._averages:
+            return
+        if self._images.numel() * 4 / factor**2 > limit_gb * 1e9:
+            return
+        starts = range(0, len(self._images), KEPT_AT_ONCE)
+        parts = [downsample(self._images[i : i + KEPT_AT_ONCE], factor) for i in starts]
+        self._averages[factor] = torch.cat(parts)
+
     def batches(
-        self, order: NDArray[np.int64], size: int, *, threads: int = 2, drop_last: bool = False
+        self,
+        order: NDArray[np.int64],
+        size: int,
+        *,
+        threads: int = 2,
+        drop_last: bool = False,
+        read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Patches in this order, some batches ahead of their use.
 
@@ -161,19 +198,21 @@ class PatchSet:
             size: patches in a batch.
             threads: that read ahead.
             drop_last: leave out an incomplete last batch, unless it is the only one.
+            read: what is read of a batch; None: :meth:`images`.
 
         Yields:
-            uint8 (B, 3, side, side), and the indices.
+            What was read, e.g. uint8 (B, 3, side, side), and the indices.
         """
         parts = [order[i : i + size] for i in range(0, len(order), size)]
         if drop_last and len(parts) > 1 and len(parts[-1]) < size:
             parts.pop()
+        read = read or self.images
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            waiting = [pool.submit(self.images, part) for part in parts[:AHEAD]]
+            waiting = [pool.submit(read, part) for part in parts[:AHEAD]]
             for n, part in enumerate(parts):
                 images = waiting.pop(0).result()
                 if n + AHEAD < len(parts):
-                    waiting.append(pool.submit(self.images, parts[n + AHEAD]))
+                    waiting.append(pool.submit(read, parts[n + AHEAD]))
                 yield images, part
 
 

@@ -66,6 +66,7 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         upsample=config.upsample,
         weights=weights,
         drop_pools=network.drop_pools,
+        colour=network.colour,
     )
     if network.init == "teacher" and teacher is not None:
         if (teacher.arch, teacher.width) != (network.arch, network.width):
@@ -146,6 +147,7 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
         classes=patches.classes,
         student_input=config.student_input,
         upsample=config.upsample,
+        colour=config.network.colour,
     )
 
 

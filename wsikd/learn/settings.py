@@ -32,6 +32,9 @@ class Network(Settings):
     """Local file of ImageNet weights; none asks the hub of torchvision or timm."""
     input_norm: Literal["none", "imagenet"] = "imagenet"
     """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation."""
+    colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
+    """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
+    brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
 
 
 class Data(Settings):
@@ -174,6 +177,8 @@ class Optim(Settings):
     """Decoupled in AdamW."""
     epochs: Annotated[int, Field(gt=0)] = 20
     """Passes; each draws as many patches as there are training patches."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop after so many epochs that were not better on validation; none: never."""
     epoch_patches: Annotated[int, Field(gt=0)] | None = None
     """Patches drawn in an epoch, where another number is wanted."""
     batch_size: Annotated[int, Field(gt=0)] = 32
@@ -210,6 +215,9 @@ class Augment(Settings):
     """Saturation factor within 1 plus or minus this."""
     stain: Share = 0.05
     """Factor on each channel's optical density within 1 plus or minus this."""
+    colour_of: Literal["both", "student"] = "both"
+    """Whose view brightness, contrast, saturation and stain change: teacher's and student's alike,
+    or only the trained network's, at its own resolution, so that the teacher reads clean stain."""
 
 
 class RunConfig(Settings):
@@ -231,6 +239,12 @@ class RunConfig(Settings):
     taps: Taps = Taps()
     grid: Literal["teacher_down", "student_up"] = "teacher_down"
     """Where maps are compared: on the student's grid, or on the teacher's."""
+    teacher_cache: Literal["auto", "off", "ram", "disk"] = "auto"
+    """Ask the teacher once for each view of a patch and keep its answers, in memory or in the run
+    folder. That needs views that can be counted (flips only, or augment.colour_of: student);
+    "auto" keeps them in memory where that is so, pays and fits into data.cache_gb."""
+    teacher_cache_dir: str | None = None
+    """Folder of the answers for "disk", to share them among students; none: RUN/targets."""
     kd: Kd = Kd()
     dkd: Dkd = Dkd()
     at: At = At()

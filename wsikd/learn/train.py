@@ -19,10 +19,8 @@ import torch
 from wsikd.core.errors import CheckpointError, NonFiniteLossError
 from wsikd.core.run import RunDir, aside
 from wsikd.learn import evaluate
-from wsikd.learn.augment import augment
 from wsikd.learn.data import PatchSet, load_patches
 from wsikd.learn.finish import RunResult, finish
-from wsikd.learn.losses import downsample
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import (
     build_method,
@@ -35,6 +33,8 @@ from wsikd.learn.prepare import (
 )
 from wsikd.learn.seen import check_unseen
 from wsikd.learn.splits import epoch_order
+from wsikd.learn.targets import open_targets
+from wsikd.learn.views import Views
 from wsikd.models.device import pick_device
 
 if TYPE_CHECKING:
@@ -105,11 +105,12 @@ class Trainer:
         drawn = config.optim.epoch_patches or len(self.train_indices)
         self.drawn, self.batch_size = drawn, min(config.optim.batch_size, drawn)
         self.steps = max(1, drawn // self.batch_size)
+        self.views = Views(patches, config, method.views, seed=seed, device=device)
         self.epoch, self.best = 0, Best()
 
     def fit(self) -> Best:
-        """Train to the last epoch; raises NonFiniteLossError where a term is not a number."""
-        while self.epoch < self.config.optim.epochs:
+        """Train until it is over; raises NonFiniteLossError where a term is not a number."""
+        while not self._is_over():
             start = time.perf_counter()
             row = {"epoch": self.epoch + 1, **self._train_epoch()}
             row["val"] = self._validate()
@@ -129,6 +130,12 @@ class Trainer:
             )  # fmt: skip
         return self.best
 
+    def _is_over(self) -> bool:
+        """After the last epoch, or when ``optim.patience`` epochs brought nothing."""
+        patience = self.config.optim.patience
+        flat = patience is not None and self.epoch - self.best.epoch >= patience
+        return flat or self.epoch >= self.config.optim.epochs
+
     def _train_epoch(self) -> dict[str, Any]:
         torch.manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
         self.wrapped.train()
@@ -144,6 +151,7 @@ class Trainer:
             self.batch_size,
             threads=self.config.optim.threads,
             drop_last=True,
+            read=self.views.read,
         )
         sums: dict[str, torch.Tensor] = {}
         count, rate = 0, 0.0
@@ -181,39 +189,8 @@ class Trainer:
         return {k: v.detach() for k, v in terms.items()}
 
     def batch(self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress | None) -> Batch:
-        """Views of patches on the device; ``at`` draws the augmentation, None means none."""
-        high = images.to(self.device, non_blocking=True)
-        low = None
-        if at is not None:
-            if self.config.data.low_source != "area":
-                low = self._stored_low(indices, at)
-            high = augment(high, self.config.augment, generator := self._generator(at))
-        average = downsample(high, round(self.config.factor))
-        if low is None:
-            low = average
-        elif self.config.data.low_source == "mixed":
-            toss = torch.rand(len(low), generator=generator, device=self.device) < 0.5
-            low = torch.where(toss[:, None, None, None], low, average)
-        views = {"high": high, "low": low}
-        wanted = self.method.views if at is not None else ("low",)
-        return Batch(
-            views={k: views[k].contiguous(memory_format=torch.channels_last) for k in wanted},
-            label=torch.from_numpy(self.patches.label[indices]).to(self.device),
-            slide=tuple(self.patches.slide[i] for i in indices),
-            box=torch.from_numpy(indices),
-        )
-
-    def _generator(self, at: Progress) -> torch.Generator:
-        """The chance of a step; the same at every call."""
-        entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
-        generator = torch.Generator(self.device)
-        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        return generator
-
-    def _stored_low(self, indices: NDArray[np.int64], at: Progress) -> torch.Tensor:
-        """The slides' own pixels at the student's mpp, augmented by the draw of the high ones."""
-        low = self.patches.low_images(indices, self.config.low_mpp).to(self.device)
-        return augment(low, self.config.augment, self._generator(at))
+        """Views of patches on the device; see :meth:`Views.batch`."""
+        return self.views.batch(images, indices, at)
 
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits of patches without augmentation: float64 (M, C)."""
@@ -221,8 +198,9 @@ class Trainer:
         parts = []
         with torch.inference_mode(), self.fabric.autocast():
             for images, chosen in self.patches.batches(
-                indices, 2 * self.batch_size, threads=self.config.optim.threads
-            ):
+                indices, 2 * self.batch_size, threads=self.config.optim.threads,
+                read=self.views.read,
+            ):  # fmt: skip
                 logits = self.method.predict(self.batch(images, chosen, None))
                 parts.append(logits.double().cpu().numpy())
         return np.concatenate(parts)
@@ -351,6 +329,10 @@ def distill(
         log_cost(spec, student, teacher)
         patches.keep(used, config.data.cache_gb, config.optim.threads)
         trainer = Trainer(method, patches, config, run, seed=seed, device=where)
+        if teacher is not None:
+            trainer.views.targets = open_targets(trainer, teacher.sha256)
+        if trainer.views.averaged:
+            patches.keep_averages(trainer.views.factor, config.data.cache_gb)
         if resume:
             trainer.resume()
         if resumed:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BACKBONES: dict[str, str] = {
     "vgg_small": "wsikd.models.families:vgg_small",
+    "strided_small": "wsikd.models.families:strided_small",
     "vgg16": "wsikd.models.families:vgg16",
     "resnet18": "wsikd.models.families:resnet18",
     "resnet50": "wsikd.models.families:resnet50",

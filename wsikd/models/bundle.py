@@ -20,6 +20,7 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import aside, write_json_atomic
 from wsikd.models.backbone import macs
+from wsikd.models.colour import COLOURS
 from wsikd.models.grader import Grader, assemble
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class InputSpec:
         classes: names in the order of the logits.
         student_input: "native", "half" or "upsampled"; the network up-samples by itself.
         upsample: the factor by which it does.
+        colour: "rgb", or "grey" or "haematoxylin": the network takes colour away by itself, and
+            mean and std are of what is left.
     """
 
     mpp: float
@@ -57,6 +60,7 @@ class InputSpec:
     classes: tuple[str, ...]
     student_input: str = "native"
     upsample: int = 1
+    colour: str = "rgb"
 
     @property
     def field_um(self) -> float:
@@ -241,6 +245,7 @@ def _spec(entries: Mapping[str, Any]) -> InputSpec:
         classes=tuple(_class_name(c) for c in _list(entries["classes"], "classes")),
         student_input=str(entries.get("student_input", "native")),
         upsample=_whole(entries.get("upsample", 1), "upsample"),
+        colour=str(entries.get("colour", "rgb")),
     )
     if min(spec.mpp, spec.patch_px, spec.upsample, *spec.std) <= 0:
         raise ValueError("sizes must be positive")
@@ -248,6 +253,8 @@ def _spec(entries: Mapping[str, Any]) -> InputSpec:
         raise ValueError("classes must be two or more, each named once")
     if spec.student_input not in ("native", "half", "upsampled"):
         raise ValueError("student_input must be native, half or upsampled")
+    if spec.colour not in COLOURS:
+        raise ValueError(f"colour {spec.colour!r} is not one of {COLOURS}")
     return spec
 
 
@@ -331,6 +338,7 @@ def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
     return assemble(
         classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,
         **network,
+        colour=spec.colour,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
 from wsikd.models.backbone import build_backbone
+from wsikd.models.colour import without_colour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +36,15 @@ class Grader(nn.Module):
         pooled: the head reads the means of the deepest map, and has the weight and bias of a
             linear layer.
         options: settings of a network of ``GRADERS``, kept in its card; none for others.
+        colour: "rgb", or what takes colour away, see ``models.colour.without_colour``; mean and std
+            are then of what it leaves.
     """
 
     mean: Tensor
     std: Tensor
     head: Any
     pooled = True
+    colour = "rgb"
 
     def __init__(
         self,
@@ -73,7 +77,10 @@ class Grader(nn.Module):
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 or float (B, 3, H, W) of 0 to 255 -> what the backbone reads."""
         x = x.to(self.mean.dtype)
-        x = (x - 255 * self.mean) / (255 * self.std)
+        if self.colour == "rgb":
+            x = (x - 255 * self.mean) / (255 * self.std)
+        else:
+            x = (without_colour(x, self.colour) - self.mean) / self.std
         if self.upsample != 1:
             x = functional.interpolate(
                 x, scale_factor=self.upsample, mode="bilinear", align_corners=False
@@ -109,6 +116,7 @@ def build_grader(
     weights: Mapping[str, Tensor] | None = None,
     drop_pools: int = 0,
     options: Mapping[str, Any] | None = None,
+    colour: str = "rgb",
 ) -> Grader:
     """Make a grader by name.
 
@@ -121,14 +129,18 @@ def build_grader(
         weights: ImageNet state dict of the backbone, None for random.
         drop_pools: halvings of the grid to leave out, see ``backbone.drop_strides``.
         options: of a network of ``GRADERS``, see ``hybrid_options.Hybrid``.
+        colour: "rgb", "grey" or "haematoxylin"; without colour, patches are normalised one by one
+            and ``input_norm`` does not count.
 
     Raises:
         ConfigError: the network is unknown, the weights do not fit it, or it has fewer halvings.
     """
-    norm = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD)}.get(input_norm, ((0.0,) * 3, (1.0,) * 3))
+    norm = ((0.0,) * 3, (1.0,) * 3)
+    if input_norm == "imagenet" and colour == "rgb":
+        norm = (IMAGENET_MEAN, IMAGENET_STD)
     return assemble(
         arch, classes, mean=norm[0], std=norm[1], width=width, upsample=upsample, weights=weights,
-        drop_pools=drop_pools, options=options,
+        drop_pools=drop_pools, options=options, colour=colour,
     )  # fmt: skip
 
 
@@ -143,11 +155,14 @@ def assemble(
     weights: Mapping[str, Tensor] | None = None,
     drop_pools: int = 0,
     options: Mapping[str, Any] | None = None,
+    colour: str = "rgb",
 ) -> Grader:
     """As :func:`build_grader`, with any mean and deviation of the input, in units of 0 to 1."""
     if arch not in GRADERS:
         backbone = build_backbone(arch, width=width, weights=weights, drop_pools=drop_pools)
-        return Grader(backbone, classes, mean=mean, std=std, upsample=upsample)
+        plain = Grader(backbone, classes, mean=mean, std=std, upsample=upsample)
+        plain.colour = colour
+        return plain
     from wsikd.core.config import parse_config
     from wsikd.models.hybrid_options import Hybrid
 
@@ -161,5 +176,5 @@ def assemble(
     hybrid = parse_config(Hybrid, options or {}, name="network.hybrid")
     make = resolve(GRADERS, arch, kind="graders")
     grader: Grader = make(classes, width, hybrid, mean=mean, std=std, upsample=upsample)
-    grader.options = hybrid.model_dump(mode="json")
+    grader.options, grader.colour = hybrid.model_dump(mode="json"), colour
     return grader

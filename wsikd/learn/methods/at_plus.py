@@ -37,7 +37,7 @@ from torch import nn
 
 from wsikd.learn import losses, losses_logits, losses_relations
 from wsikd.learn.losses import to_grid
-from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.methods.base import Batch, Method, Progress, Taught
 from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from wsikd.learn.methods.pairs import TapPair
     from wsikd.models.grader import Grader
 
 DEFAULT_TERMS = ("ce", "fm", "at_plus")
@@ -160,19 +161,23 @@ class AtPlus(Method):
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Scalar terms; see the module's head."""
-        pairs = (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)
-        logits, own = self.student.with_taps(batch.views["low"], {p.student for p in pairs})
+        names = {pair.student for pair in self.pairs}
+        logits, own = self.student.with_taps(batch.views["low"], names)
         if self.terms <= {"ce"}:
-            taught: tuple[Tensor, dict[str, Tensor], Tensor | None] = (logits, {}, None)
+            taught = Taught(logits, {}, None)
         else:
-            taught = self._teach(batch.views["high"], {p.teacher for p in pairs})
+            taught = batch.taught or self.teach(batch.views["high"])
         seen = Seen(batch.label, logits, own, *taught)
         return {name: getattr(self, f"term_{name}")(seen) for name in TERMS if name in self.terms}
 
-    def _teach(
-        self, patches: Tensor, names: Collection[str]
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The teacher's logits and maps, and its attention where asked for."""
+    @property
+    def pairs(self) -> tuple[TapPair, ...]:
+        """Every pair of taps that a term may compare."""
+        return (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)
+
+    def teach(self, patches: Tensor) -> Taught:
+        """The teacher's logits, maps on its own grids, and its attention where asked for."""
+        names = {pair.teacher for pair in self.pairs}
         attending = "at_plus" in self.terms
         needs_slope = attending and not _is_closed(self.teacher, self.tap.teacher)
         attention = None
@@ -186,7 +191,7 @@ class AtPlus(Method):
                     self.teacher, logits, taps[self.tap.teacher], self.tap.teacher,
                     create_graph=False,
                 ).detach()  # fmt: skip
-        return logits.detach(), {k: v.detach() for k, v in taps.items()}, attention
+        return Taught(logits.detach(), {k: v.detach() for k, v in taps.items()}, attention)
 
     def _attention(
         self, net: Grader, logits: Tensor, feature: Tensor, tap: str, *, create_graph: bool = True

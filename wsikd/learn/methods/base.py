@@ -7,9 +7,30 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Parameter
 
     from wsikd.models.grader import Grader
+
+
+class Taught(NamedTuple):
+    """What a frozen teacher says of a batch: constants.
+
+    Attributes:
+        logits: float (B, C).
+        taps: name -> (B, K, h, w).
+        attention: class attention (B, C, h, w), None where nobody asked for it.
+    """
+
+    logits: Tensor
+    taps: dict[str, Tensor]
+    attention: Tensor | None
+
+    def to(self, device: torch.device) -> Taught:
+        """The same on a device."""
+        attention = None if self.attention is None else self.attention.to(device)
+        taps = {name: tap.to(device) for name, tap in self.taps.items()}
+        return Taught(self.logits.to(device), taps, attention)
 
 
 class Batch:
@@ -21,15 +42,23 @@ class Batch:
         label: int64 (B,).
         slide: name of each patch's slide.
         box: int64 (B,), index of each patch in its data set.
+        taught: the teacher's part where it was kept (see ``wsikd.learn.targets``); its maps are on
+            the student's grids. None: the method asks the teacher.
     """
 
-    __slots__ = ("box", "label", "slide", "views")
+    __slots__ = ("box", "label", "slide", "taught", "views")
 
     def __init__(
-        self, views: dict[str, Tensor], label: Tensor, slide: tuple[str, ...], box: Tensor
+        self,
+        views: dict[str, Tensor],
+        label: Tensor,
+        slide: tuple[str, ...],
+        box: Tensor,
+        taught: Taught | None = None,
     ) -> None:
         """All of one length B."""
         self.views, self.label, self.slide, self.box = views, label, slide, box
+        self.taught = taught
 
 
 class Progress(NamedTuple):
