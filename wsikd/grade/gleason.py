@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.intervals import Intervals
 
 SPECIMENS = ("biopsy", "prostatectomy")
 MINOR_SHARE = 0.05
@@ -156,19 +157,22 @@ def class_areas(grade_map: GradeMap) -> NDArray[np.float64]:
 
 
 def summarise(
-    grade_map: GradeMap, *, specimen: str, min_area_mm2: float
+    grade_map: GradeMap, *, specimen: str, min_area_mm2: float, drawn: Intervals | None = None
 ) -> dict[str, str | float | int | None]:
     """One slide's row of ``summary.csv``.
 
     Columns, in order: slide, tissue_mm2 (tissue that was graded), then for each class its area
     ``<class>_mm2`` and its share of that tissue ``<class>_share`` (None without tissue); where the
     classes are Gleason patterns primary, secondary, minor, gleason_score, isup_grade_group (None
-    without cancer); mean_uncertainty over the fields, fields, seconds.
+    without cancer); mean_uncertainty over the fields, fields, seconds. With ``drawn``, each share
+    is followed by ``<class>_share_low`` and ``<class>_share_high``, and the grade group by isup_low
+    and isup_high, 0 for no cancer.
 
     Args:
         grade_map: the slide's grades.
         specimen: ``"biopsy"`` or ``"prostatectomy"``; see ``grade_slide``.
         min_area_mm2: area a pattern must reach to count.
+        drawn: of the same map and rule, see ``wsikd.grade.intervals``.
 
     Raises:
         ConfigError: the specimen is unknown.
@@ -178,9 +182,12 @@ def summarise(
     areas = class_areas(grade_map)
     total = float(areas.sum())
     row: dict[str, str | float | int | None] = {"slide": grade_map.slide.name, "tissue_mm2": total}
-    for name, area in zip(grade_map.classes, areas.tolist(), strict=True):
+    for index, (name, area) in enumerate(zip(grade_map.classes, areas.tolist(), strict=True)):
         row[f"{name}_mm2"] = area
         row[f"{name}_share"] = area / total if total > 0 else None
+        if drawn:
+            for end, values in zip(("low", "high"), drawn.share_limits, strict=True):
+                row[f"{name}_share_{end}"] = values[index]
     if patterns_of(grade_map.classes) is not None:
         reading = grade_slide(
             areas, grade_map.classes, specimen=specimen, min_area_mm2=min_area_mm2
@@ -190,6 +197,8 @@ def summarise(
         row["minor"] = reading.minor if reading else None
         row["gleason_score"] = reading.sum_text if reading else None
         row["isup_grade_group"] = reading.grade_group if reading else None
+        if drawn:
+            row["isup_low"], row["isup_high"] = drawn.grade_group_limits
     uncertainty = grade_map.uncertainty_hw[grade_map.valid_hw]
     row["mean_uncertainty"] = float(uncertainty.mean()) if uncertainty.size else None
     row["fields"] = int(grade_map.valid_hw.sum())

@@ -24,6 +24,7 @@ from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.escalate import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
+from wsikd.grade.intervals import intervals
 from wsikd.grade.likeness import likeness
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.manifest import open_entry
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.models.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
@@ -115,9 +117,8 @@ def infer_slide(
             grade_map = predictor.predict(
                 slide, mask_file=entry.mask, clock=clock, on_progress=on_progress, watch=watcher
             ).calibrated(settings.temperature, settings.teacher_temperature)
-            row = summarise(
-                grade_map, specimen=settings.specimen, min_area_mm2=settings.min_area_mm2
-            )
+            with clock("summary"):
+                row, spread = _summary(grade_map, settings)
             row |= likeness(entry.name, trained_on, watcher)
             row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
@@ -126,6 +127,7 @@ def infer_slide(
             row |= _how(made_with, predictor.spec.mpp)
             record = {
                 "summary": row,
+                "intervals": spread,
                 "made_with": made_with,
                 "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
                 "mpp_source": slide.mpp.source,
@@ -138,6 +140,16 @@ def infer_slide(
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     return row, True
+
+
+def _summary(
+    grade_map: GradeMap, settings: ResultSettings
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A slide's row, and the intervals of its numbers where the map is calibrated."""
+    specimen, least = settings.specimen, settings.min_area_mm2
+    drawn = intervals(grade_map, specimen=specimen, min_area_mm2=least)
+    row = summarise(grade_map, specimen=specimen, min_area_mm2=least, drawn=drawn)
+    return row, drawn.record(grade_map.classes) if drawn else None
 
 
 @contextmanager
