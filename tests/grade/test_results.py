@@ -5,11 +5,13 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import zarr
 
+from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import (
     AnnotationError,
     OutputError,
@@ -24,9 +26,10 @@ from wsikd.grade.likeness import COLUMNS
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.bundle import InputSpec
-from wsikd.slides.appearance import FAR, STATISTICS, Appearance, field_statistics
+from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.manifest import SlideEntry, open_entry
+from wsikd.slides.synthetic_pyramid import write_pyramid
 
 
 class Purple(torch.nn.Module):
@@ -248,3 +251,49 @@ def test_without_statistics_no_slide_is_flagged(predictor, entry, tmp_path, capl
     row, _ = run(predictor, entry, tmp_path)
     assert [row[name] for name in COLUMNS] == [None] * 3
     assert not caplog.records
+
+
+@pytest.fixture(scope="module")
+def trained_on_pink(tmp_path_factory):
+    """Stain and focus of three slides of mottled pink."""
+    folder = tmp_path_factory.mktemp("pink")
+    rows, names = [], []
+    for seed in range(3):
+        write_pyramid(folder / f"{seed}.svs", pink(seed), mpp=0.5, power=20)
+        watcher = Watcher()
+        with open_entry(SlideEntry(folder / f"{seed}.svs", f"{seed}")) as slide:
+            SlidePredictor(Purple(), SPEC, device="cpu").predict(slide, watch=watcher)
+        rows.append(watcher.statistics)
+        names += [f"{seed}"] * len(watcher.statistics)
+    return Appearance.of(np.concatenate(rows), names)
+
+
+def pink(seed):
+    return tissue_rgb(1301, 1107, (200, 150, 900, 800), seed=seed, coarse=24)
+
+
+def hue_turned(rgb):
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + 150) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+@pytest.mark.parametrize(
+    ("change", "far"),
+    [
+        (lambda rgb: rgb, None),
+        (lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 30), ("focus",)),
+        (hue_turned, ("od_share_red", "od_share_green", "od_share_blue")),
+        (lambda rgb: 255 - (255 - rgb) // 4, tuple(n for n in STATISTICS if "sd" not in n)),
+    ],
+    ids=["untouched", "blurred", "recoloured", "faded"],
+)
+def test_the_same_slide_recoloured_or_blurred_is_flagged(
+    predictor, trained_on_pink, tmp_path, change, far
+):
+    write_pyramid(tmp_path / "s.svs", np.ascontiguousarray(change(pink(7))), mpp=0.5, power=20)
+    entry = SlideEntry(tmp_path / "s.svs", "s", mask=None)
+    row, _ = run(predictor, entry, tmp_path / "out", trained_on=trained_on_pink)
+    assert row["fields"] > 50
+    assert row["unlike_training"] is (far is not None)
+    assert far is None or row["farthest_in"] in far

@@ -32,6 +32,7 @@ DRAWS = 1000
 BLOCK_MM = 4.0
 LEVEL = 0.95
 _STEPS = 200
+_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _draw(
     count = int(block.max()) + 1
     cumulative = np.cumsum(probability_kn, 0, dtype=np.float64)
     step = np.random.default_rng(0).integers(_STEPS, size=(DRAWS, count))
+    parts = np.array_split(step, min(DRAWS, -(-step.size // _AT_ONCE)))
     below = np.zeros(DRAWS)
     found = []
     for line in cumulative[:-1]:
@@ -153,7 +155,7 @@ def _draw(
             block * (_STEPS + 1) + passed, weights=area, minlength=count * (_STEPS + 1)
         ).reshape(count, _STEPS + 1)
         reached = table[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # cells whose line lies above a step
-        at_most = np.array([reached[np.arange(count), row].sum() for row in step])
+        at_most = np.concatenate([reached[np.arange(count), part].sum(1) for part in parts])
         found.append(at_most - below)
         below = at_most
     found.append(area.sum() - below)

@@ -77,7 +77,7 @@ def _fits(name: str, slide: Slide) -> bool:
         try:
             resolve(_LIMITED, name, kind="checks")(slide)
         except WsikdError as error:
-            log.info("%s", error)
+            log.debug("%s", error)
             return False
     return True
 
