@@ -1,8 +1,12 @@
 """The viewer: tiles are the reader's pixels, maps lie in their place, no one else is served."""
 
+import hashlib
 import json
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -281,9 +285,23 @@ def test_a_folder_without_maps_and_a_port_in_use_say_so(tmp_path, serve, out):
         ViewServer(Viewing(out), taken)
 
 
-def test_the_vendored_file_is_as_released():
-    import hashlib
+def test_the_command_tells_its_address_and_ends_with_an_interrupt(out, slide_file):
+    command = [sys.executable, "-m", "wsikd", "view", str(out), "-i", str(slide_file)]
+    with subprocess.Popen(
+        [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        line = running.stdout.readline()
+        found = re.search(r"2 slide\(s\) at http://127\.0\.0\.1:(\d+)/", line)
+        connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+        connection.request("GET", "/slides.json")
+        assert "odd" in json.loads(connection.getresponse().read())["slides"]
+        connection.close()
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (0, "")
 
+
+def test_the_vendored_file_is_as_released():
     folder = Path(viewing_module.__file__).parent / "viewer"
     script = (folder / "openseadragon.min.js").read_bytes()
     digest = "14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad"

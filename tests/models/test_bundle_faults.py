@@ -75,11 +75,17 @@ def test_absurd_sizes_are_refused(whole, make, key, value):
     refused(make(edited(whole[0], **{key: value})))
 
 
-@pytest.mark.parametrize("value", NUMBERS, ids=str)
-@pytest.mark.parametrize("key", ["width", "drop_pools", "arch"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (k, v)
+        for k in ("width", "drop_pools", "arch")
+        for v in NUMBERS
+        if (k, v) != ("drop_pools", 0)
+    ],
+    ids=str,
+)
 def test_absurd_networks_are_refused(whole, make, key, value):
-    if (key, value) == ("drop_pools", 0):
-        pytest.skip("this is the network")
     refused(make(json.dumps(whole[0] | {"network": whole[0]["network"] | {key: value}})))
 
 

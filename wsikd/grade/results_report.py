@@ -226,7 +226,8 @@ def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:
 def _settings(cards: Sequence[Card]) -> list[tuple[str, list[str]]]:
     """Each setting and the values it had, leaving out what belongs to single slides."""
     own = ("slide", "slide_mpp", "mask")
-    names = dict.fromkeys(k for c in cards for k in c.settings if k not in own)
+    told = (k for c in cards for k, v in c.settings.items() if v is not None)
+    names = [k for k in dict.fromkeys(told) if k not in own]
     return [
         (name, sorted({_told(c.settings[name]) for c in cards if name in c.settings}))
         for name in names

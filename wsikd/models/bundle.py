@@ -183,8 +183,9 @@ def load_bundle(path: str | Path) -> StudentBundle:
         if card.get("temperature") is not None:
             _number(card["temperature"], "temperature", least=1e-6)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(
-            folder / CARD, f"is not a card of wsikd ({error!r:.200})", "export the student again"
+            folder / CARD, f"is not a card of wsikd ({reason:.200})", "export the student again"
         ) from error
     _check_fit(folder, card, spec, network)
     if digest != _sha256(folder / WEIGHTS):
