@@ -9,7 +9,20 @@ import click
 
 
 @click.command()
-@click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("subject", metavar="[RUN|BUNDLE]", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--slides",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Instead of a run: slides that wsikd infer has graded into OUT, against --labels.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="With --slides: columns slide, grade_group (0 to 5) or gleason (3+4, benign), and patient "
+    "where known.",
+)
 @click.option(
     "--data",
     multiple=True,
@@ -48,7 +61,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 def evaluate(
-    subject: Path,
+    subject: Path | None,
+    slides: Path | None,
+    labels: Path | None,
     data: tuple[Path, ...],
     split: str,
     again: bool,
@@ -60,12 +75,25 @@ def evaluate(
     as_json: bool,
     device: str,
 ) -> None:
-    """Score a run or bundle on labelled patches, with intervals and the colour baseline.
+    """Score a run or bundle on labelled patches, or graded slides on a pathologist's grades.
 
     Intervals (95 %) resample patients where they are known, else slides. The baseline is a logistic
     regression on colour histograms: a network that does not beat it may have learnt the stain.
+
+    With --slides: quadratic kappa of the ISUP grade groups, AUC of cancer against none, confusion.
     """
     import json
+
+    if slides is not None or labels is not None:
+        if subject is not None or slides is None or labels is None:
+            raise click.UsageError("give RUN|BUNDLE, or both --slides OUT and --labels CSV")
+        from . import evaluate_slides
+
+        record = evaluate_slides.scored(slides, labels)
+        click.echo(json.dumps(record, indent=2) if as_json else evaluate_slides.text(record))
+        return
+    if subject is None:
+        raise click.UsageError("give RUN|BUNDLE, or --slides OUT and --labels CSV")
 
     from wsikd.learn import scoring
     from wsikd.learn.run_report import write_pictures

@@ -250,7 +250,7 @@ def test_summary_row():
         *("slide", "tissue_mm2", "NC_mm2", "NC_share", "G3_mm2", "G3_share"),
         *("G4_mm2", "G4_share", "G5_mm2", "G5_share"),
         *("primary", "secondary", "minor", "gleason_score", "isup_grade_group"),
-        *("mean_uncertainty", "fields", "seconds"),
+        *("cancer_expected", "mean_uncertainty", "fields", "seconds"),
     ]
     # cells of 0.25 mm2: NC 0.75, G3 2.5, G4 2 cells of tissue
     assert row["tissue_mm2"] == pytest.approx(5.25 * 0.25)

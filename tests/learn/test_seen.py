@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from wsikd.core.errors import DataError
+from wsikd.core.seen import HASH_CHARS
 from wsikd.learn import seen
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill
@@ -129,6 +130,6 @@ def test_a_sample_of_many_images_still_meets_them(stripes, teacher, monkeypatch,
     settings = config(stripes, folds=4, fold=0, by="slide")
     distill(settings, tmp_path / "t", device="cpu")
     record = load_bundle(tmp_path / "t").card["seen"][0]
-    assert len(record["train"]["images"]) == 5 * seen.HASH_CHARS
+    assert len(record["train"]["images"]) == 5 * HASH_CHARS
     whole = load_bundle(teacher).card["seen"][0]["train"]["images"]
     assert whole.startswith(record["train"]["images"])

@@ -156,6 +156,20 @@ def class_areas(grade_map: GradeMap) -> NDArray[np.float64]:
     return np.asarray(cells * grade_map.cell_mm2, np.float64)
 
 
+def expected_cancer(grade_map: GradeMap) -> float | None:
+    """Share of the tissue expected to be cancer: the mean probability of a pattern, by tissue.
+
+    None without tissue, or where no class is a pattern.
+    """
+    patterns = patterns_of(grade_map.classes)
+    valid = grade_map.valid_hw
+    tissue = grade_map.tissue_hw[valid].astype(np.float64)
+    if patterns is None or not tissue.sum() > 0:
+        return None
+    cancer = grade_map.probability_khw[list(patterns)][:, valid].sum(0, dtype=np.float64)
+    return float((cancer * tissue).sum() / tissue.sum())
+
+
 def summarise(
     grade_map: GradeMap, *, specimen: str, min_area_mm2: float, drawn: Intervals | None = None
 ) -> dict[str, str | float | int | None]:
@@ -164,9 +178,9 @@ def summarise(
     Columns, in order: slide, tissue_mm2 (tissue that was graded), then for each class its area
     ``<class>_mm2`` and its share of that tissue ``<class>_share`` (None without tissue); where the
     classes are Gleason patterns primary, secondary, minor, gleason_score, isup_grade_group (None
-    without cancer); mean_uncertainty over the fields, fields, seconds. With ``drawn``, each share
-    is followed by ``<class>_share_low`` and ``<class>_share_high``, and the grade group by isup_low
-    and isup_high, 0 for no cancer.
+    without cancer), cancer_expected (see ``expected_cancer``); mean_uncertainty over the fields,
+    fields, seconds. With ``drawn``, each share is followed by ``<class>_share_low`` and
+    ``<class>_share_high``, and the grade group by isup_low and isup_high, 0 for no cancer.
 
     Args:
         grade_map: the slide's grades.
@@ -199,6 +213,7 @@ def summarise(
         row["isup_grade_group"] = reading.grade_group if reading else None
         if drawn:
             row["isup_low"], row["isup_high"] = drawn.grade_group_limits
+        row["cancer_expected"] = expected_cancer(grade_map)
     uncertainty = grade_map.uncertainty_hw[grade_map.valid_hw]
     row["mean_uncertainty"] = float(uncertainty.mean()) if uncertainty.size else None
     row["fields"] = int(grade_map.valid_hw.sum())

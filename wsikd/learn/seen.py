@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import DataError
+from wsikd.core.seen import CARD_KEY, hashes, seen_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from wsikd.models.bundle import StudentBundle
 
 logger = logging.getLogger(__name__)
-CARD_KEY = "seen"
 MAX_IMAGES = 10_000
-HASH_CHARS = 12
 FORBIDDEN = {"test": ("train", "val"), "val": ("train",)}
 """Part that judges a network -> parts of its own training that must not hold any of it."""
 
@@ -108,16 +107,12 @@ def _first_seen(
             ("the same image", "images", _images),
             ("a slide or patient of that name", "names", _names),
         ):
-            known = {part: _split(record[part][kind]) for part in FORBIDDEN[split]}
+            known = {part: hashes(record[part][kind]) for part in FORBIDDEN[split]}
             for index, digest in hashed(patches, indices, salt):
                 for part, digests in known.items():
                     if digest in digests:
                         return index, what, part
     return None
-
-
-def _split(text: str) -> set[str]:
-    return {text[i : i + HASH_CHARS] for i in range(0, len(text), HASH_CHARS)}
 
 
 def _names(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterator[tuple[int, str]]:
@@ -126,7 +121,7 @@ def _names(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterator
         for name in (f"slide {patches.slide[i]}", patches.group[i]):
             if name not in done:
                 done.add(name)
-                yield i, _hash(name, salt)
+                yield i, seen_hash(name, salt)
 
 
 def _images(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterator[tuple[int, str]]:
@@ -135,9 +130,4 @@ def _images(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterato
         content = patches.content[i] if patches.content else None
         if content is not None and content not in done:
             done.add(content)
-            yield i, _hash(content, salt)
-
-
-def _hash(text: str, salt: str) -> str:
-    size = HASH_CHARS // 2
-    return hashlib.blake2b(text.encode(), digest_size=size, key=salt.encode()).hexdigest()
+            yield i, seen_hash(content, salt)

@@ -1,0 +1,53 @@
+"""``wsikd evaluate --slides``: graded slides against a pathologist's grades."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SHOWN = 5
+
+
+def scored(out: Path, labels: Path) -> dict[str, Any]:
+    """The record of a folder of results; raises WsikdError."""
+    from wsikd.grade.slide_scores import read_labels, read_results, score_slides
+
+    known = read_labels(labels)
+    return score_slides(read_results(out), known)
+
+
+def text(record: dict[str, Any]) -> str:
+    """The record as lines of a fixed width."""
+    lines = [
+        f"{record['slides']} slides of {record['groups']} slides or patients",
+        f"{'':<20}{'':>8}  95 % interval",
+    ]
+    names = {
+        "kappa": "kappa (quadratic)",
+        "accuracy": "accuracy",
+        "auc_cancer": "AUC cancer or none",
+    }
+    for key, name in names.items():
+        value, span = record["figures"][key], record["intervals"][key]
+        told = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
+        lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {told}")
+    lines.append(f"AUC by the {record['auc_score']}")
+    lines.append("grade group (the pathologist's in rows):")
+    width = max(len(n) for n in record["grade_groups"]) + 2
+    lines.append(" " * width + "".join(f"{n.replace('no cancer', '0'):>5}"
+                                       for n in record["grade_groups"]))  # fmt: skip
+    for name, row in zip(record["grade_groups"], record["confusion"], strict=True):
+        lines.append(f"{name:<{width}}" + "".join(f"{v:>5}" for v in row))
+    failed = [f"{name} ({error})" for name, error in record["failed"].items()]
+    for what, slides in (
+        ("labelled, but failed", failed),
+        ("labelled, but without a result", record["missing"]),
+        ("graded, but without a label", record["unlabelled"]),
+        ("graded without an expected area of cancer (by an older wsikd)", record["without_score"]),
+    ):
+        if slides:
+            more = f" and {len(slides) - _SHOWN} more" if len(slides) > _SHOWN else ""
+            lines.append(f"{len(slides)} {what}: {', '.join(slides[:_SHOWN])}{more}")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""What the card of a network remembers of the slides that it was trained on: keyed hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CARD_KEY = "seen"
+HASH_CHARS = 12
+
+
+def seen_hash(text: str, salt: str) -> str:
+    """The 12 hexadecimal digits that stand for a name or a fingerprint under a salt."""
+    size = HASH_CHARS // 2
+    return hashlib.blake2b(text.encode(), digest_size=size, key=salt.encode()).hexdigest()
+
+
+def hashes(text: str) -> set[str]:
+    """The hashes that a card holds in one string."""
+    return {text[i : i + HASH_CHARS] for i in range(0, len(text), HASH_CHARS)}
+
+
+def saw_scan(card: Mapping[str, Any], fingerprint: str) -> str | None:
+    """Whether a network or its teacher learnt from a slide file.
+
+    Args:
+        card: of the network.
+        fingerprint: of the slide, see ``SlideInfo``.
+
+    Returns:
+        The part it was in, "train" or "val"; None where the card does not hold it.
+
+    Raises:
+        LookupError: the card does not say what was seen.
+    """
+    records = card.get(CARD_KEY)
+    if not isinstance(records, list):
+        raise LookupError("the card does not say what its network has seen")
+    for part in ("train", "val"):
+        for record in records:
+            if seen_hash(fingerprint, str(record["salt"])) in hashes(record[part]["images"]):
+                return part
+    return None

@@ -1,0 +1,283 @@
+"""A folder of results against a pathologist's grade of each slide."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.agreement import confusion, kappas
+from wsikd.core.classes import pattern_of
+from wsikd.core.errors import AnnotationError, ConfigError
+from wsikd.core.resampling import LEVEL, RESAMPLES, auc, interval, multiplicities
+from wsikd.core.seen import saw_scan
+from wsikd.grade.gleason import grade_group
+from wsikd.slides.manifest import SLIDE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+GROUPS = 6
+FEW_GROUPS = 10
+SCORE = "cancer_expected"
+SCORE_TEXT = "share of the tissue expected to be cancer, from {} probabilities"
+_SAME = ("student", "teacher", "budget", "threshold", "specimen", "min_area_mm2", "mpp")
+_GLEASON = re.compile(r"([0-5])\s*\+\s*([0-5])(?:\s*=\s*(\d+))?")
+
+
+@dataclass(frozen=True)
+class SlideLabel:
+    """What a pathologist said of a slide: ISUP grade group, 0 for no cancer."""
+
+    slide: str
+    grade_group: int
+    patient: str | None = None
+
+
+def read_labels(path: Path) -> list[SlideLabel]:
+    """Read a CSV of grades.
+
+    Columns: ``slide`` (with or without the file's suffix), ``grade_group`` (0 or benign, 1 to 5)
+    or ``gleason`` (3+4, 3+4=7, 0+0, benign), and, if known, ``patient``.
+
+    Raises:
+        AnnotationError: it cannot be read, lacks a column, or a line cannot be understood.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        fault = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise AnnotationError(path, fault, "give a CSV file in UTF-8") from error
+    reader = csv.DictReader(text.splitlines())
+    columns = [(c or "").strip().lower() for c in reader.fieldnames or []]
+    reader.fieldnames = columns
+    if "slide" not in columns or not {"grade_group", "gleason"} & set(columns):
+        lacking = "slide" if "slide" not in columns else "grade_group or gleason"
+        raise AnnotationError(
+            path,
+            f"no column {lacking} (there are: {', '.join(c for c in columns if c) or 'none'})",
+            "name them slide, grade_group (0 to 5) or gleason (3+4, benign), and patient if known",
+        )
+    labels: dict[str, SlideLabel] = {}
+    for row in reader:
+        cells = {k: (v or "").strip() for k, v in row.items() if k and isinstance(v, str)}
+        where = f"{path}, line {reader.line_num}"
+        name = _stem(cells.get("slide", ""))
+        if not name or name in labels:
+            fault = f"slide '{name}' for the second time" if name else "no slide named"
+            raise AnnotationError(where, fault, "delete the line")
+        labels[name] = SlideLabel(name, _grade(where, cells), cells.get("patient") or None)
+    if not labels:
+        raise AnnotationError(path, "holds no slide", "give a line for each")
+    return list(labels.values())
+
+
+def _stem(slide: str) -> str:
+    name = slide.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return name[: -len(s)] if (s := Path(name).suffix).lower() in SLIDE_SUFFIXES and s else name
+
+
+def _grade(where: str, cells: Mapping[str, str]) -> int:
+    found = {
+        "grade_group": _of_group(cells.get("grade_group", "")),
+        "gleason": _of_gleason(cells.get("gleason", "")),
+    }
+    for column, value in found.items():
+        if value is None and cells.get(column):
+            what = "0 to 5, or benign" if column == "grade_group" else "such as 3+4, or benign"
+            raise AnnotationError(where, f"{column} '{cells[column]}' is not understood", what)
+    known = {v for v in found.values() if v is not None}
+    if len(known) != 1:
+        told = " and ".join(f"{k} '{cells.get(k, '')}'" for k in found if k in cells)
+        fault = f"{told} disagree" if known else "no grade"
+        raise AnnotationError(where, fault, "mend the line, or delete it")
+    return known.pop()
+
+
+def _benign(text: str) -> bool:
+    return pattern_of(text) == 0 or text.casefold() == "negative"
+
+
+def _of_group(text: str) -> int | None:
+    plain = text.removesuffix(".0")
+    return 0 if _benign(plain) else int(plain) if plain in set("12345") else None
+
+
+def _of_gleason(text: str) -> int | None:
+    if _benign(text):
+        return 0
+    match = _GLEASON.fullmatch(text)
+    if match is None:
+        return None
+    first, second = int(match[1]), int(match[2])
+    if match[3] and int(match[3]) != first + second:
+        return None
+    if first == second == 0:
+        return 0
+    return grade_group(first, second) if first and second else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a folder of results holds: the row of each slide, its fingerprint, and who failed."""
+
+    rows: dict[str, dict[str, Any]]
+    fingerprint: dict[str, str]
+    failed: dict[str, str]
+    card: dict[str, Any]
+
+
+def read_results(out: Path) -> Results:
+    """Read what ``wsikd infer`` left in a folder.
+
+    Raises:
+        ConfigError: there is no result, or they were made with different settings, or with
+            classes that are no Gleason patterns.
+    """
+    rows, prints = {}, {}
+    for folder in sorted(p for p in out.iterdir() if p.is_dir()) if out.is_dir() else ():
+        try:
+            content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            row, slide = dict(content["summary"]), str(content["made_with"]["slide"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if row.get("slide") == folder.name:
+            rows[folder.name], prints[folder.name] = row, slide
+    if not rows:
+        raise ConfigError(out, "holds no finished result", "give the -o of wsikd infer")
+    for key in _SAME:
+        if len(values := {json.dumps(row.get(key)) for row in rows.values()}) > 1:
+            fault = f"its slides were made with different settings ({key} {' and '.join(values)})"
+            raise ConfigError(out, fault, "grade all of them alike into one folder")
+    first = next(iter(rows.values()))
+    if "isup_grade_group" not in first:
+        raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
+    return Results(rows, prints, _failures(out / "failures.csv"), _card(out, first))
+
+
+def _failures(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {row["slide"]: row["error"] for row in csv.DictReader(stream)}
+    except (OSError, KeyError, ValueError):
+        return {}
+
+
+def _card(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        content = json.loads((out / f"student-{row['student']}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def score_slides(
+    results: Results, labels: Sequence[SlideLabel], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Compare grade groups slide by slide.
+
+    Kappa has quadratic weights over the grade groups 0 (no cancer) to 5. The AUC is that of cancer
+    against none, by the share of the tissue that is expected to be cancer. Intervals (95 %)
+    resample patients where they are known, else slides. Slides that failed or are missing do not
+    count in any figure.
+
+    Args:
+        results: what was graded.
+        labels: what a pathologist said.
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        JSON values; a figure that is undefined is None.
+
+    Raises:
+        ConfigError: no labelled slide has a result.
+    """
+    both = [label for label in labels if label.slide in results.rows]
+    absent = [label.slide for label in labels if label.slide not in results.rows]
+    if not both:
+        raise ConfigError(
+            "--labels",
+            f"none of its {len(labels)} slides has a result (such as '{labels[0].slide}'; there "
+            f"is '{next(iter(results.rows))}')",
+            "name the slides as summary.csv does",
+        )
+    truth = np.array([label.grade_group for label in both], np.int64)
+    rows = [results.rows[label.slide] for label in both]
+    found = np.array([row["isup_grade_group"] or 0 for row in rows], np.int64)
+    names = [
+        f"slide {label.slide}" if label.patient is None else f"patient {label.patient}"
+        for label in both
+    ]
+    known, group = np.unique(np.asarray(names), return_inverse=True)
+    score = np.array([math.nan if (v := row.get(SCORE)) is None else float(v) for row in rows])
+    own = _figures(truth, found, score, group, np.ones((1, len(known)), np.int64))
+    times = multiplicities(len(known), resamples=resamples, seed=seed)
+    drawn = _figures(truth, found, score, group, times)
+    spans = {k: interval(v) if len(known) > 1 else None for k, v in drawn.items()}
+    if len(known) < FEW_GROUPS:
+        log.warning("only %d slides or patients: the intervals are not to be trusted", len(known))
+    return {
+        "slides": len(both),
+        "groups": len(known),
+        "student": rows[0].get("student"),
+        "level": LEVEL,
+        "figures": {k: float(v[0]) if math.isfinite(v[0]) else None for k, v in own.items()},
+        "intervals": {k: span and [round(v, 6) for v in span] for k, span in spans.items()},
+        "auc_score": SCORE_TEXT.format(
+            "uncalibrated" if rows[0].get("temperature") is None else "calibrated"
+        ),
+        "without_score": [label.slide for label, s in zip(both, score, strict=True) if s != s],
+        "confusion": confusion(truth, found, GROUPS).tolist(),
+        "grade_groups": ["no cancer", "1", "2", "3", "4", "5"],
+        "failed": {name: results.failed[name] for name in absent if name in results.failed},
+        "missing": [name for name in absent if name not in results.failed],
+        "unlabelled": sorted(set(results.rows) - {label.slide for label in labels}),
+        "seen": _seen(results, [label.slide for label in both]),
+    }
+
+
+def _figures(
+    truth: NDArray[np.int64],
+    found: NDArray[np.int64],
+    score: NDArray[np.float64],
+    group: NDArray[np.int64],
+    times: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Name -> float64 (R,), each group counted as often as ``times`` (R, G) says."""
+    count = times.shape[1]
+    flat = (group * GROUPS + truth) * GROUPS + found
+    own = np.bincount(flat, minlength=count * GROUPS**2).reshape(count, GROUPS, GROUPS)
+    tables = np.tensordot(times, own, 1)
+    scored = np.isfinite(score)
+    return {
+        "kappa": kappas(tables, quadratic=True),
+        "accuracy": np.trace(tables, axis1=1, axis2=2) / tables.sum((1, 2)),
+        "auc_cancer": auc(truth[scored] > 0, score[scored], group[scored], times),
+    }
+
+
+def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
+    """Slides that the student learnt from, by part; None where its card does not say. Warns."""
+    try:
+        parts = {s: saw_scan(results.card, results.fingerprint[s]) for s in slides}
+    except (LookupError, TypeError):
+        log.warning("the student's card does not say what it has seen: no check for leaks")
+        return None
+    seen = {slide: part for slide, part in parts.items() if part}
+    if seen:
+        log.warning(
+            "%d of the slides were in the student's own training or validation data (%s): the "
+            "figures are too good", len(seen), ", ".join(list(seen)[:3]),
+        )  # fmt: skip
+    return seen
