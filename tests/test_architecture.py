@@ -25,6 +25,7 @@ OWNERS = {
     "openslide": ["wsikd.slides.openslide", "wsikd.cli.doctor"],
     "distributed": ["wsikd.tiles.tiling", "wsikd.cli."],
     "numba": ["wsikd.slides.area_kernel"],
+    "llvmlite": ["wsikd.slides.mean_kernel"],
     "simplejpeg": ["wsikd.slides.tiff_tiles"],
     "google_crc32c": ["wsikd.tiles.shards"],
     "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],

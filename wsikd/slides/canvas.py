@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,11 +102,21 @@ class Canvas:
             reduction = max(fit, default=1)
         return cls(slide, mpp, level, (float(x), float(y)), scale, size, reduction)
 
-    @property
+    @cached_property
     def source_px(self) -> tuple[float, float]:
         """Level-0 pixels on x and y of one pixel of the source."""
         down = self.slide.info.level_downsamples[self.level]
         return (down[0] * self.reduction, down[1] * self.reduction)
+
+    @cached_property
+    def _factor(self) -> tuple[float, float]:
+        """Source pixels on x and y of one canvas pixel."""
+        return (self.scale_xy[0] / self.source_px[0], self.scale_xy[1] / self.source_px[1])
+
+    @cached_property
+    def _in_place(self) -> InPlace | None:
+        """The slide, if it reads into others' arrays; to ask a protocol takes many microseconds."""
+        return self.slide if isinstance(self.slide, InPlace) else None
 
     def read(
         self,
@@ -126,8 +137,7 @@ class Canvas:
         clock = clock or StageClock()
         if out is None:
             out = np.empty((height, width, 3), np.uint8)
-        source = self.source_px
-        factor = (self.scale_xy[0] / source[0], self.scale_xy[1] / source[1])
+        source, factor = self.source_px, self._factor
         corner = (
             (self.origin_xy[0] + x * self.scale_xy[0]) / source[0],
             (self.origin_xy[1] + y * self.scale_xy[1]) / source[1],
@@ -150,8 +160,8 @@ class Canvas:
         clock: StageClock,
     ) -> bool:
         """Average within each tile as it is decoded, where whole pixels make up the output's."""
-        slide = self.slide
-        if not isinstance(slide, InPlace) or not is_whole(corner, factor):
+        slide = self._in_place
+        if slide is None or not is_whole(corner, factor):
             return False
         first = (round(corner[0]), round(corner[1]))
         with clock("read"):
@@ -173,9 +183,9 @@ class Canvas:
         )
         span = (end[0] - first[0], end[1] - first[1])
         with clock("read"):
-            if isinstance(self.slide, InPlace):
+            if self._in_place is not None:
                 pixels = _scratch(span)
-                self.slide.read_into(self.level, first, pixels, reduction=self.reduction)
+                self._in_place.read_into(self.level, first, pixels, reduction=self.reduction)
             else:
                 pixels = self.slide.read_level(self.level, first, span)
         start = (max(0.0, corner[0] - first[0]), max(0.0, corner[1] - first[1]))

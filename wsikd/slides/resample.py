@@ -6,15 +6,18 @@ input pixels at the borders of that interval counting with the share that lies i
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from wsikd.slides.area_kernel import kernel, weights
+from wsikd.slides.mean_kernel import FACTORS, LEAST_PX, mean_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -54,19 +57,68 @@ def area_resample(
 
 def shrink(source: NDArray[np.uint8], factor: int, out: NDArray[np.uint8]) -> None:
     """Average squares of ``factor`` pixels: uint8 (h * factor, w * factor, 3) -> (h, w, 3)."""
+    shrinker(source, factor, out, (out.shape[1], out.shape[0]))(0, 0)
+
+
+def shrinker(
+    source: NDArray[np.uint8], factor: int, out: NDArray[np.uint8], size: tuple[int, int]
+) -> Callable[[int, int], None]:
+    """What averages ``source``, as it is when called, into ``out`` from (row, column) on.
+
+    Args:
+        source: uint8 (height * factor, width * factor, 3).
+        factor: how many pixels become one, along a side.
+        out: uint8 (H, W, 3).
+        size: (width, height) of what is written, which must lie inside ``out``.
+    """
+    width, height = size
+    fits = source.shape == (height * factor, width * factor, 3) and width >= LEAST_PX
+    if not fits or factor not in FACTORS or not (_in_lines(source) and _in_lines(out)):
+        return partial(_shrink_by_opencv, source, factor, out, size)
+    mean = mean_kernel(factor)
+    if mean is None:
+        return partial(_shrink_by_opencv, source, factor, out, size)
+    first, step, place, pitch = _address(source), source.strides[0], _address(out), out.strides[0]
+
+    def average(row: int, column: int) -> None:
+        mean(first, step, place + row * pitch + column * 3, pitch, height, width)
+
+    return average
+
+
+def _shrink_by_opencv(
+    source: NDArray[np.uint8],
+    factor: int,
+    out: NDArray[np.uint8],
+    size: tuple[int, int],
+    row: int,
+    column: int,
+) -> None:
+    target = out[row : row + size[1], column : column + size[0]]
     if factor == 1:
-        out[...] = source
+        target[...] = source
         return
-    size = (out.shape[1], out.shape[0])
-    written = cv2.resize(source, size, dst=out, interpolation=cv2.INTER_AREA)
-    if written is not out:
-        out[...] = written
+    written = cv2.resize(source, size, dst=target, interpolation=cv2.INTER_AREA)
+    if written is not target:
+        target[...] = written
+
+
+def _in_lines(pixels: NDArray[np.uint8]) -> bool:
+    """Whether the pixels of a row follow one another in memory."""
+    return pixels.dtype == np.uint8 and pixels.shape[2:] == (3,) and pixels.strides[1:] == (3, 1)
+
+
+def _address(pixels: NDArray[np.uint8]) -> int:
+    address: int = pixels.__array_interface__["data"][0]
+    return address
 
 
 def is_whole(start: tuple[float, float], factor: tuple[float, float]) -> bool:
     """Whether every output pixel is a square of whole input pixels."""
-    near = all(abs(v - round(v)) < 1e-6 for v in (*start, *factor))
-    return near and round(factor[0]) == round(factor[1])
+    for value in (*start, *factor):
+        if abs(value - round(value)) >= 1e-6:
+            return False
+    return round(factor[0]) == round(factor[1])
 
 
 _weights = lru_cache(maxsize=512)(weights)

@@ -17,7 +17,7 @@ import simplejpeg
 
 from wsikd.core.errors import RegionReadError, SlideError, one_line
 from wsikd.slides.base import printable
-from wsikd.slides.resample import shrink as shrink_into
+from wsikd.slides.resample import shrink, shrinker
 from wsikd.slides.tiff_levels import TileLevel, TileLevelError, tile_levels
 from wsikd.slides.tile_cache import TileCache, tile_memory
 
@@ -36,7 +36,6 @@ _MOST_CACHE_BYTES = 192 << 20
 _KEPT_ROWS = 1.3
 NAME = "direct"
 _SAMPLES = 3
-_GAP_BYTES = 65_536
 
 
 def direct(slide: OpenSlideReader) -> Slide:
@@ -125,7 +124,7 @@ class DirectReader:
         if self._average_whole(own, level, location, factor, out, reduction):
             return True
         for target, window, pixels in self._parts(level, location, out, factor, reduction):
-            shrink_into(pixels[window], factor, out[target])
+            shrink(pixels[window], factor, out[target])
         return True
 
     def _average_whole(
@@ -148,13 +147,13 @@ class DirectReader:
             return False
         scratch = self._scratch((height, width, 3))
         high, wide = height // factor, width // factor
+        average = shrinker(scratch, factor, out, (wide, high))
         for row in range(rows):
-            first = (y + row) * own.grid[0] + x
-            self._read_ahead(own, first, first + columns - 1)
-            strip = out[row * high : (row + 1) * high]
+            index = (y + row) * own.grid[0] + x
             for column in range(columns):
-                self._decode(own, level, first + column, reduction, scratch)
-                shrink_into(scratch, factor, strip[:, column * wide : (column + 1) * wide])
+                self._fill(own, level, index, reduction, scratch)
+                average(row * high, column * wide)
+                index += 1
         return True
 
     def reductions(self, level: int) -> tuple[int, ...]:
@@ -232,12 +231,12 @@ class DirectReader:
 
             def decode() -> NDArray[np.uint8]:
                 fresh = tile_memory(shape)
-                self._decode(own, level, index, reduction, fresh)
+                self._fill(own, level, index, reduction, fresh)
                 return fresh
 
             return self.cache.get((level, reduction, index), wanted_px, decode)
         scratch = self._scratch(shape)
-        self._decode(own, level, index, reduction, scratch)
+        self._fill(own, level, index, reduction, scratch)
         return scratch
 
     def _scratch(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -247,25 +246,25 @@ class DirectReader:
             scratch = self._own.scratch = tile_memory(shape)
         return scratch
 
-    def _decode(
+    def _fill(
         self, own: TileLevel, level: int, index: int, reduction: int, out: NDArray[np.uint8]
     ) -> None:
-        offset, count = own.offsets[index], own.counts[index]
+        """Fill ``out`` with a tile, and with background beyond the level."""
+        count, columns = own.counts[index], own.grid[0]
         try:
-            data = self._ahead(offset, count) or os.pread(self._file, count, offset)
+            data = os.pread(self._file, count, own.offsets[index])
             if len(data) < count:
                 raise ValueError("the file ends within the tile")
             if own.prefix:
                 data = own.prefix + data[2:]
-            height, width = out.shape[:2]
             if reduction == 1:
                 decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
             else:
                 decoded = simplejpeg.decode_jpeg(
                     data,
                     "RGB",
-                    min_height=height,
-                    min_width=width,
+                    min_height=out.shape[0],
+                    min_width=out.shape[1],
                     min_factor=reduction,
                     buffer=out,
                 )
@@ -273,31 +272,14 @@ class DirectReader:
                 raise ValueError(f"the tile is {decoded.shape[1]} x {decoded.shape[0]} px")
         except (ValueError, OSError) as error:
             raise self._damaged(level, index, str(error)) from error
-        self._clear_beyond(own, index, reduction, out)
-
-    def _read_ahead(self, own: TileLevel, first: int, last: int) -> None:
-        """Read the tiles of a row by one call, if they lie one after another in the file."""
-        offset, end = own.offsets[first], own.offsets[last] + own.counts[last]
-        spread = end - offset - sum(own.counts[first : last + 1])
-        if 0 <= spread <= _GAP_BYTES:
-            self._own.ahead = (offset, memoryview(os.pread(self._file, end - offset, offset)))
-
-    def _ahead(self, offset: int, count: int) -> memoryview | None:
-        """A tile's bytes, where this thread read them ahead."""
-        ahead: tuple[int, memoryview] | None = getattr(self._own, "ahead", None)
-        if ahead is None:
-            return None
-        start, data = ahead
-        inside = offset - start
-        return data[inside : inside + count] if 0 <= inside <= len(data) - count else None
+        if (index + 1) % columns == 0 or index + columns >= len(own.counts):
+            self._clear_beyond(own, index, reduction, out)
 
     def _clear_beyond(
         self, own: TileLevel, index: int, reduction: int, out: NDArray[np.uint8]
     ) -> None:
         """What an edge tile holds beyond the level is the encoder's filling, not slide."""
         row, column = divmod(index, own.grid[0])
-        if row + 1 < own.grid[1] and column + 1 < own.grid[0]:
-            return
         width = -(-own.size[0] // reduction) - column * out.shape[1]
         height = -(-own.size[1] // reduction) - row * out.shape[0]
         if width < out.shape[1]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,13 @@ def describe(
             "objective_power": info.objective_power,
             "bounds": list(info.bounds),
         },
-        "software": {n: version(n) for n in ("wsikd", "openslide-python", "zarr", "numpy")},
+        "software": dict(_versions()),
     }
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("wsikd", "openslide-python", "zarr", "numpy")}
 
 
 def flat(meta: dict[str, Any]) -> dict[str, Any]:

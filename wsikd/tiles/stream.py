@@ -1,15 +1,16 @@
 """Patches straight from a slide, in batches: what inference and embedding read. Needs no torch.
 
-Threads read ahead into batches that are used again and again, since fresh memory costs as much as
-decoding. Where patches overlap or are small, the slide is read strip by strip, each once, and
-patches are cut from the strips.
+Threads read ahead into batches that are used again and again, by the next slide too: fresh memory
+costs a twentieth of decoding. Where patches overlap or are small, the slide is read strip by strip,
+each once, and patches are cut from the strips.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _RUN_PX = 1024
 _SMALL_PX = 256
 _TASK_PATCHES = 4
+_SPARE_BYTES = 64 << 20
 
 
 def stream_patches(
@@ -53,18 +55,46 @@ def stream_patches(
 
     Yields:
         Indices into ``rows`` (int64 (B,)), and patches uint8 (B, patch_px, patch_px, 3). The
-        patches are overwritten once the next batch is asked for.
+        patches are overwritten once the next batch is asked for, or another stream begins.
 
     Raises:
         RegionReadError: the slide is damaged at a field.
     """
     clock = clock or StageClock()
-    with ThreadPoolExecutor(workers) as pool:
+    with _Memory() as memory, ThreadPoolExecutor(workers) as pool:
         small = grid.patch_px <= _SMALL_PX and grid.stride_px == grid.patch_px
         if grid.stride_px < grid.patch_px or small:
             yield from _cut(canvas, grid, rows, columns, batch_size, pool, clock)
         else:
-            yield from _one_by_one(canvas, grid, rows, columns, batch_size, workers, pool, clock)
+            where = (canvas, grid, rows, columns)
+            yield from _one_by_one(*where, batch_size, workers, pool, memory, clock)
+
+
+class _Memory:
+    """Arrays for the time of a stream, taken over from the one before where that left enough."""
+
+    _spare: ClassVar[deque[NDArray[np.uint8]]] = deque(maxlen=2)
+
+    def __init__(self) -> None:
+        self._taken: list[NDArray[np.uint8]] = []
+
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An array that holds anything, uint8."""
+        size = math.prod(shape)
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if not size <= memory.size <= 2 * size:
+            memory = np.empty(size, np.uint8)
+        self._taken.append(memory)
+        return memory[:size].reshape(shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spare.extend(memory for memory in self._taken if memory.size <= _SPARE_BYTES)
 
 
 def _one_by_one(
@@ -75,6 +105,7 @@ def _one_by_one(
     batch_size: int,
     workers: int,
     pool: ThreadPoolExecutor,
+    store: _Memory,
     clock: StageClock,
 ) -> Iterator[Batch]:
     """Each patch by a read of its own, into its place in the batch."""
@@ -85,7 +116,7 @@ def _one_by_one(
     ]
     batch_size = min(batch_size, max(1, len(rows)))
     ahead = -(-2 * workers // batch_size)
-    free = deque(np.empty((batch_size, side, side, 3), np.uint8) for _ in range(ahead + 1))
+    free = deque(store.array((batch_size, side, side, 3)) for _ in range(ahead + 1))
     waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[None]]]] = deque()
     few = max(1, min(_TASK_PATCHES, batch_size // (2 * workers)))
 
