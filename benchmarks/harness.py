@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "numpy", "opencv-python", "imagecodecs", "tifffile", "openslide-python", "openslide-bin",
-    "pillow", "simplejpeg", "numba", "zarr", "dask", "torch", "torchvision", "tiatoolbox",
-    "cucim-cu13",
+    "pillow", "simplejpeg", "numba", "llvmlite", "zarr", "dask", "torch", "torchvision",
+    "tiatoolbox", "cucim-cu13",
 )  # fmt: skip
 LIMIT_S = 600
 
