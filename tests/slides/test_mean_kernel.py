@@ -79,6 +79,15 @@ def test_it_compiles_here_and_is_used(monkeypatch):
         shrink(np.zeros((6, 6, 3), np.uint8), 2, np.empty((3, 3, 3), np.uint8))
 
 
+def test_no_row_writes_nothing(monkeypatch):
+    asked = []
+    monkeypatch.setattr(resample.cv2, "resize", lambda *_, dst, **__: asked.append(dst) or dst)
+    whole, _ = framed(4, 32)
+    shrink(np.zeros((0, 64, 3), np.uint8), 2, whole[:0, :32])
+    assert len(asked) == 1
+    assert (whole == EDGE).all()
+
+
 def test_opencv_steps_in_where_llvm_cannot(monkeypatch):
     def broken(factor):
         raise RuntimeError(f"no code for {factor}")

@@ -65,6 +65,8 @@ def shrinker(
 ) -> Callable[[int, int], None]:
     """What averages ``source``, as it is when called, into ``out`` from (row, column) on.
 
+    It keeps the places of both arrays, not the arrays: they must outlive it.
+
     Args:
         source: uint8 (height * factor, width * factor, 3).
         factor: how many pixels become one, along a side.
@@ -72,8 +74,14 @@ def shrinker(
         size: (width, height) of what is written, which must lie inside ``out``.
     """
     width, height = size
-    fits = source.shape == (height * factor, width * factor, 3) and width >= LEAST_PX
-    if not fits or factor not in FACTORS or not (_in_lines(source) and _in_lines(out)):
+    fits = source.shape == (height * factor, width * factor, 3)
+    if (
+        not fits
+        or height < 1
+        or width < LEAST_PX
+        or factor not in FACTORS
+        or not (_in_lines(source) and _in_lines(out))
+    ):
         return partial(_shrink_by_opencv, source, factor, out, size)
     mean = mean_kernel(factor)
     if mean is None:
