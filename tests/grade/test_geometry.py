@@ -21,12 +21,12 @@ import torch
 import zarr
 from PIL import Image
 
-from tests.grade.maps import FakeSlide
+from tests.grade.maps import SQUARE, FakeSlide, square_map
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
-from wsikd.slides.base import Mpp
+from wsikd.slides.base import Mpp, open_slide
 
 PATCH, MODEL_MPP = 32, 4.0
 FIRST, COUNT = (5, 3), (4, 3)  # of the square: column and row of its first cell, cells on x and y
@@ -184,7 +184,7 @@ def test_ome_zarr(written, path):
     assert um / written.case.mpp == pytest.approx(written.case.square, abs=1e-6)
 
 
-@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("image", [0, 1, 2])
 def test_ome_tiff(written, image):
     with tifffile.TiffFile(written.files["ome-tiff"]) as file:
         assert file.is_ome
@@ -194,10 +194,12 @@ def test_ome_tiff(written, image):
         assert all(level.keyframe.is_tiled for level in series.levels)
     um = [float(pixels.get(f"PhysicalSize{axis}")) for axis in "XY"]
     names = [c.get("Name") for c in pixels.findall("{*}Channel")]
-    assert names == ([["grade"], ["NC", "G5"]][image])
+    assert names == [["colours"], ["grade"], ["NC", "G5"]][image]
+    if image == 0:
+        levels = [2 * (array == class_colour("G5", 1)).all(-1) for array in levels]
     assert max(levels[-1].shape[-2:]) <= 256
     for level, array in enumerate(levels):
-        found = array == 2 if image == 0 else array[1] > 127
+        found = array[1] > 127 if image == 2 else array == 2
         pixel = np.array(um) / written.case.mpp * 2**level
         assert pixel[0] * array.shape[-1] >= written.case.size[0]
         error = np.abs(extent(found, pixel) - written.case.square)
@@ -210,6 +212,15 @@ def test_ome_tiff_in_openslide(written):
     pixel = written.case.size[0] / picture.shape[1]
     found = (picture == class_colour("G5", 1)).all(-1)
     step = 2 ** round(np.log2(pixel))
+    assert np.abs(extent(found, (step, step)) - written.case.square).max() <= step / 2
+
+
+def test_ome_tiff_in_tiatoolbox(written):
+    with open_slide(written.files["ome-tiff"], reader="tiatoolbox") as slide:
+        width, height = slide.info.dimensions
+        picture = slide.read_level(0, (0, 0), (width, height))
+        step = round(slide.mpp.x / written.case.mpp)
+    found = (picture == class_colour("G5", 1)).all(-1)
     assert np.abs(extent(found, (step, step)) - written.case.square).max() <= step / 2
 
 
@@ -236,17 +247,44 @@ def test_dicom_seg(written):
     matrix = found.get_total_pixel_matrix(combine_segments=True)
     np.testing.assert_array_equal(matrix, written.map.grade_hw + 1)
 
-    def placed(image):
-        origin = image.TotalPixelMatrixOriginSequence[0]
-        measures = image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        offsets = [float(origin.get(f"{a}OffsetInSlideCoordinateSystem") or 0) for a in "XYZ"]
-        orientation = [float(v) for v in image.ImageOrientationSlide]
-        spacing = [float(v) for v in measures.PixelSpacing]
-        return {
-            "image_position": offsets, "image_orientation": orientation, "pixel_spacing": spacing,
-        }  # fmt: skip
+    assert on_level0(matrix == 2, found, source) == pytest.approx(written.case.square, abs=0.01)
 
-    corners = extent(matrix == 2, (1, 1)).reshape(2, 2)
+
+def on_level0(cells, found, source):
+    """Level-0 box of cells of a segmentation, through the frame of reference, by highdicom."""
+    corners = extent(cells, (1, 1)).reshape(2, 2)
     mm = highdicom.spatial.ImageToReferenceTransformer(**placed(found))(corners)
     level0 = highdicom.spatial.ReferenceToImageTransformer(**placed(source))(mm)
-    assert level0[:, :2].ravel() == pytest.approx(written.case.square, abs=0.01)
+    return level0[:, :2].ravel()
+
+
+def placed(image):
+    """Where an image lies in its frame of reference; an origin that is not told is 0, 0."""
+    origin = (image.get("TotalPixelMatrixOriginSequence") or [pydicom.Dataset()])[0]
+    measures = image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    offsets = [float(origin.get(f"{a}OffsetInSlideCoordinateSystem") or 0) for a in "XYZ"]
+    orientation = [float(v) for v in image.ImageOrientationSlide]
+    spacing = [float(v) for v in measures.PixelSpacing]
+    return {
+        "image_position": offsets, "image_orientation": orientation, "pixel_spacing": spacing,
+    }  # fmt: skip
+
+
+@pytest.mark.slides
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("instance", ["", "level-3-frames-0-1.dcm"])
+def test_dicom_seg_of_a_real_slide(real_slides, instance, tmp_path, caplog):
+    path = real_slides / "CMU-1-Small-Region-dicom" / instance
+    with open_slide(path) as slide:
+        made = square_map(info=slide.info)
+        file = write_all(made, tmp_path, ["dicom-seg"], slide=slide)["dicom-seg"]
+    assert "tells no TotalPixelMatrixOrigin" in caplog.text
+    found = highdicom.seg.segread(file)
+    level0 = real_slides / "CMU-1-Small-Region-dicom" / "level-0-frames-0-30.dcm"
+    source = pydicom.dcmread(level0, stop_before_pixels=True)
+    referenced = found.ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+    instances = [i.ReferencedSOPInstanceUID for i in referenced.ReferencedInstanceSequence]
+    assert instances == [source.SOPInstanceUID]
+    matrix = found.get_total_pixel_matrix(combine_segments=True)
+    assert on_level0(matrix == 3, found, source) == pytest.approx(SQUARE, abs=0.01)

@@ -14,6 +14,7 @@ import zarr
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import (
     AnnotationError,
+    BundleError,
     OutputError,
     RegionReadError,
     SlideError,
@@ -22,10 +23,10 @@ from wsikd.core.errors import (
 from wsikd.core.lock import locked
 from wsikd.grade import results
 from wsikd.grade.exports import DEFAULT, FILES
-from wsikd.grade.likeness import COLUMNS
+from wsikd.grade.likeness import COLUMNS, trained_on
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
-from wsikd.models.bundle import InputSpec
+from wsikd.models.bundle import InputSpec, StudentBundle
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.manifest import SlideEntry, open_entry
@@ -297,3 +298,15 @@ def test_the_same_slide_recoloured_or_blurred_is_flagged(
     assert row["fields"] > 50
     assert row["unlike_training"] is (far is not None)
     assert far is None or row["farthest_in"] in far
+
+
+def test_what_a_card_tells_of_its_training(trained_on_pink, tmp_path, caplog):
+    def bundle(card):
+        return StudentBundle(tmp_path, SPEC, card, {})
+
+    assert trained_on(bundle({"appearance": trained_on_pink.as_card()})).slides == 3
+    assert not caplog.records
+    assert trained_on(bundle({})) is None
+    assert "tells no stain and focus" in caplog.text
+    with pytest.raises(BundleError, match=r"card\.json: its entry 'appearance' is malformed"):
+        trained_on(bundle({"appearance": {"quantiles": 3}}))

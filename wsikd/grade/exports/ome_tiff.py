@@ -30,11 +30,13 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsikd.grade.exports.ome_tiff")
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
-    """Write an OME-TIFF of two images, each tiled, with its lower resolutions as SubIFDs.
+    """Write an OME-TIFF of three images, each tiled, with its lower resolutions as SubIFDs.
 
-    ``grade``: the most probable class, uint8 with a colour map, 0 where nothing was read, class
-    index + 1 elsewhere (uint16 without colours for more than 255 classes). ``probability``: one
-    channel a class, uint8, 255 for 1, 0 where nothing was read.
+    ``colours``: the colour of the most probable class, RGB, white where nothing was read; first,
+    for readers that look no further and want RGB, as OpenSlide and TIAToolbox do. ``grade``: the
+    most probable class, uint8, 0 where nothing was read, class index + 1 elsewhere (uint16 for
+    more than 255 classes). ``probability``: one channel a class, uint8, 255 for 1, 0 where nothing
+    was read.
 
     Pixel (0, 0) starts at the slide's level-0 corner, not at its bounds, so that viewers can lay
     the map over the slide; a pixel is a power of two of level-0 px large, at most a 16th of a
@@ -56,13 +58,17 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     label = (grade_map.grade_hw + 1).astype(np.uint8 if count < 256 else np.uint16)
     scaled = np.round(np.nan_to_num(grade_map.probability_khw) * 255).astype(np.uint8)
     width, height = (math.ceil(side / step) for side in grade_map.slide.dimensions)
-    big = width * height * (label.itemsize + count) * 4 // 3 > _BIGTIFF_BYTES
-    palette: dict[str, Any] = {"photometric": "minisblack"}
-    if label.dtype == np.uint8:
-        palette = {"photometric": "palette", "colormap": _colormap(grade_map.classes)}
+    big = width * height * (3 + label.itemsize + count) * 4 // 3 > _BIGTIFF_BYTES
+    table = np.asarray([(255, 255, 255), *_colours(grade_map.classes)], np.uint8)
+    images = {
+        "colours": (table[label][None], "rgb", "YXS"),
+        "grade": (label[None], "minisblack", "YX"),
+        "probability": (scaled, "minisblack", "CYX"),
+    }
     with aside(path) as part, tifffile.TiffWriter(part, bigtiff=big, ome=True) as file:
-        _image(file, grade_map, label[None], "grade", step, palette)
-        _image(file, grade_map, scaled, "probability", step, {"photometric": "minisblack"})
+        for name, (planes, photometric, axes) in images.items():
+            metadata = _metadata(grade_map, name, step) | {"axes": axes}
+            _image(file, grade_map, planes, metadata, step, photometric)
 
 
 def pixel_px(grade_map: GradeMap) -> int:
@@ -74,28 +80,27 @@ def _image(
     file: tifffile.TiffWriter,
     grade_map: GradeMap,
     planes: NDArray[Any],
-    name: str,
+    metadata: dict[str, Any],
     step: int,
-    colours: dict[str, Any],
+    photometric: str,
 ) -> None:
-    """One image with all its resolutions; ``planes`` (channels, rows, columns) are cells."""
+    """One image with all its resolutions; ``planes`` (channels, rows, columns[, 3]) are cells."""
     sizes = _sizes(grade_map, step)
-    metadata: dict[str, Any] | None = _metadata(grade_map, name, step)
+    lengths = {"C": len(planes), "S": 3}
     for level, (width, height) in enumerate(sizes):
-        shape = (height, width) if name == "grade" else (len(planes), height, width)
+        lengths |= {"X": width, "Y": height}
         file.write(
             _tiles(grade_map, planes, (width, height), step << level),
-            shape=shape,
+            shape=tuple(lengths[axis] for axis in metadata["axes"]),
             dtype=planes.dtype,
             tile=(_TILE_PX, _TILE_PX),
             compression="zlib",
+            photometric=photometric,
             subifds=len(sizes) - 1 if level == 0 else 0,
             subfiletype=int(level > 0),
-            metadata=metadata,
+            metadata=None if level else metadata,
             software="wsikd",
-            **colours,
         )
-        metadata = None
 
 
 def _sizes(grade_map: GradeMap, step: int) -> list[tuple[int, int]]:
@@ -112,24 +117,28 @@ def _sizes(grade_map: GradeMap, step: int) -> list[tuple[int, int]]:
 def _tiles(
     grade_map: GradeMap, planes: NDArray[Any], size: tuple[int, int], step: int
 ) -> Iterator[NDArray[Any]]:
-    """Tiles of all planes at one resolution, each as large as any, zero beyond the image."""
+    """Tiles of all planes at one resolution, each as large as any, zero beyond the map.
+
+    RGB is white there.
+    """
     column, row = (
         grade_map.cells_at(axis, (np.arange(size[axis]) + 0.5) * step) for axis in (0, 1)
     )
+    empty = 255 if planes.ndim == 4 else 0
     for plane in planes:
         for top in range(0, size[1], _TILE_PX):
             for left in range(0, size[0], _TILE_PX):
                 rows, columns = row[top : top + _TILE_PX], column[left : left + _TILE_PX]
-                tile = np.zeros((_TILE_PX, _TILE_PX), plane.dtype)
-                inside = (rows >= 0)[:, None] & (columns >= 0)
+                tile = np.full((_TILE_PX, _TILE_PX, *plane.shape[2:]), empty, plane.dtype)
                 cells = plane[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]
-                tile[: len(rows), : len(columns)] = np.where(inside, cells, 0)
+                cells[rows < 0] = cells[:, columns < 0] = empty
+                tile[: len(rows), : len(columns)] = cells
                 yield tile
 
 
 def _metadata(grade_map: GradeMap, name: str, step: int) -> dict[str, Any]:
     classes = grade_map.classes
-    channels: dict[str, Any] = {"Name": ["grade"]}
+    channels: dict[str, Any] = {"Name": [name]}
     if name == "probability":
         channels = {"Name": list(classes), "Color": [_rgba(*c) for c in _colours(classes)]}
     um = [grade_map.mpp / cell * step for cell in grade_map.cell_px]
@@ -141,7 +150,6 @@ def _metadata(grade_map: GradeMap, name: str, step: int) -> dict[str, Any]:
     )
     content = hashlib.sha256(grade_map.probability_khw.tobytes()).hexdigest()
     return {
-        "axes": "YX" if name == "grade" else "CYX",
         "Name": name,
         "Description": f"grade: 0 not read; {values}. probability: 255 for 1, {calibrated}. "
         f"One pixel is {step} level-0 px. {RESEARCH_USE}",
@@ -157,13 +165,6 @@ def _metadata(grade_map: GradeMap, name: str, step: int) -> dict[str, Any]:
 
 def _colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
     return [class_colour(name, index) for index, name in enumerate(classes)]
-
-
-def _colormap(classes: tuple[str, ...]) -> NDArray[np.uint16]:
-    """White for what was not read, then the classes: uint16 (3, 256)."""
-    table = np.full((256, 3), 255, np.uint16)
-    table[1 : len(classes) + 1] = _colours(classes)
-    return np.ascontiguousarray(table.T * 257)
 
 
 def _rgba(red: int, green: int, blue: int) -> int:
