@@ -13,7 +13,7 @@ from torchvision import transforms
 from wsikd.core.errors import BundleError, ConfigError, OutputError
 from wsikd.models import portable
 from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.grader import assemble, build_grader
 from wsikd.models.portable import export_model
 
 CLASSES = ("NC", "G3", "G4", "G5")
@@ -143,3 +143,14 @@ def test_an_earlier_export_is_replaced_only_when_asked(bundle, tmp_path):
 def test_an_unknown_kind_is_named(bundle, tmp_path):
     with pytest.raises(ConfigError, match="--to tflite: is not known"):
         export_model(bundle, "tflite", tmp_path / "x")
+
+
+@pytest.mark.slow
+def test_a_transformer_has_an_onnx_form_of_any_batch(patches, tmp_path):
+    spec = InputSpec(4.0, 32, (0.5,) * 3, (0.2,) * 3, CLASSES)
+    arch = "timm:vit_tiny_patch16_224"
+    grader = assemble(arch, 4, mean=spec.mean, std=spec.std).eval()
+    made = load_bundle(save_bundle(tmp_path / "s", grader, spec, arch=arch))
+    record = export_model(made, "onnx", tmp_path / "x", patches=patches)
+    assert record["parity"]["max_difference"] <= 1e-4
+    assert {p.name for p in (tmp_path / "x").iterdir()} == {"model.onnx", "export.json"}
