@@ -6,7 +6,9 @@ import csv
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,12 +102,12 @@ def check_tissue(name: str) -> None:
         resolve(MASKERS, name, kind="maskers")
 
 
-def use_threads(threads: int | None) -> int:
-    """Reading threads: what was asked, else one a core. Keeps OpenCV to one thread in each."""
+def use_threads(threads: int | None, jobs: int = 1) -> int:
+    """Threads: what was asked, else one a core, shared out to the jobs. OpenCV gets one in each."""
     import cv2
 
     cv2.setNumThreads(1)
-    return threads or os.cpu_count() or 1
+    return threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
 
 
 @contextmanager
@@ -223,6 +225,23 @@ class Batch:
             writer.writerow(["slide", "error", "fault", "remedy"])
             for slide, error in self.failures:
                 writer.writerow([slide, type(error).__name__, error.fault, error.remedy])
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send before they kill, unwind as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    own = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, own if own is not None else signal.SIG_DFL)
 
 
 @contextmanager

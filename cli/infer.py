@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .common import (
-    Batch,
-    check_tissue,
-    input_option,
-    progress,
-    slide_options,
-    tissue_options,
-    use_threads,
-)
+from .common import check_tissue, input_option, slide_options, tissue_options, use_threads
+from .infer_run import Running, Wanted, grade_slides
 
 if TYPE_CHECKING:
-    from wsikd.grade.escalate import EscalatingPredictor
-    from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.bundle import StudentBundle
-    from wsikd.slides.manifest import SlideEntry
-
-log = logging.getLogger(__name__)
+    from wsikd.core.errors import WsikdError
 
 
 @click.command()
@@ -75,6 +62,13 @@ log = logging.getLogger(__name__)
     type=click.IntRange(1),
     help="Distance of fields in px at the student's resolution.  [default: its patch]",
 )
+@click.option("--dense", is_flag=True, help="Not offered: it would change classes. Use --stride.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Decode JPEG in full. By default a slide without a level near the student's resolution "
+    "is reduced inside the decoder, within 1.5 grey levels (RMSE).",
+)
 @click.option(
     "--escalate",
     type=click.Path(path_type=Path),
@@ -116,6 +110,22 @@ log = logging.getLogger(__name__)
 )
 @tissue_options
 @slide_options
+@click.option(
+    "--jobs",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Slides at a time, each in a process of its own, so that a damaged one stops no other. "
+    "0 reads them in the command's own process.",
+)
+@click.option(
+    "--stall",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="Give a slide up that has made no progress for so long.",
+)
 @click.option("--overwrite", is_flag=True, help="Grade again, replacing what is there.")
 def infer(
     inputs: tuple[str, ...],
@@ -125,6 +135,8 @@ def infer(
     specimen: str,
     min_area: float | None,
     stride: int | None,
+    dense: bool,
+    exact: bool,
     escalate: Path | None,
     budget: float | None,
     agreement: float | None,
@@ -137,116 +149,57 @@ def infer(
     slide_mpp: float | None,
     reader: str,
     threads: int | None,
+    jobs: int,
+    stall: float,
     overwrite: bool,
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.core.tables import resolve
-    from wsikd.grade.engines import Network
+    from wsikd.grade.engines.choose import check_names
     from wsikd.grade.exports import ALL, EXPORTERS
-    from wsikd.grade.likeness import trained_on
-    from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.grade.results import ResultSettings, infer_slide, keep_card, write_summary
-    from wsikd.models.bundle import load_bundle
+    from wsikd.grade.predict import PredictSettings
+    from wsikd.grade.work import Escalation, Grading
     from wsikd.slides.manifest import find_slides
 
     if escalate is None and (budget is not None or agreement is not None):
         raise click.UsageError("--budget and --agreement go with --escalate TEACHER")
+    if dense:
+        raise _not_dense()
     check_tissue(tissue)
+    check_names(engine, precision)
     asked = {name.strip() for name in formats.split(",")}
     for name in sorted(asked - {ALL}):
         resolve(EXPORTERS, name, kind="exporters")
     names = tuple(name for name in (*EXPORTERS, ALL) if name in asked)
-    workers = use_threads(threads)
-    bundle = load_bundle(model)
+    how = Running(jobs, use_threads(threads, jobs), stall)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
-    alone = SlidePredictor(
-        Network(bundle.network, bundle.spec.patch_px, bundle.key),
-        bundle.spec,
+    limits = {"budget": budget, "agreement": agreement}
+    grading = Grading(
+        model=model,
         device=device,
         settings=PredictSettings(
             stride_px=stride,
             tissue=tissue,
             min_tissue=min_tissue,
             batch_size=batch_size,
-            workers=workers,
+            workers=how.threads,
             engine=engine,
             precision=precision,
+            exact=exact,
         ),
+        escalation=None
+        if escalate is None
+        else Escalation(escalate, **{k: v for k, v in limits.items() if v is not None}),
     )
-    teacher = None if escalate is None else load_bundle(escalate)
-    predictor = alone if teacher is None else _escalating(alone, bundle, teacher, budget, agreement)
-    settings = ResultSettings(
-        formats=names,
-        specimen=specimen,
-        min_area_mm2=bundle.min_area_mm2 if min_area is None else min_area,
-        temperature=bundle.temperature,
-        teacher_temperature=None if teacher is None else teacher.temperature,
+    wanted = Wanted(names, specimen, min_area, overwrite)
+    grade_slides(entries, grading, wanted, how, output)
+
+
+def _not_dense() -> WsikdError:
+    from wsikd.core.errors import ConfigError
+
+    fault = (
+        "a student sees each patch with zeros around it, which one pass over a region does not "
+        "repeat (it changes classes)"
     )
-    training = trained_on(bundle)
-    if bundle.temperature is None:
-        log.warning("the student's card holds no temperature: probabilities are not calibrated")
-    output.mkdir(parents=True, exist_ok=True)
-    keep_card(output, bundle)
-    counts = {"graded": 0, "already there": 0}
-
-    def work(entry: SlideEntry) -> str:
-        with progress(entry.name) as on_progress:
-            row, made = infer_slide(
-                predictor, entry, output, settings,
-                student=bundle.sha256[:16], trained_on=training, overwrite=overwrite,
-                on_progress=on_progress,
-            )  # fmt: skip
-        counts["graded" if made else "already there"] += 1
-        write_summary(output)
-        return _line(row, output / entry.name, made=made)
-
-    batch = Batch(output)
-    batch.run(entries, work)
-    batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
-
-
-def _escalating(
-    student: SlidePredictor,
-    bundle: StudentBundle,
-    teacher: StudentBundle,
-    budget: float | None,
-    agreement: float | None,
-) -> EscalatingPredictor:
-    """The student with its teacher standing by; tells the rule."""
-    from wsikd.grade import escalate
-    from wsikd.grade.engines import Network
-    from wsikd.grade.predict import SlidePredictor
-
-    escalate.check_comparable(teacher.spec, bundle.spec, "--escalate")
-    rule = escalate.rule_of(
-        bundle,
-        teacher,
-        budget=escalate.BUDGET if budget is None else budget,
-        agreement=escalate.AGREEMENT if agreement is None else agreement,
-    )
-    click.echo(f"escalation: {rule.told}", err=True)
-    again = SlidePredictor(
-        Network(teacher.network, teacher.spec.patch_px, teacher.key),
-        teacher.spec,
-        device=student.place,
-        settings=escalate.teacher_settings(student.settings, bundle.spec, teacher.spec),
-    )
-    return escalate.EscalatingPredictor(student, again, rule, teacher_sha256=teacher.sha256)
-
-
-def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
-    shares = [
-        f"{key.removesuffix('_share')} {value:.0%}"
-        for key, value in row.items()
-        if key.endswith("_share") and value
-    ]
-    score = ""
-    if "gleason_score" in row:
-        found = row["gleason_score"]
-        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no score; "
-    asked = ""
-    if row.get("share_escalated") is not None:
-        share, took = row["share_escalated"], row["escalation_seconds"]
-        asked = f", teacher asked about {share:.0%} ({took:.1f} s)"
-    place = f"{'in' if made else 'already in'} {folder}"
-    return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}{asked}, {place}"
+    return ConfigError("--dense", fault, "give --stride N, which reads the patches themselves")

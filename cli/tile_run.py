@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import sys
-import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .common import terminable
 from .tile_progress import TileProgress, span
 
 if TYPE_CHECKING:
@@ -168,27 +166,10 @@ def outcomes(
         yield run_here(tasks, report)
         return
     with (
-        _terminable(),
+        terminable(),
         WorkerPool(min(how.jobs, max(1, len(tasks))), stall_s=60 * how.stall_min) as pool,
     ):
         yield pool.run(tasks, report)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send before they kill, unwind as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    own = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, own if own is not None else signal.SIG_DFL)
 
 
 def _on_cluster(jobs: Sequence[TileJob], how: Running, stack: ExitStack) -> list[TileJob]:

@@ -128,3 +128,45 @@ def test_real_slide_is_the_average_of_openslides_pixels(real_slides):
     scale = 1 / slide.mpp.x
     start = (311 * scale - 600, 702 * scale - 1300)
     assert np.abs(got - area_average(own, start, (scale, scale), (600, 400))).max() <= 0.51
+
+
+def reduced_pair(slide, mpp):
+    """(canvas that the decoder may reduce for inference, reference as slow averages)."""
+    canvas = Canvas.plan(slide, mpp, close=True)
+    scale = (mpp / slide.mpp.x, mpp / slide.mpp.y)
+    size = tuple(int(v / s) for v, s in zip(slide.info.dimensions, scale, strict=True))
+    averages = area_average(level0(slide.path), (0.0, 0.0), scale, size)
+    return canvas, canvas.read(0, 0, *size).astype(np.float64), averages
+
+
+@pytest.mark.parametrize(
+    ("mpp", "wanted", "reduction"),
+    [(0.5, 4.0, 8), (0.499, 4.0, 2), (0.2527, 4.0, 4), (0.25, 4.0, 8), (0.25, 1.0, 1),
+     (0.2527, 1.0, 1), (0.5, 1.0, 1), (1.0, 4.0, 1), (0.2527, 2.0, 2), (0.5, 8.0, 8)],
+)  # fmt: skip
+def test_what_the_decoder_reduces_for_inference_is_near_the_average(
+    tmp_path, mpp, wanted, reduction
+):
+    rng = np.random.default_rng(2)
+    rgb = tissue_rgb(1100, 900, seed=6, coarse=3)
+    rgb = np.clip(rgb + rng.normal(0, 12, rgb.shape), 0, 255).astype(np.uint8)
+    path = tmp_path / "s.svs"
+    write_pyramid(path, rgb, mpp=mpp, power=20, downsamples=(1,), quality=80)
+    with open_slide(path) as slide:
+        canvas, found, averages = reduced_pair(slide, wanted)
+        assert canvas.reduction == reduction
+        assert np.sqrt(np.mean((found - averages) ** 2)) <= 1.5
+
+
+def test_a_level_that_is_near_is_read_in_full(slide_file):
+    with open_slide(slide_file) as slide:
+        assert Canvas.plan(slide, 4.0, close=True).reduction == 1
+
+
+@pytest.mark.slides
+@pytest.mark.parametrize("wanted", [2.0, 4.0, 8.0])
+def test_a_real_slide_reduced_by_the_decoder_is_near_its_average(real_slides, wanted):
+    with open_slide(real_slides / "CMU-1-Small-Region.svs") as slide:
+        canvas, found, averages = reduced_pair(slide, wanted)
+        assert canvas.reduction > 1 or wanted == 2.0
+        assert np.sqrt(np.mean((found - averages) ** 2)) <= 1.5

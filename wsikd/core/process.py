@@ -46,12 +46,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its value, or its error; ``seconds`` since it was handed out."""
+    """What became of a task: its value, or its error; ``seconds`` since it was handed out.
+
+    ``died`` tells that its process did.
+    """
 
     task: Task
     value: Any = None
     error: WsikdError | None = None
     seconds: float = 0.0
+    died: bool = False
 
 
 def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
@@ -244,16 +248,18 @@ class _Worker:
         self.process.join()
         self.link.close()
 
-    def _end(self, *, value: Any = None, error: WsikdError | None = None) -> Outcome:
+    def _end(
+        self, *, value: Any = None, error: WsikdError | None = None, died: bool = False
+    ) -> Outcome:
         task, self.task = self.task, None
         assert task is not None
         self.done += 1
-        return Outcome(task, value, error, time.monotonic() - self._start)
+        return Outcome(task, value, error, time.monotonic() - self._start, died)
 
     def _died(self, task: Task) -> Outcome:
         self.process.join(GRACE_S)
         self.kill()
-        return self._end(error=_death(task.name, self.process.exitcode or 0))
+        return self._end(error=_death(task.name, self.process.exitcode or 0), died=True)
 
     def _cpu_s(self) -> float:
         """CPU time of the process; 0 where the system does not tell, so that only reports count."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
     from wsikd.models.bundle import InputSpec, StudentBundle
     from wsikd.slides.base import Slide
+    from wsikd.slides.canvas import Canvas
+    from wsikd.slides.tissue import TissueMask
 
 BUDGET = 0.1
 AGREEMENT = 0.95
@@ -175,8 +177,16 @@ class EscalatingPredictor:
 
     @property
     def engine(self) -> Engine | None:
-        """What the student computes with, None before its first field."""
+        """What computes the student."""
         return self.student.engine
+
+    def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
+        """Where there is tissue, see ``SlidePredictor.tissue``."""
+        return self.student.tissue(slide, mask_file)
+
+    def canvas(self, slide: Slide) -> Canvas:
+        """How the student sees a slide."""
+        return self.student.canvas(slide)
 
     @property
     def made_with(self) -> dict[str, Any]:
@@ -192,6 +202,7 @@ class EscalatingPredictor:
         slide: Slide,
         *,
         mask_file: Path | None = None,
+        tissue: TissueMask | None = None,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
@@ -203,6 +214,7 @@ class EscalatingPredictor:
         Args:
             slide: an open slide.
             mask_file: the user's own tissue mask.
+            tissue: what :meth:`tissue` has found already.
             clock: takes the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all), twice over.
             watch: shown what the student reads.
@@ -212,8 +224,9 @@ class EscalatingPredictor:
         """
         clock = clock or StageClock()
         first = self.student.predict(
-            slide, mask_file=mask_file, clock=clock, on_progress=on_progress, watch=watch
-        )
+            slide, mask_file=mask_file, tissue=tissue, clock=clock,
+            on_progress=on_progress, watch=watch,
+        )  # fmt: skip
         begun = time.perf_counter()
         valid = first.valid_hw
         doubts = doubt(first.probability_khw[:, valid].T, self.rule.temperature)

@@ -43,7 +43,8 @@ class PredictSettings:
 
     ``stride_px`` is at the student's resolution (default: its patch); ``max_fields`` reads an even
     sample of the fields instead of all; ``engine`` and ``precision`` are those of
-    ``engines.choose.open_engine``.
+    ``engines.choose.open_engine``. Without ``exact``, a slide that has no level near the student's
+    resolution is reduced inside its JPEG decoder by what it can, within 1.5 grey levels (RMSE).
     """
 
     stride_px: int | None = None
@@ -54,6 +55,7 @@ class PredictSettings:
     max_fields: int | None = None
     engine: str = AUTO
     precision: str = "fp32"
+    exact: bool = True
 
 
 class SlidePredictor:
@@ -110,6 +112,7 @@ class SlidePredictor:
         slide: Slide,
         *,
         mask_file: Path | None = None,
+        tissue: TissueMask | None = None,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
@@ -119,6 +122,7 @@ class SlidePredictor:
         Args:
             slide: an open slide.
             mask_file: the user's own tissue mask.
+            tissue: what :meth:`tissue` has found already.
             clock: takes the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all).
             watch: shown every batch: indices of its fields, fields in all, and its patches, uint8
@@ -130,10 +134,9 @@ class SlidePredictor:
         clock = clock or StageClock()
         spec, settings = self.spec, self.settings
         grid = self.grid(slide)
-        with clock("tissue"):
-            tissue = find_tissue(
-                slide, method=settings.tissue, mask_file=mask_file, workers=settings.workers
-            )
+        if tissue is None:
+            with clock("tissue"):
+                tissue = self.tissue(slide, mask_file)
         cover = grid.cover(tissue)
         valid = _sample((cover >= settings.min_tissue) & (cover > 0), settings.max_fields)
         rows, columns = np.nonzero(valid)
@@ -142,6 +145,17 @@ class SlidePredictor:
             slide, rows, columns, clock=clock, on_progress=on_progress, watch=watch
         ).T
         return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+
+    def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
+        """Where the settings find tissue; raises as :func:`find_tissue`."""
+        settings = self.settings
+        return find_tissue(
+            slide, method=settings.tissue, mask_file=mask_file, workers=settings.workers
+        )
+
+    def canvas(self, slide: Slide) -> Canvas:
+        """How a slide is seen; raises MissingMppError, SlideError where it is too coarse."""
+        return Canvas.plan(slide, self.spec.mpp, close=not self.settings.exact)
 
     def grid(self, slide: Slide) -> TileGrid:
         """Where this network's fields lie on a slide; raises MissingMppError."""
@@ -178,7 +192,7 @@ class SlidePredictor:
         with clock("forward"):
             engine = self.ready(len(rows))
         batches = stream_patches(
-            Canvas.plan(slide, self.spec.mpp),
+            self.canvas(slide),
             self.grid(slide),
             rows,
             columns,

@@ -17,27 +17,28 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.lock import locked
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.grade.ahead import open_now
 from wsikd.grade.escalate import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.intervals import intervals
 from wsikd.grade.likeness import likeness
 from wsikd.slides.appearance import Watcher
-from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from wsikd.grade.ahead import Opened
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.models.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
+    from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature")
@@ -69,6 +70,7 @@ def infer_slide(
     student: str,
     trained_on: Appearance | None = None,
     overwrite: bool = False,
+    opened: Opened | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Grade a slide and write its results to ``out/<name>/``, or find them done.
@@ -81,6 +83,7 @@ def infer_slide(
         student: SHA-256 of the student's weights, or its first digits.
         trained_on: stain and focus of its training, which the slide's are compared with.
         overwrite: replace results made with other settings.
+        opened: the slide, where it was opened ahead of its turn.
         on_progress: called with (fields done, fields in all).
 
     Returns:
@@ -92,12 +95,11 @@ def infer_slide(
         OutputError: the disk does not take it, or another process is at work on it.
         SlideError, RegionReadError: as they say.
     """
-    clock = StageClock()
     folder = out / entry.name
     begun = time.perf_counter()
-    with clock("open"):
-        slide = open_entry(entry)
-    with slide:
+    opened = opened or open_now(entry)
+    clock = opened.clock
+    with opened.slide as slide:
         formats = formats_for(settings.formats, slide)
         made_with = {
             "student": student,
@@ -115,7 +117,12 @@ def infer_slide(
                 return row, False  # by another process, meanwhile
             watcher = Watcher() if trained_on else None
             grade_map = predictor.predict(
-                slide, mask_file=entry.mask, clock=clock, on_progress=on_progress, watch=watcher
+                slide,
+                mask_file=entry.mask,
+                tissue=opened.tissue,
+                clock=clock,
+                on_progress=on_progress,
+                watch=watcher,
             ).calibrated(settings.temperature, settings.teacher_temperature)
             with clock("summary"):
                 row, spread = _summary(grade_map, settings)
@@ -132,6 +139,7 @@ def infer_slide(
                 "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
                 "mpp_source": slide.mpp.source,
                 "engine": _engine(predictor),
+                "read": _read_how(predictor, slide),
                 "wsikd": __version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "note": RESEARCH_USE,
@@ -242,7 +250,14 @@ def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
         "min_tissue": settings.min_tissue,
         "max_fields": settings.max_fields,
         "precision": settings.precision,
+        "exact": settings.exact,
     }
+
+
+def _read_how(predictor: SlidePredictor | EscalatingPredictor, slide: Slide) -> dict[str, Any]:
+    """From which level, by which reader, and by how much its JPEG decoder reduced it."""
+    canvas = predictor.canvas(slide)
+    return {"level": canvas.level, "reader": slide.info.reader, "reduced_by": canvas.reduction}
 
 
 def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:

@@ -1,6 +1,7 @@
 """A bundle: one network as ``model.safetensors`` plus ``card.json``, which says how to use it.
 
 Nothing in a bundle is ever executed. The card is written last: a folder without one is unfinished.
+PyTorch is imported where weights are read, not with this module.
 """
 
 from __future__ import annotations
@@ -8,27 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import aside, write_json_atomic
-from wsikd.models.backbone import macs
-from wsikd.models.colour import COLOURS
-from wsikd.models.grader import Grader, assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+    from wsikd.models.grader import Grader
+
 FORMAT = 1
+COLOURS = ("rgb", "grey", "haematoxylin")
+"""What a network may see of a patch, see ``wsikd.models.colour``."""
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 CARD_BYTES = 4 << 20
@@ -70,12 +69,18 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class StudentBundle:
-    """A network on disk, read and checked."""
+    """A network on disk, checked."""
 
     path: Path
     spec: InputSpec
     card: Mapping[str, Any]
-    weights: Mapping[str, Tensor] = field(repr=False)
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Its state dict; raises BundleError where it cannot be read."""
+        weights = _read_weights(self.path / WEIGHTS)
+        _check_normalisation(self.path, weights, self.spec)
+        return weights
 
     @property
     def sha256(self) -> str:
@@ -143,6 +148,10 @@ def save_bundle(
     Raises:
         OutputError: the folder cannot be written.
     """
+    from safetensors.torch import save_file
+
+    from wsikd.models.backbone import macs
+
     folder = Path(folder)
     (folder / CARD).unlink(missing_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in grader.state_dict().items()}
@@ -167,8 +176,16 @@ def save_bundle(
     return folder
 
 
-def load_bundle(path: str | Path) -> StudentBundle:
+def load_bundle(
+    path: str | Path, *, known: Callable[[StudentBundle], bool] | None = None
+) -> StudentBundle:
     """Read a bundle folder, or the bundle in a run folder.
+
+    Args:
+        path: the folder.
+        known: tells of a bundle whose weights are those that its card names, whether one of the
+            same ``key`` has been read before; what that showed is then not looked at again, and
+            the weights are left unread until they are asked for.
 
     Raises:
         BundleError: there is none, it is unfinished or damaged, or weights and card disagree.
@@ -187,14 +204,16 @@ def load_bundle(path: str | Path) -> StudentBundle:
         raise BundleError(
             folder / CARD, f"is not a card of wsikd ({reason:.200})", "export the student again"
         ) from error
+    bundle = StudentBundle(folder, spec, card)
+    if known and digest == _sha256(folder / WEIGHTS) and known(bundle):
+        return bundle
     _check_fit(folder, card, spec, network)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
         )
-    weights = _read_weights(folder / WEIGHTS)
-    _check_normalisation(folder, weights, spec)
-    return StudentBundle(folder, spec, card, weights)
+    _ = bundle.weights
+    return bundle
 
 
 def _find(path: Path) -> Path:
@@ -310,6 +329,10 @@ def _class_name(value: Any) -> str:
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -322,6 +345,8 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], str | None]:
     """Shape of every tensor, and what was sealed in at saving; no weight is read."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -336,6 +361,8 @@ def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
 
 
 def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
+    from wsikd.models.grader import assemble
+
     return assemble(
         classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,
         **network,
@@ -375,6 +402,8 @@ def _check_fit(
 
 
 def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: InputSpec) -> None:
+    import torch
+
     for name in ("mean", "std"):
         if not torch.allclose(weights[name].flatten(), torch.tensor(getattr(spec, name))):
             fault = f"'{name}' is not that of the weights"
@@ -382,6 +411,8 @@ def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: Inpu
 
 
 def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:
+    import torch
+
     try:
         with torch.device("meta"):
             return _empty(network, spec).state_dict()

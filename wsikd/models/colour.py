@@ -13,7 +13,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-COLOURS = ("rgb", "grey", "haematoxylin")
 LUMA = (0.299, 0.587, 0.114)
 LEAST_GREY = 1.0
 """Deviation in grey levels below which a patch counts as empty and is not stretched."""

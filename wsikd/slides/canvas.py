@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SOURCE_BLOCK_PX = 1536
 _FINER_TOLERANCE = 1e-6
+_BLOCK_PX = 8
+_EVENED_OUT = 3.9
 
 
 @runtime_checkable
@@ -67,7 +69,13 @@ class Canvas:
 
     @classmethod
     def plan(
-        cls, slide: Slide, mpp: float, *, rough: bool = False, finest: float | None = None
+        cls,
+        slide: Slide,
+        mpp: float,
+        *,
+        rough: bool = False,
+        close: bool = False,
+        finest: float | None = None,
     ) -> Canvas:
         """Lay a canvas of ``mpp`` um/px over the slide's bounds.
 
@@ -76,6 +84,8 @@ class Canvas:
             mpp: um per canvas pixel.
             rough: let the JPEG decoder reduce what it can, where the slide's reader allows it;
                 the pixels are then a grey level or so from the area average.
+            close: let it reduce where that is within 1.5 grey levels (RMSE) of the area average: by
+                whole blocks of the JPEG, or by so little that averaging evens it out.
             finest: um/px; take no level coarser than this one, though ``mpp`` would allow it.
 
         Raises:
@@ -96,9 +106,10 @@ class Canvas:
         limit = scale if finest is None else (finest / own.x, finest / own.y)
         level = source_level(downs, limit)
         reduction = 1
-        if rough and isinstance(slide, InPlace):
+        if (rough or close) and isinstance(slide, InPlace):
             factor = (scale[0] / downs[level][0], scale[1] / downs[level][1])
-            fit = (r for r in slide.reductions(level) if _reduces(r, factor, (x, y)))
+            fits = _reduces if rough else _reduces_closely
+            fit = (r for r in slide.reductions(level) if fits(r, factor, (x, y)))
             reduction = max(fit, default=1)
         return cls(slide, mpp, level, (float(x), float(y)), scale, size, reduction)
 
@@ -209,6 +220,13 @@ def _reduces(reduction: int, factor: tuple[float, float], corner: tuple[int, int
     """Whether reduced pixels are still fine enough: half an output's, or whole parts of it."""
     fine = (factor[0] / reduction, factor[1] / reduction)
     return min(fine) >= 2 or (min(fine) >= 1 and is_whole((0.0, 0.0), fine) and corner == (0, 0))
+
+
+def _reduces_closely(reduction: int, factor: tuple[float, float], corner: tuple[int, int]) -> bool:
+    """Whether the decoder's low-pass is evened out: four of its pixels to one, or whole blocks."""
+    if is_whole((0.0, 0.0), factor) and round(factor[0]) % _BLOCK_PX == 0 and corner == (0, 0):
+        return True
+    return min(factor) / reduction >= _EVENED_OUT
 
 
 def source_level(downsamples: tuple[tuple[float, float], ...], scale: tuple[float, float]) -> int:

@@ -15,7 +15,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
 from wsikd.grade.engines import AUTO, ENGINES, PRECISIONS, Place
 from wsikd.grade.engines.check import Checked
-from wsikd.grade.engines.graph import cache_folder, keep, read_sealed
+from wsikd.grade.engines.graph import cache_folder, is_kept, keep, read_sealed
 
 if TYPE_CHECKING:
     from wsikd.grade.engines import Engine, Network
@@ -85,6 +85,12 @@ def open_engine(
 
 def _passed() -> bytes:
     return b"same decisions as fp32"
+
+
+def starts_from_graph(network: Network, engine: str, device: str) -> bool:
+    """Whether an engine will run a graph that an earlier run has made and kept."""
+    name = engine if engine != AUTO else _fastest(network, device, 0)
+    return device == "cpu" and name in ("onnx", "openvino") and is_kept(network)
 
 
 def device_name(name: str) -> str:

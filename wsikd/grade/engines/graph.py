@@ -44,6 +44,12 @@ def graph_of(network: Network) -> bytes:
     return data
 
 
+def is_kept(network: Network) -> bool:
+    """Whether its graph is there, whole, from an earlier run."""
+    path = _place(network)
+    return path is not None and read_sealed(path) is not None
+
+
 def cache_folder() -> Path:
     """Where graphs are kept: ``WSIKD_CACHE``, else ``wsikd`` in the user's cache folder."""
     own = os.environ.get("WSIKD_CACHE")

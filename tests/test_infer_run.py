@@ -1,0 +1,205 @@
+"""wsikd infer over many slides: damaged ones, workers that die, kills, and taking it up again."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from wsikd.cli.main import main
+
+from tests.grade.deadly import deadly_job
+from tests.slides.pixels import tissue_rgb
+from wsikd.models.bundle import InputSpec, save_bundle
+from wsikd.models.grader import build_grader
+from wsikd.slides.synthetic import write_pyramid
+
+FAST = ("--format", "zarr,csv", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """A slide of 0.5 um/px, level 0 only, with some tissue."""
+    path = tmp_path_factory.mktemp("slide") / "good.svs"
+    rgb = tissue_rgb(1200, 900, (100, 100, 900, 700), seed=4)
+    write_pyramid(path, rgb, mpp=0.5, power=20, downsamples=(1,))
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A bundle of an untrained student."""
+    torch.manual_seed(1)
+    network = build_grader("vgg_small", 4, width=0.25)
+    spec = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
+    folder = tmp_path_factory.mktemp("student") / "student"
+    return save_bundle(
+        folder, network, spec, arch="vgg_small", width=0.25, min_area_mm2=0.0, temperature=1.0
+    )
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["infer", *map(str, arguments)])
+
+
+def failures(out):
+    with (out / "failures.csv").open(encoding="utf-8") as file:
+        return {row["slide"]: row for row in csv.DictReader(file)}
+
+
+def copies(slide, folder, names):
+    folder.mkdir()
+    for name in names:
+        shutil.copy(slide, folder / f"{name}.svs")
+    return folder
+
+
+def made(out):
+    return {path.parent.name for path in out.glob("*/result.json")}
+
+
+def test_a_damaged_slide_stops_no_other_and_is_taken_up_when_mended(slide, student, tmp_path):
+    slides = copies(slide, tmp_path / "slides", "abc")
+    whole = (slides / "b.svs").read_bytes()
+    (slides / "b.svs").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    done = run("-i", slides, "-m", student, "-o", out, *FAST)
+    assert done.exit_code == 3, done.output
+    assert made(out) == {"a", "c"}
+    assert set(failures(out)) == {"b"}
+    assert failures(out)["b"]["remedy"]
+    assert "Traceback" not in done.output
+    assert "2 graded, 0 already there, 1 failed" in done.output
+    assert {p.name for p in out.iterdir()} == {"a", "c", "failures.csv", "summary.csv"}
+    (slides / "b.svs").write_bytes(whole)
+    again = run("-i", slides, "-m", student, "-o", out, *FAST)
+    assert again.exit_code == 0, again.output
+    assert "1 graded, 2 already there" in again.output
+    assert made(out) == {"a", "b", "c"}
+    assert not (out / "failures.csv").exists()
+
+
+def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_path, monkeypatch):
+    """The slide before it is opened beside it, dies with it, and is graded again alone."""
+    monkeypatch.setattr("wsikd.grade.work.infer_job", deadly_job)
+    slides = copies(slide, tmp_path / "slides", ["a", "killer", "z"])
+    out = tmp_path / "out"
+    done = run("-i", slides, "-m", student, "-o", out, *FAST)
+    assert done.exit_code == 3, done.output
+    assert made(out) == {"a", "z"}
+    told = failures(out)
+    assert set(told) == {"killer"}
+    assert "killed the worker process (signal 11, SIGSEGV)" in told["killer"]["fault"]
+    assert told["killer"]["remedy"]
+    monkeypatch.undo()
+    alone = run("-i", slides, "-m", student, "-o", tmp_path / "alone", *FAST, "--jobs", "0")
+    assert alone.exit_code == 0, alone.output
+    for name in ("a", "z"):
+        ours, theirs = (tmp_path / o / name / "tiles.csv" for o in ("out", "alone"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_last_slide_that_kills_its_worker(slide, student, tmp_path, monkeypatch):
+    monkeypatch.setattr("wsikd.grade.work.infer_job", deadly_job)
+    slides = copies(slide, tmp_path / "slides", ["a", "killer"])
+    done = run("-i", slides, "-m", student, "-o", tmp_path / "out", *FAST)
+    assert done.exit_code == 3
+    assert made(tmp_path / "out") == {"a"}
+    assert set(failures(tmp_path / "out")) == {"killer"}
+
+
+def test_a_bundle_that_does_not_fit_is_one_line_and_leaves_nothing(slide, student, tmp_path):
+    folder = tmp_path / "student"
+    shutil.copytree(student, folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["sha256"] = "0" * 64
+    (folder / "card.json").write_text(json.dumps(card))
+    done = run("-i", slide, "-m", folder, "-o", tmp_path / "out", *FAST)
+    assert done.exit_code == 1
+    (line,) = done.output.splitlines()
+    assert line.startswith("BundleError: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dense_is_refused_with_a_reason(slide, student, tmp_path):
+    done = run("-i", slide, "-m", student, "-o", tmp_path / "out", "--dense")
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("ConfigError: --dense: ")
+    assert line.endswith("give --stride N, which reads the patches themselves")
+
+
+def test_results_of_full_decode_are_not_mixed_with_others(slide, student, tmp_path):
+    out = tmp_path / "out"
+    assert run("-i", slide, "-m", student, "-o", out, *FAST, "--jobs", "0").exit_code == 0
+    told = json.loads((out / "good" / "result.json").read_text())
+    assert told["read"] == {"level": 0, "reader": "direct", "reduced_by": 8}
+    again = run("-i", slide, "-m", student, "-o", out, *FAST, "--jobs", "0", "--exact")
+    assert again.exit_code == 3
+    assert "exact False there, True asked" in again.output
+    other = run("-i", slide, "-m", student, "-o", out, *FAST, "--jobs", "0", "--exact",
+                "--overwrite")  # fmt: skip
+    assert other.exit_code == 0
+    told = json.loads((out / "good" / "result.json").read_text())
+    assert told["read"]["reduced_by"] == 1
+
+
+def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
+    """Its graph was kept by the first, and OpenVINO or ONNX Runtime runs it."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from wsikd.grade.work import Grading, InferJob, load_job, infer_job\n"
+        "from wsikd.grade.predict import PredictSettings\n"
+        "from wsikd.grade.results import ResultSettings\n"
+        "from wsikd.slides.manifest import find_slides\n"
+        "grading = Grading(Path(sys.argv[1]), 'cpu', PredictSettings(exact=False))\n"
+        "loaded = load_job(None, grading)\n"
+        "(entry,) = find_slides([sys.argv[2]])\n"
+        "job = InferJob(entry, grading, loaded.student.sha256, Path(sys.argv[3]),"
+        " ResultSettings(('csv',)))\n"
+        "row, made = infer_job(lambda *_: None, job)\n"
+        "print(made, 'torch' in sys.modules)\n"
+    )
+    found = []
+    environment = {**os.environ, "WSIKD_CACHE": str(tmp_path / "cache")}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        line = [sys.executable, "-c", code, student, slide, tmp_path / name]
+        done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
+        found.append(done.stdout.strip())
+    assert found == ["True True", "True False"]
+    one, two = ((tmp_path / n / "good" / "tiles.csv").read_bytes() for n in ("one", "two"))
+    assert one == two
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_taken_up(slide, student, tmp_path):
+    slides = copies(slide, tmp_path / "slides", "abcdef")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "wsikd", "infer", "-i", slides, "-m", student, "-o", out]
+    command = [*map(str, command), *FAST]
+    for wanted in (0, 2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and process.poll() is None:
+            if len(made(out)) >= wanted and list(out.glob("*.part")):
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert all(p.suffix or (p / "result.json").is_file() for p in out.iterdir() if p.is_dir())
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert made(out) == set("abcdef")
+    assert not list(out.glob("*.part"))
+    with (out / "summary.csv").open(encoding="utf-8") as file:
+        assert [row["slide"] for row in csv.DictReader(file)] == list("abcdef")
+    tiles = {(out / name / "tiles.csv").read_text().replace(f"{name}.svs", "") for name in "abcdef"}
+    assert len(tiles) == 1  # the same slide six times
+    assert np.isfinite([float(x) for x in next(iter(tiles)).split("\n")[1].split(",")[-4:]]).all()

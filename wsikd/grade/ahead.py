@@ -1,0 +1,93 @@
+"""The next slide is opened, and its tissue found, while this one is computed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wsikd.core.clock import StageClock
+from wsikd.slides.manifest import open_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.tissue import TissueMask
+
+    Search = Callable[[Slide, Path | None], TissueMask]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open slide, its tissue where that was looked for, and what both took."""
+
+    slide: Slide
+    tissue: TissueMask | None = None
+    clock: StageClock = field(default_factory=StageClock)
+
+
+def open_now(entry: SlideEntry) -> Opened:
+    """Open a slide; raises as :func:`wsikd.slides.manifest.open_entry`."""
+    clock = StageClock()
+    with clock("open"):
+        slide = open_entry(entry)
+    return Opened(slide, None, clock)
+
+
+class Ahead:
+    """At most one slide ahead, in a thread that does not outlive its process."""
+
+    def __init__(self) -> None:
+        """Nothing is ahead yet."""
+        self._entry: SlideEntry | None = None
+        self._thread: threading.Thread | None = None
+        self._found: Opened | None = None
+        self._error: Exception | None = None
+
+    def begin(self, entry: SlideEntry, search: Search | None) -> None:
+        """Open a slide in the background, and look for its tissue by ``search``, if given."""
+        self._drop()
+        self._entry, self._found, self._error = entry, None, None
+
+        def work() -> None:
+            try:
+                found = open_now(entry)
+                if search:
+                    found = _with_tissue(found, entry, search)
+                self._found = found
+            except Exception as error:  # noqa: BLE001 - it rises at the slide's own turn
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name=f"ahead {entry.name}", daemon=True)
+        self._thread.start()
+
+    def take(self, entry: SlideEntry) -> Opened | None:
+        """The slide if it is the one ahead, waiting for it; raises what opening it raised."""
+        if self._entry != entry or self._thread is None:
+            return None
+        self._thread.join()
+        found, error = self._found, self._error
+        self._entry = self._thread = self._found = self._error = None
+        if error:
+            raise error
+        return found
+
+    def _drop(self) -> None:
+        """Close what nobody took."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._found is not None:
+            self._found.slide.close()
+        self._entry = self._thread = self._found = None
+
+
+def _with_tissue(found: Opened, entry: SlideEntry, search: Search) -> Opened:
+    try:
+        with found.clock("tissue"):
+            return Opened(found.slide, search(found.slide, entry.mask), found.clock)
+    except BaseException:
+        found.slide.close()
+        raise

@@ -1,0 +1,167 @@
+"""Grading one slide of many, as calls that a process of its own can take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import BundleError
+from wsikd.grade import escalate
+from wsikd.grade.ahead import Ahead
+from wsikd.grade.engines import Network
+from wsikd.grade.engines.choose import check_names, device_name, starts_from_graph
+from wsikd.grade.predict import PredictSettings, SlidePredictor
+from wsikd.grade.results import ResultSettings, infer_slide
+from wsikd.models.bundle import StudentBundle, load_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsikd.slides.appearance import Appearance
+    from wsikd.slides.manifest import SlideEntry
+
+    Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """Which teacher reads again what the student is unsure of; see ``escalate.rule_of``."""
+
+    teacher: Path
+    budget: float = escalate.BUDGET
+    agreement: float = escalate.AGREEMENT
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Which network grades, and how it reads."""
+
+    model: Path
+    device: str
+    settings: PredictSettings
+    escalation: Escalation | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The bundles that grade, their weights unread, and the rule of escalation in words."""
+
+    student: StudentBundle
+    teacher: StudentBundle | None = None
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class InferJob:
+    """A slide to grade: ``entry`` into ``out/<name>/``.
+
+    ``digest`` is the SHA-256 of the weights that are meant; ``ahead`` the slide that comes next.
+    """
+
+    entry: SlideEntry
+    grading: Grading
+    digest: str
+    out: Path
+    settings: ResultSettings
+    trained_on: Appearance | None = None
+    overwrite: bool = False
+    ahead: SlideEntry | None = None
+
+
+def load_job(report: Report, grading: Grading) -> Loaded:
+    """Make the networks ready.
+
+    Raises:
+        BundleError: a bundle does not hold what its card says.
+        ConfigError: the settings do not fit, or student and teacher do not.
+    """
+    del report
+    _one_thread_each()
+    _ready.cache_clear()  # what an earlier command of this process has loaded may have changed
+    return _ready(grading)[0]
+
+
+def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
+    """Grade one slide, and meanwhile open the next.
+
+    Args:
+        report: called with (fields done, fields in all).
+        job: the slide and how.
+
+    Returns:
+        As :func:`infer_slide`.
+
+    Raises:
+        WsikdError: as :func:`load_job` and :func:`infer_slide`.
+    """
+    _one_thread_each()
+    loaded, predictor = _ready(job.grading)
+    if loaded.student.sha256 != job.digest:
+        raise BundleError(job.grading.model, "has changed meanwhile", "run the command again")
+    opened = _ahead.take(job.entry)
+    if job.ahead:
+        new = job.overwrite or not (job.out / job.ahead.name).exists()
+        _ahead.begin(job.ahead, predictor.tissue if new else None)
+    return infer_slide(
+        predictor,
+        job.entry,
+        job.out,
+        job.settings,
+        student=job.digest[:16],
+        trained_on=job.trained_on,
+        overwrite=job.overwrite,
+        opened=opened,
+        on_progress=report,
+    )
+
+
+_ahead = Ahead()
+
+
+@lru_cache(maxsize=1)
+def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.EscalatingPredictor]:
+    check_names(grading.settings.engine, grading.settings.precision)
+    bundle, student = _predictor(grading.model, grading.device, grading.settings)
+    asked = grading.escalation
+    if asked is None:
+        return Loaded(bundle), student
+    teacher_bundle = _load(asked.teacher, grading.device, grading.settings)
+    escalate.check_comparable(teacher_bundle.spec, bundle.spec, "--escalate")
+    rule = escalate.rule_of(bundle, teacher_bundle, budget=asked.budget, agreement=asked.agreement)
+    settings = escalate.teacher_settings(grading.settings, bundle.spec, teacher_bundle.spec)
+    _, teacher = _predictor(asked.teacher, grading.device, settings)
+    both = escalate.EscalatingPredictor(
+        student, teacher, rule, teacher_sha256=teacher_bundle.sha256
+    )
+    return Loaded(bundle, teacher_bundle, rule.told), both
+
+
+def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:
+    """The bundle; without PyTorch where an earlier run has made its graph."""
+    place = device_name(device)
+
+    def known(bundle: StudentBundle) -> bool:
+        return starts_from_graph(_network(bundle), settings.engine, place)
+
+    return load_bundle(path, known=known)
+
+
+def _predictor(
+    path: Path, device: str, settings: PredictSettings
+) -> tuple[StudentBundle, SlidePredictor]:
+    bundle = _load(path, device, settings)
+    predictor = SlidePredictor(_network(bundle), bundle.spec, device=device, settings=settings)
+    return StudentBundle(bundle.path, bundle.spec, bundle.card), predictor
+
+
+def _network(bundle: StudentBundle) -> Network:
+    return Network(bundle.network, bundle.spec.patch_px, bundle.key)
+
+
+def _one_thread_each() -> None:
+    """Keep OpenCV to one thread in each of ours."""
+    import cv2
+
+    cv2.setNumThreads(1)
