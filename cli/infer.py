@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,7 +173,6 @@ def infer(
         resolve(EXPORTERS, name, kind="exporters")
     names = tuple(name for name in (*EXPORTERS, ALL) if name in asked)
     how = Running(jobs, use_threads(threads, jobs), stall)
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
     limits = {"budget": budget, "agreement": agreement}
     grading = Grading(
         model=model,
@@ -192,7 +192,8 @@ def infer(
         else Escalation(escalate, **{k: v for k, v in limits.items() if v is not None}),
     )
     wanted = Wanted(names, specimen, min_area, overwrite)
-    grade_slides(entries, grading, wanted, how, output)
+    find = partial(find_slides, inputs, slide_mpp=slide_mpp, reader=reader)
+    grade_slides(find, grading, wanted, how, output)
 
 
 def _not_dense() -> WsikdError:

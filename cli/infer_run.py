@@ -46,15 +46,20 @@ class Wanted:
 
 
 def grade_slides(
-    entries: Sequence[SlideEntry], grading: Grading, wanted: Wanted, how: Running, out: Path
+    find: Callable[[], Sequence[SlideEntry]],
+    grading: Grading,
+    wanted: Wanted,
+    how: Running,
+    out: Path,
 ) -> None:
-    """Grade slides and tell of each; exits as :meth:`Batch.finish`."""
+    """Load the networks, find the slides, grade them, tell of each; exits as ``Batch.finish``."""
     from wsikd.grade.results import keep_card, write_summary
 
     batch = Batch(out)
     counts = {"graded": 0, "already there": 0}
-    with _runner(how, len(entries)) as run:
+    with _runner(how) as run:
         loaded = _load(run, grading)
+        entries = find()
         out.mkdir(parents=True, exist_ok=True)
         keep_card(out, loaded.student)
         jobs = _jobs(entries, loaded, grading, wanted, out)
@@ -73,15 +78,14 @@ def grade_slides(
 
 
 @contextmanager
-def _runner(how: Running, slides: int) -> Iterator[Run]:
+def _runner(how: Running) -> Iterator[Run]:
     """What does tasks: worker processes, or this one."""
     from wsikd.core.process import WorkerPool, run_here
 
     if how.jobs == 0:
         yield run_here
         return
-    count = min(how.jobs, max(1, slides))
-    with terminable(), WorkerPool(count, stall_s=60 * how.stall_min) as pool:
+    with terminable(), WorkerPool(how.jobs, stall_s=60 * how.stall_min) as pool:
         yield pool.run
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import aside, write_json_atomic
+from wsikd.models.card import CARD as CARD
+from wsikd.models.card import FORMAT as FORMAT
+from wsikd.models.card import InputSpec as InputSpec
+from wsikd.models.card import input_spec, network_of, number, read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,46 +28,8 @@ if TYPE_CHECKING:
 
     from wsikd.models.grader import Grader
 
-FORMAT = 1
-COLOURS = ("rgb", "grey", "haematoxylin")
-"""What a network may see of a patch, see ``wsikd.models.colour``."""
 WEIGHTS = "model.safetensors"
-CARD = "card.json"
-CARD_BYTES = 4 << 20
-LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,
-           "options": 4096.0}  # fmt: skip
 LICENCE = "The weights inherit the terms of the data they were trained on; check them before use."
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a network is to be given.
-
-    Attributes:
-        mpp: um per pixel of its patches.
-        patch_px: side of a patch at that resolution.
-        mean: per channel, in units of 0 to 1.
-        std: per channel, in units of 0 to 1.
-        classes: names in the order of the logits.
-        student_input: "native", "half" or "upsampled"; the network up-samples by itself.
-        upsample: the factor by which it does.
-        colour: "rgb", or "grey" or "haematoxylin": the network takes colour away by itself, and
-            mean and std are of what is left.
-    """
-
-    mpp: float
-    patch_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    classes: tuple[str, ...]
-    student_input: str = "native"
-    upsample: int = 1
-    colour: str = "rgb"
-
-    @property
-    def field_um(self) -> float:
-        """Side of the field of view in um."""
-        return self.mpp * self.patch_px
 
 
 @dataclass(frozen=True)
@@ -126,7 +91,7 @@ class StudentBundle:
 
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
-        grader = _empty(_network(self.card["network"]), self.spec)
+        grader = _empty(network_of(self.card["network"]), self.spec)
         grader.load_state_dict(dict(self.weights))
         return grader.eval()
 
@@ -191,14 +156,14 @@ def load_bundle(
         BundleError: there is none, it is unfinished or damaged, or weights and card disagree.
     """
     folder = _find(Path(path))
-    card = _read_card(folder / CARD)
+    card = read_card(folder / CARD)
     try:
-        spec = _spec(card["input"])
-        network = _network(card["network"])
+        spec = input_spec(card["input"])
+        network = network_of(card["network"])
         digest = str(card["sha256"])
-        _number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
+        number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
         if card.get("temperature") is not None:
-            _number(card["temperature"], "temperature", least=1e-6)
+            number(card["temperature"], "temperature", least=1e-6)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(
@@ -229,103 +194,6 @@ def _find(path: Path) -> Path:
             path, "this run has not finished", "finish it with wsikd distill --resume"
         )
     raise BundleError(path, f"holds no {CARD}", "pass a run folder of wsikd distill")
-
-
-def _read_card(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > CARD_BYTES:
-            raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
-        card = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(file, "is no JSON", "copy the bundle anew") from error
-    if not isinstance(card, dict):
-        raise BundleError(file, "is not a card of wsikd", "copy the bundle anew")
-    if card.get("format") != FORMAT:
-        raise BundleError(
-            file, f"format {card.get('format')!r:.40} is not known", "use a wsikd that reads it"
-        )
-    return card
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _spec(entries: Mapping[str, Any]) -> InputSpec:
-    mean, std = (
-        tuple(_number(v, k) for v in _list(entries[k], k, length=3)) for k in ("mean", "std")
-    )
-    spec = InputSpec(
-        mpp=_number(entries["mpp"], "mpp"),
-        patch_px=_whole(entries["patch_px"], "patch_px"),
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-        classes=tuple(_class_name(c) for c in _list(entries["classes"], "classes")),
-        student_input=str(entries.get("student_input", "native")),
-        upsample=_whole(entries.get("upsample", 1), "upsample"),
-        colour=str(entries.get("colour", "rgb")),
-    )
-    if min(spec.mpp, spec.patch_px, spec.upsample, *spec.std) <= 0:
-        raise ValueError("sizes must be positive")
-    if len(spec.classes) < 2 or len(set(spec.classes)) < len(spec.classes):
-        raise ValueError("classes must be two or more, each named once")
-    if spec.student_input not in ("native", "half", "upsampled"):
-        raise ValueError("student_input must be native, half or upsampled")
-    if spec.colour not in COLOURS:
-        raise ValueError(f"colour {spec.colour!r} is not one of {COLOURS}")
-    return spec
-
-
-def _network(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of its network, as ``assemble`` takes it."""
-    arch, options = entries["arch"], entries.get("options") or {}
-    if not isinstance(arch, str) or not arch.isprintable() or len(arch) > 200:
-        raise ValueError("arch must be a name")
-    width = _number(entries.get("width", 1.0), "width")
-    if width <= 0:
-        raise ValueError("sizes must be positive")
-    for value in dict(options).values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float):
-                _number(float(one), "options")
-    return {
-        "arch": arch,
-        "width": width,
-        "drop_pools": _whole(entries.get("drop_pools", 0), "drop_pools"),
-        "options": dict(options),
-    }
-
-
-def _number(value: Any, name: str, *, least: float = -math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number")
-    number = float(value)
-    if not math.isfinite(number) or not least <= number <= LARGEST.get(name, math.inf):
-        raise ValueError(f"{name} is out of range")
-    return number
-
-
-def _whole(value: Any, name: str) -> int:
-    number = _number(value, name, least=0.0)
-    if not number.is_integer():
-        raise ValueError(f"{name} must be a whole number")
-    return int(number)
-
-
-def _list(value: Any, name: str, length: int | None = None) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list) or length not in (None, len(value)):
-        raise TypeError(f"{name} must be a list{'' if length is None else f' of {length}'}")
-    return value
-
-
-def _class_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise TypeError("classes must be names")
-    if len(value) > 200:
-        raise ValueError("classes must be names of up to 200 characters")
-    return value
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
