@@ -25,7 +25,42 @@ if TYPE_CHECKING:
 @click.command()
 @input_option
 @click.option("--teacher", type=click.Path(path_type=Path), help="Run folder or bundle at 10x.")
-@click.option("--student", type=click.Path(path_type=Path), help="Run folder or bundle at 2.5x.")
+@click.option(
+    "--student",
+    "students",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Run folder or bundle at 2.5x. Give it again to compare magnifications.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="KAPPA",
+    help="Name the cheapest student whose kappa is not inferior to the teacher's by this much, "
+    "such as 0.05.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    type=click.FloatRange(0, 1),
+    multiple=True,
+    metavar="SHARE",
+    help="With one student: share of its fields that the teacher reads again. May be given again.  "
+    "[default: 0.02, 0.05, 0.1 and 0.2]",
+)
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="What is drawn on the slides: a file, or a folder of files named after them, as tile has "
+    "it. Kappa is then that with them.",
+)
+@click.option(
+    "--label-map",
+    multiple=True,
+    metavar="SOURCE=CLASS",
+    help="Classes of the annotations, as tile has it. May be given again.",
+)
 @click.option(
     "--arch",
     metavar="NAME",
@@ -52,7 +87,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder for bench.json, bench.md and bench.png.",
+    help="Folder for bench.json, bench.md, bench.png and, of trained networks, kappa.png.",
 )
 @click.option(
     "--repeats",
@@ -73,7 +108,11 @@ if TYPE_CHECKING:
 def bench(
     inputs: tuple[str, ...],
     teacher: Path | None,
-    student: Path | None,
+    students: tuple[Path, ...],
+    margin: float | None,
+    budgets: tuple[float, ...],
+    annotations: Path | None,
+    label_map: tuple[str, ...],
     arch: str | None,
     magnifications: tuple[float, ...],
     patch_size: int,
@@ -88,15 +127,26 @@ def bench(
     reader: str,
     threads: int | None,
 ) -> None:
-    """Compare run times of teacher and student over the same tissue, and how far they agree."""
+    """Compare teacher and students over the same tissue: what each costs and how well it grades.
+
+    Kappa is that with annotations or labels (of the manifest, or --annotations) where there are
+    any, else agreement with the teacher.
+    """
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.grade.bench import run_bench
+    from wsikd.grade.bench_choice import BUDGETS, Question
+    from wsikd.grade.bench_choice_report import plot_trade
     from wsikd.grade.bench_report import plot, to_markdown
     from wsikd.grade.predict import PredictSettings
+    from wsikd.slides.label_map import parse_label_map
     from wsikd.slides.manifest import find_slides
 
-    if bool(arch) == bool(teacher or student) or bool(teacher) != bool(student):
+    if bool(arch) == bool(teacher or students) or bool(teacher) != bool(students):
         raise click.UsageError("give --teacher and --student, or --arch alone")
+    if arch and (margin is not None or budgets):
+        raise click.UsageError("--margin and --budget compare trained networks, not --arch")
+    if budgets and len(students) > 1:
+        raise click.UsageError("--budget goes with one --student")
     check_tissue(tissue)
     settings = PredictSettings(
         tissue=tissue,
@@ -105,30 +155,34 @@ def bench(
         workers=use_threads(threads),
         max_fields=max_fields,
     )
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
+    question = Question(budgets or BUDGETS, margin, parse_label_map(label_map))
     if arch:
+        question = Question()
         pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
         click.echo("Untrained networks: the times are real, the grades mean nothing.", err=True)
     else:
         assert teacher is not None
-        assert student is not None
-        pair = tuple(
-            _trained(name, path, device, settings)
-            for name, path in (("teacher", teacher), ("student", student))
-        )
+        pair = (_trained("teacher", teacher, device, settings),
+                *_students(students, device, settings))  # fmt: skip
     batch = Batch(output)
     with progress("bench") as on_progress:
         record = run_bench(
-            entries, *pair, repeats=repeats, on_progress=on_progress, on_failure=batch.failed
-        )
+            entries, *pair, question=question, repeats=repeats, on_progress=on_progress,
+            on_failure=batch.failed,
+        )  # fmt: skip
     if record is not None:
         write_json_atomic(output / "bench.json", record)
         text = to_markdown(record)
         write_text_atomic(output / "bench.md", text)
-        with aside(output / "bench.png") as part:
-            drawn = part.with_suffix(".png")  # the suffix tells what to draw
-            plot(record, drawn)
-            drawn.replace(part)
+        pictures = {"bench.png": plot}
+        if "points" in record:
+            pictures["kappa.png"] = plot_trade
+        for name, draw in pictures.items():
+            with aside(output / name) as part:
+                drawn = part.with_suffix(".png")  # the suffix tells what to draw
+                draw(record, drawn)
+                drawn.replace(part)
         click.echo(text)
     batch.finish(f"written to {output}" if record else "nothing to compare")
 
@@ -145,7 +199,23 @@ def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> C
     if not isinstance(cost, int):  # a card of an earlier or another maker
         cost = macs(network, bundle.spec.patch_px)
     predictor = SlidePredictor(network, bundle.spec, device=device, settings=settings)
-    return Contender(name, predictor, cost, trained=True)
+    return Contender(name, predictor, cost, trained=True, card=bundle.card)
+
+
+def _students(paths: tuple[Path, ...], device: str, settings: PredictSettings) -> list[Contender]:
+    """The students, from the highest magnification down; several bear it in their names."""
+    from dataclasses import replace
+
+    found = [_trained("student", path, device, settings) for path in paths]
+    if len(found) == 1:
+        return found
+    found.sort(key=lambda c: (c.predictor.spec.mpp, -c.macs))
+    named: list[Contender] = []
+    for one in found:
+        name = f"student {10 / one.predictor.spec.mpp:g}x"
+        same = sum(n.name.split(" (")[0] == name for n in named)
+        named.append(replace(one, name=f"{name} ({same + 1})" if same else name))
+    return named
 
 
 def _untrained(

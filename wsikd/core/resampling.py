@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 LEVEL = 0.95
+FEW_GROUPS = 10
+"""Below so many groups percentile intervals are too narrow to be trusted."""
 
 
 def multiplicities(groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:

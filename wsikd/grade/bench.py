@@ -1,7 +1,7 @@
-"""Teacher against student over the same tissue: time by stage, throughput, agreement.
+"""Teacher against students over the same tissue: time by stage, throughput, agreement.
 
-The two run in turn (teacher, student, teacher, student, ...), so that a machine whose speed drifts
-treats both alike; medians are compared. A run is all of a slide: open, find tissue, read and
+All run in turn (teacher, student, teacher, student, ...), so that a machine whose speed drifts
+treats them alike; medians are compared. A run is all of a slide: open, find tissue, read and
 decode, resize, forward, write. Reading happens beside computing, so the stages may add up to more
 than the total.
 """
@@ -15,7 +15,7 @@ import platform
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,12 +29,13 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import SlideError, WsikdError
-from wsikd.grade.escalate import check_comparable
+from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
+from wsikd.grade.escalate import EscalatingPredictor, Rule, check_comparable
 from wsikd.grade.exports import write_all
 from wsikd.slides.manifest import open_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
@@ -49,9 +50,10 @@ class Contender:
     """One network of the comparison."""
 
     name: str
-    predictor: SlidePredictor
+    predictor: SlidePredictor | EscalatingPredictor
     macs: int
     trained: bool
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,37 +78,45 @@ class Run:
 def run_bench(
     entries: Sequence[SlideEntry],
     teacher: Contender,
-    student: Contender,
-    *,
+    *students: Contender,
+    question: Question | None = None,
     repeats: int = 3,
     on_progress: Callable[[int, int], None] | None = None,
     on_failure: Callable[[SlideEntry, WsikdError], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Time both contenders on every slide and compare their maps.
+    """Time all contenders on every slide and compare their maps.
 
     Args:
-        entries: the slides.
+        entries: the slides; where annotations or labels are known, kappa is that with them.
         teacher: the network at the higher magnification.
-        student: the network at the lower.
+        students: the networks at lower ones, the highest first.
+        question: what is asked beside the times.
         repeats: timed passes of each, after one that is not timed.
         on_progress: called with (slides done, slides in all).
         on_failure: told of a slide that fails, which is then left out; a fault that nobody foresaw
             is told as a SlideError. Without it, the error rises.
 
     Returns:
-        A record ready for JSON: environment, contenders, slides, totals, ratios, agreement; None
-        if no slide could be read.
+        A record ready for JSON: environment, contenders, slides, totals, ratios, agreement, points
+        of cost and kappa, and the choice; None if no slide could be read.
 
     Raises:
         SlideError, MissingMppError, RegionReadError: from the slides.
         ConfigError: the contenders do not look at the same fields.
     """
-    check_comparable(teacher.predictor.spec, student.predictor.spec)
-    pair = (teacher, student)
-    done: list[tuple[SlideEntry, list[_Passes]]] = []
+    question = question or Question()
+    for student in students:
+        check_comparable(teacher.predictor.spec, student.predictor.spec)
+    nets = (teacher, *students)
+    asked = [_asking(teacher, students[0], b) for b in question.budgets] if len(nets) == 2 else []
+    everyone = (*nets, *asked)
+    done: list[Benched] = []
     for number, entry in enumerate(entries):
         try:
-            done.append((entry, _bench_slide(pair, entry, repeats)))
+            passes = _bench_slide(everyone, entry, repeats)
+            done.append(
+                Benched(entry, passes, drawn_grades(passes[0].grade_map, entry, question.label_map))
+            )
         except Exception as error:
             if on_failure is None:
                 raise
@@ -116,24 +126,37 @@ def run_bench(
             on_progress(number + 1, len(entries))
     if not done:
         return None
-    runs = {c.name: [passes[i].runs for _, passes in done] for i, c in enumerate(pair)}
-    maps = {c.name: [passes[i].grade_map for _, passes in done] for i, c in enumerate(pair)}
+    runs = {c.name: [s.passes[i].runs for s in done] for i, c in enumerate(everyone)}
+    maps = {c.name: [s.passes[i].grade_map for s in done] for i, c in enumerate(everyone)}
     record: dict[str, Any] = {
         "wsikd": __version__,
         "note": RESEARCH_USE,
         "environment": environment(teacher.predictor.device),
         "repeats": repeats,
-        "contenders": [_contender(c) for c in pair],
+        "contenders": [_contender(c) for c in nets],
         "slides": [
-            {"name": e.name, **{c.name: _slide(runs[c.name][i]) for c in pair}}
-            for i, (e, _) in enumerate(done)
+            {"name": s.entry.name, **{c.name: _slide(runs[c.name][i]) for c in everyone}}
+            for i, s in enumerate(done)
         ],
-        "totals": {c.name: _totals(runs[c.name]) for c in pair},
+        "totals": {c.name: _totals(runs[c.name]) for c in everyone},
     }
-    record["speed_up"] = _speed_up(runs[teacher.name], runs[student.name])
-    if teacher.trained and student.trained:
-        record["agreement"] = agreement(maps[teacher.name], maps[student.name])
+    record["speed_up"] = _speed_up(runs[teacher.name], runs[students[-1].name])
+    if all(c.trained for c in nets):
+        record["agreement"] = agreement(maps[teacher.name], maps[students[-1].name])
+        record |= trade(everyone, question, done, record["totals"], maps)
     return record
+
+
+def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
+    """The student that asks its teacher about so many fields, the most doubtful first."""
+    assert not isinstance(student.predictor, EscalatingPredictor)
+    assert not isinstance(teacher.predictor, EscalatingPredictor)
+    temperature = student.card.get("temperature")
+    predictor = EscalatingPredictor(
+        student.predictor, teacher.predictor, Rule(budget, None, temperature)
+    )
+    macs = round(student.macs + budget * teacher.macs)
+    return Contender(f"{student.name} + {budget:.3g}", predictor, macs, trained=True)
 
 
 def _named(error: Exception, entry: SlideEntry) -> WsikdError:

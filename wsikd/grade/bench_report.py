@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE
+from wsikd.grade.bench_choice_report import trade_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,8 +75,9 @@ def agreement_text(record: dict[str, Any]) -> str:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The whole record as Markdown."""
-    teacher, student = record["contenders"]
+    """The whole record as Markdown: stage by stage for a pair, and costs against kappa."""
+    teacher, *students = record["contenders"]
+    student = students[-1]
     env = record["environment"]
     totals = record["totals"][student["name"]]
     sampled = teacher["max_fields"]
@@ -91,19 +93,14 @@ def to_markdown(record: dict[str, Any]) -> str:
         f"torch {env['torch']} ({env['torch_threads']} threads), wsikd {record['wsikd']}; "
         f"file cache {env['cache']}."
     )
+    magnifications = [f"{c['magnification']:g}x" for c in record["contenders"]]
     lines = [
-        f"# {teacher['magnification']:g}x against {student['magnification']:g}x",
+        f"# {' against '.join(magnifications)}",
         "",
         what,
         "",
-        f"| | {_title(teacher)} | {_title(student)} | times faster |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in stage_rows(record)),
-        "",
-        "Reading runs beside computing, so the stages may add up to more than the total.",
-        "",
-        agreement_text(record),
-        "",
+        *(_stage_lines(record, teacher, student) if len(students) == 1 else ()),
+        *(trade_lines(record) if "points" in record else ()),
         where,
         "",
         RESEARCH_USE,
@@ -112,14 +109,29 @@ def to_markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _stage_lines(
+    record: dict[str, Any], teacher: dict[str, Any], student: dict[str, Any]
+) -> list[str]:
+    return [
+        f"| | {_title(teacher)} | {_title(student)} | times faster |",
+        "|---|---:|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in stage_rows(record)),
+        "",
+        "Reading runs beside computing, so the stages may add up to more than the total.",
+        "",
+        agreement_text(record),
+        "",
+    ]
+
+
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Stacked stage times of both contenders as a PNG."""
+    """Stacked stage times of all contenders as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(record["contenders"])), layout="constrained")
     axes = figure.subplots()
     names = [_title(c) for c in record["contenders"]]
-    left = [0.0, 0.0]
+    left = [0.0] * len(names)
     colours = ("#bbbbbb", "#ddcc77", "#4477aa", "#66ccee", "#aa3377", "#228833")
     for (key, label), colour in zip(STAGE_NAMES.items(), colours, strict=True):
         widths = [

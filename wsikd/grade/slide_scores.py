@@ -16,7 +16,7 @@ import numpy as np
 from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.core.resampling import LEVEL, RESAMPLES, auc, interval, multiplicities
+from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.core.seen import saw_scan
 from wsikd.grade.gleason import grade_group
 from wsikd.slides.manifest import SLIDE_SUFFIXES
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GROUPS = 6
-FEW_GROUPS = 10
 SCORE = "cancer_expected"
 SCORE_TEXT = "share of the tissue expected to be cancer, from {} probabilities"
 _SAME = ("student", "teacher", "budget", "threshold", "specimen", "min_area_mm2", "mpp")

@@ -1,0 +1,231 @@
+"""What each way of reading costs and brings, and which magnification may be used."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.metrics import cohen_kappa_score
+from wsikd.cli.bench import _students
+from wsikd.cli.main import main
+
+from tests.grade.maps import map_of
+from tests.grade.test_bench import CLASSES, contender, pair
+from wsikd.core.seen import seen_hash
+from wsikd.grade.bench import run_bench
+from wsikd.grade.bench_choice import (
+    Gradings,
+    Question,
+    choose,
+    drawn_grades,
+    gather,
+    graded,
+    seen_slides,
+)
+from wsikd.grade.bench_choice_report import plot_trade, trade_lines
+from wsikd.grade.bench_report import to_markdown
+from wsikd.models.bundle import save_bundle
+from wsikd.models.grader import build_grader
+from wsikd.slides.manifest import SlideEntry
+
+ASK = Question((0.1, 0.5), 0.05)
+
+
+def test_points_of_a_pair_and_its_escalation(slide_file, tmp_path):
+    entry = SlideEntry(slide_file, "odd")
+    record = run_bench([entry], *pair(max_fields=9), question=ASK, repeats=1)
+    points = {p["name"]: p for p in record["points"]}
+    assert set(points) == {"student", "student + 0.1", "student + 0.5", "teacher"}
+    fields = record["totals"]["student"]["fields"]
+    assert points["student + 0.5"]["share"] == (fields // 2) / fields
+    assert points["student"]["share"] is None
+    assert points["teacher"]["kappa"] in (1.0, None)  # agreement with itself
+    assert {record["totals"][name]["fields"] for name in points} == {fields}
+    for name, point in points.items():
+        assert point["cpu_s"] == record["totals"][name]["cpu_s"]
+    assert record["compared"]["reference"] == "teacher"
+    assert [c["name"] for c in record["contenders"]] == ["teacher", "student"]
+    json.dumps(record, allow_nan=False)
+    text = to_markdown(record)
+    assert "agreement with the teacher" in text
+    assert "it does not tell who is right" in text
+    plot_trade(record, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_of_a_slide_are_the_reference(slide_file):
+    entry = SlideEntry(slide_file, "odd", label="G4")
+    record = run_bench([entry], *pair(max_fields=2), repeats=1)
+    assert record["compared"]["reference"] == "drawn"
+    assert "what was drawn or said of the slides" in "\n".join(trade_lines(record))
+
+
+def test_several_students_are_named_and_not_escalated(slide_file):
+    students = [contender(f"student {m}x", 10 / m, int(6.4 * m)) for m in (5, 2.5)]
+    record = run_bench(
+        [SlideEntry(slide_file, "odd")], contender("teacher", 1.0, 64), *students, question=ASK,
+        repeats=1,
+    )  # fmt: skip
+    assert {p["name"] for p in record["points"]} == {"teacher", "student 5x", "student 2.5x"}
+    assert [t["name"] for t in record["choice"]["tests"]] == ["student 5x", "student 2.5x"]
+    assert record["choice"]["few"]
+    assert "10x against 5x against 2.5x" in to_markdown(record)
+    assert "too few: do not trust" in to_markdown(record)
+
+
+def test_kappas_equal_sklearn_over_fields_that_all_have():
+    rng = np.random.default_rng(0)
+    truth = [rng.integers(-1, 4, (4, 5)).astype(np.int16) for _ in range(3)]
+    own = {n: [map_of(rng.integers(-1, 4, (4, 5))) for _ in range(3)] for n in ("teacher", "s")}
+    entries = [SlideEntry("x", f"{i}", patient="p" if i else None) for i in range(3)]
+    found = gather(own, [*truth[:2], None], entries, "teacher")
+    assert (found.reference, found.slides, found.groups, found.quadratic) == ("drawn", 2, 2, True)
+    a, b = [], []
+    for i in range(2):
+        both = (truth[i] >= 0) & own["s"][i].valid_hw & own["teacher"][i].valid_hw
+        a += truth[i][both].tolist()
+        b += own["s"][i].grade_hw[both].tolist()
+    expected = cohen_kappa_score(a, b, weights="quadratic", labels=range(4))
+    assert graded(found, "s")["kappa"] == pytest.approx(expected)
+    assert found.fields == len(a)
+    other = gather(own, [None] * 3, entries, "teacher")
+    assert (other.reference, other.groups) == ("teacher", 2)
+    assert other.kappa("teacher") == 1
+
+
+def cohort(errors, *, groups=30, fields=60, seed=0):
+    """Tables of contenders that err at these rates around a common truth; teacher first."""
+    rng = np.random.default_rng(seed)
+    tables = {name: np.zeros((groups, 4, 4), np.int64) for name in errors}
+    for g in range(groups):
+        truth = rng.integers(0, 4, fields)
+        luck = rng.random(fields)
+        other = rng.integers(0, 4, fields)
+        for name, rate in errors.items():
+            np.add.at(tables[name][g], (truth, np.where(luck < rate, other, truth)), 1)
+    return Gradings(tables, "drawn", groups * fields, groups, quadratic=True)
+
+
+def test_the_cheapest_that_is_not_inferior_is_chosen():
+    made = cohort({"teacher": 0.1, "5x": 0.11, "2.5x": 0.12, "1.25x": 0.4})
+    found = choose(made, "teacher", ["5x", "2.5x", "1.25x"], 0.08)
+    assert found["chosen"] == "2.5x"
+    assert [t["not_inferior"] for t in found["tests"]] == [True, True, False]
+    assert not found["few"]
+    for test in found["tests"]:
+        assert test["lower"] < test["difference"] < 0
+        assert (test["lower"] > -0.08) == test["not_inferior"]
+
+
+def test_testing_ends_with_the_first_that_fails():
+    made = cohort({"teacher": 0.1, "5x": 0.4, "2.5x": 0.1})
+    found = choose(made, "teacher", ["5x", "2.5x"], 0.05)
+    assert found["chosen"] is None
+    assert [t["not_inferior"] for t in found["tests"]] == [False, None]
+
+
+def test_slides_are_paired():
+    """A student that errs where its teacher does is not punished for slides that are hard."""
+    made = cohort({"teacher": 0.3, "same": 0.3})
+    test = choose(made, "teacher", ["same"], 0.001)["tests"][0]
+    assert test["difference"] == test["lower"] == 0
+    apart = Gradings(
+        {"teacher": made.tables["teacher"], "same": made.tables["same"][::-1]},
+        "drawn", made.fields, made.slides, quadratic=True,
+    )  # fmt: skip
+    assert choose(apart, "teacher", ["same"], 0.001)["chosen"] is None
+
+
+def test_the_bound_is_that_of_a_plain_bootstrap():
+    made = cohort({"teacher": 0.1, "s": 0.2}, groups=12)
+    rng = np.random.default_rng(9)
+    drawn = []
+    for _ in range(4000):
+        pick = rng.integers(0, 12, 12)
+        kappas = []
+        for name in ("s", "teacher"):
+            table = made.tables[name][pick].sum(0)
+            a, b = (np.repeat(i, table.ravel()) for i in np.indices((4, 4)).reshape(2, -1))
+            kappas.append(_kappa(a, b))
+        drawn.append(kappas[0] - kappas[1])
+    lower = choose(made, "teacher", ["s"], 0.05)["tests"][0]["lower"]
+    assert lower == pytest.approx(np.quantile(drawn, 0.05), abs=0.004)
+
+
+def _kappa(a, b):
+    """Quadratic kappa by its moments: 1 - E (a - b)^2 / E (a - b')^2, b' independent of a."""
+    apart = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    return 1 - ((a - b) ** 2).mean() / apart
+
+
+def test_one_slide_alone_answers_nothing(caplog):
+    made = cohort({"teacher": 0.1, "s": 0.1}, groups=1)
+    found = choose(made, "teacher", ["s"], 0.5)
+    assert (found["chosen"], found["tests"][0]["lower"], found["few"]) == (None, None, True)
+    assert "only 1 slides or patients" in caplog.text
+
+
+def test_slides_of_the_training_are_warned_of(caplog):
+    maps = [map_of([[0]])]
+    record = {"salt": "x", "train": {"images": seen_hash("0123abcd", "x")}, "val": {"images": ""}}
+    found = seen_slides({"teacher": {"seen": [record]}, "student": {}}, maps)
+    assert found == {"teacher": {"slide 1": "train"}, "student": None}
+    assert "teacher has learnt from 1 of the slides" in caplog.text
+    assert "the card of student does not say" in caplog.text
+
+
+def test_what_is_drawn_is_read_per_cell(slide_file, tmp_path):
+    found = map_of([[0, 1], [2, -1]], origin_xy=(0.0, 0.0), cell_px=(100.0, 100.0))
+    ring = [[0, 0], [200, 0], [200, 100], [0, 100], [0, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "tumour"}},
+    }
+    file = tmp_path / "a.geojson"
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    entry = SlideEntry(slide_file, "odd", annotation=file)
+    assert drawn_grades(found, entry, [("tumour", "G4")]).tolist() == [[2, 2], [-1, -1]]
+    assert drawn_grades(found, SlideEntry(slide_file, "odd", label="G3")).tolist() == [
+        [1, 1], [1, -1],
+    ]  # fmt: skip
+    assert drawn_grades(found, SlideEntry(slide_file, "odd", label="other")) is None
+    assert drawn_grades(found, SlideEntry(slide_file, "odd")) is None
+
+
+@pytest.fixture
+def bundles(tmp_path):
+    """A teacher and two students of one size, untrained."""
+    made = {}
+    for name, mpp, px in (("t", 1.0, 64), ("a", 4.0, 16), ("b", 2.0, 32)):
+        spec = replace(contender("x", mpp, px).predictor.spec, classes=CLASSES)
+        grader = build_grader("vgg_small", 4, width=0.25)
+        made[name] = save_bundle(tmp_path / name, grader, spec, arch="vgg_small", width=0.25)
+    return made
+
+
+def test_students_go_from_the_highest_magnification_down(bundles):
+    settings = contender("x", 4.0, 16).predictor.settings
+    paths = (bundles["a"], bundles["b"], bundles["a"])
+    names = [c.name for c in _students(paths, "cpu", settings)]
+    assert names == ["student 5x", "student 2.5x", "student 2.5x (2)"]
+
+
+def test_the_command_answers(slide_file, bundles, tmp_path):
+    manifest = tmp_path / "m.csv"
+    with manifest.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["slide", "label"], [str(slide_file), "G3"]])
+    common = ["bench", "-i", str(manifest), "--teacher", str(bundles["t"]), "--repeats", "1",
+              "--max-fields", "4", "--threads", "1"]  # fmt: skip
+    both = [f"--student={bundles[name]}" for name in "ab"]
+    told = CliRunner().invoke(main, [*common, *both, "--margin", "0.05", "-o", str(tmp_path / "o")])
+    assert told.exit_code == 0, told.output
+    assert "Not inferior to the teacher by a margin of 0.05: none" in told.output
+    made = {p.name for p in (tmp_path / "o").iterdir()}
+    assert made == {"bench.json", "bench.md", "bench.png", "kappa.png"}
+    wrong = CliRunner().invoke(main, [*common, *both, "--budget", "0.1", "-o", str(tmp_path / "x")])
+    assert wrong.exit_code == 2
+    assert "--budget goes with one --student" in wrong.output
+    assert not (tmp_path / "x").exists()

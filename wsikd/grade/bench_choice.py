@@ -1,0 +1,315 @@
+"""Which way of reading a slide to take: what each costs, and how well it grades.
+
+The answer to "which magnification may I use" is a non-inferiority test (S. Wellek, *Testing
+Statistical Hypotheses of Equivalence and Noninferiority*, CRC Press 2010): a student passes where
+the one-sided 95 % lower bound of kappa(student) - kappa(teacher) lies above -margin. Both kappas
+come from the same resampled slides, so that what is hard for both does not count. Students are
+tested from the highest magnification down, and testing ends with the first that fails: in such a
+fixed sequence each test keeps its full level (P. Westfall, A. Krishen, "Optimally weighted, fixed
+sequence and gatekeeper multiple testing procedures", J. Stat. Plan. Inference 99, 2001).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.agreement import confusion, kappas
+from wsikd.core.classes import pattern_of
+from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound, multiplicities
+from wsikd.core.seen import saw_scan
+from wsikd.grade.escalate import EscalatingPredictor
+from wsikd.slides.annotations import read_annotation
+from wsikd.slides.manifest import open_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.grade.bench import Contender
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
+BUDGETS = (0.02, 0.05, 0.1, 0.2)
+MIN_COVER = 0.5
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked beside the times.
+
+    Attributes:
+        budgets: shares of the fields that the teacher reads again after a single student.
+        margin: of kappa, for the choice among the students; None asks for none.
+        label_map: classes of the slides' annotations.
+    """
+
+    budgets: Sequence[float] = ()
+    margin: float | None = None
+    label_map: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A slide, what each contender made of it, and what a person said (see ``drawn_grades``)."""
+
+    entry: SlideEntry
+    passes: Sequence[Any]
+    drawn: NDArray[np.int16] | None
+
+
+def trade(
+    everyone: Sequence[Contender],
+    question: Question,
+    done: Sequence[Benched],
+    totals: Mapping[str, Any],
+    maps: Mapping[str, Sequence[GradeMap]],
+) -> dict[str, Any]:
+    """Cost and kappa of every contender, cheapest first, and the choice where one is asked for.
+
+    Args:
+        everyone: the teacher, its students, then students that ask the teacher.
+        question: what is asked.
+        done: the slides.
+        totals: times of each contender.
+        maps: of each contender, slide by slide.
+
+    Returns:
+        For the record: ``compared``, ``points``, ``choice``, ``seen``.
+    """
+    teacher = everyone[0].name
+    alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]
+    gradings = gather(maps, [s.drawn for s in done], [s.entry for s in done], teacher)
+    points = []
+    for one in everyone:
+        budget, share, kind = None, None, "teacher" if one.name == teacher else "student"
+        if isinstance(one.predictor, EscalatingPredictor):
+            kind, budget = "escalated", one.predictor.rule.budget
+            asked = (m.escalated_hw for m in maps[one.name])
+            again = sum(int(a.sum()) for a in asked if a is not None)
+            share = again / max(totals[one.name]["fields"], 1)
+        cpu = totals[one.name]["cpu_s"]
+        points.append({
+            "name": one.name,
+            "kind": kind,
+            "magnification": 10 / one.predictor.spec.mpp,
+            "budget": budget,
+            "share": share,
+            "wall_s": totals[one.name]["wall_s"],
+            "cpu_s": cpu,
+            "cpu_share": cpu["median"] / max(totals[teacher]["cpu_s"]["median"], 1e-9),
+            **graded(gradings, one.name),
+        })  # fmt: skip
+    choice = None
+    if question.margin is not None:
+        choice = choose(gradings, teacher, [c.name for c in alone[1:]], question.margin)
+    return {
+        "compared": {
+            "reference": gradings.reference,
+            "quadratic": gradings.quadratic,
+            "fields": gradings.fields,
+            "slides": gradings.slides,
+            "groups": gradings.groups,
+        },
+        "points": sorted(points, key=lambda p: p["cpu_s"]["median"]),
+        "choice": choice,
+        "seen": seen_slides({c.name: c.card for c in alone}, maps[teacher]),
+    }
+
+
+def drawn_grades(
+    grade_map: GradeMap, entry: SlideEntry, label_map: Sequence[tuple[str, str]] = ()
+) -> NDArray[np.int16] | None:
+    """What a person said of each cell of a map: the annotation's class, else the slide's label.
+
+    Args:
+        grade_map: the cells.
+        entry: the slide, with its annotation or label.
+        label_map: classes of the annotation, see ``read_annotation``.
+
+    Returns:
+        int16 (rows, columns), -1 where nobody said anything; None where nothing is known at all.
+
+    Raises:
+        AnnotationError, ConfigError, SlideError: as ``read_annotation`` does.
+    """
+    found = np.full(grade_map.valid_hw.shape, -1, np.int16)
+    if entry.annotation is not None:
+        with open_entry(entry) as slide:
+            annotation = read_annotation(entry.annotation, slide, label_map)
+        if annotation.names:
+            label, _ = annotation.label(grade_map.boxes(), grade_map.classes, min_cover=MIN_COVER)
+            found[grade_map.valid_hw] = label
+            return found
+    if entry.label in grade_map.classes:
+        found[grade_map.valid_hw] = grade_map.classes.index(entry.label)
+        return found
+    return None
+
+
+@dataclass(frozen=True)
+class Gradings:
+    """Each contender's grades against a reference, slide by slide.
+
+    Attributes:
+        tables: name -> int64 (groups, classes, classes), the reference's class first; groups are
+            patients where they are known, else slides.
+        reference: "drawn" or "teacher".
+        fields: that were compared.
+        slides: they lie on.
+        quadratic: the classes are grades in order.
+    """
+
+    tables: Mapping[str, NDArray[np.int64]]
+    reference: str
+    fields: int
+    slides: int
+    quadratic: bool
+
+    @property
+    def groups(self) -> int:
+        """How many patients or slides there are."""
+        return len(next(iter(self.tables.values())))
+
+    def kappa(self, name: str) -> float:
+        """Kappa of a contender with the reference; NaN where it is undefined."""
+        return float(kappas(self.tables[name].sum(0)[None], quadratic=self.quadratic)[0])
+
+    def resampled(self, name: str) -> NDArray[np.float64]:
+        """The same over resampled groups, alike for every contender: float64 (R,)."""
+        times = multiplicities(self.groups, resamples=RESAMPLES)
+        return kappas(np.tensordot(times, self.tables[name], 1), quadratic=self.quadratic)
+
+
+def gather(
+    maps: Mapping[str, Sequence[GradeMap]],
+    drawn: Sequence[NDArray[np.int16] | None],
+    entries: Sequence[SlideEntry],
+    teacher: str,
+) -> Gradings:
+    """Compare maps field by field with what was drawn, or with the teacher's where nothing was.
+
+    Args:
+        maps: of each contender, slide by slide.
+        drawn: what a person said of each slide's cells.
+        entries: the slides.
+        teacher: name of the teacher's maps.
+    """
+    known = any(grades is not None for grades in drawn)
+    classes = maps[teacher][0].classes
+    groups: dict[str, int] = {}
+    place, each = [], []
+    for number, entry in enumerate(entries):
+        truth = drawn[number] if known else maps[teacher][number].grade_hw
+        if truth is None:
+            continue
+        both = truth >= 0
+        for own in maps.values():
+            both = both & own[number].valid_hw
+        name = f"slide {entry.name}" if entry.patient is None else f"patient {entry.patient}"
+        place.append(groups.setdefault(name, len(groups)))
+        each.append(
+            [confusion(truth[both], own[number].grade_hw[both], len(classes))
+             for own in maps.values()]
+        )  # fmt: skip
+    counts = np.zeros((len(maps), len(groups), len(classes), len(classes)), np.int64)
+    for index, tables in zip(place, each, strict=True):
+        counts[:, index] += np.stack(tables)
+    return Gradings(
+        dict(zip(maps, counts, strict=True)),
+        "drawn" if known else "teacher",
+        int(counts[0].sum()),
+        len(place),
+        all(pattern_of(name) is not None for name in classes),
+    )
+
+
+def graded(gradings: Gradings, name: str) -> dict[str, Any]:
+    """Kappa of a contender and its 95 % interval over groups, as JSON values."""
+    value = gradings.kappa(name)
+    span = interval(gradings.resampled(name)) if gradings.groups > 1 else None
+    return {
+        "kappa": value if math.isfinite(value) else None,
+        "interval": span and [round(v, 6) for v in span],
+    }
+
+
+def choose(
+    gradings: Gradings, teacher: str, students: Sequence[str], margin: float
+) -> dict[str, Any]:
+    """The cheapest student that is not inferior to its teacher by a margin of kappa.
+
+    Args:
+        gradings: of all of them.
+        teacher: its name.
+        students: names in the order of the tests, from the highest magnification down.
+        margin: how much kappa may be lost.
+
+    Returns:
+        JSON values: for each student its difference from the teacher, the one-sided 95 % lower
+        bound of it, and ``not_inferior`` (None where an earlier one had failed, so that it was not
+        tested); ``chosen`` is the last that passed, None where none did.
+    """
+    base, base_drawn = gradings.kappa(teacher), gradings.resampled(teacher)
+    tests: list[dict[str, Any]] = []
+    chosen, open_ = None, True
+    for name in students:
+        difference = gradings.kappa(name) - base
+        lower = None
+        if gradings.groups > 1:
+            lower = lower_bound(gradings.resampled(name) - base_drawn)
+        passed = lower is not None and lower > -margin
+        tests.append({
+            "name": name,
+            "difference": difference if math.isfinite(difference) else None,
+            "lower": lower,
+            "not_inferior": passed if open_ else None,
+        })  # fmt: skip
+        open_ = open_ and passed
+        chosen = name if open_ else chosen
+    if gradings.groups < FEW_GROUPS:
+        log.warning("only %d slides or patients: the bounds are not to be trusted", gradings.groups)
+    return {
+        "margin": margin,
+        "level": LEVEL,
+        "groups": gradings.groups,
+        "few": gradings.groups < FEW_GROUPS,
+        "tests": tests,
+        "chosen": chosen,
+    }
+
+
+def seen_slides(
+    cards: Mapping[str, Mapping[str, Any]], maps: Sequence[GradeMap]
+) -> dict[str, dict[str, str] | None]:
+    """Slides that each network or its teacher learnt from, by part; warns of them.
+
+    Args:
+        cards: of the networks, by name.
+        maps: of the slides.
+
+    Returns:
+        Name -> {slide: part}; None where the card does not say what was seen.
+    """
+    found: dict[str, dict[str, str] | None] = {}
+    for name, card in cards.items():
+        try:
+            parts = {m.slide.name: saw_scan(card, m.slide.fingerprint) for m in maps}
+        except (LookupError, TypeError):
+            log.warning("the card of %s does not say what it has seen: no check for leaks", name)
+            found[name] = None
+            continue
+        found[name] = {slide: part for slide, part in parts.items() if part}
+        if seen := found[name]:
+            log.warning(
+                "%s has learnt from %d of the slides (%s): its kappa is too good",
+                name, len(seen), ", ".join(list(seen)[:3]),
+            )  # fmt: skip
+    return found
