@@ -24,6 +24,7 @@ from PIL import Image
 from tests.grade.maps import SQUARE, FakeSlide, square_map
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, write_all
+from wsikd.grade.exports.ome_tiff import pixel_px
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
 from wsikd.slides.base import Mpp, open_slide
@@ -204,6 +205,18 @@ def test_ome_tiff(written, image):
         assert pixel[0] * array.shape[-1] >= written.case.size[0]
         error = np.abs(extent(found, pixel) - written.case.square)
         assert error.max() <= pixel.max() / 2 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cell", "longest", "step"),
+    [(128.3, 1237, 8), (1026.1, 90_000, 64), (64.0, 90_000, 16), (64.0, 30_000, 4), (9.0, 1000, 1),
+     (3.0, 90_000, 1)],
+)  # fmt: skip
+def test_pixels_of_the_ome_tiff(cell, longest, step):
+    made = square_map(cell_px=(cell, cell))
+    made = replace(made, slide=replace(made.slide, dimensions=(longest, longest // 2)))
+    assert pixel_px(made) == step
+    assert step == 1 or step <= cell / 4
 
 
 def test_ome_tiff_in_openslide(written):

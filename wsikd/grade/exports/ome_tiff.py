@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TILE_PX = 256
 _PX_PER_CELL = 16
+_LONGEST_PX = 8192
 _BIGTIFF_BYTES = 2**31
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsikd.grade.exports.ome_tiff")
 
@@ -39,9 +40,8 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     was read.
 
     Pixel (0, 0) starts at the slide's level-0 corner, not at its bounds, so that viewers can lay
-    the map over the slide; a pixel is a power of two of level-0 px large, at most a 16th of a
-    cell, and takes the cell its centre lies in. Tiles are made one by one: memory does not grow
-    with the slide.
+    the map over the slide; a pixel (see :func:`pixel_px`) takes the cell its centre lies in. Tiles
+    are made one by one: memory does not grow with the slide.
 
     Args:
         grade_map: what to write.
@@ -72,8 +72,15 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
 
 def pixel_px(grade_map: GradeMap) -> int:
-    """Level-0 px of a pixel of the finest resolution: a power of two, or 1."""
-    return int(2 ** max(math.floor(math.log2(min(grade_map.cell_px) / _PX_PER_CELL)), 0))
+    """Level-0 px of a pixel of the finest resolution: a power of two, or 1.
+
+    At most a 16th of a cell; on large slides with small cells, at most a 4th.
+    """
+    cell, longest = min(grade_map.cell_px), max(grade_map.slide.dimensions)
+    step = int(2 ** max(math.floor(math.log2(cell / _PX_PER_CELL)), 0))
+    while longest / step > _LONGEST_PX and 2 * step <= cell / 4:
+        step *= 2
+    return step
 
 
 def _image(
