@@ -58,7 +58,7 @@ def distill(
     device: str,
     resume: bool,
 ) -> None:
-    """Train a teacher (method: supervised) or distil it into a student (method: at_plus)."""
+    """Train a teacher (method: supervised) or distil it into a student (at_plus, hdkd)."""
     import json
 
     from wsikd.core.config import load_config

@@ -27,12 +27,18 @@ def init(method: str | None, output: Path) -> None:
     from wsikd.core.run import write_text_atomic
     from wsikd.core.tables import nearest
 
-    root = files("wsikd.configs")
-    methods = {
-        folder.name: sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")),
-                            key=lambda f: f.name)
-        for folder in root.iterdir()
+    folders = {
+        folder.name: folder
+        for folder in files("wsikd.configs").iterdir()
         if folder.is_dir() and not folder.name.startswith(("_", "."))
+    }
+    for name, folder in list(folders.items()):
+        if (own := folder / "recommended").is_dir():
+            folders[f"{name}/recommended"] = own
+    methods = {
+        name: sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")),
+                     key=lambda f: f.name)
+        for name, folder in folders.items()
     }  # fmt: skip
     if method is None:
         for name in sorted(methods):

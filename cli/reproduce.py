@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
+"""Paper -> folder of its rows."""
+
 
 @click.command()
 @click.argument("paper", metavar="[PAPER]", default="at_plus")
@@ -23,7 +26,7 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Folder of the runs and of table.md, .csv, .json. What is finished in it stays.",
+    help="Folder of the runs and of the tables. What is finished in it stays.",
 )
 @click.option(
     "--seeds",
@@ -65,6 +68,12 @@ import click
     show_default=True,
     help="How often the folds are dealt anew.",
 )
+@click.option(
+    "--shares",
+    default="10,25,50,100",
+    show_default=True,
+    help="hdkd: shares of the training slides in per cent.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 def reproduce(
     paper: str,
@@ -77,12 +86,14 @@ def reproduce(
     overrides: tuple[str, ...],
     folds: int | None,
     repeats: int,
+    shares: str,
     device: str,
 ) -> None:
     """Train and score every row of a comparison and print its table.
 
-    PAPER is at_plus. Give the same command again to go on where it stopped; the test part is scored
-    once a run.
+    PAPER is at_plus or hdkd: the latter runs its rows on shares of the training slides and draws
+    kappa.png. Give the same command again to go on where it stopped; the test part is scored once a
+    run.
     """
     from importlib.resources import as_file, files
 
@@ -90,9 +101,9 @@ def reproduce(
     from wsikd.learn.reproduce import Plan, read_rows, run_all
     from wsikd.learn.table import make_table, write_table
 
-    place = files("wsikd.configs") / paper / "sicapv2"
-    if config_dir is None and not place.is_dir():
-        raise ConfigError(paper, "no such paper", "give at_plus, or --config-dir")
+    if paper not in PAPERS:
+        raise ConfigError(paper, "no such paper", f"give {' or '.join(PAPERS)}")
+    place = files("wsikd.configs") / paper / PAPERS[paper]
     if config_dir is not None and recommended:
         raise ConfigError("--recommended", "does not go with --config-dir", "leave one out")
     with as_file(place / "recommended" if recommended else place) as own:
@@ -101,6 +112,13 @@ def reproduce(
             config_dir or own, data=[str(p) for p in data], overrides=overrides, wanted=wanted
         )
     plan = Plan(found, _numbers(seeds), folds, repeats)
+    if paper == "hdkd":
+        from wsikd.learn.efficiency import make_study, run_shares, write_study
+
+        parts = _shares(shares)
+        run_shares(plan, output, parts, device=device)
+        click.echo(write_study(make_study(plan, output, parts), output), nl=False)
+        return
     run_all(plan, output, device=device)
     click.echo(write_table(make_table(plan, output), output), nl=False)
 
@@ -111,3 +129,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise click.BadParameter(f"'{text}' is no list of different seeds, e.g. 22,32,43")
     return tuple(map(int, parts))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Shares of "10,25"; raises a usage error for anything else."""
+    try:
+        found = tuple(float(part) / 100 for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or not all(0 < s <= 1 for s in found):
+        raise click.BadParameter(f"'{text}' is no list of different per cents, e.g. 10,25,50,100")
+    return found

@@ -42,6 +42,7 @@ OWNERS = {
     "matplotlib": ["wsikd.grade.", "wsikd.learn.curves", "wsikd.cli."],
     "optuna": ["wsikd.learn.tune"],
     "openpyxl": ["wsikd.learn.sicap"],
+    "imblearn": ["wsikd.learn.smote"],
     "jinja2": ["wsikd.grade.", "wsikd.cli."],
     "click": ["wsikd.cli."],
     "rich": ["wsikd.cli."],

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +25,8 @@ from wsikd.slides.synthetic import write_pyramid
 from wsikd.slides.tissue import MASKERS
 
 CONFIGS = sorted(
-    (folder.name, file.name)
-    for folder in files("wsikd.configs").iterdir()
-    if folder.is_dir()
-    for file in folder.iterdir()
-    if file.name.endswith(".yaml")
+    str(file.relative_to(str(files("wsikd.configs"))))
+    for file in Path(str(files("wsikd.configs"))).rglob("*.yaml")
 )
 
 
@@ -87,13 +85,16 @@ print("held")
 @pytest.mark.parametrize("name", METHODS)
 def test_method(name):
     torch.manual_seed(0)
-    student = build_grader("vgg_small", 3, width=0.25)
     make = resolve(METHODS, name, kind="methods")
-    method = (
-        make(student)
-        if name == "supervised"
-        else make(student, build_grader("vgg_small", 3, width=0.25))
-    )
+    if name == "hdkd":
+        small = {"dim": 16, "heads": 2, "depth": 1, "positions": 1}
+        strided = {"stem_stride": 8, "units": [3, 1, 1]}
+        student = build_grader("hdkd_student", 3, width=0.25, options=small)
+        teacher = build_grader("hdkd_teacher", 3, width=0.25, options=strided)
+        method = make(student, teacher, ratio=4.0)
+    else:
+        student, teacher = (build_grader("vgg_small", 3, width=0.25) for _ in "st")
+        method = make(student) if name == "supervised" else make(student, teacher)
     assert isinstance(method, Method)
     high = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
     low = torch.nn.functional.avg_pool2d(high.float(), 4)
@@ -130,9 +131,9 @@ def test_backbone(name):
         assert taps[key].shape == (2, tap.channels, side, side), key
 
 
-@pytest.mark.parametrize(("folder", "file"), CONFIGS)
-def test_every_configuration_loads(folder, file):
-    path = files("wsikd.configs").joinpath(folder, file)
+@pytest.mark.parametrize("file", CONFIGS)
+def test_every_configuration_loads(file):
+    path = Path(str(files("wsikd.configs"))) / file
     assert load_config(RunConfig, path).method in METHODS
 
 

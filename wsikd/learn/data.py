@@ -18,6 +18,7 @@ from wsikd.core.tables import nearest
 from wsikd.learn.losses import downsample
 from wsikd.learn.sources import StoreSource, open_sources
 from wsikd.learn.splits import assign, check_leaks, groups_of
+from wsikd.learn.subsets import with_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ class PatchSet:
     Attributes:
         label: int64 (N,), index into ``classes``.
         slide: name of each patch's slide.
-        split: str (N,), "train", "val" or "test".
+        split: str (N,), "train", "val" or "test"; "none" for what ``Split.share`` leaves out.
         classes: names in order.
         mpp: um per pixel.
         patch_px: side in pixels.
@@ -277,6 +278,7 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         named_benign=None if data.benign is None else tuple(data.benign),
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
+    patches = with_share(patches, split)
     _report(patches)
     return patches
 

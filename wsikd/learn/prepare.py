@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,6 +67,7 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         weights=weights,
         drop_pools=network.drop_pools,
         colour=network.colour,
+        options=network.hybrid.model_dump(),
     )
     if network.init == "teacher" and teacher is not None:
         if (teacher.arch, teacher.width) != (network.arch, network.width):
@@ -103,10 +104,15 @@ def build_method(
         raise ConfigError(
             "data.classes", f"are {ours}; the teacher's are {theirs}", "set them as the teacher's"
         )
+    terms = [name for name, weight in config.weights.items() if weight > 0]
+    if config.method == "hdkd":
+        return make(  # type: ignore[no-any-return]
+            student, teacher.network(), terms=terms, ratio=config.ratio, **config.hdkd.model_dump()
+        )
     return make(  # type: ignore[no-any-return]
         student,
         teacher.network(),
-        terms=[name for name, weight in config.weights.items() if weight > 0],
+        terms=terms,
         **config.attention.model_dump(),
         fm_tap=config.taps.fm,
         at_taps=config.taps.at,
@@ -187,6 +193,19 @@ def init_stream(config: RunConfig) -> str:
     """
     alone = config.method == "supervised" and round(config.factor) == 1
     return "teacher" if alone else "student"
+
+
+def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:
+    """What the optimiser trains; parameters of one dimension apart, if they are not to decay."""
+    groups: list[dict[str, Any]] = list(method.param_groups())
+    if decay_vectors:
+        return groups
+    parted = []
+    for group in groups:
+        flat = [p for p in group["params"] if p.ndim <= 1]
+        rest = [p for p in group["params"] if p.ndim > 1]
+        parted += [group | {"params": rest}, group | {"params": flat, "weight_decay": 0.0}]
+    return [group for group in parted if group["params"]]
 
 
 def seed_weights(seed: int, stream: str = "teacher") -> None:

@@ -201,7 +201,7 @@ def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
     total = len(plan.units()) * len(plan.rows)
     for number, (unit, row) in enumerate((u, r) for u in plan.units() for r in plan.rows):
         config = _settings(row, unit, plan, out)
-        key = _data_key(config)
+        key = data_key(config)
         if key not in loaded:
             loaded.clear()  # the patches of one split at a time
             loaded[key] = load_patches(config.data, config.split)
@@ -211,12 +211,12 @@ def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
                 )
         patches = loaded[key]
         if row.name == plan.rows[0].name:
-            _colour(out, unit, patches)
+            keep_colour(_colour_file(out, unit), patches)
         logger.info("%s, %s: %d of %d", row.name, unit.name, number + 1, total)
         folder = run_folder(out, row.name, unit)
         with locked(folder):
-            _train(config, folder, unit.seed, patches, device)
-            _score(folder, patches, out, unit, str(pick_device(device)))
+            train_unit(config, folder, unit.seed, patches, device)
+            score_unit(folder, patches, _colour_file(out, unit), str(pick_device(device)))
 
 
 def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
@@ -231,12 +231,13 @@ def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _data_key(config: RunConfig) -> str:
+def data_key(config: RunConfig) -> str:
+    """What decides which patches a run reads and how they are divided."""
     data = config.data.model_dump_json(exclude={"student_mpp", "low_source", "cache_gb"})
     return data + config.split.model_dump_json()
 
 
-def _train(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
+def train_unit(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
     """Train a run, go on with it, or check that a finished one is the one that is asked for."""
     if not (RunDir(folder).student / CARD).is_file():
         distill(config, folder, seed=seed, device=device, resume=True, patches=patches)
@@ -251,14 +252,14 @@ def _train(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device
             raise CheckpointError(folder, f"was made with another {name}", "choose another -o")
 
 
-def _score(folder: Path, patches: PatchSet, out: Path, unit: Unit, device: str) -> None:
+def score_unit(folder: Path, patches: PatchSet, colour_file: Path, device: str) -> None:
     """Score the test part of a run, unless that is done and its predictions are kept."""
     subject = scoring.open_subject(folder)
     kept = [s for s in scoring.read_scores(subject.scores_file) if s["split"] == "test"]
     predictions = folder / scoring.PREDICTIONS
     if kept and predictions.is_file():
         return
-    colour = read_predictions(_colour_file(out, unit)).probability
+    colour = read_predictions(colour_file).probability
     assert subject.config is not None
     split = subject.config.split
     scoring.score(
@@ -272,9 +273,8 @@ def _colour_file(out: Path, unit: Unit) -> Path:
     return out / "runs" / COLOUR / f"{part}.npz"
 
 
-def _colour(out: Path, unit: Unit, patches: PatchSet) -> None:
+def keep_colour(file: Path, patches: PatchSet) -> None:
     """Keep what colour alone says of a test part. Raises DataError where it says nothing."""
-    file = _colour_file(out, unit)
     if file.is_file():
         return
     chosen = patches.indices("test")
@@ -325,7 +325,7 @@ def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Prediction
             parts.setdefault((unit.seed, unit.repeat), []).append(
                 read_predictions(file, unit.fold or 0)
             )
-        found[name] = {key: _join(folds) for key, folds in parts.items()}
+        found[name] = {key: join_folds(folds) for key, folds in parts.items()}
     for name, units in found.items():
         for key, own in units.items():
             colour = found[COLOUR][key]
@@ -339,7 +339,8 @@ def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Prediction
     return found
 
 
-def _join(parts: list[Predictions]) -> Predictions:
+def join_folds(parts: list[Predictions]) -> Predictions:
+    """Predictions of several folds as one, in the order of the data."""
     index = np.concatenate([p.index for p in parts])
     order = np.argsort(index, kind="stable")
     return Predictions(

@@ -78,9 +78,11 @@ def _attention(
     except WsikdError as error:
         logger.warning("no attention maps: %s", error)
         return None, []
+    networks = teacher.network(), subject.bundle.network()
+    if not all(network.pooled for network in networks):
+        return None, []  # tokens give no class attention in closed form
     return compare_attention(
-        teacher.network(),
-        subject.bundle.network(),
+        *networks,
         patches,
         indices,
         factor=round(subject.bundle.spec.mpp / patches.mpp),

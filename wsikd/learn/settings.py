@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
+from wsikd.learn.hdkd_settings import Hdkd
+from wsikd.models.hybrid_options import Hybrid
 
 if TYPE_CHECKING:
     from typing import Self
@@ -21,9 +23,12 @@ class Network(Settings):
     """The network that is trained."""
 
     arch: str = "vgg_small"
-    """Entry of wsikd.models.backbone.BACKBONES, or a model of timm, e.g. timm:convnext_tiny."""
+    """Entry of wsikd.models.backbone.BACKBONES, hdkd_teacher, hdkd_student, or a model of timm,
+    e.g. timm:convnext_tiny."""
     width: Positive = 1.0
-    """Factor on the channels (vgg_small, mobilenet_v3_large)."""
+    """Factor on the channels (vgg_small, mobilenet_v3_large, hdkd_teacher, hdkd_student)."""
+    hybrid: Hybrid = Hybrid()
+    """Shape of hdkd_teacher and hdkd_student."""
     drop_pools: Annotated[int, Field(ge=0, le=3)] = 0
     """The last halvings of the grid to leave out; later convolutions are dilated instead."""
     init: Literal["random", "imagenet", "teacher"] = "random"
@@ -69,6 +74,9 @@ class Data(Settings):
     """Patches of a store with less tissue than this share are left out."""
     cache_gb: NonNegative = 4.0
     """Patches are kept decoded in memory up to this size in GB, beyond it read at every use."""
+    smote: str | None = None
+    """JSON file of class -> number of training patches, up to which SMOTE invents patches between
+    neighbours in pixel space (extra "smote"); none: off. Balanced drawing is the better choice."""
 
     @field_validator("slide_pattern")
     @classmethod
@@ -100,6 +108,10 @@ class Split(Settings):
     one of them is the test part, and validation is drawn from the others."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Which fold is the test part, counted from 0."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training slides of each class that is used, one at least."""
+    share_seed: int = 0
+    """Seed of that choice; a smaller share is a part of a larger one."""
     check_images: bool = True
     """Refuse identical images in two splits (in memory only)."""
     check_teacher: bool = True
@@ -175,6 +187,8 @@ class Optim(Settings):
     """Learning rate at its highest."""
     weight_decay: NonNegative = 1e-4
     """Decoupled in AdamW."""
+    decay_vectors: bool = True
+    """Weight decay on biases and other parameters of one dimension too."""
     epochs: Annotated[int, Field(gt=0)] = 20
     """Passes; each draws as many patches as there are training patches."""
     patience: Annotated[int, Field(gt=0)] | None = None
@@ -183,10 +197,17 @@ class Optim(Settings):
     """Patches drawn in an epoch, where another number is wanted."""
     batch_size: Annotated[int, Field(gt=0)] = 32
     """Patches in a step."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Literal["cosine", "constant", "cosine_epochs"] = "cosine"
+    """Course of the learning rate after the warm-up; "cosine_epochs" changes it between epochs only
+    and counts the warm-up as part of the cosine."""
     warmup_epochs: NonNegative = 1.0
     """Epochs over which the learning rate rises from zero."""
+    lr_start: NonNegative = 0.0
+    """Rate at which the warm-up of cosine_epochs starts."""
+    lr_end: NonNegative = 0.0
+    """Rate at which cosine_epochs ends."""
+    lag: bool = False
+    """Each epoch of cosine_epochs but the first has the rate of the one before it."""
     balance: bool = True
     """Draw every class equally often."""
     min_delta: NonNegative = 0.0
@@ -223,10 +244,10 @@ class Augment(Settings):
 class RunConfig(Settings):
     """One training run: a teacher or a student."""
 
-    method: Literal["supervised", "at_plus"]
-    """"supervised" trains a network on labels; "at_plus" distils a teacher as well."""
+    method: Literal["supervised", "at_plus", "hdkd"]
+    """"supervised" trains a network on labels; "at_plus" and "hdkd" distil a teacher as well."""
     teacher: str | None = None
-    """Run folder or bundle of the teacher (at_plus); --teacher sets it."""
+    """Run folder or bundle of the teacher (at_plus, hdkd); --teacher sets it."""
     network: Network = Network()
     student_input: Literal["native", "half", "upsampled"] = "native"
     """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
@@ -248,6 +269,7 @@ class RunConfig(Settings):
     kd: Kd = Kd()
     dkd: Dkd = Dkd()
     at: At = At()
+    hdkd: Hdkd = Hdkd()
     optim: Optim = Optim()
     augment: Augment = Augment()
 
@@ -275,7 +297,9 @@ class RunConfig(Settings):
         if self.kd.form == "code" and self.kd.standardise:
             raise ValueError("kd.standardise needs kd.form 'hinton'; choose one of the two")
         if self.teacher is not None and self.method == "supervised":
-            raise ValueError("method supervised has no teacher; leave teacher out or use at_plus")
+            raise ValueError(
+                "method supervised has no teacher; leave teacher out or use at_plus or hdkd"
+            )
         factor = self.factor
         if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
             raise ValueError(
@@ -318,8 +342,10 @@ class RunConfig(Settings):
 TERMS: dict[str, dict[str, float]] = {
     "supervised": {"ce": 1.0},
     "at_plus": {"ce": 1.0, "fm": 0.1, "at_plus": 10.0},
+    "hdkd": {"ce": 0.5, "lkd": 0.5, "fkd": 10.0},
 }
-"""Loss terms of each method and their default factors (at_plus: Del Amor et al. 2023, at 2.5x)."""
+"""Loss terms of each method and their default factors (at_plus: Del Amor et al. 2023, at 2.5x;
+hdkd: EL-Assiouti et al. 2024)."""
 
 KNOWN_TERMS: dict[str, tuple[str, ...]] = {
     "supervised": ("ce",),
@@ -327,5 +353,6 @@ KNOWN_TERMS: dict[str, tuple[str, ...]] = {
         "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "sp", "rkd_distance",
         "rkd_angle",
     ),
+    "hdkd": ("ce", "lkd", "fkd"),
 }  # fmt: skip
 """Every term that ``weights`` may name; those without a default factor are left out by default."""

@@ -66,11 +66,11 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
     times = multiplicities(len(groups), resamples=resamples)
     if len(groups) < 2:
         times = times[:0]  # a single slide says nothing of others: no intervals
-    resampled = {name: _resample(units, groups, times) for name, units in found.items()}
-    points = {n: {k: _point(p) for k, p in _distinct(n, u).items()} for n, u in found.items()}
+    resampled = {name: resample_units(units, groups, times) for name, units in found.items()}
+    points = {n: {k: point_of(p) for k, p in _distinct(n, u).items()} for n, u in found.items()}
     rows = [_row(row, plan, out, points[row.name], resampled[row.name]) for row in plan.rows]
     colour = {"name": COLOUR, "mpp": None, "input": "colours only", "macs": None}
-    rows.append(colour | _summary(points[COLOUR], resampled[COLOUR]))
+    rows.append(colour | summary_of(points[COLOUR], resampled[COLOUR]))
     gains = _gains(plan, points, resampled)
     return {
         "rows": rows,
@@ -93,11 +93,12 @@ def _distinct(name: str, units: Units) -> Units:
     return {key: p for key, p in units.items() if key[0] == first}
 
 
-def _point(p: Predictions) -> dict[str, float]:
+def point_of(p: Predictions) -> dict[str, float]:
+    """Every figure of one set of predictions, see ``metrics.measure``."""
     return measure(p.truth, p.probability, benign=p.benign, fold=p.fold)
 
 
-def _resample(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
+def resample_units(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
     """Mean over units of each figure in each resample of groups: name -> float64 (R,)."""
     place = {name: i for i, name in enumerate(groups)}
     drawn: list[Resampled] = []
@@ -116,10 +117,11 @@ def _row(row: Row, plan: Plan, out: Path, points: Points, resampled: Resampled) 
     config = row.config
     card = read_card(out, row.name, plan.units()[0])
     fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
-    return fixed | {"macs": card["macs"]} | _summary(points, resampled)
+    return fixed | {"macs": card["macs"]} | summary_of(points, resampled)
 
 
-def _summary(points: Points, resampled: Resampled) -> dict[str, Any]:
+def summary_of(points: Points, resampled: Resampled) -> dict[str, Any]:
+    """Mean, deviations and interval of each figure of a row, as JSON values."""
     values = {m: {key: p[m] for key, p in points.items()} for m in METRICS}
     return {
         "units": len(points),
@@ -197,9 +199,9 @@ def _gains(
         if row.config.method == "supervised" or base is None:
             continue
         for metric in GAINS:
-            entry = _difference(row.name, base.name, metric, points, resampled)
+            entry = difference_of(row.name, base.name, metric, points, resampled)
             if TEACHER in points:
-                gap = _difference(TEACHER, base.name, metric, points, resampled)
+                gap = difference_of(TEACHER, base.name, metric, points, resampled)
                 reach = gap["interval_slides"]
                 certain = reach is not None and reach[0] > 0
                 entry["gap"] = gap["mean"]
@@ -208,13 +210,14 @@ def _gains(
     return gains
 
 
-def _difference(
+def difference_of(
     one: str,
     other: str,
     metric: str,
     points: dict[str, Points],
     resampled: dict[str, Resampled],
 ) -> dict[str, Any]:
+    """A figure of row ``one`` minus that of ``other``, paired by (seed, repeat), as JSON values."""
     from scipy.stats import t
 
     one_by_one = {key: p[metric] - points[other][key][metric] for key, p in points[one].items()}
@@ -316,10 +319,11 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     mean, deviation = row["mean"][metric], row["deviation"][metric]
     if mean is None:
         return "-"
-    return f"{mean:.3f} ± {deviation:.3f} {_span(row['interval'][metric])}"
+    return f"{mean:.3f} ± {deviation:.3f} {span_of(row['interval'][metric])}"
 
 
-def _span(reach: tuple[float, float] | None) -> str:
+def span_of(reach: tuple[float, float] | None) -> str:
+    """An interval as "(0.1 to 0.2)"."""
     return "(-)" if reach is None else f"({reach[0]:.3f} to {reach[1]:.3f})"
 
 
@@ -328,7 +332,7 @@ def _gain_line(gain: dict[str, Any]) -> str:
     cells = [
         gain["row"], gain["over"], SHOWN[gain["metric"]],
         "-" if mean is None else f"{mean:+.3f}",
-        _span(gain["interval_slides"]), _span(gain["interval_seeds"]),
+        span_of(gain["interval_slides"]), span_of(gain["interval_seeds"]),
         "-" if closed is None else f"{closed:.2f}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"

@@ -104,6 +104,11 @@ def open_targets(trainer: Trainer, teacher_sha256: str) -> Targets | None:
         OutputError: the folder cannot be written.
     """
     config, method = trainer.config, trainer.method
+    if not isinstance(method, AtPlus) and config.teacher_cache in ("ram", "disk"):
+        raise ConfigError(
+            f"teacher_cache {config.teacher_cache}",
+            f"method {config.method} asks its teacher in every step", "set teacher_cache=auto",
+        )  # fmt: skip
     if not isinstance(method, AtPlus) or config.teacher_cache == "off" or method.terms <= {"ce"}:
         return None
     fault = why_not(config, method.terms)

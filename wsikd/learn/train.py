@@ -29,9 +29,12 @@ from wsikd.learn.prepare import (
     input_spec,
     log_cost,
     open_teacher,
+    param_groups,
     seed_weights,
 )
+from wsikd.learn.schedules import learning_rate
 from wsikd.learn.seen import check_unseen
+from wsikd.learn.smote import with_invented
 from wsikd.learn.splits import epoch_order
 from wsikd.learn.targets import open_targets
 from wsikd.learn.views import Views
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.settings import Optim, RunConfig
+    from wsikd.learn.settings import RunConfig
     from wsikd.models.bundle import StudentBundle
 
 logger = logging.getLogger(__name__)
@@ -61,17 +64,6 @@ class Best:
         """Kappa higher by more than ``min_delta``; at 0 also the same at a lower loss."""
         tie = kappa == self.kappa and loss < self.loss and not min_delta
         return kappa > self.kappa + min_delta or tie
-
-
-def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """Rate at a step, counted over the run from 0, with ``steps`` an epoch."""
-    warmup = optim.warmup_epochs * steps
-    if step < warmup:
-        return optim.lr * (step + 1) / (warmup + 1)
-    if optim.schedule == "constant":
-        return optim.lr
-    share = (step - warmup) / max(1.0, optim.epochs * steps - warmup)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
 class Trainer:
@@ -98,9 +90,8 @@ class Trainer:
         self.fabric.launch()
         self.method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optim.name]
-        optimizer = make(
-            method.param_groups(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-        )
+        groups = param_groups(method, decay_vectors=config.optim.decay_vectors)
+        optimizer = make(groups, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
         self.wrapped, self.optimizer = self.fabric.setup(self.method, optimizer)
         drawn = config.optim.epoch_patches or len(self.train_indices)
         self.drawn, self.batch_size = drawn, min(config.optim.batch_size, drawn)
@@ -322,10 +313,14 @@ def distill(
     student = build_student(config, patches, teacher)
     spec = input_spec(config, student, patches)
     method = build_method(config, student, teacher, patches.classes)
-    identity = {"data": patches.digests, "teacher_sha256": teacher and teacher.sha256}
+    identity: dict[str, Any] = {"data": patches.digests}
+    identity["teacher_sha256"] = teacher and teacher.sha256
+    if config.data.smote is not None:
+        made = run.read_provenance() if resumed else None
+        patches, identity["smote"] = with_invented(patches, config.data, seed=seed, made=made)
     run.start(config, resume=resume, seed=seed, device=where.type, **identity)
     with _log_to(run.log_file):
-        used = np.flatnonzero(patches.split != "test")
+        used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
         log_cost(spec, student, teacher)
         patches.keep(used, config.data.cache_gb, config.optim.threads)
         trainer = Trainer(method, patches, config, run, seed=seed, device=where)

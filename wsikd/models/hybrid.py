@@ -12,7 +12,7 @@ channels of the stages. Positions are interpolated where a patch has another gri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -288,12 +288,10 @@ class TokenGrader(Grader):
         head: TokenHead,
         *,
         token_weight: float = 0.5,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        upsample: int = 1,
+        **reading: Any,
     ) -> None:
         """Put a transformer behind a backbone; see ``Grader`` for the rest."""
-        super().__init__(backbone, head, mean=mean, std=std, upsample=upsample)
+        super().__init__(backbone, head, **reading)
         self.token_weight = token_weight
 
     def with_tokens(
@@ -324,23 +322,15 @@ class TokenGrader(Grader):
         return self.mix(own, distilled), taps
 
 
-def hdkd_teacher(
-    classes: int, width: float, options: Hybrid, *, mean: Sequence[float], std: Sequence[float],
-    upsample: int,
-) -> Grader:  # fmt: skip
+def hdkd_teacher(classes: int, width: float, options: Hybrid, **reading: Any) -> Grader:
     """The CNN teacher: pooling and two linear layers behind the stages; see ``build_grader``."""
     backbone = stages(options.units or TEACHER_UNITS, width, options)
     head = FactoredHead(backbone.taps[backbone.deepest].channels, classes)
-    return Grader(backbone, head, mean=mean, std=std, upsample=upsample)
+    return Grader(backbone, head, **reading)
 
 
-def hdkd_student(
-    classes: int, width: float, options: Hybrid, *, mean: Sequence[float], std: Sequence[float],
-    upsample: int,
-) -> Grader:  # fmt: skip
+def hdkd_student(classes: int, width: float, options: Hybrid, **reading: Any) -> Grader:
     """The student: fewer units a stage, then the transformer; see ``build_grader``."""
     backbone = stages(options.units or STUDENT_UNITS, width, options)
     head = TokenHead(backbone.taps[backbone.deepest].channels, classes, options)
-    return TokenGrader(
-        backbone, head, token_weight=options.token_weight, mean=mean, std=std, upsample=upsample
-    )
+    return TokenGrader(backbone, head, token_weight=options.token_weight, **reading)

@@ -14,6 +14,15 @@ def grader(seed, **options):
     return build_grader("vgg_small", 4, **{"width": 0.25} | options).double()
 
 
+HYBRID = {"units": [2, 1, 1], "dim": 16, "heads": 2, "depth": 1, "positions": 2}
+
+
+def hybrid(arch, seed, **options):
+    """A small network of HDKD; for a batch, a teacher of stem_stride 4 has the student's grids."""
+    torch.manual_seed(seed)
+    return build_grader(arch, 4, width=0.125, options=HYBRID | options).double()
+
+
 def batch(count=2, side=64, factor=2):
     generator = torch.Generator().manual_seed(count)
     high = torch.randint(0, 256, (count, 3, side, side), generator=generator).double()

@@ -8,12 +8,12 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.learn.methods.pair import AT, batch, grader
+from tests.learn.methods.pair import AT, batch, grader, hybrid
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch
+from wsikd.learn.methods.hdkd import Hdkd
 
 TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at")
-TAPS = {"closed form": None, "autograd": "F3"}
 COUNT = 4
 
 
@@ -24,6 +24,19 @@ def method(tap):
     for parameter in made.helpers.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made
+
+
+def hdkd():
+    """Batch norm frozen; every term."""
+    student, teacher = hybrid("hdkd_student", 0), hybrid("hdkd_teacher", 1, stem_stride=4)
+    return Hdkd(student, teacher, ratio=2.0).eval()
+
+
+METHODS = {
+    "closed form": lambda: method(None),
+    "autograd": lambda: method("F3"),
+    "hdkd": hdkd,
+}
 
 
 def part(rank, of):
@@ -45,8 +58,8 @@ def main(rank, folder):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    for name, tap in TAPS.items():
-        made = method(tap)
+    for name, make in METHODS.items():
+        made = make()
         found = gradients(DistributedDataParallel(made), made, part(rank, 2))
         torch.save(found, folder / f"{name} {rank}.pt")
     distributed.barrier()

@@ -30,9 +30,9 @@ def two_processes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", processes.TAPS)
+@pytest.mark.parametrize("name", processes.METHODS)
 def test_two_processes_give_the_gradient_of_one(name, two_processes):
-    made = processes.method(processes.TAPS[name])
+    made = processes.METHODS[name]()
     terms, slopes = processes.gradients(made, made, processes.part(0, 1))
     halves = [torch.load(two_processes / f"{name} {rank}.pt") for rank in (0, 1)]
     for rank in (0, 1):

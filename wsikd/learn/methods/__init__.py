@@ -3,4 +3,5 @@
 METHODS: dict[str, str] = {
     "supervised": "wsikd.learn.methods.supervised:Supervised",
     "at_plus": "wsikd.learn.methods.at_plus:AtPlus",
+    "hdkd": "wsikd.learn.methods.hdkd:Hdkd",
 }

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from wsikd.core.errors import ConfigError
 from wsikd.learn import losses, losses_logits, losses_relations
 from wsikd.learn.losses import to_grid
 from wsikd.learn.methods.base import Batch, Method, Progress, Taught
@@ -135,6 +136,13 @@ class AtPlus(Method):
 
     def _add_helpers(self, *, project: bool) -> None:
         """Convolutions that are trained beside the student, for the terms that need them."""
+        if not self.teacher.pooled and (
+            borrowing := sorted(self.terms & {"sr_last", "sr_spatial"})
+        ):
+            raise ConfigError(
+                f"weights.{borrowing[0]}", "the teacher's head reads tokens, not pooled maps",
+                f"set weights.{borrowing[0]} to 0, or use another teacher",
+            )  # fmt: skip
         if "fm" in self.terms:
             self._project("fm", *self.fm_tap.channels, wanted=project)
         if "sr_last" in self.terms:

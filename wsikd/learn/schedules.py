@@ -1,0 +1,45 @@
+"""The course of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsikd.learn.settings import Optim
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """Rate at a step, counted over the run from 0, with ``steps`` an epoch."""
+    if optim.schedule == "cosine_epochs":
+        return cosine_of_epochs(optim, step // steps)
+    warmup = optim.warmup_epochs * steps
+    if step < warmup:
+        return optim.lr * (step + 1) / (warmup + 1)
+    if optim.schedule == "constant":
+        return optim.lr
+    share = (step - warmup) / max(1.0, optim.epochs * steps - warmup)
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def cosine_of_epochs(optim: Optim, epoch: int) -> float:
+    """A cosine over all epochs, as timm's scheduler steps it; constant within an epoch.
+
+    ``lr_end + (lr - lr_end) (1 + cos(pi t / epochs)) / 2`` after the warm-up, which rises from
+    ``lr_start`` by equal steps. With ``optim.lag`` each epoch but the first has the rate of the one
+    before it.
+
+    Args:
+        optim: ``lr``, ``lr_start``, ``lr_end``, ``warmup_epochs``, ``epochs``, ``lag``.
+        epoch: t, counted from 0.
+
+    >>> from wsikd.learn.settings import Optim
+    >>> o = Optim(lr=5e-5, lr_start=2e-5, lr_end=2e-5, warmup_epochs=5, epochs=200)
+    >>> [round(cosine_of_epochs(o, t) * 1e6, 3) for t in (0, 1, 100)]
+    [20.0, 26.0, 35.0]
+    """
+    at = max(0, epoch - 1) if optim.lag else epoch
+    if at < optim.warmup_epochs:
+        return optim.lr_start + at * (optim.lr - optim.lr_start) / optim.warmup_epochs
+    share = 0.5 * (1 + math.cos(math.pi * at / optim.epochs))
+    return optim.lr_end + (optim.lr - optim.lr_end) * share
