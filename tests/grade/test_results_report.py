@@ -78,7 +78,8 @@ def page_of(out):
 
 
 def test_every_slide_is_a_card_with_what_was_written_of_it(tmp_path):
-    result(tmp_path, "s1", G4_mm2_interval=[0.8, 1.2], unlike_training=True)
+    sure = {"G4_share_low": 0.25, "G4_share_high": 0.5, "isup_low": 3, "isup_high": 5}
+    result(tmp_path, "s1", G4_mm2_interval=[0.8, 1.2], unlike_training=True, **sure)
     result(tmp_path, "s2", isup_grade_group=None, gleason_score=None, unlike_training=False)
     page = page_of(tmp_path)
     one, two = page.all("article")
@@ -86,9 +87,10 @@ def test_every_slide_is_a_card_with_what_was_written_of_it(tmp_path):
     assert (two["data-name"], two["data-group"], two["data-flagged"]) == ("s2", "none", "0")
     text = " ".join(page.text.split())
     for told in (
-        "Gleason 4+4=8, grade group 4", "no score", "40.0 %", "1.5 mm2", "40 fields", "0.31",
-        "unlike training", "G4 mm2 interval", "0.8 to 1.2", "1.25 s, by stage", "forward",
-        "For research use only, not for diagnosis.", "0123456789ab", "stride px",
+        "Gleason 4+4=8, grade group 4 (3 to 5)", "no score", "40.0 (25.0 to 50.0) %", "60.0 %",
+        "1.5 mm2", "40 fields", "0.31", "unlike training", "G4 mm2 interval", "0.8 to 1.2",
+        "1.25 s, by stage", "forward", "For research use only, not for diagnosis.",
+        "0123456789ab", "stride px",
     ):  # fmt: skip
         assert told in text, told
     assert text.count("unlike training") == 1

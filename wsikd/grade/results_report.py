@@ -31,7 +31,7 @@ _LARGEST_PX = 100_000_000
 _PLAIN = frozenset(
     ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
-    + ("mpp", "temperature")
+    + ("mpp", "temperature", "isup_low", "isup_high")
 )
 _NEEDED = ("network", "input")
 _FLAGS = ("flag", "warning", "unlike", "ood")
@@ -49,7 +49,7 @@ class Card:
     picture: str | None
     link: str | None
     summary: Mapping[str, Any]
-    shares: Sequence[tuple[str, str, float, float]]
+    shares: Sequence[tuple[str, str, float, float, str]]
     more: Sequence[tuple[str, str]]
     flags: Sequence[str]
     stages: Sequence[tuple[str, float]]
@@ -128,10 +128,17 @@ def _card(folder: Path, record: Mapping[str, Any]) -> Card:
     names = [k.removesuffix("_share") for k in summary if k.endswith("_share")]
     colours = dict(legend(names))
     shares = [
-        (n, colours[n], _number(summary.get(f"{n}_share")), _number(summary.get(f"{n}_mm2")))
+        (
+            n,
+            colours[n],
+            _number(summary.get(f"{n}_share")),
+            _number(summary.get(f"{n}_mm2")),
+            _interval(summary.get(f"{n}_share_low"), summary.get(f"{n}_share_high")),
+        )
         for n in names
     ]
-    taken = {f"{n}{end}" for n in names for end in ("_share", "_mm2")} | _PLAIN
+    ends = ("_share", "_mm2", "_share_low", "_share_high")
+    taken = {f"{n}{end}" for n in names for end in ends} | _PLAIN
     left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
     flags = [_flag(k, v) for k, v in left.items() if _is_flag(k) and v]
     overlay = folder / FILES["png"]
@@ -163,6 +170,13 @@ def _entries(value: Any) -> Mapping[str, Any]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _interval(low: Any, high: Any) -> str:
+    """Both ends in per cent; empty where there is no interval."""
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return f"{100 * low:.1f} to {100 * high:.1f}"
+    return ""
 
 
 def _told(value: Any) -> str:
