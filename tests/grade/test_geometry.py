@@ -22,6 +22,7 @@ import zarr
 from PIL import Image
 
 from tests.grade.maps import SQUARE, FakeSlide, square_map
+from wsikd.core.errors import SlideError
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.exports.ome_tiff import pixel_px
@@ -261,6 +262,28 @@ def test_dicom_seg(written):
     np.testing.assert_array_equal(matrix, written.map.grade_hw + 1)
 
     assert on_level0(matrix == 2, found, source) == pytest.approx(written.case.square, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_seg_refers_to_its_own_series(tmp_path):
+    case = CASES["0.499, bounds, overlap"]
+    full, other, low = dicom_header(case), dicom_header(case), dicom_header(case)
+    other.PatientID = "SOMEONE ELSE"
+    low.SeriesInstanceUID = full.SeriesInstanceUID
+    low.TotalPixelMatrixColumns, low.TotalPixelMatrixRows = 100, 80
+    for name, header in (("a", other), ("b", low), ("c", full)):
+        header.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    slide = FakeSlide(np.full((case.size[1], case.size[0], 3), 255, np.uint8))
+    slide.info = replace(slide.info, vendor="dicom")
+    slide.path = tmp_path / "b.dcm"
+    file = write_all(square_map(info=slide.info), tmp_path / "o", ["dicom-seg"], slide=slide)
+    found = pydicom.dcmread(file["dicom-seg"])
+    assert found.PatientID == "P7"
+    instance = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
+    assert instance.ReferencedSOPInstanceUID == full.SOPInstanceUID
+    (tmp_path / "c.dcm").unlink()
+    with pytest.raises(SlideError, match="lacks a level of its full size"):
+        write_all(square_map(info=slide.info), tmp_path / "p", ["dicom-seg"], slide=slide)
 
 
 def on_level0(cells, found, source):

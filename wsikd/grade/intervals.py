@@ -78,12 +78,8 @@ class Intervals:
             table = np.stack([low, values.mean(0), high], 1).round(6).tolist()
             found[name] = dict(zip(classes, table, strict=True))
         if self.readings:
-            groups = Counter(self.grade_groups.tolist())
-            sums = Counter(r.sum_text if r else "none" for r in self.readings)
-            found["grade_group"] = {
-                str(k): n / len(self.readings) for k, n in sorted(groups.items())
-            }
-            found["gleason_score"] = {k: n / len(self.readings) for k, n in sorted(sums.items())}
+            found["grade_group"] = _rates(str(group) for group in self.grade_groups.tolist())
+            found["gleason_score"] = _rates(r.sum_text if r else "none" for r in self.readings)
         return found
 
 

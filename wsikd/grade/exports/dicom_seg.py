@@ -115,15 +115,15 @@ def _source(slide: Slide) -> Any:
     """Header of the instance that holds the finest level, completed where it may be."""
     import pydicom
 
-    files = [slide.path]
-    if slide.path.is_dir():
-        files = sorted(p for p in slide.path.iterdir() if p.suffix.lower() == ".dcm")
-    else:
-        files += sorted(p for p in slide.path.parent.iterdir() if p.suffix.lower() == ".dcm")
+    folder = slide.path if slide.path.is_dir() else slide.path.parent
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".dcm")
+    first = files[0] if slide.path.is_dir() else slide.path
+    series = pydicom.dcmread(first, stop_before_pixels=True, force=True).get("SeriesInstanceUID")
     for file in files:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         size = (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows"))
-        if size == slide.info.dimensions and "VOLUME" in header.get("ImageType", ()):
+        own = header.get("SeriesInstanceUID") == series  # a folder may hold other patients' slides
+        if own and size == slide.info.dimensions and "VOLUME" in header.get("ImageType", ()):
             break
     else:
         raise _lacking(slide, "a level of its full size")
