@@ -91,11 +91,12 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     points = [p for p in record["points"] if p["kappa"] is not None]
-    line = [p for p in points if p["kind"] != "student" or len(record["contenders"]) == 2]
     if any(p["kind"] == "escalated" for p in points):
-        order = sorted(line, key=lambda p: p["share"] or 0.0)
+        rank = {"student": 0.0, "teacher": 1.0}
+        order = sorted(points, key=lambda p: rank.get(p["kind"], p["budget"]))
         axes.plot([p["cpu_s"]["median"] for p in order], [p["kappa"] for p in order],
                   color="#bbbbbb", zorder=0)  # fmt: skip
+        axes.set_title("percentages: fields that the teacher reads again", fontsize=9)
     for number, point in enumerate(points):
         cpu, kappa = point["cpu_s"], point["kappa"]
         low, high = point["interval"] or (kappa, kappa)
@@ -105,10 +106,12 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
             yerr=[[max(0.0, kappa - low)], [max(0.0, high - kappa)]],
             fmt="o", color=_COLOURS[point["kind"]], elinewidth=0.8, capsize=2,
         )  # fmt: skip
-        label = point["name"] if point["budget"] is None else f"{point['budget']:.0%} read again"
+        label = point["name"] if point["budget"] is None else f"{point['budget']:.0%}"
+        above = point["budget"] is None or number % 2
         axes.annotate(
-            label, (cpu["median"], kappa), xytext=(6, -12 if number % 2 else 6),
-            textcoords="offset points", fontsize=8,
+            label, (cpu["median"], max(high, kappa) if above else min(low, kappa)),
+            xytext=(0, 4 if above else -12), textcoords="offset points", fontsize=8,
+            ha="right" if point["kind"] == "student" else "center",
         )  # fmt: skip
     drawn = record["compared"]["reference"] == "drawn"
     axes.set_xlabel("CPU seconds for all slides, median and range of the passes")
