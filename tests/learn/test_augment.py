@@ -88,3 +88,14 @@ def test_both_views_come_from_one_draw():
     low = downsample(high, 4)
     expected = high.numpy().reshape(4, 3, 4, 4, 4, 4).mean((3, 5))
     assert np.allclose(low, expected, atol=1e-3)
+
+
+def test_crops_lie_anywhere_in_the_patch_with_equal_chance():
+    place = torch.arange(64).float().reshape(1, 1, 8, 8).expand(4000, 3, 8, 8)
+    out = augment(place, Augment(**NONE | {"crop_px": 6}), generator(3))
+    assert out.shape == (4000, 3, 6, 6)
+    corner = out[:, 0, 0, 0].long()
+    assert torch.equal(out[:, 1], corner[:, None, None] + place[0, 0, :6, :6])
+    counts = torch.bincount(corner, minlength=64).reshape(8, 8)
+    assert counts[3:].sum() == counts[:, 3:].sum() == 0
+    assert (counts[:3, :3] - 4000 / 9).abs().max() < 5 * (4000 / 9) ** 0.5

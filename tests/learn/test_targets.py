@@ -155,7 +155,7 @@ def test_another_teacher_has_other_answers(stripes, teacher, tmp_path):
     ("changes", "fault"),
     [
         ({"augment": PLAIN | {"rotate_deg": 10}}, "views of a patch cannot be counted"),
-        ({"augment": {"stain": 0.1}}, "augment.colour_of=student"),
+        ({"augment": {"stain": 0.1}}, "colour_of=student"),
         ({"weights": {"sp": 1}}, "weights.sp"),
         ({"weights": {"rkd_angle": 1}}, "weights.rkd_angle"),
         ({"weights": {"sr_spatial": 1}}, "weights.sr_spatial"),

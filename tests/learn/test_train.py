@@ -561,3 +561,24 @@ def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_pa
     torch.testing.assert_close(seen["student"]["high"], bent)
     assert not torch.allclose(seen["both"]["high"], bent, atol=5)
     assert not torch.allclose(seen["student"]["low"], downsample(bent, 2), atol=5)
+
+
+def test_crops_are_of_training_alone_and_must_fit(stripes, teacher, tmp_path):
+    settings = config(stripes, "at_plus", teacher, augment={"crop_px": 16})
+    patches = load_patches(settings.data, settings.split)
+    bundle = open_teacher(settings)
+    student = build_student(settings, patches, bundle)
+    method = train.build_method(settings, student, bundle, patches.classes)
+    run, device = RunDir(tmp_path / "run"), torch.device("cpu")
+    made = Trainer(method, patches, settings, run, seed=3, device=device)
+    chosen = made.train_indices[:4]
+    images = made.views.read(chosen)
+    drawn = made.batch(images, chosen, train.Progress(0, 2, 1, 4)).views
+    assert drawn["high"].shape[-2:] == (16, 16)
+    torch.testing.assert_close(drawn["low"], downsample(drawn["high"], 2))
+    assert made.batch(images, chosen, None).views["low"].shape[-2:] == (16, 16)  # half of 32
+    for crop, fault in ((15, "multiple of 2"), (34, "more than the 32 px")):
+        with pytest.raises((ValueError, ConfigError), match=fault):
+            distill(
+                config(stripes, "at_plus", teacher, augment={"crop_px": crop}), tmp_path / "bad"
+            )

@@ -32,6 +32,8 @@ def augment(patches: Tensor, options: Augment, generator: torch.Generator) -> Te
 def bend(patches: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     """The first half of :func:`augment`: what moves pixels."""
     x = patches
+    if options.crop_px is not None:
+        x = _crops(x, options.crop_px, generator)
     if options.flips:
         x = turned(x, draw_turns(len(x), generator))
     x = x.float()
@@ -47,6 +49,17 @@ def recolour(x: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     if options.brightness or options.contrast or options.saturation:
         x = _colour(x, options, generator)
     return x
+
+
+def _crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A square part of each patch, wherever it fits with equal chance."""
+    rows, columns = (x.shape[-2] - side + 1, x.shape[-1] - side + 1)
+    draw = torch.rand(2, len(x), generator=generator, device=generator.device).cpu()
+    places = (draw * torch.tensor([[rows], [columns]])).long().T.tolist()
+    parts = [
+        p[:, top : top + side, left : left + side] for p, (top, left) in zip(x, places, strict=True)
+    ]
+    return torch.stack(parts)
 
 
 def recolours(options: Augment) -> bool:

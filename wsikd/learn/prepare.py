@@ -143,7 +143,14 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
         )
     if config.data.low_source != "area":
         patches.check_low(config.low_mpp)
-    _check_size(student, patches.patch_px // factor)
+    crop = config.augment.crop_px
+    if crop is not None and crop > patches.patch_px:
+        raise ConfigError(
+            f"augment.crop_px {crop}",
+            f"is more than the {patches.patch_px} px of a patch",
+            "lower it",
+        )
+    _check_size(student, (crop or patches.patch_px) // factor)
     mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
     return InputSpec(
         mpp=config.low_mpp,

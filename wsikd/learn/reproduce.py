@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from wsikd.learn.data import PatchSet
 
 logger = logging.getLogger(__name__)
+CPU_THREADS = 2
 TEACHER = "teacher"
 COLOUR = "colour_histogram"
 ASKED_BY = "wsikd reproduce"
@@ -209,6 +210,7 @@ def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
                 raise DataError(
                     "split", "leaves no test patches", "set split.test, or pass --folds"
                 )
+            loaded[key].keep(np.arange(len(loaded[key])), config.data.cache_gb, CPU_THREADS)
         patches = loaded[key]
         if row.name == plan.rows[0].name:
             keep_colour(_colour_file(out, unit), patches)

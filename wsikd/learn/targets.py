@@ -77,7 +77,7 @@ def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
     if not is_enumerable(config):
         return (
             "the views of a patch cannot be counted",
-            "turn augment.rotate_deg and scale off, colours too or set augment.colour_of=student",
+            "turn off crop_px, rotate_deg and scale of augment, colours too or colour_of=student",
         )
     if own := sorted(terms & set(OWN_GRID)):
         return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"

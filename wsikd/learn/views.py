@@ -125,5 +125,5 @@ def is_enumerable(config: RunConfig) -> bool:
     """Whether a patch has eight views at most, apart from colours changed after averaging."""
     options = config.augment
     before = recolours(options) and options.colour_of == "both"
-    moved = options.rotate_deg or options.scale
+    moved = options.rotate_deg or options.scale or options.crop_px
     return config.data.low_source == "area" and not moved and not before
