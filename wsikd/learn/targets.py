@@ -200,7 +200,7 @@ class _Asker:
         """The tables' rows for float patches (B, 3, side, side)."""
         patches = patches.contiguous(memory_format=torch.channels_last)
         with self.trainer.fabric.autocast():
-            taught = self.method.teach(patches)
+            taught = self.method.teach(patches, always=True)
         found = {"logits": taught.logits.float()}
         for name, tap in taught.taps.items():
             found[f"tap {name}"] = to_grid(tap.float(), self.grids[name])
@@ -212,7 +212,7 @@ class _Asker:
         trainer, start = self.trainer, 0
         flags = torch.tensor([bool(view & bit) for bit in (1, 2, 4)])[:, None]
         for images, part in trainer.patches.batches(
-            self.indices, 2 * trainer.batch_size, threads=trainer.config.optim.threads
+            self.indices, trainer.batch_size, threads=trainer.config.optim.threads
         ):
             turns = flags.expand(3, len(part)).to(trainer.device)
             found = self._ask(turned(images.to(trainer.device), turns).float())

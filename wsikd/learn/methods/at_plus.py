@@ -183,11 +183,17 @@ class AtPlus(Method):
         """Every pair of taps that a term may compare."""
         return (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)
 
-    def teach(self, patches: Tensor) -> Taught:
-        """The teacher's logits, maps on its own grids, and its attention where asked for."""
+    def teach(self, patches: Tensor, *, always: bool = False) -> Taught:
+        """The teacher's logits, maps on its own grids, and its attention where a term asks for it.
+
+        Args:
+            patches: uint8 or float (B, 3, H, W), 0 to 255.
+            always: give attention in closed form unasked too; it costs next to nothing.
+        """
         names = {pair.teacher for pair in self.pairs}
-        attending = "at_plus" in self.terms
-        needs_slope = attending and not _is_closed(self.teacher, self.tap.teacher)
+        closed = _is_closed(self.teacher, self.tap.teacher)
+        attending = "at_plus" in self.terms or (always and closed)
+        needs_slope = attending and not closed
         attention = None
         with torch.set_grad_enabled(needs_slope):
             if needs_slope:  # frozen weights: the graph starts at the input
