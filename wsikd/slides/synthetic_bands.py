@@ -57,7 +57,7 @@ class Cue:
     @property
     def gains(self) -> NDArray[np.float64]:
         """g_k: change of a band's log amplitude from one grade to the next, float64 (4,)."""
-        return NUISANCE * STRENGTH * np.sqrt(np.asarray(self.shares))
+        return np.asarray(NUISANCE * STRENGTH * np.sqrt(self.shares))
 
 
 @cache
@@ -94,12 +94,12 @@ def band_amplitudes(grey: NDArray[np.float64], mpp: float) -> NDArray[np.float64
     rings = _rings(grey.shape[0], mpp)
     seen = [k for k, coarsest in enumerate(SEEN_FROM_MPP) if mpp <= coarsest * 1.001]
     logs = [0.5 * np.log(power[rings[k]].mean()) for k in (*seen, len(BANDS))]
-    return np.asarray(logs[:-1]) - logs[-1]
+    return np.asarray(np.array(logs[:-1]) - logs[-1])
 
 
 def draw_stains(rng: np.random.Generator) -> NDArray[np.float64]:
     """Optical density of a slide's stain in red, green and blue, per unit of density: (3,)."""
-    return np.array([0.65, 0.95, 0.55]) * rng.uniform(0.7, 1.3, 3)
+    return np.asarray(np.array([0.65, 0.95, 0.55]) * rng.uniform(0.7, 1.3, 3))
 
 
 def paint(texture: NDArray[np.float64], stain: NDArray[np.float64]) -> NDArray[np.uint8]:
