@@ -302,6 +302,42 @@ def test_a_damaged_region_is_told_and_the_others_still_read(rgb, tmp_path):
     assert str(caught.value).startswith("a.ome.tiff: level 0 cannot be read at its x=70, y=70")
 
 
+JPEGS = {
+    "tables": {"compression": "jpeg", "tile": (64, 64)},
+    "strips": {"compression": "jpeg", "tile": None, "rowsperstrip": 64},
+    "colours apart": {"compression": "jpeg", "tile": (64, 64), "planarconfig": "separate"},
+}
+
+
+def _jpeg_ome(path, kind):
+    options = JPEGS[kind]
+    if kind == "colours apart":
+        planes = tissue_rgb(WIDTH, HEIGHT).transpose(2, 0, 1)
+        with tifffile.TiffWriter(path, ome=True) as tiff:
+            tiff.write(planes, photometric="rgb", metadata={"axes": "CYX"}, **options)
+    else:
+        write_ome(path, tissue_rgb(WIDTH, HEIGHT), **options)
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages.first.dataoffsets, tiff.pages.first.databytecounts
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_damaged_jpeg_tile_is_told_and_not_filled_up(kind, tmp_path):
+    path = tmp_path / "a.ome.tiff"
+    offsets, counts = _jpeg_ome(path, kind)
+    index, y = (4, 260) if kind == "strips" else (37, 262)
+    with open_slide(path, slide_mpp=0.5, reader="tiatoolbox") as slide:
+        sound = slide.read_level(0, (0, 0), (WIDTH, HEIGHT))
+    with path.open("r+b") as stream:  # an end within the coded bits: the rest becomes grey
+        stream.seek(offsets[index] + counts[index] // 2)
+        stream.write(b"\xff\xd9" * 4)
+    with open_slide(path, slide_mpp=0.5, reader="tiatoolbox") as slide:
+        for _ in range(2):
+            with pytest.raises(RegionReadError, match=r"^a\.ome\.tiff: level 0 cannot be read at"):
+                slide.read_level(0, (330, y), (10, 10))
+        np.testing.assert_array_equal(slide.read_level(0, (0, 0), (WIDTH, 250)), sound[:250])
+
+
 def test_a_library_that_is_missing_is_told_with_its_remedy(rgb, tmp_path, monkeypatch):
     write_jp2(tmp_path / "a.jp2", rgb)
 

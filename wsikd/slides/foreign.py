@@ -15,6 +15,7 @@ from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_
 from wsikd.core.tables import resolve
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.foreign_facts import Facts, not_rgb, read_facts
+from wsikd.slides.jpeg_check import JpegCheck
 from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
 from wsikd.slides.mpp import resolve_mpp
 from wsikd.slides.openslide import exact_downsamples, on_background
@@ -90,6 +91,8 @@ class ForeignReader:
             self._missing = error
         self._pixels = _open(path, "whole-tiff" if facts.whole_image else kind, facts)
         sizes = self._pixels.sizes
+        # TIAToolbox's decoders of JPEG fill up what is damaged.
+        self._check = JpegCheck(path, sizes) if kind == "tiff" else None
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
             file=file,
@@ -127,6 +130,8 @@ class ForeignReader:
         if left >= right or top >= bottom:
             return out
         try:
+            if self._check:
+                self._check.check(level, left, top, right - left, bottom - top)
             pixels = self._pixels.read(level, left, top, right - left, bottom - top)
         except Exception as error:  # a damaged file breaks a decoder anywhere
             raise RegionReadError(
@@ -143,6 +148,8 @@ class ForeignReader:
     def close(self) -> None:
         """Release the file."""
         self._pixels.close()
+        if self._check:
+            self._check.close()
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ import tifffile
 
 from wsikd.core.errors import SlideError, one_line
 from wsikd.slides.base import printable
+from wsikd.slides.jpeg_check import largest_series
 from wsikd.slides.kinds import zarr_attributes
 from wsikd.slides.mpp import (
     Evidence,
@@ -94,9 +95,7 @@ def _tiff(path: Path) -> Facts:
     with tifffile.TiffFile(path) as tiff:
         if not tiff.series:
             raise SlideError(printable(path.name), "holds no image", _DAMAGED)
-        series = max(
-            tiff.series, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth
-        )
+        series = largest_series(tiff)
         page = series.keyframe
         _check_decodable(path, page)
         _check_rgb(path, series)
