@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wsikd.core.errors import WsikdError
     from wsikd.slides.manifest import SlideEntry
 
+    from .tile_run import Running
+
 log = logging.getLogger(__name__)
 
 
@@ -121,7 +123,7 @@ def tile(
     how = running(jobs, threads, stall, scheduler, workers)
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
     method, entries, unmasked = own_masks(tissue, entries)
-    names = _named_classes(classes) if classes else _annotated_classes(entries, renamed)
+    names = _named_classes(classes) if classes else _annotated_classes(entries, renamed, how)
     usual = default_areas(method)
     settings = StoreSettings(
         mpps=finest_first,
@@ -176,17 +178,25 @@ def _named_classes(text: str) -> tuple[str, ...]:
 
 
 def _annotated_classes(
-    entries: Sequence[SlideEntry], label_map: Sequence[tuple[str, str]]
+    entries: Sequence[SlideEntry], label_map: Sequence[tuple[str, str]], how: Running
 ) -> tuple[str, ...]:
     """Classes over all annotations and labels, in order of grade."""
     from wsikd.core.classes import ordered_classes
-    from wsikd.core.errors import AnnotationError
-    from wsikd.slides.annotations import annotated_names
+    from wsikd.core.errors import ConfigError
+    from wsikd.core.process import Task, WorkerPool, run_here
+    from wsikd.slides.annotations import reads_pixels
+    from wsikd.tiles.work import names_job
 
     names = {entry.label for entry in entries if entry.label}
-    for file in {entry.annotation for entry in entries if entry.annotation}:
-        try:
-            names |= set(annotated_names(file, label_map))
-        except AnnotationError as error:
-            log.debug("%s", error)  # told again when that slide's turn comes
+    files = {entry.annotation for entry in entries if entry.annotation}
+    tasks = [Task(file.name, names_job, (file, label_map)) for file in sorted(files)]
+    # The decoder of a damaged mask may crash.
+    apart = how.jobs > 0 and any(reads_pixels(file, label_map) for file in files)
+    with WorkerPool(stall_s=60 * how.stall_min) as pool:
+        for outcome in (pool.run if apart else run_here)(tasks):
+            if isinstance(outcome.error, ConfigError):
+                raise outcome.error
+            if outcome.error:
+                log.debug("%s", outcome.error)  # told again when that slide's turn comes
+            names |= set(outcome.value or ())
     return ordered_classes(names)

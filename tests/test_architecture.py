@@ -26,7 +26,7 @@ OWNERS = {
     "distributed": ["wsikd.tiles.tiling", "wsikd.cli."],
     "numba": ["wsikd.slides.area_kernel"],
     "llvmlite": ["wsikd.slides.mean_kernel"],
-    "simplejpeg": ["wsikd.slides.tiff_tiles"],
+    "simplejpeg": ["wsikd.slides.tiff_tiles", "wsikd.slides.jpeg_check"],
     "google_crc32c": ["wsikd.tiles.shards"],
     "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],
     "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],

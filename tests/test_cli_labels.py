@@ -75,6 +75,38 @@ def test_a_mask_without_a_map_is_refused_in_one_line(slide, tmp_path):
     )
 
 
+# Clear, then a code of no entry: imagecodecs' decoder of LZW writes where nothing is.
+CRASHES = bytes.fromhex("804b003010")
+
+
+def crashing(path):
+    """A mask of one LZW strip that takes the process that decodes it down."""
+    tifffile.imwrite(path, np.full((135, 160), 3, np.uint8), compression="lzw", rowsperstrip=135)
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.dataoffsets[0]
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(CRASHES)
+    return path
+
+
+@pytest.mark.parametrize("options", [[], ["--label-map", "3=G3"]])
+def test_a_mask_that_crashes_its_decoder_is_a_fault_of_its_slide(slide, tmp_path, options):
+    for name in ("a", "b"):
+        shutil.copy(slide, tmp_path / f"{name}.svs")
+    crashing(tmp_path / "a_mask.tif")
+    (tmp_path / "b.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    out = tmp_path / "out"
+    slides = ["-i", tmp_path / "a.svs", "-i", tmp_path / "b.svs"]
+    result = run("tile", *slides, "-o", out, "--annotations", tmp_path, *options, *FAST)
+    assert result.exit_code == 3
+    assert "SlideError: a: its reading killed the worker process (signal 11, SIGSEGV)" in (
+        result.output
+    )
+    assert "1 made, 0 already there, 1 failed" in result.output
+    assert [p.name for p in out.glob("*.zarr")] == ["b.zarr"]
+
+
 def test_asap_groups_with_an_exclusion(slide, tmp_path):
     def drawn(group, x0, y0, x1, y1):
         points = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))

@@ -66,17 +66,19 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
 @pytest.mark.parametrize("again", [{}, {"overwrite": True}])
-def test_a_killed_overwrite_is_tidied_by_the_next_run(tmp_path, monkeypatch, again):
+def test_a_killed_overwrite_is_tidied_by_the_next_run(tmp_path, monkeypatch, again, version):
     path = tmp_path / "a.zarr"
-    tile(path)
-    unfinished(monkeypatch, path, overwrite=True)
+    own = {"settings": replace(SETTINGS, ome_version=version)}
+    tile(path, **own)
+    unfinished(monkeypatch, path, overwrite=True, **own)
     assert names(tmp_path) == ["a.zarr", "a.zarr.part"]
-    assert tile(path, **again)[1] is bool(again)
+    assert tile(path, **again, **own)[1] is bool(again)
     assert names(tmp_path) == ["a.zarr"]
-    kill_at(monkeypatch, "remove_path", 2, path, overwrite=True)  # the new store is in place
+    kill_at(monkeypatch, "remove_path", 2, path, overwrite=True, **own)  # the new one is in place
     assert names(tmp_path) == ["a.zarr", "a.zarr.replaced"]
-    assert tile(path, **again)[1] is bool(again)
+    assert tile(path, **again, **own)[1] is bool(again)
     assert names(tmp_path) == ["a.zarr"]
 
 

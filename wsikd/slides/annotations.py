@@ -155,6 +155,15 @@ def annotated_names(path: Path, label_map: LabelMap = ()) -> tuple[str, ...]:
     return DrawnAnnotation.of(_drawn(path, names, (0, 0))).names
 
 
+def reads_pixels(path: Path, label_map: LabelMap) -> bool:
+    """Whether ``annotated_names`` decodes an image: a mask none of whose values has a class."""
+    if path.suffix.lower() not in MASK_SUFFIXES:
+        return False
+    from wsikd.slides.label_mask import mask_classes
+
+    return not mask_classes(dict(label_map))
+
+
 def _drawn(path: Path, names: dict[str, str], offset_xy: tuple[float, float]) -> list[Region]:
     """Regions under the names they are to have; those to be left out are gone."""
     suffix = path.suffix.lower()

@@ -60,7 +60,7 @@ class MaskAnnotation(Annotation):
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
             raise AnnotationError(path, fault, "mend --annotations or the manifest") from error
-        return cls(names, digest, plane, _classes(label_map), origin, scale)
+        return cls(names, digest, plane, mask_classes(label_map), origin, scale)
 
     def shares(self, boxes: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
         """Share of each field that each class covers, exact to the fraction of a mask pixel."""
@@ -101,7 +101,7 @@ def mask_names(path: Path, label_map: Mapping[str, str]) -> tuple[str, ...]:
         ConfigError: there are none; the message lists the values of the mask.
         AnnotationError: the mask cannot be read.
     """
-    names = tuple(dict.fromkeys(_classes(label_map).values()))
+    names = tuple(dict.fromkeys(mask_classes(label_map).values()))
     if names:
         return names
     values = LabelPlane.open(path).values()
@@ -130,7 +130,7 @@ def placed(plane: LabelPlane, slide: Slide) -> tuple[tuple[float, float], tuple[
     raise AnnotationError(plane.path, fault, "give the mask of this slide, over its whole plane")
 
 
-def _classes(label_map: Mapping[str, str]) -> dict[int, str]:
+def mask_classes(label_map: Mapping[str, str]) -> dict[int, str]:
     """The entries for mask values; what is to be left out or excluded is of no class here."""
     return {
         int(source): name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import StoreError
-from wsikd.slides.annotations import read_annotation
+from wsikd.slides.annotations import annotated_names, read_annotation
 from wsikd.slides.manifest import open_entry
 from wsikd.tiles import tiling
 from wsikd.tiles.blocks import BlockPlan
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsikd.slides.annotations import LabelMap
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
     from wsikd.tiles.compare import RouteDifference
@@ -124,6 +125,11 @@ def estimate_job(report: Report, job: TileJob) -> Estimate | None:
         if not job.overwrite and tiling.is_made(job.store, meta, notes.reader):
             return None
         return estimate(slide, job.store, job.settings, notes, meta, workers=job.threads)
+
+
+def names_job(report: Report, file: Path, label_map: LabelMap) -> tuple[str, ...]:
+    """Classes of an annotation file; see :func:`wsikd.slides.annotations.annotated_names`."""
+    return annotated_names(file, label_map)
 
 
 def compare_job(report: Report, job: TileJob) -> list[RouteDifference]:
