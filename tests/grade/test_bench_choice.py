@@ -51,6 +51,7 @@ def test_points_of_a_pair_and_its_escalation(slide_file, tmp_path):
     text = to_markdown(record)
     assert "agreement with the teacher" in text
     assert "it does not tell who is right" in text
+    assert f"| student + 0.5 | {points['student + 0.5']['share']:.1%} |" in text
     plot_trade(record, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -73,6 +74,7 @@ def test_several_students_are_named_and_not_escalated(slide_file):
     assert record["choice"]["few"]
     assert "10x against 5x against 2.5x" in to_markdown(record)
     assert "too few: do not trust" in to_markdown(record)
+    assert "read again" not in to_markdown(record)
 
 
 def test_kappas_equal_sklearn_over_fields_that_all_have():

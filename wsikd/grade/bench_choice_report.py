@@ -22,15 +22,19 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
             f"Nothing is drawn on these slides: the {scale} is agreement with the teacher, {over}; "
             "it does not tell who is right"
         )
+    asked = any(p["kind"] == "escalated" for p in record["points"])
+    again = "Fields are read again by the teacher, the most doubtful first. " if asked else ""
     lines = [
-        "| reads | fields read again | wall s | CPU s | CPU, teacher's | kappa [95 %] |",
-        "|---|---:|---:|---:|---:|---:|",
-        *(f"| {' | '.join(_row(p))} |" for p in record["points"]),
+        (
+            f"| reads |{' fields read again |' if asked else ''} wall s | CPU s | "
+            "CPU, teacher's | kappa [95 %] |"
+        ),
+        f"|---|{'---:|' if asked else ''}---:|---:|---:|---:|",
+        *(f"| {' | '.join(_row(p, asked=asked))} |" for p in record["points"]),
         "",
         (
-            f"{told}; intervals resample {what['groups']} slides or patients. Fields are read "
-            "again by the teacher, the most doubtful first. Times are medians [least, greatest] of "
-            "passes in turn over the same fields."
+            f"{told}; intervals resample {what['groups']} slides or patients. {again}Times are "
+            "medians [least, greatest] of passes in turn over the same fields."
         ),
         "",
     ]
@@ -42,13 +46,13 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _row(point: dict[str, Any]) -> tuple[str, ...]:
-    again = "-" if point["share"] is None else f"{point['share']:.1%}"
+def _row(point: dict[str, Any], *, asked: bool) -> tuple[str, ...]:
+    again = () if not asked else ("-" if point["share"] is None else f"{point['share']:.1%}",)
     kappa = "-" if point["kappa"] is None else f"{point['kappa']:.3f}"
     span = point["interval"]
     reach = f" [{span[0]:.3f}, {span[1]:.3f}]" if span else ""
     times = [_spread(point[k]) for k in ("wall_s", "cpu_s")]
-    return point["name"], again, *times, f"{point['cpu_share']:.2f}", kappa + reach
+    return point["name"], *again, *times, f"{point['cpu_share']:.2f}", kappa + reach
 
 
 def _spread(values: dict[str, float]) -> str:
