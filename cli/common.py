@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -129,6 +129,30 @@ def one_line_errors() -> Iterator[None]:
             raise
         click.echo(_told(WsikdError("opencv-python", str(error), LIBGL_REMEDY)), err=True)
         sys.exit(1)
+
+
+def together(work: Callable[[], None], *, first: bool) -> NoReturn:
+    """Do the work of one of several processes, and end it: what went wrong is told once.
+
+    Threads of the collective library sometimes outlive the interpreter, which then aborts; so the
+    process is left by the shortest way.
+    """
+    code = 0
+    if not first:
+        logging.getLogger("wsikd").setLevel(logging.ERROR)
+    try:
+        work()
+    except WsikdError as error:
+        code = error.exit_code
+        if not error.elsewhere:
+            click.echo(_told(error), err=True)
+    except Exception:
+        code = 1
+        log.exception("process %d", os.getpid())
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_libgl(error: ImportError) -> bool:
@@ -253,10 +277,22 @@ def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    own = sys.stderr
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(label, total=None)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        yield update
+        log_above(own, sys.stderr)
+        try:
+            yield update
+        finally:
+            log_above(sys.stderr, own)
+
+
+def log_above(old: Any, new: Any) -> None:
+    """Let what is logged to one stream go to another, e.g. rich's own, above a bar."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+            handler.setStream(new)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from .common import progress, together
+
+if TYPE_CHECKING:
+    from wsikd.learn.finish import RunResult
 
 
 @click.command()
@@ -48,6 +55,14 @@ import click
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN.")
+@click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    metavar="NAME",
+    help="Beside metrics.jsonl and metrics.csv: tensorboard (in RUN/tensorboard). May be given "
+    "again.",
+)
 def distill(
     config_file: Path,
     output: Path,
@@ -57,12 +72,18 @@ def distill(
     seed: int,
     device: str,
     resume: bool,
+    loggers: tuple[str, ...],
 ) -> None:
-    """Train a teacher (method: supervised) or distil it into a student (at_plus, hdkd)."""
+    """Train a teacher (method: supervised) or distil it into a student (at_plus, hdkd).
+
+    On several GPUs or processes: torchrun --nproc-per-node N -m wsikd distill ...
+    """
     import json
 
     from wsikd.core.config import load_config
+    from wsikd.core.lock import locked
     from wsikd.learn.settings import RunConfig
+    from wsikd.learn.team import processes, rank
     from wsikd.learn.train import distill as run
 
     changes = list(overrides)
@@ -72,10 +93,30 @@ def distill(
     if data:
         paths = [*config.data.paths, *map(str, data)]
         config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
-    result = run(config, output, seed=seed, device=device, resume=resume)
+
+    def train() -> None:
+        with ExitStack() as stack:
+            told = None
+            if rank() == 0:
+                stack.enter_context(locked(output))
+                told = stack.enter_context(progress("training"))
+            result = run(
+                config, output, seed=seed, device=device, resume=resume, loggers=loggers, told=told
+            )
+        if rank() == 0:
+            click.echo(_told(result))
+
+    if processes() == 1:
+        train()
+    else:
+        together(train, first=rank() == 0)
+
+
+def _told(result: RunResult) -> str:
+    """What a run came to, in a line."""
     colour = "undefined" if result.colour_kappa is None else f"{result.colour_kappa:.3f}"
     kappa = result.metrics["kappa"]
-    click.echo(
+    return (
         f"{result.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}, "
         f"balanced accuracy {result.metrics['balanced_accuracy']:.3f} (epoch {result.best_epoch}, "
         f"{result.metrics['patches']} patches); mean colour alone reaches kappa {colour}"

@@ -97,8 +97,10 @@ def evaluate(
 
     from wsikd.learn import scoring
     from wsikd.learn.run_report import write_pictures
+    from wsikd.learn.team import refuse_team
     from wsikd.models.device import pick_device
 
+    refuse_team("wsikd evaluate", "start it once")
     where = str(pick_device(device))
     opened = scoring.open_subject(subject)
     patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)

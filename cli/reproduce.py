@@ -100,7 +100,9 @@ def reproduce(
     from wsikd.core.errors import ConfigError
     from wsikd.learn.reproduce import Plan, read_rows, run_all
     from wsikd.learn.table import make_table, write_table
+    from wsikd.learn.team import refuse_team
 
+    refuse_team("wsikd reproduce", "start it once")
     if paper not in PAPERS:
         raise ConfigError(paper, "no such paper", f"give {' or '.join(PAPERS)}")
     place = files("wsikd.configs") / paper / PAPERS[paper]

@@ -8,6 +8,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from wsikd.core.clock import span
+
+from .common import log_above
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
@@ -113,10 +117,10 @@ class TileProgress:
     def _start(self) -> None:
         """Show the bar; what is logged goes above it, by way of rich's own standard error."""
         self._bar.start()
-        _log_to(self._own_stderr, sys.stderr)
+        log_above(self._own_stderr, sys.stderr)
 
     def _stop(self) -> None:
-        _log_to(sys.stderr, self._own_stderr)
+        log_above(sys.stderr, self._own_stderr)
         self._bar.stop()
 
     def reported(self, task: Task, values: tuple[Any, ...]) -> None:
@@ -147,24 +151,8 @@ class TileProgress:
             self._stop()
 
 
-def _log_to(old: Any, new: Any) -> None:
-    """Let what is logged to one stream go to another."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.stream is old:
-            handler.setStream(new)
-
-
 def _weight(entry: SlideEntry) -> float:
     try:
         return float(max(1, entry.path.stat().st_size))
     except OSError:
         return 1.0
-
-
-def span(seconds: float | None) -> str:
-    """A length of time as people say it."""
-    if seconds is None:
-        return "unknown time"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsikd.core.clock import span
+
 from .common import terminable
-from .tile_progress import TileProgress, span
+from .tile_progress import TileProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -88,7 +88,9 @@ def tune(
 
     from wsikd.core.errors import ConfigError
     from wsikd.learn import tune as engine
+    from wsikd.learn.team import refuse_team
 
+    refuse_team("wsikd tune", "start it once in each of several shells: they share -o")
     if metric not in engine.METRICS:
         raise ConfigError(
             f"--metric {metric}", "is not known", f"choose one of {', '.join(engine.METRICS)}"

@@ -34,7 +34,7 @@ OWNERS = {
     "timm": ["wsikd.models."],
     "openvino": ["wsikd.grade.engines."],
     "onnxruntime": ["wsikd.grade.engines.", "wsikd.models.portable"],
-    "lightning": ["wsikd.learn.train", "wsikd.cli.doctor"],
+    "lightning": ["wsikd.learn.team", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
     "highdicom": ["wsikd.grade.exports.dicom_seg"],

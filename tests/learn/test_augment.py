@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.learn.augment import augment
+from wsikd.learn.augment import Chance, Part, augment
 from wsikd.learn.losses import downsample
 from wsikd.learn.settings import Augment
 
@@ -10,11 +10,13 @@ NONE = {"flips": False, "brightness": 0, "contrast": 0, "saturation": 0, "stain"
 
 
 def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return Chance(torch.Generator().manual_seed(seed))
 
 
 def patches(count=64, side=8):
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(9))
+    return torch.randint(
+        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(9).generator
+    )
 
 
 def test_nothing_asked_nothing_changed():
@@ -99,3 +101,55 @@ def test_crops_lie_anywhere_in_the_patch_with_equal_chance():
     counts = torch.bincount(corner, minlength=64).reshape(8, 8)
     assert counts[3:].sum() == counts[:, 3:].sum() == 0
     assert (counts[:3, :3] - 4000 / 9).abs().max() < 5 * (4000 / 9) ** 0.5
+
+
+def test_part_of_a_batch_is_drawn_as_in_the_whole():
+    """However a step is divided, each patch gets the draw that it gets in one piece."""
+    x = patches(12, 16)
+    options = Augment(rotate_deg=30, scale=0.1, shift=0.1, probability=0.5, crop_px=12)
+    whole = augment(x, options, generator(5))
+    for start, stop in ((0, 4), (4, 12), (7, 8)):
+        share = Chance(torch.Generator().manual_seed(5), Part(start, 12))
+        part = augment(x[start:stop], options, share)
+        torch.testing.assert_close(part, whole[start:stop], rtol=1e-5, atol=1e-3)
+
+
+def test_each_change_comes_with_its_own_coin():
+    """A patch is left alone by a change with probability 1 - p, apart from the other changes."""
+    x = patches(1, 16).expand(400, -1, -1, -1)
+    for change in ({"rotate_deg": 45}, {"scale_range": (1.1, 1.2)}, {"shift": 0.2},
+                   {"brightness": 0.3}, {"stain": 0.3}):  # fmt: skip
+        options = Augment(**NONE | change | {"probability": 0.5})
+        out = augment(x, options, generator())
+        same = (out - x).abs().amax((1, 2, 3)) < 1e-2
+        assert 0.4 < same.float().mean() < 0.6, change
+        always = augment(x, Augment(**NONE | change), generator())
+        assert ((always - x).abs().amax((1, 2, 3)) < 1e-2).float().mean() < 0.05, change
+
+
+def test_horizontal_flips_shifts_and_black_corners():
+    x = patches(1, 16).expand(300, -1, -1, -1).float()
+    out = augment(x, Augment(**NONE | {"flips": "horizontal"}), generator())
+    mirrored = torch.tensor([torch.equal(o, x[0].flip(-1)) for o in out])
+    same = torch.tensor([torch.equal(o, x[0]) for o in out])
+    assert (mirrored ^ same).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+    white = torch.full((300, 3, 20, 20), 255.0)
+    moved = augment(white, Augment(**NONE | {"shift": 0.1, "padding": "zero"}), generator(1))
+    dark = (moved < 254).float()
+    assert dark[:, :, :, 2:-2].max() == 0  # by up to a tenth of the width: two columns
+    assert dark[:, :, :, :2].amax((1, 2, 3)).mean() == pytest.approx(0.5, abs=0.1)
+    assert dark[:, :, :, -2:].amax((1, 2, 3)).mean() == pytest.approx(0.5, abs=0.1)
+    mirror = augment(white, Augment(**NONE | {"shift": 0.1}), generator(1))
+    assert mirror.min() > 254
+
+
+def test_a_range_of_scales_is_not_symmetric():
+    side = 33
+    y, x = np.mgrid[:side, :side] - side // 2
+    disc = torch.from_numpy(((x**2 + y**2) < 8**2) * 255.0).float().expand(200, 3, -1, -1)
+    options = Augment(**NONE | {"scale_range": (1.0, 1.5)})
+    areas = augment(disc, options, generator()).sum((1, 2, 3)) / disc[0].sum()
+    assert areas.min() > 0.97
+    assert areas.max() < 2.3
+    assert areas.mean().item() == pytest.approx(np.mean(np.linspace(1, 1.5, 100) ** 2), rel=0.05)

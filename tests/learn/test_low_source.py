@@ -7,12 +7,13 @@ import torch
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.core.run import RunDir
-from wsikd.learn.augment import augment
+from wsikd.learn.augment import Chance, augment
 from wsikd.learn.data import load_patches
 from wsikd.learn.losses import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.methods.supervised import Supervised
 from wsikd.learn.settings import Augment, RunConfig
+from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer, distill
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import open_slide
@@ -55,7 +56,7 @@ def views(stores, low_source, tmp_path, at=Progress(0, 2, 3, 9), **augmentation)
     patches = load_patches(settings.data, settings.split)
     method = Supervised(build_grader("vgg_small", 2, width=0.25))
     trainer = Trainer(
-        method, patches, settings, RunDir(tmp_path), seed=4, device=torch.device("cpu")
+        method, patches, settings, RunDir(tmp_path), seed=4, team=Team(settings, "cpu")
     )
     chosen = np.arange(12)
     return patches, chosen, trainer.batch(trainer.views.read(chosen), chosen, at).views["low"]
@@ -82,8 +83,8 @@ def test_geometry_and_colour_are_those_of_the_fine_patch(stores, tmp_path, monke
     _, _, moved = views(stores, "pyramid", tmp_path / "p", **options)
     assert (moved - average).abs().mean() < 0.1  # not 0: white is cut off before or after
     assert (moved - exact).abs().mean() > 3  # something was drawn
-    generator = torch.Generator().manual_seed(0)
-    assert not torch.equal(augment(exact, Augment(**options), generator), moved)
+    chance = Chance(torch.Generator().manual_seed(0))
+    assert not torch.equal(augment(exact, Augment(**options), chance), moved)
 
 
 def test_mixed_takes_either_for_each_patch(stores, tmp_path):

@@ -275,7 +275,9 @@ def test_every_row_of_the_paper_loads(folder):
     assert rows[0].name == "teacher"
     paper = folder == "sicapv2"
     names = (
-        ["ce", "kd", "fm", "sr", "at", "at_plus", "at_plus_fm"] if paper else ["ce", "recommended"]
+        ["ce", "kd", "fm", "sr", "at", "at_plus", "at_plus_fm", "at_grad"]
+        if paper
+        else ["ce", "recommended"]
     )
     expected = [f"{n}_{m}" for m in ("5x", "2.5x", "1.25x") for n in names]
     assert [r.name for r in rows[1:]] == expected
@@ -288,7 +290,18 @@ def test_every_row_of_the_paper_loads(folder):
             optim = row.config.optim
             assert (optim.name, optim.lr, optim.weight_decay) == ("adam", 1e-4, 0)
             assert (optim.epochs, optim.batch_size, optim.schedule) == (20, 32, "constant")
+            assert (optim.balance, optim.deterministic, optim.min_delta) == (
+                "frozen_pool",
+                True,
+                0.01,
+            )
             assert row.config.network.input_norm == "none"
+            assert row.config.corner_aligned == (row.name != "teacher")
+            augment = row.config.augment
+            assert (augment.flips, augment.rotate_deg, augment.shift) == ("horizontal", 45, 0.05)
+            assert (augment.scale_range, augment.probability) == ((0.95, 1.2), 0.5)
+            assert (augment.padding, augment.stain) == ("zero", 0)
+            assert {augment.brightness, augment.contrast, augment.saturation} == {0.1}
         both = {r.name: {k: v for k, v in r.config.weights.items() if v} for r in rows}
         assert both["at_plus_fm_2.5x"] == {"ce": 1, "fm": 0.1, "at_plus": 10}
         assert both["fm_5x"] == {"ce": 1, "fm": 0.1}

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from wsikd.core.errors import DataError
+from wsikd.core.errors import BundleError, DataError
 from wsikd.core.seen import HASH_CHARS
 from wsikd.learn import seen
 from wsikd.learn.settings import RunConfig
@@ -122,6 +122,10 @@ def test_a_card_that_does_not_say_is_warned_of(stripes, teacher, tmp_path, caplo
     (place / "card.json").write_text(json.dumps(card))
     distill(config(stripes, place, folds=4, fold=1, by="slide"), tmp_path / "s", device="cpu")
     assert "card of the teacher does not say what it has seen" in caplog.text
+    for damaged in ([{}], [7], [{"salt": "a", "train": None}]):
+        (place / "card.json").write_text(json.dumps(card | {"seen": damaged}))
+        with pytest.raises(BundleError, match="record of what was seen is damaged"):
+            distill(config(stripes, place, folds=4, fold=0), tmp_path / "t", device="cpu")
 
 
 def test_a_sample_of_many_images_still_meets_them(stripes, teacher, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
 from wsikd.learn.settings import Split
-from wsikd.learn.splits import assign, deal_folds, epoch_order
+from wsikd.learn.splits import assign, deal_folds, epoch_order, frozen_pool
 
 
 def deal(slides, per_slide, seed=0):
@@ -137,3 +137,26 @@ def test_every_patch_is_reached_and_epochs_are_reproducible(balance):
     assert (seen > 0).all() if balance else np.ptp(seen) <= 1
     other = epoch_order(label, 100, seed=1, epoch=6, balance=balance)
     assert (order != other).any()
+
+
+@pytest.mark.parametrize("counts", [(10, 10, 10), (40, 20, 13), (300, 40, 7)])
+def test_the_frozen_pool_is_that_of_the_released_code(counts):
+    """Class by class: all once, or as often as fits into the largest, drawn with replacement."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pool = frozen_pool(labels, 3)
+    assert np.array_equal(pool, frozen_pool(labels, 3))
+    for c, n in enumerate(counts):
+        own, times = pool[labels[pool] == c], round(max(counts) / n)
+        assert len(own) == n * times
+        if times == 1:
+            assert sorted(own) == np.flatnonzero(labels == c).tolist()
+        elif n >= 20:  # about exp(-times) of them are never drawn
+            assert abs(len(set(own)) / n - (1 - np.exp(-times))) < 0.1
+    drawn = [
+        epoch_order(labels, len(labels), seed=3, epoch=e, balance="frozen_pool") for e in (0, 1)
+    ]
+    assert [len(d) for d in drawn] == [len(labels)] * 2
+    assert not np.array_equal(*drawn)
+    assert all(set(d) <= set(pool) for d in drawn)
+    large = epoch_order(labels, 3 * len(pool), seed=3, epoch=0, balance="frozen_pool")
+    assert sorted(large) == sorted(np.tile(pool, 3))

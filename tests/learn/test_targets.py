@@ -14,6 +14,7 @@ from wsikd.learn.methods.base import Progress
 from wsikd.learn.prepare import build_method, build_student, open_teacher, seed_weights
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.targets import open_targets
+from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer, distill
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
@@ -63,7 +64,7 @@ def trainer(settings, folder):
     seed_weights(0)
     student = build_student(settings, patches, bundle)
     method = build_method(settings, student, bundle, patches.classes)
-    made = Trainer(method, patches, settings, RunDir(folder), seed=5, device=torch.device("cpu"))
+    made = Trainer(method, patches, settings, RunDir(folder), seed=5, team=Team(settings, "cpu"))
     made.views.targets = open_targets(made, bundle.sha256)
     return made
 

@@ -21,15 +21,17 @@ from wsikd.core.errors import (
     OutputError,
 )
 from wsikd.core.run import RunDir
-from wsikd.learn import evaluate, finish, train
+from wsikd.learn import checkpoints, evaluate, finish, train
 from wsikd.learn.augment import augment
 from wsikd.learn.data import load_patches
 from wsikd.learn.evaluate import evaluate_bundle
 from wsikd.learn.losses import downsample
 from wsikd.learn.prepare import build_student, open_teacher
+from wsikd.learn.schedules import Best, learning_rate
 from wsikd.learn.settings import Augment, Optim, RunConfig
 from wsikd.learn.sources import FileSource
-from wsikd.learn.train import Best, Trainer, distill, learning_rate
+from wsikd.learn.team import Team
+from wsikd.learn.train import Trainer, distill
 from wsikd.models.bundle import load_bundle
 from wsikd.slides.appearance import STATISTICS, Appearance, field_statistics
 
@@ -73,11 +75,12 @@ def student(stripes, teacher, tmp_path_factory):
 def rows(run):
     """Lines of metrics.jsonl but for their timing."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in lines]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "waiting")} for row in lines]
 
 
 def test_run_folder_holds_what_it_promises(student, teacher, stripes):
-    names = {"config.yaml", "provenance.json", "metrics.jsonl", "log.txt", "checkpoints", "student"}
+    names = {"config.yaml", "provenance.json", "metrics.jsonl", "metrics.csv", "log.txt"}
+    names |= {"checkpoints", "student"}
     assert {p.name for p in student.iterdir()} == names
     assert {p.name for p in (student / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert load_config(RunConfig, student / "config.yaml") == config(stripes, "at_plus", teacher)
@@ -293,7 +296,7 @@ def test_a_term_that_is_not_finite_is_named(stripes, teacher, tmp_path, monkeypa
     monkeypatch.setattr(losses, "feature_matching", breaking)
     with pytest.raises(NonFiniteLossError, match="loss term 'fm': is nan in epoch 2, step 3"):
         distill(config(stripes, "at_plus", teacher), tmp_path / "run", device="cpu")
-    state = train.load_checkpoint(tmp_path / "run/checkpoints/last.ckpt", torch.device("cpu"))
+    state = checkpoints.load(tmp_path / "run/checkpoints/last.ckpt", torch.device("cpu"))
     assert state["epoch"] == 1
     assert all(torch.isfinite(v).all() for v in state["student"].values())
 
@@ -551,12 +554,12 @@ def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_pa
         student = build_student(settings, patches, bundle)
         made = Trainer(
             train.build_method(settings, student, bundle, patches.classes), patches, settings,
-            RunDir(tmp_path / whose), seed=3, device=torch.device("cpu"),
+            RunDir(tmp_path / whose), seed=3, team=Team(settings, "cpu"),
         )  # fmt: skip
         chosen = made.train_indices[:4]
         seen[whose] = made.batch(patches.images(chosen), chosen, train.Progress(0, 2, 1, 4)).views
     still = Augment(**changed | {"stain": 0, "brightness": 0, "contrast": 0, "saturation": 0})
-    generator = made.views.generator(train.Progress(0, 2, 1, 4))
+    generator = made.views.chance(train.Progress(0, 2, 1, 4))
     bent = augment(patches.images(chosen), still, generator)
     torch.testing.assert_close(seen["student"]["high"], bent)
     assert not torch.allclose(seen["both"]["high"], bent, atol=5)
@@ -569,8 +572,8 @@ def test_crops_are_of_training_alone_and_must_fit(stripes, teacher, tmp_path):
     bundle = open_teacher(settings)
     student = build_student(settings, patches, bundle)
     method = train.build_method(settings, student, bundle, patches.classes)
-    run, device = RunDir(tmp_path / "run"), torch.device("cpu")
-    made = Trainer(method, patches, settings, run, seed=3, device=device)
+    run = RunDir(tmp_path / "run")
+    made = Trainer(method, patches, settings, run, seed=3, team=Team(settings, "cpu"))
     chosen = made.train_indices[:4]
     images = made.views.read(chosen)
     drawn = made.batch(images, chosen, train.Progress(0, 2, 1, 4)).views

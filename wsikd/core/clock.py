@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+T = TypeVar("T")
 
 
 class StageClock:
@@ -46,3 +48,44 @@ class _Timed:
 
     def __exit__(self, *_: object) -> None:
         self.clock.add({self.stage: time.perf_counter() - self.start})
+
+
+class Waiting:
+    """How much of the time of a loop goes into waiting for its next item."""
+
+    def __init__(self) -> None:
+        """The clock starts with the loop."""
+        self.waited_s = self.passed_s = 0.0
+
+    def watch(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items."""
+        iterator, begun = iter(items), time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                now = time.perf_counter()
+                self.waited_s += now - asked
+                self.passed_s = now - begun
+            yield item
+
+    @property
+    def share(self) -> float:
+        """Of all time until the last item was asked for: 0 to 1."""
+        return self.waited_s / self.passed_s if self.passed_s else 0.0
+
+
+def span(seconds: float | None) -> str:
+    """A length of time as people say it.
+
+    >>> span(None), span(61), span(600), span(10_000)
+    ('unknown time', '61 s', '10 min', '2.8 h')
+    """
+    if seconds is None:
+        return "unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,8 @@ class WsikdError(Exception):
     """Base of all errors that a user can mend."""
 
     exit_code = 1
+    elsewhere = False
+    """Whether another process of the same training tells it."""
 
     def __init__(self, subject: object, fault: str, remedy: str) -> None:
         """Name the object, what is wrong with it, and what mends it."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data import PatchSet
-    from wsikd.learn.train import Best, Trainer
+    from wsikd.learn.schedules import Best
+    from wsikd.learn.train import Trainer
     from wsikd.models.bundle import InputSpec, StudentBundle
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,19 @@ def finish(
     trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
 ) -> RunResult:
     """Score the best student on validation, choose the area threshold, write the bundle."""
+    logits = trainer.predict(trainer.val_indices)
+    return trainer.team.first(lambda: _write(trainer, spec, teacher, best, logits))
+
+
+def _write(
+    trainer: Trainer,
+    spec: InputSpec,
+    teacher: StudentBundle | None,
+    best: Best,
+    logits: NDArray[np.float64],
+) -> RunResult:
     patches, run, config = trainer.patches, trainer.run, trainer.config
     val = trainer.val_indices
-    logits = trainer.predict(val)
     predicted = logits.argmax(1)
     temperature = fit_temperature(logits, patches.label[val])
     matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
@@ -104,6 +115,7 @@ def finish(
         ),
         training={
             "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
+            "processes": trainer.team.size,
             "epochs": config.optim.epochs, "best_epoch": best.epoch,
         },
         appearance=training_appearance(trainer).as_card(),

@@ -217,6 +217,39 @@ def activation_distance(
     raise ValueError(f"form {form!r} is neither 'mean_square' nor 'l2'")
 
 
+def gradient_attention(slope: Tensor) -> Tensor:
+    """Where a loss hangs on the input: Q = vec(sum_c |dL/dX_c|) / ||vec(sum_c |dL/dX_c|)||_2.
+
+    Args:
+        slope: float (B, 3, H, W), dL/dX; or (B, 1, H, W), its magnitude already summed.
+
+    Returns:
+        (B, H W), each row of length 1, or 0 where the slope is 0 everywhere.
+    """
+    most = slope.detach().abs().amax((1, 2, 3), keepdim=True)  # slopes may be as small as EPS
+    slope = slope / most.clamp_min(torch.finfo(slope.dtype).tiny)
+    flat = (slope.pow(2) + EPS**2).sqrt().sum(1).flatten(1) - EPS * slope.shape[1]
+    return flat / (flat.pow(2).sum(1, keepdim=True) + EPS**2).sqrt()
+
+
+def gradient_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Gradient attention transfer, the term ``at_grad``: mean_b 1/2 ||Q_s - Q_t||_2.
+
+    S. Zagoruyko and N. Komodakis, ICLR 2017, equation 5, of maps J = dL/dX. Here they are brought
+    to length 1, since inputs of two resolutions have slopes of two sizes.
+
+    Args:
+        student: float (B, 3, H, W), dL/dX of the student's input, with its graph.
+        teacher: float (B, 1, H, W), sum_c |dL/dX_c| of the teacher's, on the student's grid; a
+            constant.
+
+    Returns:
+        Scalar; its gradient is finite where the two are equal.
+    """
+    difference = gradient_attention(student) - gradient_attention(teacher.detach())
+    return _root(difference.pow(2).sum(1)).mean() / 2
+
+
 def class_attention(feature: Tensor, head: Tensor, form: str = "relu_product") -> Tensor:
     """Class attention of a network with global average pooling and a linear head, closed form.
 

@@ -69,6 +69,7 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         colour=network.colour,
         options=network.hybrid.model_dump(),
     )
+    student.corner_aligned = config.corner_aligned
     if network.init == "teacher" and teacher is not None:
         if (teacher.arch, teacher.width) != (network.arch, network.width):
             raise ConfigError(
@@ -160,6 +161,7 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
         classes=patches.classes,
         student_input=config.student_input,
         upsample=config.upsample,
+        corner_aligned=config.corner_aligned,
         colour=config.network.colour,
     )
 

@@ -1,12 +1,27 @@
-"""The course of the learning rate."""
+"""How the learning rate runs, and which epoch is kept."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsikd.learn.settings import Optim
+
+
+@dataclass
+class Best:
+    """The best epoch so far; counted from 1, 0 before the first."""
+
+    epoch: int = 0
+    kappa: float = -math.inf
+    loss: float = math.inf
+
+    def beaten_by(self, kappa: float, loss: float, min_delta: float = 0.0) -> bool:
+        """Kappa higher by more than ``min_delta``; at 0 also the same at a lower loss."""
+        tie = kappa == self.kappa and loss < self.loss and not min_delta
+        return kappa > self.kappa + min_delta or tie
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:

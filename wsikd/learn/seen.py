@@ -10,7 +10,7 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import DataError
+from wsikd.core.errors import BundleError, DataError
 from wsikd.core.seen import CARD_KEY, hashes, seen_hash
 
 if TYPE_CHECKING:
@@ -77,13 +77,19 @@ def check_unseen(
 
     Raises:
         DataError: one was seen; the message names its slide.
+        BundleError: the card's record is damaged.
     """
     records = bundle.card.get(CARD_KEY)
     if not isinstance(records, list):
         logger.warning("the card of %s does not say what it has seen: no check for leaks", who)
         return False
     for split in splits:
-        found = _first_seen(records, patches, split)
+        try:
+            found = _first_seen(records, patches, split)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(
+                bundle.path, "its card's record of what was seen is damaged", "copy the bundle anew"
+            ) from error
         if found is None:
             continue
         index, what, part = found

@@ -196,7 +196,10 @@ class Optim(Settings):
     epoch_patches: Annotated[int, Field(gt=0)] | None = None
     """Patches drawn in an epoch, where another number is wanted."""
     batch_size: Annotated[int, Field(gt=0)] = 32
-    """Patches in a step."""
+    """Patches in a step, of all processes together."""
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Parts in which a process computes its patches of a step, where memory is short; batch norm
+    sees a part at a time, and roots over the batch are taken of each."""
     schedule: Literal["cosine", "constant", "cosine_epochs"] = "cosine"
     """Course of the learning rate after the warm-up; "cosine_epochs" changes it between epochs only
     and counts the warm-up as part of the cosine."""
@@ -208,22 +211,34 @@ class Optim(Settings):
     """Rate at which cosine_epochs ends."""
     lag: bool = False
     """Each epoch of cosine_epochs but the first has the rate of the one before it."""
-    balance: bool = True
-    """Draw every class equally often."""
+    balance: bool | Literal["frozen_pool"] = True
+    """Draw every class equally often; "frozen_pool" does as the released code of AT+: one draw for
+    the whole run, which never reaches some patches."""
     min_delta: NonNegative = 0.0
     """Kappa on validation by which an epoch must be better to be kept; at 0 a tie goes to the
     lower loss."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic, in Lightning's words."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
+    deterministic: bool = False
+    """Only algorithms that repeat bit for bit, on a GPU slower ones; a CPU repeats anyway."""
     threads: Annotated[int, Field(gt=0)] = 2
     """Threads that read patches which are not in memory."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide by accumulate {self.accumulate}; "
+                "set it to a multiple"
+            )
+        return self
 
 
 class Augment(Settings):
     """One draw per patch, shared by teacher and student; zero or false turns a part off."""
 
-    flips: bool = True
-    """Mirror images and quarter turns."""
+    flips: bool | Literal["horizontal"] = True
+    """Mirror images and quarter turns; "horizontal": mirror images left-right alone."""
     crop_px: Annotated[int, Field(gt=0)] | None = None
     """Train on a random square of so many pixels (of data.mpp) of each patch; validation reads
     whole patches. A quarter of the area costs a quarter of the time."""
@@ -231,6 +246,14 @@ class Augment(Settings):
     """Rotation up to this angle in degrees either way; corners mirror the patch."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Scale by up to this share either way."""
+    scale_range: tuple[Positive, Positive] | None = None
+    """Least and greatest factor, in place of scale."""
+    shift: Share = 0.0
+    """Shift sideways by up to this share of the width."""
+    padding: Literal["mirror", "zero"] = "mirror"
+    """What fills the corners that a rotation or shift leaves: the mirrored patch, or black."""
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How often a patch is rotated, scaled, shifted and recoloured, each by a coin of its own."""
     brightness: Share = 0.1
     """Brightness factor within 1 plus or minus this."""
     contrast: Share = 0.1
@@ -242,6 +265,19 @@ class Augment(Settings):
     colour_of: Literal["both", "student"] = "both"
     """Whose view brightness, contrast, saturation and stain change: teacher's and student's alike,
     or only the trained network's, at its own resolution, so that the teacher reads clean stain."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether patches are resampled."""
+        return bool(self.rotate_deg or self.scale or self.scale_range or self.shift)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.scale and self.scale_range:
+            raise ValueError("scale and scale_range exclude each other; leave one out")
+        if self.scale_range and self.scale_range[0] > self.scale_range[1]:
+            raise ValueError("scale_range is not in order; give the least factor first")
+        return self
 
 
 class RunConfig(Settings):
@@ -255,6 +291,9 @@ class RunConfig(Settings):
     student_input: Literal["native", "half", "upsampled"] = "native"
     """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
     "upsampled": enlarged to the teacher's size, at the teacher's cost."""
+    corner_aligned: bool = False
+    """Enlarge with corners on corners, as the released code of AT+ does: off by up to 3.5 px of the
+    teacher's at 1.25x. Otherwise half-pixel centred."""
     data: Data = Data()
     split: Split = Split()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
@@ -359,8 +398,8 @@ hdkd: EL-Assiouti et al. 2024)."""
 KNOWN_TERMS: dict[str, tuple[str, ...]] = {
     "supervised": ("ce",),
     "at_plus": (
-        "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "sp", "rkd_distance",
-        "rkd_angle",
+        "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad", "sp",
+        "rkd_distance", "rkd_angle",
     ),
     "hdkd": ("ce", "lkd", "fkd"),
 }  # fmt: skip

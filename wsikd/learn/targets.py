@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
-OWN_GRID = ("sp", "rkd_distance", "rkd_angle", "sr_spatial")
+OWN_GRID = ("sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad")
 """Terms that read the teacher's maps on its own grid."""
 _TURNS = torch.tensor([1, 2, 4])
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from wsikd.core.errors import CheckpointError, NonFiniteLossError
+from wsikd.core.clock import Waiting, span
+from wsikd.core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from wsikd.core.run import RunDir, aside
-from wsikd.learn import evaluate
+from wsikd.learn import checkpoints, evaluate
+from wsikd.learn.augment import Part
+from wsikd.learn.calibrate import negative_log_likelihood
 from wsikd.learn.data import PatchSet, load_patches
 from wsikd.learn.finish import RunResult, finish
+from wsikd.learn.loggers import EpochLog, check_loggers, log_to, write_csv
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import (
     build_method,
@@ -32,38 +35,25 @@ from wsikd.learn.prepare import (
     param_groups,
     seed_weights,
 )
-from wsikd.learn.schedules import learning_rate
+from wsikd.learn.schedules import Best, learning_rate
 from wsikd.learn.seen import check_unseen
 from wsikd.learn.smote import with_invented
-from wsikd.learn.splits import epoch_order
+from wsikd.learn.splits import epoch_order, share_of
 from wsikd.learn.targets import open_targets
+from wsikd.learn.team import Team
 from wsikd.learn.views import Views
-from wsikd.models.device import pick_device
+from wsikd.models.device import deterministic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.bundle import InputSpec, StudentBundle
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Best:
-    """The best epoch so far; counted from 1, 0 before the first."""
-
-    epoch: int = 0
-    kappa: float = -math.inf
-    loss: float = math.inf
-
-    def beaten_by(self, kappa: float, loss: float, min_delta: float = 0.0) -> bool:
-        """Kappa higher by more than ``min_delta``; at 0 also the same at a lower loss."""
-        tie = kappa == self.kappa and loss < self.loss and not min_delta
-        return kappa > self.kappa + min_delta or tie
 
 
 class Trainer:
@@ -77,30 +67,40 @@ class Trainer:
         run: RunDir,
         *,
         seed: int,
-        device: torch.device,
+        team: Team,
+        told: Callable[[int, int], None] | None = None,
     ) -> None:
         """Put the method on its device; see :func:`distill` for the arguments."""
-        from lightning.fabric import Fabric
-
         self.config, self.patches, self.run, self.seed = config, patches, run, seed
-        self.device = device
+        self.team, self.told, self.device = team, told, team.device
         self.train_indices, self.val_indices = patches.indices("train"), patches.indices("val")
-        on = [device.index or 0] if device.type == "cuda" else 1
-        self.fabric = Fabric(accelerator=device.type, devices=on, precision=config.optim.precision)
-        self.fabric.launch()
-        self.method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fabric = team.fabric
+        team.share_norms(method.student)
+        self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optim.name]
         groups = param_groups(method, decay_vectors=config.optim.decay_vectors)
         optimizer = make(groups, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
         self.wrapped, self.optimizer = self.fabric.setup(self.method, optimizer)
-        drawn = config.optim.epoch_patches or len(self.train_indices)
-        self.drawn, self.batch_size = drawn, min(config.optim.batch_size, drawn)
-        self.steps = max(1, drawn // self.batch_size)
-        self.views = Views(patches, config, method.views, seed=seed, device=device)
+        self.drawn = config.optim.epoch_patches or len(self.train_indices)
+        self.batch_size = self._batch_size()
+        self.steps = self.drawn // self.batch_size
+        self.views = Views(patches, config, method.views, seed=seed, device=team.device)
         self.epoch, self.best = 0, Best()
 
-    def fit(self) -> Best:
+    def _batch_size(self) -> int:
+        """Patches in a step of all processes; all that an epoch draws where it draws fewer."""
+        parts = self.team.size * self.config.optim.accumulate
+        size = min(self.config.optim.batch_size, self.drawn) // parts * parts
+        if size == 0:
+            raise ConfigError(
+                "optim.batch_size", f"an epoch of {self.drawn} patches does not fill {parts} parts",
+                "lower optim.accumulate, or start fewer processes",
+            )  # fmt: skip
+        return size
+
+    def fit(self, log: EpochLog | None = None) -> Best:
         """Train until it is over; raises NonFiniteLossError where a term is not a number."""
+        begun, first = time.perf_counter(), self.epoch
         while not self._is_over():
             start = time.perf_counter()
             row = {"epoch": self.epoch + 1, **self._train_epoch()}
@@ -112,12 +112,18 @@ class Trainer:
             if self.best.beaten_by(kappa, loss, self.config.optim.min_delta):
                 self.best = Best(self.epoch, kappa, loss)
                 self._save("best.ckpt", {"student": self.method.student.state_dict()})
-            self.run.append_metrics(row)
-            self._save("last.ckpt", self._state())
+            if self.team.is_first:
+                self.run.append_metrics(row)
+                if log is not None:
+                    log.write(row)
+            self._save("last.ckpt", checkpoints.state_of(self))
+            each = (time.perf_counter() - begun) / (self.epoch - first)
             logger.info(
-                "epoch %d/%d: loss %.4f, val loss %.4f, kappa %.3f, balanced accuracy %.3f, %.1f s",
+                "epoch %d/%d: loss %.4f, val loss %.4f, kappa %.3f, balanced accuracy %.3f, %.1f s "
+                "(%.0f %% waiting for data), %s left",
                 self.epoch, self.config.optim.epochs, row["loss"], loss, kappa,
-                row["val"]["balanced_accuracy"] or 0, row["seconds"],
+                row["val"]["balanced_accuracy"] or 0, row["seconds"], 100 * row["waiting"],
+                span(each * (self.config.optim.epochs - self.epoch)),
             )  # fmt: skip
         return self.best
 
@@ -128,7 +134,8 @@ class Trainer:
         return flat or self.epoch >= self.config.optim.epochs
 
     def _train_epoch(self) -> dict[str, Any]:
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
+        chance = (self.seed, self.epoch, *([self.team.rank] if self.team.rank else []))
+        torch.manual_seed(int(np.random.SeedSequence(chance).generate_state(1)[0]))
         self.wrapped.train()
         order = epoch_order(
             self.patches.label[self.train_indices],
@@ -138,136 +145,148 @@ class Trainer:
             balance=self.config.optim.balance,
         )
         batches = self.patches.batches(
-            self.train_indices[order],
-            self.batch_size,
+            self.train_indices[
+                share_of(order, self.batch_size, size=self.team.size, rank=self.team.rank)
+            ],
+            self.batch_size // self.team.size,
             threads=self.config.optim.threads,
-            drop_last=True,
             read=self.views.read,
         )
         sums: dict[str, torch.Tensor] = {}
-        count, rate = 0, 0.0
-        for step, (images, indices) in enumerate(batches):
-            at = Progress(self.epoch, self.config.optim.epochs, step, self.steps)
-            rate = learning_rate(self.config.optim, self.epoch * self.steps + step, self.steps)
+        optim, before = self.config.optim, self.epoch * self.steps
+        rate, clock = 0.0, Waiting()
+        for step, (images, indices) in enumerate(clock.watch(batches)):
+            at = Progress(self.epoch, optim.epochs, step, self.steps)
+            rate = learning_rate(optim, before + step, self.steps)
             for name, term in self._step(images, indices, at, rate).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
-            count += 1
-        raw = {name: float(total) / count for name, total in sums.items()}
+            if self.told is not None:
+                self.told(before + step + 1, optim.epochs * self.steps)
+        raw = self.team.mean({name: float(total) / self.steps for name, total in sums.items()})
         weighted = {name: self.config.weights[name] * value for name, value in raw.items()}
-        return {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+        told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+        return {**told, "waiting": round(clock.share, 3)}
 
     def _step(
         self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, rate: float
     ) -> dict[str, torch.Tensor]:
-        """One optimiser step; returns the detached terms."""
+        """One optimiser step on this process's part of a batch; returns the detached terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.batch(images, indices, at)
         self.optimizer.zero_grad(set_to_none=True)
-        terms: dict[str, torch.Tensor] = self.wrapped(batch, at)
-        total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
-        if not bool(torch.isfinite(total)):
-            name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
-            value = float(terms.get(name, total).detach())
-            raise NonFiniteLossError(
+        sums: dict[str, torch.Tensor] = {}
+        parts, size = self.config.optim.accumulate, len(indices) // self.config.optim.accumulate
+        for part in range(parts):
+            own = slice(part * size, (part + 1) * size)
+            place = Part(self.team.rank * len(indices) + own.start, self.batch_size)
+            batch = self.batch(images[own], indices[own], at, place)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=part < parts - 1):
+                terms: dict[str, torch.Tensor] = self.wrapped(batch, at)
+                total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
+                self._check_finite(terms, total.detach(), at)
+                self.fabric.backward(total / parts)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / parts
+        self.optimizer.step()
+        self.method.after_step(at)
+        return sums
+
+    def _check_finite(
+        self, terms: dict[str, torch.Tensor], total: torch.Tensor, at: Progress
+    ) -> None:
+        """Stop, in every process, where a term of one of them is not a number."""
+        here = not bool(torch.isfinite(total))
+        if not self.team.any(here=here):
+            return
+        name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
+        found = (name, float(terms.get(name, total).detach())) if here else None
+        name, value = next(f for f in self.team.gather(found) if f is not None)
+        raise self.team.told_once(
+            NonFiniteLossError(
                 f"loss term '{name}'",
                 f"is {value} in epoch {at.epoch + 1}, step {at.step + 1}",
                 "lower optim.lr or that weight; checkpoints/last.ckpt holds the last good epoch",
             )
-        self.fabric.backward(total)
-        self.optimizer.step()
-        self.method.after_step(at)
-        return {k: v.detach() for k, v in terms.items()}
+        )
 
-    def batch(self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress | None) -> Batch:
+    def batch(
+        self,
+        images: torch.Tensor,
+        indices: NDArray[np.int64],
+        at: Progress | None,
+        part: Part | None = None,
+    ) -> Batch:
         """Views of patches on the device; see :meth:`Views.batch`."""
-        return self.views.batch(images, indices, at)
+        return self.views.batch(images, indices, at, part)
 
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Logits of patches without augmentation: float64 (M, C)."""
+        """Logits of patches without augmentation, each process its share: float64 (M, C)."""
         self.wrapped.eval()
         parts = []
         with torch.inference_mode(), self.fabric.autocast():
             for images, chosen in self.patches.batches(
-                indices, 2 * self.batch_size, threads=self.config.optim.threads,
+                indices[self.team.rank :: self.team.size],
+                2 * self.batch_size,
+                threads=self.config.optim.threads,
                 read=self.views.read,
-            ):  # fmt: skip
+            ):
                 logits = self.method.predict(self.batch(images, chosen, None))
                 parts.append(logits.double().cpu().numpy())
-        return np.concatenate(parts)
+        shares = self.team.gather(np.concatenate(parts) if parts else None)
+        found = np.empty((len(indices), len(self.patches.classes)))
+        for rank, share in enumerate(shares):
+            if share is not None:
+                found[rank :: self.team.size] = share
+        return found
 
     def _validate(self) -> dict[str, Any]:
+        self.team.average_buffers(self.method.student)
         logits = self.predict(self.val_indices)
         if not np.isfinite(logits).all():
-            raise NonFiniteLossError(
-                "validation logits",
-                f"are not finite after epoch {self.epoch + 1}",
-                "lower optim.lr; checkpoints/last.ckpt holds the last good epoch",
+            raise self.team.told_once(
+                NonFiniteLossError(
+                    "validation logits",
+                    f"are not finite after epoch {self.epoch + 1}",
+                    "lower optim.lr; checkpoints/last.ckpt holds the last good epoch",
+                )
             )
         truth = self.patches.label[self.val_indices]
-        shifted = logits - logits.max(1, keepdims=True)
-        chosen = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
-        loss = float((np.log(np.exp(shifted).sum(1)) - chosen).mean())
+        loss = negative_log_likelihood(logits, truth)
         matrix = evaluate.confusion(truth, logits.argmax(1), len(self.patches.classes))
         summary = evaluate.summarise(matrix, self.patches.classes)
         return {"loss": loss, **{k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}}
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "student": self.method.student.state_dict(),
-            "helpers": self.method.helpers.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": [self.best.epoch, self.best.kappa, self.best.loss],
-            "digests": list(self.patches.digests),
-        }
-
     def _save(self, name: str, state: dict[str, Any]) -> None:
+        if not self.team.is_first:
+            return
         with aside(self.run.checkpoints / name) as part:
             torch.save(state, part)
 
     def resume(self) -> None:
         """Take up ``checkpoints/last.ckpt`` where there is one. Raises CheckpointError."""
         file = self.run.checkpoints / "last.ckpt"
-        if not file.exists():
-            self.run.keep_metrics([])
+        state = self.team.first(
+            lambda: checkpoints.load(file, self.device) if file.exists() else None
+        )
+        if state is None:
+            self._keep_metrics()
             return
-        state = load_checkpoint(file, self.device)
-        try:
-            if state["digests"] != self.patches.digests:
-                raise CheckpointError(
-                    file, "was made on other data", "give the same --data or another -o"
-                )
-            self.method.student.load_state_dict(state["student"])
-            self.method.helpers.load_state_dict(state["helpers"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.epoch, self.best = int(state["epoch"]), Best(*state["best"])
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise CheckpointError(file, "does not fit this run", "choose another -o") from error
-        rows = [r for r in self.run.read_metrics() if r.get("epoch", math.inf) <= self.epoch]
-        self.run.keep_metrics(rows)
+        checkpoints.restore(self, state, file)
+        self._keep_metrics()
         logger.info("resumed after epoch %d", self.epoch)
+
+    def _keep_metrics(self) -> None:
+        """Drop what was told of epochs that are to come again."""
+        if self.team.is_first:
+            rows = [r for r in self.run.read_metrics() if r.get("epoch", math.inf) <= self.epoch]
+            self.run.keep_metrics(rows)
+            write_csv(self.run)
 
     def load_best(self) -> None:
         """Put the weights of the best epoch into the student."""
         file = self.run.checkpoints / "best.ckpt"
-        self.method.student.load_state_dict(load_checkpoint(file, self.device)["student"])
-
-
-def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed. Raises CheckpointError."""
-    try:
-        state = torch.load(file, map_location=device, weights_only=True)  # noqa: TID251
-    except Exception as error:  # the unpickler fails in any way on a torn file
-        raise CheckpointError(
-            file,
-            "cannot be read",
-            "remove checkpoints/last.ckpt and checkpoints/best.ckpt to start over, or choose "
-            "another -o",
-        ) from error
-    if not isinstance(state, dict):
-        raise CheckpointError(file, "is no checkpoint of wsikd", "choose another -o")
-    return state
+        state = self.team.first(lambda: checkpoints.load(file, self.device))
+        self.method.student.load_state_dict(state["student"])
 
 
 def distill(
@@ -278,8 +297,13 @@ def distill(
     device: str = "auto",
     resume: bool = False,
     patches: PatchSet | None = None,
+    loggers: Sequence[str] = (),
+    told: Callable[[int, int], None] | None = None,
 ) -> RunResult:
     """Train the network of a configuration and write its run folder.
+
+    Where ``torchrun`` has started several processes, they train it together, and all return the
+    same.
 
     Args:
         config: see ``wsikd.learn.settings``.
@@ -288,53 +312,76 @@ def distill(
         device: "auto", "cpu" or "cuda:0".
         resume: continue the run in ``out``; a finished one only writes its bundle again.
         patches: of ``config.data`` and ``config.split``, where they are loaded already.
+        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
+        told: is given steps done and steps in all, after each.
 
     Raises:
         WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
             checkpoint, or a loss that is not finite.
     """
-    run, where = RunDir(out), pick_device(device)
-    resumed = run.check(config, resume=resume, seed=seed)
-    teacher = open_teacher(config)
-    if resumed:
-        _check_teacher(run, teacher)
-    patches = patches or load_patches(config.data, config.split)
-    if teacher is not None:
-        check_unseen(
-            teacher,
-            patches,
-            ("val", "test"),
-            who="the teacher",
-            remedy="give a teacher of the same split, or set split.check_teacher=false if only "
-            "the names are the same",
-            allow=not config.split.check_teacher,
-        )
-    seed_weights(seed, init_stream(config))
-    student = build_student(config, patches, teacher)
-    spec = input_spec(config, student, patches)
-    method = build_method(config, student, teacher, patches.classes)
-    identity: dict[str, Any] = {"data": patches.digests}
-    identity["teacher_sha256"] = teacher and teacher.sha256
-    if config.data.smote is not None:
-        made = run.read_provenance() if resumed else None
-        patches, identity["smote"] = with_invented(patches, config.data, seed=seed, made=made)
-    run.start(config, resume=resume, seed=seed, device=where.type, **identity)
-    with _log_to(run.log_file):
-        used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
-        log_cost(spec, student, teacher)
-        patches.keep(used, config.data.cache_gb, config.optim.threads)
-        trainer = Trainer(method, patches, config, run, seed=seed, device=where)
-        if teacher is not None:
-            trainer.views.targets = open_targets(trainer, teacher.sha256)
-        if trainer.views.averaged:
-            patches.keep_averages(trainer.views.factor, config.data.cache_gb)
-        if resume:
-            trainer.resume()
+    check_loggers(loggers)
+    run, team = RunDir(out), Team(config, device)
+    with deterministic(wanted=config.optim.deterministic), team:
+        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
+        teacher = open_teacher(config)
         if resumed:
-            run.note_resume()
-        best = trainer.fit()
-        trainer.load_best()
-        return finish(trainer, spec, teacher, best)
+            _check_teacher(run, teacher)
+        patches = patches or load_patches(config.data, config.split)
+        if teacher is not None:
+            check_unseen(
+                teacher,
+                patches,
+                ("val", "test"),
+                who="the teacher",
+                remedy="give a teacher of the same split, or set split.check_teacher=false if only "
+                "the names are the same",
+                allow=not config.split.check_teacher,
+            )
+        seed_weights(seed, init_stream(config))
+        student = build_student(config, patches, teacher)
+        spec = input_spec(config, student, patches)
+        method = build_method(config, student, teacher, patches.classes)
+        made: dict[str, Any] = {"device": team.device.type, "processes": team.size}
+        made |= {"data": patches.digests, "teacher_sha256": teacher and teacher.sha256}
+        if config.data.smote is not None:
+            before = run.read_provenance() if resumed else None
+            patches, made["smote"] = with_invented(patches, config.data, seed=seed, made=before)
+        trainer = Trainer(method, patches, config, run, seed=seed, team=team, told=told)
+        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
+        with log_to(run.log_file) if team.is_first else nullcontext():
+            log_cost(spec, student, teacher)
+            return _train(trainer, spec, teacher, resume=resume, resumed=resumed, loggers=loggers)
+
+
+def _train(
+    trainer: Trainer,
+    spec: InputSpec,
+    teacher: StudentBundle | None,
+    *,
+    resume: bool,
+    resumed: bool,
+    loggers: Sequence[str],
+) -> RunResult:
+    """Read the patches, train, and finish."""
+    config, patches, team = trainer.config, trainer.patches, trainer.team
+    used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
+    patches.keep(used, config.data.cache_gb, config.optim.threads)
+    if teacher is not None:
+        trainer.views.targets = open_targets(trainer, teacher.sha256)
+    if trainer.views.averaged:
+        patches.keep_averages(trainer.views.factor, config.data.cache_gb)
+    if resume:
+        trainer.resume()
+    if resumed and team.is_first:
+        trainer.run.note_resume()
+    log = EpochLog(trainer.run, loggers, epoch=trainer.epoch) if team.is_first else None
+    try:
+        best = trainer.fit(log)
+    finally:
+        if log is not None:
+            log.close()
+    trainer.load_best()
+    return finish(trainer, spec, teacher, best)
 
 
 def _check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
@@ -346,26 +393,3 @@ def _check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
             "was started with another teacher",
             "give the same --teacher or another -o",
         )
-
-
-@contextmanager
-def _log_to(file: Path) -> Iterator[None]:
-    """Copy what wsikd logs to a file."""
-    package = logging.getLogger("wsikd")
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before, least = package.level, package.getEffectiveLevel()
-    shown = [(h, h.level) for h in logging.getLogger().handlers]
-    package.addHandler(handler)
-    if least > logging.INFO:  # for the file alone: what others show stays as it was
-        package.setLevel(logging.INFO)
-        for other, level in shown:
-            other.setLevel(max(level, least))
-    try:
-        yield
-    finally:
-        package.setLevel(before)
-        for other, level in shown:
-            other.setLevel(level)
-        package.removeHandler(handler)
-        handler.close()

@@ -231,11 +231,13 @@ def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
 def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
     from wsikd.models.grader import assemble
 
-    return assemble(
+    grader = assemble(
         classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,
         **network,
         colour=spec.colour,
     )  # fmt: skip
+    grader.corner_aligned = spec.corner_aligned
+    return grader
 
 
 def _check_fit(

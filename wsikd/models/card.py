@@ -34,6 +34,7 @@ class InputSpec:
         classes: names in the order of the logits.
         student_input: "native", "half" or "upsampled"; the network up-samples by itself.
         upsample: the factor by which it does.
+        corner_aligned: it does so with corners on corners.
         colour: "rgb", or "grey" or "haematoxylin": the network takes colour away by itself, and
             mean and std are of what is left.
     """
@@ -45,6 +46,7 @@ class InputSpec:
     classes: tuple[str, ...]
     student_input: str = "native"
     upsample: int = 1
+    corner_aligned: bool = False
     colour: str = "rgb"
 
     @property
@@ -89,6 +91,7 @@ def input_spec(entries: Mapping[str, Any]) -> InputSpec:
         classes=tuple(_class_name(c) for c in _list(entries["classes"], "classes")),
         student_input=str(entries.get("student_input", "native")),
         upsample=_whole(entries.get("upsample", 1), "upsample"),
+        corner_aligned=entries.get("corner_aligned", False) is True,
         colour=str(entries.get("colour", "rgb")),
     )
     if min(spec.mpp, spec.patch_px, spec.upsample, *spec.std) <= 0:

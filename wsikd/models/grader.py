@@ -38,6 +38,7 @@ class Grader(nn.Module):
         options: settings of a network of ``GRADERS``, kept in its card; none for others.
         colour: "rgb", or what takes colour away, see ``models.colour.without_colour``; mean and std
             are then of what it leaves.
+        corner_aligned: up-sampling puts corners on corners instead of half-pixel centres.
     """
 
     mean: Tensor
@@ -45,6 +46,7 @@ class Grader(nn.Module):
     head: Any
     pooled = True
     colour = "rgb"
+    corner_aligned = False
 
     def __init__(
         self,
@@ -62,7 +64,8 @@ class Grader(nn.Module):
             head: number of logits of a linear layer, or the head itself.
             mean: per channel, in units of 0 to 1.
             std: per channel, in units of 0 to 1.
-            upsample: bilinear factor on the input, half-pixel centred; 1 reads it as it is.
+            upsample: bilinear factor on the input, half-pixel centred unless ``corner_aligned`` is
+                set; 1 reads it as it is.
         """
         super().__init__()
         self.backbone = backbone
@@ -83,7 +86,7 @@ class Grader(nn.Module):
             x = (without_colour(x, self.colour) - self.mean) / self.std
         if self.upsample != 1:
             x = functional.interpolate(
-                x, scale_factor=self.upsample, mode="bilinear", align_corners=False
+                x, scale_factor=self.upsample, mode="bilinear", align_corners=self.corner_aligned
             )
         return x
 

@@ -134,6 +134,45 @@ def test_attention_transfer_sums_over_its_taps():
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
+def gradient_map(net, patch, label):
+    """Sum over channels of |dL/dX| of one patch alone, of a batch of its own."""
+    patch = patch[None].clone().requires_grad_()
+    loss = -net(patch).log_softmax(1)[0, label]
+    loss.backward()
+    return patch.grad[0].abs().sum(0).numpy()
+
+
+def test_gradient_attention_is_that_of_each_patch_alone():
+    student, teacher, given = grader(0), grader(1), batch(3)
+    found, _, _ = value("at_grad", student, teacher, given)
+    slow = []
+    for b in range(3):
+        own = gradient_map(student.eval(), given.views["low"][b], b % 4)
+        taught = gradient_map(teacher.eval(), given.views["high"][b], b % 4)
+        taught = taught.reshape(32, 2, 32, 2).mean((1, 3))
+        own, taught = (m / np.sqrt((m**2).sum()) for m in (own, taught))
+        slow.append(np.sqrt(((own - taught) ** 2).sum()) / 2)
+    assert found.item() == pytest.approx(np.mean(slow), rel=1e-5)
+
+
+def test_gradient_attention_is_trained_through_its_gradient():
+    """The slope of the term itself, a second derivative, against a finite difference."""
+    student, teacher, given = grader(0), grader(1), batch(2)
+    found, _, _ = value("at_grad", student, teacher, given)
+    weight = student.backbone.stages["F3"][4].weight
+    (slope,) = torch.autograd.grad(found, weight)
+    direction = torch.randn(weight.shape, dtype=weight.dtype)
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * 1e-6 * direction
+        ends.append(value("at_grad", student, teacher, given)[0].item())
+        with torch.no_grad():
+            weight -= sign * 1e-6 * direction
+    expected = (ends[0] - ends[1]) / 2e-6
+    assert (slope * direction).sum().item() == pytest.approx(expected, rel=1e-2, abs=1e-6)
+
+
 def test_relations_are_taken_on_each_network_s_own_grid():
     found, taps, _ = value("sp", fm_tap="F3")
     expected = losses_relations.similarity_preserving(taps[0]["F3"], taps[1]["F3"])

@@ -15,6 +15,7 @@ dkd            losses_logits.decoupled_distillation            Zhao et al. 2022,
 sr_last        losses.softmax_regression, pooled features      Yang et al. 2021, as released
 sr_spatial     losses.softmax_regression, every place          as intended in the released code
 at             losses.activation_distance, summed over taps    Zagoruyko and Komodakis 2017, eq. 2
+at_grad        losses.gradient_distance, at the input          Zagoruyko and Komodakis 2017, eq. 5
 sp             losses_relations.similarity_preserving          Tung and Mori 2019, equation 4
 rkd_distance   losses_relations.relational_distance            Park et al. 2019, equation 7
 rkd_angle      losses_relations.relational_angle               Park et al. 2019, equation 9
@@ -52,12 +53,17 @@ if TYPE_CHECKING:
 
 DEFAULT_TERMS = ("ce", "fm", "at_plus")
 TERMS = (
-    *DEFAULT_TERMS, "kd", "dkd", "sr_last", "sr_spatial", "at", "sp", "rkd_distance", "rkd_angle"
+    *DEFAULT_TERMS, "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad", "sp", "rkd_distance",
+    "rkd_angle",
 )  # fmt: skip
 
 
 class Seen(NamedTuple):
-    """What both networks make of a batch; the teacher's part is constant."""
+    """What both networks make of a batch; the teacher's part is constant.
+
+    ``low`` is the student's input, and ``slope`` where the teacher's loss hangs on its own, (B, 1,
+    H, W) on the teacher's grid; both for at_grad alone.
+    """
 
     label: Tensor
     own_logits: Tensor
@@ -65,6 +71,8 @@ class Seen(NamedTuple):
     logits: Tensor
     taught: dict[str, Tensor]
     attention: Tensor | None
+    low: Tensor | None = None
+    slope: Tensor | None = None
 
 
 class AtPlus(Method):
@@ -170,12 +178,15 @@ class AtPlus(Method):
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Scalar terms; see the module's head."""
         names = {pair.student for pair in self.pairs}
-        logits, own = self.student.with_taps(batch.views["low"], names)
+        low, slope = batch.views["low"], None
+        if "at_grad" in self.terms:
+            low, slope = _tracked(low), self._slope(batch)
+        logits, own = self.student.with_taps(low, names)
         if self.terms <= {"ce"}:
             taught = Taught(logits, {}, None)
         else:
             taught = batch.taught or self.teach(batch.views["high"])
-        seen = Seen(batch.label, logits, own, *taught)
+        seen = Seen(batch.label, logits, own, *taught, low, slope)
         return {name: getattr(self, f"term_{name}")(seen) for name in TERMS if name in self.terms}
 
     @property
@@ -197,8 +208,7 @@ class AtPlus(Method):
         attention = None
         with torch.set_grad_enabled(needs_slope):
             if needs_slope:  # frozen weights: the graph starts at the input
-                patches = patches if patches.is_floating_point() else patches.float()
-                patches = patches.detach().requires_grad_()
+                patches = _tracked(patches)
             logits, taps = self.teacher.with_taps(patches, names)
             if attending:
                 attention = self._attention(
@@ -206,6 +216,14 @@ class AtPlus(Method):
                     create_graph=False,
                 ).detach()  # fmt: skip
         return Taught(logits.detach(), {k: v.detach() for k, v in taps.items()}, attention)
+
+    @torch.enable_grad()
+    def _slope(self, batch: Batch) -> Tensor:
+        """How much the teacher's loss hangs on each place of its input: (B, 1, H, W)."""
+        patches = _tracked(batch.views["high"])
+        loss = len(patches) * losses.cross_entropy(self.teacher(patches), batch.label)
+        (slope,) = torch.autograd.grad(loss, patches)
+        return slope.abs().sum(1, keepdim=True)
 
     def _attention(
         self, net: Grader, logits: Tensor, feature: Tensor, tap: str, *, create_graph: bool = True
@@ -281,6 +299,14 @@ class AtPlus(Method):
             parts.append(losses.activation_distance(own, taught, **self.at))
         return torch.stack(parts).sum()
 
+    def term_at_grad(self, seen: Seen) -> Tensor:
+        """Distance of gradient attention at the input."""
+        assert seen.low is not None
+        assert seen.slope is not None
+        loss = len(seen.label) * losses.cross_entropy(seen.own_logits, seen.label)
+        (own,) = torch.autograd.grad(loss, seen.low, create_graph=True)
+        return losses.gradient_distance(_wide(own), to_grid(_wide(seen.slope), _size(own)))
+
     def term_sp(self, seen: Seen) -> Tensor:
         """Similarities between patches, each network on its own grid."""
         own, taught = seen.own[self.fm_tap.student], seen.taught[self.fm_tap.teacher]
@@ -306,6 +332,12 @@ class AtPlus(Method):
 def _is_closed(net: Grader, tap: str) -> bool:
     """Whether ``tap`` is pooled into a linear head, which gives attention its closed form."""
     return tap == net.backbone.deepest and isinstance(net.head, nn.Linear)
+
+
+def _tracked(patches: Tensor) -> Tensor:
+    """The same patches as a place to differentiate with respect to."""
+    patches = patches if patches.is_floating_point() else patches.float()
+    return patches.detach().requires_grad_()
 
 
 def _wide(x: Tensor) -> Tensor:
