@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from wsikd.learn.settings import Augment
+    from wsikd.learn.augment_settings import Augment
 
 LUMA = (0.299, 0.587, 0.114)
 
