@@ -10,7 +10,9 @@ from wsikd.cli.main import main
 from tests.learn.test_train import Killed, kill_before_checkpoint, kill_in_step, rows
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
-from wsikd.learn.settings import RunConfig
+from wsikd.learn.data import load_patches
+from wsikd.learn.prepare import build_student, input_spec
+from wsikd.learn.settings import RunConfig, Split
 from wsikd.learn.train import distill
 from wsikd.models.bundle import load_bundle
 from wsikd.slides.synthetic import write_pyramid
@@ -83,6 +85,17 @@ def test_unequal_grids_are_refused_before_anything_is_written(stripes, teacher, 
     with pytest.raises(ConfigError, match=r"stride 1 in the student, 8 at stride 4 on a 2 times"):
         distill(settings, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_positions_of_another_size_are_told(stripes, tmp_path, caplog):
+    patches = load_patches(config(stripes, "hdkd_student").data, Split())
+    for positions in (1, 2, 3):
+        settings = config(stripes, "hdkd_student", hybrid={"positions": positions})
+        caplog.clear()
+        input_spec(settings, build_student(settings, patches, None), patches)
+        told = [r.message for r in caplog.records if "positions" in r.message]
+        assert len(told) == (positions != 2)
+        assert all("are interpolated to 2 x 2 tokens" in line for line in told)
 
 
 def test_a_token_that_nothing_trains_is_refused(stripes, teacher, tmp_path):

@@ -15,6 +15,7 @@ from wsikd.models.backbone import macs
 from wsikd.models.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.families import imagenet_weights
 from wsikd.models.grader import build_grader
+from wsikd.models.hybrid import PATCH, TokenGrader
 
 if TYPE_CHECKING:
     from wsikd.learn.data import PatchSet
@@ -152,6 +153,7 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
             "lower it",
         )
     _check_size(student, (crop or patches.patch_px) // factor)
+    _tell_positions(student, (crop or patches.patch_px) // factor)
     mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
     return InputSpec(
         mpp=config.low_mpp,
@@ -175,6 +177,19 @@ def _check_size(student: Grader, patch_px: int) -> None:
             f"leaves {patch_px} px of a patch, too few for this network",
             "lower it, take larger patches, or raise network.drop_pools",
         ) from error
+
+
+def _tell_positions(student: Grader, patch_px: int) -> None:
+    """Warn where a table of positions is of another size than the patches' grid of tokens."""
+    if not isinstance(student, TokenGrader):
+        return
+    deepest = student.backbone.taps[student.backbone.deepest]
+    side, table = patch_px * student.upsample // (PATCH * deepest.stride), student.head.side
+    if side != table:
+        logger.warning(
+            "%d x %d positions are interpolated to %d x %d tokens: set network.hybrid.positions=%d",
+            table, table, side, side, side,
+        )  # fmt: skip
 
 
 def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) -> None:

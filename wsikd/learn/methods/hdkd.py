@@ -127,7 +127,7 @@ class Hdkd(Method):
                     module.eval()
         own, distilled, maps = self._ask(batch.views["low"])
         found = {"ce": cross_entropy(own, batch.label)}
-        if self.terms > {"ce"} or "ce" not in self.terms:
+        if self.terms - {"ce"}:
             with torch.no_grad():
                 logits, taught = self.teacher.with_taps(batch.views["high"], self.factors)
             if distilled is not None:
