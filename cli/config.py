@@ -12,7 +12,7 @@ import click
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 def config(file: Path, overrides: tuple[str, ...]) -> None:
     """Check a configuration FILE and print it with every default filled in."""
-    from wsikd.core.config import dump_config, load_config
-    from wsikd.learn.settings import RunConfig
+    from wsikd.core.config import dump_config
+    from wsikd.learn.runs import load_settings
 
-    click.echo(dump_config(load_config(RunConfig, file, list(overrides))), nl=False)
+    click.echo(dump_config(load_settings(file, list(overrides))), nl=False)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .common import progress, together
-
-if TYPE_CHECKING:
-    from wsikd.learn.finish import RunResult
 
 
 @click.command()
@@ -74,25 +70,16 @@ def distill(
     resume: bool,
     loggers: tuple[str, ...],
 ) -> None:
-    """Train a teacher (method: supervised) or distil it into a student (at_plus, hdkd).
+    """Train a network: a teacher (method: supervised), a student (at_plus, hdkd), a slide
+    classifier on bags (mil), an embedder (ts2g), or a lesion detector (detector).
 
     On several GPUs or processes: torchrun --nproc-per-node N -m wsikd distill ...
     """
-    import json
-
-    from wsikd.core.config import load_config
     from wsikd.core.lock import locked
-    from wsikd.learn.settings import RunConfig
+    from wsikd.learn.runs import load_run
     from wsikd.learn.team import processes, rank
-    from wsikd.learn.train import distill as run
 
-    changes = list(overrides)
-    if teacher is not None:
-        changes.append(f"teacher={json.dumps(str(teacher))}")
-    config = load_config(RunConfig, config_file, changes)
-    if data:
-        paths = [*config.data.paths, *map(str, data)]
-        config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
+    run = load_run(config_file, overrides, data=data, teacher=teacher)
 
     def train() -> None:
         with ExitStack() as stack:
@@ -100,24 +87,14 @@ def distill(
             if rank() == 0:
                 stack.enter_context(locked(output))
                 told = stack.enter_context(progress("training"))
-            result = run(
-                config, output, seed=seed, device=device, resume=resume, loggers=loggers, told=told
-            )
+            result = run.train(
+                run.config, output, seed=seed, device=device, resume=resume, loggers=loggers,
+                told=told,
+            )  # fmt: skip
         if rank() == 0:
-            click.echo(_told(result))
+            click.echo(result.told())
 
     if processes() == 1:
         train()
     else:
         together(train, first=rank() == 0)
-
-
-def _told(result: RunResult) -> str:
-    """What a run came to, in a line."""
-    colour = "undefined" if result.colour_kappa is None else f"{result.colour_kappa:.3f}"
-    kappa = result.metrics["kappa"]
-    return (
-        f"{result.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}, "
-        f"balanced accuracy {result.metrics['balanced_accuracy']:.3f} (epoch {result.best_epoch}, "
-        f"{result.metrics['patches']} patches); mean colour alone reaches kappa {colour}"
-    )

@@ -38,6 +38,14 @@ import click
     show_default=True,
     help="The test part is scored once; that it was is kept in RUN/scores.json.",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="BAGS",
+    help="For a run of method mil: bags of the same slides by another encoder, which the same "
+    "network then reads.",
+)
 @click.option("--again", is_flag=True, help="Score the test part once more; that is kept too.")
 @click.option(
     "--allow-seen",
@@ -66,6 +74,7 @@ def evaluate(
     labels: Path | None,
     data: tuple[Path, ...],
     split: str,
+    against: tuple[Path, ...],
     again: bool,
     allow_seen: bool,
     by: str | None,
@@ -94,6 +103,17 @@ def evaluate(
         return
     if subject is None:
         raise click.UsageError("give RUN|BUNDLE, or --slides OUT and --labels CSV")
+
+    from . import evaluate_bags
+
+    if evaluate_bags.is_bag_run(subject):
+        record = evaluate_bags.scored(
+            subject, split, by=by or _login(), data=data, against=against, again=again
+        )
+        click.echo(json.dumps(record, indent=2) if as_json else evaluate_bags.text(record))
+        return
+    if against:
+        raise click.UsageError("--against is for runs of method mil")
 
     from wsikd.learn import scoring
     from wsikd.learn.run_report import write_pictures

@@ -10,6 +10,7 @@ import click
 
 from wsikd import RESEARCH_USE
 
+from .attend import attend
 from .bench import bench
 from .common import one_line_errors
 from .config import config
@@ -64,6 +65,19 @@ def main(log_level: str) -> None:
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
 
 
-COMMANDS = (info, tile, export, embed, distill, evaluate, tune, reproduce, infer, bench, demo)
-for command in (*COMMANDS, report, view, export_model, init, config, doctor):
+COMMANDS = (
+    info,
+    tile,
+    export,
+    embed,
+    distill,
+    evaluate,
+    attend,
+    tune,
+    reproduce,
+    infer,
+    bench,
+    demo,
+)
+for command in (*COMMANDS, demo, report, view, export_model, init, config, doctor):
     main.add_command(command)

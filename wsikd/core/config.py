@@ -50,6 +50,18 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
     return _build(model, content, path.name, overridden)
 
 
+def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
+    """What a file and its overrides say of a key at the top, unchecked; None where nothing.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML mapping, or an override is none.
+    """
+    content = _read_mapping(Path(path))
+    for override in overrides:
+        _apply(content, override)
+    return content.get(key)
+
+
 def parse_config(model: type[Model], content: Mapping[str, Any], *, name: str) -> Model:
     """Check a mapping that was read elsewhere; ``name`` opens every message.
 

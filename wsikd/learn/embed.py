@@ -169,7 +169,7 @@ class Embedder:
             )
             if not overwrite and (found := _there(path, info)) is not None:
                 return Embedded(found, made=False, seconds={})
-            batches = _from_store(store, settings.mpp, self.batch_size)
+            batches = _from_store(store, settings.mpp, self.batch_size, clock)
             self._write(path, info, store.patches.xy, batches, clock, on_progress)
         return Embedded(len(store.patches), made=True, seconds=dict(clock.seconds))
 
@@ -191,7 +191,8 @@ class Embedder:
             if on_progress:
                 on_progress(done, len(xy))
         with clock("write"):
-            write_bag(path, info, features, xy)
+            spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
+            write_bag(path, info, features, xy, spent)
 
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -250,8 +251,10 @@ def _plain(info: BagInfo) -> dict[str, Any]:
 
 
 def _from_store(
-    store: TileStore, mpp: float, size: int
+    store: TileStore, mpp: float, size: int, clock: StageClock
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     for start in range(0, len(store.patches), size):
         index = np.arange(start, min(start + size, len(store.patches)))
-        yield index, np.stack([store.read_patch(int(i), mpp) for i in index])
+        with clock("read"):
+            patches = np.stack([store.read_patch(int(i), mpp) for i in index])
+        yield index, patches

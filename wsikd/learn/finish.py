@@ -55,6 +55,16 @@ class RunResult:
     colour_kappa: float | None
     min_area_mm2: float
 
+    def told(self) -> str:
+        """What it came to, in a line."""
+        colour = "undefined" if self.colour_kappa is None else f"{self.colour_kappa:.3f}"
+        kappa = self.metrics["kappa"]
+        return (
+            f"{self.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
+            f", balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
+            f" {self.metrics['patches']} patches); mean colour alone reaches kappa {colour}"
+        )
+
 
 @dataclass(frozen=True)
 class LeastArea:

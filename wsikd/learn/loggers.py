@@ -107,3 +107,14 @@ def log_to(file: Path) -> Iterator[None]:
             other.setLevel(level)
         package.removeHandler(handler)
         handler.close()
+
+
+def told_scores(val: Mapping[str, Any]) -> str:
+    """An epoch's figures on validation, for the log."""
+    shown = ("kappa", "balanced_accuracy", "auc", "cosine", "r2", "map", "map_50")
+    parts = [f"loss {val['loss']:.4f}"]
+    for name in shown:
+        if name in val:
+            value = "undefined" if val[name] is None else f"{val[name]:.3f}"
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.core.tables import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.models.backbone import macs
@@ -18,6 +18,7 @@ from wsikd.models.grader import build_grader
 from wsikd.models.hybrid import PATCH, TokenGrader
 
 if TYPE_CHECKING:
+    from wsikd.core.run import RunDir
     from wsikd.learn.data import PatchSet
     from wsikd.learn.methods.base import Method
     from wsikd.learn.settings import RunConfig
@@ -237,3 +238,18 @@ def seed_weights(seed: int, stream: str = "teacher") -> None:
     if stream == "student":
         seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
     torch.manual_seed(seed)
+
+
+def check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
+    """Refuse to resume with another teacher, whose losses and digest the run has not seen.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    made = run.read_provenance()
+    if "teacher_sha256" in made and made["teacher_sha256"] != (teacher and teacher.sha256):
+        raise CheckpointError(
+            run.path,
+            "was started with another teacher",
+            "give the same --teacher or another -o",
+        )

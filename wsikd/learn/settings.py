@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
@@ -231,6 +231,18 @@ class Optim(Settings):
                 "set it to a multiple"
             )
         return self
+
+
+class Training(Protocol):
+    """What the configurations of all methods have."""
+
+    @property
+    def optim(self) -> Optim:
+        """How the network is trained."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor on each loss term."""
 
 
 class RunConfig(Settings):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins import MixedPrecision
 
-    from wsikd.learn.settings import RunConfig
+    from wsikd.learn.settings import Training
 
 T = TypeVar("T")
 E = TypeVar("E", bound=WsikdError)
@@ -64,7 +64,7 @@ class Team:
 
     scaling: MixedPrecision | None = None
 
-    def __init__(self, config: RunConfig, device: str) -> None:
+    def __init__(self, config: Training, device: str) -> None:
         """Join the others, if any; a context manager, which leaves them at its end.
 
         Args:
@@ -193,7 +193,7 @@ class Team:
         return self.device if self.device.type == "cuda" else None
 
 
-def _check(config: RunConfig, where: torch.device, device: str, size: int) -> None:
+def _check(config: Training, where: torch.device, device: str, size: int) -> None:
     optim = config.optim
     if optim.precision == "16-mixed" and where.type != "cuda":
         raise ConfigError(

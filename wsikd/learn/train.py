@@ -16,18 +16,20 @@ import numpy as np
 import torch
 
 from wsikd.core.clock import Waiting, span
-from wsikd.core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from wsikd.core.errors import ConfigError, NonFiniteLossError
 from wsikd.core.run import RunDir, aside
 from wsikd.learn import checkpoints, evaluate
 from wsikd.learn.augment import Part
 from wsikd.learn.calibrate import negative_log_likelihood
 from wsikd.learn.data import PatchSet, load_patches
+from wsikd.learn.epochs import run_epochs
 from wsikd.learn.finish import RunResult, finish
-from wsikd.learn.loggers import EpochLog, check_loggers, log_to, write_csv
+from wsikd.learn.loggers import EpochLog, check_loggers, log_to, told_scores, write_csv
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import (
     build_method,
     build_student,
+    check_teacher,
     init_stream,
     input_spec,
     log_cost,
@@ -57,7 +59,15 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a method on patches and keeps the best student."""
+    """Trains a method on patches and keeps the best student.
+
+    Those of other data make other views, and judge an epoch otherwise.
+
+    Attributes:
+        score: the entry of an epoch's validation that decides which epoch is best.
+    """
+
+    score = "kappa"
 
     def __init__(
         self,
@@ -84,8 +94,13 @@ class Trainer:
         self.drawn = config.optim.epoch_patches or len(self.train_indices)
         self.batch_size = self._batch_size()
         self.steps = self.drawn // self.batch_size
-        self.views = Views(patches, config, method.views, seed=seed, device=team.device)
+        self.views = self._make_views()
         self.epoch, self.best = 0, Best()
+
+    def _make_views(self) -> Views:
+        return Views(
+            self.patches, self.config, self.method.views, seed=self.seed, device=self.device
+        )
 
     def _batch_size(self) -> int:
         """Patches in a step of all processes; all that an epoch draws where it draws fewer."""
@@ -107,10 +122,10 @@ class Trainer:
             row["val"] = self._validate()
             row["seconds"] = round(time.perf_counter() - start, 3)
             self.epoch += 1
-            kappa, loss = row["val"]["kappa"], row["val"]["loss"]
-            kappa = -1.0 if kappa is None else kappa
-            if self.best.beaten_by(kappa, loss, self.config.optim.min_delta):
-                self.best = Best(self.epoch, kappa, loss)
+            score, loss = row["val"][self.score], row["val"]["loss"]
+            score = -1.0 if score is None else score
+            if self.best.beaten_by(score, loss, self.config.optim.min_delta):
+                self.best = Best(self.epoch, score, loss)
                 self._save("best.ckpt", {"student": self.method.student.state_dict()})
             if self.team.is_first:
                 self.run.append_metrics(row)
@@ -119,10 +134,9 @@ class Trainer:
             self._save("last.ckpt", checkpoints.state_of(self))
             each = (time.perf_counter() - begun) / (self.epoch - first)
             logger.info(
-                "epoch %d/%d: loss %.4f, val loss %.4f, kappa %.3f, balanced accuracy %.3f, %.1f s "
-                "(%.0f %% waiting for data), %s left",
-                self.epoch, self.config.optim.epochs, row["loss"], loss, kappa,
-                row["val"]["balanced_accuracy"] or 0, row["seconds"], 100 * row["waiting"],
+                "epoch %d/%d: loss %.4f, val %s, %.1f s (%.0f %% waiting for data), %s left",
+                self.epoch, self.config.optim.epochs, row["loss"], told_scores(row["val"]),
+                row["seconds"], 100 * row["waiting"],
                 span(each * (self.config.optim.epochs - self.epoch)),
             )  # fmt: skip
         return self.best
@@ -233,13 +247,15 @@ class Trainer:
                 logits = self.method.predict(self.batch(images, chosen, None))
                 parts.append(logits.double().cpu().numpy())
         shares = self.team.gather(np.concatenate(parts) if parts else None)
-        found = np.empty((len(indices), len(self.patches.classes)))
+        width = next(share.shape[1] for share in shares if share is not None)
+        found = np.empty((len(indices), width))
         for rank, share in enumerate(shares):
             if share is not None:
                 found[rank :: self.team.size] = share
         return found
 
-    def _validate(self) -> dict[str, Any]:
+    def _checked_logits(self) -> NDArray[np.float64]:
+        """What the network says of the validation part; raises NonFiniteLossError."""
         self.team.average_buffers(self.method.student)
         logits = self.predict(self.val_indices)
         if not np.isfinite(logits).all():
@@ -250,6 +266,10 @@ class Trainer:
                     "lower optim.lr; checkpoints/last.ckpt holds the last good epoch",
                 )
             )
+        return logits
+
+    def _validate(self) -> dict[str, Any]:
+        logits = self._checked_logits()
         truth = self.patches.label[self.val_indices]
         loss = negative_log_likelihood(logits, truth)
         matrix = evaluate.confusion(truth, logits.argmax(1), len(self.patches.classes))
@@ -325,7 +345,7 @@ def distill(
         resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
         teacher = open_teacher(config)
         if resumed:
-            _check_teacher(run, teacher)
+            check_teacher(run, teacher)
         patches = patches or load_patches(config.data, config.split)
         if teacher is not None:
             check_unseen(
@@ -363,33 +383,12 @@ def _train(
     loggers: Sequence[str],
 ) -> RunResult:
     """Read the patches, train, and finish."""
-    config, patches, team = trainer.config, trainer.patches, trainer.team
+    config, patches = trainer.config, trainer.patches
     used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
     patches.keep(used, config.data.cache_gb, config.optim.threads)
     if teacher is not None:
         trainer.views.targets = open_targets(trainer, teacher.sha256)
     if trainer.views.averaged:
         patches.keep_averages(trainer.views.factor, config.data.cache_gb)
-    if resume:
-        trainer.resume()
-    if resumed and team.is_first:
-        trainer.run.note_resume()
-    log = EpochLog(trainer.run, loggers, epoch=trainer.epoch) if team.is_first else None
-    try:
-        best = trainer.fit(log)
-    finally:
-        if log is not None:
-            log.close()
-    trainer.load_best()
+    best = run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
     return finish(trainer, spec, teacher, best)
-
-
-def _check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
-    """Refuse to resume with another teacher, whose losses and digest the run has not seen."""
-    made = run.read_provenance()
-    if "teacher_sha256" in made and made["teacher_sha256"] != (teacher and teacher.sha256):
-        raise CheckpointError(
-            run.path,
-            "was started with another teacher",
-            "give the same --teacher or another -o",
-        )

@@ -73,15 +73,19 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embeddings."""
+    def normalise(self, x: Tensor) -> Tensor:
+        """What the network reads."""
         x = (x.to(self.mean.dtype) - 255 * self.mean) / (255 * self.std)
         side = self.spec.input_px
         if side is not None and x.shape[-2:] != (side, side):
             x = functional.interpolate(
                 x, size=(side, side), mode="bilinear", align_corners=False, antialias=True
             )
-        return self.network(x)  # type: ignore[no-any-return]
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings."""
+        return self.network(self.normalise(x))  # type: ignore[no-any-return]
 
 
 def open_encoder(name: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:

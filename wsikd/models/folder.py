@@ -44,7 +44,8 @@ def write_network(
     """
     (folder / CARD).unlink(missing_ok=True)
     with aside(folder / WEIGHTS) as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part)
+        # cloned, since some networks of other libraries share weights between layers
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, part)
     content = {
         "format": FORMAT, "kind": kind, "wsikd": __version__, "use": RESEARCH_USE, **card,
         "sha256": _sha256(folder / WEIGHTS),

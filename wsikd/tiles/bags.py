@@ -11,7 +11,7 @@ patches' size, and the mark of completeness, which is written last. Arrays are n
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +69,13 @@ class Bag:
         path: the file or folder.
         info: see :class:`BagInfo`.
         shape: of the features, (N, D) or (N, D, g, g).
+        seconds: what reading the patches and computing took, by stage, where that is kept.
     """
 
     path: Path
     info: BagInfo
     shape: tuple[int, ...]
+    seconds: Mapping[str, float] | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -141,7 +143,11 @@ def find_bags(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def write_bag(
-    path: Path, info: BagInfo, features: NDArray[np.float32], xy: NDArray[np.float64]
+    path: Path,
+    info: BagInfo,
+    features: NDArray[np.float32],
+    xy: NDArray[np.float64],
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Write a bag whole or not at all, replacing what is there.
 
@@ -150,6 +156,7 @@ def write_bag(
         info: what describes it.
         features: float32 (N, D) or (N, D, g, g).
         xy: level-0 corners, float64 (N, 2).
+        seconds: by stage, of its making.
 
     Raises:
         OutputError: the disk does not take it.
@@ -163,7 +170,8 @@ def write_bag(
         _put(group, "features", features, rows)
         _put(group, "coords", xy, max(1, len(xy)))
         group.attrs[ATTRIBUTE] = {
-            "format": FORMAT, **asdict(info), "encoder": dict(info.encoder), "complete": True,
+            "format": FORMAT, **asdict(info), "encoder": dict(info.encoder),
+            "seconds": None if seconds is None else dict(seconds), "complete": True,
         }  # fmt: skip
 
 
@@ -218,10 +226,10 @@ def _open_zarr(path: Path) -> Bag:
         if not about.get("complete"):
             raise DataError(path, "was left unfinished", "run wsikd embed again")
         shape = tuple(int(n) for n in group["features"].shape)  # type: ignore[union-attr]
-        info = _info(about)
+        info, seconds = _info(about), about.get("seconds")
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
-    return _checked(path, info, shape)
+    return replace(_checked(path, info, shape), seconds=seconds)
 
 
 def _info(about: Mapping[str, Any]) -> BagInfo:

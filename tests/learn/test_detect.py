@@ -1,0 +1,174 @@
+"""Detectors: they train, their mAP is torchmetrics', their trunk is handed on, they resume."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models import resnet50
+
+from tests.learn.test_detect_data import coco
+from wsikd.core.config import parse_config
+from wsikd.core.errors import ConfigError
+from wsikd.learn.detect_data import load_boxes
+from wsikd.learn.detect_settings import DetectConfig
+from wsikd.learn.detect_train import Detect, mirrored, train_detector
+from wsikd.learn.ts2g_settings import Trunk
+from wsikd.learn.ts2g_train import open_trunk
+from wsikd.models.detectors import DETECTORS, build_detector
+from wsikd.models.trunks import resnet_weights
+
+SMALL = {
+    "encoder_layers": 1, "decoder_layers": 2, "num_queries": 10, "d_model": 32,
+    "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+}  # fmt: skip
+
+
+def options(arch):
+    return SMALL if arch == "deformable_detr" else {}
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    """A ResNet-50 whose features neither vanish nor grow while its norms are frozen."""
+    torch.manual_seed(0)
+    state = resnet50(zero_init_residual=False).state_dict()
+    for key, value in state.items():
+        if key.endswith("bn3.weight"):
+            value.fill_(0.2)
+    file = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
+    save_file(state, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("coco")
+    return coco(root, "train", 3, size=(64, 48)), coco(root, "val", 2, size=(64, 48), start=9)
+
+
+def config(boxes, trunk, **optim):
+    arch = "deformable_detr"
+    content = {
+        "method": "detector", "data": {"train": str(boxes[0]), "val": str(boxes[1])},
+        "network": {"arch": arch, "image_px": 48, "options": options(arch),
+                    "trunk": str(trunk)},
+        "optim": {"epochs": 2, "batch_size": 2, **optim},
+    }  # fmt: skip
+    return parse_config(DetectConfig, content, name="test")
+
+
+@pytest.mark.parametrize("arch", DETECTORS)
+def test_losses_and_detections(arch, trunk):
+    torch.manual_seed(0)
+    detector = build_detector(arch, 3, image_px=48, **options(arch)).train()
+    detector.load_trunk(resnet_weights(load_file(trunk), "trunk"))
+    images = [torch.rand(3, 48, 64), torch.rand(3, 64, 48)]
+    targets = [
+        {"boxes": torch.tensor([[5.0, 6.0, 20.0, 30.0]]), "labels": torch.tensor([2])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    losses = detector.losses(images, targets)
+    total = sum(v.sum() for v in losses.values())
+    total.backward()
+    first = [p for n, p in detector.named_parameters() if "layer1.0.conv1.weight" in n]
+    assert first[0].grad.abs().max() > 0
+    with torch.no_grad():
+        found = detector.eval().detect(images)
+    for image, one in zip(images, found, strict=True):
+        assert one["boxes"].shape == (len(one["scores"]), 4)
+        assert ((one["labels"] >= 0) & (one["labels"] < 3)).all()
+        assert (one["boxes"].abs() <= 4 * max(image.shape)).all()
+    assert "layer4.2.conv3.weight" in detector.trunk()
+
+
+def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
+    result = train_detector(config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+    assert set(result.metrics) == {"map", "map_50"}
+    handed = open_trunk(Trunk(weights=str(tmp_path)))
+    state = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["student"]
+    own = resnet_weights(state, "run")
+    assert torch.equal(handed.stages["F1"][0].conv1.weight, own["layer1.0.conv1.weight"])
+    card = json.loads((tmp_path / "student" / "card.json").read_text())
+    assert (card["kind"], card["classes"]) == ("detector", ["early", "late"])
+
+
+def test_resume_is_bit_for_bit(boxes, trunk, tmp_path, monkeypatch):
+    from wsikd.learn import train
+
+    whole = config(boxes, trunk, epochs=2)
+    train_detector(whole, tmp_path / "whole", device="cpu")
+    fit = train.Trainer._train_epoch
+
+    def dies(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return fit(self)
+
+    monkeypatch.setattr(train.Trainer, "_train_epoch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(whole, tmp_path / "killed", device="cpu")
+    monkeypatch.setattr(train.Trainer, "_train_epoch", fit)
+    train_detector(whole, tmp_path / "killed", device="cpu", resume=True)
+    own, other = (
+        torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["student"]
+        for n in ("killed", "whole")
+    )
+    assert all(torch.equal(own[k], other[k]) for k in own)
+
+
+def test_mirrored_boxes_stay_on_their_lesion():
+    image = torch.zeros(3, 10, 20)
+    image[:, 2:5, 3:9] = 1
+    target = {"boxes": torch.tensor([[3.0, 2.0, 9.0, 5.0]]), "labels": torch.tensor([0])}
+    flipped, moved = mirrored(image, target)
+    left, top, right, bottom = moved["boxes"][0].int().tolist()
+    assert (flipped[:, top:bottom, left:right] == 1).all()
+    assert flipped.sum() == image.sum()
+    assert target["boxes"][0, 0] == 3
+
+
+def method_target(images, index):
+    boxes, labels = images.boxes[index], images.labels[index]
+    return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+
+
+def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
+    """What is measured is that of the validation images."""
+    from wsikd.learn import detect_train
+
+    images = load_boxes(*boxes)
+
+    def oracle(self, batch):
+        return [
+            {**method_target(images, i), "scores": torch.ones(len(images.labels[i]))}
+            for i in batch.box.tolist()
+        ]
+
+    monkeypatch.setattr(Detect, "detect", oracle)
+    monkeypatch.setattr(detect_train.DetectTrainer, "_train_epoch",
+                        lambda self: {"lr": 0.0, "loss": 0.0, "waiting": 0.0})  # fmt: skip
+    result = train_detector(config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+    assert result.metrics == {"map": pytest.approx(1.0), "map_50": pytest.approx(1.0)}
+
+
+def test_what_is_not_set(boxes, tmp_path):
+    bare = parse_config(DetectConfig, {"method": "detector"}, name="test")
+    with pytest.raises(ConfigError, match=r"data\.train: names no annotation file"):
+        train_detector(bare, tmp_path)
+    files = {"train": str(boxes[0]), "val": str(boxes[1])}
+    content = {"method": "detector", "data": files, "network": {"arch": "deformable_detr"}}
+    with pytest.raises(ConfigError, match="needs a trained trunk"):
+        train_detector(parse_config(DetectConfig, content, name="test"), tmp_path / "b")
+
+
+def test_a_trunk_to_start_from(boxes):
+    torch.manual_seed(0)
+    donor = build_detector("retinanet", 2, image_px=48)
+    taker = build_detector("deformable_detr", 2, image_px=48, **SMALL)
+    taker.load_trunk(donor.trunk())
+    given, taken = donor.trunk(), taker.trunk()
+    assert all(torch.equal(given[k], taken[k]) for k in taken if "num_batches" not in k)
+    with pytest.raises(ConfigError, match="lacks"):
+        taker.load_trunk({"conv1.weight": given["conv1.weight"]})

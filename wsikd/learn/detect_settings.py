@@ -1,0 +1,58 @@
+"""Every key of a configuration of ``method: detector``, which finds lesions in images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from wsikd.core.config import Settings
+from wsikd.learn.settings import NonNegative, Optim
+
+
+class DetectData(Settings):
+    """Images and boxes in COCO's format."""
+
+    train: str | None = None
+    """Annotation file (JSON) of the training images."""
+    val: str | None = None
+    """That of the validation images; no image may be in both."""
+    images: str | None = None
+    """Folder of the images; none: that of each annotation file, or images/ in it."""
+    flips: bool = True
+    """Mirror images at random, left to right."""
+
+
+class DetectNetwork(Settings):
+    """The detector."""
+
+    arch: Literal["fasterrcnn", "retinanet", "deformable_detr"] = "fasterrcnn"
+    """See wsikd.models.detectors."""
+    image_px: Annotated[int, Field(gt=31)] = 800
+    """Images are resized so that their shorter side is this."""
+    trunk: str | None = None
+    """Weights of its ResNet-50 to start from: a state dict of the network or of a detector; none
+    starts from random ones."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """For the library's own constructor, e.g. num_queries of deformable_detr."""
+
+
+class DetectOptim(Optim):
+    """How it is trained."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    epochs: Annotated[int, Field(gt=0)] = 50
+    batch_size: Annotated[int, Field(gt=0)] = 2
+    warmup_epochs: NonNegative = 1.0
+    balance: bool = False
+
+
+class DetectConfig(Settings):
+    """One training run of a detector."""
+
+    method: Literal["detector"]
+    data: DetectData = DetectData()
+    network: DetectNetwork = DetectNetwork()
+    optim: DetectOptim = DetectOptim()
+    weights: dict[str, NonNegative] = Field(default_factory=lambda: {"loss": 1.0})
+    """Factor on the library's own sum of losses, ``loss``."""
