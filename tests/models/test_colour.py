@@ -15,6 +15,7 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
 from wsikd.models.colour import without_colour
 from wsikd.models.grader import build_grader
+from wsikd.models.portable import export_model
 
 HAEMATOXYLIN, EOSIN, REST = (0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776)
 
@@ -141,3 +142,14 @@ def test_on_a_slide_it_is_the_transform_of_training(tmp_path):
         with torch.no_grad():
             logits = bundle.network()(torch.from_numpy(patch.copy())[None])
         np.testing.assert_allclose(found[:, row, column], logits.softmax(1)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "wsinfer"])
+@pytest.mark.parametrize("colour", ["grey", "haematoxylin"])
+def test_copies_for_other_programs_take_colour_away_too(tmp_path, colour, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    _, folder = card_of(tmp_path, colour)
+    record = export_model(load_bundle(folder), kind, tmp_path / "copy")
+    assert record["input"]["colour"] == colour
+    assert record["parity"]["max_difference"] < 1e-4

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ D. Johnston, "Quantification of histochemical staining by color deconvolution", 
 (eosin) and section "H&E"; scaled to length 1 before use."""
 
 
+def _first_stain() -> tuple[float, ...]:
+    """Weights of the densities in red, green and blue that give the first of ``STAINS``."""
+    stains = np.asarray(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
+    return tuple(np.linalg.inv(stains)[:, 0].tolist())
+
+
 def without_colour(x: Tensor, colour: str) -> Tensor:
     """One channel of a patch, normalised per patch and repeated three times.
 
@@ -38,15 +45,13 @@ def without_colour(x: Tensor, colour: str) -> Tensor:
         by less than ``LEAST_GREY`` or ``LEAST_DENSITY`` are divided by that instead.
     """
     if colour == "grey":
-        weight, least = torch.tensor(LUMA), LEAST_GREY
+        weight, least = LUMA, LEAST_GREY
     elif colour == "haematoxylin":
-        stains = torch.tensor(STAINS, dtype=torch.float64)
-        stains = stains / stains.norm(dim=1, keepdim=True)
-        weight, least = torch.linalg.inv(stains)[:, 0], LEAST_DENSITY
+        weight, least = _first_stain(), LEAST_DENSITY
         x = -torch.log10((x + 1) / 256)
     else:
         raise ValueError(f"colour {colour!r} is neither 'grey' nor 'haematoxylin'")
-    one = (x.permute(0, 2, 3, 1) @ weight.to(x))[:, None]
+    one = (x.permute(0, 2, 3, 1) @ x.new_tensor(weight))[:, None]
     one = one - one.mean((2, 3), keepdim=True)
     deviation = one.pow(2).mean((2, 3), keepdim=True).sqrt()
     return (one / deviation.clamp_min(least)).expand(-1, 3, -1, -1)
