@@ -45,7 +45,8 @@ def without_colour(x: Tensor, colour: str) -> Tensor:
         by less than ``LEAST_GREY`` or ``LEAST_DENSITY`` are divided by that instead.
     """
     if colour == "grey":
-        weight, least = LUMA, LEAST_GREY
+        weight: tuple[float, ...] = LUMA
+        least = LEAST_GREY
     elif colour == "haematoxylin":
         weight, least = _first_stain(), LEAST_DENSITY
         x = -torch.log10((x + 1) / 256)
