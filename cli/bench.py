@@ -9,8 +9,8 @@ import click
 
 from .common import (
     Batch,
-    check_tissue,
     input_option,
+    own_tissue,
     progress,
     slide_options,
     tissue_options,
@@ -140,6 +140,7 @@ def bench(
     from wsikd.grade.predict import PredictSettings
     from wsikd.slides.label_map import parse_label_map
     from wsikd.slides.manifest import find_slides
+    from wsikd.slides.sidecar import tissue_method
 
     if bool(arch) == bool(teacher or students) or bool(teacher) != bool(students):
         raise click.UsageError("give --teacher and --student, or --arch alone")
@@ -147,9 +148,9 @@ def bench(
         raise click.UsageError("--margin and --budget compare trained networks, not --arch")
     if budgets and len(students) > 1:
         raise click.UsageError("--budget goes with one --student")
-    check_tissue(tissue)
+    method = tissue_method(tissue)
     settings = PredictSettings(
-        tissue=tissue,
+        tissue=method,
         min_tissue=min_tissue,
         batch_size=batch_size,
         workers=use_threads(threads),
@@ -166,6 +167,7 @@ def bench(
         pair = (_trained("teacher", teacher, device, settings),
                 *_students(students, device, settings))  # fmt: skip
     batch = Batch(output)
+    entries = own_tissue(tissue, entries, batch)
     with progress("bench") as on_progress:
         record = run_bench(
             entries, *pair, question=question, repeats=repeats, on_progress=on_progress,

@@ -85,21 +85,26 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--tissue",
             default="otsu",
             show_default=True,
-            metavar="NAME",
-            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological.",
+            metavar="NAME|PATH",
+            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological; or "
+            "your own mask, an image or GeoJSON, or a folder of masks named as the slides are.",
         ),
     ):
         command = option(command)
     return command
 
 
-def check_tissue(name: str) -> None:
-    """Refuse an unknown masker before the first slide; raises ConfigError."""
-    from wsikd.core.tables import resolve
-    from wsikd.slides.tissue import MASKERS
+def own_tissue(tissue: str, entries: Sequence[SlideEntry], batch: Batch) -> list[SlideEntry]:
+    """The slides with their masks where ``--tissue`` is a place of masks, else as they are.
 
-    if name not in MASKERS:
-        resolve(MASKERS, name, kind="maskers")
+    A slide that has none there is a failure of the batch. Raises ConfigError.
+    """
+    from wsikd.slides.sidecar import no_mask, own_masks
+
+    _, found, without = own_masks(tissue, entries)
+    for entry in without:
+        batch.failed(entry, no_mask(entry, tissue))
+    return found
 
 
 def use_threads(threads: int | None, jobs: int = 1) -> int:

@@ -9,8 +9,8 @@ import click
 
 from .common import (
     Batch,
-    check_tissue,
     input_option,
+    own_tissue,
     progress,
     slide_options,
     tissue_options,
@@ -88,16 +88,17 @@ def embed(
     """
     from wsikd.learn.embed import Embedder, settings_for
     from wsikd.models.encoder import open_encoder
+    from wsikd.slides.sidecar import tissue_method
     from wsikd.tiles.bags import open_bag, write_h5
     from wsikd.tiles.store import TileStore
 
     if mag is not None and mpp is not None:
         raise click.UsageError("give --mag or --mpp, not both")
-    check_tissue(tissue)
+    method = tissue_method(tissue)
     encoder = open_encoder(encoder_name, weights=weights, licence=licence)
     settings = settings_for(
         encoder, 10 / mag if mag else mpp, patch_size,
-        stride_px=stride, tissue=tissue, min_tissue=min_tissue,
+        stride_px=stride, tissue=method, min_tissue=min_tissue,
     )  # fmt: skip
     embedder = Embedder(
         encoder, settings, device=device, batch_size=batch_size, threads=use_threads(threads)
@@ -122,6 +123,8 @@ def embed(
         return f"{done.patches} embeddings of {encoder.spec.dim} numbers, {place}"
 
     batch = Batch(output)
+    if not stores:
+        entries = own_tissue(tissue, entries, batch)
     batch.run(entries, work)
     batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
 

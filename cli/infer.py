@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .common import check_tissue, input_option, slide_options, tissue_options, use_threads
+from .common import input_option, own_tissue, slide_options, tissue_options, use_threads
 from .infer_run import Running, Wanted, grade_slides
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsikd.core.errors import WsikdError
+    from wsikd.slides.manifest import SlideEntry
+
+    from .common import Batch
 
 
 @click.command()
@@ -161,12 +165,13 @@ def infer(
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.work import Escalation, Grading
     from wsikd.slides.manifest import find_slides
+    from wsikd.slides.sidecar import tissue_method
 
     if escalate is None and (budget is not None or agreement is not None):
         raise click.UsageError("--budget and --agreement go with --escalate TEACHER")
     if dense:
         raise _not_dense()
-    check_tissue(tissue)
+    method = tissue_method(tissue)
     check_names(engine, precision)
     asked = {name.strip() for name in formats.split(",")}
     for name in sorted(asked - {ALL}):
@@ -179,7 +184,7 @@ def infer(
         device=device,
         settings=PredictSettings(
             stride_px=stride,
-            tissue=tissue,
+            tissue=method,
             min_tissue=min_tissue,
             batch_size=batch_size,
             workers=how.threads,
@@ -192,7 +197,11 @@ def infer(
         else Escalation(escalate, **{k: v for k, v in limits.items() if v is not None}),
     )
     wanted = Wanted(names, specimen, min_area, overwrite)
-    find = partial(find_slides, inputs, slide_mpp=slide_mpp, reader=reader)
+
+    def find(batch: Batch) -> Sequence[SlideEntry]:
+        entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
+        return own_tissue(tissue, entries, batch)
+
     grade_slides(find, grading, wanted, how, output)
 
 

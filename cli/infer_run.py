@@ -46,7 +46,7 @@ class Wanted:
 
 
 def grade_slides(
-    find: Callable[[], Sequence[SlideEntry]],
+    find: Callable[[Batch], Sequence[SlideEntry]],
     grading: Grading,
     wanted: Wanted,
     how: Running,
@@ -59,7 +59,7 @@ def grade_slides(
     counts = {"graded": 0, "already there": 0}
     with _runner(how) as run:
         loaded = _load(run, grading)
-        entries = find()
+        entries = find(batch)
         out.mkdir(parents=True, exist_ok=True)
         keep_card(out, loaded.student)
         jobs = _jobs(entries, loaded, grading, wanted, out)

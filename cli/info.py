@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, check_tissue, slide_options, tissue_options, use_threads
+from .common import Batch, own_tissue, slide_options, tissue_options, use_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from wsikd.core.process import Task
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
@@ -49,35 +52,69 @@ def info(
     as_json: bool,
 ) -> None:
     """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
-    from wsikd.slides.manifest import find_slides, open_entry
-    from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.tiles.grid import patch_sizes
+    from wsikd.core.process import Task, WorkerPool
+    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.sidecar import tissue_method
 
     sizes = sorted(set(magnifications or (10.0, 2.5)), reverse=True)
-    patch_sizes([mpp_of_magnification(size) for size in sizes], patch_size, patch_size)
-    check_tissue(tissue)
-    workers = use_threads(threads)
+    _check_sizes(sizes, patch_size)
+    asked = _Asked(tuple(sizes), patch_size, tissue_method(tissue), min_tissue, threads)
+    batch = Batch(None)
+    entries = find_slides(slides, slide_mpp=slide_mpp, reader=reader)
+    entries = own_tissue(tissue, entries, batch)
+    tasks = [Task(entry.name, describe_job, (entry, asked)) for entry in entries]
+    by_name = {entry.name: entry for entry in entries}
     records: list[dict[str, Any]] = []
 
-    def work(entry: SlideEntry) -> str:
-        with open_entry(entry) as slide:
-            record = _describe(slide)
-            records.append(record)
-            if not as_json:
-                click.echo(_text(record))
-            slide.mpp  # noqa: B018 - raises where nothing more can be told
-            more = _fields(slide, sizes, patch_size, tissue, min_tissue, workers)
-            record["warnings"] += _odd_colours(more.pop("thumbnail"))
-            record.update(more)
-            if not as_json:
-                click.echo(_fields_text(more, record["warnings"]))
-        return ""
+    def described(_: Task, values: tuple[Any, ...]) -> None:
+        records.append(values[0])
+        if not as_json:
+            click.echo(_text(values[0]))
 
-    batch = Batch(None, quiet=True)
-    batch.run(find_slides(slides, slide_mpp=slide_mpp, reader=reader), work)
+    with WorkerPool() as pool:
+        for outcome in pool.run(tasks, described):
+            if outcome.error:
+                import cv2  # noqa: F401 - what it lacks is no fault of the slide: told once
+
+                batch.failed(by_name[outcome.task.name], outcome.error)
+                continue
+            records[-1].update(outcome.value)
+            if not as_json:
+                click.echo(_fields_text(outcome.value))
     if as_json:
         click.echo(json.dumps(records, indent=2))
     batch.finish("")
+
+
+def _check_sizes(magnifications: list[float], patch_size: int) -> None:
+    from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.tiles.grid import patch_sizes
+
+    patch_sizes([mpp_of_magnification(m) for m in magnifications], patch_size, patch_size)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be told of each slide."""
+
+    magnifications: tuple[float, ...]
+    patch_size: int
+    tissue: str
+    min_tissue: float
+    threads: int | None
+
+
+def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) -> dict[str, Any]:
+    """What a slide is, reported, and then its tissue and fields, which need its resolution."""
+    from wsikd.slides.manifest import open_entry
+
+    workers = use_threads(asked.threads)
+    with open_entry(entry) as slide:
+        report(_describe(slide))
+        slide.mpp  # noqa: B018 - raises where nothing more can be told
+        more = _fields(slide, entry, asked, workers)
+        more["warnings"] = _odd_colours(more.pop("thumbnail"))
+        return more
 
 
 def _describe(slide: Slide) -> dict[str, Any]:
@@ -92,28 +129,23 @@ def _describe(slide: Slide) -> dict[str, Any]:
     return record
 
 
-def _fields(
-    slide: Slide,
-    magnifications: list[float],
-    patch_size: int,
-    tissue: str,
-    min_tissue: float,
-    workers: int,
-) -> dict[str, Any]:
+def _fields(slide: Slide, entry: SlideEntry, asked: _Asked, workers: int) -> dict[str, Any]:
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.slides.tissue import find_tissue
     from wsikd.tiles.grid import TileGrid, patch_sizes
 
-    mpps = [mpp_of_magnification(m) for m in magnifications]
-    sizes = patch_sizes(mpps, patch_size, patch_size)
-    mask = find_tissue(slide, method=tissue, workers=workers, picture=True)
+    mpps = [mpp_of_magnification(m) for m in asked.magnifications]
+    sizes = patch_sizes(mpps, asked.patch_size, asked.patch_size)
+    mask = find_tissue(
+        slide, method=asked.tissue, mask_file=entry.mask, workers=workers, picture=True
+    )
     fields = []
     for mpp, (patch, _) in zip(mpps, sizes, strict=True):
         if mpp < min(slide.mpp.x, slide.mpp.y) * (1 - 1e-6):
             continue
         grid = TileGrid.plan(slide, mpp, patch)
         cover = grid.cover(mask)
-        count = int(((cover >= min_tissue) & (cover > 0)).sum())
+        count = int(((cover >= asked.min_tissue) & (cover > 0)).sum())
         fields.append(
             {
                 "magnification": 10 / mpp,
@@ -175,12 +207,12 @@ def _because(note: str) -> str:
     return f" ({note})" if note else ""
 
 
-def _fields_text(more: dict[str, Any], warnings: list[str]) -> str:
+def _fields_text(more: dict[str, Any]) -> str:
     lines = [f"  tissue      {more['tissue_fraction']:.1%} of the scanned box"]
     for f in more["fields"]:
         columns, rows = f["grid"]
         what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
         size = f"{f['store_bytes'] / 1e6:.1f} MB uncompressed"
         lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {size}")
-    lines += [f"  warning     {text}" for text in warnings]
+    lines += [f"  warning     {text}" for text in more["warnings"]]
     return "\n".join(lines)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Batch, input_option, slide_options
+from .common import Batch, input_option, slide_options, tissue_options
 from .tile_compare import compare_tiles
-from .tile_options import annotation_options, store_options, tissue_options
+from .tile_options import annotation_options, area_options, store_options
 from .tile_run import estimate_tiles, run_options, run_tiles, running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikd.core.errors import WsikdError
     from wsikd.slides.manifest import SlideEntry
 
     from .tile_run import Running
@@ -63,6 +62,7 @@ log = logging.getLogger(__name__)
 )
 @annotation_options
 @tissue_options
+@area_options
 @store_options
 @slide_options
 @run_options
@@ -101,7 +101,7 @@ def tile(
     from wsikd.slides.label_map import parse_label_map
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.slides.sidecar import own_masks
+    from wsikd.slides.sidecar import no_mask, own_masks
     from wsikd.slides.tissue import default_areas
     from wsikd.tiles.blocks import check_route
     from wsikd.tiles.codecs import check_codec
@@ -153,17 +153,9 @@ def tile(
     ]
     batch = Batch(None if only_tell else output)
     for entry in unmasked:
-        batch.failed(entry, _no_mask(entry, tissue))
+        batch.failed(entry, no_mask(entry, tissue))
     work = compare_tiles if compare else estimate_tiles if dry_run else run_tiles
     work(tasks, how, batch, output)
-
-
-def _no_mask(entry: SlideEntry, folder: str) -> WsikdError:
-    from wsikd.core.errors import AnnotationError
-
-    fault = f"no mask of it in {folder}"
-    remedy = f"add {entry.path.stem}.png or .geojson there, or use --tissue otsu"
-    return AnnotationError(entry.name, fault, remedy)
 
 
 def _named_classes(text: str) -> tuple[str, ...]:

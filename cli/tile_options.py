@@ -49,8 +49,8 @@ def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that decide which fields count as tissue."""
+def area_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that tell what is too small to count as tissue, or as a hole in it."""
     for option in (
         click.option(
             "--max-hole-area",
@@ -64,21 +64,6 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="UM2",
             help="Drop pieces of tissue below this area in um2.  [default: 20000 with otsu, else "
             "0]",
-        ),
-        click.option(
-            "--min-tissue",
-            type=click.FloatRange(0, 1),
-            default=0.1,
-            show_default=True,
-            help="Smallest share of tissue for a field to be read.",
-        ),
-        click.option(
-            "--tissue",
-            default="otsu",
-            show_default=True,
-            metavar="NAME|PATH",
-            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological; or "
-            "your own mask, an image or GeoJSON, or a folder of masks named as the slides are.",
         ),
     ):
         command = option(command)

@@ -167,6 +167,31 @@ def test_tissue_from_masks_of_the_users_own(slide, tmp_path):
     assert run("tile", "-i", slides, "-o", out, "--tissue", masks, *FAST).exit_code == 0
 
 
+def test_info_takes_masks_as_tile_does(slide, tmp_path):
+    own = np.zeros((54, 64), np.uint8)
+    own[27:, :32] = 1
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    cv2.imwrite(str(masks / "s.png"), own)
+    for name in ("r", "t"):
+        shutil.copy(slide, tmp_path / f"{name}.svs")
+    crashing(masks / "t.tif")
+    slides = [slide, tmp_path / "r.svs", tmp_path / "t.svs"]
+    result = run("info", *slides, "--tissue", masks, "--patch-size", "64", "--mag", "10", "--json")
+    assert result.exit_code == 3
+    assert f"AnnotationError: r: no mask of it in {masks}; add r.png" in result.output
+    assert "SlideError: t: its reading killed the worker process (signal 11, SIGSEGV)" in (
+        result.output
+    )
+    found = {r["name"]: r for r in json.loads(result.stdout)}
+    assert found["s"]["tissue_fraction"] == 0.25
+    assert found["s"]["fields"][0]["fields"] == 9  # 320 x 270 px of tissue, fields of 128
+    assert "fields" not in found["t"]
+    (tmp_path / "m.csv").write_text(f"slide,mask\n{slide},{masks / 's.png'}\n")
+    (record,) = json.loads(run("info", tmp_path / "m.csv", "--json").stdout)
+    assert record["tissue_fraction"] == 0.25
+
+
 def test_areas_are_part_of_the_settings(slide, tmp_path):
     arguments = ["tile", "-i", slide, "-o", tmp_path, *FAST]
     assert run(*arguments, "--min-tissue-area", "20000").exit_code == 0

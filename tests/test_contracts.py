@@ -21,8 +21,8 @@ from wsikd.learn.settings import TERMS
 from wsikd.models.backbone import BACKBONES, build_backbone
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import READERS, Slide, open_slide
+from wsikd.slides.maskers import MASKERS
 from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tissue import MASKERS
 
 CONFIGS = sorted(
     str(file.relative_to(str(files("wsikd.configs"))))
@@ -69,7 +69,7 @@ import numpy as np
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.tables import resolve
 from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tissue import MASKERS
+from wsikd.slides.maskers import MASKERS
 rgb = tissue_rgb(120, 90, (30, 20, 60, 50))
 for name in (n for n in MASKERS if "tiatoolbox" in n):
     mask = resolve(MASKERS, name, kind="maskers")(rgb, 8.0)

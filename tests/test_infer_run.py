@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -207,3 +208,24 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_taken_up(slide, stu
     tiles = {(out / name / "tiles.csv").read_text().replace(f"{name}.svs", "") for name in "abcdef"}
     assert len(tiles) == 1  # the same slide six times
     assert np.isfinite([float(x) for x in next(iter(tiles)).split("\n")[1].split(",")[-4:]]).all()
+
+
+def test_masks_of_the_users_own_are_the_tissue(slide, student, tmp_path):
+    slides, masks, out = (
+        copies(slide, tmp_path / "slides", "ab"),
+        tmp_path / "masks",
+        tmp_path / "o",
+    )
+    own = np.zeros((90, 120), np.uint8)
+    own[:, :60] = 1
+    masks.mkdir()
+    cv2.imwrite(str(masks / "a.png"), own)
+    for _ in range(2):  # the second finds it there
+        done = run("-i", slides, "-m", student, "-o", out, *FAST, "--tissue", masks)
+        assert done.exit_code == 3, done.output
+        assert failures(out)["b"]["fault"] == f"no mask of it in {masks}"
+        assert made(out) == {"a"}
+    with (out / "a" / "tiles.csv").open(encoding="utf-8") as file:
+        xs = {float(row["minx"]) for row in csv.DictReader(file)}
+    assert min(xs) == 0
+    assert 400 < max(xs) < 600

@@ -89,6 +89,14 @@ def test_who_closed_our_output_ends_the_work():
         next(outcomes)
 
 
+def test_a_fault_of_who_hears_the_reports_is_no_death_of_the_worker():
+    def deaf(task, values):
+        raise BrokenPipeError
+
+    with WorkerPool() as pool, pytest.raises(BrokenPipeError):
+        only(pool, tasks.double, 1, on_report=deaf)
+
+
 def test_what_cannot_be_sent_back_is_told(shared):
     error = only(shared, tasks.unpicklable).error
     assert "unforeseen" in error.fault

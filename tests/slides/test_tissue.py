@@ -10,8 +10,8 @@ from tests.slides.test_resample import slow_sums
 from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.slides import tissue_otsu
 from wsikd.slides.base import open_slide
+from wsikd.slides.maskers import MASKERS
 from wsikd.slides.tissue import (
-    MASKERS,
     TissueAreas,
     TissueMask,
     default_areas,

@@ -203,20 +203,22 @@ class _Worker:
         """Take what has come; the outcome, if the task ended."""
         task = self.task
         assert task is not None
-        try:
-            while self.link.poll():
+        while True:
+            try:
+                if not self.link.poll():
+                    break
                 kind, content = pickle.loads(self.link.recv_bytes())
-                if kind == DONE:
-                    return self._end(value=content)
-                if kind == FAILED:
-                    return self._end(error=content)
-                self._mark = _Mark(cpu_s=self._cpu_s())
-                if kind == LOG:
-                    _log_here(content)
-                elif kind == REPORT and on_report:
-                    on_report(task, content)
-        except (EOFError, OSError):
-            return self._died(task)
+            except (EOFError, OSError):
+                return self._died(task)
+            if kind == DONE:
+                return self._end(value=content)
+            if kind == FAILED:
+                return self._end(error=content)
+            self._mark = _Mark(cpu_s=self._cpu_s())
+            if kind == LOG:
+                _log_here(content)
+            elif kind == REPORT and on_report:
+                on_report(task, content)
         return None if self.process.is_alive() else self._died(task)
 
     def watch(self, stall_s: float) -> Outcome | None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.core.tables import resolve
 from wsikd.slides.kinds import slide_stem
+from wsikd.slides.maskers import MASKERS, OWN_MASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,22 +60,37 @@ def own_masks(
     Raises:
         ConfigError: ``tissue`` is neither.
     """
-    from wsikd.slides.tissue import MASKERS, OWN_MASK
-
+    method = tissue_method(tissue)
+    if method == tissue:
+        return method, list(entries), []
     place = Path(tissue)
-    if tissue in MASKERS or not place.exists():
-        _known(tissue)
-        return tissue, list(entries), []
     found = [
         e if e.mask else replace(e, mask=sidecar(place, e.path, MASK_ENDINGS)) for e in entries
     ]
-    return OWN_MASK, [e for e in found if e.mask], [e for e in found if not e.mask]
+    return method, [e for e in found if e.mask], [e for e in found if not e.mask]
+
+
+def tissue_method(tissue: str) -> str:
+    """What ``--tissue`` is called on record: a masker's name, or ``OWN_MASK`` for a place of masks.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if tissue not in MASKERS and Path(tissue).exists():
+        return OWN_MASK
+    _known(tissue)
+    return tissue
+
+
+def no_mask(entry: SlideEntry, folder: str) -> AnnotationError:
+    """The error of a slide for which a folder of masks holds none."""
+    fault = f"no mask of it in {folder}"
+    remedy = f"add {entry.path.stem}.png or .geojson there, or use --tissue otsu"
+    return AnnotationError(entry.name, fault, remedy)
 
 
 def _known(name: str) -> None:
     """Refuse what is no masker; raises ConfigError."""
-    from wsikd.slides.tissue import MASKERS
-
     if name in MASKERS:
         return
     if Path(name).suffix or len(Path(name).parts) > 1:

@@ -16,6 +16,7 @@ from wsikd.slides.annotations import read_geojson
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.label_mask import placed
 from wsikd.slides.label_plane import LabelPlane
+from wsikd.slides.maskers import MASKERS
 from wsikd.slides.resample import area_means
 from wsikd.slides.tissue_otsu import without_small
 
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MASKERS: dict[str, str] = {
-    "otsu": "wsikd.slides.tissue_otsu:otsu",
-    "all": "wsikd.slides.tissue:everything",
-    "tiatoolbox-otsu": "wsikd.tia:otsu_masker",
-    "tiatoolbox-morphological": "wsikd.tia:morphological_masker",
-}
-"""Name -> ``(uint8 (height, width, 3), um per px) -> bool (height, width)``, areas unfiltered."""
-OWN_MASK = "mask"
-"""Method on record where the user's own masks say what is tissue."""
 MASK_MPP = 8.0
 _LITTLE = 0.005
 
