@@ -72,7 +72,7 @@ def open_engine(
     kind = resolve(ENGINES, name, kind="engines")
     place = Place(where, threads, "fp32")
     full = partial(kind, network, place)
-    wanted = precision if precision != AUTO else _best_precision(name, where)
+    wanted = precision if precision != AUTO else default_precision(name, where)
     if wanted == "fp32":
         return full()  # type: ignore[no-any-return]
     low = kind(network, replace(place, precision=wanted))
@@ -117,7 +117,8 @@ def _fastest(network: Network, device: str, fields: int) -> str:
     return "torch" if few and not network.key else "openvino"
 
 
-def _best_precision(engine: str, device: str) -> str:
+def default_precision(engine: str, device: str) -> str:
+    """What ``auto`` stands for: bf16 where engine and processor compute in it, else fp32."""
     if engine == "onnx":
         return "fp32"
     if device == "cpu":
