@@ -1,6 +1,7 @@
 """``wsikd tile``: labels and tissue from files of the user's own."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -75,8 +76,10 @@ def test_a_mask_without_a_map_is_refused_in_one_line(slide, tmp_path):
     )
 
 
-# Clear, then a code of no entry: imagecodecs' decoder of LZW writes where nothing is.
+# Clear, then a code of no entry: imagecodecs' decoder of LZW follows it out of its table.
 CRASHES = bytes.fromhex("804b003010")
+# What it meets there may, rarely, be sound memory; then it gives too few values.
+FAULT = r"(SlideError: {0}: its reading killed the worker|AnnotationError: .*{0}.* cut short)"
 
 
 def crashing(path):
@@ -100,9 +103,7 @@ def test_a_mask_that_crashes_its_decoder_is_a_fault_of_its_slide(slide, tmp_path
     slides = ["-i", tmp_path / "a.svs", "-i", tmp_path / "b.svs"]
     result = run("tile", *slides, "-o", out, "--annotations", tmp_path, *options, *FAST)
     assert result.exit_code == 3
-    assert "SlideError: a: its reading killed the worker process (signal 11, SIGSEGV)" in (
-        result.output
-    )
+    assert re.search(f"^{FAULT.format('a')}", result.output, re.MULTILINE)
     assert "1 made, 0 already there, 1 failed" in result.output
     assert [p.name for p in out.glob("*.zarr")] == ["b.zarr"]
 
@@ -180,9 +181,7 @@ def test_info_takes_masks_as_tile_does(slide, tmp_path):
     result = run("info", *slides, "--tissue", masks, "--patch-size", "64", "--mag", "10", "--json")
     assert result.exit_code == 3
     assert f"AnnotationError: r: no mask of it in {masks}; add r.png" in result.output
-    assert "SlideError: t: its reading killed the worker process (signal 11, SIGSEGV)" in (
-        result.output
-    )
+    assert re.search(f"^{FAULT.format('t')}", result.output, re.MULTILINE)
     found = {r["name"]: r for r in json.loads(result.stdout)}
     assert found["s"]["tissue_fraction"] == 0.25
     assert found["s"]["fields"][0]["fields"] == 9  # 320 x 270 px of tissue, fields of 128
