@@ -108,13 +108,14 @@ def main() -> None:
     parser.add_argument("--patches", default="300,150,1200", help="of train, val, test")
     parser.add_argument("--wrong", type=float, default=0.0, help="share of wrong training labels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--many", type=int, default=3000, help="patches the oracle learns from")
     options = parser.parse_args()
     a, b, c, d = map(float, options.shares.split(","))
     cue = Cue((a, b, c, d))
     counts = dict(zip(("train", "val", "test"), map(int, options.patches.split(",")), strict=True))
     write_bands(options.output, cue, counts, wrong=options.wrong, seed=options.seed)
     record = {"shares": cue.shares, "patches": counts, "wrong": options.wrong, "seed": options.seed}
-    record["magnifications"] = oracle(options.output, cue, many=3000, seed=options.seed)
+    record["magnifications"] = oracle(options.output, cue, many=options.many, seed=options.seed)
     (options.output / "oracle.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record["magnifications"], indent=1))
 
