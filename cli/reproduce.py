@@ -8,6 +8,7 @@ import click
 
 PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
 """Paper -> folder of its rows."""
+TS2G = "ts2g"
 
 
 @click.command()
@@ -15,7 +16,6 @@ PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
 @click.option(
     "--data",
     multiple=True,
-    required=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="SICAPv2 as distributed, class folders, a labels CSV or tile stores. May be given again.",
@@ -75,7 +75,9 @@ PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
     help="hdkd: shares of the training slides in per cent.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.pass_context
 def reproduce(
+    context: click.Context,
     paper: str,
     data: tuple[Path, ...],
     output: Path,
@@ -91,9 +93,9 @@ def reproduce(
 ) -> None:
     """Train and score every row of a comparison and print its table.
 
-    PAPER is at_plus or hdkd: the latter runs its rows on shares of the training slides and draws
-    kappa.png. Give the same command again to go on where it stopped; the test part is scored once a
-    run.
+    PAPER is at_plus, hdkd or ts2g. hdkd runs its rows on shares of the training slides and draws
+    kappa.png. ts2g draws its own slides, so it takes no --data, only --set and --device. Give the
+    same command again to go on where it stopped; the test part is scored once a run.
     """
     from importlib.resources import as_file, files
 
@@ -103,8 +105,14 @@ def reproduce(
     from wsikd.learn.team import refuse_team
 
     refuse_team("wsikd reproduce", "start it once")
+    if paper == TS2G:
+        _refuse_others(context, ("paper", "output", "overrides", "device"))
+        _reproduce_ts2g(output, overrides, device)
+        return
     if paper not in PAPERS:
-        raise ConfigError(paper, "no such paper", f"give {' or '.join(PAPERS)}")
+        raise ConfigError(paper, "no such paper", f"give {', '.join(PAPERS)} or {TS2G}")
+    if not data:
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
     place = files("wsikd.configs") / paper / PAPERS[paper]
     if config_dir is not None and recommended:
         raise ConfigError("--recommended", "does not go with --config-dir", "leave one out")
@@ -123,6 +131,26 @@ def reproduce(
         return
     run_all(plan, output, device=device)
     click.echo(write_table(make_table(plan, output), output), nl=False)
+
+
+def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> None:
+    """All stages on a generated cohort, and their tables."""
+    from wsikd.learn.ts2g_study import Study
+    from wsikd.learn.ts2g_study_settings import read_study
+    from wsikd.learn.ts2g_table import write_table
+
+    study = Study(read_study(overrides), output, device=device)
+    study.run()
+    click.echo(write_table(study), nl=False)
+
+
+def _refuse_others(context: click.Context, known: tuple[str, ...]) -> None:
+    """Raise a usage error for an option that was given and would do nothing."""
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in known:
+            raise click.UsageError(f"{option.opts[0]} does not go with {context.params['paper']}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

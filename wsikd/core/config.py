@@ -6,6 +6,7 @@ Every fault is one line that starts with the file and the key, such as
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -62,13 +63,23 @@ def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
     return content.get(key)
 
 
-def parse_config(model: type[Model], content: Mapping[str, Any], *, name: str) -> Model:
+def parse_config(
+    model: type[Model], content: Mapping[str, Any], *, name: str, overrides: Sequence[str] = ()
+) -> Model:
     """Check a mapping that was read elsewhere; ``name`` opens every message.
+
+    Args:
+        model: the class to fill.
+        content: nested keys and values; it is not changed.
+        name: see above.
+        overrides: as of :func:`load_config`.
 
     Raises:
         ConfigError: a key or a value is wrong.
     """
-    return _build(model, content, name, set())
+    changed = deepcopy(dict(content))
+    overridden = {_apply(changed, override) for override in overrides}
+    return _build(model, changed, name, overridden)
 
 
 def dump_config(config: BaseModel) -> str:

@@ -1,0 +1,130 @@
+"""What the study of TS2G-KD learns from beside its slides: boxes, and the teacher's patches."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from wsikd.core.errors import OutputError
+from wsikd.core.run import write_text_atomic
+from wsikd.slides.base import open_slide
+from wsikd.slides.synthetic_cells import KINDS, MOST, draw_cells, pick_patches
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.slides.synthetic_cells import CellSlide
+
+
+def write_teacher_patches(
+    folder: Path, *, seed: int, slides: int, size_px: int, patch_px: int
+) -> Path:
+    """Write labelled patches of slides that are not of the cohort, every fourth for validation.
+
+    Args:
+        folder: where to; what is finished in it stays.
+        seed: of the cohort; the slides are others.
+        slides: how many.
+        size_px: side of a slide.
+        patch_px: side of a patch.
+
+    Returns:
+        The labels CSV.
+
+    Raises:
+        OutputError: an image cannot be written.
+    """
+    rows = [("image", "label", "class", "slide", "split")]
+    names = (*KINDS, "plain")
+    if (folder / "labels.csv").is_file():
+        return folder / "labels.csv"
+    for k in range(slides):
+        entropy = (seed, k, 2**20)
+        image, boxes = draw_cells(entropy, size_px, rare=MOST)
+        picked = pick_patches(image, boxes, patch_px, np.random.default_rng([*entropy, 9]))
+        for n, (kind, patch) in enumerate(picked):
+            name = f"t{k:02d}_{n:03d}.png"
+            write_png(folder / "images" / name, patch)
+            split = "val" if k % 4 == 3 else "train"
+            rows.append((name, str(names.index(kind)), kind, f"t{k:02d}", split))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text_atomic(folder / "labels.csv", text.getvalue())
+    return folder / "labels.csv"
+
+
+def cut_boxes(slides: list[CellSlide], folder: Path, tile_px: int) -> dict[str, Any]:
+    """Cut an image around every rare cell, and as many from slides without any.
+
+    Cells lie anywhere in their image but are never cut by its edge; a cell that another image's
+    edge cuts is kept there as a crowd, which neither trains nor scores.
+
+    Args:
+        slides: of one split.
+        folder: images go to ``images/`` in it.
+        tile_px: side of an image in level-0 px.
+
+    Returns:
+        The annotation file's content, in COCO's format.
+    """
+    rng = np.random.default_rng([tile_px, len(slides)])
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    negative = [s for s in slides if not len(s.boxes)]
+    wanted = sum(len(s.boxes) for s in slides)
+    for slide in slides:
+        with open_slide(slide.path) as opened:
+            width, height = opened.info.dimensions
+            corners = [
+                (int(rng.integers(right - tile_px, left + 1)),
+                 int(rng.integers(bottom - tile_px, top + 1)))
+                for left, top, right, bottom in slide.boxes.tolist()
+            ] or [
+                (int(rng.integers(width - tile_px)), int(rng.integers(height - tile_px)))
+                for _ in range(-(-wanted // len(negative)))
+            ]  # fmt: skip
+            for x, y in corners:
+                x, y = min(max(x, 0), width - tile_px), min(max(y, 0), height - tile_px)
+                name = f"{slide.path.stem}_{x}_{y}.png"
+                write_png(folder / "images" / name, opened.read_level(0, (x, y), (tile_px,) * 2))
+                images.append({"id": len(images) + 1, "file_name": name, "width": tile_px,
+                               "height": tile_px})  # fmt: skip
+                for box in slide.boxes - [x, y, x, y]:
+                    left, top, right, bottom = (int(v) for v in np.clip(box, 0, tile_px))
+                    if right <= left or bottom <= top:
+                        continue
+                    whole = np.array_equal(box, [left, top, right, bottom])
+                    annotations.append({
+                        "id": len(annotations) + 1, "image_id": len(images), "category_id": 1,
+                        "bbox": [left, top, right - left, bottom - top],
+                        "area": (right - left) * (bottom - top), "iscrowd": int(not whole),
+                    })  # fmt: skip
+    categories = [{"id": 1, "name": "rare cell"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def holds(xy: NDArray[np.float64], side: float, boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which patches hold the middle of a box: bool (N,).
+
+    Args:
+        xy: corners of the patches, level-0 px, float64 (N, 2).
+        side: of a patch in level-0 px.
+        boxes: (M, 4), see :class:`~wsikd.slides.synthetic_cells.CellSlide`.
+    """
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = (middle[None] >= xy[:, None]) & (middle[None] < xy[:, None] + side)
+    found: NDArray[np.bool_] = np.any(np.all(inside, axis=2), axis=1)
+    return found
+
+
+def write_png(file: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write uint8 (height, width, 3), RGB. Raises OutputError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(file), np.ascontiguousarray(rgb[..., ::-1])):
+        raise OutputError(file, "cannot be written", "free space, or choose another -o")
