@@ -1,0 +1,118 @@
+"""``wsikd reproduce ts2g``: all stages on a tiny cohort, and what its parts are made of."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from wsikd.cli.main import main
+
+from wsikd.core.errors import ConfigError
+from wsikd.learn.detect_data import load_boxes
+from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
+from wsikd.learn.ts2g_study_settings import read_study
+from wsikd.slides.synthetic_cells import write_cells
+
+TINY = (
+    "slides=8", "size_px=320", "teacher_slides=4", "teacher_epochs=1", "detector_epochs=1",
+    "image_px=64", "adapter_epochs=1", "mil_epochs=2", "count=6", "heads=[gated]",
+    "students={small: {mpp: 2.0}}",
+)  # fmt: skip
+
+
+def reproduce(out, *more, settings=TINY):
+    changes = [a for s in settings for a in ("--set", s)]
+    given = ["reproduce", "ts2g", "-o", str(out), "--device", "cpu", *changes, *more]
+    return CliRunner().invoke(main, given)
+
+
+@pytest.mark.slow
+def test_all_stages_end_to_end(tmp_path):
+    first = reproduce(tmp_path / "study")
+    assert first.exit_code == 0, first.output
+    table = json.loads((tmp_path / "study" / "table.json").read_text())
+    assert (tmp_path / "study" / "table.md").read_text() in first.output
+    assert {(h["encoder"], h["head"]) for h in table["heads"]} == {
+        ("teacher", "gated"), ("small", "gated"),
+    }  # fmt: skip
+    assert all(h["bags"] == 2 and 0 <= h["auc"]["value"] <= 1 for h in table["heads"])
+    assert table["selection"]["taken"] == 2 * 6
+    assert table["encoders"]["small"]["speed_ratio"] > 0
+    assert 0 <= table["drop_in"]["gated"]["small"]["agreement"]["share"] <= 1
+    files = sorted((tmp_path / "study").rglob("*"))
+    before = {f: f.stat().st_mtime_ns for f in files if f.name in ("card.json", "scores.json")}
+    again = reproduce(tmp_path / "study")
+    assert again.exit_code == 0, again.output
+    assert {f: f.stat().st_mtime_ns for f in before} == before, "what is finished stays"
+    other = reproduce(tmp_path / "study", "--set", "count=7")
+    assert other.exit_code == 1
+    assert "holds a study with another 'count'" in other.output
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    found = reproduce(tmp_path)
+    assert found.exit_code == 1
+    assert "is not empty and holds no study" in found.output
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("option", [("--data", "x"), ("--folds", "3"), ("--recommended",),
+                                    ("--seeds", "1"), ("--rows", "a")])  # fmt: skip
+def test_options_that_would_do_nothing_are_refused(tmp_path, option):
+    found = reproduce(tmp_path / "out", *option)
+    assert found.exit_code == 2
+    assert f"{option[0]} does not go with ts2g" in found.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [("heads=[gatd]", "did you mean 'gated'"), ("students={teacher: {}}", "the same name"),
+     ("students={a b: {}, a-b: {}}", "the same name"), ("patch_px=63", "do not divide"),
+     ("count=0", "greater than 0"), ("slide=3", "did you mean 'slides'")],
+)  # fmt: skip
+def test_settings_that_will_not_do(change, told):
+    with pytest.raises(ConfigError, match=told):
+        read_study([change])
+
+
+def test_images_hold_the_cells_that_their_boxes_say(tmp_path):
+    """The annotation files are read back, and each box's pixels are those of its slide."""
+    made = write_cells(tmp_path / "slides", seed=1, slides=8, size_px=320)
+    for split in ("train", "val"):
+        content = cut_boxes([s for s in made if s.split == split], tmp_path, 128)
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    images = load_boxes(tmp_path / "train.json", tmp_path / "val.json")
+    slides = {s.path.stem: s for s in made}
+    whole = 0
+    for n, file in enumerate(images.files):
+        name, x, y = file.stem.split("_")
+        boxes = slides[name].boxes - np.tile([int(x), int(y)], 2)
+        inside = boxes[((boxes >= 0) & (boxes <= 128)).all(1)]
+        assert {tuple(b) for b in images.boxes[n].astype(int)} == {tuple(b) for b in inside}
+        assert slides[name].split == images.split[n]
+        pixels = images.read(n).min(2)
+        for left, top, right, bottom in images.boxes[n].astype(int):
+            assert pixels[top:bottom, left:right].min() < 60 < pixels[top, (left + right) // 2]
+        whole += len(inside)
+    used = [s for s in made if s.split != "test"]
+    assert whole >= sum(len(s.boxes) for s in used)
+    assert sum(len(b) == 0 for b in images.boxes) >= 2
+
+
+def test_which_patches_hold_a_cell():
+    boxes = np.array([[60, 10, 70, 20], [0, 0, 4, 4]])
+    xy = np.array([[0.0, 0.0], [64.0, 0.0], [0.0, 64.0]])
+    assert holds(xy, 64, boxes).tolist() == [True, True, False]
+    assert not holds(xy, 64, boxes[:0]).any()
+
+
+def test_the_teacher_learns_from_other_slides(tmp_path):
+    file = write_teacher_patches(tmp_path, seed=0, slides=4, size_px=320, patch_px=64)
+    rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    assert {r[2] for r in rows} == {"rare", "debris", "vacuole", "plain"}
+    assert {r[3] for r in rows if r[4] == "val"} == {"t03"}
+    before = file.stat().st_mtime_ns
+    write_teacher_patches(tmp_path, seed=0, slides=4, size_px=320, patch_px=64)
+    assert file.stat().st_mtime_ns == before
