@@ -123,3 +123,17 @@ def test_a_killed_holder_that_nobody_has_buried_is_gone(tmp_path):
     with locked(tmp_path / "a.zarr"):
         assert file.read_text().split()[0] == str(os.getpid())
     child.wait()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    resource = pytest.importorskip("resource")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"), locked(tmp_path / "out"):
+            raise AssertionError
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / "out"):
+        pass

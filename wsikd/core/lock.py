@@ -61,7 +61,12 @@ def _take(path: Path, file: Path) -> bool:
             raise _busy(path, file, holder[0], holder[2])
         stream.seek(0)
         stream.truncate()
-        stream.write(f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}\n")
+        try:
+            stream.write(f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}\n")
+            stream.flush()
+        except OSError:  # the disk is full: what could not be locked leaves no lock
+            file.unlink()
+            raise
     return True
 
 
