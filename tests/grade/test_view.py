@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
 from tests.grade.test_results import SPEC, Purple
+from tests.interrupts import hear_interrupts
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError, NoSlidesError
 from wsikd.grade import viewing as viewing_module
@@ -288,16 +289,20 @@ def test_a_folder_without_maps_and_a_port_in_use_say_so(tmp_path, serve, out):
 def test_the_command_tells_its_address_and_ends_with_an_interrupt(out, slide_file):
     command = [sys.executable, "-m", "wsikd", "view", str(out), "-i", str(slide_file)]
     with subprocess.Popen(
-        [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        line = running.stdout.readline()
-        found = re.search(r"2 slide\(s\) at http://127\.0\.0\.1:(\d+)/", line)
-        connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
-        connection.request("GET", "/slides.json")
-        assert "odd" in json.loads(connection.getresponse().read())["slides"]
-        connection.close()
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=hear_interrupts,
+    ) as running:  # fmt: skip
+        try:
+            line = running.stdout.readline()
+            found = re.search(r"2 slide\(s\) at http://127\.0\.0\.1:(\d+)/", line)
+            connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+            connection.request("GET", "/slides.json")
+            assert "odd" in json.loads(connection.getresponse().read())["slides"]
+            connection.close()
+            running.send_signal(signal.SIGINT)
+            _, errors = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert (running.returncode, errors) == (0, "")
 
 
