@@ -7,14 +7,18 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
 
 from tests.learn.methods.pair import AT, batch, grader, hybrid
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.methods.hdkd import Hdkd
+from wsikd.learn.methods.mil import Mil
+from wsikd.models.mil import build_mil
 
 TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at")
 COUNT = 4
+DIM, LENGTHS = 6, (3, 5, 9, 4)
 
 
 def method(tap):
@@ -32,16 +36,36 @@ def hdkd():
     return Hdkd(student, teacher, ratio=2.0).eval()
 
 
+def mil():
+    """Without dropout; with a loss on instances."""
+    torch.manual_seed(0)
+    return Mil(build_mil("dsmil", DIM, 3, hidden=8, attention=4).double(), instance=True).eval()
+
+
+def bags(chosen):
+    """Bags of different lengths, filled up to the longest of those chosen."""
+    generator = torch.Generator().manual_seed(0)
+    every = [torch.randn(n, DIM, generator=generator).double() for n in LENGTHS]
+    own = every[chosen]
+    filled = pad_sequence(own, batch_first=True)
+    mask = torch.arange(filled.shape[1]) < torch.tensor([len(b) for b in own])[:, None]
+    index = torch.arange(COUNT)[chosen]
+    return Batch({"bag": filled, "mask": mask}, index % 3, ("s",) * len(own), index)
+
+
 METHODS = {
     "closed form": lambda: method(None),
     "autograd": lambda: method("F3"),
     "hdkd": hdkd,
+    "mil": mil,
 }
 
 
-def part(rank, of):
-    whole = batch(COUNT)
+def part(rank, of, name=""):
     chosen = slice(rank * COUNT // of, (rank + 1) * COUNT // of)
+    if name == "mil":
+        return bags(chosen)
+    whole = batch(COUNT)
     views = {k: v[chosen] for k, v in whole.views.items()}
     return Batch(views, whole.label[chosen], whole.slide[chosen], whole.box[chosen])
 
@@ -60,7 +84,7 @@ def main(rank, folder):
     )
     for name, make in METHODS.items():
         made = make()
-        found = gradients(DistributedDataParallel(made), made, part(rank, 2))
+        found = gradients(DistributedDataParallel(made), made, part(rank, 2, name))
         torch.save(found, folder / f"{name} {rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
