@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from wsikd.slides.synthetic_cells import CellSlide
 
 logger = logging.getLogger(__name__)
+FEW_BOXES = {
+    "box_batch_size_per_image": 64, "rpn_post_nms_top_n_train": 200, "rpn_post_nms_top_n_test": 100,
+}  # fmt: skip
+"""Boxes that the detector looks at: a few hundred are plenty for a handful of cells."""
 
 
 class Study:
@@ -172,7 +176,8 @@ class Study:
             "method": "detector",
             "data": {"train": str(boxes / "train.json"), "val": str(boxes / "val.json"),
                      "images": str(boxes / "images")},
-            "network": {"arch": "fasterrcnn", "image_px": self.config.image_px},
+            "network": {"arch": "fasterrcnn", "image_px": self.config.image_px,
+                        "options": FEW_BOXES},
             "optim": {"epochs": self.config.detector_epochs, "batch_size": 4},
         })  # fmt: skip
         self._train(train_detector, config, self.detector)
