@@ -8,7 +8,9 @@ import click
 
 PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
 """Paper -> folder of its rows."""
-TS2G = "ts2g"
+TS2G, MIL = "ts2g", "mil"
+ALWAYS = ("paper", "output", "overrides", "device")
+"""Options that go with every paper."""
 
 
 @click.command()
@@ -93,9 +95,10 @@ def reproduce(
 ) -> None:
     """Train and score every row of a comparison and print its table.
 
-    PAPER is at_plus, hdkd or ts2g. hdkd runs its rows on shares of the training slides and draws
-    kappa.png. ts2g draws its own slides, so it takes no --data, only --set and --device. Give the
-    same command again to go on where it stopped; the test part is scored once a run.
+    PAPER is at_plus, hdkd, ts2g or mil. hdkd runs its rows on shares of the training slides and
+    draws kappa.png. ts2g draws its own slides, so it takes only --set and --device. mil
+    cross-validates stage 3 of ts2g on --data bags, in --folds (5) by patient. Give the same command
+    again to go on where it stopped; the test part is scored once a run.
     """
     from importlib.resources import as_file, files
 
@@ -106,11 +109,15 @@ def reproduce(
 
     refuse_team("wsikd reproduce", "start it once")
     if paper == TS2G:
-        _refuse_others(context, ("paper", "output", "overrides", "device"))
+        _refuse_others(context, ALWAYS)
         _reproduce_ts2g(output, overrides, device)
         return
+    if paper == MIL:
+        _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
+        _cross_validate(data, output, overrides, folds or 5, _numbers(seeds), device)
+        return
     if paper not in PAPERS:
-        raise ConfigError(paper, "no such paper", f"give {', '.join(PAPERS)} or {TS2G}")
+        raise ConfigError(paper, "no such paper", f"give {', '.join(PAPERS)}, {TS2G} or {MIL}")
     if not data:
         raise click.MissingParameter(param_hint="'--data'", param_type="option")
     place = files("wsikd.configs") / paper / PAPERS[paper]
@@ -142,6 +149,29 @@ def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> No
     study = Study(read_study(overrides), output, device=device)
     study.run()
     click.echo(write_table(study), nl=False)
+
+
+def _cross_validate(
+    data: tuple[Path, ...],
+    output: Path,
+    overrides: tuple[str, ...],
+    folds: int,
+    seeds: tuple[int, ...],
+    device: str,
+) -> None:
+    """Bag networks over folds of patients, and their table."""
+    from importlib.resources import as_file, files
+
+    from wsikd.core.config import load_config
+    from wsikd.learn.bag_folds import cross_validate, write_folds
+    from wsikd.learn.bag_settings import MilConfig
+
+    with as_file(files("wsikd.configs") / TS2G / "3_mil.yaml") as file:
+        config = load_config(MilConfig, file, overrides)
+    paths = [*config.data.paths, *map(str, data)]
+    config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
+    found = cross_validate(config, output, folds=folds, seeds=seeds, device=device)
+    click.echo(write_folds(found, config, output, folds), nl=False)
 
 
 def _refuse_others(context: click.Context, known: tuple[str, ...]) -> None:

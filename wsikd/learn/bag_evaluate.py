@@ -176,8 +176,8 @@ def drop_in(
     other_chosen = np.array([place[n] for n in names])
     other = run_network(bundle, theirs, other_chosen)
     truth, groups = bags.label[chosen], [bags.group[i] for i in chosen]
-    own_call = _decide(said.probability, bundle.threshold)
-    other_call = _decide(other.probability, bundle.threshold)
+    own_call = decide(said.probability, bundle.threshold)
+    other_call = decide(other.probability, bundle.threshold)
     matrix = confusion(own_call, other_call, len(bundle.classes))
     agreed = kappa(matrix, quadratic=False)
     own_s, other_s = (_seconds(b, c) for b, c in ((bags, chosen), (theirs, other_chosen)))
@@ -199,7 +199,8 @@ def _bags(config: MilConfig, data: Sequence[str]) -> BagSet:
     return load_bags(own, config.split)
 
 
-def _decide(probability: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
+def decide(probability: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
+    """Classes int64 (N,) of probabilities (N, C), at a threshold on the last where there is one."""
     if threshold is None:
         return np.asarray(probability.argmax(1), np.int64)
     return (probability[:, 1] >= threshold).astype(np.int64)
