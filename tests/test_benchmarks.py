@@ -39,7 +39,7 @@ def test_a_benchmark_writes_its_record(theme, tmp_path):
     environment = {**os.environ, "WSIKD_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, BENCHMARKS / f"{theme}.py", "--smallest", "--rounds", "1", "--json", file],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads(file.read_text())
