@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
 from tests.slides.test_resample import slow_sums
@@ -19,6 +20,7 @@ from wsikd.slides.tissue import (
     filter_areas,
     find_tissue,
 )
+from wsikd.slides.tissue_otsu import without_small
 
 MPP = 8.0
 
@@ -272,3 +274,14 @@ def test_a_mask_that_cannot_be_used(tmp_path, capfd):
         with pytest.raises(AnnotationError, match=f"{file}: cannot be read"):
             find_tissue(slide, mask_file=tmp_path / file)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("least", [0, 0.5, 1, 7.5, 40, 5000])
+def test_small_components_are_dropped_as_scipy_counts_them(seed, least):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rng.integers(1, 60), rng.integers(1, 60))) < rng.random()
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = ndimage.sum_labels(mask, labels, np.arange(1, count + 1))
+    expected = np.isin(labels, 1 + np.flatnonzero(sizes >= least))
+    np.testing.assert_array_equal(without_small(mask, least), expected)
