@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import RunDir
 from wsikd.learn.augment import turned
 from wsikd.learn.data import load_patches
@@ -138,6 +138,18 @@ def test_answers_on_disk_are_shared_and_taken_up(stripes, teacher, tmp_path, mon
     assert sum(asked) <= len(first.train_indices) + 2  # the lost view only, and one for the shapes
 
 
+@pytest.mark.parametrize("kept", [0, 40, 200])
+def test_damaged_answers_are_told(stripes, teacher, tmp_path, kept):
+    settings = config(stripes, teacher, "disk", teacher_cache_dir=str(tmp_path / "answers"))
+    trainer(settings, tmp_path / "a")
+    file = next((tmp_path / "answers").glob("*/logits-3.npy"))
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"logits-3\.npy: .*remove it; it is made again"):
+        trainer(settings, tmp_path / "b")
+    file.unlink()
+    assert trainer(settings, tmp_path / "c").views.targets is not None
+
+
 def test_another_teacher_has_other_answers(stripes, teacher, tmp_path):
     other = tmp_path / "other"
     settings = RunConfig.model_validate(
@@ -165,12 +177,15 @@ def test_another_teacher_has_other_answers(stripes, teacher, tmp_path):
         ({"weights": {"sr_spatial": 1}}, "weights.sr_spatial"),
         ({"attention": {"tap": "F3:F4"}, "taps": {"fm": "F4"}}, "two grids"),
         ({"grid": "student_up"}, "grid=teacher_down"),
+        ({"data": {}}, "the same pixels"),
         ({"attention": {"normalise": "softmax"}}, "minmax"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_and_auto_asks_in_the_step(
     stripes, teacher, tmp_path, changes, fault
 ):
+    if "data" in changes:
+        changes = {"data": {"paths": [str(stripes)]}}
     with pytest.raises(ConfigError, match=fault):
         trainer(config(stripes, teacher, "ram", **changes), tmp_path / "run")
     auto = trainer(config(stripes, teacher, "auto", **changes), tmp_path / "auto")

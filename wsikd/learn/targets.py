@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import aside, write_json_atomic
 from wsikd.learn.augment import turned
 from wsikd.learn.losses import to_grid
@@ -79,6 +79,8 @@ def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
             "the views of a patch cannot be counted",
             "turn off crop_px, rotate_deg and scale of augment, colours too or colour_of=student",
         )
+    if round(config.factor) < 2:
+        return "teacher and student read the same pixels", "set teacher_cache=off"
     if own := sorted(terms & set(OWN_GRID)):
         return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"
     if config.grid == "student_up":
@@ -101,6 +103,7 @@ def open_targets(trainer: Trainer, teacher_sha256: str) -> Targets | None:
 
     Raises:
         ConfigError: ``teacher_cache`` is ram or disk, and the answers cannot be kept.
+        DataError: a file of answers is damaged.
         OutputError: the folder cannot be written.
     """
     config, method = trainer.config, trainer.method
@@ -258,11 +261,21 @@ class _Asker:
                     np.save(stream, tables[name], allow_pickle=False)
         return {
             name: [
-                np.load(_file(folder, name, view), mmap_mode="r", allow_pickle=False)
+                _mapped(_file(folder, name, view), (len(self.indices), *size))
                 for view in range(self.views)
             ]
-            for name in self.sizes
+            for name, size in self.sizes.items()
         }
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        table = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(file, "cannot be read", "remove it; it is made again") from error
+    if table.shape != shape or table.dtype != np.float32:
+        raise DataError(file, "does not hold these answers", "remove it; it is made again")
+    return np.asanyarray(table)
 
 
 def _file(folder: Path, table: str, view: int) -> Path:
