@@ -89,7 +89,7 @@ def test_every_help_renders(command):
 
 def test_the_commands_of_the_readme_are_there():
     names = "info tile export distill evaluate tune reproduce infer bench demo init config doctor"
-    more = "embed report export-model view"
+    more = "attend embed report export-model view"
     assert set(main.commands) == {*names.split(), *more.split()}
 
 

@@ -302,7 +302,7 @@ def test_the_same_slide_recoloured_or_blurred_is_flagged(
 
 def test_what_a_card_tells_of_its_training(trained_on_pink, tmp_path, caplog):
     def bundle(card):
-        return StudentBundle(tmp_path, SPEC, card, {})
+        return StudentBundle(tmp_path, SPEC, card)
 
     assert trained_on(bundle({"appearance": trained_on_pink.as_card()})).slides == 3
     assert not caplog.records

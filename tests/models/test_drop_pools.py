@@ -22,6 +22,8 @@ def pair(arch, count, **options):
 @pytest.mark.parametrize("arch", BACKBONES)
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_second_cell_is_a_cell_of_the_whole_network(arch, count):
+    if arch == "strided_small":
+        count = min(count, 2)  # it has no more
     whole, dropped = pair(arch, count)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
