@@ -15,6 +15,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from sklearn.metrics import cohen_kappa_score
+
+from wsikd.learn.reproduce import read_predictions
 from wsikd.learn.table import to_markdown
 
 SHOWN = ("kappa", "auc_cancer", "balanced_accuracy")
@@ -42,6 +46,22 @@ def epochs(folder: Path) -> dict[str, dict[str, float]]:
                 "runs": count, "epochs_mean": round(sum(done) / count, 1),
                 "best_epoch_mean": round(sum(best) / count, 1), "flat": round(sum(flat) / count, 2),
             }  # fmt: skip
+    return found
+
+
+def cancer_kappas(folder: Path, seeds: list[int]) -> dict[str, list[float]]:
+    """Cohen's kappa of benign (class 0) against cancer by row, seed by seed, folds together."""
+    found = {}
+    for row in sorted(p for p in (folder / "runs").iterdir() if p.name != "colour_histogram"):
+        parts = [[read_predictions(f) for f in sorted(row.glob(f"seed{s}*/*.npz"))] for s in seeds]
+        if all(parts):
+            found[row.name] = [
+                cohen_kappa_score(
+                    np.concatenate([p.truth for p in of_seed]) > 0,
+                    np.concatenate([p.probability.argmax(1) for p in of_seed]) > 0,
+                )
+                for of_seed in parts
+            ]
     return found
 
 
@@ -83,6 +103,13 @@ def main() -> None:
             f"{name} {e['epochs_mean']:g} ({e['best_epoch_mean']:g}; {e['flat']:.0%})"
             for name, e in entry["epochs"].items()
         )
+        entry["kappa_cancer"] = cancer_kappas(Path(folder), table["plan"]["seeds"])
+        if entry["kappa_cancer"]:
+            binary = ", ".join(
+                f"{name} {np.mean(each):.3f} ± {np.std(each):.3f}"
+                for name, each in entry["kappa_cancer"].items()
+            )
+            lines += [f"Kappa of benign against cancer, by argmax, over seeds: {binary}.", ""]
         lines += [f"Epochs done (best; runs flat for ten epochs at the end): {shown}.", ""]
         record["tables"].append(entry)
     for suffix, content in (("json", json.dumps(record, indent=1)), ("md", "\n".join(lines))):
