@@ -192,11 +192,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    """Shares of "10,25"; raises a usage error for anything else."""
+    """Shares of "25,10", the smallest first; raises a usage error for anything else."""
     try:
         found = tuple(float(part) / 100 for part in text.split(","))
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found) or not all(0 < s <= 1 for s in found):
         raise click.BadParameter(f"'{text}' is no list of different per cents, e.g. 10,25,50,100")
-    return found
+    return tuple(sorted(found))
