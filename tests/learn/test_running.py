@@ -13,7 +13,7 @@ from wsikd.cli.main import main
 from wsikd.core import clock
 from wsikd.core.errors import ConfigError
 from wsikd.core.lock import locked
-from wsikd.learn import data, loggers
+from wsikd.learn import ahead, data, loggers
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill
 from wsikd.models.bundle import load_bundle
@@ -70,7 +70,7 @@ def test_a_set_that_does_not_fit_is_held_a_few_batches_at_a_time(stripes, tmp_pa
     patches = data.load_patches(settings.data, settings.split)
     distill(settings, tmp_path / "run", device="cpu", patches=patches)
     assert patches._images is None
-    assert 2 <= most[0] <= data.AHEAD + 2  # of 13 in an epoch
+    assert 2 <= most[0] <= ahead.AHEAD + 2  # of 13 in an epoch
     kept = data.load_patches(settings.data, settings.split)
     plain = config(stripes, optim={"batch_size": 4})
     distill(plain, tmp_path / "kept", device="cpu", patches=kept)

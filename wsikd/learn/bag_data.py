@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import torch
 
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
+from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import assign, groups_of
 from wsikd.tiles.bags import Bag, find_bags, open_bag
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from wsikd.learn.settings import Split
 
 logger = logging.getLogger(__name__)
-AHEAD = 3
 
 
 @dataclass
@@ -110,15 +109,7 @@ class BagSet:
         Yields:
             float32 (B, n, D) as of :meth:`padded`, and the indices.
         """
-        parts = [order[i : i + size] for i in range(0, len(order), size)]
-        read = read or self.padded
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            waiting = [pool.submit(read, part) for part in parts[:AHEAD]]
-            for n, part in enumerate(parts):
-                bags = waiting.pop(0).result()
-                if n + AHEAD < len(parts):
-                    waiting.append(pool.submit(read, parts[n + AHEAD]))
-                yield bags, part
+        yield from read_ahead(order, size, threads, read or self.padded)
 
     def padded(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Bags filled up with NaN to the longest: float32 (B, n, D)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from wsikd.core.classes import benign_of, ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
+from wsikd.learn.ahead import read_ahead
 from wsikd.learn.losses import downsample
 from wsikd.learn.sources import StoreSource, open_sources
 from wsikd.learn.splits import assign, check_leaks, groups_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from wsikd.learn.sources import Source
 
 logger = logging.getLogger(__name__)
-AHEAD = 3
 KEPT_AT_ONCE = 64
 
 
@@ -204,17 +204,10 @@ class PatchSet:
         Yields:
             What was read, e.g. uint8 (B, 3, side, side), and the indices.
         """
-        parts = [order[i : i + size] for i in range(0, len(order), size)]
-        if drop_last and len(parts) > 1 and len(parts[-1]) < size:
-            parts.pop()
-        read = read or self.images
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            waiting = [pool.submit(read, part) for part in parts[:AHEAD]]
-            for n, part in enumerate(parts):
-                images = waiting.pop(0).result()
-                if n + AHEAD < len(parts):
-                    waiting.append(pool.submit(read, parts[n + AHEAD]))
-                yield images, part
+        rest = len(order) % size
+        if drop_last and rest and len(order) > size:
+            order = order[:-rest]
+        yield from read_ahead(order, size, threads, read or self.images)
 
 
 def _centre(image: NDArray[np.uint8], side: int) -> Tensor:

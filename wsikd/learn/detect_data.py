@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,13 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import DataError
+from wsikd.learn.ahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-AHEAD = 3
 
 
 @dataclass
@@ -90,15 +88,7 @@ class BoxSet:
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Images in this order, some batches ahead of their use; see :meth:`padded`."""
-        parts = [order[i : i + size] for i in range(0, len(order), size)]
-        read = read or self.padded
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            waiting = [pool.submit(read, part) for part in parts[:AHEAD]]
-            for n, part in enumerate(parts):
-                images = waiting.pop(0).result()
-                if n + AHEAD < len(parts):
-                    waiting.append(pool.submit(read, parts[n + AHEAD]))
-                yield images, part
+        yield from read_ahead(order, size, threads, read or self.padded)
 
 
 def load_boxes(train: Path, val: Path, images: Path | None = None) -> BoxSet:

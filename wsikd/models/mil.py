@@ -110,14 +110,12 @@ class MeanMil(BagNetwork):
         return BagOutput((share[..., None] * instances).sum(1), share, instances)
 
 
-class MaxMil(BagNetwork):
+class MaxMil(MeanMil):
     """Per class the highest logit of any instance."""
 
     def __init__(self, dim: int, classes: int, *, hidden: int = 512, dropout: float = 0.25) -> None:
-        """Instances go through ``dim -> hidden -> classes``."""
-        super().__init__()
-        self.project = _project(dim, hidden, dropout)
-        self.head = nn.Linear(hidden, classes)
+        """As :class:`MeanMil`, but wider."""
+        super().__init__(dim, classes, hidden=hidden, dropout=dropout)
 
     def forward(self, bag: Tensor, mask: Tensor) -> BagOutput:
         """Attention of an instance: the share of the classes that it decides."""
