@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -180,6 +181,9 @@ def train_detector(
         WsikdError: of the kind that names the fault.
     """
     check_loggers(loggers)
+    for name in ("pycocotools", "torchmetrics"):
+        if find_spec(name) is None:
+            raise ConfigError("method detector", f"needs {name}", "pip install 'wsikd[detect]'")
     data = config.data
     if data.train is None or data.val is None:
         missing = "data.train" if data.train is None else "data.val"
