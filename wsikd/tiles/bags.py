@@ -2,11 +2,12 @@
 
 Layout of ``<slide>.zarr``::
 
-    features    float32 (N, D), or (N, D, g, g) for regions of g x g tiles
+    features    float32 (N, D), or float32 or float16 (N, D, g, g) for regions of g x g tiles
     coords      float64 (N, 2), level-0 (x, y) of the patches' corners
 
 The attribute ``wsikd_bag`` carries the slide, the encoder with its transform and licence, the
-patches' size, and the mark of completeness, which is written last. Arrays are not compressed.
+patches' size, and the mark of completeness, which is written last. Arrays are not compressed;
+the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.tiles.regions``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ ATTRIBUTE = "wsikd_bag"
 FORMAT = 1
 H5_SUFFIXES = (".h5", ".hdf5")
 _CHUNK_BYTES = 1 << 20
-_REMEDY = "make it again with wsikd embed, or leave it out"
+_REGIONS_BYTES = 1 << 28
+REMEDY = "make it again with wsikd embed, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Bag:
         """All embeddings, float32 of ``shape``; raises DataError where they cannot be read."""
         found = np.asarray(_read(self.path, "features"), np.float32).reshape(self.shape)
         if not np.isfinite(found).all():
-            raise DataError(self.path, "holds NaN or infinity", _REMEDY)
+            raise DataError(self.path, "holds NaN or infinity", REMEDY)
         return found
 
     def coords(self) -> NDArray[np.float64]:
@@ -103,7 +105,7 @@ class Bag:
             found = found[0]
         if found.shape != (len(self), 2):
             fault = f"has coords of shape {found.shape} for {len(self)} embeddings"
-            raise DataError(self.path, fault, _REMEDY)
+            raise DataError(self.path, fault, REMEDY)
         return found
 
 
@@ -145,7 +147,7 @@ def find_bags(paths: Iterable[str | Path]) -> list[Path]:
 def write_bag(
     path: Path,
     info: BagInfo,
-    features: NDArray[np.float32],
+    features: NDArray[np.floating],
     xy: NDArray[np.float64],
     seconds: Mapping[str, float] | None = None,
 ) -> None:
@@ -154,7 +156,7 @@ def write_bag(
     Args:
         path: the Zarr folder.
         info: what describes it.
-        features: float32 (N, D) or (N, D, g, g).
+        features: float32 (N, D) or (N, D, g, g); of the latter, float16 as well.
         xy: level-0 corners, float64 (N, 2).
         seconds: by stage, of its making.
 
@@ -164,7 +166,9 @@ def write_bag(
     if len(features) != len(xy) or features.ndim not in (2, 4):
         raise ValueError(f"features {features.shape} do not go with coords {xy.shape}")
     row = features[0].nbytes if len(features) else 1
-    rows = max(1, min(len(features), _CHUNK_BYTES // max(1, row)))
+    most = max(1, (_CHUNK_BYTES if features.ndim == 2 else _REGIONS_BYTES) // max(1, row))
+    pieces = max(1, -(-len(features) // most))
+    rows = max(1, -(-len(features) // pieces))  # alike, since Zarr fills the last one up
     with aside(path) as part:
         group = zarr.create_group(part, zarr_format=3)
         _put(group, "features", features, rows)
@@ -277,7 +281,7 @@ def _open_h5(path: Path) -> Bag:
 
 def _checked(path: Path, info: BagInfo, shape: tuple[int, ...]) -> Bag:
     if len(shape) not in (2, 4) or not shape[1]:
-        raise DataError(path, f"has features of shape {shape}, not (N, D)", _REMEDY)
+        raise DataError(path, f"has features of shape {shape}, not (N, D)", REMEDY)
     return Bag(path, info, shape)
 
 
@@ -289,11 +293,11 @@ def _read(path: Path, name: str) -> Any:
         array = zarr.open_group(path, mode="r")[name]
         assert isinstance(array, zarr.Array)
         if array.nchunks_initialized < array.nchunks and array.size:
-            raise DataError(path, f"has lost chunks of its {name}", _REMEDY)
+            raise DataError(path, f"has lost chunks of its {name}", REMEDY)
         return array[...]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(path, f"cannot be read ({type(error).__name__}: {error})", _REMEDY)
+    return DataError(path, f"cannot be read ({type(error).__name__}: {error})", REMEDY)
