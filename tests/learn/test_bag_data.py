@@ -151,3 +151,15 @@ def test_weights_go_by_the_network():
         weights("gated", instance=1.0)
     with pytest.raises(ValueError, match="did you mean 'instance'"):
         weights("gated", instanc=1.0)
+
+
+def test_a_share_leaves_training_slides_out_and_no_others(tmp_path):
+    write_bags(tmp_path, 32)
+    whole, half = (load(tmp_path, Split(given=True, share=s)) for s in (1.0, 0.5))
+    for part in ("val", "test"):
+        np.testing.assert_array_equal(whole.indices(part), half.indices(part))
+    kept, left = half.indices("train"), np.flatnonzero(half.split == "none")
+    assert sorted([*kept, *left]) == sorted(whole.indices("train"))
+    assert len(kept) == len(left) == 8
+    assert not {half.group[i] for i in kept} & {half.group[i] for i in left}
+    assert whole.digests == half.digests

@@ -18,6 +18,7 @@ from wsikd.core.errors import DataError
 from wsikd.core.tables import nearest
 from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import assign, groups_of
+from wsikd.learn.subsets import keep_share
 from wsikd.tiles.bags import Bag, find_bags, open_bag
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class BagSet:
     Attributes:
         bags: N of them.
         label: int64 (N,), index into ``classes``.
-        split: str (N,), "train", "val" or "test".
+        split: str (N,), "train", "val" or "test"; "none" for what ``Split.share`` leaves out.
         classes: names in order.
         group: what is resampled together: the patient where known, else the slide.
         left_out: slide -> why it takes no part.
@@ -167,8 +168,10 @@ def load_bags(data: BagData, split: Split) -> BagSet:
     label = np.array([classes.index(str(row.label)) for row in rows], np.int64)
     slides, patients = [b.info.slide for b in bags], [r.patient for r in rows]
     names = assign(label, slides, patients, [r.split for r in rows], split)
+    groups = groups_of(slides, patients, "auto")
+    names = keep_share(names, label, groups, split.share, split.share_seed)
     found = BagSet(
-        bags, label, names, classes, groups_of(slides, patients, "auto"), left_out,
+        bags, label, names, classes, groups, left_out,
         sorted(_digest(bag, row) for bag, row in zip(bags, rows, strict=True)), data.cache_gb,
     )  # fmt: skip
     _report(found)
