@@ -102,7 +102,7 @@ class PrototypeTable:
     @property
     def clusters(self) -> int:
         """K, prototypes of a slide."""
-        return self.prototypes.shape[1]
+        return int(self.prototypes.shape[1])
 
     def index(self, slide: str) -> int:
         """Place of a slide; raises DataError where it is none, or has no prototypes."""

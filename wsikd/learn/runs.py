@@ -20,6 +20,7 @@ SETTINGS: dict[str, str] = {
     "mil": "wsikd.learn.bag_settings:MilConfig",
     "ts2g": "wsikd.learn.ts2g_settings:Ts2gConfig",
     "detector": "wsikd.learn.detect_settings:DetectConfig",
+    "slpd": "wsikd.learn.slpd_settings:SlpdConfig",
 }
 """Of each method that does not learn classes from patches, and of those that do."""
 
@@ -28,6 +29,7 @@ TRAININGS: dict[str, str] = {
     "mil": "wsikd.learn.bag_train:train_bags",
     "ts2g": "wsikd.learn.ts2g_train:train_embedder",
     "detector": "wsikd.learn.detect_train:train_detector",
+    "slpd": "wsikd.learn.slpd_train:train_regions",
 }
 
 

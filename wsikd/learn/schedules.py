@@ -58,3 +58,22 @@ def cosine_of_epochs(optim: Optim, epoch: int) -> float:
         return optim.lr_start + at * (optim.lr - optim.lr_start) / optim.warmup_epochs
     share = 0.5 * (1 + math.cos(math.pi * at / optim.epochs))
     return optim.lr_end + (optim.lr - optim.lr_end) * share
+
+
+def cosine_steps(first: float, last: float, step: int, steps: int, warmup: int = 0) -> float:
+    """A value that goes from ``first`` to ``last`` as a half cosine, step by step.
+
+    Args:
+        first: at the start, or where the warm-up ends.
+        last: towards which it goes; reached at step ``steps``.
+        step: counted over the run from 0.
+        steps: of the run.
+        warmup: steps over which it first rises from 0 to ``first`` in equal parts.
+
+    >>> [round(cosine_steps(1.0, 0.0, t, 8, warmup=3), 3) for t in (0, 1, 2, 3, 8)]
+    [0.0, 0.5, 1.0, 1.0, 0.0]
+    """
+    if step < warmup:
+        return first * step / max(1, warmup - 1)
+    share = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))

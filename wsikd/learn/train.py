@@ -171,7 +171,7 @@ class Trainer:
         rate, clock = 0.0, Waiting()
         for step, (images, indices) in enumerate(clock.watch(batches)):
             at = Progress(self.epoch, optim.epochs, step, self.steps)
-            rate = learning_rate(optim, before + step, self.steps)
+            rate = self._rate(before + step)
             for name, term in self._step(images, indices, at, rate).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
             if self.told is not None:
@@ -180,6 +180,10 @@ class Trainer:
         weighted = {name: self.config.weights[name] * value for name, value in raw.items()}
         told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
         return {**told, "waiting": round(clock.share, 3)}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate at a step, counted over the run."""
+        return learning_rate(self.config.optim, step, self.steps)
 
     def _step(
         self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, rate: float

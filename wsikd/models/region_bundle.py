@@ -1,0 +1,129 @@
+"""A trained region encoder on disk: ``model.safetensors`` and a ``card.json`` of kind "region"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import BundleError
+from wsikd.models.bundle import CARD
+from wsikd.models.folder import read_network, write_network
+from wsikd.models.region_vit import RegionEncoder, RegionShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+KIND = "region"
+_ENCODER = ("id", "sha256", "input_px", "mean", "std")
+
+
+class LoadedRegionEncoder(RegionEncoder):
+    """A region encoder with what its card says.
+
+    Attributes:
+        path: its folder.
+        card: all that was written of it.
+        encoder: what embedded the tiles that it was trained on: id, licence, transform, digest.
+        mpp: um per pixel of those tiles; None where the grids did not say.
+        grid: tiles along a side of a region.
+    """
+
+    path: Path
+    card: Mapping[str, Any]
+    encoder: Mapping[str, Any]
+    mpp: float | None
+    grid: int
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights file."""
+        return str(self.card["sha256"])
+
+    def check(
+        self, encoder: Mapping[str, Any], shape: Sequence[int], mpp: float | None, *, what: object
+    ) -> None:
+        """Refuse regions that are not what it was trained on.
+
+        Args:
+            encoder: what embedded their tiles, as grids and bags record it.
+            shape: of a region, (D, g, g).
+            mpp: um per pixel of their tiles; None if unknown, which passes.
+            what: the regions, for the message.
+
+        Raises:
+            BundleError: another encoder or transform, width, grid or resolution.
+        """
+        own = (self.shape.dim, self.grid, self.grid)
+        if tuple(shape) != own:
+            raise _refused(what, f"are {_told(shape)} a region, {self.path} takes {_told(own)}")
+        for key in _ENCODER:
+            theirs, ours = encoder.get(key), self.encoder.get(key)
+            if theirs != ours and key in encoder and key in self.encoder:
+                raise _refused(
+                    what, f"were embedded with {key} {_short(theirs)}, {self.path} was trained on "
+                    f"{_short(ours)}",
+                )  # fmt: skip
+        if mpp is not None and self.mpp is not None and abs(mpp - self.mpp) > 0.02 * self.mpp:
+            raise _refused(what, f"are at {mpp:g} um/px, {self.path} was trained at {self.mpp:g}")
+
+
+def save_region_encoder(
+    folder: Path, network: RegionEncoder, *, encoder: Mapping[str, Any], mpp: float | None,
+    grid: int, **card: Any,
+) -> Path:  # fmt: skip
+    """Write a region encoder, without a last layer; the card comes last.
+
+    Args:
+        folder: where to.
+        network: the encoder, or a student or teacher of the training.
+        encoder: what embedded the tiles.
+        mpp: um per pixel of the tiles, if known.
+        grid: tiles along a side of a region.
+        card: further entries, JSON values.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("last.")}
+    about = {
+        "network": network.shape.record(), "encoder": dict(encoder), "mpp": mpp, "grid": grid,
+        **card,
+    }  # fmt: skip
+    return write_network(folder, state, KIND, about)
+
+
+def load_region_encoder(path: Path) -> LoadedRegionEncoder:
+    """Read a region encoder from its folder or its run folder, in eval mode, on the CPU.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+    """
+    folder, card, weights = read_network(path, KIND)
+    try:
+        found = LoadedRegionEncoder(RegionShape(**card["network"]))
+        found.load_state_dict(weights)
+        found.path, found.card, found.encoder = folder, card, dict(card["encoder"])
+        found.mpp = None if card["mpp"] is None else float(card["mpp"])
+        found.grid = int(card["grid"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise BundleError(
+            folder / CARD, f"does not go with its weights ({type(error).__name__})",
+            "copy the whole folder anew, or train it again",
+        ) from error  # fmt: skip
+    frozen: nn.Module = found.requires_grad_(requires_grad=False).eval()
+    assert frozen is found
+    return found
+
+
+def _refused(what: object, fault: str) -> BundleError:
+    return BundleError(str(what), fault, "give regions that were embedded alike, or train anew")
+
+
+def _told(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _short(value: object) -> str:
+    return f"'{value[:16]}'" if isinstance(value, str) and len(value) > 40 else repr(value)
