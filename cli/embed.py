@@ -1,9 +1,9 @@
-"""``wsikd embed``: slides or tile stores become bags of patch embeddings."""
+"""``wsikd embed``: slides or tile stores become bags of patch embeddings, or region grids."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +18,40 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from wsikd.learn.embed import Embedder
+    from wsikd.models.encoder import Encoder
     from wsikd.slides.manifest import SlideEntry
+
+
+def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of region grids."""
+    for option in (
+        click.option("--float16", is_flag=True, help="Regions: store half the bytes."),
+        click.option(
+            "--coarser",
+            type=click.FloatRange(0, 1),
+            help="Regions: read a slide that is coarser than --mpp by at most this share at its "
+            "own resolution.  [default: 0.05]",
+        ),
+        click.option(
+            "--min-inside",
+            type=click.FloatRange(0, 1),
+            help="Regions: smallest share of a region's area on the slide; what lies beyond is "
+            "background.  [default: 0.75]",
+        ),
+        click.option(
+            "--regions",
+            "region_px",
+            type=click.IntRange(1),
+            metavar="PX",
+            help="Make region grids: squares of PX at --mpp, each of g x g tiles of --patch-size "
+            "(default the encoder's, else 256). --min-tissue counts the whole region.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -58,6 +89,7 @@ if TYPE_CHECKING:
 @click.option("--h5", is_flag=True, help="Write <slide>.h5 as CLAM and TRIDENT keep it, too.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@region_options
 @tissue_options
 @slide_options
 @click.option("--overwrite", is_flag=True, help="Embed again, replacing what is there.")
@@ -74,6 +106,10 @@ def embed(
     h5: bool,
     batch_size: int,
     device: str,
+    region_px: int | None,
+    min_inside: float | None,
+    coarser: float | None,
+    float16: bool,
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
@@ -84,9 +120,9 @@ def embed(
     """Turn patches into embeddings with a frozen network: one bag a slide.
 
     SLIDES may also be tile stores, or a folder of them; their patches are then embedded as they
-    are.
+    are. With --regions a bag holds grids of tiles, which a region encoder reads.
     """
-    from wsikd.learn.embed import Embedder, settings_for
+    from wsikd.core.errors import ConfigError
     from wsikd.models.encoder import open_encoder
     from wsikd.slides.sidecar import tissue_method
     from wsikd.tiles.bags import open_bag, write_h5
@@ -94,16 +130,22 @@ def embed(
 
     if mag is not None and mpp is not None:
         raise click.UsageError("give --mag or --mpp, not both")
+    of_regions = {"min_inside": min_inside, "coarser": coarser, "half": float16 or None}
+    asked = {k: v for k, v in of_regions.items() if v is not None}
+    if region_px is None and asked:
+        raise click.UsageError("--min-inside, --coarser and --float16 go with --regions")
+    if region_px is not None and (stride is not None or h5):
+        raise click.UsageError("--regions goes with neither --stride nor --h5")
     method = tissue_method(tissue)
     encoder = open_encoder(encoder_name, weights=weights, licence=licence)
-    settings = settings_for(
-        encoder, 10 / mag if mag else mpp, patch_size,
-        stride_px=stride, tissue=method, min_tissue=min_tissue,
+    embedder = _embedder(
+        encoder, 10 / mag if mag else mpp, patch_size, stride, region_px,
+        {"tissue": method, "min_tissue": min_tissue, **asked},
+        {"device": device, "batch_size": batch_size, "threads": use_threads(threads)},
     )  # fmt: skip
-    embedder = Embedder(
-        encoder, settings, device=device, batch_size=batch_size, threads=use_threads(threads)
-    )
     stores = _stores(inputs)
+    if stores and region_px is not None:
+        raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
     entries = stores or _slides(inputs, slide_mpp, reader)
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
@@ -120,13 +162,37 @@ def embed(
             write_h5(path.with_suffix(".h5"), open_bag(path), overwrite=True)
         counts["made" if done.made else "already there"] += 1
         place = f"{'in' if done.made else 'already in'} {path}"
-        return f"{done.patches} embeddings of {encoder.spec.dim} numbers, {place}"
+        if region_px is None:
+            return f"{done.patches} embeddings of {encoder.spec.dim} numbers, {place}"
+        side = region_px // embedder.settings.patch_px
+        return f"{done.patches} regions of {side} x {side} tiles, {encoder.spec.dim} each, {place}"
 
     batch = Batch(output)
     if not stores:
         entries = own_tissue(tissue, entries, batch)
     batch.run(entries, work)
     batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
+
+
+def _embedder(
+    encoder: Encoder,
+    mpp: float | None,
+    patch_px: int | None,
+    stride_px: int | None,
+    region_px: int | None,
+    more: dict[str, Any],
+    how: dict[str, Any],
+) -> Embedder:
+    from wsikd.learn.embed import Embedder, settings_for
+
+    if region_px is None:
+        settings = settings_for(encoder, mpp, patch_px, stride_px=stride_px, **more)
+        return Embedder(encoder, settings, **how)
+    from wsikd.learn.embed_regions import RegionEmbedder, region_settings
+
+    return RegionEmbedder(
+        encoder, region_settings(encoder, mpp, patch_px, region_px, **more), **how
+    )
 
 
 def _stores(inputs: Sequence[str]) -> list[SlideEntry]:

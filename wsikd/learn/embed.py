@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.models.encoder import Encoder
+    from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
     Progress = Callable[[int, int], None] | None
@@ -104,18 +105,8 @@ class Embedder:
             slide = open_entry(entry)
         with slide, locked(path):
             grid = TileGrid.plan(slide, settings.mpp, settings.patch_px, settings.stride_px)
-            info = BagInfo(
-                slide=slide.info.name,
-                encoder={**self.spec.record(), "patches": asdict(settings)},
-                mpp=settings.mpp,
-                patch_px=settings.patch_px,
-                field_px=grid.field_px,
-                patient=hide_patient(entry.patient, path.parent),
-                split=entry.split,
-                label=entry.label,
-                source=slide.info.fingerprint,
-            )
-            if not overwrite and (found := _there(path, info)) is not None:
+            info = self._describe(slide, entry, path, settings.patch_px, grid.field_px)
+            if not overwrite and (found := there(path, info)) is not None:
                 return Embedded(found, made=False, seconds={})
             with clock("tissue"):
                 tissue = find_tissue(
@@ -130,6 +121,28 @@ class Embedder:
             xy = grid.boxes(rows, columns)[:, :2]
             self._write(path, info, xy, batches, clock, on_progress)
         return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
+
+    def _describe(
+        self,
+        slide: Slide,
+        entry: SlideEntry,
+        path: Path,
+        side_px: int,
+        field_px: tuple[float, float],
+        **more: Any,
+    ) -> BagInfo:
+        """What a bag of a slide says of itself; ``more`` is kept with the settings."""
+        return BagInfo(
+            slide=slide.info.name,
+            encoder={**self.spec.record(), "patches": {**asdict(self.settings), **more}},
+            mpp=self.settings.mpp,
+            patch_px=side_px,
+            field_px=field_px,
+            patient=hide_patient(entry.patient, path.parent),
+            split=entry.split,
+            label=entry.label,
+            source=slide.info.fingerprint,
+        )
 
     def embed_store(
         self,
@@ -167,7 +180,7 @@ class Embedder:
                 label=about.get("label"),
                 source=store.digest,
             )
-            if not overwrite and (found := _there(path, info)) is not None:
+            if not overwrite and (found := there(path, info)) is not None:
                 return Embedded(found, made=False, seconds={})
             batches = _from_store(store, settings.mpp, self.batch_size, clock)
             self._write(path, info, store.patches.xy, batches, clock, on_progress)
@@ -222,7 +235,7 @@ def settings_for(
     return EmbedSettings(mpp, patch_px, **more)
 
 
-def _there(path: Path, info: BagInfo) -> int | None:
+def there(path: Path, info: BagInfo) -> int | None:
     """Patches of the bag at a place, None where there is none. Raises DataError if it differs."""
     if not path.exists():
         return None
