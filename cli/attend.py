@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsikd.tiles.bags import Bag
 
 
-@click.command()
+@click.command(short_help="Draw where a slide classifier looks (method: mil).")
 @click.argument("run", type=click.Path(path_type=Path))
 @input_option
 @click.option(

@@ -16,13 +16,23 @@ from .common import (
     tissue_options,
     use_threads,
 )
+from .sections import Sectioned
 
 if TYPE_CHECKING:
     from wsikd.grade.bench import Contender
     from wsikd.grade.predict import PredictSettings
 
 
-@click.command()
+@click.command(
+    cls=Sectioned,
+    short_help="Compare teacher and students: times, kappa, which to take.",
+    sections={
+        "Who is compared": "teacher students budgets margin arch magnifications patch_size",
+        "What is true": "annotations label_map labels specimen",
+        "What is read": "max_fields tissue min_tissue slide_mpp reader",
+        "The machine": "repeats batch_size device threads",
+    },
+)
 @input_option
 @click.option("--teacher", type=click.Path(path_type=Path), help="Run folder or bundle at 10x.")
 @click.option(
@@ -60,6 +70,18 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="SOURCE=CLASS",
     help="Classes of the annotations, as tile has it. May be given again.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Grade groups of whole slides, as evaluate --slides has them (columns slide, grade_group "
+    "or gleason, and patient where known). --margin is then judged by kappa of slides.",
+)
+@click.option(
+    "--specimen",
+    type=click.Choice(["biopsy", "prostatectomy"]),
+    help="With --labels: rule for the Gleason score.  [default: biopsy]",
 )
 @click.option(
     "--arch",
@@ -113,6 +135,8 @@ def bench(
     budgets: tuple[float, ...],
     annotations: Path | None,
     label_map: tuple[str, ...],
+    labels: Path | None,
+    specimen: str | None,
     arch: str | None,
     magnifications: tuple[float, ...],
     patch_size: int,
@@ -129,8 +153,8 @@ def bench(
 ) -> None:
     """Compare teacher and students over the same tissue: what each costs and how well it grades.
 
-    Kappa is that with annotations or labels (of the manifest, or --annotations) where there are
-    any, else agreement with the teacher.
+    Kappa of fields is that with annotations or labels (of the manifest, or --annotations) where
+    there are any, else agreement with the teacher; --labels adds kappa of slides.
     """
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.grade.bench import run_bench
@@ -138,14 +162,21 @@ def bench(
     from wsikd.grade.bench_choice_report import plot_trade
     from wsikd.grade.bench_report import plot, to_markdown
     from wsikd.grade.predict import PredictSettings
+    from wsikd.grade.slide_scores import read_labels
     from wsikd.slides.label_map import parse_label_map
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.sidecar import tissue_method
 
     if bool(arch) == bool(teacher or students) or bool(teacher) != bool(students):
         raise click.UsageError("give --teacher and --student, or --arch alone")
-    if arch and (margin is not None or budgets):
-        raise click.UsageError("--margin and --budget compare trained networks, not --arch")
+    if arch and (margin is not None or budgets or labels):
+        raise click.UsageError(
+            "--margin, --budget and --labels are for trained networks, not --arch"
+        )
+    if labels and max_fields:
+        raise click.UsageError("--labels are of whole slides: leave --max-fields out")
+    if specimen and not labels:
+        raise click.UsageError("--specimen goes with --labels")
     if budgets and len(students) > 1:
         raise click.UsageError("--budget goes with one --student")
     method = tissue_method(tissue)
@@ -157,7 +188,13 @@ def bench(
         max_fields=max_fields,
     )
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
-    question = Question(budgets or BUDGETS, margin, parse_label_map(label_map))
+    question = Question(
+        budgets or BUDGETS,
+        margin,
+        parse_label_map(label_map),
+        {one.slide: one for one in read_labels(labels)} if labels else {},
+        specimen or "biopsy",
+    )
     if arch:
         question = Question()
         pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)

@@ -19,7 +19,7 @@ _SPLITS = ("train", "train", "train", "train", "train", "val", "test", "test")
 _FULL_PX, _SMALL_PX = 6144, 2560
 
 
-@click.command()
+@click.command(short_help="Draw slides, train, grade, compare: the whole way.")
 @click.option(
     "-o",
     "--output",

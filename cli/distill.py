@@ -10,7 +10,7 @@ import click
 from .common import progress, together
 
 
-@click.command()
+@click.command(short_help="Train a teacher, or a student from its teacher.")
 @click.option(
     "-c",
     "--config",

@@ -36,7 +36,7 @@ _REMEDIES = {
 }
 
 
-@click.command()
+@click.command(short_help="Check libraries, devices, readers and geometry.")
 @click.option("--all", "everything", is_flag=True, help="Import tiatoolbox too (half a minute).")
 def doctor(everything: bool) -> None:
     """Check libraries, devices and readers, and send a square through the whole pipeline."""

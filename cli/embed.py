@@ -54,7 +54,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(short_help="Turn patches into embeddings, one bag a slide.")
 @input_option
 @click.option(
     "--encoder",

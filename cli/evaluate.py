@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-@click.command()
+@click.command(short_help="Score a run on patches, or graded slides on labels.")
 @click.argument("subject", metavar="[RUN|BUNDLE]", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--slides",

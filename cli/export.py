@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
 
 
-@click.command()
+@click.command(short_help="Write tile stores for other tools, or as images.")
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--to",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = 32
 
 
-@click.command("export-model")
+@click.command("export-model", short_help="Write a student as ONNX, TorchScript or for WSInfer.")
 @click.argument("student", type=click.Path(path_type=Path))
 @click.option(
     "--to",

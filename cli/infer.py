@@ -9,6 +9,7 @@ import click
 
 from .common import input_option, own_tissue, slide_options, tissue_options, use_threads
 from .infer_run import Running, Wanted, grade_slides
+from .sections import Sectioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from .common import Batch
 
 
-@click.command()
+@click.command(
+    cls=Sectioned,
+    short_help="Grade whole slides: maps, overlays and a summary.",
+    sections={
+        "What is read": "stride dense exact tissue min_tissue slide_mpp reader",
+        "What is concluded": "specimen min_area",
+        "Asking the teacher": "escalate budget agreement kappa",
+        "The machine": "batch_size device engine precision threads jobs stall",
+    },
+)
 @input_option
 @click.option(
     "-m",
@@ -96,6 +106,13 @@ if TYPE_CHECKING:
     "which a field is read again follows from the validation curve in the student's card.  "
     "[default: 0.95]",
 )
+@click.option(
+    "--kappa",
+    type=click.FloatRange(-1, 1),
+    metavar="KAPPA",
+    help="With --escalate, instead of --agreement: quadratic kappa with the labels of validation "
+    "that student and teacher together shall have there.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.option(
@@ -145,6 +162,7 @@ def infer(
     escalate: Path | None,
     budget: float | None,
     agreement: float | None,
+    kappa: float | None,
     batch_size: int,
     device: str,
     engine: str,
@@ -167,8 +185,12 @@ def infer(
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.sidecar import tissue_method
 
-    if escalate is None and (budget is not None or agreement is not None):
-        raise click.UsageError("--budget and --agreement go with --escalate TEACHER")
+    limits = {"budget": budget, "agreement": agreement, "kappa": kappa}
+    if escalate is None and any(v is not None for v in limits.values()):
+        raise click.UsageError("--budget, --agreement and --kappa go with --escalate TEACHER")
+    if kappa is not None and (agreement is not None or budget == 1):
+        other = "--agreement" if agreement is not None else "--budget 1, which reads every field"
+        raise click.UsageError(f"give --kappa or {other}, not both")
     if dense:
         raise _not_dense()
     method = tissue_method(tissue)
@@ -178,7 +200,6 @@ def infer(
         resolve(EXPORTERS, name, kind="exporters")
     names = tuple(name for name in (*EXPORTERS, ALL) if name in asked)
     how = Running(jobs, use_threads(threads, jobs), stall)
-    limits = {"budget": budget, "agreement": agreement}
     grading = Grading(
         model=model,
         device=device,

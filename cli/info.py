@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
 
 
-@click.command()
+@click.command(short_help="Tell what a slide is, its resolution and its tissue.")
 @click.argument("slides", nargs=-1, required=True)
 @click.option(
     "--mag",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Write commented configurations of a method.")
 @click.argument("method", required=False)
 @click.option(
     "-o",

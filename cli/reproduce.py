@@ -13,7 +13,7 @@ ALWAYS = ("paper", "output", "overrides", "device")
 """Options that go with every paper."""
 
 
-@click.command()
+@click.command(short_help="Train and score every row of a paper's comparison.")
 @click.argument("paper", metavar="[PAPER]", default="at_plus")
 @click.option(
     "--data",

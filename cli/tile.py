@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import Batch, input_option, slide_options, tissue_options
+from .sections import Sectioned
 from .tile_compare import compare_tiles
 from .tile_options import annotation_options, area_options, store_options
 from .tile_run import estimate_tiles, run_options, run_tiles, running
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@click.command()
+@click.command(
+    cls=Sectioned,
+    short_help="Tile slides into stores, at several magnifications.",
+    sections={
+        "What is labelled": "annotations label_map classes min_cover min_purity",
+        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp reader route",
+        "What is written": "codec ome_version",
+        "The machine": "threads jobs stall scheduler workers",
+    },
+)
 @input_option
 @click.option(
     "-o",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Train a grid of settings, choose on validation.")
 @click.option(
     "-c",
     "--config",

@@ -87,6 +87,28 @@ def test_every_help_renders(command):
         assert RESEARCH_USE in re.sub(r"\s+", " ", result.output)
 
 
+def test_the_list_of_commands_is_not_cut_and_every_section_names_options():
+    lines = CliRunner().invoke(main, ["--help"], terminal_width=80).output.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert not [line for line in lines[1:] if line.rstrip().endswith("...")]
+    for command in main.commands.values():
+        names = {parameter.name for parameter in command.params}
+        for title, listed in getattr(command, "sections", {}).items():
+            assert set(listed) <= names, f"{command.name}, {title}"
+
+
+def test_options_stand_under_their_headings():
+    told = run("infer", "--help").output
+    first, own, _, teacher, machine = re.split(r"\n\n[A-Z][\w ,]+:\n", told)[1:]
+    assert "--output" in first
+    assert "--stride" in own
+    assert "--budget" in teacher
+    assert "--device" in machine
+    options = {o for p in main.commands["infer"].params for o in p.opts}
+    assert all(told.count(f"\n  {option} ") + told.count(f", {option} ") == 1
+               for option in options if option.startswith("--"))  # fmt: skip
+
+
 def test_the_commands_of_the_readme_are_there():
     names = "info tile export distill evaluate tune reproduce infer bench demo init config doctor"
     more = "attend embed report export-model view"

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score
 
-from wsikd.core.escalation import doubt, most_doubtful, place_for, trade_off
+from wsikd.core.escalation import (
+    best_place,
+    doubt,
+    most_doubtful,
+    place_for,
+    place_for_kappa,
+    trade_off,
+)
 
 
 def drawn(seed, count=200, classes=4):
@@ -60,19 +67,22 @@ def test_equal_doubt_goes_by_place():
 def test_the_curve_equals_a_slow_reading():
     logits, student, teacher = drawn(1)
     doubts = 1 - softmax(logits, axis=1).max(1)
-    curve = trade_off(doubts, student, teacher, 4)
+    truth = np.random.default_rng(2).integers(0, 4, len(student))
+    curve = trade_off(doubts, student, teacher, truth, 4)
     assert curve["share"][0] == 0
     assert curve["share"][-1] == curve["agreement"][-1] == 1
-    rows = zip(*(curve[k] for k in ("threshold", "share", "agreement", "kappa")), strict=True)
-    for threshold, share, agreement, kappa in rows:
+    keys = ("threshold", "share", "agreement", "kappa", "truth_kappa")
+    rows = zip(*(curve[k] for k in keys), strict=True)
+    for threshold, share, agreement, *kappas in rows:
         merged = [
             t if d >= threshold else s for d, s, t in zip(doubts, student, teacher, strict=True)
         ]
         assert share == np.mean([d >= threshold for d in doubts])
         assert agreement == np.mean([m == t for m, t in zip(merged, teacher, strict=True)])
-        assert kappa == pytest.approx(
-            cohen_kappa_score(merged, teacher, weights="quadratic", labels=range(4))
-        )
+        assert kappas == pytest.approx(
+            [cohen_kappa_score(merged, other, weights="quadratic", labels=range(4))
+             for other in (teacher, truth)]
+        )  # fmt: skip
     assert np.all(np.diff(curve["agreement"]) >= 0)
 
 
@@ -82,5 +92,14 @@ def test_the_cheapest_place_is_chosen():
 
 
 def test_one_class_has_no_kappa():
-    curve = trade_off(np.array([0.1, 0.2]), np.array([1, 1]), np.array([1, 1]), 3)
-    assert set(curve["kappa"]) == {None}
+    one = np.array([1, 1])
+    curve = trade_off(np.array([0.1, 0.2]), one, one, one, 3)
+    assert set(curve["kappa"]) == set(curve["truth_kappa"]) == {None}
+    assert best_place(curve) is None
+    assert place_for_kappa(curve, -1) is None
+
+
+def test_the_place_of_a_kappa_with_the_truth():
+    curve = {"truth_kappa": [None, 0.5, 0.8, 0.6, 0.8], "share": [0, 0.1, 0.2, 0.5, 1]}
+    assert [place_for_kappa(curve, k) for k in (0.5, 0.6, 0.8, 0.81)] == [1, 2, 2, None]
+    assert [best_place(curve, b) for b in (0, 0.1, 0.2, 1)] == [None, 1, 2, 2]

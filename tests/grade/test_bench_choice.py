@@ -50,7 +50,7 @@ def test_points_of_a_pair_and_its_escalation(slide_file, tmp_path):
     json.dumps(record, allow_nan=False)
     text = to_markdown(record)
     assert "agreement with the teacher" in text
-    assert "it does not tell who is right" in text
+    assert "which does not tell who is right" in text
     assert f"| student + 0.5 | {points['student + 0.5']['share']:.1%} |" in text
     plot_trade(record, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -73,7 +73,9 @@ def test_several_students_are_named_and_not_escalated(slide_file):
     assert [t["name"] for t in record["choice"]["tests"]] == ["student 5x", "student 2.5x"]
     assert record["choice"]["few"]
     assert "10x against 5x against 2.5x" in to_markdown(record)
-    assert "too few: do not trust" in to_markdown(record)
+    assert "no conclusion: 1 slide(s)" in to_markdown(record)
+    shown = choose(cohort({"teacher": 0.1, "a": 0.1}, groups=3), "teacher", ["a"], 0.1)
+    assert "too few: do not trust" in "\n".join(trade_lines(record | {"choice": shown}))
     assert "read again" not in to_markdown(record)
 
 
@@ -117,7 +119,7 @@ def test_the_cheapest_that_is_not_inferior_is_chosen():
     assert [t["not_inferior"] for t in found["tests"]] == [True, True, False]
     assert not found["few"]
     for test in found["tests"]:
-        assert test["lower"] < test["difference"] < 0
+        assert test["interval"][0] < test["lower"] < test["difference"] < 0
         assert (test["lower"] > -0.08) == test["not_inferior"]
 
 
@@ -166,7 +168,8 @@ def test_one_slide_alone_answers_nothing(caplog):
     made = cohort({"teacher": 0.1, "s": 0.1}, groups=1)
     found = choose(made, "teacher", ["s"], 0.5)
     assert (found["chosen"], found["tests"][0]["lower"], found["few"]) == (None, None, True)
-    assert "only 1 slides or patients" in caplog.text
+    assert found["refused"].startswith("no conclusion: 1 slide(s) or patient(s) with a reference")
+    assert found["refused"] in caplog.text
 
 
 def test_slides_of_the_training_are_warned_of(caplog):
@@ -224,7 +227,8 @@ def test_the_command_answers(slide_file, bundles, tmp_path):
     both = [f"--student={bundles[name]}" for name in "ab"]
     told = CliRunner().invoke(main, [*common, *both, "--margin", "0.05", "-o", str(tmp_path / "o")])
     assert told.exit_code == 0, told.output
-    assert "Not inferior to the teacher by a margin of 0.05: none" in told.output
+    assert "A margin of 0.05: no conclusion: 1 slide(s) or patient(s)" in told.output
+    assert "Not inferior" not in told.output
     made = {p.name for p in (tmp_path / "o").iterdir()}
     assert made == {"bench.json", "bench.md", "bench.png", "kappa.png"}
     wrong = CliRunner().invoke(main, [*common, *both, "--budget", "0.1", "-o", str(tmp_path / "x")])

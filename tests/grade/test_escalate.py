@@ -3,7 +3,6 @@
 import csv
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,28 +10,17 @@ import torch
 import zarr
 
 from tests.grade.maps import FakeSlide, map_of, white_slide
-from wsikd.core.errors import BundleError, ConfigError, StoreMismatchError
-from wsikd.grade.escalate import (
-    EscalatingPredictor,
-    Rule,
-    check_comparable,
-    rule_of,
-    teacher_settings,
-)
+from wsikd.core.errors import ConfigError, StoreMismatchError
+from wsikd.grade.escalate import EscalatingPredictor, check_comparable, teacher_settings
 from wsikd.grade.exports import write_all
 from wsikd.grade.exports.ome_zarr import read
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.rule import Rule
 from wsikd.models.bundle import InputSpec
 from wsikd.slides.manifest import SlideEntry
 
 CLASSES = ("NC", "G3", "G4")
-CURVE = {
-    "threshold": [1.0, 0.4, 0.2, 0.0],
-    "share": [0.0, 0.05, 0.3, 1.0],
-    "agreement": [0.8, 0.9, 0.97, 1.0],
-    "kappa": [None, 0.8, 0.9, 1.0],
-}
 
 
 class Means(torch.nn.Module):
@@ -130,38 +118,6 @@ def test_other_fields_and_classes_are_refused():
         check_comparable(spec(1.0, 64, ("NC", "G3", "G5")), STUDENT, "--escalate")
     with pytest.raises(ConfigError, match=r"--stride: 3 px are 4\.5 px of the teacher's"):
         teacher_settings(PredictSettings(stride_px=3), STUDENT, spec(8 / 3, 24))
-
-
-def card(**more):
-    found = {"teacher_sha256": "t", "fields": 80, "slides": 2, "curve": CURVE}
-    return SimpleNamespace(card={"escalation": found | more}, temperature=1.5)
-
-
-def test_the_rule_comes_from_the_card_of_that_teacher_alone():
-    teacher = SimpleNamespace(sha256="t")
-    rule = rule_of(card(), teacher, budget=0.1, agreement=0.9)
-    assert (rule.budget, rule.threshold, rule.temperature) == (0.1, 0.4, 1.5)
-    assert "80 validation fields of 2 slide(s) that were 0.05" in rule.told
-    rule = rule_of(card(), teacher, budget=0.1, agreement=0.95)
-    assert rule.threshold == 0.2
-    assert "0.970 had the teacher's class (within the budget 0.900)" in rule.told
-    rule = rule_of(card(teacher_sha256="x"), teacher, budget=0.1, agreement=0.9)
-    assert rule.threshold is None
-    assert "is of another teacher: 0.1 of the fields" in rule.told
-    bare = SimpleNamespace(card={}, temperature=None)
-    rule = rule_of(bare, teacher, budget=0.1, agreement=0.9)
-    assert (rule.threshold, rule.temperature) == (None, None)
-    assert "has no threshold of doubt" in rule.told
-    assert "uncalibrated" in rule.told
-    assert rule_of(card(), teacher, budget=1, agreement=0.9).threshold is None
-
-
-@pytest.mark.parametrize("curve", [None, {}, CURVE | {"share": ["many"]}, CURVE | {"share": []}])
-def test_a_damaged_curve_is_one_line(curve, tmp_path):
-    student = card(curve=curve)
-    student.path = tmp_path
-    with pytest.raises(BundleError, match=r"card\.json: its escalation cannot be read"):
-        rule_of(student, SimpleNamespace(sha256="t"), budget=0.1, agreement=0.9)
 
 
 def test_who_said_it_is_exported_and_read_back(tmp_path):

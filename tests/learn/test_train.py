@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from scipy.special import softmax
+from sklearn.metrics import cohen_kappa_score
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import (
@@ -130,6 +131,8 @@ def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes
         merged = np.where(again, theirs.argmax(1), logits.argmax(1))
         same = (merged == theirs.argmax(1)).mean()
         assert found["curve"]["agreement"][place] == pytest.approx(same)
+        with_labels = cohen_kappa_score(patches.label[val], merged, weights="quadratic")
+        assert found["curve"]["truth_kappa"][place] == pytest.approx(with_labels)
     assert load_bundle(teacher).card["escalation"] is None
 
 

@@ -59,6 +59,7 @@ def trade_off(
     doubts: NDArray[np.float64],
     student: NDArray[np.integer],
     teacher: NDArray[np.integer],
+    truth: NDArray[np.integer],
     classes: int,
 ) -> dict[str, list[float | None]]:
     """What each threshold of doubt costs and brings.
@@ -67,15 +68,17 @@ def trade_off(
         doubts: (N,), of fields that neither network was trained on.
         student: its classes, int (N,).
         teacher: its classes, int (N,).
+        truth: classes that a person gave them, int (N,).
         classes: how many there are.
 
     Returns:
         Lists of equal length, by falling threshold: ``threshold``; ``share`` of the fields in that
         doubt or more; ``agreement``, share of the fields that then have the teacher's class, be it
-        its own; ``kappa`` with the teacher (quadratic; None where undefined).
+        its own; ``kappa`` with the teacher and ``truth_kappa`` with the truth (quadratic; None
+        where undefined).
     """
     curve: dict[str, list[float | None]] = {
-        k: [] for k in ("threshold", "share", "agreement", "kappa")
+        k: [] for k in ("threshold", "share", "agreement", "kappa", "truth_kappa")
     }
     falling = np.sort(doubts)[::-1]
     places = sorted({math.ceil(share * len(doubts)) for share in SHARES})
@@ -83,11 +86,12 @@ def trade_off(
     for threshold in dict.fromkeys(thresholds):
         again = doubts >= threshold
         merged = np.where(again, teacher, student)
-        value = kappa(confusion(teacher, merged, classes), quadratic=True)
         curve["threshold"].append(threshold)
         curve["share"].append(float(again.mean()))
         curve["agreement"].append(float((merged == teacher).mean()))
-        curve["kappa"].append(value if math.isfinite(value) else None)
+        for key, other in (("kappa", teacher), ("truth_kappa", truth)):
+            value = kappa(confusion(other, merged, classes), quadratic=True)
+            curve[key].append(value if math.isfinite(value) else None)
     return curve
 
 
@@ -98,3 +102,22 @@ def place_for(curve: Mapping[str, Any], agreement: float) -> int:
     """
     found = (i for i, value in enumerate(curve["agreement"]) if value >= agreement)
     return next(found, len(curve["agreement"]) - 1)
+
+
+def place_for_kappa(curve: Mapping[str, Any], least: float) -> int | None:
+    """Place in a :func:`trade_off` that costs least and has this kappa with the truth.
+
+    None where none has. More fields read again need not mean more kappa: the teacher errs too.
+    """
+    known = enumerate(curve["truth_kappa"])
+    return next((i for i, value in known if value is not None and value >= least), None)
+
+
+def best_place(curve: Mapping[str, Any], budget: float = 1) -> int | None:
+    """Place of the greatest kappa with the truth within a budget; the cheapest of equal ones.
+
+    None where kappa is undefined at all of them.
+    """
+    pairs = enumerate(zip(curve["truth_kappa"], curve["share"], strict=True))
+    found = [(value, -i) for i, (value, share) in pairs if value is not None and share <= budget]
+    return -max(found)[1] if found else None

@@ -30,8 +30,10 @@ from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
-from wsikd.grade.escalate import EscalatingPredictor, Rule, check_comparable
+from wsikd.grade.bench_slides import check_labels
+from wsikd.grade.escalate import EscalatingPredictor, check_comparable
 from wsikd.grade.exports import write_all
+from wsikd.grade.rule import Rule
 from wsikd.slides.manifest import open_entry
 
 if TYPE_CHECKING:
@@ -102,11 +104,13 @@ def run_bench(
 
     Raises:
         SlideError, MissingMppError, RegionReadError: from the slides.
-        ConfigError: the contenders do not look at the same fields.
+        ConfigError: the contenders do not look at the same fields, or the labels of slides are of
+            none of them.
     """
     question = question or Question()
     for student in students:
         check_comparable(teacher.predictor.spec, student.predictor.spec)
+    check_labels(question, teacher.predictor.spec.classes, entries)
     nets = (teacher, *students)
     asked = [_asking(teacher, students[0], b) for b in question.budgets] if len(nets) == 2 else []
     everyone = (*nets, *asked)
@@ -156,7 +160,9 @@ def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
         student.predictor, teacher.predictor, Rule(budget, None, temperature)
     )
     macs = round(student.macs + budget * teacher.macs)
-    return Contender(f"{student.name} + {budget:.3g}", predictor, macs, trained=True)
+    return Contender(
+        f"{student.name} + {budget:.3g}", predictor, macs, trained=True, card=student.card
+    )
 
 
 def _named(error: Exception, entry: SlideEntry) -> WsikdError:

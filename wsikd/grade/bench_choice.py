@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from wsikd.grade.bench import Contender
     from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.slide_scores import SlideLabel
     from wsikd.slides.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,16 @@ class Question:
         budgets: shares of the fields that the teacher reads again after a single student.
         margin: of kappa, for the choice among the students; None asks for none.
         label_map: classes of the slides' annotations.
+        labels: what a pathologist said of whole slides, by name of the slide. Where there are any,
+            the choice is made by grade groups of slides, not by fields.
+        specimen: rule for the Gleason score, see ``grade_slide``.
     """
 
     budgets: Sequence[float] = ()
     margin: float | None = None
     label_map: Sequence[tuple[str, str]] = ()
+    labels: Mapping[str, SlideLabel] = field(default_factory=dict)
+    specimen: str = "biopsy"
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,15 @@ def trade(
         maps: of each contender, slide by slide.
 
     Returns:
-        For the record: ``compared``, ``points``, ``choice``, ``seen``.
+        For the record: ``compared``, ``points``, ``choice``, ``seen``, and with labels of slides
+        ``compared_slides``.
     """
+    from wsikd.grade.bench_slides import gather_slides
+
     teacher = everyone[0].name
     alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]
     gradings = gather(maps, [s.drawn for s in done], [s.entry for s in done], teacher)
+    slides, told = gather_slides(everyone, question, done, maps) if question.labels else (None, {})
     points = []
     for one in everyone:
         budget, share, kind = None, None, "teacher" if one.name == teacher else "student"
@@ -106,18 +116,15 @@ def trade(
             "cpu_s": cpu,
             "cpu_share": cpu["median"] / max(totals[teacher]["cpu_s"]["median"], 1e-9),
             **graded(gradings, one.name),
+            **({f"slide_{k}": v for k, v in graded(slides, one.name).items()} if slides else {}),
         })  # fmt: skip
     choice = None
     if question.margin is not None:
-        choice = choose(gradings, teacher, [c.name for c in alone[1:]], question.margin)
+        students = [c.name for c in alone[1:]]
+        choice = choose(slides or gradings, teacher, students, question.margin)
     return {
-        "compared": {
-            "reference": gradings.reference,
-            "quadratic": gradings.quadratic,
-            "fields": gradings.fields,
-            "slides": gradings.slides,
-            "groups": gradings.groups,
-        },
+        "compared": gradings.told(),
+        **({"compared_slides": {**slides.told(), **told}} if slides else {}),
         "points": sorted(points, key=lambda p: p["cpu_s"]["median"]),
         "choice": choice,
         "seen": seen_slides({c.name: c.card for c in alone}, maps[teacher]),
@@ -161,8 +168,9 @@ class Gradings:
     Attributes:
         tables: name -> int64 (groups, classes, classes), the reference's class first; groups are
             patients where they are known, else slides.
-        reference: "drawn" or "teacher".
-        fields: that were compared.
+        reference: "drawn" or "teacher" for the class of each field, "labels" for the grade group
+            of each slide.
+        fields: that were compared; slides, where those are graded.
         slides: they lie on.
         quadratic: the classes are grades in order.
     """
@@ -177,6 +185,22 @@ class Gradings:
     def groups(self) -> int:
         """How many patients or slides there are."""
         return len(next(iter(self.tables.values())))
+
+    @property
+    def unit(self) -> str:
+        """What is graded: "slide" or "field"."""
+        return "slide" if self.reference == "labels" else "field"
+
+    def told(self) -> dict[str, Any]:
+        """What was compared, as JSON values."""
+        return {
+            "unit": self.unit,
+            "reference": self.reference,
+            "quadratic": self.quadratic,
+            **({} if self.unit == "slide" else {"fields": self.fields}),
+            "slides": self.slides,
+            "groups": self.groups,
+        }
 
     def kappa(self, name: str) -> float:
         """Kappa of a contender with the reference; NaN where it is undefined."""
@@ -253,37 +277,58 @@ def choose(
         margin: how much kappa may be lost.
 
     Returns:
-        JSON values: for each student its difference from the teacher, the one-sided 95 % lower
-        bound of it, and ``not_inferior`` (None where an earlier one had failed, so that it was not
-        tested); ``chosen`` is the last that passed, None where none did.
+        JSON values: for each student its difference from the teacher, the 95 % interval of it, the
+        one-sided 95 % lower bound, and ``not_inferior`` (None where an earlier one had failed, so
+        that it was not tested); ``chosen`` is the last that passed, None where none did. Where not
+        even the first has a bound, nothing is concluded, and ``refused`` tells why.
     """
-    base, base_drawn = gradings.kappa(teacher), gradings.resampled(teacher)
+    several = gradings.groups > 1
+    base, base_drawn = gradings.kappa(teacher), gradings.resampled(teacher) if several else None
     tests: list[dict[str, Any]] = []
     chosen, open_ = None, True
     for name in students:
-        difference = gradings.kappa(name) - base
-        lower = None
-        if gradings.groups > 1:
-            lower = lower_bound(gradings.resampled(name) - base_drawn)
+        difference, lower, span = gradings.kappa(name) - base, None, None
+        if base_drawn is not None:
+            drawn = gradings.resampled(name) - base_drawn
+            lower, span = lower_bound(drawn), interval(drawn)
         passed = lower is not None and lower > -margin
         tests.append({
             "name": name,
             "difference": difference if math.isfinite(difference) else None,
+            "interval": span and [round(v, 6) for v in span],
             "lower": lower,
             "not_inferior": passed if open_ else None,
         })  # fmt: skip
         open_ = open_ and passed
         chosen = name if open_ else chosen
-    if gradings.groups < FEW_GROUPS:
+    refused = None
+    if tests and tests[0]["lower"] is None:
+        refused = _no_bound(gradings)
+        tests = [{**test, "not_inferior": None} for test in tests]
+        log.warning("--margin %g: %s", margin, refused)
+    elif gradings.groups < FEW_GROUPS:
         log.warning("only %d slides or patients: the bounds are not to be trusted", gradings.groups)
     return {
         "margin": margin,
         "level": LEVEL,
+        "unit": gradings.unit,
         "groups": gradings.groups,
         "few": gradings.groups < FEW_GROUPS,
         "tests": tests,
         "chosen": chosen,
+        "refused": refused,
     }
+
+
+def _no_bound(gradings: Gradings) -> str:
+    """Why a difference of kappas has no interval, and what mends that."""
+    why = (
+        f"{gradings.groups} slide(s) or patient(s) with a reference have no interval"
+        if gradings.groups < 2
+        else f"kappa is undefined in more than a tenth of the resamples of {gradings.groups} "
+        "slides or patients, since they are too much alike"
+    )
+    return f"no conclusion: {why}; compare at least {FEW_GROUPS} of several grades"
 
 
 def seen_slides(

@@ -12,29 +12,29 @@ _COLOURS = {"teacher": "#aa3377", "student": "#228833", "escalated": "#4477aa"}
 
 def trade_lines(record: dict[str, Any]) -> list[str]:
     """The table of costs and kappas, and the answer where a margin was stated, as Markdown."""
-    what = record["compared"]
-    scale = "quadratic kappa" if what["quadratic"] else "kappa"
-    over = f"over {what['fields']} fields of {what['slides']} slide(s)"
-    if what["reference"] == "drawn":
-        told = f"The {scale} is that with what was drawn or said of the slides, {over}"
-    else:
-        told = (
-            f"Nothing is drawn on these slides: the {scale} is agreement with the teacher, {over}; "
-            "it does not tell who is right"
-        )
     asked = any(p["kind"] == "escalated" for p in record["points"])
-    again = "Fields are read again by the teacher, the most doubtful first. " if asked else ""
+    units = _units(record)
+    heads = [
+        "reads",
+        *(["fields read again"] if asked else []),
+        "wall s",
+        "CPU s",
+        "CPU, teacher's",
+        *(f"kappa of {unit}s [95 %]" for unit, _ in units),
+    ]
     lines = [
-        (
-            f"| reads |{' fields read again |' if asked else ''} wall s | CPU s | "
-            "CPU, teacher's | kappa [95 %] |"
-        ),
-        f"|---|{'---:|' if asked else ''}---:|---:|---:|---:|",
-        *(f"| {' | '.join(_row(p, asked=asked))} |" for p in record["points"]),
+        f"| {' | '.join(heads)} |",
+        f"|---|{'---:|' * (len(heads) - 1)}",
+        *(f"| {' | '.join(_row(p, units, asked=asked))} |" for p in record["points"]),
         "",
+    ]
+    if "compared_slides" in record:
+        lines += [_slides_told(record["compared_slides"]), ""]
+    again = "Fields are read again by the teacher, the most doubtful first. " if asked else ""
+    lines += [
         (
-            f"{told}; intervals resample {what['groups']} slides or patients. {again}Times are "
-            "medians [least, greatest] of passes in turn over the same fields."
+            f"{_fields_told(record['compared'])}. {again}Times are medians [least, greatest] of "
+            "passes in turn over the same fields."
         ),
         "",
     ]
@@ -46,13 +46,50 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _row(point: dict[str, Any], *, asked: bool) -> tuple[str, ...]:
+def _units(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What kappa is of, the judged one first, and what its entries' names begin with."""
+    slides = [("slide", "slide_")] if "compared_slides" in record else []
+    return [*slides, ("field", "")]
+
+
+def _fields_told(what: dict[str, Any]) -> str:
+    scale = "quadratic kappa" if what["quadratic"] else "kappa"
+    over = (
+        f"over {what['fields']} fields of {what['slides']} slide(s); intervals resample "
+        f"{what['groups']} slides or patients"
+    )
+    if what["reference"] == "drawn":
+        return f"The {scale} of fields is that with what was drawn or said of the slides, {over}"
+    return (
+        f"Nothing is drawn on these slides: the {scale} of fields is agreement with the teacher, "
+        f"which does not tell who is right, {over}"
+    )
+
+
+def _slides_told(what: dict[str, Any]) -> str:
+    without = sum(row["label"] is None for row in what["grade_groups"])
+    left = [
+        *([f"{without} slide(s) without a label do not count"] if without else []),
+        *([f"{len(what['missing'])} label(s) are of slides not compared"] * bool(what["missing"])),
+    ]
+    return (
+        "The quadratic kappa of slides is that of ISUP grade groups 0 to 5 with the labels "
+        f"({what['specimen']} rule), over {what['slides']} slide(s); intervals resample "
+        f"{what['groups']} slides or patients{''.join(f'; {one}' for one in left)}."
+    )
+
+
+def _row(point: dict[str, Any], units: list[tuple[str, str]], *, asked: bool) -> tuple[str, ...]:
     again = () if not asked else ("-" if point["share"] is None else f"{point['share']:.1%}",)
-    kappa = "-" if point["kappa"] is None else f"{point['kappa']:.3f}"
-    span = point["interval"]
-    reach = f" [{span[0]:.3f}, {span[1]:.3f}]" if span else ""
     times = [_spread(point[k]) for k in ("wall_s", "cpu_s")]
-    return point["name"], *again, *times, f"{point['cpu_share']:.2f}", kappa + reach
+    kappas = [_kappa(point, start) for _, start in units]
+    return point["name"], *again, *times, f"{point['cpu_share']:.2f}", *kappas
+
+
+def _kappa(point: dict[str, Any], start: str) -> str:
+    value, span = point[f"{start}kappa"], point[f"{start}interval"]
+    reach = f" [{span[0]:.3f}, {span[1]:.3f}]" if span else ""
+    return "-" if value is None else f"{value:.3f}{reach}"
 
 
 def _spread(values: dict[str, float]) -> str:
@@ -63,22 +100,27 @@ def _spread(values: dict[str, float]) -> str:
 
 def _choice_lines(record: dict[str, Any]) -> list[str]:
     choice = record["choice"]
-    answer = choice["chosen"] or "none"
+    if choice["refused"]:
+        return [f"**A margin of {choice['margin']:g}: {choice['refused']}.**", ""]
     said = (
-        f"**Not inferior to the teacher by a margin of {choice['margin']:g}: {answer}.** A student "
-        "passes where the one-sided 95 % lower bound of its kappa less the teacher's lies above "
+        f"**Not inferior to the teacher by a margin of {choice['margin']:g}: "
+        f"{choice['chosen'] or 'none'}.** By kappa of {choice['unit']}s: a student passes where "
+        "the one-sided 95 % lower bound of its kappa less the teacher's lies above "
         f"-{choice['margin']:g}; from the highest magnification down, until one fails."
     )
     lines = [
         said,
         "",
-        "| student | kappa less the teacher's | lower bound | |",
+        f"| student | kappa of {choice['unit']}s less the teacher's [95 %] | lower bound | |",
         "|---|---:|---:|---|",
     ]
-    words = {True: "not inferior", False: "not shown", None: "not tested"}
     for test in choice["tests"]:
-        values = ("-" if test[k] is None else f"{test[k]:+.3f}" for k in ("difference", "lower"))
-        lines.append(f"| {' | '.join((test['name'], *values, words[test['not_inferior']]))} |")
+        less, lower = (
+            "-" if test[k] is None else f"{test[k]:+.3f}" for k in ("difference", "lower")
+        )
+        if span := test["interval"]:
+            less += f" [{span[0]:+.3f}, {span[1]:+.3f}]"
+        lines.append(f"| {' | '.join((test['name'], less, lower, _verdict(test)))} |")
     lines.append("")
     if choice["few"]:
         lines += [
@@ -88,22 +130,31 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _verdict(test: dict[str, Any]) -> str:
+    if test["not_inferior"] is None:
+        return "not tested"
+    if test["not_inferior"]:
+        return "not inferior"
+    return "no interval" if test["lower"] is None else "not shown"
+
+
 def plot_trade(record: dict[str, Any], path: Path) -> None:
     """Kappa over CPU time of every way of reading, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    points = [p for p in record["points"] if p["kappa"] is not None]
+    unit, start = _units(record)[0]
+    points = [p for p in record["points"] if p[f"{start}kappa"] is not None]
     if any(p["kind"] == "escalated" for p in points):
         rank = {"student": 0.0, "teacher": 1.0}
         order = sorted(points, key=lambda p: rank.get(p["kind"], p["budget"]))
-        axes.plot([p["cpu_s"]["median"] for p in order], [p["kappa"] for p in order],
+        axes.plot([p["cpu_s"]["median"] for p in order], [p[f"{start}kappa"] for p in order],
                   color="#bbbbbb", zorder=0)  # fmt: skip
         axes.set_title("percentages: fields that the teacher reads again", fontsize=9)
     for number, point in enumerate(points):
-        cpu, kappa = point["cpu_s"], point["kappa"]
-        low, high = point["interval"] or (kappa, kappa)
+        cpu, kappa = point["cpu_s"], point[f"{start}kappa"]
+        low, high = point[f"{start}interval"] or (kappa, kappa)
         axes.errorbar(
             cpu["median"], kappa,
             xerr=[[cpu["median"] - cpu["min"]], [cpu["max"] - cpu["median"]]],
@@ -117,9 +168,11 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
             xytext=(0, 4 if above else -12), textcoords="offset points", fontsize=8,
             ha="right" if point["kind"] == "student" else "center",
         )  # fmt: skip
-    drawn = record["compared"]["reference"] == "drawn"
+    against = "agreement with the teacher"
+    if unit == "slide" or record["compared"]["reference"] == "drawn":
+        against = "with the labels" if unit == "slide" else "with what was drawn"
     axes.set_xlabel("CPU seconds for all slides, median and range of the passes")
-    axes.set_ylabel("kappa with what was drawn" if drawn else "agreement with the teacher (kappa)")
+    axes.set_ylabel(f"kappa of {unit}s, {against}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15, y=0.1)
     figure.savefig(path, dpi=150)

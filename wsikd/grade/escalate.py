@@ -8,14 +8,14 @@ together is decoded once.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.escalation import doubt, most_doubtful, place_for
+from wsikd.core.errors import ConfigError
+from wsikd.core.escalation import doubt, most_doubtful
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,77 +26,11 @@ if TYPE_CHECKING:
     from wsikd.grade.engines import Engine
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
-    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.grade.rule import Rule
+    from wsikd.models.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.canvas import Canvas
     from wsikd.slides.tissue import TissueMask
-
-BUDGET = 0.1
-AGREEMENT = 0.95
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which fields are read again.
-
-    Attributes:
-        budget: share of a slide's fields at most, 0 to 1; 1 takes all.
-        threshold: least doubt; None: the most doubtful, as many as the budget allows.
-        temperature: of the student, None where it was not calibrated.
-        told: the rule in words.
-    """
-
-    budget: float
-    threshold: float | None = None
-    temperature: float | None = None
-    told: str = ""
-
-
-def rule_of(
-    student: StudentBundle, teacher: StudentBundle, *, budget: float, agreement: float
-) -> Rule:
-    """The rule for a pair: from the curve in the student's card where it is of this teacher.
-
-    Args:
-        student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
-        teacher: who is asked.
-        budget: share of the fields at most, 0 to 1.
-        agreement: share of the validation fields that shall have the teacher's class.
-    """
-    temperature = student.temperature
-    unsure = "the most doubtful first" if temperature else "the most doubtful first (uncalibrated)"
-    if budget >= 1:
-        return Rule(1.0, None, temperature, "every field is read again")
-    found = student.card.get("escalation")
-    if not isinstance(found, dict) or found.get("teacher_sha256") != teacher.sha256:
-        why = "is of another teacher" if isinstance(found, dict) else "has no threshold of doubt"
-        told = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
-        return Rule(budget, None, temperature, told)
-    try:
-        return _from_curve(found, budget, agreement, temperature)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        from wsikd.models.bundle import CARD
-
-        raise BundleError(
-            student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it anew"
-        ) from error
-
-
-def _from_curve(
-    found: Mapping[str, Any], budget: float, agreement: float, temperature: float | None
-) -> Rule:
-    curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share", "agreement")}
-    place = place_for(curve, agreement)
-    threshold, share = curve["threshold"][place], curve["share"][place]
-    told = (
-        f"fields in doubt of {threshold:.3g} or more, at most {budget:.3g} of them: on "
-        f"{int(found['fields'])} validation fields of {int(found['slides'])} slide(s) that were "
-        f"{share:.2g}, and then {curve['agreement'][place]:.3f} had the teacher's class"
-    )
-    if share > budget:
-        within = max(i for i, s in enumerate(curve["share"]) if s <= budget)
-        told += f" (within the budget {curve['agreement'][within]:.3f})"
-    return Rule(budget, threshold, temperature, told)
 
 
 def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--student") -> None:

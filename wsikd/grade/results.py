@@ -139,6 +139,7 @@ def infer_slide(
                 "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
                 "mpp_source": slide.mpp.source,
                 "engine": _engine(predictor),
+                "escalation": _rule(predictor),
                 "read": _read_how(predictor, slide),
                 "wsikd": __version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -258,6 +259,11 @@ def _read_how(predictor: SlidePredictor | EscalatingPredictor, slide: Slide) -> 
     """From which level, by which reader, and by how much its JPEG decoder reduced it."""
     canvas = predictor.canvas(slide)
     return {"level": canvas.level, "reader": slide.info.reader, "reduced_by": canvas.reduction}
+
+
+def _rule(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
+    """By which rule the teacher was asked, and what that was chosen on; None without a teacher."""
+    return predictor.rule.told if isinstance(predictor, EscalatingPredictor) else None
 
 
 def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:

@@ -13,6 +13,7 @@ from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import check_names, device_name, starts_from_graph
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide
+from wsikd.grade.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.models.bundle import StudentBundle, load_bundle
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Escalation:
-    """Which teacher reads again what the student is unsure of; see ``escalate.rule_of``."""
+    """Which teacher reads again what the student is unsure of; see ``rule_of``."""
 
     teacher: Path
-    budget: float = escalate.BUDGET
-    agreement: float = escalate.AGREEMENT
+    budget: float = BUDGET
+    agreement: float = AGREEMENT
+    kappa: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.Escalati
         return Loaded(bundle), student
     teacher_bundle = _load(asked.teacher, grading.device, grading.settings)
     escalate.check_comparable(teacher_bundle.spec, bundle.spec, "--escalate")
-    rule = escalate.rule_of(bundle, teacher_bundle, budget=asked.budget, agreement=asked.agreement)
+    rule = rule_of(
+        bundle, teacher_bundle, budget=asked.budget, agreement=asked.agreement, kappa=asked.kappa
+    )
     settings = escalate.teacher_settings(grading.settings, bundle.spec, teacher_bundle.spec)
     _, teacher = _predictor(asked.teacher, grading.device, settings)
     both = escalate.EscalatingPredictor(

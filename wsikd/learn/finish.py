@@ -186,6 +186,7 @@ def escalation(
         doubt(softmax(logits, temperature)),
         logits.argmax(1),
         theirs.argmax(1),
+        patches.label[indices],
         len(patches.classes),
     )
     return {

@@ -1,0 +1,124 @@
+"""From which doubt on the teacher is asked: what the card allows, and what it refuses."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.grade.rule import rule_of
+
+CURVE = {
+    "threshold": [1.0, 0.4, 0.2, 0.0],
+    "share": [0.0, 0.05, 0.3, 1.0],
+    "agreement": [0.8, 0.9, 0.97, 1.0],
+    "kappa": [None, 0.8, 0.9, 1.0],
+    "truth_kappa": [0.61, 0.7, 0.8256, 0.75],
+}
+
+
+def card(**more):
+    found = {"teacher_sha256": "t", "fields": 80, "slides": 2, "curve": CURVE}
+    return SimpleNamespace(card={"escalation": found | more}, temperature=1.5)
+
+
+def test_the_rule_comes_from_the_card_of_that_teacher_alone():
+    teacher = SimpleNamespace(sha256="t")
+    rule = rule_of(card(), teacher, budget=0.1, agreement=0.9)
+    assert (rule.budget, rule.threshold, rule.temperature) == (0.1, 0.4, 1.5)
+    assert "80 validation fields of 2 slide(s) that were 0.05" in rule.told
+    rule = rule_of(card(), teacher, budget=0.1, agreement=0.95)
+    assert rule.threshold == 0.2
+    assert "0.970 had the teacher's class (within the budget 0.900)" in rule.told
+    rule = rule_of(card(teacher_sha256="x"), teacher, budget=0.1, agreement=0.9)
+    assert rule.threshold is None
+    assert "is of another teacher: 0.1 of the fields" in rule.told
+    bare = SimpleNamespace(card={}, temperature=None)
+    rule = rule_of(bare, teacher, budget=0.1, agreement=0.9)
+    assert (rule.threshold, rule.temperature) == (None, None)
+    assert "has no threshold of doubt" in rule.told
+    assert "uncalibrated" in rule.told
+    assert rule_of(card(), teacher, budget=1, agreement=0.9).threshold is None
+
+
+@pytest.mark.parametrize("curve", [None, {}, CURVE | {"share": ["many"]}, CURVE | {"share": []}])
+def test_a_damaged_curve_is_one_line(curve, tmp_path):
+    student = card(curve=curve)
+    student.path = tmp_path
+    with pytest.raises(BundleError, match=r"card\.json: its escalation cannot be read"):
+        rule_of(student, SimpleNamespace(sha256="t"), budget=0.1, agreement=0.9)
+
+
+TEACHER = SimpleNamespace(sha256="t")
+
+
+def reaching(kappa, budget=0.5, student=None):
+    return rule_of(student or card(), TEACHER, budget=budget, agreement=0.95, kappa=kappa)
+
+
+def test_a_stated_kappa_takes_the_least_costly_threshold_that_reaches_it():
+    assert [reaching(k).threshold for k in (0.6, 0.7, 0.71, 0.825)] == [1.0, 0.4, 0.2, 0.2]
+    rule = reaching(0.65, budget=0.1)
+    assert (rule.budget, rule.threshold, rule.temperature) == (0.1, 0.4, 1.5)
+    assert "on 80 validation fields of 2 slide(s) that were 0.05, and then kappa with" in rule.told
+    assert "was 0.700 (student alone 0.610, teacher 0.750)" in rule.told
+    unknown = card(curve=CURVE | {"truth_kappa": [None, None, 0.8, None]})
+    rule = reaching(0.7, student=unknown)
+    assert rule.threshold == 0.2
+    assert "(student alone undefined, teacher undefined)" in rule.told
+
+
+@pytest.mark.parametrize(
+    ("kappa", "budget", "fault"),
+    [
+        (
+            0.9,
+            0.5,
+            (
+                "not reached on the 80 validation fields of 2 slide(s): 0.825 at best, with 0.3 of "
+                "them read again; ask for less, or give --agreement"
+            ),
+        ),
+        (
+            0.8,
+            0.1,
+            (
+                "wants 0.3 of the 80 validation fields of 2 slide(s) read again; the budget 0.1 "
+                "reaches 0.700; give --budget 0.3, or ask for less"
+            ),
+        ),
+    ],
+)
+def test_what_validation_does_not_reach_is_refused_with_the_best(kappa, budget, fault):
+    with pytest.raises(ConfigError) as refused:
+        reaching(kappa, budget)
+    assert str(refused.value) == f"--kappa {kappa}: {fault}"
+    best = 0.825 if budget == 0.5 else 0.7
+    assert reaching(best, budget).told  # what is told to be the best can be asked for
+
+
+def test_a_teacher_alone_is_told():
+    curve = CURVE | {"truth_kappa": [0.1, 0.2, 0.3, 0.9]}
+    with pytest.raises(ConfigError, match="only the teacher alone reaches it: give --budget 1 wi"):
+        reaching(0.8, student=card(curve=curve))
+
+
+@pytest.mark.parametrize(
+    ("student", "fault"),
+    [
+        (card(curve={k: v for k, v in CURVE.items() if k != "truth_kappa"}), "did not keep kappa"),
+        (card(curve=CURVE | {"truth_kappa": [None] * 4}), "is undefined on the 80 validation"),
+        (card(teacher_sha256="x"), "is of another teacher"),
+        (SimpleNamespace(card={}, temperature=None), "has no threshold of doubt"),
+    ],
+)
+def test_a_card_that_tells_no_kappa_is_one_line(student, fault):
+    with pytest.raises(ConfigError, match=f"--kappa: .*{fault}"):
+        reaching(0.5, student=student)
+
+
+@pytest.mark.parametrize("values", [None, ["many"], [0.5], 3])
+def test_damaged_kappas_are_one_line(values, tmp_path):
+    student = card(curve=CURVE | {"truth_kappa": values})
+    student.path = tmp_path
+    with pytest.raises(BundleError, match=r"card\.json: its escalation cannot be read"):
+        reaching(0.7, student=student)

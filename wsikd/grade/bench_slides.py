@@ -1,0 +1,99 @@
+"""A comparison judged by the grade group of each slide, where a pathologist gave one.
+
+What :mod:`wsikd.grade.bench_choice` does with fields, over slides: one grade group a slide and
+contender, as ``wsikd infer`` gives it, against that of the labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.errors import ConfigError
+from wsikd.grade.bench_choice import Gradings
+from wsikd.grade.gleason import class_areas, grade_slide, patterns_of
+from wsikd.grade.slide_scores import GROUPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wsikd.grade.bench import Contender
+    from wsikd.grade.bench_choice import Benched, Question
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.slides.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
+
+
+def check_labels(question: Question, classes: Sequence[str], entries: Sequence[SlideEntry]) -> None:
+    """Refuse labels that cannot be used, before anything is timed.
+
+    Raises:
+        ConfigError: none is of these slides, or the classes are no Gleason patterns.
+    """
+    if not question.labels:
+        return
+    if patterns_of(classes) is None:
+        fault = f"the networks' classes ({', '.join(classes)}) are no Gleason patterns"
+        raise ConfigError("--labels", fault, "there is no grade group to compare; leave it out")
+    names = [entry.name for entry in entries]
+    if not set(names) & set(question.labels):
+        told = f"such as '{next(iter(question.labels))}'; there is '{names[0]}'"
+        fault = f"none of its {len(question.labels)} slides is among those compared ({told})"
+        raise ConfigError("--labels", fault, "name the slides as their files, or give them with -i")
+
+
+def grade_group(contender: Contender, grade_map: GradeMap, specimen: str) -> int:
+    """ISUP grade group of a map as ``wsikd infer`` concludes it, 0 for no cancer.
+
+    Args:
+        contender: whose map it is; a pattern must cover the least area of its card to count.
+        grade_map: of a whole slide.
+        specimen: rule for the score, see ``grade_slide``.
+    """
+    least = float(contender.card.get("min_area_mm2") or 0.0)
+    areas = class_areas(grade_map)
+    found = grade_slide(areas, grade_map.classes, specimen=specimen, min_area_mm2=least)
+    return found.grade_group if found else 0
+
+
+def gather_slides(
+    everyone: Sequence[Contender],
+    question: Question,
+    done: Sequence[Benched],
+    maps: Mapping[str, Sequence[GradeMap]],
+) -> tuple[Gradings, dict[str, Any]]:
+    """Compare grade groups with the labels, slide by slide.
+
+    Args:
+        everyone: the contenders.
+        question: with its labels, by slide.
+        done: the slides; those without a label do not count.
+        maps: of each contender, slide by slide.
+
+    Returns:
+        Tables of grade groups 0 (no cancer) to 5, and for the record: each slide's grade groups,
+        and labels whose slide was not compared.
+    """
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, int] = {}
+    place = []
+    for number, slide in enumerate(done):
+        name = slide.entry.name
+        label = question.labels.get(name)
+        row = {c.name: grade_group(c, maps[c.name][number], question.specimen) for c in everyone}
+        rows.append({"slide": name, "label": label and label.grade_group, "found": row})
+        if label is not None:
+            patient = label.patient or slide.entry.patient
+            key = f"slide {name}" if patient is None else f"patient {patient}"
+            place.append(groups.setdefault(key, len(groups)))
+    known = [row for row in rows if row["label"] is not None]
+    tables = {c.name: np.zeros((len(groups), GROUPS, GROUPS), np.int64) for c in everyone}
+    for index, row in zip(place, known, strict=True):
+        for name, found in row["found"].items():
+            tables[name][index, row["label"], found] += 1
+    missing = sorted(set(question.labels) - {row["slide"] for row in rows})
+    gradings = Gradings(tables, "labels", len(known), len(known), quadratic=True)
+    return gradings, {"specimen": question.specimen, "grade_groups": rows, "missing": missing}

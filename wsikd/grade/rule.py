@@ -1,0 +1,159 @@
+"""By which rule a teacher is asked: chosen on validation, kept in the student's card.
+
+The card holds the curve of :func:`wsikd.core.escalation.trade_off`. From it follows the least
+costly threshold of doubt that reaches a stated agreement with the teacher, or a stated kappa with
+the labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.escalation import best_place, place_for, place_for_kappa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wsikd.models.bundle import StudentBundle
+
+BUDGET = 0.1
+AGREEMENT = 0.95
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which fields are read again.
+
+    Attributes:
+        budget: share of a slide's fields at most, 0 to 1; 1 takes all.
+        threshold: least doubt; None: the most doubtful, as many as the budget allows.
+        temperature: of the student, None where it was not calibrated.
+        told: the rule in words.
+    """
+
+    budget: float
+    threshold: float | None = None
+    temperature: float | None = None
+    told: str = ""
+
+
+def rule_of(
+    student: StudentBundle,
+    teacher: StudentBundle,
+    *,
+    budget: float,
+    agreement: float,
+    kappa: float | None = None,
+) -> Rule:
+    """The rule for a pair: from the curve in the student's card where it is of this teacher.
+
+    Args:
+        student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
+        teacher: who is asked.
+        budget: share of the fields at most, 0 to 1.
+        agreement: share of the validation fields that shall have the teacher's class.
+        kappa: instead of it, kappa with the labels of the validation fields.
+
+    Raises:
+        BundleError: the curve is damaged.
+        ConfigError: validation does not tell of that kappa, or does not reach it.
+    """
+    temperature = student.temperature
+    unsure = "the most doubtful first" if temperature else "the most doubtful first (uncalibrated)"
+    if budget >= 1:
+        return Rule(1.0, None, temperature, "every field is read again")
+    found = student.card.get("escalation")
+    if not isinstance(found, dict) or found.get("teacher_sha256") != teacher.sha256:
+        why = "is of another teacher" if isinstance(found, dict) else "has no threshold of doubt"
+        if kappa is not None:
+            remedy = "leave --kappa out, or distil the student from this teacher"
+            raise ConfigError("--kappa", f"the student's card {why}", remedy)
+        told = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
+        return Rule(budget, None, temperature, told)
+    try:
+        if kappa is not None:
+            return _reaching(found, budget, kappa, temperature)
+        return _from_curve(found, budget, agreement, temperature)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        from wsikd.models.bundle import CARD
+
+        raise BundleError(
+            student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it anew"
+        ) from error
+
+
+def _from_curve(
+    found: Mapping[str, Any], budget: float, agreement: float, temperature: float | None
+) -> Rule:
+    curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share", "agreement")}
+    place = place_for(curve, agreement)
+    told = _told(found, curve, place, budget)
+    told += f"{curve['agreement'][place]:.3f} had the teacher's class"
+    if curve["share"][place] > budget:
+        within = max(i for i, s in enumerate(curve["share"]) if s <= budget)
+        told += f" (within the budget {curve['agreement'][within]:.3f})"
+    return Rule(budget, curve["threshold"][place], temperature, told)
+
+
+def _reaching(
+    found: Mapping[str, Any], budget: float, kappa: float, temperature: float | None
+) -> Rule:
+    """The rule by which validation has that kappa with its labels."""
+    if "truth_kappa" not in found["curve"]:
+        fault = "the student's card is of a wsikd that did not keep kappa with the labels"
+        raise ConfigError("--kappa", fault, "distil it again, or give --agreement")
+    curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share")}
+    values = [None if v is None else float(v) for v in found["curve"]["truth_kappa"]]
+    known: dict[str, Any] = {**curve, "truth_kappa": values}
+    place, best = place_for_kappa(known, kappa), best_place(known)
+    fields = f"the {int(found['fields'])} validation fields of {int(found['slides'])} slide(s)"
+    if best is None:
+        raise ConfigError("--kappa", f"is undefined on {fields}", "give --agreement")
+    if place is None:
+        raise ConfigError(
+            f"--kappa {kappa:g}",
+            f"not reached on {fields}: {_floor(values[best])} at best, with "
+            f"{curve['share'][best]:.2g} of them read again",
+            "ask for less, or give --agreement",
+        )
+    if (share := curve["share"][place]) > budget:
+        within = best_place(known, budget)
+        reached = "none" if within is None else _floor(values[within])
+        fault = (
+            f"wants {share:.3g} of {fields} read again; the budget {budget:.3g} reaches {reached}"
+        )
+        remedy = (
+            f"give --budget {math.ceil(share * 100) / 100:g}"
+            if share < 1
+            else ("only the teacher alone reaches it: give --budget 1 without --kappa")
+        )
+        raise ConfigError(f"--kappa {kappa:g}", fault, f"{remedy}, or ask for less")
+    told = (
+        f"{_told(found, curve, place, budget)}kappa with their labels was {values[place]:.3f} "
+        f"(student alone {_shown(values[0])}, teacher {_shown(values[-1])})"
+    )
+    return Rule(budget, curve["threshold"][place], temperature, told)
+
+
+def _told(
+    found: Mapping[str, Any], curve: Mapping[str, list[float]], place: int, budget: float
+) -> str:
+    return (
+        f"fields in doubt of {curve['threshold'][place]:.3g} or more, at most {budget:.3g} of "
+        f"them: on {int(found['fields'])} validation fields of {int(found['slides'])} slide(s) "
+        f"that were {curve['share'][place]:.2g}, and then "
+    )
+
+
+def _floor(value: float | None) -> str:
+    """Three digits that may be asked for: rounded down."""
+    return "-" if value is None else f"{math.floor(value * 1000) / 1000:.3f}"
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
