@@ -83,8 +83,8 @@ def gather_slides(
     for number, slide in enumerate(done):
         name = slide.entry.name
         label = question.labels.get(name)
-        row = {c.name: grade_group(c, maps[c.name][number], question.specimen) for c in everyone}
-        rows.append({"slide": name, "label": label and label.grade_group, "found": row})
+        found = {c.name: grade_group(c, maps[c.name][number], question.specimen) for c in everyone}
+        rows.append({"slide": name, "label": label and label.grade_group, "found": found})
         if label is not None:
             patient = label.patient or slide.entry.patient
             key = f"slide {name}" if patient is None else f"patient {patient}"
@@ -92,8 +92,8 @@ def gather_slides(
     known = [row for row in rows if row["label"] is not None]
     tables = {c.name: np.zeros((len(groups), GROUPS, GROUPS), np.int64) for c in everyone}
     for index, row in zip(place, known, strict=True):
-        for name, found in row["found"].items():
-            tables[name][index, row["label"], found] += 1
+        for name, group in row["found"].items():
+            tables[name][index, row["label"], group] += 1
     missing = sorted(set(question.labels) - {row["slide"] for row in rows})
     gradings = Gradings(tables, "labels", len(known), len(known), quadratic=True)
     return gradings, {"specimen": question.specimen, "grade_groups": rows, "missing": missing}
