@@ -17,6 +17,8 @@ from .common import (
     use_threads,
 )
 
+from .sections import Sectioned
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -28,17 +30,17 @@ if TYPE_CHECKING:
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of region grids."""
     for option in (
-        click.option("--float16", is_flag=True, help="Regions: store half the bytes."),
+        click.option("--float16", is_flag=True, help="Store half the bytes."),
         click.option(
             "--coarser",
             type=click.FloatRange(0, 1),
-            help="Regions: read a slide that is coarser than --mpp by at most this share at its "
+            help="Read a slide that is coarser than --mpp by at most this share at its "
             "own resolution.  [default: 0.05]",
         ),
         click.option(
             "--min-inside",
             type=click.FloatRange(0, 1),
-            help="Regions: smallest share of a region's area on the slide; what lies beyond is "
+            help="Smallest share of a region's area on the slide; what lies beyond is "
             "background.  [default: 0.75]",
         ),
         click.option(
@@ -54,21 +56,30 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(short_help="Turn patches into embeddings, one bag a slide.")
+@click.command(
+    cls=Sectioned,
+    sections={
+        "Region grids": "region_px min_inside coarser float16",
+        "Slides and tissue": "tissue min_tissue slide_mpp reader",
+        "Machine": "batch_size device threads",
+    },
+    short_help="Turn patches into embeddings, one bag a slide.",
+)
 @input_option
 @click.option(
     "--encoder",
     "encoder_name",
     required=True,
-    metavar="NAME|FOLDER",
-    help="timm:NAME, a run of wsikd distill, or a bundle.",
+    metavar="NAME|FILE|FOLDER",
+    help="timm:NAME; a run of wsikd distill, or a bundle; a file of a transformer trained by DINO, "
+    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch.",
 )
 @click.option(
     "--weights",
     metavar="FILE",
     help="Local weights of a network of timm; 'random' for none.  [default: timm's hub]",
 )
-@click.option("--licence", metavar="TEXT", help="Terms of those weights, kept in every bag.")
+@click.option("--licence", metavar="TEXT", help="Terms of the weights, kept in every bag.")
 @click.option(
     "-o",
     "--output",

@@ -2,6 +2,9 @@
 
 ========================  ======================================================================
 ``timm:NAME``             a model of timm; its pretrained weights from the hub, or a local file
+``hipt:FILE``, ``FILE``   a vision transformer trained by DINO, with the transform of HIPT; see
+                          ``wsikd.models.dino_vit``
+``dino:FILE``             the same, with that of DINO
 a folder                  a bundle of ``wsikd distill``: a student's pooled features, or an
                           embedder of ``method: ts2g``
 ========================  ======================================================================
@@ -10,6 +13,7 @@ a folder                  a bundle of ``wsikd distill``: a student's pooled feat
 from __future__ import annotations
 
 import hashlib
+from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 TIMM = "timm:"
+HIPT, DINO = "hipt:", "dino:"
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,24 @@ def open_encoder(name: str, *, weights: str | None = None, licence: str | None =
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM), weights, licence).eval()
     if weights is not None:
-        raise ConfigError("--weights", "a bundle brings its own", "leave it out")
+        raise ConfigError("--weights", "a bundle or file brings its own", "leave it out")
+    for kind in (HIPT, DINO):
+        if name.startswith(kind):
+            return _dino(name.removeprefix(kind), kind, licence)
     if not Path(name).exists():
         raise ConfigError(
-            f"--encoder {name}", "is no bundle and no network of timm",
-            f"give a folder, or {TIMM}NAME",
+            f"--encoder {name}", "is no bundle and no network of timm, nor a file",
+            f"give a folder, {HIPT}FILE, or {TIMM}NAME",
         )  # fmt: skip
+    if Path(name).is_file():
+        return _dino(name, HIPT, licence)
     return _bundle(Path(name)).eval()
+
+
+def _dino(file: str, kind: str, licence: str | None) -> Encoder:
+    from wsikd.models.dino_vit import open_dino
+
+    return open_dino(Path(file), kind, licence=licence).eval()
 
 
 def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
@@ -165,7 +181,8 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+        with torch.serialization.safe_globals([Namespace]):  # DINO keeps its arguments beside them
+            state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except (OSError, SafetensorError) as error:
         raise ConfigError(file, f"cannot be read ({error})", remedy) from error
     except Exception as error:  # the unpickler fails in any way on a foreign file
