@@ -121,18 +121,18 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except WsikdError as error:
-        click.echo(_told(error), err=True)
+        click.echo(told(error), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read the output has closed it; click ends quietly
         raise
     except OSError as error:
         log.debug("the system refused", exc_info=True)
-        click.echo(_told(_output_error(error)), err=True)
+        click.echo(told(_output_error(error)), err=True)
         sys.exit(1)
     except ImportError as error:
         if not is_libgl(error):
             raise
-        click.echo(_told(WsikdError("opencv-python", str(error), LIBGL_REMEDY)), err=True)
+        click.echo(told(WsikdError("opencv-python", str(error), LIBGL_REMEDY)), err=True)
         sys.exit(1)
 
 
@@ -150,7 +150,7 @@ def together(work: Callable[[], None], *, first: bool) -> NoReturn:
     except WsikdError as error:
         code = error.exit_code
         if not error.elsewhere:
-            click.echo(_told(error), err=True)
+            click.echo(told(error), err=True)
     except Exception:
         code = 1
         log.exception("process %d", os.getpid())
@@ -171,7 +171,7 @@ def _output_error(error: OSError) -> OutputError:
     return OutputError(os.fsdecode(error.filename) if error.filename else "file", reason, remedy)
 
 
-def _told(error: WsikdError) -> str:
+def told(error: WsikdError) -> str:
     """The line that tells an error, in characters that any stream takes."""
     return _printable(f"{type(error).__name__}: {error}")
 
@@ -222,7 +222,7 @@ class Batch:
         if done:
             click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
         for _, error in self.failures:
-            click.echo(_told(error), err=True)
+            click.echo(told(error), err=True)
         if self.failures:
             sys.exit(SOME_FAILED)
 

@@ -16,7 +16,6 @@ from .common import (
     tissue_options,
     use_threads,
 )
-
 from .sections import Sectioned
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from .info import info
 from .init import init
 from .report import report
 from .reproduce import reproduce
+from .slides import slides
 from .tile import tile
 from .tune import tune
 from .view import view
@@ -73,6 +74,7 @@ COMMANDS = (
     distill,
     evaluate,
     attend,
+    slides,
     tune,
     reproduce,
     infer,

@@ -1,0 +1,153 @@
+"""One HTML page of the slides that are like a slide, with the regions that make them so.
+
+The page carries small pictures in itself and opens without a server or a network.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from wsikd import RESEARCH_USE, __version__
+from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.run import write_text_atomic
+from wsikd.grade.report import data_uri, templates
+from wsikd.grade.thumbnail import view
+from wsikd.slides.manifest import open_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from wsikd.slides.base import Slide
+    from wsikd.slides.manifest import SlideEntry
+
+logger = logging.getLogger(__name__)
+PICTURE_PX = 160
+_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region that is near a prototype of its slide.
+
+    Attributes:
+        slide: its name.
+        xy: level-0 corner.
+        size_px: level-0 (width, height); NaN where unknown.
+        closeness: cosine to the prototype.
+    """
+
+    slide: str
+    xy: tuple[float, float]
+    size_px: tuple[float, float]
+    closeness: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two matched prototypes, by number, their cosine, and the regions nearest to each."""
+
+    own: int
+    other: int
+    cosine: float
+    own_regions: Sequence[Region]
+    other_regions: Sequence[Region]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A slide like the one asked for: mean cosine of the pairs, and the pairs."""
+
+    slide: str
+    similarity: float
+    pairs: Sequence[Pair]
+
+
+@dataclass(frozen=True)
+class SimilarPage:
+    """All that the page tells; ``facts`` are lines about the table that it was made from."""
+
+    slide: str
+    matches: Sequence[Match]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_similar(
+    page: SimilarPage, path: Path, entries: Sequence[SlideEntry] = ()
+) -> list[tuple[str, WsikdError]]:
+    """Write the page.
+
+    Args:
+        page: what it tells.
+        path: the HTML file.
+        entries: where the slides are, matched by name; a region of any other slide is told by its
+            coordinates.
+
+    Returns:
+        Slides whose regions could not be cut, each with the reason; the page is written without.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    pictures = Pictures(entries)
+    wanted: dict[Region, None] = {}
+    for match in page.matches:
+        for pair in match.pairs:
+            wanted.update(dict.fromkeys((*pair.own_regions, *pair.other_regions)))
+    cut = pictures.cut(list(wanted))
+    missing = sorted({region.slide for region in wanted} - pictures.known)
+    template = templates().get_template("similar.html.j2")
+    html = template.render(
+        page=page, cut=cut, missing=missing, given=bool(entries), failed=pictures.failed,
+        picture_px=PICTURE_PX, version=__version__, research_use=RESEARCH_USE,
+    )  # fmt: skip
+    write_text_atomic(path, html)
+    return list(pictures.failed.items())
+
+
+class Pictures:
+    """Small pictures of regions, cut from the slides that are at hand.
+
+    Attributes:
+        known: names of those slides.
+        failed: of these, the ones that could not be read, with the reason.
+    """
+
+    def __init__(self, entries: Sequence[SlideEntry]) -> None:
+        """``entries`` are opened when they are needed, one at a time."""
+        self._entries = {entry.name: entry for entry in entries}
+        self.known = frozenset(self._entries)
+        self.failed: dict[str, WsikdError] = {}
+
+    def cut(self, regions: Sequence[Region]) -> dict[Region, str]:
+        """A JPEG as a data URI for each region whose slide can be read, ``PICTURE_PX`` at most."""
+        found: dict[Region, str] = {}
+        for name in dict.fromkeys(region.slide for region in regions):
+            if name not in self._entries:
+                continue
+            try:
+                with open_entry(self._entries[name]) as slide:
+                    for region in regions:
+                        if region.slide == name:
+                            found[region] = _picture(slide, region)
+            except WsikdError as error:
+                logger.debug("%s", name, exc_info=True)
+                self.failed[name] = error
+        return found
+
+
+def _picture(slide: Slide, region: Region) -> str:
+    box = (*region.xy, *region.size_px)
+    if not np.isfinite(box).all():
+        raise SlideError(
+            slide.info.file, "its regions' size is not known", "make them with wsikd embed"
+        )
+    rgb = view(slide, box, PICTURE_PX).rgb
+    done, encoded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done
+    return data_uri(encoded.tobytes(), "image/jpeg")
