@@ -44,6 +44,26 @@ def test_patients_stay_together_and_shares_are_met_by_class():
     assert (names != other).any()
 
 
+def test_validation_of_few_patients_is_drawn_by_slide_and_the_test_part_by_patient():
+    label, slide = deal(24, 6)
+    patient = [f"p{int(s[1:]) // 6}" for s in slide]
+    nothing = [None] * len(slide)
+    for fold in range(4):
+        names = assign(
+            label, slide, patient, nothing, Split(folds=4, fold=fold, val_by="slide", val=0.3)
+        )
+        assert all(len(s) == 1 for s in where(names, slide).values())
+        parts = where(names, patient)
+        assert [p for p, s in parts.items() if "test" in s] == [
+            p for p, s in parts.items() if s == {"test"}
+        ]
+        assert sum(s == {"test"} for s in parts.values()) == 1
+        assert any(s == {"train", "val"} for s in parts.values())
+    torn = ["test" if int(s[1:]) % 2 else "train" for s in slide]
+    with pytest.raises(DataError, match="both"):
+        assign(label, slide, patient, torn, Split(val_by="slide"))
+
+
 def test_slides_of_one_class_each_are_stratified():
     label = np.repeat(np.arange(40) % 2, 5)
     slide = [f"s{i}" for i in range(40) for _ in range(5)]

@@ -98,6 +98,10 @@ class Split(Settings):
     """Use the split that the data bring; otherwise, and where they bring none, draw one."""
     val: Share = 0.25
     """Share of the patches for validation."""
+    val_by: Literal["group", "slide"] = "group"
+    """What validation is drawn by, where none is given: what ``by`` keeps together; or slides, for
+    a few patients of many slides each, who are then in training and validation. The test part
+    shares none with either."""
     test: Share = 0.0
     """Share of the patches put aside, never read in training."""
     seed: int = 0

@@ -78,9 +78,12 @@ def assign(
     else:
         names = np.full(len(labels), "train", dtype="U5")
         _draw(names, "test", labels, groups, split.test, split.seed + 1)
+    whole = names.copy()
     if not (names == "val").any():
-        _draw(names, "val", labels, groups, split.val, split.seed)
-    check_leaks(names, groups)
+        by_slide = split.val_by == "slide"
+        _draw(names, "val", labels, slides if by_slide else groups, split.val, split.seed)
+        whole = whole if by_slide else names
+    check_leaks(whole, groups)
     check_leaks(names, [f"slide {s}" for s in slides])
     for name in ("train", "val"):
         if not (names == name).any():
