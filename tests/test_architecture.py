@@ -25,7 +25,7 @@ OWNERS = {
     "openslide": ["wsikd.slides.openslide", "wsikd.cli.doctor"],
     "distributed": ["wsikd.tiles.tiling", "wsikd.cli."],
     "numba": ["wsikd.slides.area_kernel"],
-    "llvmlite": ["wsikd.slides.mean_kernel"],
+    "llvmlite": ["wsikd.slides.native"],
     "simplejpeg": ["wsikd.slides.tiff_tiles", "wsikd.slides.jpeg_check"],
     "google_crc32c": ["wsikd.tiles.shards"],
     "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from wsikd.slides.optical import hsd
 from wsikd.slides.synthetic_tissue import plan_tissue, render_strips
 from wsikd.slides.tissue import filter_areas
-from wsikd.slides.tissue_otsu import hsd, ink_and_black, otsu
+from wsikd.slides.tissue_otsu import ink_and_black, otsu
 
 MPP = 8.0
 SIDE = 256

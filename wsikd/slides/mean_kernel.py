@@ -1,30 +1,26 @@
 """Means over squares of 2, 4 or 8 pixels, compiled by LLVM at their first use in a process.
 
 OpenCV's INTER_AREA gives the same values to the bit and takes three to fifteen times as long.
-numba would compile this too, but loading it takes half a second of every process; LLVM alone
-takes a tenth of that.
 """
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import threading
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsikd.slides.native import native, vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     Mean = Callable[[int, int, int, int, int, int], None]
-
-log = logging.getLogger(__name__)
 
 FACTORS = (2, 4, 8)
 LEAST_PX = 16
 _ROWS_AHEAD = 8
 _ARGUMENTS = (ctypes.c_void_p, ctypes.c_ssize_t) * 2 + (ctypes.c_size_t,) * 2
-_compiled: list[Any] = []  # LLVM frees the code of what nobody refers to
 _lock = threading.Lock()
 
 
@@ -43,25 +39,7 @@ def mean_kernel(factor: int) -> Mean | None:
 
 @lru_cache
 def _kernel(factor: int) -> Mean | None:
-    try:
-        import llvmlite.binding as llvm
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(_code(factor))
-        machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(),
-            features=llvm.get_host_cpu_features().flatten(),
-            opt=3,
-        )
-        engine = llvm.create_mcjit_compiler(module, machine)
-        engine.finalize_object()
-        address = engine.get_function_address("mean")
-    except (ImportError, OSError, RuntimeError) as error:
-        log.debug("averages are left to OpenCV: %s", error)
-        return None
-    _compiled.append((machine, engine))
-    return ctypes.CFUNCTYPE(None, *_ARGUMENTS)(address)
+    return native(_code(factor), "mean", _ARGUMENTS)
 
 
 def _code(factor: int) -> str:
@@ -125,7 +103,7 @@ def _block(factor: int, wide: int, out: int) -> str:
         lanes = [(i // 3 * factor + column) * 3 + i % 3 for i in range(out)]
         lines.append(
             f"%column{column} = shufflevector <{wide} x i16> %down, <{wide} x i16> poison, "
-            f"<{out} x i32> {_vector('i32', lanes)}"
+            f"<{out} x i32> {vector('i32', lanes)}"
         )
     lines += _sum("sum", "column", factor, out)
     return "\n".join(f"  {line}" for line in (*lines, *_divide(factor, out)))
@@ -145,7 +123,7 @@ def _divide(factor: int, lanes: int) -> list[str]:
     kind, shift = f"<{lanes} x i16>", {2: 2, 4: 4, 8: 6}[factor]
 
     def every(value: int) -> str:
-        return _vector("i16", [value] * lanes)
+        return vector("i16", [value] * lanes)
 
     half = 1 << (shift - 1)
     if factor == 2:
@@ -162,7 +140,3 @@ def _divide(factor: int, lanes: int) -> list[str]:
         f"%mean = lshr {kind} %rounded, {every(shift)}",
         f"%result = trunc {kind} %mean to <{lanes} x i8>",
     ]
-
-
-def _vector(kind: str, values: Sequence[int]) -> str:
-    return "<" + ", ".join(f"{kind} {value}" for value in values) + ">"

@@ -151,18 +151,35 @@ def area_means(
     Returns:
         float32 (rows, columns).
     """
+    return means_over(running_sums(values), start, factor, size, step)
+
+
+def running_sums(values: NDArray[np.float32] | NDArray[np.bool_]) -> NDArray[Any]:
+    """Sums of what lies above and left: (height + 1, width + 1), int32 of bools, else float64."""
+    if values.dtype == np.bool_:
+        flags: Any = values.view(np.uint8)
+        return np.asarray(cv2.integral(flags, sdepth=cv2.CV_32S))
+    return np.asarray(cv2.integral(values, sdepth=cv2.CV_64F))
+
+
+def means_over(
+    sums: NDArray[Any],
+    start: tuple[float, float],
+    factor: tuple[float, float],
+    size: tuple[int, int],
+    step: tuple[float, float] | None = None,
+) -> NDArray[np.float32]:
+    """As :func:`area_means`, of a plane whose :func:`running_sums` are known."""
     columns, rows = size
-    plane: Any = values.view(np.uint8) if values.dtype == np.bool_ else values
-    integral = np.asarray(cv2.integral(plane, sdepth=cv2.CV_64F), np.float64)
     across, down = step or factor
     x = start[0] + across * np.arange(columns, dtype=np.float64)
     y = start[1] + down * np.arange(rows, dtype=np.float64)
-    strips = _interpolate(integral, y + factor[1]) - _interpolate(integral, y)
+    strips = _interpolate(sums, y + factor[1]) - _interpolate(sums, y)
     cells = _interpolate(strips.T, x + factor[0]) - _interpolate(strips.T, x)
     return np.asarray(np.clip(cells.T / (factor[0] * factor[1]), 0, None), np.float32)
 
 
-def _interpolate(table: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(table: NDArray[Any], at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows of ``table`` at real positions, held constant beyond its ends."""
     clipped = np.clip(at, 0, len(table) - 1)
     low = np.minimum(clipped.astype(np.int64), max(len(table) - 2, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -17,7 +18,7 @@ from wsikd.slides.canvas import Canvas
 from wsikd.slides.label_mask import placed
 from wsikd.slides.label_plane import LabelPlane
 from wsikd.slides.maskers import MASKERS
-from wsikd.slides.resample import area_means
+from wsikd.slides.resample import means_over, running_sums
 from wsikd.slides.tissue_otsu import without_small
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class TissueMask:
         """Share of the scanned box that is tissue."""
         return float(self.mask.mean()) if self.mask.size else 0.0
 
+    @cached_property
+    def _sums(self) -> NDArray[np.int32]:
+        return running_sums(self.mask)
+
     def cover(
         self,
         origin_xy: tuple[float, float],
@@ -97,7 +102,7 @@ class TissueMask:
         )
         factor = (cell_px[0] / scale[0], cell_px[1] / scale[1])
         step = (step_px[0] / scale[0], step_px[1] / scale[1]) if step_px else None
-        return np.minimum(area_means(self.mask, start, factor, size, step), 1)
+        return np.minimum(means_over(self._sums, start, factor, size, step), 1)
 
 
 def find_tissue(
