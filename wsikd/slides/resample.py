@@ -156,10 +156,10 @@ def area_means(
 
 def running_sums(values: NDArray[np.float32] | NDArray[np.bool_]) -> NDArray[Any]:
     """Sums of what lies above and left: (height + 1, width + 1), int32 of bools, else float64."""
+    plane: Any = values
     if values.dtype == np.bool_:
-        flags: Any = values.view(np.uint8)
-        return np.asarray(cv2.integral(flags, sdepth=cv2.CV_32S))
-    return np.asarray(cv2.integral(values, sdepth=cv2.CV_64F))
+        return np.asarray(cv2.integral(plane.view(np.uint8), sdepth=cv2.CV_32S))
+    return np.asarray(cv2.integral(plane, sdepth=cv2.CV_64F))
 
 
 def means_over(

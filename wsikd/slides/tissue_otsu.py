@@ -172,6 +172,7 @@ def without_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
     x, y, width, height = cv2.boundingRect(pixels)
     box = (slice(y, y + height), slice(x, x + width))
     # Counted here: OpenCV takes six times as long where it also makes boxes and centres.
+    labels: Any
     count, labels = cv2.connectedComponents(pixels[box], connectivity=8)
     keep = _sizes(labels, count) >= min_px
     keep[0] = False
@@ -184,7 +185,8 @@ def _sizes(labels: Any, count: int) -> NDArray[Any]:
     """Pixels of each label below ``count``."""
     if not 1 < count < 1 << 16 or labels.size > 1 << 24:  # OpenCV counts in float32
         return np.bincount(labels.ravel(), minlength=count)
-    return cv2.calcHist([labels.astype(np.uint16)], [0], None, [count], [0, count]).ravel()
+    short = labels.astype(np.uint16)
+    return np.asarray(cv2.calcHist([short], [0], None, [count], [0, count])).ravel()
 
 
 def _reach(um: float, mpp: float) -> int:
