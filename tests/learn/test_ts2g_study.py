@@ -15,8 +15,8 @@ from wsikd.slides.synthetic_cells import write_cells
 
 TINY = (
     "slides=8", "size_px=320", "teacher_slides=4", "teacher_epochs=1", "detector_epochs=1",
-    "image_px=64", "adapter_epochs=1", "mil_epochs=2", "count=6", "heads=[gated]",
-    "students={small: {mpp: 2.0}}",
+    "image_px=64", "adapter_epochs=1", "mil_epochs=2", "count=6", "heads=[gated]", "repeats=2",
+    "adapter_patches=40", "students={small: {mpp: 2.0}, lost: {mpp: 2.0, trunk: random}}",
 )  # fmt: skip
 
 

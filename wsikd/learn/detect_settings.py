@@ -30,8 +30,17 @@ class DetectNetwork(Settings):
     """See wsikd.models.detectors."""
     image_px: Annotated[int, Field(gt=31)] = 800
     """Images are resized so that their shorter side is this."""
+    backbone: Literal["resnet50", "resnet18"] = "resnet50"
+    """Its trunk."""
+    layers: list[Annotated[int, Field(ge=1, le=4)]] | None = Field(default=None, min_length=1)
+    """Groups of the trunk whose maps, of strides 4, 8, 16, 32, are looked at, e.g. [2, 3, 4]; it
+    keeps the groups up to the last. None: the library's choice. Not of deformable_detr."""
+    anchors_px: list[Annotated[float, Field(gt=0)]] | None = None
+    """Sides of the boxes that are tried on each map, from the finest, in px of the resized image:
+    one for each of layers, and one more (fasterrcnn) or two (retinanet). None: 32, 64, 128, ...
+    px, which suits no lesion below 20 px. Not of deformable_detr."""
     trunk: str | None = None
-    """Weights of its ResNet-50 to start from: a state dict of the network or of a detector; none
+    """Weights of its trunk to start from: a state dict of the network or of a detector; none
     starts from random ones."""
     options: dict[str, Any] = Field(default_factory=dict)
     """For the library's own constructor, e.g. num_queries of deformable_detr."""

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors.torch import save_file
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import RunDir, aside
 from wsikd.learn.detect_data import load_boxes
+from wsikd.learn.detect_settings import DetectNetwork
 from wsikd.learn.epochs import run_epochs
 from wsikd.learn.loggers import check_loggers, log_to
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
+from wsikd.models.bundle import CARD
 from wsikd.models.detectors import Detector, build_detector
 from wsikd.models.device import deterministic
 from wsikd.models.encoder import read_state
-from wsikd.models.folder import write_network
+from wsikd.models.folder import read_network, write_network
 from wsikd.models.trunks import TRUNK_FILE, resnet_weights
 
 if TYPE_CHECKING:
@@ -127,25 +129,55 @@ class DetectTrainer(Trainer):
         return self.precision()
 
     def precision(self) -> dict[str, Any]:
-        """mAP on validation; None where no box is to be found."""
-        from torchmetrics.detection import MeanAveragePrecision
-
-        metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
-        metric.warn_on_many_detections = False
+        """``map`` and ``map_50`` on validation, and ``loss``, which falls as mAP rises."""
         self.wrapped.eval()
-        method, images = self.method, self.patches
+        method = self.method
         assert isinstance(method, Detect)
-        with torch.inference_mode(), self.fabric.autocast():
-            for batch, chosen in images.batches(
-                self.val_indices, self.batch_size, threads=self.config.optim.threads,
-                read=self.views.read,
-            ):  # fmt: skip
-                found = method.detect(self.batch(batch, chosen, None))
-                truth = [method._target(int(i), torch.device("cpu")) for i in chosen]
-                metric.update(found, truth)
-        made = {k: float(v) for k, v in metric.compute().items() if k in ("map", "map_50")}
-        told: dict[str, Any] = {k: None if v < 0 else v for k, v in made.items()}
+        with self.fabric.autocast():
+            told = average_precision(
+                method, cast("Any", self.views), self.val_indices, self.batch_size,
+                self.config.optim.threads,
+            )  # fmt: skip
         return {"loss": -(told["map"] or 0.0), **told}
+
+
+def average_precision(
+    method: Detect, views: ImageViews, indices: NDArray[Any], size: int, threads: int = 2
+) -> dict[str, float | None]:
+    """COCO's mAP of a detector in eval mode, and that at IoU 0.50; None where there is no box.
+
+    Args:
+        method: the detector.
+        views: of the images.
+        indices: int64 (M,), which of them.
+        size: images in a batch.
+        threads: that read.
+    """
+    from torchmetrics.detection import MeanAveragePrecision
+
+    metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
+    metric.warn_on_many_detections = False
+    with torch.inference_mode():
+        for batch, chosen in views.images.batches(indices, size, threads=threads, read=views.read):
+            found = method.detect(views.batch(batch, chosen, None))
+            metric.update(found, [method._target(int(i), torch.device("cpu")) for i in chosen])
+    made = {k: float(v) for k, v in metric.compute().items() if k in ("map", "map_50")}
+    return {k: None if v < 0 else v for k, v in made.items()}
+
+
+def load_detector(run: Path) -> Detector:
+    """The detector of a run, in eval mode on the CPU. Raises BundleError."""
+    place, card, weights = read_network(run, KIND)
+    try:
+        network = DetectNetwork(**card["network"])
+        detector = _built(network, len(card["classes"]))
+        detector.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(
+            place / CARD, f"does not go with its weights ({type(error).__name__})",
+            "copy the whole folder anew, or train it again",
+        ) from error  # fmt: skip
+    return detector.eval()
 
 
 @dataclass(frozen=True)
@@ -215,12 +247,19 @@ def _start(config: DetectConfig, classes: int) -> Detector:
     if network.arch == "deformable_detr" and network.trunk is None:
         raise ConfigError(
             "network.trunk", "deformable_detr, whose norms are frozen, needs a trained trunk",
-            "set it to the weights of a ResNet-50, or use fasterrcnn",
+            f"set it to the weights of a {network.backbone}, or use fasterrcnn",
         )  # fmt: skip
-    detector = build_detector(network.arch, classes, image_px=network.image_px, **network.options)
+    detector = _built(network, classes)
     if network.trunk is not None:
         detector.load_trunk(resnet_weights(read_state(Path(network.trunk)), network.trunk))
     return detector
+
+
+def _built(network: DetectNetwork, classes: int) -> Detector:
+    return build_detector(
+        network.arch, classes, image_px=network.image_px, backbone=network.backbone,
+        layers=network.layers, anchors_px=network.anchors_px, **network.options,
+    )  # fmt: skip
 
 
 def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> DetectResult:

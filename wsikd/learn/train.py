@@ -64,10 +64,10 @@ class Trainer:
     Those of other data make other views, and judge an epoch otherwise.
 
     Attributes:
-        score: the entry of an epoch's validation that decides which epoch is best.
+        score: the entry of an epoch's validation that decides which epoch is best; None: its loss.
     """
 
-    score = "kappa"
+    score: str | None = "kappa"
 
     def __init__(
         self,
@@ -122,7 +122,8 @@ class Trainer:
             row["val"] = self._validate()
             row["seconds"] = round(time.perf_counter() - start, 3)
             self.epoch += 1
-            score, loss = row["val"][self.score], row["val"]["loss"]
+            loss = row["val"]["loss"]
+            score = -loss if self.score is None else row["val"][self.score]
             score = -1.0 if score is None else score
             if self.best.beaten_by(score, loss, self.config.optim.min_delta):
                 self.best = Best(self.epoch, score, loss)

@@ -12,7 +12,7 @@ import numpy as np
 from wsikd.core.errors import OutputError
 from wsikd.core.run import write_text_atomic
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic_cells import KINDS, MOST, draw_cells, pick_patches
+from wsikd.slides.synthetic_cells import SHAPES, draw_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 
     from wsikd.slides.synthetic_cells import CellSlide
 
+EACH = 4
+"""Patches of a slide with each shape, and without any, that the teacher learns from."""
+
 
 def write_teacher_patches(
     folder: Path, *, seed: int, slides: int, size_px: int, patch_px: int
 ) -> Path:
-    """Write labelled patches of slides that are not of the cohort, every fourth for validation.
+    """Write patches of shapes, named by what is in the middle, every fourth slide for validation.
+
+    The slides are not of the cohort and hold no rare cell.
 
     Args:
         folder: where to; what is finished in it stays.
-        seed: of the cohort; the slides are others.
+        seed: of the cohort.
         slides: how many.
         size_px: side of a slide.
         patch_px: side of a patch.
@@ -41,18 +46,23 @@ def write_teacher_patches(
         OutputError: an image cannot be written.
     """
     rows = [("image", "label", "class", "slide", "split")]
-    names = (*KINDS, "plain")
+    names = ("plain", *SHAPES)
     if (folder / "labels.csv").is_file():
         return folder / "labels.csv"
     for k in range(slides):
-        entropy = (seed, k, 2**20)
-        image, boxes = draw_cells(entropy, size_px, rare=MOST)
-        picked = pick_patches(image, boxes, patch_px, np.random.default_rng([*entropy, 9]))
-        for n, (kind, patch) in enumerate(picked):
+        rng = np.random.default_rng([seed, k, 2**20, 9])
+        bare, _ = draw_shapes((seed, k, 2**20), size_px, 0)
+        image, placed = draw_shapes((seed, k, 2**20), size_px, EACH)
+        middle = rng.integers(size_px // 4, 3 * size_px // 4, (EACH, 2)).tolist()
+        cuts = [(image, *place) for place in placed] + [(bare, "plain", x, y) for x, y in middle]
+        for n, (source, kind, x, y) in enumerate(cuts):
+            off = rng.integers(-(patch_px // 4), patch_px // 4 + 1, 2) - patch_px // 2
+            left, top = (int(v) for v in np.clip(off + [x, y], 0, size_px - patch_px))
             name = f"t{k:02d}_{n:03d}.png"
+            patch = source[top : top + patch_px, left : left + patch_px]
             write_png(folder / "images" / name, patch)
             split = "val" if k % 4 == 3 else "train"
-            rows.append((name, str(names.index(kind)), kind, f"t{k:02d}", split))
+            rows.append((name, str(names.index(kind)), kind.replace(",", ""), f"t{k:02d}", split))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text_atomic(folder / "labels.csv", text.getvalue())

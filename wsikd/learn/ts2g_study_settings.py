@@ -34,37 +34,42 @@ class StudyConfig(Settings):
     """Size and course of the study."""
 
     seed: int = 0
-    """Of the slides and of every training."""
+    """Of the slides and of every training; adapters and heads are trained again with the next."""
+    repeats: Count = 3
+    """Trainings of every adapter and head."""
     slides: Count = 40
     """Half for training, a fifth for validation, the rest for the test."""
     size_px: Count = 768
     """Side of a slide, at 1 um per pixel."""
     patch_px: Count = 64
     """Side of a patch, at 1 um per pixel."""
-    count: Count = 50
-    """Patches of a slide that a student learns from."""
+    count: Count = 12
+    """Patches of a slide that a student learns from, unless its select is "all"."""
     heads: list[str] = Field(default=["mean", "gated"], min_length=1)
     """Bag networks of stage 3."""
     students: dict[str, Student] = Field(
         default={
-            "student": Student(),
-            "student at 2 um/px": Student(mpp=2.0),
-            "random patches": Student(select="random"),
-            "untrained trunk": Student(trunk="random"),
+            "2 um/px": Student(mpp=2.0),
+            "2 um/px, random patches": Student(mpp=2.0, select="random"),
+            "2 um/px, all patches": Student(mpp=2.0, select="all"),
+            "2 um/px, untrained trunk": Student(mpp=2.0, trunk="random"),
+            "1 um/px": Student(),
         },
         min_length=1,
     )
-    """By name."""
+    """By name; the others are compared with the first."""
     teacher_slides: Annotated[int, Field(ge=4)] = 12
-    """Further slides that the stand-in for a foundation model learns from."""
-    teacher_epochs: Count = 20
+    """Further slides, of other shapes, that the stand-in for a foundation model learns from."""
+    teacher_epochs: Count = 10
     tile_px: Count = 128
     """Side of the detector's images in slide pixels."""
-    image_px: Annotated[int, Field(gt=31)] = 192
-    """What they are enlarged to."""
-    detector_epochs: Count = 8
-    adapter_epochs: Count = 4
-    mil_epochs: Count = 60
+    image_px: Annotated[int, Field(gt=31)] = 128
+    """What they are resized to."""
+    detector_epochs: Count = 6
+    adapter_epochs: Count = 15
+    adapter_patches: Count = 480
+    """Patches that each student sees in an epoch, whatever it chooses from."""
+    mil_epochs: Count = 30
 
     @field_validator("heads")
     @classmethod

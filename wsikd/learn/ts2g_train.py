@@ -1,4 +1,4 @@
-"""Training an embedder: the loop of ``wsikd.learn.train``, selected by the cosine to the target."""
+"""Training an embedder: the loop of ``wsikd.learn.train``, selected by the loss on validation."""
 
 from __future__ import annotations
 
@@ -68,27 +68,38 @@ class EmbedResult:
 
 
 class EmbedTrainer(Trainer):
-    """Trains an adapter; an epoch is better by its mean cosine on validation."""
+    """Trains an adapter; an epoch is better by its loss on validation.
 
-    score = "cosine"
+    The loss is the configured mix of terms. The cosine, which it went by before, is blind to the
+    length of an embedding: on a weak trunk its best epoch may explain less than no variance.
+    """
+
+    score = None
     outputs: int
     targets: NDArray[np.float32]
 
     def _validate(self) -> dict[str, Any]:
         target = torch.from_numpy(self.targets[self.val_indices])
-        found = torch.from_numpy(self.predict(self.val_indices)).float()
+        found = torch.from_numpy(self._checked_logits()).float()
         terms = embedding_terms(found, target)
         loss = sum(self.config.weights[k] * float(v) for k, v in terms.items()
                    if k in self.config.weights)  # fmt: skip
         return {"loss": loss, **fit_of(found.numpy(), target.numpy())}
 
 
-def fit_of(found: NDArray[np.float32], target: NDArray[np.float32]) -> dict[str, float]:
-    """Mean cosine between embeddings (N, D), and the share of the targets' variance explained."""
+def fit_of(
+    found: NDArray[np.float32],
+    target: NDArray[np.float32],
+    centre: NDArray[np.float32] | None = None,
+) -> dict[str, float]:
+    """Mean cosine between embeddings (N, D), and the share of the targets' variance explained.
+
+    The variance is that around ``centre`` (D,), by default the targets' own mean.
+    """
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(target, axis=1)
     cosine = (found * target).sum(1) / np.maximum(norms, 1e-12)
     rest = ((found - target) ** 2).sum()
-    spread = ((target - target.mean(0)) ** 2).sum()
+    spread = ((target - (target.mean(0) if centre is None else centre)) ** 2).sum()
     return {"cosine": float(cosine.mean()), "r2": float(1 - rest / max(spread, 1e-12))}
 
 
@@ -151,13 +162,15 @@ def open_trunk(trunk: Trunk) -> Backbone:
     if file.is_dir():
         file = file / "student" / TRUNK_FILE
     state = read_state(file)
-    if trunk.arch == "resnet50":
-        head = {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    if (width := {"resnet18": 512, "resnet50": 2048}.get(trunk.arch)) is not None:
+        head = {"fc.weight": torch.zeros(1000, width), "fc.bias": torch.zeros(1000)}
         state = {**resnet_weights(state, file), **head}
     try:
         return build_backbone(trunk.arch, weights=state)
     except KeyError as error:
-        raise ConfigError(file, f"lacks {error}", f"give weights of {trunk.arch}") from error
+        raise ConfigError(
+            file, f"lacks {error}", f"give weights of {trunk.arch}, or set trunk.arch"
+        ) from error
 
 
 def _student(

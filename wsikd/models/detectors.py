@@ -1,9 +1,9 @@
-"""Lesion detectors of other libraries behind one face; their ResNet-50 becomes a trunk.
+"""Lesion detectors of other libraries behind one face; their ResNet becomes a trunk.
 
 ===================  ============================================================
-fasterrcnn           torchvision, ResNet-50 with feature pyramid (S. Ren et al., NeurIPS 2015)
+fasterrcnn           torchvision, ResNet with feature pyramid (S. Ren et al., NeurIPS 2015)
 retinanet            torchvision, the same trunk (T.-Y. Lin et al., ICCV 2017)
-deformable_detr      transformers, ResNet-50 (X. Zhu et al., ICLR 2021); extra ``detect``
+deformable_detr      transformers, ResNet (X. Zhu et al., ICLR 2021); extra ``detect``
 ===================  ============================================================
 
 Images are float (3, H, W) of 0 to 1, RGB. A target has ``boxes`` float (n, 4), left, top, right,
@@ -46,38 +46,62 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def trunk(self) -> dict[str, Tensor]:
-        """Weights of its ResNet-50, in torchvision's names."""
+        """Weights of its ResNet, in torchvision's names."""
         return resnet_weights(self.state_dict(), "detector")
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from a ResNet-50, in torchvision's names. Raises ConfigError."""
+        """Start from a ResNet of its own depth, in torchvision's names. Raises ConfigError."""
         prefix = next(k for k in self.state_dict() if k.endswith("layer1.0.conv1.weight"))
         prefix = prefix.removesuffix("layer1.0.conv1.weight")
         own = {k for k in self.state_dict() if k.startswith(prefix)}
         state = {prefix + k: v for k, v in weights.items() if prefix + k in own}
         missing = {k for k in own if not k.endswith("num_batches_tracked")} - set(state)
         if missing:
-            raise ConfigError("network.trunk", f"lacks {min(missing)}", "give a whole ResNet-50")
+            raise ConfigError(
+                "network.trunk", f"lacks {min(missing)}", "give a whole network.backbone"
+            )
         try:
             self.load_state_dict(state, strict=False)
         except RuntimeError as error:
-            raise ConfigError("network.trunk", "is no ResNet-50", "give one") from error
+            raise ConfigError(
+                "network.trunk", "is no network.backbone", "give weights of one"
+            ) from error
 
 
-def build_detector(arch: str, classes: int, *, image_px: int, **options: Any) -> Detector:
+def build_detector(
+    arch: str,
+    classes: int,
+    *,
+    image_px: int,
+    backbone: str = "resnet50",
+    layers: Sequence[int] | None = None,
+    anchors_px: Sequence[float] | None = None,
+    **options: Any,
+) -> Detector:
     """Make a detector with random weights.
 
     Args:
         arch: entry of ``DETECTORS``.
         classes: kinds of lesions.
         image_px: images are resized so that their shorter side is this.
+        backbone: its trunk, a ResNet of torchvision.
+        layers: groups of the trunk, 1 to 4, whose maps (strides 4 to 32) the pyramid is made of;
+            None takes the library's. Of fasterrcnn and retinanet, as is the next.
+        anchors_px: side of the square boxes that are tried on each map of the pyramid, in px of the
+            resized image, from the finest; None takes the library's, of 32 px and more.
         options: of the library's own constructor or configuration.
 
     Raises:
         ConfigError: it is unknown, or its library is not installed.
     """
     make = resolve(DETECTORS, arch, kind="detectors")
-    found: Detector = make(classes, image_px, **options)
+    if arch == "deformable_detr":
+        for name, value in (("layers", layers), ("anchors_px", anchors_px)):
+            if value is not None:
+                raise ConfigError(f"network.{name}", f"is nothing for {arch}", "leave it out")
+        own: Detector = make(classes, image_px, backbone=backbone, **options)
+        return own
+    found: Detector = make(classes, image_px, backbone, layers, anchors_px, **options)
     return found
 
 
@@ -99,26 +123,70 @@ class _Torchvision(Detector):
         return [{**d, "labels": d["labels"] - self.first} for d in self.net(list(images))]
 
 
-def faster_rcnn(classes: int, image_px: int, **options: Any) -> Detector:
+def faster_rcnn(
+    classes: int,
+    image_px: int,
+    backbone: str,
+    layers: Sequence[int] | None,
+    anchors_px: Sequence[float] | None,
+    **options: Any,
+) -> Detector:
     """Faster R-CNN with a feature pyramid, every layer trained; class 0 is its background."""
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+    from torchvision.models.detection import FasterRCNN
 
-    net = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=classes + 1,
-        min_size=image_px, max_size=2 * image_px, **options,
+    layers = layers or (1, 2, 3, 4)
+    anchors = _anchors(anchors_px, len(layers) + 1)
+    net = FasterRCNN(
+        _pyramid(backbone, layers, None), classes + 1, min_size=image_px, max_size=2 * image_px,
+        rpn_anchor_generator=anchors, **options,
     )  # fmt: skip
     return _Torchvision(net, background=True)
 
 
-def retinanet(classes: int, image_px: int, **options: Any) -> Detector:
+def retinanet(
+    classes: int,
+    image_px: int,
+    backbone: str,
+    layers: Sequence[int] | None,
+    anchors_px: Sequence[float] | None,
+    **options: Any,
+) -> Detector:
     """RetinaNet with a feature pyramid, every layer trained."""
-    from torchvision.models.detection import retinanet_resnet50_fpn
+    from torchvision.models.detection import RetinaNet
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-    net = retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=classes,
-        min_size=image_px, max_size=2 * image_px, **options,
+    layers = layers or (2, 3, 4)
+    anchors = _anchors(anchors_px, len(layers) + 2)
+    net = RetinaNet(
+        _pyramid(backbone, layers, LastLevelP6P7(256, 256)), classes, min_size=image_px,
+        max_size=2 * image_px, anchor_generator=anchors, **options,
     )  # fmt: skip
     return _Torchvision(net, background=False)
+
+
+def _pyramid(backbone: str, layers: Sequence[int], coarser: Any) -> Any:
+    """A ResNet that is trained whole, batch norms too, and the pyramid on it."""
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    return resnet_fpn_backbone(
+        backbone_name=backbone, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5,
+        returned_layers=list(layers), extra_blocks=coarser,
+    )  # fmt: skip
+
+
+def _anchors(sides: Sequence[float] | None, maps: int) -> Any:
+    """Boxes of one side a map, in three shapes; None leaves them to the library."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    if sides is None:
+        return None
+    if len(sides) != maps:
+        raise ConfigError(
+            "network.anchors_px", f"names {len(sides)} sides, the pyramid has {maps} maps",
+            "give one for each",
+        )  # fmt: skip
+    shapes = ((0.5, 1.0, 2.0),) * maps
+    return AnchorGenerator(tuple((float(s),) for s in sides), shapes)  # type: ignore[arg-type]
 
 
 class _DeformableDetr(Detector):

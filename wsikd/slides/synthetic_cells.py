@@ -22,7 +22,6 @@ from wsikd.slides.synthetic_glands import noise
 from wsikd.slides.synthetic_pyramid import write_pyramid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +32,14 @@ KINDS = ("rare", "debris", "vacuole")
 FEWEST, MOST = 3, 6
 """Rare cells of a positive slide."""
 PER_MM2 = {"debris": 30, "vacuole": 20}
+SHAPES = {
+    f"disc {disc}, nucleus {nucleus}": (disc, nucleus)
+    for disc in (0, 8, 13, 18)
+    for nucleus in (0, 3, 7, 11)
+    if disc + nucleus and (disc, nucleus) not in ((13, 7), (8, 11))
+}
+"""Radii in um of a clear disc and of a dark nucleus on it, 0 for none: all but those of a rare cell
+(and one that would not fit): shapes to learn seeing from."""
 NUCLEUS_UM2 = 320
 """Tissue to each ordinary nucleus."""
 SMALLEST_PX = 256
@@ -73,6 +80,54 @@ def draw_cells(
         :class:`CellSlide`.
     """
     rng = np.random.default_rng(list(seed))
+    tissue, density, free = _ground(rng, size_px)
+    boxes: dict[str, NDArray[np.int64]] = {}
+    own = {kind: np.random.default_rng([*seed, k]) for k, kind in enumerate(KINDS, start=1)}
+    for kind in ("vacuole", "debris", "rare"):
+        wanted = rare if kind == "rare" else round(PER_MM2[kind] * tissue.sum() / 1e6)
+        found = [_object(own[kind], kind, density, free) for _ in range(wanted)]
+        boxes[kind] = np.array(found, np.int64).reshape(-1, 4)
+    return _seen(rng, tissue, density), {kind: boxes[kind] for kind in KINDS}
+
+
+def draw_shapes(
+    seed: tuple[int, ...], size_px: int, each: int
+) -> tuple[NDArray[np.uint8], list[tuple[str, int, int]]]:
+    """Draw a slide of the same tissue with every one of ``SHAPES``, and no rare cell.
+
+    Args:
+        seed: entropy.
+        size_px: side of the slide at 1 um per pixel.
+        each: how many of each, fewer where there is no room.
+
+    Returns:
+        uint8 (size_px, size_px, 3), RGB, and what lies where: (shape, x, y), level-0 px.
+    """
+    rng = np.random.default_rng(list(seed))
+    tissue, density, free = _ground(rng, size_px)
+    placed = []
+    for name in list(SHAPES) * each:
+        rows, columns = np.nonzero(free)
+        if not len(rows):
+            break
+        place = int(rng.integers(len(rows)))
+        x, y = int(columns[place]), int(rows[place])
+        disc, nucleus = SHAPES[name]
+        if disc:
+            side = disc + int(rng.integers(-1, 2))
+            _ellipse(density, (x, y), (side, side), 0, rng.uniform(0.02, 0.06))
+        if nucleus:
+            axes = nucleus + rng.uniform(-1, 1, 2)
+            _ellipse(density, (x, y), axes, rng.uniform(0, 180), rng.uniform(1.1, 1.4))
+        cv2.circle(free, (x, y), 34, 0, -1)
+        placed.append((name, x, y))
+    return _seen(rng, tissue, density), placed
+
+
+def _ground(
+    rng: np.random.Generator, size_px: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.uint8]]:
+    """Where tissue is, its density with ordinary nuclei, and where there is room for more."""
     shape = (size_px, size_px)
     tissue = _tissue(rng, size_px)
     density = 0.22 + 0.05 * noise(rng, shape, 90) + 0.03 * noise(rng, shape, 6)
@@ -83,16 +138,17 @@ def draw_cells(
     eroded = cv2.erode(tissue.astype(np.uint8), np.ones((41, 41), np.uint8))
     free = np.asarray(eroded, np.uint8)
     free[:20], free[-20:], free[:, :20], free[:, -20:] = 0, 0, 0, 0
-    boxes: dict[str, NDArray[np.int64]] = {}
-    own = {kind: np.random.default_rng([*seed, k]) for k, kind in enumerate(KINDS, start=1)}
-    for kind in ("vacuole", "debris", "rare"):
-        wanted = rare if kind == "rare" else round(PER_MM2[kind] * tissue.sum() / 1e6)
-        found = [_object(own[kind], kind, density, free) for _ in range(wanted)]
-        boxes[kind] = np.array(found, np.int64).reshape(-1, 4)
-    grain = rng.normal(0, 0.015, shape)
+    return tissue, density, free
+
+
+def _seen(
+    rng: np.random.Generator, tissue: NDArray[np.bool_], density: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """What a scanner sees of it: uint8 RGB."""
+    grain = rng.normal(0, 0.015, density.shape)
     density = np.where(tissue, np.maximum(density + grain, 0), 0.004)
     image = _GLASS * 10 ** -(cv2.GaussianBlur(density, (0, 0), 0.7)[..., None] * _stain(rng))
-    return np.asarray(np.round(image), np.uint8), {kind: boxes[kind] for kind in KINDS}
+    return np.asarray(np.round(image), np.uint8)
 
 
 def _stain(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -178,43 +234,3 @@ def _write(folder: Path, seed: int, index: int, size_px: int) -> CellSlide:
         write_pyramid(path, image, mpp=MPP, power=10, downsamples=(1, 4), quality=90)
     label = LABELS[int(len(boxes["rare"]) > 0)]
     return CellSlide(path, label, _SPLITS[index // 2 % len(_SPLITS)], boxes["rare"])
-
-
-def pick_patches(
-    image: NDArray[np.uint8],
-    boxes: Mapping[str, NDArray[np.int64]],
-    side: int,
-    rng: np.random.Generator,
-) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Patches of a drawn slide, each named by what its middle holds, or "plain".
-
-    Args:
-        image: uint8 (size, size, 3).
-        boxes: of each kind, see :func:`draw_cells`.
-        side: of a patch in pixels.
-        rng: places them.
-
-    Returns:
-        (kind, uint8 (side, side, 3)): one for each box, and as many plain ones as rare cells.
-    """
-    size, found = image.shape[0], []
-    every = np.concatenate([boxes[kind] for kind in KINDS])
-
-    def cut(kind: str, x: int, y: int) -> None:
-        x, y = (int(np.clip(v, 0, size - side)) for v in (x, y))
-        found.append((kind, image[y : y + side, x : x + side]))
-
-    for kind in KINDS:
-        for left, top, right, bottom in boxes[kind]:
-            shift = rng.integers(-(side // 4), side // 4 + 1, 2) - side // 2
-            cut(kind, (left + right) // 2 + shift[0], (top + bottom) // 2 + shift[1])
-    plain = 0
-    for x, y in rng.integers(0, size - side, (500, 2)):
-        if plain == max(len(boxes["rare"]), 1):
-            break
-        apart = (every[:, 2] <= x) | (every[:, 0] >= x + side)
-        apart |= (every[:, 3] <= y) | (every[:, 1] >= y + side)
-        if apart.all():
-            cut("plain", x, y)
-            plain += 1
-    return found
