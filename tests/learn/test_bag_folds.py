@@ -86,3 +86,11 @@ def test_a_patient_in_two_folds_is_refused():
         pool([row | {"fold": 0}, row | {"slide": "b", "fold": 1}])
     with pytest.raises(DataError, match="test a slide twice"):
         pool([row | {"fold": 0}, row | {"fold": 0}])
+
+
+@pytest.mark.parametrize("given", [[], ["--data", "nowhere"]])
+def test_without_bags_nothing_is_left_behind(tmp_path, given):
+    found = CliRunner().invoke(main, ["reproduce", "mil", "-o", str(tmp_path / "out"), *given])
+    assert found.exit_code == 1
+    assert ("pass --data" if not given else "nowhere") in found.output
+    assert not (tmp_path / "out").exists()

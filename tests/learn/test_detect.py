@@ -12,7 +12,7 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError
 from wsikd.learn.detect_data import load_boxes
 from wsikd.learn.detect_settings import DetectConfig
-from wsikd.learn.detect_train import Detect, mirrored, train_detector
+from wsikd.learn.detect_train import Detect, load_detector, mirrored, train_detector
 from wsikd.learn.ts2g_settings import Trunk
 from wsikd.learn.ts2g_train import open_trunk
 from wsikd.models.detectors import DETECTORS, build_detector
@@ -83,6 +83,37 @@ def test_losses_and_detections(arch, trunk):
     assert "layer4.2.conv3.weight" in detector.trunk()
 
 
+@pytest.mark.parametrize(("arch", "maps"), [("fasterrcnn", 4), ("retinanet", 5)])
+def test_a_smaller_trunk_with_boxes_of_its_own(arch, maps, tmp_path):
+    """Anchors of the given sides lie on the maps that are looked at, of strides 8, 16, 32, ..."""
+    torch.manual_seed(0)
+    sides = [12.0, 24.0, 48.0, 60.0, 64.0][:maps]
+    small = build_detector(arch, 1, image_px=64, backbone="resnet18", layers=[2, 3, 4],
+                           anchors_px=sides).train()  # fmt: skip
+    targets = [{"boxes": torch.tensor([[5.0, 6.0, 17.0, 18.0]]), "labels": torch.tensor([0])}]
+    sum(v.sum() for v in small.losses([torch.rand(3, 64, 64)] * 2, targets * 2).values()).backward()
+    net = small.net
+    made = net.anchor_generator if arch == "retinanet" else net.rpn.anchor_generator
+    areas = [(a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) for a in made.cell_anchors]
+    assert [float(a.mean().sqrt()) for a in areas] == pytest.approx(sides, rel=0.05)
+    with torch.no_grad():
+        shapes = [m.shape[2:] for m in net.backbone(torch.zeros(1, 3, 64, 64)).values()]
+    assert [int(s[0]) for s in shapes[:3]] == [8, 4, 2]
+    save_file(small.state_dict(), tmp_path / "small.safetensors")
+    handed = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path / "small.safetensors")))
+    own = small.trunk()["layer3.1.conv2.weight"]
+    assert torch.equal(handed.stages["F3"][1].conv2.weight, own)
+    with pytest.raises(ConfigError, match=r"holds resnet18, not resnet50; set trunk\.arch"):
+        open_trunk(Trunk(weights=str(tmp_path / "small.safetensors")))
+
+
+def test_maps_and_anchors_that_will_not_do():
+    with pytest.raises(ConfigError, match="names 2 sides, the pyramid has 4 maps"):
+        build_detector("fasterrcnn", 1, image_px=64, layers=[2, 3, 4], anchors_px=[8, 9])
+    with pytest.raises(ConfigError, match=r"network\.layers: is nothing for deformable_detr"):
+        build_detector("deformable_detr", 1, image_px=64, layers=[2, 3, 4])
+
+
 def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
     result = train_detector(config(boxes, trunk, epochs=1), tmp_path, device="cpu")
     assert set(result.metrics) == {"map", "map_50"}
@@ -90,6 +121,8 @@ def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
     state = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["student"]
     own = resnet_weights(state, "run")
     assert torch.equal(handed.stages["F1"][0].conv1.weight, own["layer1.0.conv1.weight"])
+    again = load_detector(tmp_path)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in state.items())
     card = json.loads((tmp_path / "student" / "card.json").read_text())
     assert (card["kind"], card["classes"]) == ("detector", ["early", "late"])
 

@@ -12,7 +12,7 @@ from wsikd.learn.embed_data import load_pairs
 from wsikd.learn.methods.ts2g import embedding_terms
 from wsikd.learn.select import choose
 from wsikd.learn.ts2g_settings import Select, Ts2gConfig
-from wsikd.learn.ts2g_train import train_embedder
+from wsikd.learn.ts2g_train import EmbedTrainer, fit_of, train_embedder
 from wsikd.models.encoder import Encoder, EncoderSpec, open_encoder
 from wsikd.tiles.bags import open_bag, write_h5
 from wsikd.tiles.store import TileStore
@@ -99,6 +99,22 @@ def test_a_student_at_a_sixteenth_of_the_pixels(cohort, tmp_path):
     rest = ((own - theirs) ** 2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
     assert rest < 0.8, "what it gives is in the teacher's own scale"
     assert result.metrics["r2"] > 0.2
+
+
+def test_the_epoch_of_lowest_loss_is_kept(cohort, tmp_path, monkeypatch):
+    """Not that of best cosine, which does not see the length of an embedding."""
+    rows = [(1.0, 0.9), (0.5, 0.4), (0.7, 0.8)]
+    told = iter([{"loss": loss, "cosine": cosine, "r2": -loss} for loss, cosine in rows])
+    monkeypatch.setattr(EmbedTrainer, "_validate", lambda self: next(told))
+    result = train_embedder(config(cohort, optim={"epochs": 3}), tmp_path, device="cpu")
+    assert result.best_epoch == 2
+
+
+def test_variance_around_another_centre():
+    found, target = np.float32([[1, 0], [0, 2]]), np.float32([[1, 1], [1, 2]])
+    around = fit_of(found, target, np.float32([3, 1]))["r2"]
+    assert around == pytest.approx(1 - (1 + 1) / (4 + 4 + 1))
+    assert fit_of(found, target)["r2"] == pytest.approx(1 - 2 / 0.5)
 
 
 def test_resume_is_bit_for_bit(cohort, tmp_path, monkeypatch):

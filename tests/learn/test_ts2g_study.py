@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
 from wsikd.cli.main import main
 
 from wsikd.core.errors import ConfigError
 from wsikd.learn.detect_data import load_boxes
+from wsikd.learn.ts2g_figures import agreement, areas, difference, figures, rates
 from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
 from wsikd.learn.ts2g_study_settings import read_study
-from wsikd.slides.synthetic_cells import write_cells
+from wsikd.slides.synthetic_cells import SHAPES, write_cells
 
 TINY = (
     "slides=8", "size_px=320", "teacher_slides=4", "teacher_epochs=1", "detector_epochs=1",
@@ -32,13 +34,17 @@ def test_all_stages_end_to_end(tmp_path):
     assert first.exit_code == 0, first.output
     table = json.loads((tmp_path / "study" / "table.json").read_text())
     assert (tmp_path / "study" / "table.md").read_text() in first.output
-    assert {(h["encoder"], h["head"]) for h in table["heads"]} == {
-        ("teacher", "gated"), ("small", "gated"),
-    }  # fmt: skip
-    assert all(h["bags"] == 2 and 0 <= h["auc"]["value"] <= 1 for h in table["heads"])
+    assert [(h["encoder"], h["head"]) for h in table["heads"]] == [
+        ("teacher", "gated"), ("small", "gated"), ("lost", "gated"),
+    ]  # fmt: skip
+    assert all(h["slides"] == 2 and len(h["auc"]["trainings"]) == 2 for h in table["heads"])
+    assert [d["encoder"] for d in table["drop_in"]] == ["small", "lost"]
+    assert all(0 <= d["agreement"]["share"] <= 1 for d in table["drop_in"])
+    assert table["drop_in"][0]["to_first"]["trainings"] == [0, 0]
     assert table["selection"]["taken"] == 2 * 6
-    assert table["encoders"]["small"]["speed_ratio"] > 0
-    assert 0 <= table["drop_in"]["gated"]["small"]["agreement"]["share"] <= 1
+    assert table["encoders"]["small"]["speed_ratio"] > 1, "a quarter of the pixels, cut"
+    assert len(table["encoders"]["lost"]["test"]["r2"]) == 2
+    assert table["detector"]["test"]["boxes"] > 0
     files = sorted((tmp_path / "study").rglob("*"))
     before = {f: f.stat().st_mtime_ns for f in files if f.name in ("card.json", "scores.json")}
     again = reproduce(tmp_path / "study")
@@ -111,8 +117,51 @@ def test_which_patches_hold_a_cell():
 def test_the_teacher_learns_from_other_slides(tmp_path):
     file = write_teacher_patches(tmp_path, seed=0, slides=4, size_px=320, patch_px=64)
     rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
-    assert {r[2] for r in rows} == {"rare", "debris", "vacuole", "plain"}
+    named = {name.replace(",", "") for name in SHAPES}
+    assert "plain" in {r[2] for r in rows} <= {"plain", *named}
+    assert len({r[2] for r in rows}) > 5
     assert {r[3] for r in rows if r[4] == "val"} == {"t03"}
     before = file.stat().st_mtime_ns
     write_teacher_patches(tmp_path, seed=0, slides=4, size_px=320, patch_px=64)
     assert file.stat().st_mtime_ns == before
+
+
+def said(rng, n=12):
+    label = np.arange(n) % 2
+    score = np.round(rng.random(n) * 0.6 + label * 0.3, 1)
+    return {"label": label.tolist(), "probability": score.tolist(),
+            "decided": (score >= 0.5).astype(int).tolist()}  # fmt: skip
+
+
+def test_figures_over_trainings_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    some, other = [said(rng) for _ in range(3)], [said(rng) for _ in range(3)]
+    areas = [[roc_auc_score(s["label"], s["probability"]) for s in part] for part in (some, other)]
+    found = figures(some)
+    assert found["auc"]["trainings"] == pytest.approx(areas[0])
+    assert found["auc"]["value"] == pytest.approx(np.mean(areas[0]))
+    assert found["auc"]["interval"][0] < found["auc"]["value"] < found["auc"]["interval"][1]
+    for name, truth in (("sensitivity", 1), ("specificity", 0)):
+        each = [recall_score(s["label"], s["decided"], pos_label=truth) for s in some]
+        assert found[name]["trainings"] == pytest.approx(each)
+    apart = difference(some, other)
+    assert apart["value"] == pytest.approx(np.mean(areas[0]) - np.mean(areas[1]))
+    assert difference(some, some)["interval"] == [0, 0]
+    told = agreement(some, other)
+    kappas = [cohen_kappa_score(a["decided"], b["decided"])
+              for a, b in zip(some, other, strict=True)]  # fmt: skip
+    assert told["kappa"] == pytest.approx(np.mean(kappas))
+    assert told["share"] == pytest.approx(np.mean(
+        [np.equal(a["decided"], b["decided"]).mean() for a, b in zip(some, other, strict=True)]
+    ))  # fmt: skip
+
+
+def test_a_slide_that_is_not_drawn_does_not_count():
+    rng = np.random.default_rng(1)
+    some = [said(rng, 8)]
+    times = np.array([[1, 1, 1, 1, 2, 0, 1, 1]])
+    picked = np.repeat(np.arange(8), times[0])
+    label, score = (np.asarray(some[0][k])[picked] for k in ("label", "probability"))
+    assert areas(some, times)[0, 0] == pytest.approx(roc_auc_score(label, score))
+    decided = np.asarray(some[0]["decided"])[picked]
+    assert rates(some, times, 1)[0, 0] == pytest.approx(recall_score(label, decided))

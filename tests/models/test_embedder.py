@@ -138,6 +138,26 @@ def test_a_student_is_an_encoder(tmp_path):
     assert (encoder.spec.dim, encoder.spec.patch_px) == (64, 64)
 
 
+@pytest.mark.parametrize("distillation", [True, False])
+def test_a_student_of_hdkd_gives_its_tokens(tmp_path, distillation):
+    """They are what its logits are linear in; the map in front of the transformer is not."""
+    torch.manual_seed(0)
+    options = {"dim": 16, "depth": 1, "heads": 2, "distillation": distillation}
+    grader = build_grader("hdkd_student", 3, width=0.125, options=options).eval()
+    spec = InputSpec(4.0, 32, (0.0,) * 3, (1.0,) * 3, ("a", "b", "c"))
+    save_bundle(tmp_path, grader, spec, arch="hdkd_student", width=0.125)
+    encoder = open_encoder(str(tmp_path))
+    patches = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        found = encoder(patches)
+        logits = grader.head.class_head(found[:, :16])
+        if distillation:
+            logits = (logits + grader.head.distillation_head(found[:, 16:])) / 2
+        torch.testing.assert_close(logits, grader(patches))
+    assert encoder.spec.dim == found.shape[1] == (32 if distillation else 16)
+    assert encoder.spec.id == "hdkd_student of wsikd, tokens"
+
+
 def test_timm_with_local_weights(tmp_path):
     import timm
 

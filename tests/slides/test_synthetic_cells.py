@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.synthetic_cells import KINDS, draw_cells, pick_patches, write_cells
+from wsikd.slides.synthetic_cells import SHAPES, draw_cells, draw_shapes, write_cells
 
 
 def cells_seen(rgb):
@@ -73,15 +73,19 @@ def test_parts_hold_as_many_of_either_label(cohort):
         assert own.count("positive") == own.count("negative") == count // 2
 
 
-def test_patches_are_named_by_what_their_middle_holds():
-    image, boxes = draw_cells((0, 1), 400, rare=3)
-    picked = pick_patches(image, boxes, 64, np.random.default_rng(0))
-    names = [kind for kind, _ in picked]
-    assert [names.count(kind) for kind in KINDS] == [len(boxes[kind]) for kind in KINDS]
-    for kind, patch in picked:
-        assert patch.shape == (64, 64, 3)
-        if kind in ("rare", "plain"):
-            assert (len(cells_seen(patch)) > 0) == (kind == "rare")
+def test_shapes_lie_where_they_are_said_and_none_is_a_rare_cell():
+    image, placed = draw_shapes((0, 1), 500, 2)
+    assert {name for name, *_ in placed} == set(SHAPES)
+    grey = image.astype(float).min(2)
+    for name, x, y in placed:
+        disc, nucleus = SHAPES[name]
+        assert (grey[y, x] < 60) == (nucleus > 0), name
+        if disc and nucleus + 3 < disc:
+            ring = [grey[y, x - disc + 2], grey[y, x + disc - 2], grey[y - disc + 2, x]]
+            assert np.median(ring) > 180, name
+    from_rare = [np.hypot(d - 13, n - 7) for d, n in SHAPES.values()]
+    assert min(from_rare) >= 4
+    assert draw_shapes((0, 1), 300, 0)[1] == []
 
 
 @pytest.mark.parametrize(("slides", "size_px", "told"), [(9, 400, "8, 10"), (6, 400, "8, 10"),

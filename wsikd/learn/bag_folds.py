@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from wsikd.learn.bag_data import BagSet
     from wsikd.learn.bag_settings import MilConfig
 
 logger = logging.getLogger(__name__)
@@ -59,16 +60,18 @@ def cross_validate(
             split = config.split.model_copy(update={"folds": folds, "fold": fold})
             folder = out / "runs" / f"seed{seed}-fold{fold}"
             logger.info("seed %d, fold %d of %d", seed, fold + 1, folds)
+            own = config.model_copy(update={"split": split})
+            bags = load_bags(own.data, split)  # before a folder is made for its run
             with locked(folder):
-                own = config.model_copy(update={"split": split})
-                rows += [r | {"fold": fold} for r in _fold(own, folder, seed, device)]
+                rows += [r | {"fold": fold} for r in _fold(own, bags, folder, seed, device)]
         found[str(seed)] = pool(rows)
     return found
 
 
-def _fold(config: MilConfig, folder: Path, seed: int, device: str) -> list[dict[str, Any]]:
+def _fold(
+    config: MilConfig, bags: BagSet, folder: Path, seed: int, device: str
+) -> list[dict[str, Any]]:
     """What the run of a fold says of its test part, slide by slide."""
-    bags = load_bags(config.data, config.split)
     run = RunDir(folder)
     if (run.student / CARD).is_file():
         run.check(config, resume=True, seed=seed)

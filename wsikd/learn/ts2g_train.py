@@ -26,7 +26,7 @@ from wsikd.models.embedder import Adapter, Embedder, save_embedder
 from wsikd.models.encoder import RANDOM, Encoder, EncoderSpec, read_state
 from wsikd.models.families import imagenet_weights
 from wsikd.models.grader import IMAGENET_MEAN, IMAGENET_STD
-from wsikd.models.trunks import TRUNK_FILE, resnet_weights
+from wsikd.models.trunks import TRUNK_FILE, arch_of, resnet_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -163,14 +163,17 @@ def open_trunk(trunk: Trunk) -> Backbone:
         file = file / "student" / TRUNK_FILE
     state = read_state(file)
     if (width := {"resnet18": 512, "resnet50": 2048}.get(trunk.arch)) is not None:
+        state = resnet_weights(state, file)
+        if (found := arch_of(state)) != trunk.arch:
+            raise ConfigError(
+                file, f"holds {found}, not {trunk.arch}", f"set trunk.arch, or give a {trunk.arch}"
+            )
         head = {"fc.weight": torch.zeros(1000, width), "fc.bias": torch.zeros(1000)}
-        state = {**resnet_weights(state, file), **head}
+        state = {**state, **head}
     try:
         return build_backbone(trunk.arch, weights=state)
     except KeyError as error:
-        raise ConfigError(
-            file, f"lacks {error}", f"give weights of {trunk.arch}, or set trunk.arch"
-        ) from error
+        raise ConfigError(file, f"lacks {error}", f"give weights of {trunk.arch}") from error
 
 
 def _student(

@@ -5,8 +5,8 @@
 ``hipt:FILE``, ``FILE``   a vision transformer trained by DINO, with the transform of HIPT; see
                           ``wsikd.models.dino_vit``
 ``dino:FILE``             the same, with that of DINO
-a folder                  a bundle of ``wsikd distill``: a student's pooled features, or an
-                          embedder of ``method: ts2g``
+a folder                  a bundle of ``wsikd distill``: what a student's head reads, i.e. pooled
+                          features or, of HDKD's, its tokens; or an embedder of ``method: ts2g``
 ========================  ======================================================================
 """
 
@@ -224,16 +224,15 @@ def state_digest(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Pooled(nn.Module):
-    """A grader's features in front of its head."""
+class _Headless(nn.Module):
+    """A grader without its head."""
 
     def __init__(self, grader: Grader) -> None:
         super().__init__()
         self.grader = grader
 
     def forward(self, x: Tensor) -> Tensor:
-        deepest = self.grader.backbone.deepest
-        return self.grader.with_taps(x, ())[1][deepest].mean((2, 3))
+        return self.grader.embed(x)
 
 
 def _bundle(folder: Path) -> Encoder:
@@ -249,9 +248,9 @@ def _bundle(folder: Path) -> Encoder:
         raise BundleError(error.subject, error.fault, f"{error.remedy}, or {TIMM}NAME") from error
     grader = bundle.network()
     spec = EncoderSpec(
-        id=f"{bundle.arch} of wsikd, pooled",
+        id=f"{bundle.arch} of wsikd, {'pooled' if grader.pooled else 'tokens'}",
         licence=str(bundle.card.get("licence", "not stated")),
-        dim=grader.backbone.taps[grader.backbone.deepest].channels,
+        dim=grader.embedding_dim,
         sha256=bundle.sha256,
         input_px=None,
         mean=(0.0, 0.0, 0.0),  # the grader normalises by itself
@@ -259,4 +258,4 @@ def _bundle(folder: Path) -> Encoder:
         mpp=bundle.spec.mpp,
         patch_px=bundle.spec.patch_px,
     )
-    return Encoder(_Pooled(grader), spec)
+    return Encoder(_Headless(grader), spec)

@@ -104,6 +104,15 @@ class Grader(nn.Module):
         taps = self.backbone.forward_taps(self.normalise(x), {*names, deepest})
         return self.head(taps[deepest].mean((2, 3))), taps
 
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in an embedding."""
+        return self.backbone.taps[self.backbone.deepest].channels
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the head reads: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, embedding_dim)."""
+        return self.backbone(self.normalise(x)).mean((2, 3))  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, classes)."""
         return self.with_taps(x, ())[0]

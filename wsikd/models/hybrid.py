@@ -261,6 +261,22 @@ class TokenHead(nn.Module):
         Raises:
             ConfigError: a side of the map is odd.
         """
+        y = self.read(x)
+        second = None if self.distillation_head is None else self.distillation_head(y[:, 1])
+        return self.class_head(y[:, 0]), second
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the linear layers read: the class token, and the distillation token if there is one.
+
+        Args:
+            x: (B, C, h, w), h and w even.
+
+        Returns:
+            (B, 1 or 2, dim).
+
+        Raises:
+            ConfigError: a side of the map is odd.
+        """
         count, channels, height, width = x.shape
         if height % PATCH or width % PATCH:
             raise ConfigError(
@@ -273,8 +289,7 @@ class TokenHead(nn.Module):
         cells = cells.permute(0, 2, 4, 3, 5, 1).reshape(count, rows * columns, -1)
         y = torch.cat([self.tokens.expand(count, -1, -1), self.embed(cells)], 1)
         y = self.norm(self.blocks(y + self.positions(rows, columns)))
-        second = None if self.distillation_head is None else self.distillation_head(y[:, 1])
-        return self.class_head(y[:, 0]), second
+        return y[:, : self.special]  # type: ignore[no-any-return]
 
 
 class TokenGrader(Grader):
@@ -311,6 +326,15 @@ class TokenGrader(Grader):
         taps = self.backbone.forward_taps(self.normalise(x), {*names, deepest})
         own, distilled = self.head(taps[deepest])
         return own, distilled, taps
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in an embedding: of the class token, then of the distillation token."""
+        return int(self.head.special * self.head.class_head.in_features)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The tokens that the logits are made of: (B, embedding_dim)."""
+        return self.head.read(self.backbone(self.normalise(x))).flatten(1)  # type: ignore[no-any-return]
 
     def mix(self, own: Tensor, distilled: Tensor | None) -> Tensor:
         """What is predicted of the logits of both tokens: (B, classes)."""

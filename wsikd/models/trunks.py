@@ -55,6 +55,21 @@ def resnet_weights(state: Mapping[str, Tensor], source: object) -> dict[str, Ten
     )  # fmt: skip
 
 
+def arch_of(weights: Mapping[str, Tensor]) -> str:
+    """Which ResNet the weights of :func:`resnet_weights` are: ``resnet50``, ``resnet18``, ..."""
+    blocks = tuple(
+        sum(re.fullmatch(rf"layer{k}\.\d+\.conv1\.weight", key) is not None for key in weights)
+        for k in range(1, 5)
+    )
+    bottleneck = "layer1.0.conv3.weight" in weights
+    known = {
+        (False, 2, 2, 2, 2): "resnet18", (False, 3, 4, 6, 3): "resnet34",
+        (True, 3, 4, 6, 3): "resnet50", (True, 3, 4, 23, 3): "resnet101",
+        (True, 3, 8, 36, 3): "resnet152",
+    }  # fmt: skip
+    return known.get((bottleneck, *blocks), f"a ResNet of {blocks} blocks")
+
+
 def _same(key: str) -> str | None:
     return key if re.match(r"(conv1|bn1|layer[1-4])\.", key) else None
 
