@@ -43,12 +43,12 @@ def write_config(folder, **changes):
     return path
 
 
-def torchrun(*asked):
+def torchrun(*asked, timeout=120):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"}
     return subprocess.run(
         [*start, "-m", "wsikd", *map(str, asked)],
-        env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 

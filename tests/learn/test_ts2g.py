@@ -37,10 +37,8 @@ def teacher():
     return Encoder(Colours(), spec)
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def write_pairs(root):
     """Stores of six slides, and the teacher's bags of them at 1 um/px."""
-    root = tmp_path_factory.mktemp("ts2g")
     embedder = Embedder(teacher(), settings_for(teacher(), 1.0, 64))
     for k in range(SLIDES):
         path = root / "stores" / f"s{k}.zarr"
@@ -53,6 +51,11 @@ def cohort(tmp_path_factory):
                     split="val" if k == 5 else "train")  # fmt: skip
         embedder.embed_store(TileStore.open(path), root / "bags" / f"s{k}.zarr")
     return root
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("ts2g"))
 
 
 def config(cohort, **changes):
