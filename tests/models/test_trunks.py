@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torchvision import models
 from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from wsikd.core.errors import ConfigError
 from wsikd.models.backbone import build_backbone
-from wsikd.models.trunks import resnet_weights
+from wsikd.models.trunks import arch_of, resnet_weights
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,13 @@ def test_detectron(net):
             continue
         state["backbone.bottom_up." + ".".join(name)] = value
     check(state, net)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_depths_are_told_apart(arch):
+    with torch.device("meta"):
+        state = getattr(models, arch)().state_dict()
+    assert arch_of(resnet_weights(state, "file")) == arch
 
 
 def test_what_holds_none():

@@ -186,7 +186,7 @@ def _anchors(sides: Sequence[float] | None, maps: int) -> Any:
             "give one for each",
         )  # fmt: skip
     shapes = ((0.5, 1.0, 2.0),) * maps
-    return AnchorGenerator(tuple((float(s),) for s in sides), shapes)  # type: ignore[arg-type]
+    return AnchorGenerator(tuple((float(s),) for s in sides), shapes)
 
 
 class _DeformableDetr(Detector):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 TRUNK_FILE = "trunk.safetensors"
 """The ResNet-50 of a detector, in the folder of its run."""
 _TORCHVISION = re.compile(r"(.*?)layer1\.0\.conv1\.weight")
+_BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
+_BOTTLENECKS: dict[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152",
+}  # fmt: skip
 _DETECTRON = re.compile(r"(.*?)res2\.0\.conv1\.weight")
 
 
@@ -61,13 +65,8 @@ def arch_of(weights: Mapping[str, Tensor]) -> str:
         sum(re.fullmatch(rf"layer{k}\.\d+\.conv1\.weight", key) is not None for key in weights)
         for k in range(1, 5)
     )
-    bottleneck = "layer1.0.conv3.weight" in weights
-    known = {
-        (False, 2, 2, 2, 2): "resnet18", (False, 3, 4, 6, 3): "resnet34",
-        (True, 3, 4, 6, 3): "resnet50", (True, 3, 4, 23, 3): "resnet101",
-        (True, 3, 8, 36, 3): "resnet152",
-    }  # fmt: skip
-    return known.get((bottleneck, *blocks), f"a ResNet of {blocks} blocks")
+    names = _BOTTLENECKS if "layer1.0.conv3.weight" in weights else _BASIC
+    return names.get(blocks, f"a ResNet of {blocks} blocks")
 
 
 def _same(key: str) -> str | None:
