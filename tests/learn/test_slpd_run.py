@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.cohort import ENCODER, TINY, write_cohort
+from tests.learn.test_team import torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
 from wsikd.learn import slpd_train
 from wsikd.learn.prototypes import NOBODY, PrototypeTable
@@ -97,6 +98,25 @@ def test_a_killed_run_goes_on_bit_for_bit(place, tmp_path, monkeypatch, variant)
         np.testing.assert_array_equal(tables[0].prototypes, tables[1].prototypes)
         assert {"centres.intra", "centres.inter", "bank._extra_state"} <= set(whole["helpers"])
         assert all(whole["helpers"][f"centres.{name}"].any() for name in ("dino", "intra", "inter"))
+
+
+def test_two_processes_train_what_one_does(place, tmp_path):
+    """Views, centres, means over regions with prototypes and the table are of the whole batch."""
+    asked = ["distill", "-c", place / "tiny.yaml", "--data", place / "regions", "--device", "cpu",
+             "--set", "network.drop_path=0", "--set", "optim.epochs=2", "--seed", "3"]  # fmt: skip
+    alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
+    assert alone.exit_code == 0, alone.output
+    done = torchrun(*asked, "-o", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1  # told once
+    one, two = (rows_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for a, b in zip(one[:2], two[:2], strict=True):
+        assert b["raw"] == pytest.approx(a["raw"], rel=1e-3)
+        assert b["spread"] == pytest.approx(a["spread"], rel=1e-3)
+    tables = [PrototypeTable.load(tmp_path / name) for name in ("one", "two")]
+    np.testing.assert_array_equal(tables[0].assignment, tables[1].assignment)
+    np.testing.assert_allclose(tables[0].prototypes, tables[1].prototypes, atol=1e-3)
 
 
 def same(a, b):

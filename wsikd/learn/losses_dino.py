@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def sharpened(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """Targets ``softmax((t - c) / tau_t)``: float (..., M) and centre (M,) -> float32 (..., M)."""
-    return functional.softmax((teacher.float() - centre) / temperature, dim=-1)
+    """Targets ``softmax((t - c) / tau_t)``: float (..., M) and centre (M,) -> the same shape."""
+    return functional.softmax((wide(teacher) - centre) / temperature, dim=-1)
 
 
 def cross(target: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -27,7 +32,7 @@ def cross(target: Tensor, student: Tensor, temperature: float) -> Tensor:
 
     A target may be a sum of distributions: it counts as often as it has mass.
     """
-    scaled = student.float() / temperature
+    scaled = wide(student) / temperature
     return torch.logsumexp(scaled, -1) * target.sum(-1) - (target * scaled).sum(-1)
 
 
@@ -56,7 +61,7 @@ def dino_loss(
     targets = sharpened(teacher, centre, teacher_temperature)
     every = targets.sum(0)
     views = len(teacher)
-    found, pairs = teacher.new_zeros((), dtype=torch.float32), 0
+    found, pairs = targets.new_zeros(()), 0
     for number, group in enumerate(student):
         # all targets of a view at once: H is linear in them
         wanted = every - targets if number == 0 else every

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK_BYTES = 1 << 25
+_MARGIN = 1e-4
+"""More than rounding of sums of single precision."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,31 @@ def find_neighbours(
             own = prototypes[n_row]
             listed = usable[_highest(near, shortlist)]
             cosines = own @ prototypes[listed].transpose(0, 2, 1)  # (S, K, K)
-            scored = [match(cosine) for cosine in cosines]
-            order = sorted(range(len(listed)), key=lambda i: (-scored[i][0], listed[i]))
-            for place, i in enumerate(order[:count]):
+            for place, (total, i, matched) in enumerate(_best(cosines, listed, count)):
                 found.index[n_row, place] = listed[i]
-                found.similarity[n_row, place] = scored[i][0] / k
+                found.similarity[n_row, place] = total / k
                 greedy = correspondence == "greedy"
-                found.matched[n_row, place] = cosines[i].argmax(1) if greedy else scored[i][1]
+                found.matched[n_row, place] = cosines[i].argmax(1) if greedy else matched
     return found
+
+
+def _best(
+    cosines: NDArray[np.float32], listed: NDArray[np.int64], count: int
+) -> list[tuple[float, int, NDArray[np.int64]]]:
+    """The best matchings of (S, K, K), at most ``count``; the lower slide first where they tie.
+
+    No matching exceeds the sum of its rows' or of its columns' highest values, so most slides are
+    passed over unmatched.
+    """
+    bound = np.minimum(cosines.max(2).sum(1), cosines.max(1).sum(1))
+    best: list[tuple[float, int, NDArray[np.int64]]] = []
+    for i in np.argsort(-bound, kind="stable").tolist():
+        if len(best) == count and bound[i] < best[-1][0] - _MARGIN:
+            break
+        total, matched = match(cosines[i])
+        best.append((total, i, matched))
+        best = sorted(best, key=lambda b: (-b[0], listed[b[1]]))[:count]
+    return best
 
 
 def _highest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:

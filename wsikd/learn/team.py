@@ -85,7 +85,8 @@ class Team:
             from lightning.fabric.strategies.ddp import DDPStrategy
 
             here = int(os.environ["LOCAL_WORLD_SIZE"])
-            idle = not config.weights.get("ce")  # the head may then have no gradient
+            # without labels the head may have no gradient, but for slpd's
+            idle = not (config.weights.get("ce") or "dino" in config.weights)
             more = {"num_nodes": self.size // here, "devices": here}
             more["strategy"] = DDPStrategy(find_unused_parameters=idle)
         else:

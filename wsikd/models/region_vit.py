@@ -176,8 +176,11 @@ class RegionEncoder(nn.Module):
         return self.project(self.vit(x))
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Region vectors (B, width) -> unit vectors (B, bottleneck), float32."""
-        return functional.normalize(self.head(vectors).float(), dim=1)
+        """Region vectors (B, width) -> unit vectors (B, bottleneck), never in half precision."""
+        found: Tensor = self.head(vectors)
+        return functional.normalize(
+            found.to(torch.promote_types(found.dtype, torch.float32)), dim=1
+        )
 
 
 class LastLayer(nn.Module):

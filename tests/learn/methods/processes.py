@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.learn.methods.pair import AT, batch, grader, hybrid
+from tests.learn.methods.slpd_parts import held, region_batch, slpd_method
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.methods.hdkd import Hdkd
@@ -42,6 +43,20 @@ def mil():
     return Mil(build_mil("dsmil", DIM, 3, hidden=8, attention=4).double(), instance=True).eval()
 
 
+def slpd():
+    """With centres that move; one of the first process's two regions has no prototype."""
+    made = slpd_method().double().train()
+    made.bank.put({k: v.double() if v.is_floating_point() else v for k, v in held().items()})
+    return made
+
+
+def regions(chosen):
+    """Regions 0, 4, 2, 1, or those chosen of them."""
+    whole = region_batch([0, 4, 2, 1])
+    views = {k: v[:, chosen].double() for k, v in whole.views.items()}
+    return Batch(views, whole.label[chosen], whole.slide[chosen], whole.box[chosen])
+
+
 def bags(chosen):
     """Bags of different lengths, filled up to the longest of those chosen."""
     generator = torch.Generator().manual_seed(0)
@@ -58,6 +73,7 @@ METHODS = {
     "autograd": lambda: method("F3"),
     "hdkd": hdkd,
     "mil": mil,
+    "slpd": slpd,
 }
 
 
@@ -65,6 +81,8 @@ def part(rank, of, name=""):
     chosen = slice(rank * COUNT // of, (rank + 1) * COUNT // of)
     if name == "mil":
         return bags(chosen)
+    if name == "slpd":
+        return regions(chosen)
     whole = batch(COUNT)
     views = {k: v[chosen] for k, v in whole.views.items()}
     return Batch(views, whole.label[chosen], whole.slide[chosen], whole.box[chosen])
@@ -74,7 +92,8 @@ def gradients(net, made, given):
     terms = net(given, AT)
     torch.stack(list(terms.values())).sum().backward()
     slopes = {k: p.grad for k, p in made.named_parameters() if p.grad is not None}
-    return {k: v.detach() for k, v in terms.items()}, slopes
+    buffers = {k: v for k, v in made.named_buffers() if k.startswith("helpers.centres.")}
+    return {k: v.detach() for k, v in terms.items()}, slopes, buffers
 
 
 def main(rank, folder):

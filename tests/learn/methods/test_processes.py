@@ -33,7 +33,7 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize("name", processes.METHODS)
 def test_two_processes_give_the_gradient_of_one(name, two_processes):
     made = processes.METHODS[name]()
-    terms, slopes = processes.gradients(made, made, processes.part(0, 1, name))
+    terms, slopes, _ = processes.gradients(made, made, processes.part(0, 1, name))
     halves = [torch.load(two_processes / f"{name} {rank}.pt") for rank in (0, 1)]
     for rank in (0, 1):
         assert set(halves[rank][1]) == set(slopes)
@@ -55,3 +55,22 @@ def test_a_root_in_each_process_would_be_off(two_processes):
     shared = torch.load(two_processes / "closed form 0.pt")[0]["fm"].item()
     assert shared == pytest.approx(whole, rel=1e-9)
     assert abs(sum(v.item() for v in alone) / 2 - whole) > 1e-4 * whole
+
+
+def test_centres_are_of_all_regions_that_any_process_keeps(two_processes):
+    """The first process keeps one region, the second two: a mean of their means would be off."""
+    made = processes.METHODS["slpd"]()
+    whole = processes.gradients(made, made, processes.part(0, 1, "slpd"))[2]
+    assert len(whole) == 3
+    for rank in (0, 1):
+        found = torch.load(two_processes / f"slpd {rank}.pt")[2]
+        for key, value in whole.items():
+            assert value.any()
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-12)
+    kept = [processes.METHODS["slpd"]() for _ in (0, 1)]
+    for rank, alone in enumerate(kept):
+        alone(processes.part(rank, 2, "slpd"), processes.AT)
+    for name in ("intra", "inter"):
+        mean = sum(alone.centres.get(name) for alone in kept) / 2
+        off = (mean - whole[f"helpers.centres.{name}"]).abs().max()
+        assert off > 1e-2 * whole[f"helpers.centres.{name}"].abs().max()

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.learn.methods.slpd_parts import draw, held, region_batch, slpd_method
 from wsikd.learn.losses_dino import dino_loss, moved_centre, prototype_loss, sharpened
-from wsikd.learn.methods.base import Batch, Progress
-from wsikd.learn.methods.slpd import Options, Slpd
+from wsikd.learn.methods.base import Progress
+from wsikd.learn.methods.slpd import Slpd
 from wsikd.learn.region_data import centre, crop
-from wsikd.models.region_vit import RegionShape, RegionStudent
 
-SHAPE = RegionShape(
-    dim=5, table=4, width=8, depth=1, heads=2, hidden=12, bottleneck=6, outputs=20, drop_path=0.0
-)
 AT = Progress(1, 4, 2, 5)
 
 
@@ -25,10 +22,6 @@ def entropy(target, student, tau):
     """H(target, softmax(student / tau)), number by number."""
     p = softmax(student / tau)
     return -sum(t * np.log(q) for t, q in zip(target, p, strict=True))
-
-
-def draw(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape) * 0.2).float()
 
 
 def test_dino_is_the_mean_over_pairs_of_different_views():
@@ -86,34 +79,9 @@ def test_a_sample_that_is_not_kept_has_no_slope():
     assert student.grad[:, [0, 2]].any()
 
 
-def held():
-    """Three slides of two regions, K = 2; the last has no prototypes."""
-    generator = np.random.default_rng(5)
-    prototypes = generator.normal(size=(3, 2, 6)).astype(np.float32)
-    prototypes /= np.linalg.norm(prototypes, axis=2, keepdims=True)
-    return {
-        "prototypes": torch.from_numpy(prototypes),
-        "slide_index": torch.tensor([0, 0, 1, 1, 2, 2]),
-        "assignment": torch.tensor([0, 1, 1, 0, -1, -1]),
-        "neighbours": torch.tensor([[1], [0], [-1]]),
-        "matched": torch.tensor([[[1, 0]], [[1, 0]], [[-1, -1]]]),
-    }
-
-
-def made(**options):
-    torch.manual_seed(0)
-    return Slpd(RegionStudent(SHAPE), RegionStudent(SHAPE), Options(**options)).train()
-
-
-def batch(regions):
-    views = {"global": draw(2, len(regions), 5, 4, 4), "local": draw(3, len(regions), 5, 2, 2)}
-    none = torch.zeros(len(regions), dtype=torch.int64)
-    return Batch(views, none, ("s",) * len(regions), torch.tensor(regions))
-
-
 @pytest.mark.parametrize("shared", [False, True])
 def test_terms_and_centres_of_a_step(shared):
-    method, given = made(shared_centre=shared), batch([0, 2, 4, 1])
+    method, given = slpd_method(shared_centre=shared), region_batch([0, 2, 4, 1])
     bank = held()
     method.bank.put(bank)
     found = {name: float(term.detach()) for name, term in method(given, AT).items()}
@@ -143,7 +111,7 @@ def test_terms_and_centres_of_a_step(shared):
 
 
 def test_a_batch_of_ignored_slides_learns_from_views_alone():
-    method, given = made(), batch([4, 5])
+    method, given = slpd_method(), region_batch([4, 5])
     method.bank.put(held())
     found = method(given, AT)
     assert float(found["intra"].detach()) == float(found["inter"].detach()) == 0
@@ -154,14 +122,14 @@ def test_a_batch_of_ignored_slides_learns_from_views_alone():
 
 
 def test_without_prototypes_their_terms_are_0():
-    found = made()(batch([0, 1]), AT)
+    found = slpd_method()(region_batch([0, 1]), AT)
     assert set(found) == {"dino", "intra", "inter"}
     assert float(found["intra"]) == float(found["inter"]) == 0
-    assert set(made(terms=("dino", "inter"))(batch([0, 1]), AT)) == {"dino", "inter"}
+    assert set(slpd_method(terms=("dino", "inter"))(region_batch([0, 1]), AT)) == {"dino", "inter"}
 
 
 def test_only_the_student_is_trained_and_the_teacher_is_in_eval_mode():
-    method = made()
+    method = slpd_method()
     trained = {id(p) for group in method.param_groups() for p in group["params"]}
     assert trained == {id(p) for p in method.student.parameters()}
     assert method.student.training
@@ -173,7 +141,7 @@ def test_only_the_student_is_trained_and_the_teacher_is_in_eval_mode():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
 def test_the_teacher_follows_from_not_at_all_to_at_once(momentum, monkeypatch):
-    method = made()
+    method = slpd_method()
     before = [p.clone() for p in method.teacher.parameters()]
     with torch.no_grad():
         for p in method.student.parameters():
@@ -190,7 +158,7 @@ def test_the_teacher_follows_from_not_at_all_to_at_once(momentum, monkeypatch):
 
 
 def test_the_momentum_rises_from_its_start_to_1():
-    method = made()
+    method = slpd_method()
     steps = [method.momentum(Progress(e, 4, s, 5)) for e in range(4) for s in range(5)]
     expected = [1 - 0.002 * (1 + np.cos(np.pi * t / 20)) for t in range(20)]
     np.testing.assert_allclose(steps, expected)

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from wsikd.learn.losses_dino import dino_loss, moved_centre, prototype_loss, sharpened, summed
+from wsikd.learn.losses_dino import (
+    dino_loss,
+    moved_centre,
+    prototype_loss,
+    sharpened,
+    summed,
+    wide,
+)
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.schedules import cosine_steps
 
@@ -116,7 +123,7 @@ class Centres(nn.Module):
             keep: bool (n,).
             momentum: what stays.
         """
-        total = summed((scores.float() * keep[:, None]).sum(0))
+        total = summed((wide(scores) * keep[:, None]).sum(0))
         count = summed(keep.sum().float())
         centre = self.get(name)
         centre.copy_(moved_centre(centre, total, count, momentum))
