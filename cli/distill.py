@@ -33,7 +33,8 @@ from .common import progress, together
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Tile stores, class folders or a labels CSV, beside those in CONFIG. May be given again.",
+    help="Tile stores, class folders, a labels CSV, bags or regions, beside those in CONFIG. May be "
+    "given again.",
 )
 @click.option(
     "--teacher",
@@ -71,7 +72,8 @@ def distill(
     loggers: tuple[str, ...],
 ) -> None:
     """Train a network: a teacher (method: supervised), a student (at_plus, hdkd), a slide
-    classifier on bags (mil), an embedder (ts2g), or a lesion detector (detector).
+    classifier on bags (mil), an embedder (ts2g), a lesion detector (detector), or, without labels,
+    a region encoder (slpd).
 
     On several GPUs or processes: torchrun --nproc-per-node N -m wsikd distill ...
     """

@@ -30,7 +30,7 @@ def harness():
 
 
 def test_the_themes_are_known():
-    assert THEMES == ["distill_step", "infer", "tiling"]
+    assert THEMES == ["distill_step", "infer", "slpd_step", "tiling"]
 
 
 @pytest.mark.parametrize("theme", THEMES)
