@@ -33,8 +33,8 @@ from .common import progress, together
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Tile stores, class folders, a labels CSV, bags or regions, beside those in CONFIG. May be "
-    "given again.",
+    help="Tile stores, class folders, a labels CSV, bags or regions, beside those in CONFIG. May "
+    "be given again.",
 )
 @click.option(
     "--teacher",
