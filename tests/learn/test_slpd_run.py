@@ -100,13 +100,14 @@ def test_a_killed_run_goes_on_bit_for_bit(place, tmp_path, monkeypatch, variant)
         assert all(whole["helpers"][f"centres.{name}"].any() for name in ("dino", "intra", "inter"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(place, tmp_path):
     """Views, centres, means over regions with prototypes and the table are of the whole batch."""
     asked = ["distill", "-c", place / "tiny.yaml", "--data", place / "regions", "--device", "cpu",
              "--set", "network.drop_path=0", "--set", "optim.epochs=2", "--seed", "3"]  # fmt: skip
     alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
     assert alone.exit_code == 0, alone.output
-    done = torchrun(*asked, "-o", tmp_path / "two")
+    done = torchrun(*asked, "-o", tmp_path / "two", timeout=300)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1  # told once
     one, two = (rows_of(tmp_path / name) for name in ("one", "two"))
