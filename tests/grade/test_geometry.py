@@ -222,10 +222,12 @@ def test_pixels_of_the_ome_tiff(cell, longest, step):
 
 def test_ome_tiff_in_openslide(written):
     with openslide.OpenSlide(written.files["ome-tiff"]) as slide:
+        mpp = [float(slide.properties[f"openslide.mpp-{axis}"]) for axis in "xy"]
         picture = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
     pixel = written.case.size[0] / picture.shape[1]
     found = (picture == class_colour("G5", 1)).all(-1)
     step = 2 ** round(np.log2(pixel))
+    assert mpp == pytest.approx([step * written.case.mpp] * 2, rel=1e-6)
     assert np.abs(extent(found, (step, step)) - written.case.square).max() <= step / 2
 
 

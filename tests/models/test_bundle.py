@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import stat
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from wsikd.core.errors import BundleError
 from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
+from wsikd.models.folder import write_network
 from wsikd.models.grader import build_grader
 
 CLASSES = ("NC", "G3", "G4", "G5")
@@ -37,6 +39,14 @@ def test_round_trip_gives_the_same_logits(folder, grader):
         assert bundle.min_area_mm2 == 0.5
         assert not bundle.network().training
     assert sorted(p.name for p in folder.iterdir()) == [CARD, WEIGHTS]
+
+
+def test_others_may_read_what_the_umask_lets_them(folder, grader, tmp_path):
+    modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in (CARD, WEIGHTS)}
+    (tmp_path / "plain").touch()
+    assert modes == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
+    made = write_network(tmp_path / "other", grader.state_dict(), "test", {})
+    assert (made / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_card_says_what_a_user_must_know(folder):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import save_file
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import RunDir, aside
@@ -28,6 +27,7 @@ from wsikd.models.device import deterministic
 from wsikd.models.encoder import read_state
 from wsikd.models.folder import read_network, write_network
 from wsikd.models.trunks import TRUNK_FILE, resnet_weights
+from wsikd.models.weights import write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -271,7 +271,7 @@ def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> Det
         trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
         bundle.mkdir(parents=True, exist_ok=True)
         with aside(bundle / TRUNK_FILE) as part:
-            save_file(trunk, part)
+            write_weights(part, trunk)
         write_network(bundle, detector.state_dict(), KIND, {
             "network": config.network.model_dump(), "classes": list(images.classes),
             "data": images.digests, "metrics": {"split": "val", **metrics},

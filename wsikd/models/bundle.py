@@ -113,9 +113,8 @@ def save_bundle(
     Raises:
         OutputError: the folder cannot be written.
     """
-    from safetensors.torch import save_file
-
     from wsikd.models.backbone import macs
+    from wsikd.models.weights import write_weights
 
     folder = Path(folder)
     (folder / CARD).unlink(missing_ok=True)
@@ -124,7 +123,7 @@ def save_bundle(
     if grader.options:
         network["options"] = grader.options
     with aside(folder / WEIGHTS) as part:
-        save_file(state, part, metadata={"wsikd": _sealed(network, asdict(spec))})
+        write_weights(part, state, {"wsikd": _sealed(network, asdict(spec))})
     content = {
         "format": FORMAT,
         "wsikd": __version__,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.run import aside, write_json_atomic
 from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
+from wsikd.models.weights import write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ def write_network(
     (folder / CARD).unlink(missing_ok=True)
     with aside(folder / WEIGHTS) as part:
         # cloned, since some networks of other libraries share weights between layers
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, part)
+        write_weights(part, {k: v.detach().cpu().clone().contiguous() for k, v in state.items()})
     content = {
         "format": FORMAT, "kind": kind, "wsikd": __version__, "use": RESEARCH_USE, **card,
         "sha256": _sha256(folder / WEIGHTS),

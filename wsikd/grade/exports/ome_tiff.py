@@ -94,6 +94,7 @@ def _image(
     """One image with all its resolutions; ``planes`` (channels, rows, columns[, 3]) are cells."""
     sizes = _sizes(grade_map, step)
     lengths = {"C": len(planes), "S": 3}
+    per_cm = [1e4 / metadata[key] for key in ("PhysicalSizeX", "PhysicalSizeY")]
     for level, (width, height) in enumerate(sizes):
         lengths |= {"X": width, "Y": height}
         file.write(
@@ -106,6 +107,8 @@ def _image(
             subifds=len(sizes) - 1 if level == 0 else 0,
             subfiletype=int(level > 0),
             metadata=None if level else metadata,
+            resolution=(per_cm[0] / 2**level, per_cm[1] / 2**level),
+            resolutionunit="CENTIMETER",
             software="wsikd",
         )
 

@@ -1,0 +1,35 @@
+"""Weights as a safetensors file, with the permissions that any other file gets."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+def write_weights(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a file that others may read where the umask lets them.
+
+    safetensors itself makes files that their owner alone can read.
+
+    Args:
+        path: the file.
+        state: contiguous tensors on the CPU, by name.
+        metadata: for the file's header.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(state), path, metadata=dict(metadata) if metadata else None)
+    path.chmod(mode)
