@@ -256,3 +256,11 @@ def test_stores_hold_no_regions(tmp_path):
                "-o", tmp_path / "out", "--regions", "256", "--mpp", "4")  # fmt: skip
     assert done.exit_code == 2
     assert "regions are read from slides" in str(done.exception) + done.output
+
+
+def test_a_real_slides_region_is_its_tiles(real_slides, tmp_path):
+    path = real_slides / "CMU-1-Small-Region.svs"
+    _, bag = embed(path, tmp_path / "r.zarr", mpp=0.5, tile=256, region=1024, min_tissue=0.3)
+    assert bag.shape[1:] == (4, 4, 4)
+    expected = slowly(path, bag.coords()[-1], 0.5, 256, 4)
+    np.testing.assert_allclose(bag.features()[-1, :3], expected[:3], atol=0.3)
