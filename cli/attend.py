@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "formats",
-    default="zarr,csv,geojson,png",
+    default="zarr,csv,geojson,heat",
     show_default=True,
     help="What to write of each slide, as for wsikd infer.",
 )
@@ -56,7 +56,8 @@ def attend(
     """Draw the attention of RUN (method: mil) on its slides.
 
     The maps have the classes "rest" and "attention": the attention of a field as a share of the
-    slide's highest. It tells what decided the slide's class, not what a field is.
+    slide's highest, of which heat.png makes a heat map. It tells what decided the slide's class,
+    not what a field is.
     """
     import torch
 

@@ -51,7 +51,7 @@ def test_attention_lies_on_its_patch(slide_file, run, tmp_path, stride):
     assert float(best["prob_attention"]) == pytest.approx(1.0)
     assert abs(float(best["minx"]) - xy[7, 0]) <= 1
     assert abs(float(best["miny"]) - xy[7, 1]) <= 1
-    assert (tmp_path / "out" / "odd" / "overlay.png").is_file()
+    assert (tmp_path / "out" / "odd" / "heat.png").is_file()
     assert len(rows) == len(bag)
 
 

@@ -380,3 +380,20 @@ def test_zarr_reads_back_whole(tmp_path: Path) -> None:
     assert (back.origin_xy, back.cell_px, back.mpp) == (made.origin_xy, made.cell_px, made.mpp)
     with pytest.raises(StoreNotFoundError, match="run wsikd infer"):
         ome_zarr.read(tmp_path / "nothing.zarr", made.slide)
+
+
+def test_heat_is_as_full_as_the_last_class_is_probable():
+    """Each cell's colour lies between the slide's white and the class's, at its probability."""
+    made = map_of([[0, 1, -1]], ("rest", "attention"))
+    share = np.array([[0.25, 1.0, np.nan]], np.float32)
+    made = replace(made, probability_khw=np.stack([1 - share, share]))
+    seen = png_export._background(made, 1200)
+    painted = png_export.paint_heat(made, seen, alpha=0.8)
+    colour = np.array(class_colour("attention", 1))
+    found = [
+        made.cells_at(axis, seen.origin_xy[axis] + (np.arange(n) + 0.5) / seen.scale[axis]).tolist()
+        for axis, n in ((0, painted.shape[1]), (1, painted.shape[0]))
+    ]
+    for cell, weight in enumerate([0.2, 0.8, 0.0]):
+        pixel = painted[found[1].index(0), found[0].index(cell)]
+        assert (pixel == np.round((1 - weight) * 255 + weight * colour)).all(), cell

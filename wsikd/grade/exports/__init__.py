@@ -31,6 +31,7 @@ EXPORTERS: dict[str, str] = {
     "geojson": "wsikd.grade.exports.geojson:write",
     "geojson-tiles": "wsikd.grade.exports.geojson:write_tiles",
     "png": "wsikd.grade.exports.png:write",
+    "heat": "wsikd.grade.exports.png:write_heat",
     "dicom-seg": "wsikd.grade.exports.dicom_seg:write",
 }
 
@@ -42,6 +43,7 @@ FILES: dict[str, str] = {
     "geojson": "grades.geojson",
     "geojson-tiles": "tiles.geojson",
     "png": "overlay.png",
+    "heat": "heat.png",
     "dicom-seg": "grades.dcm",
 }
 

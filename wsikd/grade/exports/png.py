@@ -56,12 +56,45 @@ def write(
         RegionReadError: the slide is damaged.
         OutputError: the file cannot be written.
     """
+    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    painted = paint(grade_map, seen, alpha=alpha)
+    _save(painted, path, grade_map, seen, _legend_lines(grade_map, max(painted.shape[1], 480)))
+
+
+def write_heat(
+    grade_map: GradeMap, path: Path, *, slide: Slide | None = None, max_px: int = 1200
+) -> None:
+    """Write the probability of the last class as a heat map over the slide, as :func:`write` does.
+
+    Args:
+        grade_map: what to write.
+        path: the file.
+        slide: the open slide; without it the colours lie on white.
+        max_px: longest side of the slide's picture.
+
+    Raises:
+        RegionReadError: the slide is damaged.
+        OutputError: the file cannot be written.
+    """
+    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    painted, last = paint_heat(grade_map, seen), len(grade_map.classes) - 1
+    text = f"{grade_map.classes[last]}: the fuller, the nearer to 1"
+    need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 3 * _MARGIN_PX
+    _save(painted, path, grade_map, seen, [[(last, text, need)]])
+
+
+def _save(
+    painted: NDArray[np.uint8],
+    path: Path,
+    grade_map: GradeMap,
+    seen: View,
+    lines: list[list[tuple[int, str, int]]],
+) -> None:
+    """Put the legend below a picture and write both."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
-    picture = Image.fromarray(paint(grade_map, seen, alpha=alpha))
-    lines = _legend_lines(grade_map, max(picture.width, 480))
+    picture = Image.fromarray(painted)
     width = max([picture.width, *(line[-1][2] for line in lines)])
     notes = _wrapped(_caption(grade_map), width - 2 * _MARGIN_PX)
     footer = (len(lines) + 1 + len(notes)) * _LINE_PX + _MARGIN_PX
@@ -85,10 +118,8 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
         seen: picture of the same slide.
         alpha: opacity of the colours, 0 to 1; cells that were not read stay as they are.
     """
-    height, width = seen.rgb.shape[:2]
-    column, in_x = cells_under(grade_map, seen, 0, width)
-    row, in_y = cells_under(grade_map, seen, 1, height)
-    grade = np.where(in_y[:, None] & in_x, grade_map.grade_hw[np.ix_(row, column)], -1)
+    cells, inside = _cells(grade_map, seen)
+    grade = np.where(inside, grade_map.grade_hw[cells], -1)
     opacity = np.full(grade.shape, alpha, np.float32)
     if min(grade_map.cell_px) * min(seen.scale) >= _EDGED_CELL_PX:
         opacity[_edges(grade)] = 1
@@ -99,6 +130,33 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
     out = seen.rgb.copy()
     out[shown] = np.round((1 - weight) * out[shown] + weight * colour).astype(np.uint8)
     return out
+
+
+def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.85) -> NDArray[np.uint8]:
+    """Colour a slide's picture by the probability of the last class: uint8 (height, width, 3).
+
+    Args:
+        grade_map: the probabilities; a picture pixel takes the cell its centre lies in.
+        seen: picture of the same slide.
+        alpha: opacity of the colour at probability 1; at 0, and where nothing was read, there is
+            none.
+    """
+    cells, inside = _cells(grade_map, seen)
+    share = np.where(grade_map.valid_hw, grade_map.probability_khw[-1], 0)[cells]
+    weight = (alpha * np.where(inside, share, 0))[..., None]
+    last = len(grade_map.classes) - 1
+    colour = np.asarray(class_colour(grade_map.classes[last], last), np.float32)
+    return np.round((1 - weight) * seen.rgb + weight * colour).astype(np.uint8)
+
+
+def _cells(
+    grade_map: GradeMap, seen: View
+) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.bool_]]:
+    """Cell under each pixel of a picture, as an index, and whether there is one: (h, w)."""
+    height, width = seen.rgb.shape[:2]
+    column, in_x = cells_under(grade_map, seen, 0, width)
+    row, in_y = cells_under(grade_map, seen, 1, height)
+    return np.ix_(row, column), in_y[:, None] & in_x
 
 
 def _edges(grade: NDArray[np.int16]) -> NDArray[np.bool_]:
