@@ -51,6 +51,7 @@ class StudyConfig(Settings):
         default={
             "2 um/px": Student(mpp=2.0),
             "2 um/px, random patches": Student(mpp=2.0, select="random"),
+            "2 um/px, mixed patches": Student(mpp=2.0, select="mixed"),
             "2 um/px, all patches": Student(mpp=2.0, select="all"),
             "2 um/px, untrained trunk": Student(mpp=2.0, trunk="random"),
             "1 um/px": Student(),
