@@ -9,6 +9,7 @@ import click
 
 from .common import (
     Batch,
+    engine_option,
     input_option,
     own_tissue,
     progress,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         "Who is compared": "teacher students budgets margin arch magnifications patch_size",
         "What is true": "annotations label_map labels specimen",
         "What is read": "max_fields tissue min_tissue slide_mpp reader",
-        "The machine": "repeats batch_size device threads",
+        "The machine": "repeats batch_size device engine threads",
     },
 )
 @input_option
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@engine_option
 @tissue_options
 @slide_options
 def bench(
@@ -145,6 +147,7 @@ def bench(
     max_fields: int | None,
     batch_size: int,
     device: str,
+    engine: str,
     tissue: str,
     min_tissue: float,
     slide_mpp: float | None,
@@ -186,6 +189,7 @@ def bench(
         batch_size=batch_size,
         workers=use_threads(threads),
         max_fields=max_fields,
+        engine=engine,
     )
     entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
     question = Question(

@@ -71,6 +71,17 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--engine``: what computes."""
+    return click.option(
+        "--engine",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What computes: auto, torch, compile, onnx, openvino.",
+    )(command)
+
+
 def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that decide which fields count as tissue."""
     for option in (

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import input_option, own_tissue, slide_options, tissue_options, use_threads
+from .common import (
+    engine_option,
+    input_option,
+    own_tissue,
+    slide_options,
+    tissue_options,
+    use_threads,
+)
 from .infer_run import Running, Wanted, grade_slides
 from .sections import Sectioned
 
@@ -115,13 +122,7 @@ if TYPE_CHECKING:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
-@click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="What computes: auto, torch, compile, onnx, openvino.",
-)
+@engine_option
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),

@@ -492,6 +492,19 @@ def test_a_bench_leaves_its_three_files(small, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.md", "bench.png"]
 
 
+def test_a_bench_says_in_which_engine(small, tmp_path):
+    options = ["--arch", "vgg_small", "--patch-size", "64", "--repeats", "1", "--threads", "1"]
+    options += ["-i", small, "-o", tmp_path, "--max-fields", "2", "--engine"]
+    result = run("bench", *options, "openvino")
+    assert result.exit_code == 0
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["engine"] for one in record["contenders"]] == ["openvino fp32"] * 2
+    assert "openvino fp32, torch" in (tmp_path / "bench.md").read_text()
+    refused = run("bench", *options, "opnvino")
+    assert refused.exit_code == 2
+    assert "choose one of torch, compile, onnx, openvino" in refused.output
+
+
 def test_a_card_without_macs_is_counted_anew(student, tmp_path):
     shutil.copytree(student, tmp_path / "student")
     card = json.loads((student / "card.json").read_text())

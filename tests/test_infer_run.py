@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.grade.deadly import deadly_job
+from tests.grade.deadly import deadly_job, stuck_job
 from tests.slides.pixels import tissue_rgb
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
@@ -107,6 +107,22 @@ def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_
     for name in ("a", "z"):
         ours, theirs = (tmp_path / o / name / "tiles.csv" for o in ("out", "alone"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_slide_that_stalls_is_given_up_and_stops_no_other(slide, student, tmp_path, monkeypatch):
+    """On a busy machine those at work get little of the processor; the stuck one takes none."""
+    monkeypatch.setattr("wsikd.core.process._IDLE_SHARE", 0.002)
+    monkeypatch.setattr("wsikd.grade.work.infer_job", stuck_job)
+    slides = copies(slide, tmp_path / "slides", ["a", "stuck", "z"])
+    out = tmp_path / "out"
+    done = run("-i", slides, "-m", student, "-o", out, *FAST, "--stall", "0.05")
+    assert done.exit_code == 3, done.output
+    assert made(out) == {"a", "z"}
+    assert set(failures(out)) == {"stuck"}
+    told = failures(out)["stuck"]
+    assert "no progress in 0.05 minutes, so its worker process was stopped" in told["fault"]
+    assert "--stall MINUTES" in told["remedy"]
+    assert not (out / "stuck").exists()
 
 
 def test_a_last_slide_that_kills_its_worker(slide, student, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""Grading that some slides kill; worker processes import this file by its name."""
+"""Grading that some slides kill or hold up; worker processes import this file by its name."""
 
 import os
 import signal
+import time
 
 from wsikd.grade.work import infer_job
 
@@ -12,4 +13,12 @@ def deadly_job(report, job):
         if entry is not None and entry.name.startswith("killer"):
             report(0, 1)
             os.kill(os.getpid(), signal.SIGSEGV)
+    return infer_job(report, job)
+
+
+def stuck_job(report, job):
+    """As a disk does that answers no more: it waits, and computes nothing."""
+    if job.entry.name == "stuck":
+        report(0, 1)
+        time.sleep(60)
     return infer_job(report, job)

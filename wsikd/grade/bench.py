@@ -295,8 +295,16 @@ def _contender(contender: Contender) -> dict[str, Any]:
         "patch_px": spec.patch_px,
         "macs_per_field": contender.macs,
         "trained": contender.trained,
+        "engine": _engine(contender),
         "max_fields": contender.predictor.settings.max_fields,
     }
+
+
+def _engine(contender: Contender) -> str:
+    """What computed, and in which precision."""
+    assert not isinstance(contender.predictor, EscalatingPredictor)
+    engine = contender.predictor.ready()
+    return f"{engine.name} {engine.precision}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

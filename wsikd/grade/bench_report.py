@@ -90,6 +90,7 @@ def to_markdown(record: dict[str, Any]) -> str:
     )
     where = (
         f"Measured on {env['processor']}, {env['cores']} cores, device {env['device']}, "
+        f"{' and '.join(dict.fromkeys(c['engine'] for c in record['contenders']))}, "
         f"torch {env['torch']} ({env['torch_threads']} threads), wsikd {record['wsikd']}; "
         f"file cache {env['cache']}."
     )

@@ -102,14 +102,16 @@ def ink_and_black(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 def _ink(rgb: NDArray[np.uint8], marks: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_] | None:
     """The same, None where there is none; hues are computed only where an ink may be."""
     pixels = np.ascontiguousarray(rgb).reshape(-1, 1, 3)
-    places = np.flatnonzero(marks & MAY_BE_INK)
+    places = np.flatnonzero((marks & MAY_BE_INK) > 0)
     density, saturation, hue = _hsd_of(pixels, places)
     grey = (density > GREY_DENSITY) & (saturation < GREY_SATURATION)
+    chill, glow = (_within(colours, hue, saturation, density) for colours in (_COLD, _RED))
     black = (marks & BLACK) > 0
-    black.flat[places[grey]] = True
+    if not (black.any() or grey.any() or chill.any() or glow.any()):
+        return None
     cold, red = np.zeros_like(black), np.zeros_like(black)
-    cold.flat[places] = _within(_COLD, hue, saturation, density)
-    red.flat[places] = _within(_RED, hue, saturation, density)
+    for plane, values in ((black, black.reshape(-1)[places] | grey), (cold, chill), (red, glow)):
+        plane.reshape(-1)[places] = values
     strong = without_small(cold | black, _MIN_COLD_UM2 / mpp**2)
     if red.any():
         strong |= without_small(_opened(red, _RED_WIDTH_UM / 2, mpp), _MIN_RED_UM2 / mpp**2)
@@ -121,7 +123,7 @@ def _ink(rgb: NDArray[np.uint8], marks: NDArray[np.uint8], mpp: float) -> NDArra
     _, saturation, hue = _hsd_of(pixels, places)
     foreign = (hue > _FOREIGN_HUES[0]) | (hue < _FOREIGN_HUES[1])
     whole = strong | (near & black)
-    whole.flat[places] |= foreign & (saturation > _WEAK_SATURATION)
+    whole.reshape(-1)[places] |= foreign & (saturation > _WEAK_SATURATION)
     return np.asarray(cv2.dilate(whole.view(np.uint8), _disc(_RIM_UM, mpp))).view(np.bool_)
 
 
