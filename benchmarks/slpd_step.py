@@ -61,7 +61,7 @@ class Size:
     slides: int = 8
     regions: int = 48
     batch: int = 8
-    steps: int = 4
+    steps: int = 2
     network: tuple[tuple[str, float], ...] = (("outputs", 4096),)
     clustered: int = 100
     matched: int = 1000
