@@ -326,7 +326,7 @@ def _no_bound(gradings: Gradings) -> str:
         f"{gradings.groups} slide(s) or patient(s) with a reference have no interval"
         if gradings.groups < 2
         else f"kappa is undefined in more than a tenth of the resamples of {gradings.groups} "
-        "slides or patients, since they are too much alike"
+        "slides or patients, which are too few or too much alike"
     )
     return f"no conclusion: {why}; compare at least {FEW_GROUPS} of several grades"
 
