@@ -131,6 +131,15 @@ def test_a_table_that_is_wrong(tmp_path, text, told):
         load(tmp_path / "bags", labels=str(tmp_path / "labels.csv"))
 
 
+def test_grids_of_regions_are_no_vectors(tmp_path):
+    for k, label in enumerate("ab"):
+        info = BagInfo(f"s{k}", {"id": "e", "sha256": "e"}, label=label)
+        features = np.zeros((3, 4, 2, 2), np.float32)
+        write_bag(tmp_path / f"s{k}.zarr", info, features, np.zeros((3, 2)))
+    with pytest.raises(DataError, match=r"s0\.zarr: holds grids of regions, not vectors; make"):
+        load(tmp_path)
+
+
 def test_classes_that_are_wrong(tmp_path):
     write_bags(tmp_path)
     with pytest.raises(DataError, match="class 'b' is not among them"):

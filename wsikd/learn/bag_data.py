@@ -209,6 +209,11 @@ def _check_alike(bags: Sequence[Bag]) -> None:
     first = bags[0]
     seen: dict[str, Path] = {}
     for bag in bags:
+        if len(bag.shape) != 2:
+            raise DataError(
+                bag.path, "holds grids of regions, not vectors",
+                "make vectors of them: wsikd embed -i GRIDS --encoder RUN of method slpd",
+            )  # fmt: skip
         if bag.shape[1:] != first.shape[1:]:
             raise DataError(
                 bag.path, f"has embeddings of {bag.shape[1:]}, {first.path.name} of "

@@ -128,6 +128,8 @@ def _open_bags(paths: Sequence[str]) -> dict[str, Bag]:
         except DataError as error:
             logger.warning("%s", error)
             continue
+        if len(bag.shape) != 2:
+            raise DataError(path, "holds grids of regions", "give bags of patches")
         first = next(iter(found.values()), bag)
         if (bag.dim, bag.info.encoder.get("sha256")) != (
             first.dim, first.info.encoder.get("sha256"),
