@@ -159,6 +159,7 @@ def bench(
     Kappa of fields is that with annotations or labels (of the manifest, or --annotations) where
     there are any, else agreement with the teacher; --labels adds kappa of slides.
     """
+    from wsikd.core.memory import keep_freed
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.grade.bench import run_bench
     from wsikd.grade.bench_choice import BUDGETS, Question
@@ -183,6 +184,7 @@ def bench(
     if budgets and len(students) > 1:
         raise click.UsageError("--budget goes with one --student")
     method = tissue_method(tissue)
+    keep_freed()  # as infer does
     settings = PredictSettings(
         tissue=method,
         min_tissue=min_tissue,

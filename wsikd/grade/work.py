@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
+from wsikd.core.memory import keep_freed
 from wsikd.grade import escalate
 from wsikd.grade.ahead import Ahead
 from wsikd.grade.engines import Network
@@ -80,6 +81,7 @@ def load_job(report: Report, grading: Grading) -> Loaded:
         ConfigError: the settings do not fit, or student and teacher do not.
     """
     del report
+    keep_freed()
     _one_thread_each()
     _ready.cache_clear()  # what an earlier command of this process has loaded may have changed
     return _ready(grading)[0]
@@ -98,6 +100,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
     Raises:
         WsikdError: as :func:`load_job` and :func:`infer_slide`.
     """
+    keep_freed()  # this process may be a fresh one
     _one_thread_each()
     loaded, predictor = _ready(job.grading)
     if loaded.student.sha256 != job.digest:
