@@ -12,14 +12,17 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.cohort import ENCODER, TINY, write_cohort
-from tests.learn.test_team import torchrun
+from tests.learn.test_team import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
 from wsikd.learn import slpd_train
+from wsikd.learn.methods.slpd import Bank
 from wsikd.learn.prototypes import NOBODY, PrototypeTable
-from wsikd.learn.region_data import load_regions
-from wsikd.learn.runs import load_run
+from wsikd.learn.region_data import check_crops, load_regions
+from wsikd.learn.runs import load_run, load_settings
 from wsikd.learn.slpd_train import train_regions
+from wsikd.models.bundle import load_bundle
 from wsikd.models.region_bundle import load_region_encoder
+from wsikd.models.region_vit import RegionShape
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,9 @@ def test_a_killed_run_goes_on_bit_for_bit(place, tmp_path, monkeypatch, variant)
     if variant == "intra_inter":
         tables = [PrototypeTable.load(tmp_path / name) for name in ("whole", "broken")]
         np.testing.assert_array_equal(tables[0].prototypes, tables[1].prototypes)
-        assert {"centres.intra", "centres.inter", "bank._extra_state"} <= set(whole["helpers"])
+        held = whole["helpers"]["bank._extra_state"]
+        assert set(held) == set(Bank.names)
+        assert held["prototypes"].shape == (5, 2, 6)
         assert all(whole["helpers"][f"centres.{name}"].any() for name in ("dino", "intra", "inter"))
 
 
@@ -189,6 +194,25 @@ def test_settings_that_cannot_be_are_told_in_a_line(place, tmp_path, override, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "grid"), [("slpd", 16), ("small", 16), ("low_magnification", 8)])
+def test_configurations_fit_the_regions_that_they_name(name, grid):
+    config = load_settings(ROOT / "configs" / "slpd" / f"{name}.yaml")
+    check_crops(config.crops, (384, grid, grid))
+    with pytest.raises(ConfigError, match=r"set crops\.global_grid=3 and crops\.local_grid=1"):
+        check_crops(config.crops, (384, 4, 4))
+
+
+def test_the_published_configuration_has_the_published_numbers():
+    config = load_settings(ROOT / "configs" / "slpd" / "slpd.yaml")
+    optim, defaults = config.optim, RegionShape()
+    assert optim.lr * optim.batch_size / 256 == pytest.approx(1e-3)
+    assert RegionShape(dim=384, table=14, **config.network.model_dump()) == defaults
+    assert (optim.epochs, optim.warmup_epochs, optim.momentum, optim.clip) == (100, 10, 0.996, 3)
+    assert (optim.weight_decay, optim.weight_decay_end, optim.lr_end) == (0.04, 0.4, 1e-6)
+    assert (config.student_temperature, config.teacher_temperature) == (0.1, 0.04)
+    assert (config.prototypes.start_epoch, config.prototypes.clusters) == (21, 4)
+
+
 def test_slides_and_patients_can_be_left_out(place):
     kept = load_regions(settings(place, "data.leave_out=[s0, p2]").data)
     assert kept.table.slides == ("s1", "s3", "s4")
@@ -218,3 +242,5 @@ def test_a_damaged_encoder_is_refused(place, tmp_path):
     (tmp_path / "student" / "card.json").write_text(json.dumps(card))
     with pytest.raises(BundleError, match="does not go with its weights"):
         load_region_encoder(tmp_path)
+    with pytest.raises(BundleError, match="kind 'region', which grades no patches; give a run"):
+        load_bundle(tmp_path)

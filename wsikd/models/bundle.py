@@ -156,6 +156,11 @@ def load_bundle(
     """
     folder = _find(Path(path))
     card = read_card(folder / CARD)
+    if "input" not in card and isinstance(card.get("kind"), str):
+        raise BundleError(
+            folder / CARD, f"describes a network of kind '{card['kind']}', which grades no patches",
+            "give a run of method supervised, at_plus or hdkd",
+        )  # fmt: skip
     try:
         spec = input_spec(card["input"])
         network = network_of(card["network"])
