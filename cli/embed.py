@@ -16,6 +16,7 @@ from .common import (
     tissue_options,
     use_threads,
 )
+from .embed_vectors import embed_vectors
 from .sections import Sectioned
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     required=True,
     metavar="NAME|FILE|FOLDER",
     help="timm:NAME; a run of wsikd distill, or a bundle; a file of a transformer trained by DINO, "
-    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch.",
+    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch; for region "
+    "grids a run of method slpd.",
 )
 @click.option(
     "--weights",
@@ -130,14 +132,23 @@ def embed(
     """Turn patches into embeddings with a frozen network: one bag a slide.
 
     SLIDES may also be tile stores, or a folder of them; their patches are then embedded as they
-    are. With --regions a bag holds grids of tiles, which a region encoder reads.
+    are. With --regions a bag holds grids of tiles, which a region encoder reads: where --encoder is
+    a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
     """
     from wsikd.core.errors import ConfigError
     from wsikd.models.encoder import open_encoder
+    from wsikd.models.folder import kind_of
+    from wsikd.models.region_bundle import KIND
     from wsikd.slides.sidecar import tissue_method
     from wsikd.tiles.bags import open_bag, write_h5
     from wsikd.tiles.store import TileStore
 
+    if kind_of(Path(encoder_name)) == KIND:
+        embed_vectors(
+            click.get_current_context(), inputs, Path(encoder_name), output,
+            device=device, batch_size=batch_size, overwrite=overwrite,
+        )  # fmt: skip
+        return
     if mag is not None and mpp is not None:
         raise click.UsageError("give --mag or --mpp, not both")
     of_regions = {"min_inside": min_inside, "coarser": coarser, "half": float16 or None}

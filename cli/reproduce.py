@@ -8,7 +8,7 @@ import click
 
 PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
 """Paper -> folder of its rows."""
-TS2G, MIL = "ts2g", "mil"
+TS2G, MIL, SLPD = "ts2g", "mil", "slpd"
 ALWAYS = ("paper", "output", "overrides", "device")
 """Options that go with every paper."""
 
@@ -95,10 +95,11 @@ def reproduce(
 ) -> None:
     """Train and score every row of a comparison and print its table.
 
-    PAPER is at_plus, hdkd, ts2g or mil. hdkd runs its rows on shares of the training slides and
-    draws kappa.png. ts2g draws its own slides, so it takes only --set and --device. mil
-    cross-validates stage 3 of ts2g on --data bags, in --folds (5) by patient. Give the same command
-    again to go on where it stopped; the test part is scored once a run.
+    PAPER is at_plus, hdkd, ts2g, mil or slpd. hdkd runs its rows on shares of the training slides
+    and draws kappa.png. ts2g draws its own slides, so it takes only --set and --device; so does
+    slpd, unless --data names region grids. mil cross-validates stage 3 of ts2g on --data bags, in
+    --folds (5) by patient. Give the same command again to go on where it stopped; the test part is
+    scored once a run.
     """
     from importlib.resources import as_file, files
 
@@ -112,12 +113,21 @@ def reproduce(
         _refuse_others(context, ALWAYS)
         _reproduce_ts2g(output, overrides, device)
         return
+    if paper == SLPD:
+        _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
+        given = context.get_parameter_source("seeds") is click.core.ParameterSource.COMMANDLINE
+        changes = [f"seeds={list(_numbers(seeds))}"] if given else []
+        changes += [f"folds={folds}"] if folds else []
+        _reproduce_slpd(data, output, (*overrides, *changes), device)
+        return
     if paper == MIL:
         _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
         _cross_validate(data, output, overrides, folds or 5, _numbers(seeds), device)
         return
     if paper not in PAPERS:
-        raise ConfigError(paper, "no such paper", f"give {', '.join(PAPERS)}, {TS2G} or {MIL}")
+        raise ConfigError(
+            paper, "no such paper", f"give {', '.join(PAPERS)}, {TS2G}, {MIL} or {SLPD}"
+        )
     if not data:
         raise click.MissingParameter(param_hint="'--data'", param_type="option")
     place = files("wsikd.configs") / paper / PAPERS[paper]
@@ -147,6 +157,19 @@ def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> No
     from wsikd.learn.ts2g_table import write_table
 
     study = Study(read_study(overrides), output, device=device)
+    study.run()
+    click.echo(write_table(study), nl=False)
+
+
+def _reproduce_slpd(
+    data: tuple[Path, ...], output: Path, overrides: tuple[str, ...], device: str
+) -> None:
+    """Region encoders with and without prototypes, and their tables."""
+    from wsikd.learn.slpd_study import Study
+    from wsikd.learn.slpd_study_settings import read_study
+    from wsikd.learn.slpd_table import write_table
+
+    study = Study(read_study(overrides, own_data=bool(data)), output, device=device, data=data)
     study.run()
     click.echo(write_table(study), nl=False)
 

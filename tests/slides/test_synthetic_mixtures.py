@@ -17,7 +17,6 @@ from wsikd.slides.synthetic_mixtures import (
     TYPES,
     draw_slide,
     draw_vectors,
-    lay_out,
     plan_mixtures,
     write_mixture,
 )
@@ -44,7 +43,7 @@ def test_the_mixture_decides_the_label(planned):
         assert one.label == LABELS[int(a != b)]
 
 
-def test_no_type_family_or_arrangement_decides_it(planned):
+def test_no_type_or_family_decides_it(planned):
     """Each is as frequent under either label, and every type lies in almost every slide."""
     label = np.array([LABELS.index(one.label) for one in planned])
     assert abs(label.mean() - 0.5) < 0.05
@@ -57,25 +56,22 @@ def test_no_type_family_or_arrangement_decides_it(planned):
     assert 0.3 < roc_auc_score(label, said) < 0.7, "no weighted sum of shares tells it"
 
 
-def test_the_mean_over_tiles_says_nothing_of_the_arrangement(planned):
-    """Halves are exact, so kinds of tile are counted alike in clumped and dispersed regions."""
+def test_kinds_of_tile_are_those_of_the_type(planned):
+    """Halves are exact, so that mixed and blended regions have one mean."""
+    wanted = {0: {0: 32, 1: 32}, 1: {5: 64}, 2: {2: 32, 3: 32}, 3: {6: 64}, STROMA: {STROMA: 64}}
     for one in planned[:10]:
         for kind, layout in zip(one.types, one.kinds, strict=True):
             counts = np.bincount(layout.ravel(), minlength=KINDS)
-            family = 2 * (int(kind) // 2)
-            wanted = {STROMA: 64} if kind == STROMA else {family: 32, family + 1: 32}
-            assert {k: n for k, n in enumerate(counts.tolist()) if n} == wanted
+            assert {k: n for k, n in enumerate(counts.tolist()) if n} == wanted[int(kind)]
 
 
-def test_clumped_and_dispersed_differ_among_neighbours():
-    rng = np.random.default_rng(0)
-
-    def alike(kind):
-        layout = lay_out(rng, kind, 8)
-        return ((layout[1:] == layout[:-1]).mean() + (layout[:, 1:] == layout[:, :-1]).mean()) / 2
-
-    clumped, dispersed = ([alike(kind) for _ in range(20)] for kind in (0, 1))
-    assert min(clumped) > 0.55 > 0.4 > max(dispersed)
+def test_means_over_tiles_are_the_familys_own(planned):
+    one = planned[0]
+    means = draw_vectors(one, dim=16, noise=0.0, patient_shift=0.0).mean((2, 3))
+    for types in ((0, 1), (2, 3)):
+        own = means[np.isin(one.types, types)]
+        np.testing.assert_allclose(own, np.broadcast_to(own[0], own.shape), atol=1e-5)
+    assert np.linalg.norm(means[one.types < 2][0] - means[one.types == 2][0]) > 1
 
 
 def test_slides_of_a_patient_share_label_and_stain_only(planned):
@@ -107,8 +103,10 @@ def test_vectors_are_directions_of_kinds_a_shift_and_noise(planned):
     kind = {}
     for vector, k in zip(np.moveaxis(plain, 1, -1).reshape(-1, 16), one.kinds.ravel(), strict=True):
         np.testing.assert_array_equal(kind.setdefault(int(k), vector), vector)
-    gram = np.array([[a @ b for b in kind.values()] for a in kind.values()])
-    np.testing.assert_allclose(gram, np.eye(len(kind)), atol=1e-6)
+    pure = [kind[k] for k in range(5)]
+    np.testing.assert_allclose(np.array(pure) @ np.array(pure).T, 16 * np.eye(5), atol=1e-4)
+    for blended, (a, b) in ((5, (0, 1)), (6, (2, 3))):
+        np.testing.assert_allclose(kind[blended], (kind[a] + kind[b]) / 2, atol=1e-5)
     shifts = [
         (draw_vectors(o, dim=16, noise=0.0, patient_shift=0.5)
          - draw_vectors(o, dim=16, noise=0.0, patient_shift=0.0))

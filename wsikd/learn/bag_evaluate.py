@@ -89,6 +89,7 @@ def evaluate_bags(
     data: Sequence[str] = (),
     against: Sequence[str] = (),
     again: bool = False,
+    loaded: BagSet | None = None,
 ) -> dict[str, Any]:
     """Score a run of ``method: mil`` on its validation or test bags, and write that down.
 
@@ -99,6 +100,7 @@ def evaluate_bags(
         data: where its bags lie now; none: as its settings say.
         against: bags of another encoder, of the same slides: the drop-in check.
         again: score the test part although it has been scored before.
+        loaded: its bags, where they are read already.
 
     Returns:
         The record, as kept in ``scores.json``.
@@ -110,7 +112,7 @@ def evaluate_bags(
     """
     bundle = load_bag_network(run)
     config = load_config(MilConfig, RunDir(run).config_file)
-    bags = _bags(config, data)
+    bags = loaded or _bags(config, data)
     if bags.digests != bundle.card.get("data"):
         raise DataError(run, "was trained on other bags", "restore them, or name them with --data")
     chosen = bags.indices(split)

@@ -34,7 +34,13 @@ FIGURES = ("auc", "sensitivity", "specificity", "precision", "f1")
 
 
 def cross_validate(
-    config: MilConfig, out: Path, *, folds: int, seeds: Sequence[int], device: str = "auto"
+    config: MilConfig,
+    out: Path,
+    *,
+    folds: int,
+    seeds: Sequence[int],
+    device: str = "auto",
+    paths: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Train and test a run for every fold and seed, and pool what they say of their test parts.
 
@@ -46,6 +52,8 @@ def cross_validate(
         folds: how many; they are dealt by ``split.seed``.
         seeds: of the trainings.
         device: "auto", "cpu" or "cuda:0".
+        paths: bags of each fold, of the same slides, where an encoder belongs to a fold; none:
+            those of ``config``.
 
     Returns:
         By seed the figures of :func:`pool`.
@@ -61,6 +69,9 @@ def cross_validate(
             folder = out / "runs" / f"seed{seed}-fold{fold}"
             logger.info("seed %d, fold %d of %d", seed, fold + 1, folds)
             own = config.model_copy(update={"split": split})
+            if paths is not None:
+                data = config.data.model_copy(update={"paths": list(paths[fold])})
+                own = own.model_copy(update={"data": data})
             bags = load_bags(own.data, split)  # before a folder is made for its run
             with locked(folder):
                 rows += [r | {"fold": fold} for r in _fold(own, bags, folder, seed, device)]
@@ -84,7 +95,7 @@ def _fold(
     if file.is_file():
         kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         return kept
-    evaluate_bags(folder, "test", by=ASKED_BY, data=config.data.paths, again=True)
+    evaluate_bags(folder, "test", by=ASKED_BY, data=config.data.paths, again=True, loaded=bags)
     chosen = bags.indices("test")
     said = run_network(bundle, bags, chosen).probability
     calls = decide(said, bundle.threshold)

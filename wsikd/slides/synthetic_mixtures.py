@@ -1,21 +1,22 @@
 """Slides that are mixtures of known tissue types: for studies of region encoders.
 
-A slide is a set of regions of g x g tiles, each region of one tissue type. Types of one family hold
-the same kinds of tile in the same numbers, half of either; only their arrangement differs, clumped
-or dispersed. So the mean over a region's tiles is the same for both, and what tells them apart lies
-in the grid. Every slide has a main type of either family, a few regions of the other types, and
-stroma. The label is decided by the two main types together: "matched" where both are arranged
-alike, "unmatched" where not. Each type, family and arrangement is as frequent under either label.
+A slide is a set of regions of g x g tiles, each region of one tissue type. Types come in two
+families. Of either, one type is *mixed*, half of its tiles of one kind and half of another, and one
+is *blended*, all of its tiles half-way between those two kinds. So the mean over a region's tiles
+is the same for both, and what tells them apart is how tiles differ within a region. Every slide has
+a main type of either family, a few regions of the other types, and stroma. The label is decided by
+the two main types together: "matched" where both are mixed or both blended, "unmatched" where not.
+Each type and each family is as frequent under either label.
 
-====  ==================  ======================================
-type  kinds of tile       arrangement
-====  ==================  ======================================
-0     0 and 1 (family a)  clumped
-1     0 and 1 (family a)  dispersed
-2     2 and 3 (family b)  clumped
-3     2 and 3 (family b)  dispersed
-4     4 (stroma)          none
-====  ==================  ======================================
+====  =========  =============================
+type  name       kinds of tile
+====  =========  =============================
+0     mixed a    0 and 1, half of either
+1     blended a  5, half-way between 0 and 1
+2     mixed b    2 and 3, half of either
+3     blended b  6, half-way between 2 and 3
+4     stroma     4
+====  =========  =============================
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABELS = ("matched", "unmatched")
-TYPES = ("clumped a", "dispersed a", "clumped b", "dispersed b", "stroma")
-KINDS = 5
+TYPES = ("mixed a", "blended a", "mixed b", "blended b", "stroma")
+KINDS = 7
 STROMA = 4
+BLENDED = 5
+"""The first kind between two others."""
+LENGTH = 4.0
+"""Of what a kind adds to an embedding."""
 MAIN, STROMA_SHARE = (0.70, 0.90), (0.15, 0.30)
 """Share of the main type in its family, and of stroma in a slide: lowest and highest."""
 BALANCE = (0.40, 0.60)
@@ -55,7 +60,7 @@ class Mixture:
         patient: some have two slides, of one label.
         label: of ``LABELS``.
         types: int64 (n,), of each region, index into ``TYPES``.
-        kinds: int64 (n, g, g), kind of each tile, 0 to 4.
+        kinds: int64 (n, g, g), kind of each tile, 0 to 6.
         seed: entropy of what is drawn from the plan; ``patient_seed`` that of the patient's stain.
     """
 
@@ -103,8 +108,8 @@ def _plan(seed: int, index: int, patient: int, regions: tuple[int, int], grid: i
     types = [np.full(stroma, STROMA)]
     for family, size in enumerate((first, count - stroma - first)):
         own = round(size * rng.uniform(*MAIN))
-        arranged = np.where(np.arange(size) < own, main[family], 1 - main[family])
-        types.append(2 * family + arranged)
+        blended = np.where(np.arange(size) < own, main[family], 1 - main[family])
+        types.append(2 * family + blended)
     drawn = rng.permutation(np.concatenate(types)).astype(np.int64)
     kinds = np.stack([lay_out(rng, int(t), grid) for t in drawn])
     label = LABELS[int(main[0] != main[1])]
@@ -115,18 +120,12 @@ def _plan(seed: int, index: int, patient: int, regions: tuple[int, int], grid: i
 
 
 def lay_out(rng: np.random.Generator, kind: int, grid: int) -> NDArray[np.int64]:
-    """Kinds of tile of a region of a type: int64 (grid, grid), exactly half of either kind."""
-    if kind == STROMA:
-        return np.full((grid, grid), STROMA, np.int64)
-    field = rng.standard_normal((grid, grid))
-    if kind % 2 == 0:
-        field = np.asarray(cv2.GaussianBlur(field, (0, 0), 1.2, borderType=cv2.BORDER_REFLECT))
-    else:
-        for _ in range(2):
-            field = np.asarray(cv2.Laplacian(field, cv2.CV_64F, borderType=cv2.BORDER_REFLECT))
-    second = np.zeros(grid * grid, np.int64)
-    second[np.argsort(field, axis=None)[grid * grid // 2 :]] = 1
-    return 2 * (kind // 2) + second.reshape(grid, grid)
+    """Kinds of tile of a region of a type: int64 (grid, grid); of two, exactly half of either."""
+    if kind == STROMA or kind % 2:
+        only = STROMA if kind == STROMA else BLENDED + kind // 2
+        return np.full((grid, grid), only, np.int64)
+    second = rng.permutation(grid * grid) % 2
+    return np.asarray(kind + second.reshape(grid, grid), np.int64)
 
 
 def draw_vectors(
@@ -134,19 +133,21 @@ def draw_vectors(
 ) -> NDArray[np.float32]:
     """Embeddings of a slide's tiles as a frozen encoder might give them.
 
-    Each kind has a direction, the same in every slide; noise is added to each tile, and a shift to
-    all tiles of a patient.
+    Each of the kinds 0 to 4 has a direction, the same in every slide, and the blended ones lie
+    exactly half-way; noise is added to each tile, and a shift to all tiles of a patient.
 
     Args:
         planned: the slide.
         dim: numbers in an embedding, 5 or more.
-        noise: deviation in each number, directions having length 1.
+        noise: deviation in each number, kinds being at ``LENGTH`` from the origin.
         patient_shift: length of the shift.
 
     Returns:
         float32 (n, dim, g, g).
     """
-    directions = np.linalg.qr(np.random.default_rng(_KIND_SEED).standard_normal((dim, KINDS)))[0].T
+    pure = np.linalg.qr(np.random.default_rng(_KIND_SEED).standard_normal((dim, BLENDED)))[0].T
+    pure = LENGTH * pure
+    directions = np.concatenate([pure, (pure[[0, 2]] + pure[[1, 3]]) / 2])
     shift = np.random.default_rng(planned.patient_seed).standard_normal(dim)
     shift *= patient_shift / np.linalg.norm(shift)
     rng = np.random.default_rng(planned.seed)
@@ -159,41 +160,60 @@ def draw_tile(rng: np.random.Generator, kind: int, side: int) -> NDArray[np.floa
     """Density of stain of one tile, float64 (side, side).
 
     Kinds: 0 many small nuclei, 1 few large ones, 2 a clear lumen within nuclei, 3 dark strands,
-    4 pale fibres.
+    4 pale fibres; 5 some small nuclei and one large one, 6 a lumen between strands.
     """
     image = np.full((side, side), 0.25)
-    if kind == 4:
-        for _ in range(4):
+    if kind in (3, 4, 6):
+        value, count = {3: (0.9, 3), 4: (0.34, 4), 6: (0.9, 2)}[kind]
+        for _ in range(count):
             x, y = rng.uniform(0, side, 2)
-            slope = rng.uniform(-0.3, 0.3) * side
-            _line(image, (x - side, y - slope), (x + side, y + slope), 0.34)
-        return image
-    if kind == 3:
-        for _ in range(3):
-            x, y = rng.uniform(0, side, 2)
-            slope = rng.uniform(-0.3, 0.3) * side
-            _line(image, (x - slope, y - side), (x + slope, y + side), 0.9)
-        return image
-    if kind == 2:
-        cv2.circle(image, _whole(side / 2 + rng.uniform(-2, 2, 2)), side // 3, 0.02, -1)
-    count, radius = {0: (9, side // 14), 1: (2, side // 5), 2: (5, side // 14)}[kind]
-    for _ in range(count):
-        spot = rng.uniform(0.1 * side, 0.9 * side, 2)
-        if kind == 2:
-            turn = rng.uniform(0, 2 * np.pi)
-            spot = side / 2 + 0.42 * side * np.array([np.cos(turn), np.sin(turn)])
-        cv2.circle(image, _whole(spot), max(1, radius), float(rng.uniform(0.8, 1.1)), -1)
+            run, slope = side, rng.uniform(-0.3, 0.3) * side
+            dx, dy = (run, slope) if kind == 4 else (slope, run)
+            cv2.line(image, _whole((x - dx, y - dy)), _whole((x + dx, y + dy)), value, 2)
+    if kind in (2, 6):
+        reach = side // 3 if kind == 2 else side // 4
+        cv2.circle(image, _whole(side / 2 + rng.uniform(-2, 2, 2)), reach, 0.02, -1)
+    nuclei = {0: (9, 0), 1: (0, 2), 2: (5, 0), 5: (5, 1), 6: (2, 0)}.get(kind, (0, 0))
+    for count, radius in zip(nuclei, (side // 14, side // 5), strict=True):
+        for _ in range(count):
+            spot = rng.uniform(0.1 * side, 0.9 * side, 2)
+            if kind in (2, 6):
+                turn = rng.uniform(0, 2 * np.pi)
+                spot = side / 2 + 0.42 * side * np.array([np.cos(turn), np.sin(turn)])
+            cv2.circle(image, _whole(spot), max(1, radius), float(rng.uniform(0.8, 1.1)), -1)
     return image
-
-
-def _line(
-    image: NDArray[np.float64], a: tuple[float, float], b: tuple[float, float], value: float
-) -> None:
-    cv2.line(image, _whole(a), _whole(b), value, 2)
 
 
 def _whole(point: NDArray[np.float64] | tuple[float, float]) -> tuple[int, int]:
     return round(float(point[0])), round(float(point[1]))
+
+
+def region_corners(count: int, side: int) -> NDArray[np.int64]:
+    """Level-0 (x, y) of the corners of a slide's regions, in rows within a rim of glass.
+
+    Args:
+        count: of regions.
+        side: of a region in level-0 px, also the width of the rim.
+
+    Returns:
+        int64 (count, 2).
+    """
+    columns = int(np.ceil(np.sqrt(count)))
+    place = np.arange(count)
+    return (np.stack([place % columns, place // columns], 1) + 1) * side
+
+
+def stain_tiles(
+    rng: np.random.Generator, density: NDArray[np.float64], patient_seed: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Densities (..., height, width) in a patient's stain, with grain: uint8 (..., 3), RGB."""
+    stain = np.random.default_rng(patient_seed)
+    colour = np.array([0.6, 0.95, 0.5]) * stain.uniform(0.85, 1.15, 3)
+    image = np.empty((*density.shape, 3), np.uint8)
+    for k in range(3):
+        light = _GLASS * 10 ** (-density * colour[k]) + rng.normal(0, 3, density.shape)
+        image[..., k] = np.clip(np.round(light), 0, 255)
+    return image
 
 
 def draw_slide(planned: Mixture, tile_px: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -204,29 +224,19 @@ def draw_slide(planned: Mixture, tile_px: int) -> tuple[NDArray[np.uint8], NDArr
         tile_px: side of a tile in level-0 px.
 
     Returns:
-        uint8 (height, width, 3), RGB; and int64 (n, 2), level-0 (x, y) of each region's corner.
+        uint8 (height, width, 3), RGB; and :func:`region_corners`.
     """
     rng = np.random.default_rng(planned.seed)
-    count, grid = planned.kinds.shape[:2]
-    side = grid * tile_px
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    density = np.full(((rows + 2) * side, (columns + 2) * side), 0.004)
-    corners = np.empty((count, 2), np.int64)
-    for n, kinds in enumerate(planned.kinds):
-        corners[n] = (n % columns + 1) * side, (n // columns + 1) * side
-        x, y = corners[n]
+    side = planned.kinds.shape[1] * tile_px
+    corners = region_corners(len(planned.kinds), side)
+    width, height = corners.max(0) + 2 * side
+    density = np.full((height, width), 0.004)
+    for (x, y), kinds in zip(corners.tolist(), planned.kinds, strict=True):
         for (row, column), kind in np.ndenumerate(kinds):
             top, left = y + row * tile_px, x + column * tile_px
             tile = draw_tile(rng, int(kind), tile_px)
             density[top : top + tile_px, left : left + tile_px] = tile
-    stain = np.random.default_rng(planned.patient_seed)
-    colour = np.array([0.6, 0.95, 0.5]) * stain.uniform(0.85, 1.15, 3)
-    image = np.empty((*density.shape, 3), np.uint8)
-    for k in range(3):
-        light = _GLASS * 10 ** (-density * colour[k]) + rng.normal(0, 3, density.shape)
-        image[..., k] = np.clip(np.round(light), 0, 255)
-    return image, corners
+    return stain_tiles(rng, density, planned.patient_seed), corners
 
 
 def write_mixture(folder: Path, planned: Mixture, *, tile_px: int, mpp: float) -> Path:

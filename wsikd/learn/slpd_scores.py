@@ -1,0 +1,264 @@
+"""What region encoders are judged by, beside the slide's network: clusters, neighbours, vectors."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wsikd.core.errors import DataError
+from wsikd.core.resampling import interval, multiplicities
+from wsikd.core.seen import CARD_KEY, hashes, seen_hash
+from wsikd.learn.bag_data import load_bags
+from wsikd.learn.bag_folds import pool
+from wsikd.learn.metrics import weighted
+from wsikd.learn.slpd_epoch import make_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.bag_data import BagSet
+    from wsikd.learn.bag_settings import BagData
+    from wsikd.learn.prototypes import PrototypeTable
+    from wsikd.learn.settings import Split
+    from wsikd.learn.slpd_settings import Prototypes
+    from wsikd.models.region_bundle import LoadedRegionEncoder
+    from wsikd.tiles.regions import RegionTable
+
+
+def bottleneck_of(
+    encoder: LoadedRegionEncoder, table: RegionTable, *, batch: int = 64
+) -> NDArray[np.float32]:
+    """Unit vectors of all regions by their middle, as the training clusters them: (R, width)."""
+    from wsikd.learn.region_data import centre
+
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(table), batch):
+            grids = torch.from_numpy(table.read(np.arange(start, min(start + batch, len(table)))))
+            parts.append(encoder.bottleneck(centre(grids, encoder.shape.table)).numpy())
+    return np.concatenate(parts)
+
+
+def mean_tiles_of(table: RegionTable, *, batch: int = 64) -> NDArray[np.float32]:
+    """Means over tiles of all regions, less their mean, at length 1: float32 (R, D)."""
+    found = np.concatenate([
+        table.read(np.arange(start, min(start + batch, len(table)))).mean((2, 3))
+        for start in range(0, len(table), batch)
+    ])  # fmt: skip
+    found = found - found.mean(0)
+    length = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(length, 1e-12), np.float32)
+
+
+def score_clusters(
+    features: NDArray[np.float32],
+    table: RegionTable,
+    settings: Prototypes,
+    labels: Mapping[str, str],
+    truth: Mapping[str, NDArray[np.int64]] | None,
+) -> dict[str, dict[str, Any]]:
+    """Cluster every slide, compare with what is known, and find the most similar slide of each.
+
+    Args:
+        features: float32 (R, D), of length 1.
+        table: the regions.
+        settings: of the prototypes.
+        labels: class of each slide; those without one are not judged and no neighbours.
+        truth: type of each region by slide; none: unknown.
+
+    Returns:
+        By slide: ``group`` (patient, else slide), ``rand`` (adjusted Rand index of its clusters
+        against the truth), ``nearest`` and ``right`` (the most similar slide of another patient by
+        prototypes, and whether its class is the same), ``chance`` (share of the same class among
+        those it could be). None where a slide has too few regions, or no other is left.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    known = [i for i, slide in enumerate(table.slides) if slide in labels]
+    rows = np.isin(table.slide_index, known)
+    own = table.only(known)
+    made = make_table(features[rows], own, settings)
+    found: dict[str, dict[str, Any]] = {}
+    for index, slide in enumerate(own.slides):
+        assigned = made.assignment[made.slide_index == index]
+        one: dict[str, Any] = dict.fromkeys(("rand", "nearest", "right", "chance"))
+        one["group"] = _group(own, index)
+        if made.valid[index]:
+            if truth is not None:
+                one["rand"] = float(adjusted_rand_score(truth[slide], assigned))
+            one |= _nearest(made, index, labels)
+        found[slide] = one
+    return found
+
+
+def _nearest(made: PrototypeTable, index: int, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The most similar slide of another patient, and what chance would give."""
+    similar = made.similar(index, len(made))
+    if not similar:
+        return {}
+    own = labels[made.slides[index]]
+    nearest = made.slides[similar[0].slide]
+    same = [labels[made.slides[s.slide]] == own for s in similar]
+    return {"nearest": nearest, "right": same[0], "chance": float(np.mean(same))}
+
+
+def nearest_means(bags: BagSet) -> dict[str, dict[str, Any]]:
+    """The slide of another patient whose mean vector is nearest (Euclidean), see above."""
+    means = mean_vectors(bags)
+    groups, found = np.array(bags.group), {}
+    for index, slide in enumerate(bags.slide):
+        others = np.flatnonzero(groups != groups[index])
+        distance = np.linalg.norm(means[others] - means[index], axis=1)
+        nearest = int(others[distance.argmin()])
+        found[slide] = {
+            "group": bags.group[index], "nearest": bags.slide[nearest],
+            "right": bool(bags.label[nearest] == bags.label[index]),
+            "chance": float((bags.label[others] == bags.label[index]).mean()),
+        }  # fmt: skip
+    return found
+
+
+def mean_vectors(bags: BagSet) -> NDArray[np.float64]:
+    """Mean over the regions of each bag: float64 (N, D)."""
+    every = [bags.features(i).double().mean(0).numpy() for i in range(len(bags))]
+    return np.stack(every)
+
+
+def mean_of(found: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Mean over slides with its interval over groups: {"value", "interval", "slides"}."""
+    kept = [one for one in found.values() if one.get(key) is not None]
+    if not kept:
+        return {"value": None, "interval": None, "slides": 0}
+    value = np.array([float(one[key]) for one in kept])
+    known, group = np.unique([one["group"] for one in kept], return_inverse=True)
+    times = multiplicities(len(known))[:, group]
+    with np.errstate(invalid="ignore"):
+        drawn = (times * value).sum(1) / times.sum(1)
+    spread = interval(drawn) if len(known) > 1 else None
+    return {
+        "value": float(value.mean()), "interval": None if spread is None else list(spread),
+        "slides": len(kept),
+    }  # fmt: skip
+
+
+def nearest_neighbours(
+    data: Sequence[BagData], split: Split, folds: int, neighbours: int
+) -> list[dict[str, Any]]:
+    """Classify the test slides of every fold by the nearest mean vectors of its training slides.
+
+    Args:
+        data: bags of each fold, of the same slides.
+        split: of the folds; ``share`` of the training slides is asked.
+        folds: how many.
+        neighbours: how many are asked; all, where there are fewer.
+
+    Returns:
+        Rows as :func:`~wsikd.learn.bag_folds.pool` takes them.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rows: list[dict[str, Any]] = []
+    for fold in range(folds):
+        bags = load_bags(data[fold], split.model_copy(update={"folds": folds, "fold": fold}))
+        means, train, test = mean_vectors(bags), bags.indices("train"), bags.indices("test")
+        model = KNeighborsClassifier(min(neighbours, len(train)))
+        model.fit(means[train], bags.label[train])
+        said = np.zeros((len(test), len(bags.classes)))
+        said[:, model.classes_] = model.predict_proba(means[test])
+        rows += [
+            {"slide": bags.slide[i], "group": bags.group[i], "label": int(bags.label[i]),
+             "probability": p.tolist(), "decided": int(p.argmax()), "fold": fold}
+            for i, p in zip(test.tolist(), said, strict=True)
+        ]  # fmt: skip
+    return rows
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What :func:`~wsikd.learn.bag_folds.pool` says, with the deviation of the AUC over folds."""
+    found = pool(rows)
+    folds = [v for v in found["auc"]["folds"] if v is not None]
+    found["auc"]["std"] = float(np.std(folds)) if folds else None
+    return found
+
+
+def difference(
+    own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """AUC of some rows minus that of others, of the same slides, on the same resamples.
+
+    Returns:
+        {"value", "interval"}; None where undefined.
+
+    Raises:
+        DataError: the slides are not the same.
+    """
+    parts = []
+    for rows in (own, other):
+        ordered = sorted(rows, key=lambda row: row["slide"])
+        truth = np.array([row["label"] for row in ordered])
+        said = np.array([row["probability"] for row in ordered])
+        fold = np.array([row["fold"] for row in ordered])
+        _, group = np.unique([row["group"] for row in ordered], return_inverse=True)
+        parts.append(([r["slide"] for r in ordered], truth, said, fold, group))
+    if parts[0][0] != parts[1][0]:
+        raise DataError("rows", "are not of the same slides", "remove their scores and run again")
+
+    def areas(times: Any) -> Any:
+        """Of both, (2, resamples)."""
+        return np.stack([
+            weighted(truth, said, group, times, fold=fold)["auc_macro"]
+            for _, truth, said, fold, group in parts
+        ])  # fmt: skip
+
+    groups = int(parts[0][4].max()) + 1
+    own_, other_ = areas(np.ones((1, groups), np.int64))[:, 0]
+    drawn = areas(multiplicities(groups))
+    spread = interval(drawn[0] - drawn[1]) if groups > 1 else None
+    value = float(own_ - other_)
+    return {
+        "value": None if np.isnan(value) else value,
+        "interval": None if spread is None else list(spread),
+    }
+
+
+def check_left_out(encoder: LoadedRegionEncoder, names: Sequence[str]) -> None:
+    """Refuse a region encoder that learnt from what is to be tested.
+
+    Args:
+        encoder: with the record of what it has seen.
+        names: "slide NAME" and "patient NAME" of the test part.
+
+    Raises:
+        DataError: one was seen, or the card does not say.
+    """
+    records = encoder.card.get(CARD_KEY)
+    if not isinstance(records, list) or not records:
+        raise DataError(encoder.path, "does not say what it has seen", "train it again")
+    for record in records:
+        seen = hashes(str(record["train"]["names"]))
+        for name in names:
+            if seen_hash(name, str(record["salt"])) in seen:
+                raise DataError(
+                    name, f"is in the test part, but {encoder.path} learnt from it",
+                    "leave it out of the pre-training, or ask for the transductive protocol",
+                )  # fmt: skip
+
+
+def _group(table: RegionTable, index: int) -> str:
+    patient = table.patients[index]
+    return f"slide {table.slides[index]}" if patient is None else f"patient {patient}"
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of ``predictions.json`` of a fold, or of a file of ours. Raises DataError."""
+    try:
+        found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(file, "cannot be read", "remove it and run again") from error
+    return found

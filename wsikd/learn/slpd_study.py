@@ -1,0 +1,303 @@
+"""SLPD end to end: region encoders with and without prototypes, and what each is worth.
+
+Every encoder is judged twice: as the papers do, after it has learnt from the regions of all slides,
+those of the test folds included, though from no label ("transductive"); and with an encoder of each
+fold that has never read a region of a patient that the fold tests ("per_fold").
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from wsikd.core.config import dump_config, first_difference, parse_config
+from wsikd.core.errors import DataError, OutputError
+from wsikd.core.lock import locked
+from wsikd.core.run import RunDir, write_json_atomic, write_text_atomic
+from wsikd.learn.bag_data import load_bags
+from wsikd.learn.bag_folds import PREDICTIONS, cross_validate
+from wsikd.learn.bag_settings import BagData, MilConfig
+from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
+from wsikd.learn.settings import Split
+from wsikd.learn.slpd_cohort import TRUTH, make_cohort, read_truth
+from wsikd.learn.slpd_scores import (
+    bottleneck_of,
+    check_left_out,
+    mean_tiles_of,
+    nearest_means,
+    nearest_neighbours,
+    read_rows,
+    score_clusters,
+)
+from wsikd.learn.slpd_settings import SlpdConfig
+from wsikd.learn.slpd_study_settings import ASKED_BY, RAW
+from wsikd.learn.slpd_train import train_regions
+from wsikd.models.bundle import CARD
+from wsikd.tiles.bags import find_bags
+from wsikd.tiles.regions import open_regions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from wsikd.learn.bag_data import BagSet
+    from wsikd.learn.slpd_study_settings import StudyConfig
+    from wsikd.tiles.regions import RegionTable
+
+logger = logging.getLogger(__name__)
+FOLDS_OF = "per_fold"
+HEAD, NEAREST = "head", "nearest"
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One way of making region vectors: a row of the tables.
+
+    ``variant`` is None for the baseline, which has no protocol.
+    """
+
+    seed: int
+    protocol: str | None = None
+    variant: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        return self.variant or RAW
+
+    @property
+    def place(self) -> str:
+        """Its folder below others."""
+        return f"seed{self.seed}/{self.protocol}/{self.variant}" if self.variant else "raw"
+
+
+class Study:
+    """The stages, each of which leaves alone what is finished.
+
+    Args:
+        config: see :class:`StudyConfig`.
+        out: folder of the study.
+        device: "auto", "cpu" or "cuda:0".
+        data: region grids, or folders of them; none: the generated cohort.
+    """
+
+    def __init__(
+        self, config: StudyConfig, out: Path, *, device: str = "auto", data: Sequence[Path] = ()
+    ) -> None:
+        """Name the folder; :meth:`run` makes it. Raises ConfigError."""
+        self.config, self.out, self.device, self.data = config, out.resolve(), device, data
+        self.grids: list[Path] = []
+        self.left_out: dict[str, str] = {}
+        for variant in config.variants:
+            self._pretraining(variant, ())
+
+    @property
+    def rows(self) -> list[Vectors]:
+        """Every way of making region vectors; the baseline once, its head for each seed."""
+        found = [Vectors(seed) for seed in self.config.seeds]
+        for seed in self.config.seeds:
+            for protocol in self.config.protocols:
+                found += [Vectors(seed, protocol, variant) for variant in self.config.variants]
+        return found
+
+    def run(self) -> None:
+        """Do what is not finished.
+
+        Raises:
+            OutputError: the folder holds a study of other settings or regions.
+            WsikdError: a stage failed; what is finished stays for the next call.
+        """
+        with locked(self.out):
+            self._claim()
+            self._find_grids()
+            self._baseline()
+            for number, row in enumerate(self.rows, start=1):
+                logger.info("%d of %d: seed %d, %s %s", number, len(self.rows), row.seed,
+                            row.protocol or "", row.name)  # fmt: skip
+                if row.variant:
+                    self._vectors(row)
+                self._classify(row)
+
+    def bags(self, row: Vectors, fold: int) -> BagData:
+        """Where the vectors of a fold lie."""
+        more = f"fold{fold}" if row.protocol == FOLDS_OF else ""
+        return BagData(
+            paths=[str(self.out / "vectors" / row.place / more)], labels=self.config.labels
+        )
+
+    def split(self, share: float = 1.0) -> Split:
+        """How folds are dealt: the same for every row."""
+        config = self.config
+        return Split(folds=config.folds, val=config.val, given=False, share=share)
+
+    def scores_file(self, row: Vectors) -> Path:
+        """Clusters and neighbours of a row."""
+        return self.out / "scores" / f"{row.place}.json"
+
+    def predictions(self, row: Vectors, share: float, by: str) -> list[dict[str, Any]]:
+        """What was said of every slide by the fold that tests it. Raises DataError."""
+        folder = self._heads(row, share)
+        if by == NEAREST:
+            return read_rows(folder / f"{NEAREST}.json")
+        found: list[dict[str, Any]] = []
+        for fold in range(self.config.folds):
+            file = folder / "runs" / f"seed{row.seed}-fold{fold}" / PREDICTIONS
+            found += [one | {"fold": fold} for one in read_rows(file)]
+        return found
+
+    def _heads(self, row: Vectors, share: float) -> Path:
+        place = row.place if row.variant else f"seed{row.seed}/raw"
+        return self.out / "heads" / place / f"labels{round(100 * share)}"
+
+    def _claim(self) -> None:
+        file = self.out / "study.yaml"
+        if file.is_file():
+            try:
+                old = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise OutputError(file, "cannot be read", "choose another -o") from error
+            now = self.config.model_dump(mode="json")
+            if (key := first_difference(dict(old or {}), now)) is not None:
+                raise OutputError(
+                    self.out, f"holds a study with another '{key}'", "choose another -o"
+                )
+            return
+        if self.out.is_dir() and any(self.out.iterdir()):
+            raise OutputError(self.out, "is not empty and holds no study", "choose another -o")
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(file, dump_config(self.config))
+
+    def _find_grids(self) -> None:
+        """List the grids that can be read, and refuse those of another study."""
+        made = [] if self.data else [make_cohort(self.out, self.config.cohort, device=self.device)]
+        for path in find_bags(self.data or made):
+            try:
+                bag = open_grids(path)
+                bag.features()
+            except DataError as error:
+                logger.warning("%s", error)
+                self.left_out[path.stem] = error.fault
+                continue
+            self.grids.append(path)
+        if not self.grids:
+            raise DataError(self.data[0], "holds no regions that can be read", "see the warnings")
+        now = {"digest": self.table().digest, "left_out": self.left_out}
+        file = self.out / "regions.json"
+        if not file.is_file():
+            write_json_atomic(file, now)
+        elif json.loads(file.read_text(encoding="utf-8")) != now:
+            raise OutputError(self.out, "holds a study of other regions", "choose another -o")
+
+    def table(self) -> RegionTable:
+        """All regions of the study."""
+        return open_regions(self.grids)
+
+    def _baseline(self) -> None:
+        """Means over tiles: vectors, clusters and neighbours."""
+        row = Vectors(self.config.seeds[0])
+        for path in self.grids:
+            bag = open_grids(path)
+            about = {"id": RAW, "licence": "none needed", "dim": bag.dim, "sha256": RAW,
+                     "tiles": dict(bag.info.encoder)}  # fmt: skip
+            target = self.out / "vectors" / "raw" / f"{path.stem}.zarr"
+            write_vectors(bag, target, about, mean_of_tiles, bag.dim)
+        self._keep(row, lambda: self._scores(mean_tiles_of(self.table()), self._labelled(row, 0)))
+
+    def _labelled(self, row: Vectors, fold: int) -> BagSet:
+        split = self.split().model_copy(update={"fold": fold})
+        return load_bags(self.bags(row, fold), split)
+
+    def _keep(self, row: Vectors, made: Callable[[], dict[str, Any]]) -> None:
+        if not self.scores_file(row).is_file():
+            write_json_atomic(self.scores_file(row), made())
+
+    def _scores(self, features: Any, bags: BagSet) -> dict[str, Any]:
+        """Clusters by prototypes of ``features``, and the nearest slides by mean vectors."""
+        labels = {s: bags.classes[k] for s, k in zip(bags.slide, bags.label, strict=True)}
+        known = None if self.data or not (self.out / TRUTH).is_file() else read_truth(self.out)
+        return {
+            "clusters": score_clusters(
+                features, self.table(), self.config.prototypes, labels, known
+            ),
+            "means": nearest_means(bags),
+        }
+
+    def _pretraining(self, variant: str, leave_out: Sequence[str]) -> SlpdConfig:
+        """Settings of a region encoder. Raises ConfigError."""
+        config = self.config
+        content = {
+            "method": "slpd", "variant": variant,
+            "data": {"paths": [str(p) for p in self.grids], "leave_out": sorted(leave_out)},
+            **{k: getattr(config, k).model_dump(mode="json")
+               for k in ("network", "crops", "prototypes", "optim")},
+        }  # fmt: skip
+        return parse_config(SlpdConfig, content, name=ASKED_BY)
+
+    def _vectors(self, row: Vectors) -> None:
+        """Region encoders of a row, their vectors and scores."""
+        every = row.protocol != FOLDS_OF
+        for fold in range(1 if every else self.config.folds):
+            tested = [] if every else self._tested(fold)
+            run = self.out / "runs" / row.place / ("" if every else f"fold{fold}")
+            self._pretrain(row, run, tested)
+            embedder = VectorEmbedder(run, device=self.device)
+            if not every:
+                bags = self._labelled(Vectors(row.seed), fold)
+                names = {f"slide {bags.slide[i]}" for i in bags.indices("test")}
+                names |= {bags.group[i] for i in bags.indices("test")}
+                check_left_out(embedder.encoder, sorted(names))
+            for path in self.grids:
+                folder = self.bags(row, fold).paths[0]
+                embedder.embed(path, type(path)(folder) / f"{path.stem}.zarr")
+        self._keep(row, lambda: self._score_row(row))
+
+    def _tested(self, fold: int) -> list[str]:
+        """Slides and patients of a fold's test part, as the grids name them."""
+        bags = self._labelled(Vectors(self.config.seeds[0]), fold)
+        chosen = [bags.bags[i].info for i in bags.indices("test")]
+        return sorted({i.slide for i in chosen} | {i.patient for i in chosen if i.patient})
+
+    def _pretrain(self, row: Vectors, run: Path, tested: Sequence[str]) -> None:
+        config = self._pretraining(str(row.variant), tested)
+        if (RunDir(run).student / CARD).is_file():
+            RunDir(run).check(config, resume=True, seed=row.seed)
+            return
+        train_regions(config, run, seed=row.seed, device=self.device, resume=True)
+
+    def _score_row(self, row: Vectors) -> dict[str, Any]:
+        """Scores of a row; of a fold's own encoder only those of the slides that it tests."""
+        found: dict[str, Any] = {"clusters": {}, "means": {}}
+        every = row.protocol != FOLDS_OF
+        for fold in range(1 if every else self.config.folds):
+            run = self.out / "runs" / row.place / ("" if every else f"fold{fold}")
+            encoder = VectorEmbedder(run, device="cpu").encoder
+            bags = self._labelled(row, fold)
+            scores = self._scores(bottleneck_of(encoder, self.table()), bags)
+            wanted = bags.slide if every else [bags.slide[i] for i in bags.indices("test")]
+            for kind, by_slide in scores.items():
+                found[kind] |= {s: by_slide[s] for s in wanted if s in by_slide}
+        return found
+
+    def _classify(self, row: Vectors) -> None:
+        """Slide networks and nearest neighbours, at every share of labels."""
+        config = self.config
+        data = [self.bags(row, fold) for fold in range(config.folds)]
+        for share in config.shares:
+            folder = self._heads(row, share)
+            own = MilConfig(
+                method="mil", data=data[0], split=self.split(share), network=config.head,
+                optim=config.head_optim,
+            )  # fmt: skip
+            cross_validate(
+                own, folder, folds=config.folds, seeds=[row.seed], device=self.device,
+                paths=[one.paths for one in data],
+            )  # fmt: skip
+            file = folder / f"{NEAREST}.json"
+            if not file.is_file():
+                write_json_atomic(file, nearest_neighbours(
+                    data, self.split(share), config.folds, config.neighbours
+                ))  # fmt: skip
