@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from wsikd.cli.main import main
 
-from wsikd.core.errors import BundleError, ConfigError, DataError
+from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_settings import BagData
 from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
@@ -31,6 +31,7 @@ from wsikd.learn.slpd_scores import (
 from wsikd.learn.slpd_settings import Prototypes
 from wsikd.learn.slpd_study import Study, Vectors
 from wsikd.learn.slpd_study_settings import Cohort, read_study
+from wsikd.learn.slpd_table import write_table
 from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.region_vit import RegionEncoder, RegionShape
 from wsikd.slides.synthetic_mixtures import LABELS
@@ -332,11 +333,10 @@ def test_tables_hold_every_row(study):
         for by in ("head", "nearest"):
             assert row[by]["slides"] == 12
             assert 0 <= row[by]["auc"]["value"] <= 1
-            assert len(row[by]["auc"]["folds"]) == 3
-            assert ("to_dino" in row[by]) == (row["vectors"] == "intra_inter")
-    assert all(
-        r["rand"]["slides"] == r["right_by_means"]["slides"] == 18 for r in table["clusters"]
-    )
+            assert len(row[by]["auc"]["folds"]) == 2
+            assert "to_dino" not in row[by], "there is none in this study"
+    for row in table["clusters"]:
+        assert row["rand"]["slides"] == row["right_by_means"]["slides"] == 12
 
 
 def test_a_folds_encoder_has_never_read_its_test_patients(study):
@@ -399,18 +399,23 @@ def test_what_is_finished_stays_and_other_settings_are_refused(study):
 
 
 def test_own_grids_with_one_damaged_among_them(grids, tmp_path, caplog):
-    copy = shutil.copytree(grids, tmp_path / "grids")
+    copy = tmp_path / "grids"
+    for k in range(9):
+        shutil.copytree(grids / f"m{k:03d}.zarr", copy / f"m{k:03d}.zarr")
     (copy / "m002.zarr" / "features" / "zarr.json").unlink()
-    config = tiny("variants=[dino]", "protocols=[transductive]", "optim.epochs=1", "cohort={}")
-    one = Study(config, tmp_path / "out", device="cpu", data=[copy])
+    changes = ("variants=[dino]", "protocols=[transductive]", "optim.epochs=1", "cohort={}")
+    one = Study(tiny(*changes), tmp_path / "out", device="cpu", data=[copy])
     one.run()
     assert set(one.left_out) == {"m002"}
     assert "m002.zarr: cannot be read" in caplog.text
-    rows = one.predictions(Vectors(0, "transductive", "dino"), 1.0, "head")
-    assert len(rows) == 17
+    for by in ("head", "nearest"):
+        assert len(one.predictions(Vectors(0, "transductive", "dino"), 1.0, by)) == 8
+    text = write_table(one)
+    assert "Left out, since they cannot be read: m002." in text
+    assert "by construction" not in text
     shutil.copytree(grids / "m002.zarr", copy / "m002.zarr", dirs_exist_ok=True)
-    with pytest.raises(Exception, match="holds a study of other regions"):
-        Study(config, tmp_path / "out", device="cpu", data=[copy]).run()
+    with pytest.raises(OutputError, match="holds a study of other regions"):
+        Study(tiny(*changes), tmp_path / "out", device="cpu", data=[copy]).run()
 
 
 @pytest.mark.parametrize(
