@@ -83,7 +83,7 @@ class VectorEmbedder:
                 self.encoder(torch.from_numpy(grids[i : i + self.batch_size]).to(self.device))
                 for i in range(0, len(grids), self.batch_size)
             ]
-            return torch.cat(parts).float().cpu().numpy()  # type: ignore[no-any-return]
+            return torch.cat(parts).float().cpu().numpy()
 
 
 def open_grids(path: Path) -> Bag:

@@ -95,7 +95,11 @@ def read_truth(out: Path) -> dict[str, NDArray[np.int64]]:
 def _draw_grids(folder: Path, one: Mixture, cohort: Cohort) -> None:
     """Region grids without pixels."""
     path = folder / f"{one.name}.zarr"
-    drawn = {"dim": cohort.dim, "noise": cohort.noise, "patient_shift": cohort.patient_shift}
+    drawn: dict[str, Any] = {
+        "dim": cohort.dim,
+        "noise": cohort.noise,
+        "patient_shift": cohort.patient_shift,
+    }
     digest = hashlib.sha256(json.dumps([drawn, cohort.seed]).encode()).hexdigest()
     side = cohort.grid * cohort.tile_px
     with locked(path):
