@@ -137,3 +137,22 @@ def test_a_sample_of_many_images_still_meets_them(stripes, teacher, monkeypatch,
     assert len(record["train"]["images"]) == 5 * HASH_CHARS
     whole = load_bundle(teacher).card["seen"][0]["train"]["images"]
     assert whole.startswith(record["train"]["images"])
+
+
+def test_patients_of_a_validation_part_drawn_by_slide_are_the_teachers_too(
+    stripes, tmp_path, patches_on_disk
+):
+    (tmp_path / "set").mkdir()
+    shutil.copytree(stripes.parent / "images", tmp_path / "set" / "images")
+    rows = patches_on_disk.rows(stripes)
+    for row in rows:
+        row["patient"] = f"p{int(row['slide'][1:]) // 4}"
+    csv = tmp_path / "set" / "labels.csv"
+    patches_on_disk.write_rows(csv, rows)
+    given = {"folds": 2, "fold": 0, "val_by": "slide"}
+    distill(config(csv, **given), tmp_path / "t", device="cpu")
+    distill(config(csv, tmp_path / "t", **given), tmp_path / "s", device="cpu")
+    with pytest.raises(DataError, match="in the val part, but the teacher was trained"):
+        distill(config(csv, tmp_path / "t", **given, val=0.7), tmp_path / "u", device="cpu")
+    with pytest.raises(DataError, match="but the teacher was"):
+        distill(config(csv, tmp_path / "t", **(given | {"fold": 1})), tmp_path / "v", device="cpu")

@@ -51,6 +51,7 @@ class PatchSet:
         content: digest of each patch's image file, or of the scan it was cut from; None where
             neither is known.
         named_benign: the classes that are no cancer, None where their names are to tell.
+        val_by: as ``Split.val_by``; "slide": patients of the validation part are trained on too.
         memo: what trainings on these patches share, e.g. a teacher's answers.
     """
 
@@ -68,6 +69,7 @@ class PatchSet:
     _images: Tensor | None = field(default=None, repr=False)
     group: list[str] = field(default_factory=list, repr=False)
     named_benign: tuple[str, ...] | None = None
+    val_by: str = "group"
     content: list[str | None] = field(default_factory=list, repr=False)
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
     _averages: dict[int, Tensor] = field(default_factory=dict, repr=False)
@@ -268,7 +270,7 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
         np.asarray(tissue, np.float64), sorted(s.digest for s in sources), readers,
         group=groups_of(slide, patient, "auto"),
-        named_benign=None if data.benign is None else tuple(data.benign),
+        named_benign=None if data.benign is None else tuple(data.benign), val_by=split.val_by,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     patches = with_share(patches, split)

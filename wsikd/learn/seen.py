@@ -107,6 +107,7 @@ def _first_seen(
 ) -> tuple[int, str, str] | None:
     """Index of a patch that was seen, what of it, and in which part."""
     indices = patches.indices(split)
+    patients = split != "val" or patches.val_by == "group"
     for record in records:
         salt = str(record["salt"])
         for what, kind, hashed in (
@@ -114,23 +115,28 @@ def _first_seen(
             ("a slide or patient of that name", "names", _names),
         ):
             known = {part: hashes(record[part][kind]) for part in FORBIDDEN[split]}
-            for index, digest in hashed(patches, indices, salt):
+            for index, digest in hashed(patches, indices, salt, patients=patients):
                 for part, digests in known.items():
                     if digest in digests:
                         return index, what, part
     return None
 
 
-def _names(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterator[tuple[int, str]]:
+def _names(
+    patches: PatchSet, indices: NDArray[np.int64], salt: str, *, patients: bool = True
+) -> Iterator[tuple[int, str]]:
     done: set[str] = set()
     for i in indices.tolist():
-        for name in (f"slide {patches.slide[i]}", patches.group[i]):
+        for name in (f"slide {patches.slide[i]}", *([patches.group[i]] if patients else [])):
             if name not in done:
                 done.add(name)
                 yield i, seen_hash(name, salt)
 
 
-def _images(patches: PatchSet, indices: NDArray[np.int64], salt: str) -> Iterator[tuple[int, str]]:
+def _images(
+    patches: PatchSet, indices: NDArray[np.int64], salt: str, *, patients: bool = True
+) -> Iterator[tuple[int, str]]:
+    del patients  # an image is one whoever it is of
     done: set[str] = set()
     for i in indices.tolist():
         content = patches.content[i] if patches.content else None
