@@ -104,3 +104,8 @@ def test_what_is_no_json(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(DataError, match="no annotation file of COCO's format"):
         load_boxes(tmp_path / "a.json", coco(tmp_path, "val", 1))
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.json: does not exist; give the annotation file"):
+        load_boxes(coco(tmp_path, "train", 1), tmp_path / "gone.json")

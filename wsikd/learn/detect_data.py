@@ -137,6 +137,8 @@ _Part = tuple[
 
 
 def _read(path: Path, images: Path | None) -> _Part:
+    if not path.is_file():
+        raise DataError(path, "does not exist", "give the annotation file, in COCO's format")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
