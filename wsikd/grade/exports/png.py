@@ -132,7 +132,7 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
     return out
 
 
-def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.85) -> NDArray[np.uint8]:
+def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.65) -> NDArray[np.uint8]:
     """Colour a slide's picture by the probability of the last class: uint8 (height, width, 3).
 
     Args:
