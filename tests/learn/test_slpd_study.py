@@ -326,7 +326,7 @@ def test_tables_hold_every_row(study):
     table = json.loads((out / "table.json").read_text())
     assert (out / "table.md").read_text() in output
     rows = {(r["vectors"], r["protocol"]) for r in table["slides"]}
-    assert rows == {("mean of tiles", None)} | {
+    assert rows == {("mean of tiles", None), ("true types", None)} | {
         ("intra_inter", p) for p in ("transductive", "per_fold")
     }
     for row in table["slides"]:
@@ -335,6 +335,8 @@ def test_tables_hold_every_row(study):
             assert 0 <= row[by]["auc"]["value"] <= 1
             assert len(row[by]["auc"]["folds"]) == 2
             assert "to_dino" not in row[by], "there is none in this study"
+    true = next(r for r in table["clusters"] if r["vectors"] == "true types")
+    assert true["rand"]["value"] == max(r["rand"]["value"] for r in table["clusters"]) > 0.9
     for row in table["clusters"]:
         assert row["rand"]["slides"] == row["right_by_means"]["slides"] == 12
 

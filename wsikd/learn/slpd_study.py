@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from wsikd.core.config import dump_config, first_difference, parse_config
@@ -34,9 +35,10 @@ from wsikd.learn.slpd_scores import (
     score_clusters,
 )
 from wsikd.learn.slpd_settings import SlpdConfig
-from wsikd.learn.slpd_study_settings import ASKED_BY, RAW
+from wsikd.learn.slpd_study_settings import ASKED_BY, RAW, TRUE
 from wsikd.learn.slpd_train import train_regions
 from wsikd.models.bundle import CARD
+from wsikd.slides.synthetic_mixtures import TYPES
 from wsikd.tiles.bags import find_bags
 from wsikd.tiles.regions import open_regions
 
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.learn.bag_data import BagSet
+    from wsikd.learn.region_vectors import Encode
     from wsikd.learn.slpd_study_settings import StudyConfig
+    from wsikd.tiles.bags import Bag
     from wsikd.tiles.regions import RegionTable
 
 logger = logging.getLogger(__name__)
@@ -57,22 +61,26 @@ HEAD, NEAREST = "head", "nearest"
 class Vectors:
     """One way of making region vectors: a row of the tables.
 
-    ``variant`` is None for the baseline, which has no protocol.
+    ``variant`` and ``protocol`` are None where nothing is trained: for the baseline and, with
+    ``truth``, the bound.
     """
 
     seed: int
     protocol: str | None = None
     variant: str | None = None
+    truth: bool = False
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return self.variant or RAW
+        return self.variant or (TRUE if self.truth else RAW)
 
     @property
     def place(self) -> str:
         """Its folder below others."""
-        return f"seed{self.seed}/{self.protocol}/{self.variant}" if self.variant else "raw"
+        if self.variant:
+            return f"seed{self.seed}/{self.protocol}/{self.variant}"
+        return "truth" if self.truth else "raw"
 
 
 class Study:
@@ -97,8 +105,9 @@ class Study:
 
     @property
     def rows(self) -> list[Vectors]:
-        """Every way of making region vectors; the baseline once, its head for each seed."""
+        """Every way of making region vectors; what is not trained once, its head for each seed."""
         found = [Vectors(seed) for seed in self.config.seeds]
+        found += [Vectors(seed, truth=True) for seed in self.config.seeds if not self.data]
         for seed in self.config.seeds:
             for protocol in self.config.protocols:
                 found += [Vectors(seed, protocol, variant) for variant in self.config.variants]
@@ -150,7 +159,7 @@ class Study:
         return found
 
     def _heads(self, row: Vectors, share: float) -> Path:
-        place = row.place if row.variant else f"seed{row.seed}/raw"
+        place = row.place if row.variant else f"seed{row.seed}/{row.place}"
         return self.out / "heads" / place / f"labels{round(100 * share)}"
 
     def _claim(self) -> None:
@@ -197,15 +206,30 @@ class Study:
         return open_regions(self.grids)
 
     def _baseline(self) -> None:
-        """Means over tiles: vectors, clusters and neighbours."""
-        row = Vectors(self.config.seeds[0])
+        """Means over tiles and, where they are known, true types: vectors, clusters, neighbours."""
+        row, table = Vectors(self.config.seeds[0]), self.table()
         for path in self.grids:
             bag = open_grids(path)
-            about = {"id": RAW, "licence": "none needed", "dim": bag.dim, "sha256": RAW,
-                     "tiles": dict(bag.info.encoder)}  # fmt: skip
-            target = self.out / "vectors" / "raw" / f"{path.stem}.zarr"
-            write_vectors(bag, target, about, mean_of_tiles, bag.dim)
-        self._keep(row, lambda: self._scores(mean_tiles_of(self.table()), self._labelled(row, 0)))
+            self._write_plain(bag, row, mean_of_tiles, bag.dim)
+        self._keep(row, lambda: self._scores(mean_tiles_of(table), self._labelled(row, 0)))
+        if self.data:
+            return
+        row, types = Vectors(row.seed, truth=True), read_truth(self.out)
+        plain = {s: np.eye(len(TYPES), dtype=np.float32)[known] for s, known in types.items()}
+        for path in self.grids:
+            bag = open_grids(path)
+            own = plain[bag.info.slide]
+            self._write_plain(bag, row, lambda _, own=own: own, len(TYPES))
+        features = np.concatenate([plain[slide] for slide in table.slides])
+        self._keep(row, lambda: self._scores(features, self._labelled(row, 0)))
+
+    def _write_plain(self, bag: Bag, row: Vectors, encode: Encode, dim: int) -> None:
+        """Vectors that no network makes."""
+        about = {"id": row.name, "licence": "none needed", "dim": dim, "sha256": row.name,
+                 "tiles": dict(bag.info.encoder)}  # fmt: skip
+        write_vectors(
+            bag, self.out / "vectors" / row.place / f"{bag.path.stem}.zarr", about, encode, dim
+        )
 
     def _labelled(self, row: Vectors, fold: int) -> BagSet:
         split = self.split().model_copy(update={"fold": fold})

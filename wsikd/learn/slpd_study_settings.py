@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 ASKED_BY = "wsikd reproduce slpd"
 RAW = "mean of tiles"
 """The baseline: a region's vector is the mean of its tiles' embeddings."""
-PROTOCOLS = ("transductive", "per_fold")
+TRUE = "true types"
+"""The bound: a region's vector is its true type, one of five (generated cohort only)."""
 Variant = Literal["dino", "intra", "inter", "intra_inter"]
 Count = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -10,7 +10,6 @@ from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.bag_train import figure
 from wsikd.learn.slpd_scores import difference, figures, mean_of
 from wsikd.learn.slpd_study import HEAD, NEAREST
-from wsikd.learn.slpd_study_settings import RAW
 
 if TYPE_CHECKING:
     from wsikd.learn.slpd_study import Study, Vectors
@@ -93,7 +92,7 @@ def to_markdown(table: dict[str, Any]) -> str:
         "|---" * 6 + "|",
     ]
     for row in table["clusters"]:
-        seed = "-" if row["vectors"] == RAW else row["seed"]
+        seed = row["seed"] if row["protocol"] else "-"
         names = ("rand", "right_by_prototypes", "right_by_means")
         cells = [
             row["vectors"],
@@ -143,7 +142,9 @@ def _note(table: dict[str, Any]) -> str:
         note += (
             " Embeddings of tiles are drawn, and tissue types of one family have the same mean, so "
             "means over tiles tell nothing of the label by construction: the baseline shows that "
-            "the label does not leak, and is no measure of what encoders are worth on real tissue."
+            "the label does not leak, and is no measure of what encoders are worth on real tissue. "
+            "True types are what a perfect encoder would give: the bound of this slide network "
+            "after this training."
         )
     if table["left_out"]:
         note += f" Left out, since they cannot be read: {', '.join(sorted(table['left_out']))}."
