@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 MPP = 0.5
 GRIDS, TRUTH = "grids", "truth.json"
+_KEY = b"generated"
+"""Patients are invented: their names, and so the folds, are the same in every folder."""
 _TILES_EACH = 40
 """Tiles of each kind that a slide gives to the tile encoder."""
 
@@ -106,7 +108,7 @@ def _draw_grids(folder: Path, one: Mixture, cohort: Cohort) -> None:
         info = BagInfo(
             one.name,
             {"id": "drawn embeddings", "licence": "none needed", "sha256": digest, **drawn},
-            MPP, side, (float(side), float(side)), hide_patient(one.patient, folder), None,
+            MPP, side, (float(side), float(side)), hide_patient(one.patient, folder, _KEY), None,
             one.label, hashlib.sha256(repr(one.seed).encode()).hexdigest(),
         )  # fmt: skip
         if there(path, info) is None:
