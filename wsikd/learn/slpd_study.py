@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wsikd.learn.bag_data import BagSet
     from wsikd.learn.region_vectors import Encode
     from wsikd.learn.slpd_study_settings import StudyConfig
@@ -218,8 +220,7 @@ class Study:
         plain = {s: np.eye(len(TYPES), dtype=np.float32)[known] for s, known in types.items()}
         for path in self.grids:
             bag = open_grids(path)
-            own = plain[bag.info.slide]
-            self._write_plain(bag, row, lambda _, own=own: own, len(TYPES))
+            self._write_plain(bag, row, _always(plain[bag.info.slide]), len(TYPES))
         features = np.concatenate([plain[slide] for slide in table.slides])
         self._keep(row, lambda: self._scores(features, self._labelled(row, 0)))
 
@@ -325,3 +326,8 @@ class Study:
                 write_json_atomic(file, nearest_neighbours(
                     data, self.split(share), config.folds, config.neighbours
                 ))  # fmt: skip
+
+
+def _always(vectors: NDArray[np.float32]) -> Encode:
+    """What gives these vectors, whatever the grids."""
+    return lambda _: vectors
