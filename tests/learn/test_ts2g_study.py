@@ -159,7 +159,8 @@ def test_figures_over_trainings_against_scikit_learn():
 def test_a_slide_that_is_not_drawn_does_not_count():
     rng = np.random.default_rng(1)
     some = [said(rng, 8)]
-    times = np.array([[1, 1, 1, 1, 2, 0, 1, 1]])
+    some[0]["decided"][1] = 0
+    times = np.array([[1, 4, 1, 1, 2, 0, 1, 3]])
     picked = np.repeat(np.arange(8), times[0])
     label, score = (np.asarray(some[0][k])[picked] for k in ("label", "probability"))
     assert areas(some, times)[0, 0] == pytest.approx(roc_auc_score(label, score))
