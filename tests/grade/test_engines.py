@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.grade.engines import ENGINES, Network, Place, choose, graph
+from wsikd.grade.engines import ENGINES, Network, Place, choose, graph, with_openvino
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import open_engine
 from wsikd.grade.engines.with_onnx import OnnxEngine
@@ -275,3 +275,47 @@ def test_the_torch_engine_of_a_gpu_is_the_same_code(monkeypatch):
     """Without a GPU only the branch of the CPU runs; a device that is not there is refused."""
     with pytest.raises(ConfigError, match="cuda:9 is not there"):
         TorchEngine(Network(Linear, 16), Place(device="cuda:9"))
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1e6], ids=["heavy", "light"])
+def test_batches_of_any_size_are_cut_without_loss(allowed, monkeypatch):
+    monkeypatch.setattr(with_openvino, "_FILLED_GMAC", allowed)
+    monkeypatch.setitem(with_openvino._PART_PX, "fp32", 3 * 32**2)
+    module = grader("vgg_small")
+    x = patches(14, side=32)
+    expected = reference(module, x)
+    engine = OpenVinoEngine(Network(lambda: module, 32), Place(threads=2))
+    assert engine._filled == (allowed > 0)
+    for count in (1, 2, 3, 5, 6, 7, 12, 13, 14):
+        found = engine(x[:count])
+        assert found.shape == (count, 4)
+        np.testing.assert_allclose(found, expected[:count], atol=1e-4)
+
+
+@pytest.mark.parametrize(("arch", "light"), [("mobilenet_v3_large", True), ("resnet18", False)])
+def test_heavy_networks_are_told_by_their_work(arch, light):
+    """0.075 and 0.60 G multiply-accumulates a patch of 128 px, counted by hooks on the modules."""
+    module = build_grader(arch, 4).eval()
+    engine = OpenVinoEngine(Network(lambda: module, 128), Place())
+    core = pytest.importorskip("openvino").Core()
+    model = core.read_model(graph.graph_of(Network(lambda: module, 128)))
+    model.reshape([2, 128, 128, 3])
+    found = with_openvino._multiply_accumulates(model)
+    assert found == pytest.approx(2 * multiply_accumulates(module, 128), rel=0.02)
+    assert engine._filled is light
+
+
+def multiply_accumulates(module, side):
+    total = 0
+
+    def told(layer, taken, given):
+        nonlocal total
+        kernel = layer.weight[0].numel()
+        total += kernel * given.numel()
+
+    for layer in module.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(told)
+    with torch.no_grad():
+        module(torch.zeros(1, 3, side, side))
+    return total
