@@ -33,14 +33,20 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished(place):
+    """A run of the command line, and what it printed."""
+    out = place / "run"
+    asked = ["distill", "-c", str(place / "tiny.yaml"), "--data", str(place / "regions"), "-o"]
+    return out, CliRunner().invoke(main, [*asked, str(out), "--device", "cpu"])
+
+
 def settings(place, *overrides):
     return load_run(place / "tiny.yaml", overrides, data=[place / "regions"]).config
 
 
-def test_a_run_leaves_an_encoder_and_prototypes(place):
-    out = place / "run"
-    asked = ["distill", "-c", str(place / "tiny.yaml"), "--data", str(place / "regions"), "-o"]
-    done = CliRunner().invoke(main, [*asked, str(out), "--device", "cpu"])
+def test_a_run_leaves_an_encoder_and_prototypes(place, finished):
+    out, done = finished
     assert done.exit_code == 0, done.output
     assert "region encoder after 3 epochs, loss" in done.output
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -62,8 +68,8 @@ def test_a_run_leaves_an_encoder_and_prototypes(place):
     assert table.about["epoch"] == 3
 
 
-def test_a_slide_with_few_regions_has_no_prototypes_and_is_no_neighbour(place):
-    table = PrototypeTable.load(place / "run")
+def test_a_slide_with_few_regions_has_no_prototypes_and_is_no_neighbour(finished):
+    table = PrototypeTable.load(finished[0])
     assert 3 not in table.neighbours
     assert (table.neighbours[3] == NOBODY).all()
     assert (table.assignment[table.slide_index == 3] == NOBODY).all()
@@ -219,8 +225,8 @@ def test_slides_and_patients_can_be_left_out(place):
     assert len(kept) == 12 + 2 + 12
 
 
-def test_regions_of_another_making_are_refused(place):
-    encoder = load_region_encoder(place / "run")
+def test_regions_of_another_making_are_refused(finished):
+    encoder = load_region_encoder(finished[0])
     encoder.check(ENCODER, (6, 5, 5), 0.5, what="x")
     cases = [
         ({**ENCODER, "sha256": "cd" * 32}, (6, 5, 5), 0.5, "sha256 'cdcdcdcdcdcdcdcd'"),
@@ -233,10 +239,10 @@ def test_regions_of_another_making_are_refused(place):
             encoder.check(given, shape, mpp, what="grids")
 
 
-def test_a_damaged_encoder_is_refused(place, tmp_path):
+def test_a_damaged_encoder_is_refused(finished, tmp_path):
     import shutil
 
-    shutil.copytree(place / "run" / "student", tmp_path / "student")
+    shutil.copytree(finished[0] / "student", tmp_path / "student")
     card = json.loads((tmp_path / "student" / "card.json").read_text())
     card["network"]["width"] = 10
     (tmp_path / "student" / "card.json").write_text(json.dumps(card))
