@@ -12,6 +12,7 @@ import torch
 from wsikd.core.errors import ConfigError
 from wsikd.learn.kmeans import KMeans, cluster_slides
 from wsikd.learn.matching import find_neighbours
+from wsikd.learn.methods.slpd import Bank
 from wsikd.learn.prototypes import PrototypeTable
 from wsikd.learn.region_data import centre
 
@@ -145,5 +146,4 @@ def make_table(
 
 def tensors(table: PrototypeTable, device: torch.device) -> dict[str, torch.Tensor]:
     """What the method needs of a table, on a device."""
-    names = ("prototypes", "slide_index", "assignment", "neighbours", "matched")
-    return {name: torch.from_numpy(getattr(table, name)).to(device) for name in names}
+    return {name: torch.from_numpy(getattr(table, name)).to(device) for name in Bank.names}

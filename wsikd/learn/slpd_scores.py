@@ -15,6 +15,7 @@ from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_folds import pool
 from wsikd.learn.metrics import weighted
 from wsikd.learn.slpd_epoch import make_table
+from wsikd.learn.splits import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,10 +86,11 @@ def score_clusters(
     own = table.only(known)
     made = make_table(features[rows], own, settings)
     found: dict[str, dict[str, Any]] = {}
+    groups = groups_of(own.slides, own.patients, "auto")
     for index, slide in enumerate(own.slides):
         assigned = made.assignment[made.slide_index == index]
         one: dict[str, Any] = dict.fromkeys(("rand", "nearest", "right", "chance"))
-        one["group"] = _group(own, index)
+        one["group"] = groups[index]
         if made.valid[index]:
             if truth is not None:
                 one["rand"] = float(adjusted_rand_score(truth[slide], assigned))
@@ -248,11 +250,6 @@ def check_left_out(encoder: LoadedRegionEncoder, names: Sequence[str]) -> None:
                     name, f"is in the test part, but {encoder.path} learnt from it",
                     "leave it out of the pre-training, or ask for the transductive protocol",
                 )  # fmt: skip
-
-
-def _group(table: RegionTable, index: int) -> str:
-    patient = table.patients[index]
-    return f"slide {table.slides[index]}" if patient is None else f"patient {patient}"
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from wsikd.core.config import dump_config, first_difference, parse_config
+from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.lock import locked
-from wsikd.core.run import RunDir, write_json_atomic, write_text_atomic
+from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_folds import PREDICTIONS, cross_validate
 from wsikd.learn.bag_settings import BagData, MilConfig
@@ -37,6 +36,7 @@ from wsikd.learn.slpd_scores import (
 from wsikd.learn.slpd_settings import SlpdConfig
 from wsikd.learn.slpd_study_settings import ASKED_BY, RAW, TRUE
 from wsikd.learn.slpd_train import train_regions
+from wsikd.learn.studies import claim
 from wsikd.models.bundle import CARD
 from wsikd.slides.synthetic_mixtures import TYPES
 from wsikd.tiles.bags import find_bags
@@ -123,7 +123,7 @@ class Study:
             WsikdError: a stage failed; what is finished stays for the next call.
         """
         with locked(self.out):
-            self._claim()
+            claim(self.out, self.config)
             self._find_grids()
             self._baseline()
             for number, row in enumerate(self.rows, start=1):
@@ -163,24 +163,6 @@ class Study:
     def _heads(self, row: Vectors, share: float) -> Path:
         place = row.place if row.variant else f"seed{row.seed}/{row.place}"
         return self.out / "heads" / place / f"labels{round(100 * share)}"
-
-    def _claim(self) -> None:
-        file = self.out / "study.yaml"
-        if file.is_file():
-            try:
-                old = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise OutputError(file, "cannot be read", "choose another -o") from error
-            now = self.config.model_dump(mode="json")
-            if (key := first_difference(dict(old or {}), now)) is not None:
-                raise OutputError(
-                    self.out, f"holds a study with another '{key}'", "choose another -o"
-                )
-            return
-        if self.out.is_dir() and any(self.out.iterdir()):
-            raise OutputError(self.out, "is not empty and holds no study", "choose another -o")
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(file, dump_config(self.config))
 
     def _find_grids(self) -> None:
         """List the grids that can be read, and refuse those of another study."""

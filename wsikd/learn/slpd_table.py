@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import OutputError
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.bag_train import figure
 from wsikd.learn.slpd_scores import difference, figures, mean_of
 from wsikd.learn.slpd_study import HEAD, NEAREST
+from wsikd.learn.studies import read_json
 
 if TYPE_CHECKING:
     from wsikd.learn.slpd_study import Study, Vectors
@@ -45,11 +44,7 @@ def make_table(study: Study) -> dict[str, Any]:
 
 
 def _clusters(study: Study, row: Vectors) -> dict[str, Any]:
-    file = study.scores_file(row)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(file, "cannot be read", "remove it and run again") from error
+    found = read_json(study.scores_file(row))
     return {
         "rand": mean_of(found["clusters"], "rand"),
         "right_by_prototypes": mean_of(found["clusters"], "right"),

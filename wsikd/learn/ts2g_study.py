@@ -10,7 +10,6 @@ slides, detector and teacher are drawn once.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from functools import partial
@@ -20,10 +19,9 @@ import numpy as np
 import torch
 import yaml
 
-from wsikd.core.config import Settings, dump_config, first_difference, parse_config
-from wsikd.core.errors import OutputError
+from wsikd.core.config import Settings, parse_config
 from wsikd.core.lock import locked
-from wsikd.core.run import RunDir, write_json_atomic, write_text_atomic
+from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.bag_settings import MilConfig
@@ -40,6 +38,7 @@ from wsikd.learn.detect_train import (
 from wsikd.learn.embed import Embedder, settings_for
 from wsikd.learn.select import choose, open_scorer
 from wsikd.learn.settings import RunConfig
+from wsikd.learn.studies import claim
 from wsikd.learn.train import distill
 from wsikd.learn.ts2g_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
@@ -98,7 +97,7 @@ class Study:
             WsikdError: a stage failed; what is finished stays for the next call.
         """
         with locked(self.out):
-            self._claim()
+            claim(self.out, self.config)
             config = self.config
             slides = write_cells(
                 self.out / "slides", seed=self.seed, slides=config.slides, size_px=config.size_px
@@ -152,24 +151,6 @@ class Study:
     @staticmethod
     def _named(encoder: str, seed: int) -> str:
         return TEACHER if encoder == TEACHER else f"{slug(encoder)}-{seed}"
-
-    def _claim(self) -> None:
-        file = self.out / "study.yaml"
-        if file.is_file():
-            try:
-                old = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise OutputError(file, "cannot be read", "choose another -o") from error
-            now = self.config.model_dump(mode="json")
-            if (key := first_difference(dict(old or {}), now)) is not None:
-                raise OutputError(
-                    self.out, f"holds a study with another '{key}'", "choose another -o"
-                )
-            return
-        if self.out.is_dir() and any(self.out.iterdir()):
-            raise OutputError(self.out, "is not empty and holds no study", "choose another -o")
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(file, dump_config(self.config))
 
     def _tile(self, slides: list[CellSlide]) -> None:
         config = self.config
@@ -358,14 +339,6 @@ class Study:
     def _train(self, train: Callable[..., Any], config: Settings, folder: Path, seed: int) -> None:
         if not (RunDir(folder).student / CARD).is_file():
             train(config, folder, seed=seed, device=self.device, resume=True)
-
-
-def read_json(file: Path) -> Any:
-    """Content of a JSON file of the study. Raises OutputError."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(file, "cannot be read", "remove it and run again") from error
 
 
 def _parsed(model: Any, content: dict[str, Any]) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.bag_train import figure
+from wsikd.learn.studies import read_json
 from wsikd.learn.ts2g_figures import agreement, difference, figures
-from wsikd.learn.ts2g_study import read_json
 from wsikd.learn.ts2g_study_settings import TEACHER
 from wsikd.models.bundle import CARD
 

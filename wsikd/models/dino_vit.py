@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
 from wsikd.models.encoder import (
@@ -32,6 +31,7 @@ from wsikd.models.encoder import (
     read_state,
     state_digest,
 )
+from wsikd.models.region_vit import positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,6 @@ _TRANSFORMS: dict[str, dict[str, Any]] = {
     DINO: {"input_px": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
 _HEAD = 64
-_OFFSET = 0.1
 
 
 class DinoViT(nn.Module):
@@ -74,21 +73,8 @@ class DinoViT(nn.Module):
         return self.net.norm(self.net.blocks(tokens))[:, 0]  # type: ignore[no-any-return]
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Positions of the class token and of a grid: (1, 1 + height * width, D).
-
-        The table itself on its own grid, else bicubic at a scale of the grid's side plus 0.1 over
-        the table's, as DINO has it.
-        """
-        table = self.net.pos_embed
-        if (height, width) == (self.table, self.table):
-            return table  # type: ignore[no-any-return]
-        grid = table[:, 1:].reshape(1, self.table, self.table, -1).permute(0, 3, 1, 2)
-        scale = ((height + _OFFSET) / self.table, (width + _OFFSET) / self.table)
-        grid = functional.interpolate(
-            grid, scale_factor=scale, mode="bicubic", align_corners=False,
-            recompute_scale_factor=False,
-        )  # fmt: skip
-        return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+        """See :func:`wsikd.models.region_vit.positions`."""
+        return positions(self.net.pos_embed, self.table, height, width)
 
 
 def open_dino(file: Path, kind: str, *, licence: str | None = None) -> Encoder:

@@ -53,6 +53,29 @@ class RegionShape:
         return asdict(self)
 
 
+def positions(learnt: Tensor, table: int, height: int, width: int) -> Tensor:
+    """Positions of the class token and of a grid: (1, 1 + height * width, C).
+
+    What was learnt on its own grid, else bicubic, scaled as DINO does: by the grid's side plus 0.1
+    over the table's.
+
+    Args:
+        learnt: (1, 1 + table**2, C).
+        table: side of the grid that positions were learnt for.
+        height: of the grid.
+        width: of the grid.
+    """
+    if (height, width) == (table, table):
+        return learnt
+    grid = learnt[:, 1:].reshape(1, table, table, -1).permute(0, 3, 1, 2)
+    scale = ((height + _OFFSET) / table, (width + _OFFSET) / table)
+    grid = functional.interpolate(
+        grid, scale_factor=scale, mode="bicubic", align_corners=False,
+        recompute_scale_factor=False,
+    )  # fmt: skip
+    return torch.cat([learnt[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
 class DropPath(nn.Module):
     """Leaves out a branch of whole samples while training; what stays is scaled up."""
 
@@ -126,21 +149,8 @@ class RegionViT(nn.Module):
         self.apply(_init)
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Positions of the class token and of a grid: (1, 1 + height * width, C).
-
-        The table itself on its own grid, else bicubic, scaled as DINO does: by the grid's side plus
-        0.1 over the table's.
-        """
-        if (height, width) == (self.table, self.table):
-            return self.pos
-        first, grid = self.pos[:, :1], self.pos[:, 1:]
-        grid = grid.reshape(1, self.table, self.table, -1).permute(0, 3, 1, 2)
-        scale = ((height + _OFFSET) / self.table, (width + _OFFSET) / self.table)
-        grid = functional.interpolate(
-            grid, scale_factor=scale, mode="bicubic", align_corners=False,
-            recompute_scale_factor=False,
-        )  # fmt: skip
-        return torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
+        """See :func:`positions`."""
+        return positions(self.pos, self.table, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """The class token behind the last norm."""
