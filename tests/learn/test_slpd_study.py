@@ -47,12 +47,21 @@ TINY = (
     "crops={global_grid: 3, local_grid: 2, local_views: 1}",
     "prototypes={start_epoch: 1, clusters: 3, least_regions: 8}",
     "optim={epochs: 2, batch_size: 32, warmup_epochs: 0}", "head={arch: mean, hidden: 8}",
-    "head_optim={epochs: 2, lr: 0.01, batch_size: 4}",
+    "head_optim={epochs: 1, lr: 0.01, batch_size: 8}",
 )  # fmt: skip
 
 
 def tiny(*more):
     return read_study((*TINY, *more))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are slower on two threads, and far slower where both cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 FEW_GROUPS = 10
 """Below so many groups percentile intervals are too narrow to be trusted."""
+_AT_ONCE = 1 << 16
+"""Items of all resamples that are counted at a time."""
 
 
 def multiplicities(groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
@@ -65,13 +67,18 @@ def auc(
     Returns:
         float64 (R,); NaN without pairs.
     """
+    if not len(score):
+        return np.full(len(times), np.nan)
     _, place = np.unique(score, return_inverse=True)
-    levels, found = int(place.max(initial=0)) + 1, np.empty(len(times))
-    for r, counts in enumerate(times):
-        weight = counts[group].astype(np.float64)
-        above = np.bincount(place, weight * positive, levels)
-        below = np.bincount(place, weight * ~positive, levels)
-        pairs = above.sum() * below.sum()
-        ordered = (above * (np.cumsum(below) - below / 2)).sum()
-        found[r] = ordered / pairs if pairs else np.nan
+    order = np.argsort(place, kind="stable")
+    first = np.flatnonzero(np.diff(place[order], prepend=-1))  # of equal scores
+    group, positive = group[order], positive[order]
+    rows, found = max(1, _AT_ONCE // len(score)), np.full(len(times), np.nan)
+    for start in range(0, len(times), rows):
+        weight = times[start : start + rows][:, group].astype(np.float64)
+        above = np.add.reduceat(weight * positive, first, axis=1)
+        below = np.add.reduceat(weight * ~positive, first, axis=1)
+        pairs = above.sum(1) * below.sum(1)
+        ordered = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+        np.divide(ordered, pairs, out=found[start : start + rows], where=pairs > 0)
     return found

@@ -145,6 +145,7 @@ def load_bags(data: BagData, split: Split) -> BagSet:
     said = read_labels(Path(data.labels)) if data.labels else {}
     bags: list[Bag] = []
     rows: list[_Row] = []
+    digests: list[str] = []
     left_out: dict[str, str] = {}
     for path in find_bags(data.paths):
         try:
@@ -154,7 +155,7 @@ def load_bags(data: BagData, split: Split) -> BagSet:
                 raise DataError(path, "is empty: its slide has no tissue", "leave it out")
             if row.label is None:
                 raise DataError(path, "has no label", "add it to data.labels")
-            bag.features()
+            digests.append(_digest(bag, row))
         except DataError as error:
             logger.warning("%s", error)
             left_out[path.stem] = error.fault
@@ -170,10 +171,7 @@ def load_bags(data: BagData, split: Split) -> BagSet:
     names = assign(label, slides, patients, [r.split for r in rows], split)
     groups = groups_of(slides, patients, "auto")
     names = keep_share(names, label, groups, split.share, split.share_seed)
-    found = BagSet(
-        bags, label, names, classes, groups, left_out,
-        sorted(_digest(bag, row) for bag, row in zip(bags, rows, strict=True)), data.cache_gb,
-    )  # fmt: skip
+    found = BagSet(bags, label, names, classes, groups, left_out, sorted(digests), data.cache_gb)
     _report(found)
     return found
 

@@ -102,6 +102,7 @@ class Study:
         self.config, self.out, self.device, self.data = config, out.resolve(), device, data
         self.grids: list[Path] = []
         self.left_out: dict[str, str] = {}
+        self._loaded: dict[tuple[str, int], BagSet] = {}
         for variant in config.variants:
             self._pretraining(variant, ())
 
@@ -215,8 +216,11 @@ class Study:
         )
 
     def _labelled(self, row: Vectors, fold: int) -> BagSet:
-        split = self.split().model_copy(update={"fold": fold})
-        return load_bags(self.bags(row, fold), split)
+        data, split = self.bags(row, fold), self.split().model_copy(update={"fold": fold})
+        key = (data.paths[0], fold)
+        if key not in self._loaded:
+            self._loaded[key] = load_bags(data, split)
+        return self._loaded[key]
 
     def _keep(self, row: Vectors, made: Callable[[], dict[str, Any]]) -> None:
         if not self.scores_file(row).is_file():
