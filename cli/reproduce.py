@@ -71,6 +71,11 @@ ALWAYS = ("paper", "output", "overrides", "device")
     help="How often the folds are dealt anew.",
 )
 @click.option(
+    "--redeal",
+    is_flag=True,
+    help="Deal the folds anew for each seed: a table's spread over seeds is then over both.",
+)
+@click.option(
     "--shares",
     default="10,25,50,100",
     show_default=True,
@@ -90,6 +95,7 @@ def reproduce(
     overrides: tuple[str, ...],
     folds: int | None,
     repeats: int,
+    redeal: bool,
     shares: str,
     device: str,
 ) -> None:
@@ -138,7 +144,11 @@ def reproduce(
         found = read_rows(
             config_dir or own, data=[str(p) for p in data], overrides=overrides, wanted=wanted
         )
-    plan = Plan(found, _numbers(seeds), folds, repeats)
+    if redeal and (folds is None or repeats > 1):
+        raise ConfigError(
+            "--redeal", "deals the folds once a seed", "give --folds, and leave --repeats out"
+        )
+    plan = Plan(found, _numbers(seeds), folds, repeats, redeal)
     if paper == "hdkd":
         from wsikd.learn.efficiency import make_study, run_shares, write_study
 

@@ -251,6 +251,27 @@ def test_cross_fitting_predicts_every_patch_once_a_repeat(sicap, tmp_path):
     assert names == {f"seed1-repeat{r}-fold{f}" for r in (0, 1) for f in (0, 1)}
 
 
+def test_redealt_folds_are_each_seeds_own(sicap, tmp_path):
+    rows = read_rows(ROOT, data=[str(sicap)], overrides=TINY, wanted=["ce_5x"])
+    seeds, out = (1, 5), tmp_path / "out"
+    plan = Plan(rows, seeds, folds=2, redeal=True)
+    run_all(plan, out, device="cpu")
+    dealt = {
+        seed: reproduce.read_predictions(out / f"runs/ce_5x/seed{seed}-repeat{seed}-fold0" /
+                                         scoring.PREDICTIONS).index.tolist()
+        for seed in seeds
+    }  # fmt: skip
+    assert dealt[1] != dealt[5]
+    table = make_table(plan, out, resamples=50)
+    assert [r["units"] for r in table["rows"]] == [2, 2]
+    assert table["rows"][-1]["each_is"] == [{"seed": s, "repeat": s} for s in seeds]
+    assert "each seed's own 2-fold cross-fitting" in to_markdown(table)
+    options = ("at_plus", "--data", sicap, "-o", tmp_path / "none", "--redeal")
+    for more in ((), ("--folds", "2", "--repeats", "2")):
+        told = run("reproduce", *options, *more)
+        assert (told.exit_code, "--redeal: deals the folds once a seed" in told.stderr) == (2, True)
+
+
 def test_rows_that_make_no_table_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no row"):
         read_rows(tmp_path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score
 
@@ -407,6 +408,24 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert rates[-1] < 0.01
     constant = Optim(lr=1.0, schedule="constant", warmup_epochs=0)
     assert {learning_rate(constant, s, 5) for s in range(100)} == {1.0}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_epochs"])
+def test_held_epochs_have_the_last_rate(schedule):
+    optim = Optim(lr=1.0, lr_end=0.02, schedule=schedule, epochs=4, hold_epochs=6, patience=3)
+    rates = [learning_rate(optim, s, 5) for s in range(50)]
+    assert rates[20:] == pytest.approx([0.02] * 30)
+    assert min(rates[5:20]) > 0.02
+
+
+def test_a_held_run_ends_when_validation_is_flat(stripes, tmp_path):
+    optim = {"epochs": 1, "warmup_epochs": 0, "hold_epochs": 20, "patience": 3, "lr": 1e-9}
+    optim |= {"epoch_patches": 16}
+    found = distill(config(stripes, optim=optim), tmp_path / "run", seed=1, device="cpu")
+    done = [row for row in rows(tmp_path / "run") if "epoch" in row]
+    assert 4 <= len(done) == found.best_epoch + 3 < 21
+    with pytest.raises(ValidationError, match="set patience"):
+        Optim(hold_epochs=1)
 
 
 def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, patches_on_disk):

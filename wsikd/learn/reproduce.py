@@ -83,17 +83,21 @@ class Plan:
         seeds: of initialisation, order and augmentation.
         folds: of cross-fitting; None keeps the data's own test part.
         repeats: how often the folds are dealt anew.
+        redeal: deal them anew for each seed instead; the seed is then the name of the repeat.
     """
 
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     folds: int | None = None
     repeats: int = 1
+    redeal: bool = False
 
     def units(self) -> list[Unit]:
         """Every run of a row, those on the same patches one after another."""
         if self.folds is None:
             return [Unit(seed) for seed in self.seeds]
+        if self.redeal:
+            return [Unit(seed, seed, fold) for seed in self.seeds for fold in range(self.folds)]
         return [
             Unit(seed, repeat, fold)
             for repeat in range(self.repeats)

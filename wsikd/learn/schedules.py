@@ -33,8 +33,9 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
         return optim.lr * (step + 1) / (warmup + 1)
     if optim.schedule == "constant":
         return optim.lr
-    share = (step - warmup) / max(1.0, optim.epochs * steps - warmup)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+    share = min(1.0, (step - warmup) / max(1.0, optim.epochs * steps - warmup))
+    falls = optim.lr - optim.lr_end
+    return optim.lr_end + falls * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def cosine_of_epochs(optim: Optim, epoch: int) -> float:
@@ -56,7 +57,7 @@ def cosine_of_epochs(optim: Optim, epoch: int) -> float:
     at = max(0, epoch - 1) if optim.lag else epoch
     if at < optim.warmup_epochs:
         return optim.lr_start + at * (optim.lr - optim.lr_start) / optim.warmup_epochs
-    share = 0.5 * (1 + math.cos(math.pi * at / optim.epochs))
+    share = 0.5 * (1 + math.cos(math.pi * min(at, optim.epochs) / optim.epochs))
     return optim.lr_end + (optim.lr - optim.lr_end) * share
 
 

@@ -194,6 +194,8 @@ class Optim(Settings):
     """Weight decay on biases and other parameters of one dimension too."""
     epochs: Annotated[int, Field(gt=0)] = 20
     """Passes; each draws as many patches as there are training patches."""
+    hold_epochs: Annotated[int, Field(ge=0)] = 0
+    """Further passes at the schedule's last rate, at most, until patience ends the run."""
     patience: Annotated[int, Field(gt=0)] | None = None
     """Stop after so many epochs that were not better on validation; none: never."""
     epoch_patches: Annotated[int, Field(gt=0)] | None = None
@@ -211,7 +213,7 @@ class Optim(Settings):
     lr_start: NonNegative = 0.0
     """Rate at which the warm-up of cosine_epochs starts."""
     lr_end: NonNegative = 0.0
-    """Rate at which cosine_epochs ends."""
+    """Rate at which cosine and cosine_epochs end."""
     lag: bool = False
     """Each epoch of cosine_epochs but the first has the rate of the one before it."""
     balance: bool | Literal["frozen_pool"] = True
@@ -234,7 +236,14 @@ class Optim(Settings):
                 f"batch_size {self.batch_size} does not divide by accumulate {self.accumulate}; "
                 "set it to a multiple"
             )
+        if self.hold_epochs and self.patience is None:
+            raise ValueError("hold_epochs goes on until patience ends it; set patience too")
         return self
+
+    @property
+    def most_epochs(self) -> int:
+        """Passes after which a run ends in any case."""
+        return self.epochs + self.hold_epochs
 
 
 class Training(Protocol):

@@ -3,7 +3,8 @@
 Three kinds of chance are told apart. The deviation over seeds (population, ddof 0), each seed the
 mean of its repeats, says what another training would give on the same slides; that over repeats,
 what another dealing of the folds would; the interval, from resampled slides or patients, what
-other slides would give with the same trainings averaged.
+other slides would give with the same trainings averaged. Where the folds are dealt anew for each
+seed, the deviation over seeds holds that over dealings too.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
         "warnings": [*_warnings(plan, rows), *_unpaired(plan), *_unnamed(found[COLOUR])],
         "plan": {
             "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
+            "redeal": plan.redeal,
             "groups": len(groups), "resamples": resamples,
             "test_patches": len(next(iter(found[COLOUR].values())).truth),
         },
@@ -86,11 +88,11 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
 
 
 def _distinct(name: str, units: Units) -> Units:
-    """Runs of a row; the colour baseline does not depend on the seed."""
+    """Runs of a row; the colour baseline depends on the dealing of the folds, not on the seed."""
     if name != COLOUR:
         return units
-    first = min(seed for seed, _ in units)
-    return {key: p for key, p in units.items() if key[0] == first}
+    first = {repeat: seed for seed, repeat in sorted(units, reverse=True)}
+    return {key: p for key, p in units.items() if key[0] == first[key[1]]}
 
 
 def point_of(p: Predictions) -> dict[str, float]:
@@ -299,7 +301,8 @@ def to_markdown(table: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     way = "the data's own test part"
     if plan["folds"] is not None:
-        way = f"{plan['repeats']} x {plan['folds']}-fold cross-fitting"
+        dealt = f"{plan['repeats']} x " if not plan.get("redeal") else "each seed's own "
+        way = f"{dealt}{plan['folds']}-fold cross-fitting"
     seeds = ", ".join(map(str, plan["seeds"]))
     note = (
         f"Mean ± deviation over seeds ({seeds}; ddof 0), then the 95 % interval over "

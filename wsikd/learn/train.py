@@ -136,9 +136,9 @@ class Trainer:
             each = (time.perf_counter() - begun) / (self.epoch - first)
             logger.info(
                 "epoch %d/%d: loss %.4f, val %s, %.1f s (%.0f %% waiting for data), %s left",
-                self.epoch, self.config.optim.epochs, row["loss"], told_scores(row["val"]),
+                self.epoch, self.config.optim.most_epochs, row["loss"], told_scores(row["val"]),
                 row["seconds"], 100 * row["waiting"],
-                span(each * (self.config.optim.epochs - self.epoch)),
+                span(each * (self.config.optim.most_epochs - self.epoch)),
             )  # fmt: skip
         return self.best
 
@@ -146,7 +146,7 @@ class Trainer:
         """After the last epoch, or when ``optim.patience`` epochs brought nothing."""
         patience = self.config.optim.patience
         flat = patience is not None and self.epoch - self.best.epoch >= patience
-        return flat or self.epoch >= self.config.optim.epochs
+        return flat or self.epoch >= self.config.optim.most_epochs
 
     def _train_epoch(self) -> dict[str, Any]:
         chance = (self.seed, self.epoch, *([self.team.rank] if self.team.rank else []))
@@ -176,7 +176,7 @@ class Trainer:
             for name, term in self._step(images, indices, at, rate).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
             if self.told is not None:
-                self.told(before + step + 1, optim.epochs * self.steps)
+                self.told(before + step + 1, optim.most_epochs * self.steps)
         raw = self.team.mean({name: float(total) / self.steps for name, total in sums.items()})
         weighted = {name: self.config.weights[name] * value for name, value in raw.items()}
         told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
