@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/wsikd demo -o demo
 
 test: $(STAMP) lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,9 @@ from hypothesis import settings
 from tests.slides.pixels import tissue_rgb
 from wsikd.slides.synthetic import write_pyramid
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their children's too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Derandomized: the same examples every time, and nothing kept on disk between runs.
 settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("wsikd")
