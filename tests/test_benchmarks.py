@@ -5,6 +5,8 @@ import math
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,12 @@ def test_a_benchmark_writes_its_record(theme, tmp_path):
     assert str(tmp_path) not in file.read_text()
     assert [p.name for p in file.parent.iterdir()] == ["record.json"]
     assert not (tmp_path / "cache").exists(), "the smallest size keeps no slide"
+
+
+def test_the_engines_versions_are_recorded(harness):
+    found = harness._versions()
+    for name in ("torch", "openvino", "onnxruntime"):
+        assert found[name] == (version(name) if find_spec(name) else "absent")
 
 
 def test_contenders_run_in_turn_after_a_warm_up(harness):

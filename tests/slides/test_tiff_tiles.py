@@ -191,6 +191,30 @@ def test_other_pixels_than_openslides_are_refused(tmp_path, monkeypatch):
     assert re.fullmatch(note, unfit(path))
 
 
+@pytest.mark.parametrize("place", ["last pixel", "beyond the end", "richest tile's last row"])
+def test_one_other_value_where_it_counts_is_seen(tmp_path, monkeypatch, place):
+    """Level 0 is 1301 x 907 px: tile 23, the last, covers it up to its column 21 and row 139."""
+    path = write(tmp_path / "d.svs")
+    with tifffile.TiffFile(path) as tiff:
+        richest = int(np.argmax(tiff.pages[0].databytecounts))
+    x, y = {
+        "last pixel": (1300, 906),
+        "beyond the end": (1305, 907),
+        "richest tile's last row": (richest % 6 * 256 + 255, richest // 6 * 256 + 255),
+    }[place]
+    own = OpenSlideReader.read_level
+
+    def altered(self, level, location, size):
+        pixels = own(self, level, location, size)
+        row, column = y - location[1], x - location[0]
+        if level == 0 and 0 <= row < size[1] and 0 <= column < size[0]:
+            pixels[row, column, 2] ^= 1
+        return pixels
+
+    monkeypatch.setattr(OpenSlideReader, "read_level", altered)
+    assert re.fullmatch(r"not read directly: tile \d+ of level 0 is .*", unfit(path))
+
+
 def test_tiles_in_a_wrong_order_are_refused_at_every_level(tmp_path):
     """OpenSlide shows level 1 (1301 / 325) between its pixels only: it must still agree."""
     path = write(tmp_path / "d.svs", tile_px=64)

@@ -285,3 +285,5 @@ def test_small_components_are_dropped_as_scipy_counts_them(seed, least):
     sizes = ndimage.sum_labels(mask, labels, np.arange(1, count + 1))
     expected = np.isin(labels, 1 + np.flatnonzero(sizes >= least))
     np.testing.assert_array_equal(without_small(mask, least), expected)
+    apart = np.repeat(mask, 2, 1)[:, ::2]  # pixels lie apart in memory
+    np.testing.assert_array_equal(without_small(apart, least), expected)

@@ -74,7 +74,7 @@ class TissueMask:
     @property
     def fraction(self) -> float:
         """Share of the scanned box that is tissue."""
-        return float(self.mask.mean()) if self.mask.size else 0.0
+        return np.count_nonzero(self.mask) / max(1, self.mask.size)
 
     @cached_property
     def _sums(self) -> NDArray[np.int32]:
@@ -183,7 +183,7 @@ def _overview(canvas: Canvas, workers: int) -> NDArray[np.uint8]:
     """The whole canvas, read in strips by threads: uint8 (height, width, 3)."""
     width, height = canvas.size
     out = np.empty((height, width, 3), np.uint8)
-    step = 128
+    step = 256  # rows of whole tiles, as most slides have them: each is decoded once, kept nowhere
 
     def strip(top: int) -> None:
         rows = min(step, height - top)
