@@ -145,18 +145,25 @@ def _login() -> str:
 
 def _text(record: dict[str, Any], folder: Path | None) -> str:
     """The record as lines of a fixed width."""
-    colour = record["colour_histogram"] or {}
+    colour, teacher = record["colour_histogram"] or {}, record["teacher"]
+    theirs = teacher["figures"] if teacher else {}
     head = (
         f"{record['split']}: {record['patches']} patches of {record['groups']} slides or patients"
     )
-    lines = [head, f"{'':<20}{'network':>8}  {'95 % interval':<16}{'colour alone':>12}"]
+    columns = f"{'':<20}{'network':>8}  {'95 % interval':<16}{'colour alone':>12}"
+    lines = [head, columns + (f"{'teacher':>10}" if teacher else "")]
+
+    def add(title: str, name: str, value: float | None, reach: list[float] | None) -> None:
+        row = _row(title, value, reach, colour.get(name))
+        lines.append(row + (f"{_three(theirs.get(name)):>10}" if teacher else ""))
+
     for name, value in record["figures"].items():
-        row = (value, record["intervals"][name], colour.get(name))
-        lines.append(_row(name.replace("_", " ").replace("auc", "AUC"), *row))
+        title = name.replace("_", " ").replace("auc", "AUC")
+        add(title, name, value, record["intervals"][name])
     for name, value in record["f1"].items():
         place = record["classes"].index(name)
-        row = (value, record["f1_intervals"][name], colour.get(f"f1_{place}"))
-        lines.append(_row(f"F1 {name}", *row))
+        add(f"F1 {name}", f"f1_{place}", value, record["f1_intervals"][name])
+    lines += _cost(record)
     if not record["benign"]:
         lines.append("AUC cancer is not given: no class is known as benign; set data.benign")
     lines += ["confusion (true class in rows):", *_confusion(record)]
@@ -173,10 +180,30 @@ def _text(record: dict[str, Any], folder: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _cost(record: dict[str, Any]) -> list[str]:
+    """Work on a patch, beside the teacher's; nothing for a card that does not say."""
+    own, teacher = record["macs"], record["teacher"]
+    if own is None:
+        return []
+    line = (
+        f"{own / 1e9:.3g} G multiply-accumulates a patch ({record['mpp']:g} um/px, "
+        f"{record['input']})"
+    )
+    if teacher and teacher["macs"]:
+        line += (
+            f", {own / teacher['macs']:.3g} times the teacher's {teacher['macs'] / 1e9:.3g} G"
+            f" ({teacher['mpp']:g} um/px)"
+        )
+    return [line]
+
+
 def _row(name: str, value: float | None, reach: list[float] | None, colour: float | None) -> str:
-    own, other = ("-" if v is None else f"{v:.3f}" for v in (value, colour))
     span = f"{reach[0]:.3f} to {reach[1]:.3f}" if reach else "-"
-    return f"{name:<20}{own:>8}  {span:<16}{other:>12}"
+    return f"{name:<20}{_three(value):>8}  {span:<16}{_three(colour):>12}"
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _confusion(record: dict[str, Any]) -> list[str]:

@@ -63,7 +63,7 @@ def test_a_network_agrees_with_itself_and_examples_show_all_classes(patches, tmp
     net, val = grader(0), patches.indices("val")
     agreement, pairs = compare_attention(net, net, patches, val, factor=1, examples=3)
     assert agreement == pytest.approx(1, abs=1e-9)
-    assert {pair.label for pair in pairs} == {0, 1, 2}
+    assert [pair.label for pair in pairs] == [0, 1, 2]
     for pair in pairs:
         assert pair.image.shape == (32, 32, 3)
         assert (pair.teacher == pair.student).all()

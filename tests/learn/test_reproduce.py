@@ -21,6 +21,7 @@ from wsikd.learn.reproduce import Plan, read_rows, run_all
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.table import make_table, to_markdown
 from wsikd.learn.train import Trainer
+from wsikd.models.bundle import load_bundle
 
 TINY = [
     "network.arch=vgg_small", "network.width=0.25", "network.init=random", "optim.epochs=1",
@@ -179,7 +180,7 @@ def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, cap
     record = scoring.read_scores(folder / "scores.json")[-1]
     line = next(x for x in done.stdout.splitlines() if x.startswith("kappa  "))
     assert line.split()[1] == f"{record['figures']['kappa']:.3f}"
-    assert line.split()[-1] == f"{record['colour_histogram']['kappa']:.3f}"
+    assert line.split()[-2] == f"{record['colour_histogram']['kappa']:.3f}"
     pictures = {"curves.png", "confusion_val.png", "reliability_val.png", "attention.png"}
     report = json.loads((folder / "report/report.json").read_text())
     assert set(report["files"]) == pictures
@@ -189,8 +190,48 @@ def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, cap
     assert -1 <= report["attention_agreement"] <= 1
     assert f"mean correlation {report['attention_agreement']:.3f}" in done.stdout
     own, colour = record["figures"]["kappa"], record["colour_histogram"]["kappa"]
-    warned = any("kappa" in r.message and "no better than" in r.message for r in caplog.records)
+    warned = any("kappa" in m and "of colour histograms" in m for m in caplog.messages)
     assert warned == (own <= colour)
+    teacher = load_bundle(out / "runs/teacher/seed22")
+    patches = scoring.load_for(scoring.open_subject(folder))
+    val, net = patches.indices("val"), teacher.network().eval()
+    with torch.inference_mode():
+        said = net(patches.images(val)).argmax(1).numpy()
+    theirs = oracle.cohen_kappa_score(
+        patches.label[val], said, weights="quadratic", labels=range(4)
+    )
+    assert float(line.split()[-1]) == pytest.approx(theirs, abs=6e-4)
+    warned = any(m.startswith("kappa") and "detail does not pay" in m for m in caplog.messages)
+    assert warned == (theirs <= own)
+    cost = next(x for x in done.stdout.splitlines() if "multiply-accumulates" in x)
+    assert cost.startswith(f"{record['macs'] / 1e9:.3g} G multiply-accumulates a patch (2 um/px")
+    assert cost.endswith(f"times the teacher's {teacher.card['macs'] / 1e9:.3g} G (1 um/px)")
+
+
+def test_the_teacher_s_test_figures_are_those_of_its_one_scoring(made, tmp_path, caplog):
+    out, _ = made
+    student, teacher = tmp_path / "student", tmp_path / "teacher"
+    shutil.copytree(out / "runs/at_plus_fm_5x/seed22", student)
+    shutil.copytree(out / "runs/teacher/seed22", teacher)
+    config = (student / "config.yaml").read_text()
+    old = next(x for x in config.splitlines() if x.startswith("teacher:"))
+    (student / "config.yaml").write_text(config.replace(old, f"teacher: {teacher}"))
+    record = json.loads((teacher / "scores.json").read_text())
+    record["scores"][0]["figures"]["kappa"] = -0.5  # not what it would reach now
+    (teacher / "scores.json").write_text(json.dumps(record))
+
+    def kappa():
+        asked = ["evaluate", student, "--split", "test", "--again", "--no-report", "--json"]
+        beside = json.loads(run(*asked, "--device", "cpu").stdout)["teacher"]
+        return beside and beside["figures"]["kappa"]
+
+    assert kappa() == -0.5
+    assert any("kappa -0.500 of the teacher at 1 um/px is no better" in m for m in caplog.messages)
+    (teacher / "scores.json").unlink()
+    assert kappa() is None
+    assert not (teacher / "scores.json").exists()
+    shutil.rmtree(teacher)
+    assert kappa() is None
 
 
 def test_a_bundle_alone_is_scored_on_the_data_it_is_given(made, sicap, tmp_path):

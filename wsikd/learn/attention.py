@@ -63,7 +63,8 @@ def compare_attention(
         device: where to compute.
 
     Returns:
-        Mean correlation over the patches whose maps vary, None if none does; and the pairs.
+        Mean correlation over the patches whose maps vary, None if none does; and the pairs in
+        the order of their classes.
     """
     import torch
 
@@ -88,6 +89,7 @@ def compare_attention(
                     image = images[i].permute(1, 2, 0).contiguous().numpy()
                     maps = [_unit(m[i]) for m in (far, own)]
                     pairs.append(AttentionPair(image, int(label[i]), maps[0], maps[1], value))
+    pairs.sort(key=lambda pair: pair.label)
     known = [v for v in correlations if np.isfinite(v)]
     return (float(np.mean(known)) if known else None), pairs
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,13 @@ import numpy as np
 from wsikd.core.agreement import confusion
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.lock import locked
-from wsikd.core.run import RunDir, aside, write_json_atomic
+from wsikd.core.run import aside, write_json_atomic
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.learn.colour import histogram_baseline
 from wsikd.learn.metrics import intervals, measure, softmax
 from wsikd.learn.seen import check_unseen
+from wsikd.learn.subjects import Subject, numbers, open_subject, read_scores, teacher_beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,33 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data import PatchSet
-    from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import StudentBundle
+
+__all__ = [
+    "Scored", "Subject", "describe", "load_for", "open_subject", "read_scores", "save_predictions",
+    "score",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-SCORES = "scores.json"
 PREDICTIONS = "predictions_test.npz"
 COMPARED = ("kappa", "auc_cancer")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is scored.
-
-    Attributes:
-        bundle: the network.
-        place: the run folder, or the bundle's own where it lies in none.
-        config: of the run; None for a bundle alone.
-    """
-
-    bundle: StudentBundle
-    place: Path
-    config: RunConfig | None
-
-    @property
-    def scores_file(self) -> Path:
-        """Where its scores are kept."""
-        return self.place / SCORES
 
 
 @dataclass(frozen=True)
@@ -77,25 +58,6 @@ class Scored:
     truth: NDArray[np.int64]
     patches: PatchSet
     indices: NDArray[np.int64]
-
-
-def open_subject(path: Path) -> Subject:
-    """Read a run folder, the bundle in one, or a bundle alone.
-
-    Raises:
-        BundleError: there is none, or it is damaged.
-        ConfigError: the run's config.yaml is.
-    """
-    from wsikd.core.config import load_config
-    from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import load_bundle
-
-    bundle = load_bundle(path)
-    for place in (path, bundle.path.parent):
-        file = RunDir(place).config_file
-        if file.is_file():
-            return Subject(bundle, place, load_config(RunConfig, file))
-    return Subject(bundle, bundle.path, None)
 
 
 def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = None) -> PatchSet:
@@ -224,9 +186,12 @@ def _score(
         **describe(truth, softmax(logits), patches, chosen),
         "colour_histogram": None
         if colour is None
-        else _numbers(measure(truth, colour, benign=patches.benign)),
+        else numbers(measure(truth, colour, benign=patches.benign)),
         "calibration": None if temperature is None else calibration(logits, truth, temperature),
         "macs": subject.bundle.card.get("macs"),
+        "mpp": subject.bundle.spec.mpp,
+        "input": subject.bundle.spec.student_input,
+        "teacher": teacher_beside(subject, patches, split, device=device),
     }
     if keep is not None:
         save_predictions(logits, patches, chosen, keep)
@@ -282,7 +247,7 @@ def describe(
         "groups": len(set(groups)),
         "classes": list(classes),
         "benign": [classes[i] for i in benign],
-        "figures": _numbers({k: found[k] for k in main}),
+        "figures": numbers({k: found[k] for k in main}),
         "intervals": {k: ranges[k] and [round(v, 6) for v in ranges[k] or ()] for k in main},
         "f1": {name: found[k] for name, k in per_class.items()},
         "f1_intervals": {
@@ -293,10 +258,6 @@ def describe(
     }
 
 
-def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: v if math.isfinite(v) else None for k, v in values.items()}
-
-
 def _warn(record: Mapping[str, Any]) -> None:
     for name in COMPARED:
         own, colour = (record[k] and record[k].get(name) for k in ("figures", "colour_histogram"))
@@ -305,24 +266,17 @@ def _warn(record: Mapping[str, Any]) -> None:
                 "%s %.3f is no better than the %.3f of colour histograms alone: it may have learnt "
                 "the stain", name.replace("_", " "), own, colour,
             )  # fmt: skip
-
-
-def read_scores(file: Path) -> list[dict[str, Any]]:
-    """The scorings that ``scores.json`` holds; none where there is no such file.
-
-    Raises:
-        OutputError: it is damaged.
-    """
-    if not file.exists():
-        return []
-    try:
-        scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
-        assert all({"split", "data", "time", "by"} <= set(s) for s in scores)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise OutputError(
-            file, "cannot be read as a record of scores", "restore it from a copy"
-        ) from error
-    return list(scores)
+    teacher = record["teacher"]
+    if teacher is None or teacher["mpp"] >= record["mpp"]:
+        return
+    for name in COMPARED:
+        own, finer = (side["figures"].get(name) for side in (record, teacher))
+        if own is not None and finer is not None and finer <= own:
+            logger.warning(
+                "%s %.3f of the teacher at %g um/px is no better than the %.3f at %g um/px: on "
+                "these data detail does not pay",
+                name.replace("_", " "), finer, teacher["mpp"], own, record["mpp"],
+            )  # fmt: skip
 
 
 def save_predictions(
