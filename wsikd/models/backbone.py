@@ -128,7 +128,11 @@ def _make(arch: str, width: float, weights: Mapping[str, Tensor] | None) -> Back
         if width != 1:
             raise ConfigError(f"network.width {width:g}", f"{arch} has one width", "leave it at 1")
         return TimmBackbone(arch.removeprefix("timm:"), weights)
-    return resolve(BACKBONES, arch, kind="backbones")(width, weights)  # type: ignore[no-any-return]
+    try:
+        make = resolve(BACKBONES, arch, kind="backbones")
+    except ConfigError as error:
+        raise ConfigError(arch, error.fault, f"{error.remedy}, or timm:NAME") from None
+    return make(width, weights)  # type: ignore[no-any-return]
 
 
 def drop_strides(backbone: Backbone, count: int) -> Backbone:
