@@ -164,8 +164,14 @@ class RunDir:
         self.checkpoints.mkdir(exist_ok=True)
 
     def note_resume(self) -> None:
-        """Add time and version of a resumption to ``provenance.json``. Raises OutputError."""
+        """Add time and version of a resumption to ``provenance.json``. Raises OutputError.
+
+        What a killed writer left half done in ``checkpoints/`` goes.
+        """
         made = self.read_provenance()
+        for left in self.checkpoints.glob("*.part"):
+            with suppress(OSError):
+                remove_path(left)
         entry = {k: v for k, v in provenance().items() if k in ("wsikd", "git", "time")}
         write_json_atomic(
             self.provenance_file, made | {"resumed": [*made.get("resumed", []), entry]}

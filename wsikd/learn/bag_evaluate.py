@@ -25,7 +25,7 @@ from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_settings import MilConfig
 from wsikd.learn.bag_train import score_bags
 from wsikd.learn.metrics import softmax, weighted
-from wsikd.learn.scoring import SCORES, read_scores
+from wsikd.learn.subjects import SCORES, read_scores
 from wsikd.models.bag_bundle import load_bag_network
 
 if TYPE_CHECKING:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from wsikd.learn.train import Trainer
 
 
+def kept(epoch: int) -> str:
+    """What a training that stops after so many epochs leaves."""
+    return f"checkpoints/last.ckpt holds epoch {epoch}" if epoch else "no epoch is kept"
+
+
 def state_of(trainer: Trainer) -> dict[str, Any]:
     """Everything that the next epoch depends on; chance is drawn anew from seed and epoch."""
     method, best, scaling = trainer.method, trainer.best, trainer.team.scaling

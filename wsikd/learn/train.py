@@ -224,7 +224,7 @@ class Trainer:
             NonFiniteLossError(
                 f"loss term '{name}'",
                 f"is {value} in epoch {at.epoch + 1}, step {at.step + 1}",
-                "lower optim.lr or that weight; checkpoints/last.ckpt holds the last good epoch",
+                f"lower optim.lr or that weight; {checkpoints.kept(self.epoch)}",
             )
         )
 
@@ -268,7 +268,7 @@ class Trainer:
                 NonFiniteLossError(
                     "validation logits",
                     f"are not finite after epoch {self.epoch + 1}",
-                    "lower optim.lr; checkpoints/last.ckpt holds the last good epoch",
+                    f"lower optim.lr; {checkpoints.kept(self.epoch)}",
                 )
             )
         return logits
