@@ -128,8 +128,9 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto is bf16 where the processor computes in it and the first fields get the classes "
-    "that they get in fp32.",
+    help="auto is bf16 where the processor computes in it and a sample of the first slides gets "
+    "the classes that it gets in fp32. A folder goes on in the engine and precision it was begun "
+    "in.",
 )
 @tissue_options
 @slide_options

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.core.process import Outcome, Task
+    from wsikd.grade.settle import Settled
     from wsikd.grade.work import Grading, InferJob, Loaded
     from wsikd.slides.manifest import SlideEntry
 
@@ -62,7 +63,8 @@ def grade_slides(
         entries = find(batch)
         out.mkdir(parents=True, exist_ok=True)
         keep_card(out, loaded.student)
-        jobs = _jobs(entries, loaded, grading, wanted, out)
+        settled = _settle(run, grading, entries, out)
+        jobs = _jobs(entries, loaded, grading, wanted, out, settled)
         with _Bar() as bar:
             for job, outcome in _outcomes(run, jobs, bar, ahead=how.jobs == 1):
                 bar.end()
@@ -105,8 +107,30 @@ def _load(run: Run, grading: Grading) -> Loaded:
     return loaded
 
 
+def _settle(run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path) -> Settled:
+    """Decide what computes; a slide that kills the process over it is told at its own turn."""
+    from wsikd.core.errors import ConfigError
+    from wsikd.core.process import Task
+    from wsikd.grade.work import settle_job
+
+    first: Sequence[SlideEntry] = entries
+    while True:
+        (outcome,) = run([Task("engine", settle_job, (grading, first, out))], None)
+        if not outcome.error:
+            settled: Settled = outcome.value
+            return settled
+        if isinstance(outcome.error, ConfigError) or not first:
+            raise outcome.error
+        first = ()
+
+
 def _jobs(
-    entries: Sequence[SlideEntry], loaded: Loaded, grading: Grading, wanted: Wanted, out: Path
+    entries: Sequence[SlideEntry],
+    loaded: Loaded,
+    grading: Grading,
+    wanted: Wanted,
+    out: Path,
+    settled: Settled,
 ) -> list[InferJob]:
     from wsikd.grade.likeness import trained_on
     from wsikd.grade.results import ResultSettings
@@ -122,7 +146,7 @@ def _jobs(
     )
     training = trained_on(student)
     return [
-        InferJob(entry, grading, student.sha256, out, settings, training, wanted.overwrite)
+        InferJob(entry, grading, student.sha256, out, settings, training, wanted.overwrite, settled)
         for entry in entries
     ]
 

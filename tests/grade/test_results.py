@@ -168,10 +168,25 @@ def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
     run(predictor, replace(entry, name="also"), tmp_path)
     with write_summary(tmp_path).open(newline="") as stream:
         also, odd = csv.DictReader(stream)
-    how = ["student", "specimen", "min_area_mm2", "mpp", "temperature", "note"]
-    assert list(odd)[-6:] == how
-    assert list(odd.values())[-6:-1] == ["0123456789ab", "prostatectomy", "0.25", "4.0", ""]
-    assert list(also.values())[-6:-1] == ["abc", "biopsy", "0.0", "4.0", ""]
+    how = ["student", "specimen", "min_area_mm2", "mpp", "temperature", "engine", "note"]
+    assert list(odd)[-7:] == how
+    made = ["4.0", "", "torch fp32"]
+    assert list(odd.values())[-7:-1] == ["0123456789ab", "prostatectomy", "0.25", *made]
+    assert list(also.values())[-7:-1] == ["abc", "biopsy", "0.0", *made]
+
+
+def test_the_summary_has_four_decimals_and_the_record_all(predictor, entry, tmp_path):
+    run(predictor, entry, tmp_path, ResultSettings(min_area_mm2=0.0123456))
+    with write_summary(tmp_path).open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    summary = json.loads((tmp_path / "odd" / "result.json").read_text())["summary"]
+    measured = [k for k, v in summary.items() if isinstance(v, float) and k not in results.HOW]
+    assert {"tissue_mm2", "NC_mm2", "NC_share", "mean_uncertainty"} <= set(measured)
+    for key in measured:
+        assert len(row[key].partition(".")[2]) <= 4
+        assert float(row[key]) == pytest.approx(summary[key], abs=5.1e-5)
+    assert any(len(str(summary[key])) > 8 for key in measured)
+    assert row["min_area_mm2"] == "0.0123456"  # as it was given
 
 
 def test_what_a_killed_run_left_is_no_result(predictor, entry, tmp_path):

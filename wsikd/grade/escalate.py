@@ -129,6 +129,8 @@ class EscalatingPredictor:
             "teacher": self.teacher_sha256[:16],
             "budget": self.rule.budget,
             "threshold": self.rule.threshold,
+            "teacher_engine": self.teacher.settings.engine,
+            "teacher_precision": self.teacher.settings.precision,
         }
 
     def predict(

@@ -6,7 +6,7 @@ the slide, whatever its height.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError
 from wsikd.grade.engines import AUTO, Engine, Network
+from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
 from wsikd.grade.grademap import GradeMap
 from wsikd.slides.canvas import Canvas
@@ -83,6 +84,7 @@ class SlidePredictor:
         )
         self.place = device_name(device)
         self.engine: Engine | None = None
+        self._settled = False
         check_names(self.settings.engine, self.settings.precision)
         stride = self.settings.stride_px
         if stride is not None and not 0 < stride <= spec.patch_px:
@@ -222,8 +224,23 @@ class SlidePredictor:
                 device=self.place,
                 threads=settings.workers,
                 fields=fields,
+                check=not self._settled,
             )
         return self.engine
+
+    def settle(self, engine: str, precision: str) -> None:
+        """Compute with this from now on; bf16 is not held against fp32 again."""
+        own = self.engine.alone(precision) if isinstance(self.engine, Checked) else self.engine
+        fits = own is not None and (own.name, own.precision) == (engine, precision)
+        self.engine, self._settled = own if fits else None, True
+        self.settings = replace(self.settings, engine=engine, precision=precision)
+
+    def trial(self, fields: int) -> SlidePredictor:
+        """One that shares this one's engine and reads an even sample of a slide's fields."""
+        settings = replace(self.settings, max_fields=fields)
+        other = SlidePredictor(self.network, self.spec, device=self.place, settings=settings)
+        other.engine = self.engine
+        return other
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

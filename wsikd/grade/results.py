@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
-HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature")
+HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
 
 
@@ -131,7 +131,7 @@ def infer_slide(
             with clock("write"):
                 write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
-            row |= _how(made_with, predictor.spec.mpp)
+            row |= _how(made_with, predictor.spec.mpp) | {"engine": _engine(predictor)}
             record = {
                 "summary": row,
                 "intervals": spread,
@@ -183,7 +183,7 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
     """Columns that tell rows of different students and rules apart."""
     row = dict(
         zip(
-            HOW,
+            HOW[:-1],
             (
                 made_with["student"][:12],
                 made_with["specimen"],
@@ -215,20 +215,37 @@ def keep_card(out: Path, bundle: StudentBundle) -> Path:
 def write_summary(out: Path) -> Path:
     """Collect the rows of all slides under ``out`` into ``summary.csv``; returns its path.
 
+    Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in full.
     Folders that do not bear their slide's name, as those left by a killed run, are passed over.
     The last columns tell by which student (12 digits of its SHA-256), specimen rule, smallest area
-    (mm2), resolution (um/px) and temperature a row was made, where a teacher was asked also by
-    which, within which budget and from which doubt, and that it is for research use only.
+    (mm2), resolution (um/px), temperature, engine and precision a row was made, where a teacher was
+    asked also by which, within which budget and from which doubt, and that it is for research use
+    only.
     """
     found = [(p.name, _read(p)) for p in sorted(out.iterdir()) if p.is_dir()]
     rows = [r["summary"] for name, r in found if r and r["summary"].get("slide") == name]
     last = (*HOW, *(ASKED if any("teacher" in row for row in rows) else ()))
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
-    lines: list[dict[str, Any]] = [{**row, "note": RESEARCH_USE} for row in rows]
+    lines: list[dict[str, Any]] = [{**_readable(row), "note": RESEARCH_USE} for row in rows]
     path = out / "summary.csv"
     write_text_atomic(path, _csv_text([*columns, "note"], lines))
     return path
+
+
+def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with what was measured to four decimals (1e-4 mm2 is a square of 10 um).
+
+    Settings have six digits.
+    """
+    settings = (*HOW, *ASKED)
+
+    def short(key: str, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return float(f"{value:.6g}") if key in settings else round(value, 4)
+
+    return {key: short(key, value) for key, value in row.items()}
 
 
 def _csv_text(columns: list[str], rows: list[dict[str, Any]]) -> str:
@@ -250,6 +267,7 @@ def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
         "tissue": settings.tissue,
         "min_tissue": settings.min_tissue,
         "max_fields": settings.max_fields,
+        "engine": settings.engine,
         "precision": settings.precision,
         "exact": settings.exact,
     }
@@ -267,9 +285,10 @@ def _rule(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
 
 
 def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
-    """What computed, None where there was nothing to compute."""
-    engine = predictor.engine
-    return f"{engine.name} {engine.precision}" if engine else None
+    """What computed, the teacher's after the student's; None where there was nothing to compute."""
+    both = isinstance(predictor, EscalatingPredictor) and predictor.teacher.engine
+    engines = [e for e in (predictor.engine, both or None) if e]
+    return ", teacher ".join(f"{e.name} {e.precision}" for e in engines) or None
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from wsikd.grade.engines.choose import check_names, device_name, starts_from_gra
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide
 from wsikd.grade.rule import AGREEMENT, BUDGET, rule_of
+from wsikd.grade.settle import Settled, begun_with, compute_as, settle
 from wsikd.models.bundle import StudentBundle, load_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from wsikd.slides.appearance import Appearance
@@ -60,7 +61,8 @@ class Loaded:
 class InferJob:
     """A slide to grade: ``entry`` into ``out/<name>/``.
 
-    ``digest`` is the SHA-256 of the weights that are meant; ``ahead`` the slide that comes next.
+    ``digest`` is the SHA-256 of the weights that are meant; ``settled`` what computes, as
+    :func:`settle_job` has decided for the folder; ``ahead`` the slide that comes next.
     """
 
     entry: SlideEntry
@@ -70,6 +72,7 @@ class InferJob:
     settings: ResultSettings
     trained_on: Appearance | None = None
     overwrite: bool = False
+    settled: Settled | None = None
     ahead: SlideEntry | None = None
 
 
@@ -85,6 +88,23 @@ def load_job(report: Report, grading: Grading) -> Loaded:
     _one_thread_each()
     _ready.cache_clear()  # what an earlier command of this process has loaded may have changed
     return _ready(grading)[0]
+
+
+def settle_job(
+    report: Report, grading: Grading, entries: Sequence[SlideEntry], out: Path
+) -> Settled:
+    """Decide what the results of a folder are computed with; see :func:`settle`.
+
+    Raises:
+        ConfigError: the engine cannot be had.
+    """
+    del report
+    keep_freed()
+    _one_thread_each()
+    loaded, predictor = _ready(grading)
+    teacher = loaded.teacher.sha256[:16] if loaded.teacher else None
+    begun = begun_with(out, loaded.student.sha256[:16], teacher, grading.settings)
+    return settle(predictor, entries, begun, out)
 
 
 def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
@@ -105,6 +125,8 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
     loaded, predictor = _ready(job.grading)
     if loaded.student.sha256 != job.digest:
         raise BundleError(job.grading.model, "has changed meanwhile", "run the command again")
+    if job.settled:
+        compute_as(predictor, job.settled)
     opened = _ahead.take(job.entry)
     if job.ahead:
         new = job.overwrite or not (job.out / job.ahead.name).exists()

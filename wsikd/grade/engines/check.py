@@ -43,7 +43,7 @@ class Checked:
             fields: how many are checked.
         """
         self._low, self._full = low, full()
-        self._on_pass, self._fields = on_pass, fields
+        self._on_pass, self.fields = on_pass, fields
         self._seen = self._other = 0
         self._chosen: Engine | None = None
 
@@ -51,6 +51,15 @@ class Checked:
     def name(self) -> str:
         """Of the engine."""
         return self._low.name
+
+    @property
+    def decided(self) -> bool:
+        """Whether it has seen enough."""
+        return self._chosen is not None
+
+    def alone(self, precision: str) -> Engine:
+        """The one of the two that computes in ``precision``."""
+        return self._full if precision == self._full.precision else self._low
 
     @property
     def precision(self) -> str:
@@ -64,13 +73,13 @@ class Checked:
         full, low = self._full(patches), self._low(patches)
         self._seen += len(patches)
         self._other += int((full.argmax(1) != low.argmax(1)).sum())
-        if self._other > (1 - SAME_SHARE) * self._fields:
+        if self._other > (1 - SAME_SHARE) * self.fields:
             self._chosen = self._full
             log.warning(
                 "%s: %d of %d fields have another class in bf16 than in fp32, so fp32 is used",
                 self.name, self._other, self._seen,
             )  # fmt: skip
-        elif self._seen >= self._fields:
+        elif self._seen >= self.fields:
             self._chosen = self._low
             if self._on_pass:
                 self._on_pass()

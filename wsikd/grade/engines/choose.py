@@ -46,6 +46,7 @@ def open_engine(
     device: str = "auto",
     threads: int = 1,
     fields: int = 0,
+    check: bool = True,
 ) -> Engine:
     """Make a network ready to run.
 
@@ -58,6 +59,8 @@ def open_engine(
         device: auto, cpu, cuda:0.
         threads: of the CPU.
         fields: about how many will be asked for.
+        check: whether bf16 is held against fp32; else it was before, and is only refused where
+            the processor does not compute in it.
 
     Raises:
         ConfigError: a name is unknown, or the engine is not there or does not take the network,
@@ -75,7 +78,12 @@ def open_engine(
     wanted = precision if precision != AUTO else default_precision(name, where)
     if wanted == "fp32":
         return full()  # type: ignore[no-any-return]
+    if not check and default_precision(name, where) != wanted:
+        raise ConfigError(f"--precision {wanted}", f"is not what {name} computes in on {where}",
+                          "give --precision fp32")  # fmt: skip
     low = kind(network, replace(place, precision=wanted))
+    if not check:
+        return low  # type: ignore[no-any-return]
     verdict = _verdict(network, name)
     if verdict and read_sealed(verdict):
         return low  # type: ignore[no-any-return]

@@ -1,0 +1,168 @@
+"""What a folder of results is computed with: decided once, before its first slide, then kept.
+
+Maps of one folder are to differ by their slides alone. So bf16 is held against fp32 over fields of
+the first slides, whose results come afterwards, and who adds to a folder computes as it was begun.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import ConfigError, WsikdError
+from wsikd.grade.engines import AUTO
+from wsikd.grade.engines.check import CHECK_FIELDS, Checked
+from wsikd.grade.escalate import EscalatingPredictor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from wsikd.grade.predict import PredictSettings, SlidePredictor
+    from wsikd.slides.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
+
+TEACHER_FIELDS = 64
+"""A teacher is held against itself over fewer fields: each costs as much as 16 of a student's."""
+_MOST_SLIDES = 16
+_LARGE_PX = 256
+
+
+@dataclass(frozen=True)
+class Computing:
+    """An entry of ``ENGINES``, and fp32 or bf16."""
+
+    engine: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What computes the student, and the teacher where one is asked."""
+
+    student: Computing
+    teacher: Computing | None = None
+
+
+def begun_with(
+    out: Path, student: str, teacher: str | None, asked: PredictSettings
+) -> Settled | None:
+    """What the finished results of a folder were computed with.
+
+    Args:
+        out: folder of results.
+        student: SHA-256 of its weights, 16 digits; results of others do not count.
+        teacher: the same of the teacher.
+        asked: an engine other than ``auto``, and fp32, are taken before what the folder has. bf16
+            is not: it is what passes the check, and the folder tells what that came to.
+
+    Returns:
+        None where there is no such result. The teacher is None where none of them asked it.
+    """
+    made = [m for m in map(_made_with, sorted(out.glob("*/result.json"))) if m.get("engine")]
+    made = [m for m in made if m.get("student") == student]
+    if not made:
+        return None
+    other = next((m for m in made if teacher and m.get("teacher") == teacher), None)
+    if asked.precision == "bf16" and made[0]["precision"] == "fp32":
+        log.warning("%s: its results are in fp32, so those to come are too", out)
+    return Settled(
+        _asked(asked, made[0]["engine"], made[0]["precision"]),
+        _asked(asked, other["teacher_engine"], other["teacher_precision"]) if other else None,
+    )
+
+
+def _asked(asked: PredictSettings, engine: str, precision: str) -> Computing:
+    return Computing(
+        engine if asked.engine == AUTO else asked.engine,
+        "fp32" if asked.precision == "fp32" else precision,
+    )
+
+
+def _made_with(path: Path) -> Mapping[str, Any]:
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["made_with"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def settle(
+    predictor: SlidePredictor | EscalatingPredictor,
+    entries: Sequence[SlideEntry],
+    begun: Settled | None,
+    out: Path,
+) -> Settled:
+    """Decide what a folder is computed with, and have it ready.
+
+    Args:
+        predictor: as the user asks for it.
+        entries: the slides to come: where bf16 is to be checked, fields are taken from the first.
+        begun: what :func:`begun_with` found.
+        out: folder of results, for messages.
+
+    Raises:
+        ConfigError: the engine asked for cannot be had, or not the one that the folder has.
+    """
+    known = (begun.student, begun.teacher) if begun else (None, None)
+    if not isinstance(predictor, EscalatingPredictor):
+        return Settled(_settle(predictor, entries, CHECK_FIELDS, known[0], out))
+    return Settled(
+        _settle(predictor.student, entries, CHECK_FIELDS, known[0], out),
+        _settle(predictor.teacher, entries, TEACHER_FIELDS, known[1], out),
+    )
+
+
+def compute_as(predictor: SlidePredictor | EscalatingPredictor, settled: Settled) -> None:
+    """Have a predictor compute with what was decided."""
+    if isinstance(predictor, EscalatingPredictor):
+        assert settled.teacher is not None
+        predictor.teacher.settle(settled.teacher.engine, settled.teacher.precision)
+        predictor = predictor.student
+    predictor.settle(settled.student.engine, settled.student.precision)
+
+
+def _settle(
+    predictor: SlidePredictor,
+    entries: Sequence[SlideEntry],
+    fields: int,
+    begun: Computing | None,
+    out: Path,
+) -> Computing:
+    if begun:
+        _go_on(predictor, begun, out)
+        return begun
+    engine = predictor.ready(fields)
+    if isinstance(engine, Checked):
+        if predictor.spec.patch_px > _LARGE_PX:  # it takes a while
+            log.info("checking bf16 against fp32 over %d large fields", fields)
+        engine.fields = fields
+        trial = predictor.trial(fields)
+        for entry in entries[:_MOST_SLIDES]:
+            if engine.decided:
+                break
+            with suppress(WsikdError):  # it is told when it is that slide's turn
+                trial.predict_entry(entry)
+    found = Computing(engine.name, engine.precision)
+    predictor.settle(found.engine, found.precision)
+    return found
+
+
+def _go_on(predictor: SlidePredictor, begun: Computing, out: Path) -> None:
+    """Open what the folder was begun with; raises ConfigError where this machine has it not."""
+    predictor.settle(begun.engine, begun.precision)
+    try:
+        predictor.ready()
+    except ConfigError as error:
+        fault = (
+            f"its results are of {begun.engine} in {begun.precision}, which cannot be had here "
+            f"({error.subject}: {error.fault})"
+        )
+        raise ConfigError(out, fault, f"{error.remedy}, or choose another -o") from error
