@@ -13,6 +13,8 @@ from wsikd.core.lock import locked
 from wsikd.learn import tune as module
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.tune import Tuning, parse_grid, trial_folder, tune
+from wsikd.models.backbone import macs
+from wsikd.models.bundle import load_bundle
 
 GRID = {"optim.lr": (1e-3, 1e-6), "optim.batch_size": (9, 18)}
 
@@ -47,6 +49,8 @@ def test_the_best_on_validation_is_chosen(tuning, tmp_path, monkeypatch):
         (a, b) for a in GRID["optim.lr"] for b in GRID["optim.batch_size"]
     }
     assert result.value == max(float(r["kappa"]) for r in trials)
+    network = load_bundle(out / "trials" / trials[0]["run"]).network()
+    assert {r["macs"] for r in trials} == {str(macs(network, 32))}
     best = load_config(RunConfig, result.best_file)
     assert best.optim.lr == result.best["optim.lr"]
     assert best.optim.batch_size == result.best["optim.batch_size"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import logging
 import time
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from wsikd.learn.prepare import open_teacher
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.sources import open_sources
 from wsikd.learn.train import distill
+from wsikd.models.bundle import CARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -290,6 +292,12 @@ def _outcome(study: optuna.Study, point: Mapping[str, Any]) -> float | None:
     return next((t.value for t in done if t.params == dict(point)), None)
 
 
+def _macs(folder: Path) -> str:
+    """Multiply-accumulates of a patch, from the card of a finished trial; empty without one."""
+    file = RunDir(folder).student / CARD
+    return str(json.loads(file.read_text(encoding="utf-8"))["macs"]) if file.is_file() else ""
+
+
 def _result(
     study: optuna.Study, tuning: Tuning, points: list[dict[str, Any]], out: Path
 ) -> TuneResult:
@@ -298,11 +306,12 @@ def _result(
     known = [(o, -i) for i, o in enumerate(outcomes) if o is not None]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*tuning.grid, tuning.metric, "state", "run"])
+    writer.writerow([*tuning.grid, tuning.metric, "macs", "state", "run"])
     for point, outcome, gone in zip(points, outcomes, lost, strict=True):
         state = "diverged" if gone else "missing" if outcome is None else "finished"
         value = "" if outcome is None else outcome
-        writer.writerow([*point.values(), value, state, trial_folder(out, point).name])
+        told = (value, _macs(trial_folder(out, point)), state, trial_folder(out, point).name)
+        writer.writerow([*point.values(), *told])
     write_text_atomic(out / "trials.csv", stream.getvalue())
     finished = len(known) + sum(lost)
     best = -max(known)[1] if known else None

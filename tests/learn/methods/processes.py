@@ -17,7 +17,7 @@ from wsikd.learn.methods.hdkd import Hdkd
 from wsikd.learn.methods.mil import Mil
 from wsikd.models.mil import build_mil
 
-TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at")
+TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad")
 COUNT = 4
 DIM, LENGTHS = 6, (3, 5, 9, 4)
 
