@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "lightning", "zarr", "openslide-bin")
+RECORDED_PACKAGES = (
+    "numpy", "torch", "torchvision", "lightning", "zarr", "openslide-bin",
+    "openvino", "onnxruntime",
+)  # fmt: skip
 
 
 @contextmanager
