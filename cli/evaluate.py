@@ -87,7 +87,8 @@ def evaluate(
     """Score a run or bundle on labelled patches, or graded slides on a pathologist's grades.
 
     Intervals (95 %) resample patients where they are known, else slides. The baseline is a logistic
-    regression on colour histograms: a network that does not beat it may have learnt the stain.
+    regression on colour histograms: a network that does not beat it may have learnt the stain. A
+    student's teacher stands beside it; on the test part, as its own record has it.
 
     With --slides: quadratic kappa of the ISUP grade groups, AUC of cancer against none, confusion.
     """
