@@ -63,7 +63,7 @@ def grade_slides(
         entries = find(batch)
         out.mkdir(parents=True, exist_ok=True)
         keep_card(out, loaded.student)
-        settled = _settle(run, grading, entries, out)
+        settled = _settle(run, grading, entries, out, overwrite=wanted.overwrite)
         jobs = _jobs(entries, loaded, grading, wanted, out, settled)
         with _Bar() as bar:
             for job, outcome in _outcomes(run, jobs, bar, ahead=how.jobs == 1):
@@ -107,15 +107,18 @@ def _load(run: Run, grading: Grading) -> Loaded:
     return loaded
 
 
-def _settle(run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path) -> Settled:
+def _settle(
+    run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path, *, overwrite: bool
+) -> Settled:
     """Decide what computes; a slide that kills the process over it is told at its own turn."""
     from wsikd.core.errors import ConfigError
     from wsikd.core.process import Task
     from wsikd.grade.work import settle_job
 
     first: Sequence[SlideEntry] = entries
+    begun = None if overwrite and grading.settings.precision == "bf16" else out
     while True:
-        (outcome,) = run([Task("engine", settle_job, (grading, first, out))], None)
+        (outcome,) = run([Task("engine", settle_job, (grading, first, begun))], None)
         if not outcome.error:
             settled: Settled = outcome.value
             return settled

@@ -118,6 +118,10 @@ def test_bf16_asked_for_goes_on_in_what_the_check_made_of_it(
     assert done.exit_code == 0, done.output
     assert "its results are in fp32, so those to come are too" in caplog.text
     assert made(tmp_path, "b") == ("torch fp32", "torch", "fp32")
+    replaced = infer(slides, "b", student, tmp_path, "--engine", "torch", "--precision", "bf16",
+                     "--overwrite")  # fmt: skip
+    assert replaced.exit_code == 0, replaced.output
+    assert made(tmp_path, "b") == ("torch bf16", "torch", "bf16")
 
 
 class Plain:

@@ -72,7 +72,9 @@ def begun_with(
         return None
     other = next((m for m in made if teacher and m.get("teacher") == teacher), None)
     if asked.precision == "bf16" and made[0]["precision"] == "fp32":
-        log.warning("%s: its results are in fp32, so those to come are too", out)
+        log.warning(
+            "%s: its results are in fp32, so those to come are too (--overwrite decides anew)", out
+        )
     return Settled(
         _asked(asked, made[0]["engine"], made[0]["precision"]),
         _asked(asked, other["teacher_engine"], other["teacher_precision"]) if other else None,
@@ -98,7 +100,7 @@ def settle(
     predictor: SlidePredictor | EscalatingPredictor,
     entries: Sequence[SlideEntry],
     begun: Settled | None,
-    out: Path,
+    out: Path | None,
 ) -> Settled:
     """Decide what a folder is computed with, and have it ready.
 
@@ -134,7 +136,7 @@ def _settle(
     entries: Sequence[SlideEntry],
     fields: int,
     begun: Computing | None,
-    out: Path,
+    out: Path | None,
 ) -> Computing:
     if begun:
         _go_on(predictor, begun, out)
@@ -155,7 +157,7 @@ def _settle(
     return found
 
 
-def _go_on(predictor: SlidePredictor, begun: Computing, out: Path) -> None:
+def _go_on(predictor: SlidePredictor, begun: Computing, out: Path | None) -> None:
     """Open what the folder was begun with; raises ConfigError where this machine has it not."""
     predictor.settle(begun.engine, begun.precision)
     try:

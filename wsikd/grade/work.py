@@ -91,9 +91,18 @@ def load_job(report: Report, grading: Grading) -> Loaded:
 
 
 def settle_job(
-    report: Report, grading: Grading, entries: Sequence[SlideEntry], out: Path
+    report: Report,
+    grading: Grading,
+    entries: Sequence[SlideEntry],
+    out: Path | None,
 ) -> Settled:
     """Decide what the results of a folder are computed with; see :func:`settle`.
+
+    Args:
+        report: not used.
+        grading: which network, and how it reads.
+        entries: the slides to come.
+        out: folder of results to go on as it was begun; None decides anew.
 
     Raises:
         ConfigError: the engine cannot be had.
@@ -103,7 +112,8 @@ def settle_job(
     _one_thread_each()
     loaded, predictor = _ready(grading)
     teacher = loaded.teacher.sha256[:16] if loaded.teacher else None
-    begun = begun_with(out, loaded.student.sha256[:16], teacher, grading.settings)
+    student, asked = loaded.student.sha256[:16], grading.settings
+    begun = begun_with(out, student, teacher, asked) if out else None
     return settle(predictor, entries, begun, out)
 
 
