@@ -20,9 +20,9 @@ from wsikd.learn.bag_settings import BagData
 from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
 from wsikd.learn.settings import Split
 from wsikd.learn.slpd_cohort import make_cohort, read_truth
+from wsikd.learn.slpd_pool import over_seeds, pool_areas, pool_scores
 from wsikd.learn.slpd_scores import (
     check_left_out,
-    difference,
     figures,
     mean_of,
     nearest_means,
@@ -31,15 +31,16 @@ from wsikd.learn.slpd_scores import (
 )
 from wsikd.learn.slpd_settings import Prototypes
 from wsikd.learn.slpd_study import Study, Vectors
-from wsikd.learn.slpd_study_settings import Cohort, read_study
+from wsikd.learn.slpd_study_settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
 from wsikd.learn.slpd_table import write_table
+from wsikd.learn.slpd_train import train_regions
 from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.region_vit import RegionEncoder, RegionShape
-from wsikd.slides.synthetic_mixtures import LABELS, draw_vectors, plan_mixtures
+from wsikd.slides.synthetic_mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
 from wsikd.tiles.bags import open_bag, write_bag
 from wsikd.tiles.regions import open_regions
 
-COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8)
+COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8, noise=2.0)
 TINY = (
     "cohort={form: grids, slides: 12, regions: [8, 9], grid: 4, dim: 8}", "folds=2",
     "variants=[intra_inter]", "shares=[1.0]",
@@ -165,7 +166,7 @@ def mean_tells(seed, shift=0.0):
     """AUC of the nearest slides by means over all tiles, over folds of patients."""
     planned = plan_mixtures(seed=seed, slides=144, regions=(16, 20), grid=4)
     label = np.array([LABELS.index(one.label) for one in planned])
-    drawn = [draw_vectors(one, dim=8, noise=1.0, patient_shift=2.0) for one in planned]
+    drawn = [draw_vectors(one, dim=8, noise=3.0, patient_shift=2.0) for one in planned]
     means = np.stack([one.mean((0, 2, 3)) for one in drawn]) + shift * label[:, None]
     said = cross_val_predict(
         KNeighborsClassifier(5), means, label, groups=[one.patient for one in planned],
@@ -180,18 +181,18 @@ def test_the_label_does_not_leak_into_means_over_tiles():
 
 
 def spread_by_type(grids):
-    """How far tiles of a region lie apart, (R,), and whether the truth has them mixed, (R,)."""
+    """How far tiles of a region lie apart, (R,), and whether its type has two kinds, (R,)."""
     truth, spread, mixed = read_truth(grids.parent), [], []
     for path in sorted(grids.glob("*.zarr")):
         bag = open_bag(path)
         assert len(truth[bag.info.slide]) == len(bag)
         spread.append(bag.features().std((2, 3)).mean(1))
-        mixed.append(np.isin(truth[bag.info.slide], (0, 2)))
+        mixed.append(truth[bag.info.slide] != PLAIN)
     return np.concatenate(spread), np.concatenate(mixed)
 
 
 def test_truth_goes_with_the_regions_of_the_grids(grids):
-    """Mixed regions have two kinds of tile, so their tiles vary most: told from the grids alone."""
+    """Pairs have two kinds of tile, so their tiles vary most: told from the grids alone."""
     spread, mixed = spread_by_type(grids)
     assert roc_auc_score(mixed, spread) > 0.98
 
@@ -281,21 +282,52 @@ def test_the_nearest_mean_is_of_another_patient(vectors):
         assert found[slide]["nearest"] == bags.slide[int(distance.argmin())]
 
 
-def test_differences_are_paired():
-    rng = np.random.default_rng(0)
-    rows = [
+def said(seed, tell=0.25):
+    """Rows as of two folds, where the label moves what is said."""
+    rng = np.random.default_rng(seed)
+    return [
         {"slide": f"s{k:02d}", "group": f"p{k // 2}", "label": k % 2, "fold": k // 2 % 2,
          "probability": [1 - p, p], "decided": 0}
-        for k, p in enumerate(rng.uniform(size=40) * 0.5 + 0.25 * (np.arange(40) % 2))
+        for k, p in enumerate(rng.uniform(size=40) * 0.5 + tell * (np.arange(40) % 2))
     ]  # fmt: skip
-    same = difference(rows, rows[::-1])
-    assert same == {"value": 0.0, "interval": [0.0, 0.0]}
-    worst = [r | {"probability": [0.5, 0.5]} for r in rows]
-    found = difference(rows, worst)
-    assert found["value"] == pytest.approx(figures(rows)["auc"]["value"] - 0.5)
-    assert found["interval"][0] < found["value"] < found["interval"][1]
+
+
+def test_areas_over_seeds_are_means_and_differences_are_paired():
+    every = [said(0), said(1)[::-1], said(2)]
+    found = pool_areas(every)
+    each = [figures(rows)["auc"]["value"] for rows in every]
+    assert found["value"] == pytest.approx(np.mean(each))
+    assert found["seeds"]["values"] == pytest.approx(each)
+    one = pool_areas(every[:1])
+    assert one["interval"] == pytest.approx(figures(every[0])["auc"]["interval"])
+    assert one["seeds"]["interval"] is None
+    same = pool_areas(every, [rows[::-1] for rows in every])
+    assert (same["value"], same["interval"]) == (0, [0, 0])
+    worst = [[r | {"probability": [0.5, 0.5]} for r in rows] for rows in every]
+    differ = pool_areas(every, worst)
+    assert differ["value"] == pytest.approx(found["value"] - 0.5)
+    assert differ["interval"][0] < differ["value"] < differ["interval"][1]
     with pytest.raises(DataError, match="not of the same slides"):
-        difference(rows, rows[:-1])
+        pool_areas(every, [rows[:-1] for rows in every])
+
+
+def test_intervals_over_seeds_are_students():
+    found = over_seeds([0.5, 0.6, 0.7])["interval"]
+    half = 4.302653 * 0.1 / 3**0.5  # the 97.5 % point of Student's t with two degrees of freedom
+    assert found == pytest.approx([0.6 - half, 0.6 + half])
+    assert over_seeds([0.5])["interval"] is None
+    assert over_seeds([0.5, None, 0.7])["interval"] is None
+
+
+def test_scores_over_seeds_are_means_by_slide():
+    seeds = [
+        {"a": {"group": "p", "rand": 0.2}, "b": {"group": "q", "rand": 0.4}},
+        {"a": {"group": "p", "rand": 0.6}, "b": {"group": "q", "rand": None}},
+    ]
+    found = pool_scores(seeds, "rand")
+    assert found["value"] == pytest.approx(0.4)
+    assert found["slides"] == 2
+    assert found["seeds"]["values"] == pytest.approx([0.3, 0.6])
 
 
 def test_means_with_intervals_resample_groups():
@@ -327,19 +359,48 @@ def test_tables_hold_every_row(study):
     table = json.loads((out / "table.json").read_text())
     assert (out / "table.md").read_text() in output
     rows = {(r["vectors"], r["protocol"]) for r in table["slides"]}
-    assert rows == {("mean of tiles", None), ("true types", None)} | {
-        ("intra_inter", p) for p in ("transductive", "per_fold")
-    }
+    plain = {(name, None) for name in (RAW, TRUE, UNTRAINED)}
+    trained = {("intra_inter", p) for p in ("transductive", "per_fold")}
+    assert rows == plain | trained | {(SHUFFLED, None)}
     for row in table["slides"]:
         for by in ("head", "nearest"):
             assert row[by]["slides"] == 12
             assert 0 <= row[by]["auc"]["value"] <= 1
-            assert len(row[by]["auc"]["folds"]) == 2
+            assert len(row[by]["each"][0]["auc"]["folds"]) == 2
             assert "to_dino" not in row[by], "there is none in this study"
-    true = next(r for r in table["clusters"] if r["vectors"] == "true types")
+    true = next(r for r in table["clusters"] if r["vectors"] == TRUE)
     assert true["rand"]["value"] > 0.5
+    assert {(r["vectors"], r["protocol"]) for r in table["clusters"]} == plain | trained
     for row in table["clusters"]:
         assert row["rand"]["slides"] == row["right_by_means"]["slides"] == 12
+
+
+def test_labels_dealt_anew_are_of_whole_patients(study):
+    out, _, _ = study
+    made = (out / "vectors" / "seed0" / "true_types_labels_dealt_anew").glob("*.zarr")
+    dealt = {bag.info.slide: bag.info.label for bag in map(open_bag, made)}
+    table = open_regions([out / "grids"])
+    old = dict(zip(table.slides, table.labels, strict=True))
+    assert set(dealt) == set(old)
+    assert dealt != old
+    known = {(p, old[s], dealt[s]) for s, p in zip(table.slides, table.patients, strict=True)}
+    assert len(known) == len(set(table.patients)), "a patient has one label"
+    assert sorted(was for _, was, _ in known) == sorted(new for _, _, new in known)
+
+
+def test_an_untrained_encoder_is_what_its_training_begins_with(study, tmp_path):
+    """Its weights are those of a run that hardly moves."""
+    out, _, _ = study
+    one = tiny("optim.lr=1e-30", "optim.lr_end=0", "optim.weight_decay=0", "optim.epochs=1",
+               "optim.weight_decay_end=0", "variants=[dino]")  # fmt: skip
+    config = Study(one, tmp_path / "s", device="cpu", data=[out / "grids"])._pretraining("dino", ())
+    config.data.paths.append(str(out / "grids"))
+    train_regions(config, tmp_path / "run", seed=0, device="cpu")
+    trained, fresh = (
+        load_region_encoder(p) for p in (tmp_path / "run", out / "runs" / "seed0" / "untrained")
+    )
+    for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-20), name
 
 
 def test_a_folds_encoder_has_never_read_its_test_patients(study):

@@ -158,6 +158,13 @@ def test_a_student_of_hdkd_gives_its_tokens(tmp_path, distillation):
     assert encoder.spec.id == "hdkd_student of wsikd, tokens"
 
 
+def test_the_width_is_that_of_what_comes_out():
+    """MobileNetV3 widens its features behind the pooling."""
+    encoder = open_encoder("timm:mobilenetv3_small_050", weights="random")
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, encoder.spec.dim)
+
+
 def test_timm_with_local_weights(tmp_path):
     import timm
 

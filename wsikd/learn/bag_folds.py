@@ -21,11 +21,12 @@ from wsikd.models.bag_bundle import load_bag_network
 from wsikd.models.bundle import CARD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from wsikd.learn.bag_data import BagSet
-    from wsikd.learn.bag_settings import MilConfig
+    from wsikd.learn.bag_settings import BagData, MilConfig
+    from wsikd.learn.settings import Split
 
 logger = logging.getLogger(__name__)
 PREDICTIONS = "predictions.json"
@@ -41,6 +42,7 @@ def cross_validate(
     seeds: Sequence[int],
     device: str = "auto",
     paths: Sequence[Sequence[str]] | None = None,
+    load: Callable[[BagData, Split], BagSet] = load_bags,
 ) -> dict[str, Any]:
     """Train and test a run for every fold and seed, and pool what they say of their test parts.
 
@@ -54,6 +56,7 @@ def cross_validate(
         device: "auto", "cpu" or "cuda:0".
         paths: bags of each fold, of the same slides, where an encoder belongs to a fold; none:
             those of ``config``.
+        load: what opens bags, where they are open already.
 
     Returns:
         By seed the figures of :func:`pool`.
@@ -72,7 +75,7 @@ def cross_validate(
             if paths is not None:
                 data = config.data.model_copy(update={"paths": list(paths[fold])})
                 own = own.model_copy(update={"data": data})
-            bags = load_bags(own.data, split)  # before a folder is made for its run
+            bags = load(own.data, split)  # before a folder is made for its run
             with locked(folder):
                 rows += [r | {"fold": fold} for r in _fold(own, bags, folder, seed, device)]
         found[str(seed)] = pool(rows)

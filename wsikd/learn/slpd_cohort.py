@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.slpd_study_settings import Cohort
     from wsikd.slides.synthetic_mixtures import Mixture
+    from wsikd.tiles.regions import RegionTable
 
 MPP = 0.5
 GRIDS, TRUTH = "grids", "truth.json"
@@ -92,6 +93,16 @@ def read_truth(out: Path) -> dict[str, NDArray[np.int64]]:
         return {slide: np.array(about["types"], np.int64) for slide, about in found.items()}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(file, "cannot be read", "remove it and run again") from error
+
+
+def deal_labels(table: RegionTable, seed: int) -> dict[str, str]:
+    """Labels by slide, where whole patients got the labels of others, drawn by seed."""
+    own: dict[str, str] = {}
+    for patient, label in zip(table.patients, table.labels, strict=True):
+        own.setdefault(str(patient), str(label))
+    drawn = np.random.default_rng([seed, 2**21]).permutation(sorted(own.values()))
+    dealt = dict(zip(sorted(own), drawn.tolist(), strict=True))
+    return {s: dealt[str(p)] for s, p in zip(table.slides, table.patients, strict=True)}
 
 
 def _draw_grids(folder: Path, one: Mixture, cohort: Cohort) -> None:

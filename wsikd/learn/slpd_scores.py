@@ -13,12 +13,11 @@ from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.seen import CARD_KEY, hashes, seen_hash
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_folds import pool
-from wsikd.learn.metrics import weighted
 from wsikd.learn.slpd_epoch import make_table
 from wsikd.learn.splits import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -150,7 +149,12 @@ def mean_of(found: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
 
 
 def nearest_neighbours(
-    data: Sequence[BagData], split: Split, folds: int, neighbours: int
+    data: Sequence[BagData],
+    split: Split,
+    folds: int,
+    neighbours: int,
+    *,
+    load: Callable[[BagData, Split], BagSet] = load_bags,
 ) -> list[dict[str, Any]]:
     """Classify the test slides of every fold by the nearest mean vectors of its training slides.
 
@@ -159,6 +163,7 @@ def nearest_neighbours(
         split: of the folds; ``share`` of the training slides is asked.
         folds: how many.
         neighbours: how many are asked; all, where there are fewer.
+        load: what opens bags, where they are open already.
 
     Returns:
         Rows as :func:`~wsikd.learn.bag_folds.pool` takes them.
@@ -167,7 +172,7 @@ def nearest_neighbours(
 
     rows: list[dict[str, Any]] = []
     for fold in range(folds):
-        bags = load_bags(data[fold], split.model_copy(update={"folds": folds, "fold": fold}))
+        bags = load(data[fold], split.model_copy(update={"folds": folds, "fold": fold}))
         means, train, test = mean_vectors(bags), bags.indices("train"), bags.indices("test")
         model = KNeighborsClassifier(min(neighbours, len(train)))
         model.fit(means[train], bags.label[train])
@@ -187,46 +192,6 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     folds = [v for v in found["auc"]["folds"] if v is not None]
     found["auc"]["std"] = float(np.std(folds)) if folds else None
     return found
-
-
-def difference(
-    own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """AUC of some rows minus that of others, of the same slides, on the same resamples.
-
-    Returns:
-        {"value", "interval"}; None where undefined.
-
-    Raises:
-        DataError: the slides are not the same.
-    """
-    parts = []
-    for rows in (own, other):
-        ordered = sorted(rows, key=lambda row: row["slide"])
-        truth = np.array([row["label"] for row in ordered])
-        said = np.array([row["probability"] for row in ordered])
-        fold = np.array([row["fold"] for row in ordered])
-        _, group = np.unique([row["group"] for row in ordered], return_inverse=True)
-        parts.append(([r["slide"] for r in ordered], truth, said, fold, group))
-    if parts[0][0] != parts[1][0]:
-        raise DataError("rows", "are not of the same slides", "remove their scores and run again")
-
-    def areas(times: Any) -> Any:
-        """Of both, (2, resamples)."""
-        return np.stack([
-            weighted(truth, said, group, times, fold=fold)["auc_macro"]
-            for _, truth, said, fold, group in parts
-        ])  # fmt: skip
-
-    groups = int(parts[0][4].max()) + 1
-    own_, other_ = areas(np.ones((1, groups), np.int64))[:, 0]
-    drawn = areas(multiplicities(groups))
-    spread = interval(drawn[0] - drawn[1]) if groups > 1 else None
-    value = float(own_ - other_)
-    return {
-        "value": None if np.isnan(value) else value,
-        "interval": None if spread is None else list(spread),
-    }
 
 
 def check_left_out(encoder: LoadedRegionEncoder, names: Sequence[str]) -> None:

@@ -59,6 +59,9 @@ class RegionNetwork(Settings):
     """Width of the unit vectors in which regions are clustered."""
     outputs: Count = 65_536
     """Of the last layer."""
+    init_std: Positive = 0.02
+    """Deviation of fresh weights; networks some tens wide need more, such as 0.1, or the outputs
+    all become alike."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
-from wsikd.learn.bag_data import load_bags
+from wsikd.learn.bag_data import divided_anew, load_bags
 from wsikd.learn.bag_folds import PREDICTIONS, cross_validate
 from wsikd.learn.bag_settings import BagData, MilConfig
+from wsikd.learn.prepare import seed_weights
 from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
 from wsikd.learn.settings import Split
-from wsikd.learn.slpd_cohort import TRUTH, make_cohort, read_truth
+from wsikd.learn.slpd_cohort import TRUTH, deal_labels, make_cohort, read_truth
 from wsikd.learn.slpd_scores import (
     bottleneck_of,
     check_left_out,
@@ -34,10 +35,11 @@ from wsikd.learn.slpd_scores import (
     score_clusters,
 )
 from wsikd.learn.slpd_settings import SlpdConfig
-from wsikd.learn.slpd_study_settings import ASKED_BY, RAW, TRUE
-from wsikd.learn.slpd_train import train_regions
+from wsikd.learn.slpd_study_settings import ASKED_BY, RAW, SHUFFLED, TRUE, UNTRAINED
+from wsikd.learn.slpd_train import build, train_regions
 from wsikd.learn.studies import claim
 from wsikd.models.bundle import CARD
+from wsikd.models.region_bundle import save_region_encoder
 from wsikd.slides.synthetic_mixtures import TYPES
 from wsikd.tiles.bags import find_bags
 from wsikd.tiles.regions import open_regions
@@ -57,32 +59,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 FOLDS_OF = "per_fold"
 HEAD, NEAREST = "head", "nearest"
+_SHARED = {RAW: "raw", TRUE: "truth"}
 
 
 @dataclass(frozen=True)
 class Vectors:
     """One way of making region vectors: a row of the tables.
 
-    ``variant`` and ``protocol`` are None where nothing is trained: for the baseline and, with
-    ``truth``, the bound.
+    Attributes:
+        seed: of the training and the slide's network.
+        protocol: None where nothing is trained.
+        variant: None where nothing is trained.
+        plain: what is not trained: RAW, TRUE, SHUFFLED or UNTRAINED.
     """
 
     seed: int
     protocol: str | None = None
     variant: str | None = None
-    truth: bool = False
+    plain: str = RAW
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return self.variant or (TRUE if self.truth else RAW)
+        return self.variant or self.plain
 
     @property
     def place(self) -> str:
         """Its folder below others."""
         if self.variant:
             return f"seed{self.seed}/{self.protocol}/{self.variant}"
-        return "truth" if self.truth else "raw"
+        shared = _SHARED.get(self.plain)
+        return shared or f"seed{self.seed}/{self.plain.replace(', ', '_').replace(' ', '_')}"
+
+    @property
+    def clustered(self) -> bool:
+        """Whether clusters and neighbours are its own."""
+        return self.plain != SHUFFLED
 
 
 class Study:
@@ -102,17 +114,17 @@ class Study:
         self.config, self.out, self.device, self.data = config, out.resolve(), device, data
         self.grids: list[Path] = []
         self.left_out: dict[str, str] = {}
-        self._loaded: dict[tuple[str, int], BagSet] = {}
+        self._loaded: dict[str, BagSet] = {}
         for variant in config.variants:
             self._pretraining(variant, ())
 
     @property
     def rows(self) -> list[Vectors]:
         """Every way of making region vectors; what is not trained once, its head for each seed."""
-        found = [Vectors(seed) for seed in self.config.seeds]
-        found += [Vectors(seed, truth=True) for seed in self.config.seeds if not self.data]
-        for seed in self.config.seeds:
-            for protocol in self.config.protocols:
+        plain = (RAW, UNTRAINED) if self.data else (RAW, TRUE, SHUFFLED, UNTRAINED)
+        found = [Vectors(seed, plain=name) for name in plain for seed in self.config.seeds]
+        for protocol in self.config.protocols:
+            for seed in self.config.seeds:
                 found += [Vectors(seed, protocol, variant) for variant in self.config.variants]
         return found
 
@@ -130,7 +142,8 @@ class Study:
             for number, row in enumerate(self.rows, start=1):
                 logger.info("%d of %d: seed %d, %s %s", number, len(self.rows), row.seed,
                             row.protocol or "", row.name)  # fmt: skip
-                if row.variant:
+                self._loaded.clear()
+                if row.variant or row.plain == UNTRAINED:
                     self._vectors(row)
                 self._classify(row)
 
@@ -162,7 +175,7 @@ class Study:
         return found
 
     def _heads(self, row: Vectors, share: float) -> Path:
-        place = row.place if row.variant else f"seed{row.seed}/{row.place}"
+        place = row.place if row.place.startswith("seed") else f"seed{row.seed}/{row.place}"
         return self.out / "heads" / place / f"labels{round(100 * share)}"
 
     def _find_grids(self) -> None:
@@ -199,8 +212,15 @@ class Study:
         self._keep(row, lambda: self._scores(mean_tiles_of(table), self._labelled(row, 0)))
         if self.data:
             return
-        row, types = Vectors(row.seed, truth=True), read_truth(self.out)
+        row, types = Vectors(row.seed, plain=TRUE), read_truth(self.out)
         plain = {s: np.eye(len(TYPES), dtype=np.float32)[known] for s, known in types.items()}
+        for one in (r for r in self.rows if r.plain == SHUFFLED):
+            dealt = deal_labels(table, one.seed)
+            for path in self.grids:
+                bag = open_grids(path)
+                info = replace(bag.info, label=dealt[bag.info.slide])
+                given = _always(plain[bag.info.slide])
+                self._write_plain(replace(bag, info=info), one, given, len(TYPES))
         for path in self.grids:
             bag = open_grids(path)
             self._write_plain(bag, row, _always(plain[bag.info.slide]), len(TYPES))
@@ -216,11 +236,14 @@ class Study:
         )
 
     def _labelled(self, row: Vectors, fold: int) -> BagSet:
-        data, split = self.bags(row, fold), self.split().model_copy(update={"fold": fold})
-        key = (data.paths[0], fold)
+        return self._load(self.bags(row, fold), self.split().model_copy(update={"fold": fold}))
+
+    def _load(self, data: BagData, split: Split) -> BagSet:
+        """Bags of a row, opened once."""
+        key = data.paths[0]
         if key not in self._loaded:
             self._loaded[key] = load_bags(data, split)
-        return self._loaded[key]
+        return divided_anew(self._loaded[key], split)
 
     def _keep(self, row: Vectors, made: Callable[[], dict[str, Any]]) -> None:
         if not self.scores_file(row).is_file():
@@ -254,7 +277,10 @@ class Study:
         for fold in range(1 if every else self.config.folds):
             tested = [] if every else self._tested(fold)
             run = self.out / "runs" / row.place / ("" if every else f"fold{fold}")
-            self._pretrain(row, run, tested)
+            if row.variant:
+                self._pretrain(row, run, tested)
+            else:
+                self._untrained(row, run)
             embedder = VectorEmbedder(run, device=self.device)
             if not every:
                 bags = self._labelled(Vectors(row.seed), fold)
@@ -278,6 +304,18 @@ class Study:
             RunDir(run).check(config, resume=True, seed=row.seed)
             return
         train_regions(config, run, seed=row.seed, device=self.device, resume=True)
+
+    def _untrained(self, row: Vectors, run: Path) -> None:
+        """The encoder that a training of this seed begins with."""
+        if (RunDir(run).student / CARD).is_file():
+            return
+        table = self.table()
+        seed_weights(row.seed)
+        teacher = build(self._pretraining("dino", ()), table.shape[0]).teacher
+        save_region_encoder(
+            RunDir(run).student, teacher, encoder=table.encoder, mpp=table.mpp,
+            grid=table.shape[1], region_px=table.region_px, variant=UNTRAINED,
+        )  # fmt: skip
 
     def _score_row(self, row: Vectors) -> dict[str, Any]:
         """Scores of a row; of a fold's own encoder only those of the slides that it tests."""
@@ -305,12 +343,13 @@ class Study:
             )  # fmt: skip
             cross_validate(
                 own, folder, folds=config.folds, seeds=[row.seed], device=self.device,
-                paths=[one.paths for one in data],
+                paths=[one.paths for one in data], load=self._load,
             )  # fmt: skip
             file = folder / f"{NEAREST}.json"
             if not file.is_file():
                 write_json_atomic(file, nearest_neighbours(
-                    data, self.split(share), config.folds, config.neighbours
+                    data, self.split(share), config.folds, config.neighbours,
+                    load=self._load,
                 ))  # fmt: skip
 
 

@@ -18,6 +18,10 @@ RAW = "mean of tiles"
 """The baseline: a region's vector is the mean of its tiles' embeddings."""
 TRUE = "true types"
 """The bound: a region's vector is its true type, one of five (generated cohort only)."""
+SHUFFLED = "true types, labels dealt anew"
+"""The control: nothing is to be learnt, so what is above 0.5 here is a fault of the study."""
+UNTRAINED = "untrained"
+"""The baseline of the network: the weights that the trainings of a seed begin with."""
 Variant = Literal["dino", "intra", "inter", "intra_inter"]
 Count = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -34,9 +38,9 @@ class Cohort(Settings):
     """Of everything drawn."""
     slides: Count = 48
     """A third of the patients has two."""
-    regions: tuple[Count, Count] = (16, 20)
+    regions: tuple[Count, Count] = (14, 18)
     """Least and most of a slide."""
-    grid: Count = 6
+    grid: Count = 4
     """Tiles along a side of a region."""
     tile_px: Annotated[int, Field(ge=32, multiple_of=16)] = 32
     """Side of a tile in px, at 0.5 um per pixel (slides)."""
@@ -44,10 +48,10 @@ class Cohort(Settings):
     """Further slides whose tiles the tile encoder learns from (slides)."""
     encoder_epochs: Count = 4
     """Of its training (slides)."""
-    dim: Annotated[int, Field(ge=5)] = 16
+    dim: Annotated[int, Field(ge=4)] = 8
     """Numbers in a tile's embedding (grids)."""
-    noise: NonNegative = 1.0
-    """Deviation in each number of a tile's embedding, kinds being at length 4 (grids)."""
+    noise: NonNegative = 4.0
+    """Deviation in each number of a tile's embedding, kinds being at length 8 (grids)."""
     patient_shift: NonNegative = 2.0
     """Length of what is added to all tiles of a patient (grids)."""
 
@@ -95,16 +99,17 @@ class StudyConfig(Settings):
 
 
 SMALL: dict[str, Any] = {
-    "folds": 3,
-    "network": {"width": 32, "depth": 2, "heads": 4, "hidden": 64, "bottleneck": 32,
-                "outputs": 128},
-    "crops": {"global_grid": 5, "local_grid": 3, "local_views": 2, "vflip": True,
+    "folds": 2,
+    "network": {"width": 24, "depth": 2, "heads": 3, "hidden": 64, "bottleneck": 32,
+                "outputs": 128, "init_std": 0.1},
+    "crops": {"global_grid": 3, "local_grid": 2, "local_views": 2, "vflip": True,
               "transpose": True},
     "prototypes": {"start_epoch": 4, "clusters": 4, "least_regions": 12},
-    "optim": {"lr": 8e-3, "warmup_epochs": 1, "momentum": 0.98, "epochs": 8, "batch_size": 64,
+    "optim": {"lr": 0.02, "warmup_epochs": 1, "momentum": 0.95, "epochs": 8, "batch_size": 32,
               "keep_every": 0},
     "head": {"arch": "hipt", "hidden": 48},
-    "head_optim": {"lr": 1e-3, "epochs": 20, "batch_size": 8},
+    "head_optim": {"lr": 2e-3, "epochs": 8, "batch_size": 2},
+    "neighbours": 3,
 }  # fmt: skip
 """What differs from the published sizes on the generated cohort, so that two cores suffice."""
 

@@ -157,7 +157,7 @@ def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
     spec = EncoderSpec(
         id=f"{TIMM}{name} ({source})",
         licence="none needed: random weights" if weights == RANDOM else terms,
-        dim=int(net.num_features),
+        dim=int(getattr(net, "head_hidden_size", net.num_features)),
         sha256=state_digest(net),
         input_px=int(config["input_size"][-1]),
         mean=tuple(float(v) for v in config["mean"]),

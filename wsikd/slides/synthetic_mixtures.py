@@ -1,22 +1,21 @@
 """Slides that are mixtures of known tissue types: for studies of region encoders.
 
-A slide is a set of regions of g x g tiles, each region of one tissue type. Types come in two
-families. Of either, one type is *mixed*, half of its tiles of one kind and half of another, and one
-is *blended*, all of its tiles half-way between those two kinds. So the mean over a region's tiles
-is the same for both, and what tells them apart is how tiles differ within a region. Every slide has
-a main type of either family, a few regions of the other types, and stroma. The label is decided by
-the two main types together: "matched" where both are mixed or both blended, "unmatched" where not.
-Each type and each family is as frequent under either label.
+A slide is a set of regions of g x g tiles, each region of one tissue type. A type is a set of kinds
+of tile that occur together: four are *pairs*, half of the tiles of one kind and half of its
+opposite, and one is *plain*, all of a kind between all others. In the embeddings of tiles opposite
+kinds point opposite ways, so the mean over a region's tiles is the same for every type, and what
+tells types is which kinds occur together. Every slide has regions of all types. The label says
+which types prevail: pairs a and b are the most frequent under one, pairs c and d under the other.
 
-====  =========  =============================
-type  name       kinds of tile
-====  =========  =============================
-0     mixed a    0 and 1, half of either
-1     blended a  5, half-way between 0 and 1
-2     mixed b    2 and 3, half of either
-3     blended b  6, half-way between 2 and 3
-4     stroma     4
-====  =========  =============================
+====  =======  ===================
+type  name     kinds of tile
+====  =======  ===================
+0     pair a   0 and 1, half each
+1     pair b   2 and 3, half each
+2     pair c   4 and 5, half each
+3     pair d   6 and 7, half each
+4     plain    8
+====  =======  ===================
 """
 
 from __future__ import annotations
@@ -35,18 +34,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LABELS = ("matched", "unmatched")
-TYPES = ("mixed a", "blended a", "mixed b", "blended b", "stroma")
-KINDS = 7
-STROMA = 4
-BLENDED = 5
-"""The first kind between two others."""
-LENGTH = 4.0
+LABELS = ("a and b", "c and d")
+TYPES = ("pair a", "pair b", "pair c", "pair d", "plain")
+KINDS = 9
+PLAIN = 4
+"""The type of one kind."""
+LENGTH = 8.0
 """Of what a kind adds to an embedding."""
-MAIN, STROMA_SHARE = (0.70, 0.90), (0.15, 0.30)
-"""Share of the main type in its family, and of stroma in a slide: lowest and highest."""
-BALANCE = (0.40, 0.60)
-"""Share of family a among what is not stroma."""
+MAIN, PLAIN_SHARE = (0.60, 0.80), (0.15, 0.30)
+"""Share of the label's types among pairs, and of plain regions in a slide: lowest and highest."""
+BALANCE = (0.35, 0.65)
+"""Share of the first type in its label's."""
 _GLASS = 243
 _KIND_SEED = 7
 
@@ -60,7 +58,7 @@ class Mixture:
         patient: some have two slides, of one label.
         label: of ``LABELS``.
         types: int64 (n,), of each region, index into ``TYPES``.
-        kinds: int64 (n, g, g), kind of each tile, 0 to 6.
+        kinds: int64 (n, g, g), kind of each tile, 0 to 8.
         seed: entropy of what is drawn from the plan; ``patient_seed`` that of the patient's stain.
     """
 
@@ -78,7 +76,7 @@ def plan_mixtures(*, seed: int, slides: int, regions: tuple[int, int], grid: int
 
     Args:
         seed: of everything.
-        slides: how many; the four pairs of main types take turns by patient.
+        slides: how many; labels take turns by patient.
         regions: least and most of a slide.
         grid: g, tiles along a region's side.
 
@@ -101,31 +99,28 @@ def plan_mixtures(*, seed: int, slides: int, regions: tuple[int, int], grid: int
 
 def _plan(seed: int, index: int, patient: int, regions: tuple[int, int], grid: int) -> Mixture:
     rng = np.random.default_rng([seed, index])
-    main = (patient % 2, patient // 2 % 2)
+    label = patient % 2
     count = int(rng.integers(regions[0], regions[1] + 1))
-    stroma = max(1, round(count * rng.uniform(*STROMA_SHARE)))
-    first = round((count - stroma) * rng.uniform(*BALANCE))
-    types = [np.full(stroma, STROMA)]
-    for family, size in enumerate((first, count - stroma - first)):
-        own = round(size * rng.uniform(*MAIN))
-        blended = np.where(np.arange(size) < own, main[family], 1 - main[family])
-        types.append(2 * family + blended)
+    plain = max(1, round(count * rng.uniform(*PLAIN_SHARE)))
+    own = round((count - plain) * rng.uniform(*MAIN))
+    types = [np.full(plain, PLAIN)]
+    for side, size in ((label, own), (1 - label, count - plain - own)):
+        first = round(size * rng.uniform(*BALANCE))
+        types.append(np.where(np.arange(size) < first, 2 * side, 2 * side + 1))
     drawn = rng.permutation(np.concatenate(types)).astype(np.int64)
     kinds = np.stack([lay_out(rng, int(t), grid) for t in drawn])
-    label = LABELS[int(main[0] != main[1])]
     return Mixture(
-        f"m{index:03d}", f"p{patient:03d}", label, drawn, kinds, (seed, index, 1),
+        f"m{index:03d}", f"p{patient:03d}", LABELS[label], drawn, kinds, (seed, index, 1),
         (seed, patient, 2),
     )  # fmt: skip
 
 
 def lay_out(rng: np.random.Generator, kind: int, grid: int) -> NDArray[np.int64]:
     """Kinds of tile of a region of a type: int64 (grid, grid); of two, exactly half of either."""
-    if kind == STROMA or kind % 2:
-        only = STROMA if kind == STROMA else BLENDED + kind // 2
-        return np.full((grid, grid), only, np.int64)
+    if kind == PLAIN:
+        return np.full((grid, grid), 2 * PLAIN, np.int64)
     second = rng.permutation(grid * grid) % 2
-    return np.asarray(kind + second.reshape(grid, grid), np.int64)
+    return np.asarray(2 * kind + second.reshape(grid, grid), np.int64)
 
 
 def draw_vectors(
@@ -133,21 +128,22 @@ def draw_vectors(
 ) -> NDArray[np.float32]:
     """Embeddings of a slide's tiles as a frozen encoder might give them.
 
-    Each of the kinds 0 to 4 has a direction, the same in every slide, and the blended ones lie
-    exactly half-way; noise is added to each tile, and a shift to all tiles of a patient.
+    Each pair of kinds has an axis, the same in every slide, and its kinds lie at either end; the
+    plain kind lies in the middle. Noise is added to each tile, and a shift to all of a patient.
 
     Args:
         planned: the slide.
-        dim: numbers in an embedding, 5 or more.
+        dim: numbers in an embedding, 4 or more.
         noise: deviation in each number, kinds being at ``LENGTH`` from the origin.
         patient_shift: length of the shift.
 
     Returns:
         float32 (n, dim, g, g).
     """
-    pure = np.linalg.qr(np.random.default_rng(_KIND_SEED).standard_normal((dim, BLENDED)))[0].T
-    pure = LENGTH * pure
-    directions = np.concatenate([pure, (pure[[0, 2]] + pure[[1, 3]]) / 2])
+    drawn = np.random.default_rng(_KIND_SEED).standard_normal((dim, PLAIN))
+    axes = LENGTH * np.linalg.qr(drawn)[0].T
+    ends = np.stack([axes, -axes], 1).reshape(2 * PLAIN, dim)
+    directions = np.concatenate([ends, np.zeros((1, dim))])
     shift = np.random.default_rng(planned.patient_seed).standard_normal(dim)
     shift *= patient_shift / np.linalg.norm(shift)
     rng = np.random.default_rng(planned.seed)
@@ -160,24 +156,25 @@ def draw_tile(rng: np.random.Generator, kind: int, side: int) -> NDArray[np.floa
     """Density of stain of one tile, float64 (side, side).
 
     Kinds: 0 many small nuclei, 1 few large ones, 2 a clear lumen within nuclei, 3 dark strands,
-    4 pale fibres; 5 some small nuclei and one large one, 6 a lumen between strands.
+    4 some small nuclei and one large one, 5 a lumen between strands, 6 a dense field, 7 a dense
+    field with a lumen, 8 pale fibres.
     """
-    image = np.full((side, side), 0.25)
-    if kind in (3, 4, 6):
-        value, count = {3: (0.9, 3), 4: (0.34, 4), 6: (0.9, 2)}[kind]
+    image = np.full((side, side), 0.55 if kind in (6, 7) else 0.25)
+    if kind in (3, 5, 8):
+        value, count = {3: (0.9, 3), 8: (0.34, 4), 5: (0.9, 2)}[kind]
         for _ in range(count):
             x, y = rng.uniform(0, side, 2)
             run, slope = side, rng.uniform(-0.3, 0.3) * side
-            dx, dy = (run, slope) if kind == 4 else (slope, run)
+            dx, dy = (run, slope) if kind == 8 else (slope, run)
             cv2.line(image, _whole((x - dx, y - dy)), _whole((x + dx, y + dy)), value, 2)
-    if kind in (2, 6):
+    if kind in (2, 5, 7):
         reach = side // 3 if kind == 2 else side // 4
         cv2.circle(image, _whole(side / 2 + rng.uniform(-2, 2, 2)), reach, 0.02, -1)
-    nuclei = {0: (9, 0), 1: (0, 2), 2: (5, 0), 5: (5, 1), 6: (2, 0)}.get(kind, (0, 0))
+    nuclei = {0: (9, 0), 1: (0, 2), 2: (5, 0), 4: (5, 1), 5: (2, 0)}.get(kind, (0, 0))
     for count, radius in zip(nuclei, (side // 14, side // 5), strict=True):
         for _ in range(count):
             spot = rng.uniform(0.1 * side, 0.9 * side, 2)
-            if kind in (2, 6):
+            if kind in (2, 5):
                 turn = rng.uniform(0, 2 * np.pi)
                 spot = side / 2 + 0.42 * side * np.array([np.cos(turn), np.sin(turn)])
             cv2.circle(image, _whole(spot), max(1, radius), float(rng.uniform(0.8, 1.1)), -1)
