@@ -59,7 +59,10 @@ def _fields_told(what: dict[str, Any]) -> str:
         f"{what['groups']} slides or patients"
     )
     if what["reference"] == "drawn":
-        return f"The {scale} of fields is that with what was drawn or said of the slides, {over}"
+        return (
+            f"The {scale} of fields is that with what was drawn or said of the slides (where that is "
+            f"one class), {over}"
+        )
     return (
         f"Nothing is drawn on these slides: the {scale} of fields is agreement with the teacher, "
         f"which does not tell who is right, {over}"
@@ -146,7 +149,8 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     unit, start = _units(record)[0]
     points = [p for p in record["points"] if p[f"{start}kappa"] is not None]
-    if any(p["kind"] == "escalated" for p in points):
+    escalated = any(p["kind"] == "escalated" for p in points)
+    if escalated:
         rank = {"student": 0.0, "teacher": 1.0}
         order = sorted(points, key=lambda p: rank.get(p["kind"], p["budget"]))
         axes.plot([p["cpu_s"]["median"] for p in order], [p[f"{start}kappa"] for p in order],
@@ -166,7 +170,7 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
         axes.annotate(
             label, (cpu["median"], max(high, kappa) if above else min(low, kappa)),
             xytext=(0, 4 if above else -12), textcoords="offset points", fontsize=8,
-            ha="right" if point["kind"] == "student" else "center",
+            ha="right" if point["kind"] == "student" and escalated else "center",
         )  # fmt: skip
     against = "agreement with the teacher"
     if unit == "slide" or record["compared"]["reference"] == "drawn":
