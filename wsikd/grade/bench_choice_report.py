@@ -60,8 +60,8 @@ def _fields_told(what: dict[str, Any]) -> str:
     )
     if what["reference"] == "drawn":
         return (
-            f"The {scale} of fields is that with what was drawn or said of the slides (where that is "
-            f"one class), {over}"
+            f"The {scale} of fields is that with what was drawn or said of the slides (where that "
+            f"is one class), {over}"
         )
     return (
         f"Nothing is drawn on these slides: the {scale} of fields is agreement with the teacher, "
