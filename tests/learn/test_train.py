@@ -423,13 +423,22 @@ def test_held_epochs_have_the_last_rate(schedule):
 
 
 def test_a_held_run_ends_when_validation_is_flat(stripes, tmp_path):
-    optim = {"epochs": 1, "warmup_epochs": 0, "hold_epochs": 20, "patience": 3, "lr": 1e-9}
+    optim = {
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "hold_epochs": 20,
+        "patience": 3,
+        "lr": 1e-9,
+        "lr_end": 1e-9,
+    }
     optim |= {"epoch_patches": 16}
     found = distill(config(stripes, optim=optim), tmp_path / "run", seed=1, device="cpu")
     done = [row for row in rows(tmp_path / "run") if "epoch" in row]
     assert 4 <= len(done) == found.best_epoch + 3 < 21
     with pytest.raises(ValidationError, match="set patience"):
         Optim(hold_epochs=1)
+    with pytest.raises(ValidationError, match="set lr_end"):
+        Optim(hold_epochs=1, patience=2)
 
 
 def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, patches_on_disk):

@@ -202,20 +202,19 @@ def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
     Raises:
         WsikdError: a run failed; what is finished stays for the next call.
     """
-    loaded: dict[str, PatchSet] = {}
+    patches, loaded = None, ""
     total = len(plan.units()) * len(plan.rows)
     for number, (unit, row) in enumerate((u, r) for u in plan.units() for r in plan.rows):
         config = _settings(row, unit, plan, out)
         key = data_key(config)
-        if key not in loaded:
-            loaded.clear()  # the patches of one split at a time
-            loaded[key] = load_patches(config.data, config.split)
-            if not len(loaded[key].indices("test")):
+        if patches is None or key != loaded:
+            patches = None  # those of one split at a time
+            patches, loaded = load_patches(config.data, config.split), key
+            if not len(patches.indices("test")):
                 raise DataError(
                     "split", "leaves no test patches", "set split.test, or pass --folds"
                 )
-            loaded[key].keep(np.arange(len(loaded[key])), config.data.cache_gb, CPU_THREADS)
-        patches = loaded[key]
+            patches.keep(np.arange(len(patches)), config.data.cache_gb, CPU_THREADS)
         if row.name == plan.rows[0].name:
             keep_colour(_colour_file(out, unit), patches)
         logger.info("%s, %s: %d of %d", row.name, unit.name, number + 1, total)
