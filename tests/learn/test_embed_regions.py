@@ -115,7 +115,7 @@ def test_regions_are_chosen_by_tissue_and_border(slides, tmp_path, least_tissue)
     assert (len(seen) > 1) == (least_tissue == 0.05)  # those at the border hold a little
 
 
-def test_what_lies_beyond_the_slide_is_background(slides, tmp_path):
+def test_what_lies_beyond_the_slide_is_background(slides, tmp_path, caplog):
     path = slides / "s1.0.svs"
     large = {"mpp": 1.0, "tile": 256, "region": 2048, "min_tissue": 0.05}
     _, bag = embed(path, tmp_path / "r.zarr", **large, min_inside=0.2)
@@ -127,6 +127,7 @@ def test_what_lies_beyond_the_slide_is_background(slides, tmp_path):
     np.testing.assert_array_equal(bag.features()[0, :3, 7, 7], background)
     _, none = embed(path, tmp_path / "n.zarr", **large)
     assert none.shape == (0, 4, 8, 8)
+    assert "no region of 2048 um has a share of 0.75 on the slide and 0.05 of tissue" in caplog.text
 
 
 def test_tiles_come_row_by_row_each_once():

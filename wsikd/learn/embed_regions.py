@@ -121,7 +121,12 @@ class RegionEmbedder(Embedder):
                 )
             rows, columns = choose_regions(grid, tissue, slide.info.bounds, settings)
             if not len(rows):
-                logger.warning("%s: no region holds enough tissue of the slide", slide.info.file)
+                logger.warning(
+                    "%s: no region of %g um has a share of %g on the slide and %g of tissue; give "
+                    "a smaller --regions, or less of --min-inside or --min-tissue",
+                    slide.info.file, settings.region_px * mpp,
+                    settings.min_inside, settings.min_tissue,
+                )  # fmt: skip
             where, tile_rows, tile_columns = tiles_of(rows, columns, settings.side)
             batches = stream_patches(
                 Canvas.plan(slide, mpp), TileGrid.plan(slide, mpp, settings.patch_px),
