@@ -42,6 +42,7 @@ def text(record: dict[str, Any]) -> str:
     if record["threshold"] is not None:
         positive = record["classes"][-1]
         lines.append(f"threshold on {positive}: {record['threshold']:.3g}, chosen on validation")
+        lines.append("accuracy and balanced accuracy go by the likelier class, not the threshold")
     found = record.get("drop_in")
     if found is not None:
         lines += ["", f"the same network on bags by {found['encoder'] or 'an unnamed encoder'}:"]

@@ -110,7 +110,13 @@ def test_the_command(trained, tmp_path):
         main, ["evaluate", str(trained / "run"), "--against", str(same)], catch_exceptions=False
     )
     assert found.exit_code == 0, found.output
-    for told in ("AUC", "sensitivity", "threshold on positive", "decisions agree on 100.0%"):
+    for told in (
+        "AUC",
+        "sensitivity",
+        "threshold on positive",
+        "by the likelier class",
+        "decisions agree on 100.0%",
+    ):
         assert told in found.output
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"method": "mil"}))
     printed = CliRunner().invoke(main, ["config", str(tmp_path / "c.yaml")])
