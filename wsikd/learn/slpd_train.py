@@ -302,7 +302,11 @@ def _finish(trainer: SlpdTrainer) -> RegionResult:
     spread = trainer.spread()
     prototypes: Path | None = run.path / FILE
     if spread < 0.05:
-        logger.warning("spread %.3f: all regions are encoded alike; lower optim.lr", spread)
+        logger.warning(
+            "spread %.3f: all regions are encoded alike; give more regions, lower optim.lr, or "
+            "raise network.init_std (to 0.1 in networks some tens wide)",
+            spread,
+        )
     try:
         trainer.cluster()
     except ConfigError as error:  # without prototype terms they are only an extra
