@@ -75,6 +75,7 @@ def test_one_process_does_not_lock_twice(tmp_path):
         (f"{os.getppid()} - {socket.gethostname()}", True),
         ("1 1 another-host", True),
     ],
+    ids=["empty", "nonsense", "our number", "other start", "parent", "other host"],
 )
 def test_what_counts_as_held(tmp_path, text, held):
     if text.split()[1:2] == ["1"] and not held and not Path("/proc/self/stat").exists():
