@@ -1,9 +1,8 @@
-"""What the commands share: options, one-line errors, exit codes, and slide after slide."""
+"""What the commands share: options, threads, bars, and slide after slide."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import logging
 import os
 import signal
@@ -12,11 +11,20 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsikd.core.errors import OutputError, SlideError, WsikdError, one_line
+from wsikd.core.errors import OutputError, WsikdError
+from wsikd.core.faults import explain
+
+from .exits import LIBGL_REMEDY as LIBGL_REMEDY
+from .exits import SOME_FAILED as SOME_FAILED
+from .exits import is_libgl as is_libgl
+from .exits import one_line_errors as one_line_errors
+from .exits import printable
+from .exits import together as together
+from .exits import told as told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +33,6 @@ if TYPE_CHECKING:
     from wsikd.slides.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
-
-SOME_FAILED = 3
-LIBGL_REMEDY = "on Debian: apt-get install libgl1 libglib2.0-0"
-_OS_REMEDIES = {
-    errno.ENOSPC: "free space, or choose another -o",
-    errno.EDQUOT: "free space within your quota, or choose another -o",
-    errno.EROFS: "choose a place that can be written to",
-}
 
 
 def input_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,71 +126,6 @@ def use_threads(threads: int | None, jobs: int = 1) -> int:
     return threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line and an exit code; bugs keep their traceback."""
-    try:
-        yield
-    except WsikdError as error:
-        click.echo(told(error), err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # whoever read the output has closed it; click ends quietly
-        raise
-    except OSError as error:
-        log.debug("the system refused", exc_info=True)
-        click.echo(told(_output_error(error)), err=True)
-        sys.exit(1)
-    except ImportError as error:
-        if not is_libgl(error):
-            raise
-        click.echo(told(WsikdError("opencv-python", str(error), LIBGL_REMEDY)), err=True)
-        sys.exit(1)
-
-
-def together(work: Callable[[], None], *, first: bool) -> NoReturn:
-    """Do the work of one of several processes, and end it: what went wrong is told once.
-
-    Threads of the collective library sometimes outlive the interpreter, which then aborts; so the
-    process is left by the shortest way.
-    """
-    code = 0
-    if not first:
-        logging.getLogger("wsikd").setLevel(logging.ERROR)
-    try:
-        work()
-    except WsikdError as error:
-        code = error.exit_code
-        if not error.elsewhere:
-            click.echo(told(error), err=True)
-    except Exception:
-        code = 1
-        log.exception("process %d", os.getpid())
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def is_libgl(error: ImportError) -> bool:
-    """Whether an import failed for the system libraries that OpenCV links."""
-    return any(library in str(error) for library in ("libGL", "libgthread"))
-
-
-def _output_error(error: OSError) -> OutputError:
-    reason = error.strerror or one_line(str(error)) or type(error).__name__
-    remedy = _OS_REMEDIES.get(error.errno or 0, "check the path and its permissions")
-    return OutputError(os.fsdecode(error.filename) if error.filename else "file", reason, remedy)
-
-
-def told(error: WsikdError) -> str:
-    """The line that tells an error, in characters that any stream takes."""
-    return _printable(f"{type(error).__name__}: {error}")
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 @dataclass
 class Batch:
     """Slides one after another: a fault in one is written down, and the others go on.
@@ -216,16 +151,14 @@ class Batch:
                 raise
             except Exception as error:
                 log.debug("%s", entry.path, exc_info=True)
-                fault = f"unforeseen {type(error).__name__}: {error}"
-                remedy = "run it alone with --log-level debug and report it"
-                self.failed(entry, SlideError(entry.name, fault, remedy))
+                self.failed(entry, explain(entry.name, error))
                 continue
             self.went_well(entry, line, time.perf_counter() - start)
 
     def went_well(self, entry: SlideEntry, line: str, took_s: float) -> None:
         """Tell what came of a slide."""
         if not self.quiet:
-            click.echo(_printable(f"{entry.name}: {line} ({took_s:.1f} s)"))
+            click.echo(printable(f"{entry.name}: {line} ({took_s:.1f} s)"))
 
     def finish(self, done: str) -> None:
         """Sum up, failures last; exits with 3 when some slide failed."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import LIBGL_REMEDY, is_libgl
+from .exits import LIBGL_REMEDY, is_libgl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def doctor(everything: bool) -> None:
         click.echo(f"{'ok   ' if fine else 'FAULT'} {name}: {detail}")
         faults += not fine
     click.echo("all well" if not faults else f"{faults} fault(s)")
-    sys.exit(1 if faults else 0)
+    sys.exit(2 if faults else 0)
 
 
 def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tuple[str, bool, str]]:

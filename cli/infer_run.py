@@ -93,10 +93,13 @@ def _runner(how: Running) -> Iterator[Run]:
 
 def _load(run: Run, grading: Grading) -> Loaded:
     """Have the networks loaded where they will run; raises what is wrong with them."""
+    from wsikd.core.errors import BundleError
     from wsikd.core.process import Task
     from wsikd.grade.work import load_job
 
     (outcome,) = run([Task(str(grading.model), load_job, (grading,))], None)
+    if outcome.died and outcome.error:
+        raise BundleError(outcome.error.subject, outcome.error.fault, "copy the bundle again")
     if outcome.error:
         raise outcome.error
     loaded: Loaded = outcome.value

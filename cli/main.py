@@ -12,13 +12,13 @@ from wsikd import RESEARCH_USE
 
 from .attend import attend
 from .bench import bench
-from .common import one_line_errors
 from .config import config
 from .demo import demo
 from .distill import distill
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
+from .exits import CODES, check_working_directory, one_line_errors
 from .export import export
 from .export_model import export_model
 from .infer import infer
@@ -33,18 +33,18 @@ from .view import view
 
 
 class _Wsikd(click.Group):
-    """The group; errors that a user can mend become one line."""
+    """The group; whatever goes wrong becomes one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with one_line_errors():
+            check_working_directory()
             return super().invoke(ctx)
 
 
 @click.group(
     cls=_Wsikd,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=f"Exit codes: 0 good, 1 crash, 2 usage, 3 some slide failed, 4 no slide found. "
-    f"{RESEARCH_USE}",
+    epilog=f"Exit codes: {CODES}. {RESEARCH_USE}",
 )
 @click.version_option(package_name="wsikd")
 @click.option(

@@ -269,7 +269,7 @@ UNKNOWN_TISSUE = "not among the known maskers; choose one of otsu, all"
         (["tile", "-i", "EMPTY", "-o", "OUT"], 4, "NoSlidesError: "),
         (["info", "EMPTY"], 4, "NoSlidesError: "),
         (["tile", "-i", "gone.csv", "-o", "OUT"], 2, "ConfigError: gone.csv: cannot be read"),
-        (["tile", "-i", "SLIDE", "-o", "SLIDE"], 1, "OutputError: "),
+        (["tile", "-i", "SLIDE", "-o", "SLIDE"], 2, "OutputError: "),
         ([*TILE, "--mag", "40"], 3, "0.25 um/px is finer than its own 0.5"),
         (["tlie"], 2, "No such command"),
     ],
@@ -337,7 +337,7 @@ def test_a_reader_who_has_seen_enough_is_no_fault(small):
     command = [sys.executable, "-m", "wsikd", "info", str(small)]
     with os.fdopen(theirs, "w") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_info_as_json_agrees_with_the_store(small, tmp_path):
@@ -419,14 +419,14 @@ def test_names_that_are_no_utf8_stop_nobody(small, tmp_path):
         (OSError(122, "Disk quota exceeded"), "file: Disk quota exceeded; free space within"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied; check the path"),
         (FileNotFoundError(2, "No such file", os.fsdecode(b"\xff")), "\\udcff: No such file; "),
-        (OSError("what"), "file: what; check the path and its permissions"),
+        (OSError("what"), "file: what; check that it is whole"),
     ],
     ids=str,
 )
 def test_what_the_system_refuses_is_one_line(capsys, error, told):
     with pytest.raises(SystemExit) as caught, one_line_errors():
         raise error
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"OutputError: {told}")
 
@@ -443,7 +443,7 @@ def without_libgl(tmp_path, monkeypatch):
 def test_doctor_tells_a_missing_libgl(without_libgl):
     command = [sys.executable, "-m", "wsikd", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, env=without_libgl, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT ")]
     assert [f.split()[1].rstrip(":") for f in faults] == ["opencv-python", "readers", "geometry"]
@@ -455,15 +455,23 @@ def test_doctor_tells_a_missing_libgl(without_libgl):
 def test_a_missing_libgl_is_one_line(without_libgl, small):
     command = [sys.executable, "-m", "wsikd", "info", str(small)]
     done = subprocess.run(command, capture_output=True, text=True, env=without_libgl, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "libGL.so.1: cannot open" in line
     assert line.endswith("apt-get install libgl1 libglib2.0-0")
 
 
-def test_another_missing_module_keeps_its_traceback():
-    with pytest.raises(ImportError, match="elsewhere"), one_line_errors():
+def test_another_missing_module_is_a_fault_of_ours(capsys, caplog):
+    caplog.set_level("DEBUG", "wsikd")
+    with pytest.raises(SystemExit) as caught, one_line_errors():
         raise ImportError("elsewhere")
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "UnforeseenError: wsikd: unforeseen ImportError: elsewhere; run it again with --log-level "
+        "debug and report it"
+    )
+    assert "raise ImportError" in caplog.text
 
 
 @pytest.fixture(scope="module")

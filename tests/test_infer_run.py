@@ -141,7 +141,7 @@ def test_a_bundle_that_does_not_fit_is_one_line_and_leaves_nothing(slide, studen
     card["sha256"] = "0" * 64
     (folder / "card.json").write_text(json.dumps(card))
     done = run("-i", slide, "-m", folder, "-o", tmp_path / "out", *FAST)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     (line,) = done.output.splitlines()
     assert line.startswith("BundleError: ")
     assert not (tmp_path / "out").exists()

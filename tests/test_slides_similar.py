@@ -190,7 +190,7 @@ def test_a_slide_that_is_not_there_or_cannot_be_read_hides_no_other(run, slides,
 )  # fmt: skip
 def test_a_slide_that_cannot_be_asked_for(run, slide, told):
     done = similar(run, slide)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (run / "similar").exists()
@@ -198,7 +198,7 @@ def test_a_slide_that_cannot_be_asked_for(run, slide, told):
 
 def test_a_folder_that_is_no_run(tmp_path):
     done = similar(tmp_path, "ant")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert f"holds no {FILE}" in done.stderr
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.core import tasks
-from wsikd.core.errors import RegionReadError, SlideError, StoreNotFoundError
+from wsikd.core.errors import RegionReadError, SlideError, StoreNotFoundError, UnforeseenError
 from wsikd.core.process import Task, WorkerPool, run_here
 
 
@@ -74,7 +74,7 @@ def test_errors_come_as_they_were_raised(shared, where, caplog):
     assert str(refused) == "s.svs: is damaged; scan it again"
     assert type(missing) is StoreNotFoundError
     assert (missing.subject, missing.fault, missing.remedy) == ("s.zarr", "not here", "make it")
-    assert type(unforeseen) is SlideError
+    assert (type(unforeseen), unforeseen.exit_code) == (UnforeseenError, 1)
     assert str(unforeseen) == (
         "s: unforeseen KeyError: 'key'; run it alone with --log-level debug and report it"
     )

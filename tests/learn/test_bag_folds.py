@@ -76,7 +76,7 @@ def test_what_is_finished_stays(study):
     assert again.exit_code == 0, again.output
     assert [(f / "scores.json").read_text() for f in folders] == before
     other = run(root / "bags", root / "out", "--set", "optim.epochs=4")
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "was started with another 'optim.epochs'" in other.output
 
 
@@ -91,6 +91,6 @@ def test_a_patient_in_two_folds_is_refused():
 @pytest.mark.parametrize("given", [[], ["--data", "nowhere"]])
 def test_without_bags_nothing_is_left_behind(tmp_path, given):
     found = CliRunner().invoke(main, ["reproduce", "mil", "-o", str(tmp_path / "out"), *given])
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert ("pass --data" if not given else "nowhere") in found.output
     assert not (tmp_path / "out").exists()

@@ -110,7 +110,7 @@ def test_what_is_finished_is_not_done_again(made, sicap, monkeypatch):
     assert again.stdout == done.stdout
     assert (out / "runs/teacher/seed22/scores.json").read_text() == scores
     other = run(*command(sicap, out, "--set", "optim.lr=0.1"))
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "was started with another 'optim.lr'" in other.stderr
 
 
@@ -118,7 +118,7 @@ def test_other_data_are_refused(made, sicap, tmp_path):
     out, _ = made
     changed = write_sicap(tmp_path / "SICAPv2", seed=1)
     refused = run(*command(changed, out))
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "was made with another data; choose another -o" in refused.stderr
 
 
@@ -154,7 +154,7 @@ def test_the_test_part_is_scored_once(made, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(out / "runs/ce_5x/seed22", folder)
     refused = run("evaluate", folder, "--split", "test", "--by", "me", "--device", "cpu")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert refused.stderr.startswith(f"OutputError: {folder}: its test part was scored on 20")
     assert "by wsikd reproduce; choose on --split val, or pass --again" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -167,7 +167,7 @@ def test_the_test_part_is_scored_once(made, tmp_path):
     assert kept[0]["figures"] == pytest.approx(kept[1]["figures"])
     (folder / "scores.json").write_text("{torn")
     torn = run("evaluate", folder, "--split", "test", "--device", "cpu")
-    assert torn.exit_code == 1
+    assert torn.exit_code == 2
     assert "cannot be read as a record of scores" in torn.stderr
 
 
@@ -239,14 +239,14 @@ def test_a_bundle_alone_is_scored_on_the_data_it_is_given(made, sicap, tmp_path)
     bundle = tmp_path / "bundle"
     shutil.copytree(out / "runs/teacher/seed22/student", bundle)
     missing = run("evaluate", bundle, "--split", "test", "--device", "cpu")
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert "names no data; pass --data" in missing.stderr
     asked = ["evaluate", bundle, "--split", "test", "--data", sicap, "--device", "cpu", "--json"]
     record = json.loads(run(*asked).stdout)
     kept = scoring.read_scores(out / "runs/teacher/seed22/scores.json")[0]
     assert record["figures"] == pytest.approx(kept["figures"])
     assert "report" not in record
-    assert run(*asked).exit_code == 1
+    assert run(*asked).exit_code == 2
 
 
 def test_data_without_a_split_are_all_test_for_a_bundle(made, sicap, tmp_path):
@@ -269,7 +269,7 @@ def test_data_without_a_split_are_all_test_for_a_bundle(made, sicap, tmp_path):
     text = run("evaluate", bundle, "--split", "test", "--data", folders, "--again")
     assert text.stdout.startswith("test: 16 patches of 2 slides or patients")
     none = run("evaluate", bundle, "--data", folders)
-    assert (none.exit_code, "there are no val patches" in none.stderr) == (1, True)
+    assert (none.exit_code, "there are no val patches" in none.stderr) == (2, True)
 
 
 def test_cross_fitting_predicts_every_patch_once_a_repeat(sicap, tmp_path):
@@ -509,10 +509,10 @@ def test_one_scoring_at_a_time_whoever_asks(made, sicap):
     with locked(folder / "scores.json"):
         for again in (["--again", "--split", "test"], []):
             busy = run("evaluate", folder, *again, "--no-report", "--device", "cpu")
-            assert (busy.exit_code, "another process" in busy.stderr) == (1, True)
+            assert (busy.exit_code, "another process" in busy.stderr) == (2, True)
         (folder / "predictions_test.npz").rename(folder / "moved")
         table = run(*command(sicap, out))
-        assert (table.exit_code, "another process" in table.stderr) == (1, True)
+        assert (table.exit_code, "another process" in table.stderr) == (2, True)
     (folder / "moved").rename(folder / "predictions_test.npz")
     assert (folder / "scores.json").read_text() == kept
 

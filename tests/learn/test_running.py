@@ -145,5 +145,5 @@ def test_one_training_at_a_time_in_a_folder(stripes, tmp_path):
     asked = ["distill", "-c", path, "--data", stripes, "-o", tmp_path / "run", "--device", "cpu"]
     with locked(tmp_path / "run"):
         done = CliRunner().invoke(main, [str(a) for a in asked], catch_exceptions=False)
-    assert (done.exit_code, "another process" in done.stderr) == (1, True)
+    assert (done.exit_code, "another process" in done.stderr) == (2, True)
     assert not (tmp_path / "run").exists()

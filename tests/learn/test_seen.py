@@ -106,7 +106,7 @@ def test_evaluate_refuses_what_was_seen_and_records_if_told(
         return CliRunner().invoke(main, list(map(str, asked)), catch_exceptions=False)
 
     refused = run()
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert re.search("its teacher was (trained|selected) on the same image; name", refused.stderr)
     assert len(refused.stderr.splitlines()) == 1
     assert not (bundle / "scores.json").exists()

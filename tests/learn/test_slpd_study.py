@@ -441,7 +441,7 @@ def test_a_planted_leak_stops_the_study(study, tmp_path):
     shutil.copytree(runs / "transductive" / "intra_inter" / "student", run / "student")
     shutil.rmtree(copy / "vectors" / "seed0" / "per_fold")
     found = CliRunner().invoke(main, [str(copy) if c == str(out) else c for c in command])
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "is in the test part, but" in found.output
 
 
@@ -458,7 +458,7 @@ def test_what_is_finished_stays_and_other_settings_are_refused(study):
     kept.pop(scored)
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     other = CliRunner().invoke(main, [*command, "--set", "folds=3"])
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "holds a study with another 'folds'" in other.output
 
 

@@ -51,14 +51,14 @@ def test_all_stages_end_to_end(tmp_path):
     assert again.exit_code == 0, again.output
     assert {f: f.stat().st_mtime_ns for f in before} == before, "what is finished stays"
     other = reproduce(tmp_path / "study", "--set", "count=7")
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "holds a study with another 'count'" in other.output
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     found = reproduce(tmp_path)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "is not empty and holds no study" in found.output
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -6,9 +6,13 @@ file is meant and what mends it.
 
 
 class WsikdError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix.
 
-    exit_code = 1
+    ``exit_code`` is that of a command which ends with the error: 2 for a wrong call, setting, file
+    or machine, 3 for a slide, 4 where there is no slide, 1 for a fault of wsikd itself.
+    """
+
+    exit_code = 2
     elsewhere = False
     """Whether another process of the same training tells it."""
 
@@ -24,8 +28,6 @@ class WsikdError(Exception):
 class ConfigError(WsikdError, ValueError):
     """A setting is unknown, of the wrong kind, or contradicts another."""
 
-    exit_code = 2
-
 
 class NoSlidesError(WsikdError):
     """The input names no slide at all."""
@@ -35,6 +37,8 @@ class NoSlidesError(WsikdError):
 
 class SlideError(WsikdError):
     """A slide cannot be opened or used."""
+
+    exit_code = 3
 
 
 class MissingMppError(SlideError):
@@ -83,6 +87,12 @@ class NonFiniteLossError(WsikdError):
 
 class OutputError(WsikdError):
     """A result cannot be written where it was asked for."""
+
+
+class UnforeseenError(WsikdError):
+    """A fault of wsikd itself, not of what it was given."""
+
+    exit_code = 1
 
 
 def one_line(text: str) -> str:

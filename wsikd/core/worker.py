@@ -14,7 +14,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.errors import WsikdError
+from wsikd.core.faults import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], 
     """Call ``function(report, *arguments)``.
 
     Raises:
-        WsikdError: it did; any other error becomes a SlideError that tells its kind.
+        WsikdError: it did; any other error becomes one, see ``wsikd.core.faults.explain``.
         BrokenPipeError: whoever read our output has closed it.
     """
     try:
@@ -59,13 +60,7 @@ def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], 
         raise
     except Exception as error:
         log.debug("%s", name, exc_info=True)
-        raise unforeseen(name, error) from error
-
-
-def unforeseen(name: str, error: Exception) -> SlideError:
-    """What is told of a fault in the program."""
-    fault = f"unforeseen {type(error).__name__}: {error}"
-    return SlideError(name, fault, "run it alone with --log-level debug and report it")
+        raise explain(name, error) from error
 
 
 class _Line:
@@ -114,7 +109,7 @@ def _answer(call: bytes, line: _Line) -> bytes:
         return pickle.dumps((FAILED, error))
     except Exception as error:
         log.debug("%s", name, exc_info=True)
-        return pickle.dumps((FAILED, unforeseen(name, error)))
+        return pickle.dumps((FAILED, explain(name, error)))
 
 
 def _forward_logs(line: _Line, levels: Mapping[str, int]) -> None:

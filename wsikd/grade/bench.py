@@ -28,7 +28,7 @@ import torch
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.faults import explain
 from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
 from wsikd.grade.bench_slides import check_labels
 from wsikd.grade.escalate import EscalatingPredictor, check_comparable
@@ -39,6 +39,7 @@ from wsikd.slides.manifest import open_entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from wsikd.core.errors import WsikdError
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.slides.manifest import SlideEntry
@@ -96,7 +97,7 @@ def run_bench(
         repeats: timed passes of each, after one that is not timed.
         on_progress: called with (slides done, slides in all).
         on_failure: told of a slide that fails, which is then left out; a fault that nobody foresaw
-            is told as a SlideError. Without it, the error rises.
+            is reported as a WsikdError. Without it, the error rises.
 
     Returns:
         A record ready for JSON: environment, contenders, slides, totals, ratios, agreement, points
@@ -125,7 +126,7 @@ def run_bench(
             if on_failure is None:
                 raise
             log.debug("%s", entry.path, exc_info=True)
-            on_failure(entry, _named(error, entry))
+            on_failure(entry, explain(entry.path.name, error))
         if on_progress:
             on_progress(number + 1, len(entries))
     if not done:
@@ -163,15 +164,6 @@ def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
     return Contender(
         f"{student.name} + {budget:.3g}", predictor, macs, trained=True, card=student.card
     )
-
-
-def _named(error: Exception, entry: SlideEntry) -> WsikdError:
-    """The error itself, or one that names the slide where nobody foresaw it."""
-    if isinstance(error, WsikdError):
-        return error
-    fault = f"unforeseen {type(error).__name__}: {error}"
-    remedy = "run it alone with --log-level debug and report it"
-    return SlideError(entry.path.name, fault, remedy)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

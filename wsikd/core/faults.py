@@ -1,0 +1,44 @@
+"""What an exception of any kind means to a user: a WsikdError, with its remedy and exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wsikd.core.errors import OutputError, UnforeseenError, WsikdError, one_line
+
+REPORT_IT = "run it alone with --log-level debug and report it"
+_OS_REMEDIES = {
+    errno.ENOSPC: "free space, or choose another -o",
+    errno.EDQUOT: "free space within your quota, or choose another -o",
+    errno.EROFS: "choose a place that can be written to",
+}
+
+
+def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> WsikdError:
+    """The error of wsikd that an exception amounts to.
+
+    Args:
+        subject: what was worked on; named where the exception itself names no file.
+        error: a WsikdError is returned as it is; what the system refused becomes an OutputError,
+            no memory a WsikdError, and anything else, which is a fault of the program, an
+            UnforeseenError.
+        remedy: of an UnforeseenError.
+    """
+    if isinstance(error, WsikdError):
+        return error
+    if isinstance(error, MemoryError):
+        fault = one_line(f"memory ran out ({error})") if str(error) else "memory ran out"
+        return WsikdError(subject, fault, "give fewer --jobs or --threads, or a smaller batch")
+    if isinstance(error, OSError):
+        return system_error(error, subject)
+    fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")
+    return UnforeseenError(subject, fault, remedy)
+
+
+def system_error(error: OSError, subject: object = "file") -> OutputError:
+    """What the system refused; ``subject`` is named where the error names no file."""
+    reason = error.strerror or one_line(str(error)) or type(error).__name__
+    usual = "check the path and its permissions" if error.errno else "check that it is whole"
+    remedy = _OS_REMEDIES.get(error.errno or 0, usual)
+    return OutputError(os.fsdecode(error.filename) if error.filename else subject, reason, remedy)
