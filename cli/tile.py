@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .common import Batch, input_option, slide_options, tissue_options
 from .sections import Sectioned
 from .tile_compare import compare_tiles
+from .tile_labels import plan_labels
 from .tile_options import annotation_options, area_options, store_options
 from .tile_run import estimate_tiles, run_options, run_tiles, running
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from wsikd.slides.manifest import SlideEntry
-
-    from .tile_run import Running
-
-log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -137,7 +127,14 @@ def tile(
         inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
     )
     method, entries, unmasked = own_masks(tissue, entries)
-    names = _named_classes(classes) if classes else _annotated_classes(entries, renamed, how)
+    labels = plan_labels(
+        entries,
+        renamed,
+        annotations=annotations,
+        classes=classes,
+        apart=jobs > 0,
+        stall_s=60 * stall,
+    )
     usual = default_areas(method)
     settings = StoreSettings(
         mpps=finest_first,
@@ -145,7 +142,7 @@ def tile(
         stride_px=stride or patch_size,
         tissue=method,
         min_tissue=min_tissue,
-        classes=names,
+        classes=labels.classes,
         min_cover=min_cover,
         min_purity=min_purity,
         label_map=renamed,
@@ -169,40 +166,4 @@ def tile(
     for entry in unmasked:
         batch.failed(entry, no_mask(entry, tissue))
     work = compare_tiles if compare else estimate_tiles if dry_run else run_tiles
-    work(tasks, how, batch, output)
-
-
-def _named_classes(text: str) -> tuple[str, ...]:
-    """Names of ``A, B,C`` in the order given; raises ConfigError where one is empty or double."""
-    from wsikd.core.errors import ConfigError
-    from wsikd.slides.label_map import plain_name
-
-    names = tuple(plain_name(name) for name in text.split(","))
-    if not all(names) or len(set(names)) < len(names):
-        raise ConfigError("--classes", f"'{text}' names one twice or none", "give them as A,B,C")
-    return names
-
-
-def _annotated_classes(
-    entries: Sequence[SlideEntry], label_map: Sequence[tuple[str, str]], how: Running
-) -> tuple[str, ...]:
-    """Classes over all annotations and labels, in order of grade."""
-    from wsikd.core.classes import ordered_classes
-    from wsikd.core.errors import ConfigError
-    from wsikd.core.process import Task, WorkerPool, run_here
-    from wsikd.slides.annotations import reads_pixels
-    from wsikd.tiles.work import names_job
-
-    names = {entry.label for entry in entries if entry.label}
-    files = {entry.annotation for entry in entries if entry.annotation}
-    tasks = [Task(file.name, names_job, (file, label_map)) for file in sorted(files)]
-    # The decoder of a damaged mask may crash.
-    apart = how.jobs > 0 and any(reads_pixels(file, label_map) for file in files)
-    with WorkerPool(stall_s=60 * how.stall_min) as pool:
-        for outcome in (pool.run if apart else run_here)(tasks):
-            if isinstance(outcome.error, ConfigError):
-                raise outcome.error
-            if outcome.error:
-                log.debug("%s", outcome.error)  # told again when that slide's turn comes
-            names |= set(outcome.value or ())
-    return ordered_classes(names)
+    work(tasks, how, batch, output, labels)

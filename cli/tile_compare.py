@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from wsikd.tiles.work import TileJob
 
     from .common import Batch
+    from .tile_labels import Labels
     from .tile_run import Running
 
 
-def compare_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path) -> None:
+def compare_tiles(
+    jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
+) -> None:
     """Tell slide by slide how --route pyramid differs from area; writes nothing."""
-    del out
+    del out, labels
     from wsikd.tiles.work import compare_job
 
     by_name = {job.entry.name: job for job in jobs}

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from wsikd.core.errors import ConfigError
     from wsikd.core.process import Outcome
     from wsikd.tiles.estimate import Estimate
     from wsikd.tiles.work import Tiled, TileJob
 
     from .common import Batch
+    from .tile_labels import Labels
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,9 @@ def running(
     return Running(jobs, threads or share, stall, scheduler, workers)
 
 
-def run_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path) -> None:
+def run_tiles(
+    jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
+) -> None:
     """Tile slides, tell of each, and leave ``out/runs/<utc>.json``."""
     from wsikd.tiles.work import tile_job
 
@@ -108,15 +112,33 @@ def run_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path) ->
                     batch.failed(job.entry, outcome.error)
                     continue
                 record.done(job.entry.name, outcome.value)
+                patches = labels.add(job.entry, outcome.value.labels)
                 with shown.aside():
-                    batch.went_well(job.entry, _line(job, outcome.value), outcome.seconds)
-        record.status = "finished"
+                    line = _line(job, outcome.value, patches)
+                    batch.went_well(job.entry, line, outcome.seconds)
+        unlabelled = labels.finish(dry=False)
+        record.status = "finished" if unlabelled is None else "finished without labels"
     finally:
         record.write()
-    batch.finish(record.summary())
+    _end(batch, record.summary(), unlabelled)
 
 
-def estimate_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path) -> None:
+def _end(batch: Batch, done: str, unlabelled: ConfigError | None) -> None:
+    """Sum up. Failed slides decide the exit code; else a run without the labels that it asks for.
+
+    Raises:
+        ConfigError: no patch has a label, and no slide failed.
+    """
+    if unlabelled is not None and batch.failures:
+        log.warning("%s", unlabelled)
+    batch.finish(done)
+    if unlabelled is not None:
+        raise unlabelled
+
+
+def estimate_tiles(
+    jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
+) -> None:
     """Tell what tiling would take, slide by slide and in total; writes nothing."""
     from wsikd.tiles.work import estimate_job
 
@@ -129,9 +151,11 @@ def estimate_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Pat
             if outcome.error:
                 batch.failed(job.entry, outcome.error)
                 continue
-            if outcome.value is not None:
-                found.append(outcome.value)
-            line = _estimate_line(job, outcome.value, min(side_by_side, how.threads))
+            told = outcome.value.estimate
+            if told is not None:
+                found.append(told)
+            counted = labels.add(job.entry, outcome.value.labels)
+            line = _estimate_line(job, told, counted, min(side_by_side, how.threads))
             batch.went_well(job.entry, line, outcome.seconds)
     total = sum(e.pixel_bytes for e in found)
     needed = sum(round(e.pixel_bytes * e.left / e.chunks) for e in found if e.chunks)
@@ -143,13 +167,15 @@ def estimate_tiles(jobs: Sequence[TileJob], how: Running, batch: Batch, out: Pat
             _size(needed),
             _size(free),
         )
+    unlabelled = labels.finish(dry=True)
     patches = sum(e.patches for e in found)
     about = "" if all(e.exact for e in found) else "about "
     needed_s = sum(e.thread_s for e in found) / side_by_side
-    batch.finish(
+    done = (
         f"in all {patches} patches, {about}{_size(total)}, about {span(needed_s)} of reading; "
         f"{_size(free)} free"
     )
+    _end(batch, done, unlabelled)
 
 
 @contextmanager
@@ -225,18 +251,17 @@ def _elsewhere(job: TileJob, address: str) -> TileJob:
     return replace(job, entry=entry, out=job.out.absolute(), scheduler=address)
 
 
-def _line(job: TileJob, tiled: Tiled) -> str:
-    note = f", {tiled.labelled} labelled" if job.settings.classes else ""
-    return f"{tiled.patches} patches{note}, {'in' if tiled.made else 'already in'} {job.store}"
+def _line(job: TileJob, tiled: Tiled, patches: str) -> str:
+    return f"{patches}, {'in' if tiled.made else 'already in'} {job.store}"
 
 
-def _estimate_line(job: TileJob, found: Estimate | None, threads: int) -> str:
+def _estimate_line(job: TileJob, found: Estimate | None, patches: str, threads: int) -> str:
     if found is None:
-        return f"already in {job.store}"
+        return f"{patches}, already in {job.store}"
     about = "" if found.exact else "about "
     left = f", {found.left} of {found.chunks} chunks left" if found.left < found.chunks else ""
     size = _size(found.pixel_bytes)
-    return f"{found.patches} patches, {about}{size}, about {span(found.thread_s / threads)}{left}"
+    return f"{patches}, {about}{size}, about {span(found.thread_s / threads)}{left}"
 
 
 def _side_by_side(how: Running, slides: int) -> int:

@@ -523,7 +523,9 @@ def test_a_card_without_macs_is_counted_anew(student, tmp_path):
 
 
 def test_named_classes_are_stripped_and_found_ones_ordered(small, tmp_path):
-    assert run("tile", "-i", small, "-o", tmp_path / "a", "--classes", "G4, NC", *FAST)
+    (tmp_path / "one.csv").write_text(f"slide,label\n{small},NC\n")
+    named = ["--classes", "G4, NC"]
+    assert run("tile", "-i", tmp_path / "one.csv", "-o", tmp_path / "a", *named, *FAST)
     assert TileStore.open(tmp_path / "a" / "small.zarr").classes == ("G4", "NC")
     manifest = tmp_path / "m.csv"
     rows = []

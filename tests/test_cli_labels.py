@@ -63,7 +63,8 @@ def test_a_mask_pyramid(slide, tmp_path, how):
     store = TileStore.open(out / "s.zarr")
     check_halves(store)
     assert store.settings["label_map"] == [["3", "G3"], ["5", "G5"]]
-    assert f"{len(store.patches)} labelled" in result.output
+    g3, g5 = np.bincount(store.patches.label)
+    assert f"s: {len(store.patches)} patches (G3 {g3}, G5 {g5}), in {out}" in result.output
 
 
 def test_a_mask_without_a_map_is_refused_in_one_line(slide, tmp_path):

@@ -6,7 +6,8 @@ import shapely
 
 from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations import annotated_names, read_annotation, read_geojson
+from wsikd.slides.annotations import read_annotation, read_geojson
+from wsikd.slides.survey import survey_annotation
 
 SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
 HOLE = [[20, 20], [20, 60], [60, 60], [60, 20], [20, 20]]
@@ -109,7 +110,7 @@ def test_qupath_counts_from_the_bounds(read):
         ("[1, 2]", "holds no GeoJSON features"),
         ('{"type": "FeatureCollection"}', "holds no GeoJSON features"),
         (json.dumps([feature([[[0, 0], [1, 1]]], "G3")]), "feature 0 has no usable geometry"),
-        ("[" * 100_000, "is no JSON"),
+        ("[" * 100_000, "nests too deep for JSON"),
         (
             json.dumps([feature([[[0, 0], [float("nan"), 1], [2, 2], [0, 0]]], "G3")]),
             "feature 0 has no usable geometry (a coordinate is not finite)",
@@ -187,7 +188,7 @@ def test_a_map_renames_leaves_out_and_cuts_out(tmp_path, label_map, areas):
     path = drawn_file(tmp_path)
     slide = MemorySlide(np.zeros((700, 700, 3), np.uint8), bounds=(40, 30, 600, 600))
     found = read_annotation(path, slide, label_map)
-    assert found.names == annotated_names(path, label_map) == tuple(areas)
+    assert found.names == survey_annotation(path, label_map).names == tuple(areas)
     (shares,) = found.shares(np.array([[40.0, 30.0, 600.0, 600.0]]), found.names)
     np.testing.assert_allclose(shares * 360000, list(areas.values()))
     assert found.regions[0].geometry.bounds[1] == 30

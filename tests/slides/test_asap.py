@@ -4,8 +4,9 @@ import shapely
 
 from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations import annotated_names, read_annotation
+from wsikd.slides.annotations import read_annotation
 from wsikd.slides.asap import read_asap
+from wsikd.slides.survey import survey_annotation
 
 SQUARE = [(0, 0), (100, 0), (100, 100), (0, 100)]
 INNER = [(20, 20), (60, 20), (60, 60), (20, 60)]
@@ -118,7 +119,7 @@ def test_exclusion_cuts_every_class(tmp_path):
     plain = read_annotation(path, slide)
     cut = read_annotation(path, slide, [("negative", "-")])
     assert plain.names == ("G3", "G4", "negative")
-    assert cut.names == annotated_names(path, {"negative": "-"}) == ("G3", "G4")
+    assert cut.names == survey_annotation(path, {"negative": "-"}).names == ("G3", "G4")
     assert [r.geometry.area for r in cut.regions] == [8400, 10000]
     assert plain.digest != cut.digest
     assert read_annotation(path, slide).digest == plain.digest

@@ -7,9 +7,10 @@ from PIL import Image
 
 from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.slides.annotations import annotated_names, read_annotation
+from wsikd.slides.annotations import read_annotation
 from wsikd.slides.label_mask import _areas
 from wsikd.slides.label_plane import LabelPlane
+from wsikd.slides.survey import survey_annotation
 
 CLASSES = ("NC", "G3", "G4")
 RADBOUD = {"1": "NC", "2": "NC", "3": "G3", "4": "G4", "5": "", "6": "-", "stroma": "NC"}
@@ -174,7 +175,7 @@ def test_without_a_class_for_a_value(tmp_path, label_map):
     write_tiled(tmp_path / "m.tif", blobs(100, 100, top=4))
     for call in (
         lambda: read_annotation(tmp_path / "m.tif", blank(100, 100), label_map),
-        lambda: annotated_names(tmp_path / "m.tif", label_map),
+        lambda: survey_annotation(tmp_path / "m.tif", label_map).names,
     ):
         with pytest.raises(ConfigError) as caught:
             call()

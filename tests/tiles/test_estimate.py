@@ -45,7 +45,7 @@ def pixel_files(store):
 )
 def test_patches_and_bytes_are_those_of_the_store(slide_file, tmp_path, changes):
     job = job_of(slide_file, tmp_path, **changes)
-    told = estimate_job(quiet, job)
+    told = estimate_job(quiet, job).estimate
     assert list(tmp_path.iterdir()) == []
     reports = []
     made = tile_job(lambda *values: reports.append(values), job)
@@ -60,12 +60,12 @@ def test_patches_and_bytes_are_those_of_the_store(slide_file, tmp_path, changes)
         assert told.pixel_bytes == size
     else:
         assert size / 4 < told.pixel_bytes < size * 4
-    assert estimate_job(quiet, job) is None
+    assert estimate_job(quiet, job).estimate is None
     pace = reports[0][2]
     assert pace.level0_mp == pytest.approx((max(256, store.patch_px(1.0)) / 0.499) ** 2 / 1e6)
     assert pace.patches == pytest.approx((256 / changes.get("stride_px", 64)) ** 2)
 
 
 def test_a_slide_without_tissue_takes_nothing(slide_file, tmp_path):
-    told = estimate_job(quiet, job_of(slide_file, tmp_path, min_tissue_um2=1e12))
+    told = estimate_job(quiet, job_of(slide_file, tmp_path, min_tissue_um2=1e12)).estimate
     assert (told.patches, told.chunks, told.pixel_bytes, told.thread_s) == (0, 0, 0, 0.0)

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _PATTERN = re.compile(r"(?:g|gp|gleason|gleason pattern) ?([345])")
+_COMPOSITE = re.compile(
+    r"\b[1-5] ?\+ ?[1-5]\b|\bgleason (?:score|sum)\b|\b(?:grade group|gg|isup(?: grade)?) ?[1-5]\b"
+)
 _NO_CANCER = frozenset(
     ("nc", "benign", "normal", "non cancer", "noncancer", "no cancer", "non cancerous")
     + ("non tumor", "non tumour", "stroma", "0")
@@ -26,6 +29,25 @@ def pattern_of(name: str) -> int | None:
         return 0
     match = _PATTERN.fullmatch(plain)
     return int(match[1]) if match else None
+
+
+def is_composite(name: str) -> bool:
+    """Whether a name is a score of several patterns, or a grade group, and so no patch's class.
+
+    >>> [is_composite(name) for name in ("Gleason 4+3", "3 + 4 = 7", "grade group 2", "Gleason 3")]
+    [True, True, True, False]
+    """
+    plain = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+    return _COMPOSITE.search(plain) is not None
+
+
+def plain_key(name: str) -> str:
+    """What is left of a name without case and spaces: equal for names that differ in these only.
+
+    >>> plain_key("Gleason 3") == plain_key("gleason3 ")
+    True
+    """
+    return "".join(name.casefold().split())
 
 
 def benign_of(classes: Sequence[str], named: Sequence[str] | None = None) -> tuple[int, ...]:

@@ -8,11 +8,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import shapely
-from shapely.geometry import shape
 
 from wsikd.core.errors import AnnotationError
+from wsikd.slides.geojson_shapes import FAULTS, GEOMETRIES, only_polygons, polygons_of
 from wsikd.slides.label_map import EXCLUDED, plain_name
 from wsikd.slides.shares import majority, region_shares
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 GEOJSON_SUFFIXES = (".geojson", ".json")
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
+_EXPORT = "export it again as GeoJSON"
 _KINDS = "give .geojson, .json (QuPath), .xml (ASAP), or a mask as .tif, .tiff or .png"
 
 
@@ -37,6 +38,24 @@ class Region:
 
     name: str
     geometry: shapely.Geometry
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What is odd about the annotation of a slide.
+
+    Attributes:
+        polygons: how many are drawn in it.
+        off_slide: those of them that lie wholly or mostly off the scanned area.
+        unnamed_values: mask values other than 0 that the label map does not name.
+    """
+
+    polygons: int = 0
+    off_slide: int = 0
+    unnamed_values: tuple[int, ...] = ()
+
+
+_NOTHING_ODD = Remarks()
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,11 @@ class Annotation(ABC):
         Raises:
             AnnotationError: a mask's file cannot be read.
         """
+
+    @property
+    @abstractmethod
+    def remarks(self) -> Remarks:
+        """What is odd about it; of a mask once :meth:`shares` has read it."""
 
     def label(
         self,
@@ -94,22 +118,33 @@ class DrawnAnnotation(Annotation):
     """Polygons, of which those to be excluded are cut out already."""
 
     regions: tuple[Region, ...]
+    remarks: Remarks = _NOTHING_ODD
 
     @classmethod
-    def of(cls, regions: Iterable[Region]) -> DrawnAnnotation:
-        """Take regions as they are; those of class ``-`` are cut out of all others."""
+    def of(
+        cls, regions: Iterable[Region], bounds: tuple[float, float, float, float] | None = None
+    ) -> DrawnAnnotation:
+        """Take regions as they are; those of class ``-`` are cut out of all others.
+
+        Args:
+            regions: in level-0 (x, y).
+            bounds: level-0 (x, y, width, height) of the scanned area, for ``remarks``.
+        """
         drawn = list(regions)
+        remarks = _NOTHING_ODD if bounds is None else _remarks(drawn, bounds)
         holes = [r.geometry for r in drawn if r.name == EXCLUDED]
         kept = [r for r in drawn if r.name != EXCLUDED]
         if holes:
             hole = shapely.union_all(holes)
-            cut = [Region(r.name, _polygons(shapely.difference(r.geometry, hole))) for r in kept]
+            cut = [
+                Region(r.name, only_polygons(shapely.difference(r.geometry, hole))) for r in kept
+            ]
             kept = [r for r in cut if not r.geometry.is_empty]
         digest = hashlib.sha256()
         for region in kept:
             digest.update(region.name.encode() + b"\0" + shapely.to_wkb(region.geometry))
         names = tuple(dict.fromkeys(r.name for r in kept))
-        return cls(names, digest.hexdigest()[:16], tuple(kept))
+        return cls(names, digest.hexdigest()[:16], tuple(kept), remarks)
 
     def shares(self, boxes: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
         """Share of each field that each class covers; overlaps of one class count once."""
@@ -137,56 +172,61 @@ def read_annotation(path: Path, slide: Slide, label_map: LabelMap = ()) -> Annot
         from wsikd.slides.label_mask import MaskAnnotation
 
         return MaskAnnotation.read(path, slide, names)
-    return DrawnAnnotation.of(_drawn(path, names, slide.info.bounds[:2]))
+    x, y, width, height = slide.info.bounds
+    drawn = drawn_regions(path, names, (x, y))
+    return DrawnAnnotation.of((r for r in drawn if r.name), (x, y, width, height))
 
 
-def annotated_names(path: Path, label_map: LabelMap = ()) -> tuple[str, ...]:
-    """Classes of an annotation file, read without its slide; see :func:`read_annotation`.
+def _remarks(regions: Sequence[Region], bounds: tuple[float, float, float, float]) -> Remarks:
+    x, y, width, height = bounds
+    parts = shapely.get_parts([r.geometry for r in regions])
+    scanned = shapely.box(x, y, x + width, y + height)
+    shapely.prepare(scanned)
+    beyond = parts[~shapely.contains(scanned, parts)]  # seldom any
+    on_slide = shapely.area(shapely.intersection(beyond, scanned))
+    return Remarks(len(parts), int((on_slide < shapely.area(beyond) / 2).sum()))
+
+
+def drawn_regions(
+    path: Path, names: Mapping[str, str], offset_xy: tuple[float, float]
+) -> list[Region]:
+    """Areas of a drawing under the classes that a label map gives them, "" for those without one.
+
+    Args:
+        path: GeoJSON or ASAP XML.
+        names: source -> class; what it leaves out is not in the list.
+        offset_xy: level-0 corner of the slide's bounds, for GeoJSON.
 
     Raises:
-        AnnotationError: the file cannot be understood.
-        ConfigError: it is a mask, and ``label_map`` gives none of its values a class.
+        AnnotationError: the file is neither, or cannot be understood.
     """
-    names = dict(label_map)
-    if path.suffix.lower() in MASK_SUFFIXES:
-        from wsikd.slides.label_mask import mask_names
-
-        return mask_names(path, names)
-    return DrawnAnnotation.of(_drawn(path, names, (0, 0))).names
-
-
-def reads_pixels(path: Path, label_map: LabelMap) -> bool:
-    """Whether ``annotated_names`` decodes an image: a mask none of whose values has a class."""
-    if path.suffix.lower() not in MASK_SUFFIXES:
-        return False
-    from wsikd.slides.label_mask import mask_classes
-
-    return not mask_classes(dict(label_map))
-
-
-def _drawn(path: Path, names: dict[str, str], offset_xy: tuple[float, float]) -> list[Region]:
-    """Regions under the names they are to have; those to be left out are gone."""
     suffix = path.suffix.lower()
     if suffix == ".xml":
         from wsikd.slides.asap import read_asap
 
-        return read_asap(path, names)
+        return read_asap(path, names, unclassified=True)
     if suffix not in GEOJSON_SUFFIXES:
         raise AnnotationError(path, "of no kind that holds annotations", _KINDS)
-    regions = read_geojson(path, offset_xy=offset_xy)
+    regions = read_geojson(path, offset_xy=offset_xy, unclassified=True, detections=False)
     named = (Region(names.get(r.name, r.name), r.geometry) for r in regions)
-    return [r for r in named if r.name]
+    return [own for own, r in zip(named, regions, strict=True) if own.name or not r.name]
 
 
 def read_geojson(
-    path: Path, *, offset_xy: tuple[float, float] = (0, 0), unclassified: bool = False
+    path: Path,
+    *,
+    offset_xy: tuple[float, float] = (0, 0),
+    unclassified: bool = False,
+    detections: bool = True,
 ) -> list[Region]:
     """Read the polygons of a GeoJSON file, as QuPath writes it.
 
     Args:
-        path: a FeatureCollection, a list of features, or one feature.
+        path: a FeatureCollection, a list of features, one feature, or a bare geometry, which has
+            no class. Heights (a third coordinate) are dropped.
         offset_xy: level-0 corner of the slide's bounds. QuPath counts from there, so it is added.
         unclassified: keep features without a class too, under the name "".
+        detections: keep QuPath's detections without a class as well, which may be many cells.
 
     Returns:
         The regions in file order; points and lines are left out.
@@ -200,26 +240,21 @@ def read_geojson(
         raise AnnotationError(
             path, f"cannot be read ({error.strerror})", "mend --annotations or the manifest"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(
-            path, f"is no JSON ({error})", "export it again as GeoJSON"
-        ) from error
+    except RecursionError as error:
+        raise AnnotationError(path, "nests too deep for JSON", _EXPORT) from error
+    except ValueError as error:
+        raise AnnotationError(path, f"is no JSON ({error})", _EXPORT) from error
     regions = []
     for number, feature in enumerate(_features(content, path)):
-        name = _class_name(feature.get("properties"))
-        if name is None and unclassified:
+        properties = feature.get("properties")
+        name = _class_name(properties)
+        if name is None and unclassified and (detections or not _is_detection(properties)):
             name = ""
         if name is None or not feature.get("geometry"):
             continue
         try:
-            polygons = areal(_finite(feature["geometry"]))
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            shapely.errors.ShapelyError,
-        ) as error:
+            polygons = polygons_of(feature["geometry"])
+        except (*FAULTS, shapely.errors.ShapelyError) as error:
             raise AnnotationError(
                 path, f"feature {number} has no usable geometry ({error})", "draw it again"
             ) from error
@@ -229,45 +264,35 @@ def read_geojson(
 
 
 def _features(content: Any, path: Path) -> list[dict[str, Any]]:
-    if isinstance(content, dict):
-        kind = content.get("type")
-        content = content.get("features") if kind == "FeatureCollection" else [content]
-    if not isinstance(content, list) or not all(isinstance(f, dict) for f in content):
-        raise AnnotationError(path, "holds no GeoJSON features", "export it again as GeoJSON")
-    return content
+    """The features of a file in their order, also those of collections in a list."""
+    found: list[dict[str, Any]] = []
+    waiting = list(reversed(content)) if isinstance(content, list) else [content]
+    while waiting:
+        one = waiting.pop()
+        kind = one.get("type") if isinstance(one, dict) else None
+        if kind == "FeatureCollection" and isinstance(one.get("features"), list):
+            waiting.extend(reversed(one["features"]))
+        elif isinstance(kind, str) and kind in GEOMETRIES:
+            found.append({"geometry": one})
+        elif isinstance(one, dict) and (kind == "Feature" or "geometry" in one):
+            found.append(one)
+        else:
+            raise AnnotationError(path, "holds no GeoJSON features", _EXPORT)
+    return found
+
+
+def _is_detection(properties: Any) -> bool:
+    kind = properties.get("objectType") if isinstance(properties, dict) else None
+    return kind in ("detection", "cell", "tile")
 
 
 def _class_name(properties: Any) -> str | None:
     name = properties.get("classification") if isinstance(properties, dict) else None
     if isinstance(name, dict):
         names = name.get("names")
-        name = ": ".join(map(str, names)) if isinstance(names, list) else name.get("name")
-        name = str(name) if name else None
+        if isinstance(names, list) and all(isinstance(n, str | int) for n in names):
+            name = ": ".join(map(str, names))
+        else:
+            name = name.get("name")
+        name = str(name) if isinstance(name, str | int | float) and name else None
     return plain_name(name) or None if isinstance(name, str) else None
-
-
-def _finite(geometry: Any) -> shapely.Geometry:
-    """The geometry of a feature; raises ValueError where a coordinate is no finite number."""
-    with np.errstate(invalid="ignore"):
-        found = shape(geometry)
-    if not np.isfinite(shapely.get_coordinates(found)).all():
-        raise ValueError("a coordinate is not finite")
-    return found
-
-
-def areal(geometry: shapely.Geometry) -> shapely.Geometry:
-    """The areal part of a geometry, made valid; empty where there is none."""
-    return _polygons(shapely.make_valid(geometry))
-
-
-def _polygons(geometry: shapely.Geometry) -> shapely.Geometry:
-    """Polygons only: make_valid may leave lines and points beside them."""
-    parts = [g for g in shapely.get_parts(geometry) if g.geom_type in ("Polygon", "MultiPolygon")]
-    nested = [
-        p
-        for g in shapely.get_parts(geometry)
-        if g.geom_type == "GeometryCollection"
-        for p in shapely.get_parts(g)
-        if p.geom_type in ("Polygon", "MultiPolygon")
-    ]
-    return shapely.union_all(parts + nested) if parts or nested else shapely.MultiPolygon()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
+import numpy as np
 import shapely
 
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations import Region, areal
+from wsikd.slides.annotations import Region
+from wsikd.slides.geojson_shapes import areal, check_places
 from wsikd.slides.label_map import plain_name
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class _Refused(ValueError):
     """The file holds what no annotation needs."""
 
 
-def read_asap(path: Path, label_map: Mapping[str, str] | None = None) -> list[Region]:
+def read_asap(
+    path: Path, label_map: Mapping[str, str] | None = None, *, unclassified: bool = False
+) -> list[Region]:
     """Read the areas of an ASAP file.
 
     A spline is taken as the polygon through its points. Dots and point sets are left out. Of two
@@ -48,7 +51,8 @@ def read_asap(path: Path, label_map: Mapping[str, str] | None = None) -> list[Re
         path: the XML file. Document types and entities in it are refused.
         label_map: source -> class, "" to leave out. Asked for first is the annotation's own name,
             then its group, then the group that this is part of, and so on. Without an entry it is
-            of its own group's class; in no group (``None`` in the map) it is left out.
+            of its own group's class; in no group (``None`` in the map) it has no class.
+        unclassified: keep areas without a class too, under the name "".
 
     Returns:
         Regions in level-0 (x, y) of the whole plane, in file order.
@@ -62,33 +66,50 @@ def read_asap(path: Path, label_map: Mapping[str, str] | None = None) -> list[Re
         if one.kind not in _AREAS:
             continue
         name = _class_of(one, parents, label_map or {})
-        if not name:
+        if name == "" or (name is None and not unclassified):
             continue
         if len(one.points) < 3:
             fault = f"'{one.name}' in line {one.line} has {len(one.points)} points"
             raise AnnotationError(path, fault, "draw it again, or delete it")
         geometry = areal(shapely.Polygon([(x, y) for _, x, y in sorted(one.points, key=_order)]))
         if not geometry.is_empty:
-            regions.append(Region(name, geometry))
+            regions.append(Region(name or "", geometry))
     return regions
+
+
+def asap_sources(path: Path) -> frozenset[str]:
+    """What a label map can name in the areas of an ASAP file: annotations, and their groups.
+
+    ``None`` is among them where an area is in no group. Raises AnnotationError.
+    """
+    drawn, parents = _parse(path)
+    found: set[str] = set()
+    for one in drawn:
+        if one.kind in _AREAS:
+            found.update((one.name, *_groups(one, parents)))
+    return frozenset(found - {""})
 
 
 def _order(point: tuple[float, float, float]) -> float:
     return point[0]
 
 
-def _class_of(one: _Drawn, parents: Mapping[str, str], label_map: Mapping[str, str]) -> str:
-    """The class of an annotation; empty where it is left out."""
-    if one.name in label_map:
-        return label_map[one.name]
+def _class_of(one: _Drawn, parents: Mapping[str, str], label_map: Mapping[str, str]) -> str | None:
+    """The class of an annotation; "" where the map leaves it out, None where it has none."""
+    for source in (one.name, *_groups(one, parents)):
+        if source in label_map:
+            return label_map[source]
+    return None if one.group == _NO_GROUP else one.group
+
+
+def _groups(one: _Drawn, parents: Mapping[str, str]) -> list[str]:
+    """The group of an annotation, the group that this is part of, and so on; each once."""
     group = one.group
-    seen: set[str] = set()
-    while group not in seen:
-        if group in label_map:
-            return label_map[group]
-        seen.add(group)
+    found: list[str] = []
+    while group not in found:
+        found.append(group)
         group = parents.get(group, _NO_GROUP)
-    return "" if one.group == _NO_GROUP else one.group
+    return found
 
 
 class _Reader:
@@ -116,8 +137,7 @@ class _Reader:
             points = self.drawn[-1].points
             order = float(values.get("Order", len(points)))
             point = (order, float(values.get("X", "")), float(values.get("Y", "")))
-            if not all(map(math.isfinite, point)):
-                raise ValueError("a coordinate is not finite")
+            check_places(np.array(point))
             points.append(point)
 
     def refuse(self, *_: object) -> None:

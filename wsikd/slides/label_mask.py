@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.slides.annotations import Annotation
+from wsikd.slides.annotations import Annotation, Remarks
 from wsikd.slides.label_map import EXCLUDED, OPTION
 from wsikd.slides.label_plane import LabelPlane
 
@@ -36,12 +36,16 @@ class MaskAnnotation(Annotation):
         classes: value -> class.
         origin_xy: level-0 (x, y) of the mask's corner.
         scale_xy: mask pixels per level-0 pixel.
+        named: all values that the label map names, also those that it leaves out.
+        seen: values met by :meth:`shares`, a sample of every 16th pixel.
     """
 
     plane: LabelPlane
     classes: dict[int, str]
     origin_xy: tuple[float, float]
     scale_xy: tuple[float, float]
+    named: frozenset[int] = frozenset()
+    seen: set[int] = field(default_factory=set, compare=False)
 
     @classmethod
     def read(cls, path: Path, slide: Slide, label_map: Mapping[str, str]) -> Self:
@@ -60,7 +64,13 @@ class MaskAnnotation(Annotation):
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
             raise AnnotationError(path, fault, "mend --annotations or the manifest") from error
-        return cls(names, digest, plane, mask_classes(label_map), origin, scale)
+        named = frozenset(int(source) for source in label_map if source.isdecimal())
+        return cls(names, digest, plane, mask_classes(label_map), origin, scale, named)
+
+    @property
+    def remarks(self) -> Remarks:
+        """The values that the label map does not name."""
+        return Remarks(unnamed_values=tuple(sorted(self.seen - self.named - {0})))
 
     def shares(self, boxes: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
         """Share of each field that each class covers, exact to the fraction of a mask pixel."""
@@ -69,14 +79,13 @@ class MaskAnnotation(Annotation):
         edges = (edges - np.tile(self.origin_xy, 2)) * np.tile(self.scale_xy, 2)
         x0, y0, x1, y1 = edges.T
         total = np.zeros((len(boxes), len(classes)))
-        seen: set[int] = set()
 
         def touched(x: int, y: int, width: int, height: int) -> NDArray[np.intp]:
             return np.flatnonzero((x1 > x) & (x0 < x + width) & (y1 > y) & (y0 < y + height))
 
         for x, y, block in self.plane.blocks(lambda *at: bool(touched(*at).size)):
             rows = touched(x, y, block.shape[1], block.shape[0])
-            seen.update(np.unique(block[::16, ::16]).tolist())  # a sample, for the warning
+            self.seen.update(np.unique(block[::16, ::16]).tolist())
             low, high = int(block.min()), int(block.max())
             for index, own in enumerate(values):
                 near = [v for v in own if low <= v <= high]
@@ -84,13 +93,13 @@ class MaskAnnotation(Annotation):
                     mask = np.logical_or.reduce([block == v for v in near])
                     total[rows, index] += _areas(mask, edges[rows] - [x, y, x, y])
         if not total.any():
-            self._warn(seen)
+            self._warn()
         return np.asarray(total / np.maximum((x1 - x0) * (y1 - y0), 1e-9)[:, None])
 
-    def _warn(self, seen: set[int]) -> None:
+    def _warn(self) -> None:
         """Tell where a mask's values are not those of the label map at all."""
-        if seen - {0} and seen.isdisjoint(self.classes):
-            listed = ", ".join(map(str, sorted(seen)[:10]))
+        if self.seen - {0} and self.seen.isdisjoint(self.classes):
+            listed = ", ".join(map(str, sorted(self.seen)[:10]))
             log.warning("%s: holds %s, none of which %s names", self.plane.path, listed, OPTION)
 
 

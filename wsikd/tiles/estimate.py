@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from wsikd.slides.resample import area_resample
 from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
+from wsikd.tiles.labels import label_patches
 from wsikd.tiles.layout import encode
 from wsikd.tiles.record import can_go_on
 from wsikd.tiles.store import PatchTable
@@ -39,7 +40,8 @@ class Estimate:
 
     ``patches`` and ``chunks`` are exact, ``left`` are the chunks that an unfinished run has not
     written; ``pixel_bytes``, of all pixels on disk, is exact where ``exact``; ``thread_s`` is what
-    one thread would take for the chunks left, from the time of a few of them, without writing.
+    one thread would take for the chunks left, from the time of a few of them, without writing;
+    ``label`` int16 (patches,), -1 where unlabelled.
     """
 
     patches: int
@@ -49,6 +51,7 @@ class Estimate:
     exact: bool
     thread_s: float
     reader: str
+    label: NDArray[np.int16] = field(repr=False, compare=False)
 
 
 def estimate(
@@ -67,7 +70,7 @@ def estimate(
         slide: an open slide.
         path: where its store would be made.
         settings: of the store.
-        notes: of them the mask file.
+        notes: of them the mask file, the annotation and the label.
         meta: the store's record, by which an unfinished store of the same settings is known.
         workers: threads that read the overview.
         seed: chooses the fields that are timed.
@@ -96,7 +99,8 @@ def estimate(
     if not exact:
         pixels = chunks * sum(side**2 for side in plan.chunk_px)
         size = round(pixels * MB_PER_MP.get(settings.codec, 3.0))
-    return Estimate(len(rows), chunks, left, size, exact, each_s * left, slide.info.reader)
+    label, _ = label_patches(grid.boxes(rows, columns), settings, notes)
+    return Estimate(len(rows), chunks, left, size, exact, each_s * left, slide.info.reader, label)
 
 
 def _table(rows: NDArray[np.integer], columns: NDArray[np.integer]) -> PatchTable:

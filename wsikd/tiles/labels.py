@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsikd.slides.annotations import Remarks
 from wsikd.slides.shares import UNLABELLED, majority, region_shares
 
 if TYPE_CHECKING:
@@ -13,11 +15,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.annotations import Region
+    from wsikd.slides.annotations import Annotation, Region
     from wsikd.tiles.record import SlideNotes
     from wsikd.tiles.store import StoreSettings
 
-__all__ = ["UNLABELLED", "label_fields", "label_patches"]
+__all__ = ["UNLABELLED", "LabelCount", "label_fields", "label_patches"]
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """How many patches of a slide have which label.
+
+    Attributes:
+        patches: of the slide.
+        per_class: patches of each class, in the order of the settings.
+        remarks: what is odd about the annotation.
+    """
+
+    patches: int
+    per_class: tuple[int, ...]
+    remarks: Remarks = field(default_factory=Remarks)
+
+    @classmethod
+    def of(
+        cls, label: NDArray[np.int16], classes: Sequence[str], annotation: Annotation | None
+    ) -> LabelCount:
+        """Count labels int16 (N,), -1 where unlabelled."""
+        counts = np.bincount(label[label >= 0], minlength=len(classes))[: len(classes)]
+        remarks = Remarks() if annotation is None else annotation.remarks
+        return cls(len(label), tuple(int(n) for n in counts), remarks)
+
+    @property
+    def labelled(self) -> int:
+        """Patches with a label."""
+        return sum(self.per_class)
 
 
 def label_fields(

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import StoreError
-from wsikd.slides.annotations import annotated_names, read_annotation
+from wsikd.slides.annotations import read_annotation
 from wsikd.slides.manifest import open_entry
+from wsikd.slides.survey import Survey, survey_annotation
 from wsikd.tiles import tiling
 from wsikd.tiles.blocks import BlockPlan
 from wsikd.tiles.compare import compare_routes
 from wsikd.tiles.estimate import Estimate, estimate
+from wsikd.tiles.labels import LabelCount
 from wsikd.tiles.record import SlideNotes, describe
+from wsikd.tiles.store import TileStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +65,16 @@ class Tiled:
     made: bool
     reader: str
     reader_note: str
+    labels: LabelCount
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What tiling a slide will take, None where its store is there already, and its labels."""
+
+    estimate: Estimate | None
+    labels: LabelCount
 
 
 @dataclass(frozen=True)
@@ -102,18 +114,16 @@ def tile_job(report: Report, job: TileJob) -> Tiled:
             clock=clock,
             cluster=_cluster(job),
         )
-        labelled = int((store.patches.label >= 0).sum())
+        labels = LabelCount.of(store.patches.label, store.classes, notes.annotation)
         seconds = {**clock.seconds, "total": time.perf_counter() - start}
         rounded = {stage: round(spent, 3) for stage, spent in seconds.items()}
         info = slide.info
-    return Tiled(len(store.patches), labelled, made, info.reader, info.reader_note, rounded)
+    reader = (info.reader, info.reader_note)
+    return Tiled(labels.patches, labels.labelled, made, *reader, labels, rounded)
 
 
-def estimate_job(report: Report, job: TileJob) -> Estimate | None:
+def estimate_job(report: Report, job: TileJob) -> Foreseen:
     """Tell what tiling one slide will take, and write nothing.
-
-    Returns:
-        The estimate; None where its store is there already.
 
     Raises:
         WsikdError: as :func:`tile_job` would at once; a store of other settings among them.
@@ -123,13 +133,16 @@ def estimate_job(report: Report, job: TileJob) -> Estimate | None:
         notes = _notes(job, slide)
         meta = describe(slide, job.settings, notes, job.out)
         if not job.overwrite and tiling.is_made(job.store, meta, notes.reader):
-            return None
-        return estimate(slide, job.store, job.settings, notes, meta, workers=job.threads)
+            store = TileStore.open(job.store)
+            there = LabelCount.of(store.patches.label, store.classes, notes.annotation)
+            return Foreseen(None, there)
+        found = estimate(slide, job.store, job.settings, notes, meta, workers=job.threads)
+        return Foreseen(found, LabelCount.of(found.label, job.settings.classes, notes.annotation))
 
 
-def names_job(report: Report, file: Path, label_map: LabelMap) -> tuple[str, ...]:
-    """Classes of an annotation file; see :func:`wsikd.slides.annotations.annotated_names`."""
-    return annotated_names(file, label_map)
+def survey_job(report: Report, file: Path, label_map: LabelMap) -> Survey:
+    """What an annotation file holds; see :func:`wsikd.slides.survey.survey_annotation`."""
+    return survey_annotation(file, label_map)
 
 
 def compare_job(report: Report, job: TileJob) -> list[RouteDifference]:
