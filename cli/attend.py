@@ -51,7 +51,6 @@ def attend(
     formats: str,
     threads: int | None,
     reader: str,
-    series: int | None,
     slide_mpp: float | None,
 ) -> None:
     """Draw the attention of RUN (method: mil) on its slides.
@@ -63,6 +62,10 @@ def attend(
     import torch
 
     from wsikd.core.errors import DataError
+    from wsikd.core.lock import locked
+    from wsikd.core.markers import ATTENTION, ATTENTION_FILE
+    from wsikd.core.place import Place
+    from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
     from wsikd.learn.bag_evaluate import BagReader
     from wsikd.models.bag_bundle import load_bag_network
@@ -72,7 +75,7 @@ def attend(
     bundle = load_bag_network(run)
     reads = BagReader(bundle)
     found = {path.stem: path for path in find_bags(bags)}
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
     if threads is not None:
         torch.set_num_threads(threads)
     asked = [name.strip() for name in formats.split(",")]
@@ -89,7 +92,14 @@ def attend(
         probability, attention = reads(torch.from_numpy(bag.features()))
         with open_entry(entry) as slide:
             made = attention_map(slide, bag, attention)
-            write_all(made, output / entry.name, formats_for(asked, slide), slide=slide)
+            read = [bag.path, run, *(f for f in (entry.path, entry.mask) if f)]
+            place = Place(output / entry.name, ATTENTION, output, read)
+            place.check()
+            with locked(place.path):
+                place.recover()
+                with place.made() as part:
+                    write_json_atomic(part / ATTENTION_FILE, {"kind": ATTENTION.name})
+                    write_all(made, part, formats_for(asked, slide), slide=slide)
         best = int(probability.argmax())
         return f"{bundle.classes[best]} {probability[best]:.0%}, in {output / entry.name}"
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     sections={
         "Who is compared": "teacher students budgets margin arch magnifications patch_size",
         "What is true": "annotations label_map labels specimen",
-        "What is read": "max_fields tissue min_tissue slide_mpp series reader",
+        "What is read": "max_fields tissue min_tissue slide_mpp reader",
         "The machine": "repeats batch_size device engine threads",
     },
 )
@@ -152,7 +152,6 @@ def bench(
     min_tissue: float,
     slide_mpp: float | None,
     reader: str,
-    series: int | None,
     threads: int | None,
 ) -> None:
     """Compare teacher and students over the same tissue: what each costs and how well it grades.
@@ -160,6 +159,8 @@ def bench(
     Kappa of fields is that with annotations or labels (of the manifest, or --annotations) where
     there are any, else agreement with the teacher; --labels adds kappa of slides.
     """
+    from wsikd.core.files import check_names
+    from wsikd.core.markers import BENCH, BENCH_FILES
     from wsikd.core.memory import keep_freed
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.grade.bench import run_bench
@@ -194,9 +195,8 @@ def bench(
         max_fields=max_fields,
         engine=engine,
     )
-    entries = find_slides(
-        inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
-    )
+    check_names(output, BENCH_FILES, BENCH)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
     question = Question(
         budgets or BUDGETS,
         margin,
@@ -227,10 +227,8 @@ def bench(
         if "points" in record:
             pictures["kappa.png"] = plot_trade
         for name, draw in pictures.items():
-            with aside(output / name) as part:
-                drawn = part.with_suffix(".png")  # the suffix tells what to draw
-                draw(record, drawn)
-                drawn.replace(part)
+            with aside(output / name, keep_suffix=True) as part:
+                draw(record, part)
         click.echo(text)
     batch.finish(f"written to {output}" if record else "nothing to compare")
 

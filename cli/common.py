@@ -61,12 +61,6 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What reads the slides: auto, openslide, direct, tiatoolbox.",
         ),
         click.option(
-            "--series",
-            type=click.IntRange(0),
-            metavar="N",
-            help="Which image of a file with several, as info lists them.  [default: largest scan]",
-        ),
-        click.option(
             "--slide-mpp",
             type=click.FloatRange(0, min_open=True),
             metavar="UM",
@@ -190,14 +184,15 @@ class Batch:
     def _write_failures(self) -> None:
         if self.out is None:
             return
+        from wsikd.core.files import aside, drop_file
+        from wsikd.core.markers import FAILURES
+
         path = self.out / "failures.csv"
         if not self.failures:
-            path.unlink(missing_ok=True)
+            drop_file(path, FAILURES)
             return
-        from wsikd.core.run import aside
-
         with (
-            aside(path) as part,
+            aside(path, FAILURES) as part,
             part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
         ):
             writer = csv.writer(stream)

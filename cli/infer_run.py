@@ -54,7 +54,7 @@ def grade_slides(
     out: Path,
 ) -> None:
     """Load the networks, find the slides, grade them, tell of each; exits as ``Batch.finish``."""
-    from wsikd.grade.results import keep_card, write_summary
+    from wsikd.grade.results import check_summary, keep_card, write_summary
 
     batch = Batch(out)
     counts = {"graded": 0, "already there": 0}
@@ -62,6 +62,7 @@ def grade_slides(
         loaded = _load(run, grading)
         entries = find(batch)
         out.mkdir(parents=True, exist_ok=True)
+        check_summary(out)
         keep_card(out, loaded.student)
         settled = _settle(run, grading, entries, out, overwrite=wanted.overwrite)
         jobs = _jobs(entries, loaded, grading, wanted, out, settled)

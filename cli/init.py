@@ -46,10 +46,23 @@ def init(method: str | None, output: Path) -> None:
         return
     if method not in methods:
         raise ConfigError(method, "no such method", nearest(method, methods))
-    for file in methods[method]:
-        target = output / file.name
-        if target.exists():
+    texts = {output / file.name: file.read_text(encoding="utf-8") for file in methods[method]}
+    # One that is there as it would be written is what an interrupted command has left.
+    missing = [target for target, text in texts.items() if not _holds(target, text)]
+    if not missing:
+        raise OutputError(next(iter(texts)), "exists already", "choose another folder with -o")
+    for target in missing:
+        if target.exists() or target.is_symlink():
             raise OutputError(target, "exists already", "choose another folder with -o")
-    for file in methods[method]:
-        write_text_atomic(output / file.name, file.read_text(encoding="utf-8"))
-        click.echo(output / file.name)
+    for target in missing:
+        write_text_atomic(target, texts[target])
+    for target in texts:
+        click.echo(target)
+
+
+def _holds(file: Path, text: str) -> bool:
+    """Whether a file has this very content."""
+    try:
+        return file.read_text(encoding="utf-8") == text
+    except (OSError, ValueError):
+        return False

@@ -110,6 +110,8 @@ def reproduce(
     from importlib.resources import as_file, files
 
     from wsikd.core.errors import ConfigError
+    from wsikd.core.files import check_names
+    from wsikd.core.markers import TABLE, TABLE_FILES
     from wsikd.learn.reproduce import Plan, read_rows, run_all
     from wsikd.learn.table import make_table, write_table
     from wsikd.learn.team import refuse_team
@@ -126,6 +128,7 @@ def reproduce(
         changes += [f"folds={folds}"] if folds else []
         _reproduce_slpd(data, output, (*overrides, *changes), device)
         return
+    check_names(output, TABLE_FILES, TABLE)
     if paper == MIL:
         _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
         _cross_validate(data, output, overrides, folds or 5, _numbers(seeds), device)

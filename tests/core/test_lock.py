@@ -69,13 +69,13 @@ def test_one_process_does_not_lock_twice(tmp_path):
     ("text", "held"),
     [
         ("", False),
-        ("what is this", False),
+        ("12", False),  # torn by a kill
         (f"{os.getpid()} - {socket.gethostname()}", False),  # our number was another's before
         (f"{os.getppid()} 1 {socket.gethostname()}", False),  # begun at another time
         (f"{os.getppid()} - {socket.gethostname()}", True),
         ("1 1 another-host", True),
     ],
-    ids=["empty", "nonsense", "our number", "other start", "parent", "other host"],
+    ids=["empty", "torn", "our number", "other start", "parent", "other host"],
 )
 def test_what_counts_as_held(tmp_path, text, held):
     if text.split()[1:2] == ["1"] and not held and not Path("/proc/self/stat").exists():
@@ -89,6 +89,23 @@ def test_what_counts_as_held(tmp_path, text, held):
         with locked(tmp_path / "out"):
             pass
         assert not (tmp_path / "out.lock").exists()
+
+
+@pytest.mark.parametrize("make", ["text", "folder", "link"])
+def test_what_is_no_lock_is_left_alone(tmp_path, make):
+    file, other = tmp_path / "out.lock", tmp_path / "other"
+    other.write_text("1 1 here\n")
+    if make == "text":
+        file.write_text("what is this")
+    elif make == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to(other)
+    told = pytest.raises(OutputError, match=r"out\.lock: (was not made|is a link)")
+    with told, locked(tmp_path / "out"):
+        raise AssertionError
+    assert other.read_text() == "1 1 here\n"
+    assert file.is_symlink() or file.is_dir() or file.read_text() == "what is this"
 
 
 def test_a_lock_that_goes_while_it_is_opened_is_opened_again(tmp_path, monkeypatch):

@@ -132,40 +132,38 @@ def test_write_all_refuses_an_unknown_format_before_writing(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_failed_writing_keeps_what_was_there(kind, tmp_path):
+def test_a_failed_writing_keeps_what_was_there(tmp_path):
     path = tmp_path / "result"
-
-    def fill(place, text):
-        if kind == "folder":
-            place.mkdir()
-            place = place / "inner"
-        place.write_text(text)
-
     with aside(path) as part:
-        fill(part, "whole")
-    before = contents(path)
+        part.write_text("whole")
 
     def write_and_fail(error):
         with aside(path) as part:
-            fill(part, "half")
+            part.write_text("half")
             raise error
 
     with pytest.raises(ZeroDivisionError):
         write_and_fail(ZeroDivisionError())
     with pytest.raises(OutputError, match="No space left"):
         write_and_fail(OSError(28, "No space left on device"))
-    assert contents(path) == before
+    assert path.read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
 
 
-def test_remains_of_a_killed_run_do_not_hinder(tmp_path):
-    path = tmp_path / "grades.zarr"
-    for name in ("grades.zarr", "grades.zarr.part", "grades.zarr.old"):
-        (tmp_path / name / "x").mkdir(parents=True)
-    write_all(square_map(), tmp_path, ["zarr"])
+@pytest.mark.parametrize("name", ["grades.zarr", "grades.zarr.part"])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x").write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}: was not made by wsikd as a grade map"):
+        write_all(square_map(), tmp_path, ["zarr"])
+    assert (tmp_path / name / "x").read_text() == "mine"
+
+
+def test_a_grade_map_is_replaced_and_leaves_nothing_else(tmp_path):
+    for _ in range(2):
+        write_all(square_map(), tmp_path, ["zarr"])
     assert [p.name for p in tmp_path.iterdir()] == ["grades.zarr"]
-    assert not (path / "x").exists()
+    assert not (tmp_path / "grades.zarr" / ".wsikd").exists()
 
 
 # --- the square comes back in its place ------------------------------------------------------

@@ -128,7 +128,7 @@ def test_a_slide_that_fails_midway_leaves_no_result(predictor, entry, tmp_path, 
 @pytest.mark.parametrize("error", [ZeroDivisionError("what"), OSError(28, "No space left")])
 def test_a_fault_while_writing_leaves_no_part(predictor, entry, tmp_path, monkeypatch, error):
     def broken(_, part, *args, **more):
-        part.mkdir()
+        part.mkdir(exist_ok=True)
         (part / "tiles.csv").write_text("half")
         raise error
 

@@ -1,5 +1,6 @@
 import csv
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -247,20 +248,71 @@ def test_a_failure_leaves_nothing_that_looks_whole(store, tmp_path, monkeypatch,
     assert len(files(tmp_path)) == 8
 
 
-def test_what_a_killed_run_left_is_cleared(store, tmp_path):
-    """Images were moved, the table was not written: none of them is taken for whole."""
+class Killed(BaseException):
+    """As by a signal."""
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize("step", [0, 1, 4, 8, 9, 12, 17])
+def test_what_a_killed_run_left_is_put_back(store, tmp_path, monkeypatch, step, earlier):
+    """Kill before the n-th image is moved: the next run finds the old ones, or none."""
+    images, calls = find_export("images"), []
+    if earlier:
+        images.write(store, tmp_path, Options(mpp=4.0))
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    own = images_module.into_place
+
+    def move(*places):
+        if len(calls) == step:
+            raise Killed
+        calls.append(places)
+        own(*places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images_module, "into_place", move)
+        patch.setattr(images_module, "_roll_back", lambda *_: None)  # nothing runs after a kill
+        with suppress(Killed):
+            images.write(store, tmp_path, Options(image_format="jpg", overwrite=True))
+    killed = len(calls) == step and step < (16 if earlier else 8)
+    mine = tmp_path / "G3" / "s_7_8.jpg"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    with suppress(OutputError):  # the first run of the two puts back what there was
+        images.write(store, tmp_path, Options(mpp=4.0))
+    found = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    assert found.pop("G3/s_7_8.jpg") == b"mine"
+    if earlier and killed:
+        assert found == before
+    assert not list(tmp_path.glob(".s.*"))
+    assert len(found) == 8
+
+
+def test_an_image_of_somebody_else_is_not_overwritten(store, tmp_path):
     images = find_export("images")
-    images.write(store, tmp_path, Options(mpp=4.0))
-    whole = files(tmp_path)
-    (tmp_path / "labels-s.csv").unlink()
-    stray, foreign = tmp_path / "G3" / "s_7_8.jpg", tmp_path / "G3" / "s_1_7_8.png"
-    for file in (stray, foreign):
-        file.write_bytes(b"")
-    with pytest.raises(OutputError, match="exists"):  # nothing tells that these are ours
+    images.write(store, tmp_path / "o", Options())
+    first = next(n for n in files(tmp_path / "o") if n.endswith(".png"))
+    mine = tmp_path / "p" / first
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="was not made by wsikd as an exported image"):
+            images.write(store, tmp_path / "p", Options(overwrite=overwrite))
+    assert files(tmp_path / "p") == [first]
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", ".s.part", ".s.replaced"])
+def test_what_lies_where_an_export_works_is_left_alone(store, tmp_path, name):
+    images = find_export("images")
+    (tmp_path / name).write_text("mine")
+
+    def export():
         images.write(store, tmp_path, Options())
-    (tmp_path / ".s.part").mkdir()
-    images.write(store, tmp_path, Options())
-    assert files(tmp_path) == sorted([*whole, foreign.relative_to(tmp_path).as_posix()])
+        images.finish(tmp_path)
+
+    with pytest.raises(OutputError, match=r"was not made by wsikd as .*exported images"):
+        export()
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_overwriting_replaces_only_that_slide(store, tmp_path):

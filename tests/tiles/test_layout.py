@@ -193,11 +193,13 @@ for codec in ("none", "zstd"):
         np.testing.assert_array_equal(read["low"], shrunk(picture())[16:32, 16:48])
 
 
-def test_a_store_is_made_anew(tmp_path):
-    write_store(tmp_path / "s.zarr", settings_of(ome_version="0.4"))
-    group = empty(tmp_path / "s.zarr", settings_of())
-    assert (group["0"][:] == 255).all()
-    assert not (tmp_path / "s.zarr" / ".zgroup").exists()
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_group_is_made_over_no_other(tmp_path, version):
+    write_store(tmp_path / "s.zarr", settings_of(ome_version=version))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(FileExistsError, match="holds a Zarr group already"):
+        empty(tmp_path / "s.zarr", settings_of())
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_what_does_not_go_together_is_refused(tmp_path):

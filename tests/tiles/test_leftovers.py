@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.slides.pixels import MemorySlide, tissue_rgb
-from wsikd.core.errors import StoreMismatchError
+from wsikd.core import place
+from wsikd.core.errors import OutputError, StoreMismatchError
 from wsikd.core.lock import locked
 from wsikd.slides.manifest import SlideEntry
-from wsikd.tiles import tiling
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.estimate import estimate
 from wsikd.tiles.record import SlideNotes, describe
@@ -38,20 +38,8 @@ def tile(path, own=None, settings=SETTINGS, notes=None, **more):
     return tile_slide(own or slide(), path, settings, notes, workers=1, **more)
 
 
-def kill_at(monkeypatch, function, call, *arguments, **more):
-    """Call ``tile``, and end it as ``tiling.<function>`` is called for the given time."""
-    own, calls = getattr(tiling, function), []
-
-    def counted(*args):
-        calls.append(args)
-        if len(calls) == call:
-            raise Killed
-        return own(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tiling, function, counted)
-        with pytest.raises(Killed):
-            tile(*arguments, **more)
+def killed(*_):
+    raise Killed
 
 
 def unfinished(monkeypatch, *arguments, **more):
@@ -76,18 +64,23 @@ def test_a_killed_overwrite_is_tidied_by_the_next_run(tmp_path, monkeypatch, aga
     assert names(tmp_path) == ["a.zarr", "a.zarr.part"]
     assert tile(path, **again, **own)[1] is bool(again)
     assert names(tmp_path) == ["a.zarr"]
-    kill_at(monkeypatch, "remove_path", 2, path, overwrite=True, **own)  # the new one is in place
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "remove_tree", killed)  # the new one is in place
+        with pytest.raises(Killed):
+            tile(path, overwrite=True, **own)
     assert names(tmp_path) == ["a.zarr", "a.zarr.replaced"]
     assert tile(path, **again, **own)[1] is bool(again)
     assert names(tmp_path) == ["a.zarr"]
 
 
-def test_one_killed_between_two_stores_is_tidied(tmp_path, monkeypatch):
+def test_one_killed_between_two_stores_is_put_back(tmp_path, monkeypatch):
     path = tmp_path / "a.zarr"
     tile(path)
     unfinished(monkeypatch, path, overwrite=True)
     path.rename(tmp_path / "a.zarr.replaced")
-    assert tile(path)[1]
+    store, made = tile(path)
+    assert not made
+    assert len(store.patches)
     assert names(tmp_path) == ["a.zarr"]
 
 
@@ -111,16 +104,15 @@ def test_a_word_to_stop_reaches_no_store(tmp_path, monkeypatch):
     assert not (store.path / STOP_FILE).exists()
 
 
-def test_a_file_is_overwritten_if_it_is_asked_for(tmp_path):
-    path = tmp_path / "a.zarr"
-    path.write_text("mine")
-    with pytest.raises(StoreMismatchError, match="no finished tile store"):
-        tile(path)
-    assert path.read_text() == "mine"
-    assert tile(path, overwrite=True)[1]
-    (tmp_path / "b.zarr.part").write_text("torn")
-    tile(tmp_path / "b.zarr")
-    assert names(tmp_path) == ["a.zarr", "b.zarr"]
+@pytest.mark.parametrize("name", ["a.zarr", "a.zarr.part"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_place_is_never_overwritten(tmp_path, name, overwrite):
+    (tmp_path / name).write_text("mine")
+    told = rf"{name}: was not made by wsikd as a tile store.*; choose another -o, or remove it"
+    with pytest.raises(OutputError, match=told):
+        tile(tmp_path / "a.zarr", overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "mine"
+    assert names(tmp_path) == [name]
 
 
 def test_two_readers_share_no_store(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError
+from wsikd.core.files import check_file, drop_file
+from wsikd.core.markers import LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +28,11 @@ def locked(path: Path) -> Iterator[None]:
     block ends. What a killed process of this host left is taken over.
 
     Raises:
-        OutputError: another process is at work on it.
+        OutputError: another process is at work on it, or the lock's place holds another file.
         OSError: the lock cannot be written.
     """
     file = path.with_name(f"{path.name}.lock")
+    check_file(file, LOCK)
     key = str(file.absolute())
     file.parent.mkdir(parents=True, exist_ok=True)
     with _guard:
@@ -41,14 +44,14 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with _guard, suppress(OSError):
+        with _guard, suppress(OSError, OutputError):
             _held.discard(key)
-            file.unlink()
+            drop_file(file, LOCK)
 
 
 def _take(path: Path, file: Path) -> bool:
     """Write our name into the lock; false where its holder removed it under our hands."""
-    handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
+    handle = os.open(file, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
     with os.fdopen(handle, "r+", encoding="utf-8", errors="replace") as stream:
         _alone(stream.fileno())
         try:
@@ -65,7 +68,7 @@ def _take(path: Path, file: Path) -> bool:
             stream.write(f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}\n")
             stream.flush()
         except OSError:  # the disk is full: what could not be locked leaves no lock
-            file.unlink()
+            drop_file(file, LOCK)
             raise
     return True
 

@@ -7,12 +7,10 @@ written aside and renamed, so that none is ever half there under its own name.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,69 +21,33 @@ import yaml
 from wsikd import __version__
 from wsikd.core.config import dump_config, first_difference
 from wsikd.core.errors import OutputError
+from wsikd.core.files import aside as aside
+from wsikd.core.files import drop_temporary, not_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import BaseModel
+
+    from wsikd.core.markers import FileKind
 
 RECORDED_PACKAGES = (
     "numpy", "torch", "torchvision", "lightning", "zarr", "openslide-bin",
     "openvino", "onnxruntime",
 )  # fmt: skip
+_CHECKPOINT_PART = r"[\w-]+\.ckpt(?:\.\d+){1,2}\.part"
 
 
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A ``.part`` place beside ``path``, moved onto ``path`` if the block ends well, else removed.
-
-    Works for files and folders, so that what stands at ``path`` is always whole.
-
-    Raises:
-        OutputError: the place cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_path(part)
-        yield part
-        _move(part, path)
-    except OSError as error:
-        raise OutputError(
-            path, f"cannot be written ({error.strerror or error})", "mend that or choose another -o"
-        ) from error
-    finally:
-        with suppress(OSError):
-            remove_path(part)
-
-
-def _move(part: Path, path: Path) -> None:
-    old = path.with_name(f"{path.name}.{os.getpid()}.old")
-    if path.is_dir() or (part.is_dir() and path.exists()):
-        remove_path(old)
-        path.replace(old)  # a folder can only be moved to where nothing is
-    part.replace(path)
-    remove_path(old)
-
-
-def remove_path(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there. Raises OSError."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file or nothing. Raises OutputError."""
-    with aside(path) as part:
+def write_text_atomic(path: Path, text: str, kind: FileKind | None = None) -> None:
+    """Write a whole UTF-8 text file or nothing; see :func:`aside`. Raises OutputError."""
+    with aside(path, kind) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json_atomic(path: Path, content: Any) -> None:
+def write_json_atomic(path: Path, content: Any, kind: FileKind | None = None) -> None:
     """Write a whole JSON file or nothing; NaN is refused. Raises OutputError, ValueError."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_atomic(path, text + "\n")
+    write_text_atomic(path, text + "\n", kind)
 
 
 def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]:
@@ -174,7 +136,7 @@ class RunDir:
         made = self.read_provenance()
         for left in self.checkpoints.glob("*.part"):
             with suppress(OSError):
-                remove_path(left)
+                drop_temporary(left, _CHECKPOINT_PART)
         entry = {k: v for k, v in provenance().items() if k in ("wsikd", "git", "time")}
         write_json_atomic(
             self.provenance_file, made | {"resumed": [*made.get("resumed", []), entry]}
@@ -199,6 +161,8 @@ class RunDir:
             )
         if occupied:
             self._check_same(config, more)
+        elif self.provenance_file.exists() and "wsikd" not in self.read_provenance():
+            raise not_ours(self.provenance_file, "the record of a run")
         return occupied
 
     def _unborn(self) -> bool:

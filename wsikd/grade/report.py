@@ -95,10 +95,8 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     """
     files = folder / "report_files"
     files.mkdir(parents=True, exist_ok=True)
-    with aside(files / "times.png") as part:
-        drawn = part.with_suffix(".png")  # the suffix tells what to draw
-        plot(report.bench, drawn)
-        drawn.replace(part)
+    with aside(files / "times.png", keep_suffix=True) as part:
+        plot(report.bench, part)
     environment = templates()
     content = {
         "report": report,

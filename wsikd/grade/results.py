@@ -9,16 +9,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
+from wsikd.core.files import check_file
 from wsikd.core.lock import locked
+from wsikd.core.markers import CARD, RESULT, SUMMARY
+from wsikd.core.place import Place
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.ahead import open_now
 from wsikd.grade.escalate import EscalatingPredictor, escalation_row
@@ -30,7 +32,7 @@ from wsikd.slides.appearance import Watcher
 from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from wsikd.grade.ahead import Opened
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
+SUMMARY_FILE = "summary.csv"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def infer_slide(
     overwrite: bool = False,
     opened: Opened | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    inputs: Sequence[Path] = (),
 ) -> tuple[dict[str, Any], bool]:
     """Grade a slide and write its results to ``out/<name>/``, or find them done.
 
@@ -85,6 +89,8 @@ def infer_slide(
         overwrite: replace results made with other settings.
         opened: the slide, where it was opened ahead of its turn.
         on_progress: called with (fields done, fields in all).
+        inputs: what is read beside the slide's own files, e.g. the student's folder; results are
+            not written over it.
 
     Returns:
         The slide's row of the summary, and whether it was made now.
@@ -92,14 +98,17 @@ def infer_slide(
     Raises:
         StoreMismatchError: there are results of other settings.
         AnnotationError: the mask file cannot be used.
-        OutputError: the disk does not take it, or another process is at work on it.
+        OutputError: the disk does not take it, another process is at work on it, or something that
+            wsikd did not make is there.
         SlideError, RegionReadError: as they say.
     """
-    folder = out / entry.name
+    read = [file for file in (entry.path, entry.annotation, entry.mask) if file]
+    place = Place(out / entry.name, RESULT, out, [*read, *inputs])
     begun = time.perf_counter()
     opened = opened or open_now(entry)
     clock = opened.clock
     with opened.slide as slide:
+        place.check()
         formats = formats_for(settings.formats, slide)
         made_with = {
             "student": student,
@@ -110,11 +119,16 @@ def infer_slide(
             "formats": formats,
             **_reading(predictor),
         }
-        if not overwrite and (row := _made(folder, made_with)) is not None:
+        if place.replaced.exists():
+            with locked(place.path):
+                place.recover()
+        if not overwrite and (row := _made(place, made_with)) is not None:
             return row, False
-        with _part_of(folder) as part:
-            if not overwrite and (row := _made(folder, made_with)) is not None:
+        place.may_replace()
+        with _locked(place) as begin:
+            if not overwrite and (row := _made(place, made_with)) is not None:
                 return row, False  # by another process, meanwhile
+            part = begin()
             watcher = Watcher() if trained_on else None
             grade_map = predictor.predict(
                 slide,
@@ -146,8 +160,6 @@ def infer_slide(
                 "note": RESEARCH_USE,
             }
             write_json_atomic(part / "result.json", record)
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
     return row, True
 
 
@@ -162,21 +174,16 @@ def _summary(
 
 
 @contextmanager
-def _part_of(folder: Path) -> Iterator[Path]:
-    """A folder aside, ours alone and empty, which is gone however the block ends."""
-    part = folder.with_name(f"{folder.name}.part")
+def _locked(place: Place) -> Iterator[Callable[[], Path]]:
+    """Under the lock of a result: what begins a folder aside, put in place when the block ends."""
     try:
-        with locked(folder):
-            shutil.rmtree(part, ignore_errors=True)
-            try:
-                yield part
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        with locked(place.path), ExitStack() as work:
+            yield lambda: work.enter_context(place.made())
     except OSError as error:
         if isinstance(error, WsikdError):
             raise
         fault = f"cannot be written ({error.strerror or error})"
-        raise OutputError(folder, fault, "free space, or choose another -o") from error
+        raise OutputError(place.path, fault, "free space, or choose another -o") from error
 
 
 def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
@@ -208,8 +215,13 @@ def keep_card(out: Path, bundle: StudentBundle) -> Path:
     path = out / f"student-{bundle.sha256[:12]}.json"
     made = provenance()
     versions = {k: made[k] for k in ("wsikd", "git", "python", "platform") if made[k]}
-    write_json_atomic(path, {**bundle.card, "made_with": versions | made["packages"]})
+    write_json_atomic(path, {**bundle.card, "made_with": versions | made["packages"]}, CARD)
     return path
+
+
+def check_summary(out: Path) -> None:
+    """Refuse a folder whose ``summary.csv`` is somebody else's; raises OutputError."""
+    check_file(out / SUMMARY_FILE, SUMMARY)
 
 
 def write_summary(out: Path) -> Path:
@@ -228,8 +240,8 @@ def write_summary(out: Path) -> Path:
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
     lines: list[dict[str, Any]] = [{**_readable(row), "note": RESEARCH_USE} for row in rows]
-    path = out / "summary.csv"
-    write_text_atomic(path, _csv_text([*columns, "note"], lines))
+    path = out / SUMMARY_FILE
+    write_text_atomic(path, _csv_text([*columns, "note"], lines), SUMMARY)
     return path
 
 
@@ -299,14 +311,12 @@ def _read(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and "summary" in content else {}
 
 
-def _made(folder: Path, made_with: dict[str, Any]) -> dict[str, Any] | None:
+def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     """The row of these very results where they are there; raises where others are."""
-    if not folder.exists():
+    if not place.taken():
         return None
+    folder = place.path
     found = _read(folder)
-    if not found:
-        fault = "exists and holds no finished result"
-        raise StoreMismatchError(folder, fault, "choose another -o, or --overwrite")
     old, new = found["made_with"], json.loads(json.dumps(made_with))
     keys = [k for k in dict.fromkeys([*new, *ASKED]) if old.get(k) != new.get(k)]
     if keys:

@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import NoSlidesError, OutputError
+from wsikd.core.files import check_file
+from wsikd.core.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.png import PICTURE_KEY
@@ -70,6 +72,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
         NoSlidesError: there is neither a result nor a failure.
         OutputError: the page cannot be written.
     """
+    check_file(out / PAGE, REPORT)
     records = list(_records(out))
     failures = _failures(out / "failures.csv")
     if not records and not failures:
@@ -95,7 +98,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
             research_use=RESEARCH_USE,
         )
     )
-    write_text_atomic(out / PAGE, html)
+    write_text_atomic(out / PAGE, html, REPORT)
     return out / PAGE, len(cards), len(failures)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.report import data_uri, templates
 from wsikd.grade.thumbnail import view
@@ -106,7 +107,7 @@ def write_similar(
         page=page, cut=cut, missing=missing, given=bool(entries), failed=pictures.failed,
         picture_px=PICTURE_PX, version=__version__, research_use=RESEARCH_USE,
     )  # fmt: skip
-    write_text_atomic(path, html)
+    write_text_atomic(path, html, REPORT)
     return list(pictures.failed.items())
 
 

@@ -137,7 +137,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
         raise BundleError(job.grading.model, "has changed meanwhile", "run the command again")
     if job.settled:
         compute_as(predictor, job.settled)
-    opened = _ahead.take(job.entry)
+    opened, asked = _ahead.take(job.entry), job.grading.escalation
     if job.ahead:
         new = job.overwrite or not (job.out / job.ahead.name).exists()
         _ahead.begin(job.ahead, predictor.tissue if new else None)
@@ -151,6 +151,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
         overwrite=job.overwrite,
         opened=opened,
         on_progress=report,
+        inputs=[job.grading.model, *([asked.teacher] if asked else [])],
     )
 
 

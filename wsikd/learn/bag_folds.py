@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import DataError
+from wsikd.core.files import check_names
 from wsikd.core.lock import locked
+from wsikd.core.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.bag_data import load_bags
@@ -184,6 +186,7 @@ def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int)
     )
     text = "\n".join([*lines, "", note]) + "\n"
     settings = config.model_dump(mode="json", exclude={"data": {"paths", "labels"}})
+    check_names(out, TABLE_FILES, TABLE)
     write_json_atomic(out / "table.json", {
         "seeds": found, "folds": folds, "settings": settings, "provenance": provenance(),
     })  # fmt: skip

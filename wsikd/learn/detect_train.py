@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.run import RunDir, aside
+from wsikd.core.run import RunDir
 from wsikd.learn.detect_data import load_boxes
 from wsikd.learn.detect_settings import DetectNetwork
 from wsikd.learn.epochs import run_epochs
@@ -27,7 +27,6 @@ from wsikd.models.device import deterministic
 from wsikd.models.encoder import read_state
 from wsikd.models.folder import read_network, write_network
 from wsikd.models.trunks import TRUNK_FILE, resnet_weights
-from wsikd.models.weights import write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -269,14 +268,11 @@ def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> Det
         detector = trainer.method.student.to("cpu")
         assert isinstance(detector, Detector)
         trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
-        bundle.mkdir(parents=True, exist_ok=True)
-        with aside(bundle / TRUNK_FILE) as part:
-            write_weights(part, trunk)
         write_network(bundle, detector.state_dict(), KIND, {
             "network": config.network.model_dump(), "classes": list(images.classes),
             "data": images.digests, "metrics": {"split": "val", **metrics},
             "training": {"seed": trainer.seed, "epochs": config.optim.epochs,
                          "best_epoch": trainer.best.epoch},
-        })  # fmt: skip
+        }, {TRUNK_FILE: trunk})  # fmt: skip
         trainer.run.append_metrics({"event": "final", "val": metrics})
     return DetectResult(trainer.run.path, bundle, trainer.best.epoch, metrics)

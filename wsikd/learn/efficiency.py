@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import ConfigError, DataError
+from wsikd.core.files import check_names
 from wsikd.core.lock import locked
+from wsikd.core.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn import scoring
@@ -221,6 +223,7 @@ def write_study(study: dict[str, Any], out: Path) -> str:
         OutputError: the folder cannot be written.
     """
     text = to_markdown(study)
+    check_names(out, TABLE_FILES, TABLE)
     write_json_atomic(out / "table.json", study)
     write_text_atomic(out / "table.md", text)
     if study["points"]:

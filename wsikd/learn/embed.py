@@ -15,14 +15,14 @@ from wsikd.models.device import pick_device
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import find_tissue
-from wsikd.tiles.bags import BagInfo, open_bag, write_bag
+from wsikd.tiles.bags import BagInfo, bag_place, open_bag, write_bag
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.record import hide_patient
 from wsikd.tiles.store import TileStore, differences
 from wsikd.tiles.stream import stream_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -106,7 +106,8 @@ class Embedder:
         with slide, locked(path):
             grid = TileGrid.plan(slide, settings.mpp, settings.patch_px, settings.stride_px)
             info = self._describe(slide, entry, path, settings.patch_px, grid.field_px)
-            if not overwrite and (found := there(path, info)) is not None:
+            read = [file for file in (entry.path, entry.mask) if file]
+            if (found := there(path, info, overwrite=overwrite, inputs=read)) is not None:
                 return Embedded(found, made=False, seconds={})
             with clock("tissue"):
                 tissue = find_tissue(
@@ -119,7 +120,7 @@ class Embedder:
                 batch_size=self.batch_size, workers=self.threads, clock=clock,
             )  # fmt: skip
             xy = grid.boxes(rows, columns)[:, :2]
-            self._write(path, info, xy, batches, clock, on_progress)
+            self._write(path, info, xy, batches, clock, on_progress, read)
         return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
 
     def _describe(
@@ -180,10 +181,11 @@ class Embedder:
                 label=about.get("label"),
                 source=store.digest,
             )
-            if not overwrite and (found := there(path, info)) is not None:
+            read = [store.path]
+            if (found := there(path, info, overwrite=overwrite, inputs=read)) is not None:
                 return Embedded(found, made=False, seconds={})
             batches = _from_store(store, settings.mpp, self.batch_size, clock)
-            self._write(path, info, store.patches.xy, batches, clock, on_progress)
+            self._write(path, info, store.patches.xy, batches, clock, on_progress, read)
         return Embedded(len(store.patches), made=True, seconds=dict(clock.seconds))
 
     def _write(
@@ -194,6 +196,7 @@ class Embedder:
         batches: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]],
         clock: StageClock,
         on_progress: Progress,
+        read: Sequence[Path],
     ) -> None:
         features = np.empty((len(xy), self.spec.dim), np.float32)
         done = 0
@@ -205,7 +208,7 @@ class Embedder:
                 on_progress(done, len(xy))
         with clock("write"):
             spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
-            write_bag(path, info, features, xy, spent)
+            write_bag(path, info, features, xy, spent, read)
 
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -235,9 +238,31 @@ def settings_for(
     return EmbedSettings(mpp, patch_px, **more)
 
 
-def there(path: Path, info: BagInfo) -> int | None:
-    """Patches of the bag at a place, None where there is none. Raises DataError if it differs."""
-    if not path.exists():
+def there(
+    path: Path,
+    info: BagInfo,
+    *,
+    overwrite: bool = False,
+    regions: bool = False,
+    inputs: Sequence[Path] = (),
+) -> int | None:
+    """Patches of the bag at a place; None where one is to be made.
+
+    Args:
+        path: the place, locked by the caller.
+        info: what a bag there must say of itself.
+        overwrite: make one in any case.
+        regions: whether it is one of regions.
+        inputs: what is read, which no bag may replace.
+
+    Raises:
+        DataError: the bag there differs.
+        OutputError: something else is there.
+    """
+    place = bag_place(path, regions=regions, inputs=inputs)
+    place.recover()
+    if overwrite or not place.taken():
+        place.may_replace()
         return None
     bag = open_bag(path)
     if asdict(bag.info) != _plain(info):

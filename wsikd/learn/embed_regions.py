@@ -113,7 +113,9 @@ class RegionEmbedder(Embedder):
             grid = TileGrid.plan(slide, mpp, settings.region_px)
             more = {} if mpp == settings.mpp else {"read_mpp": mpp}
             info = self._describe(slide, entry, path, settings.region_px, grid.field_px, **more)
-            if not overwrite and (found := there(path, info)) is not None:
+            read = [file for file in (entry.path, entry.mask) if file]
+            found = there(path, info, overwrite=overwrite, regions=True, inputs=read)
+            if found is not None:
                 return Embedded(found, made=False, seconds={})
             with clock("tissue"):
                 tissue = find_tissue(
@@ -139,7 +141,7 @@ class RegionEmbedder(Embedder):
                 raise DataError(slide.info.file, "has an embedding that is not finite", remedy)
             with clock("write"):
                 spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
-                write_bag(path, info, features, grid.boxes(rows, columns)[:, :2], spent)
+                write_bag(path, info, features, grid.boxes(rows, columns)[:, :2], spent, read)
         return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
 
     def _grids(

@@ -125,7 +125,8 @@ def write_vectors(
     clock = StageClock()
     with locked(path):
         info = replace(bag.info, encoder=encoder)
-        if not overwrite and (found := there(path, info)) is not None:
+        found = there(path, info, overwrite=overwrite, inputs=[bag.path])
+        if found is not None:
             return Embedded(found, made=False, seconds={})
         with clock("read"):
             grids = bag.features()
@@ -134,5 +135,5 @@ def write_vectors(
         if not np.isfinite(vectors).all():
             raise DataError(bag.path, "gives a vector that is not finite", "train the encoder anew")
         spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "forward")}
-        write_bag(path, info, vectors, bag.coords(), spent)
+        write_bag(path, info, vectors, bag.coords(), spent, [bag.path])
     return Embedded(len(vectors), made=True, seconds=dict(clock.seconds))

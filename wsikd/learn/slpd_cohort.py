@@ -20,7 +20,7 @@ import numpy as np
 from wsikd.core.config import parse_config
 from wsikd.core.errors import OutputError
 from wsikd.core.lock import locked
-from wsikd.core.run import RunDir, write_json_atomic, write_text_atomic
+from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
 from wsikd.learn.embed import there
 from wsikd.learn.embed_regions import RegionEmbedder, region_settings
 from wsikd.learn.settings import RunConfig
@@ -122,7 +122,7 @@ def _draw_grids(folder: Path, one: Mixture, cohort: Cohort) -> None:
             MPP, side, (float(side), float(side)), hide_patient(one.patient, folder, _KEY), None,
             one.label, hashlib.sha256(repr(one.seed).encode()).hexdigest(),
         )  # fmt: skip
-        if there(path, info) is None:
+        if there(path, info, regions=True) is None:
             xy = corners_of(len(one.types), side).astype(np.float64)
             write_bag(path, info, draw_vectors(one, **drawn), xy)
 
@@ -193,9 +193,9 @@ def write_tiles(folder: Path, cohort: Cohort) -> Path:
 
 
 def _write_png(file: Path, rgb: NDArray[np.uint8]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(file), np.ascontiguousarray(rgb[..., ::-1])):
-        raise OutputError(file, "cannot be written", "free space, or choose another -o")
+    with aside(file, keep_suffix=True) as part:
+        if not cv2.imwrite(str(part), np.ascontiguousarray(rgb[..., ::-1])):
+            raise OutputError(file, "cannot be written", "free space, or choose another -o")
 
 
 def _truth(out: Path, one: Mixture, cohort: Cohort) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.config import first_difference
+from wsikd.core.files import check_names
+from wsikd.core.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, interval, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.metrics import METRICS, measure, weighted
@@ -278,6 +280,7 @@ def write_table(table: dict[str, Any], out: Path) -> str:
         OutputError: the folder cannot be written.
     """
     text = to_markdown(table)
+    check_names(out, TABLE_FILES, TABLE)
     write_json_atomic(out / "table.json", table)
     write_text_atomic(out / "table.csv", _to_csv(table))
     write_text_atomic(out / "table.md", text)

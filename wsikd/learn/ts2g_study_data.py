@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import OutputError
-from wsikd.core.run import write_text_atomic
+from wsikd.core.run import aside, write_text_atomic
 from wsikd.slides.base import open_slide
 from wsikd.slides.synthetic_cells import SHAPES, draw_shapes
 
@@ -135,6 +135,6 @@ def holds(xy: NDArray[np.float64], side: float, boxes: NDArray[np.int64]) -> NDA
 
 def write_png(file: Path, rgb: NDArray[np.uint8]) -> None:
     """Write uint8 (height, width, 3), RGB. Raises OutputError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(file), np.ascontiguousarray(rgb[..., ::-1])):
-        raise OutputError(file, "cannot be written", "free space, or choose another -o")
+    with aside(file, keep_suffix=True) as part:
+        if not cv2.imwrite(str(part), np.ascontiguousarray(rgb[..., ::-1])):
+            raise OutputError(file, "cannot be written", "free space, or choose another -o")

@@ -21,6 +21,7 @@ import yaml
 
 from wsikd.core.config import dump_config, load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
+from wsikd.core.files import not_ours
 from wsikd.core.lock import locked
 from wsikd.core.run import RunDir, write_text_atomic
 from wsikd.learn.prepare import open_teacher
@@ -176,6 +177,9 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     text = yaml.safe_dump(told, sort_keys=False)
     file = made.path / "search.yaml"
     if not file.exists():
+        for result in (out / "trials.csv", out / "best.yaml"):
+            if result.exists():
+                raise not_ours(result, "the result of a search")
         write_text_atomic(file, text)
     elif yaml.safe_load(file.read_text(encoding="utf-8")) != told:
         raise OutputError(

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.run import aside, write_json_atomic
+from wsikd.core.markers import BUNDLE
+from wsikd.core.place import Place
+from wsikd.core.run import write_json_atomic
 from wsikd.models.card import CARD as CARD
 from wsikd.models.card import FORMAT as FORMAT
 from wsikd.models.card import InputSpec as InputSpec
@@ -103,7 +105,7 @@ def save_bundle(
     """Write a network and its card.
 
     Args:
-        folder: where to; made if missing, an older bundle in it is replaced.
+        folder: where to; made if missing. An older bundle stays there until the new one is whole.
         grader: the network.
         spec: what it is to be given.
         arch: its entry in ``BACKBONES``.
@@ -111,19 +113,16 @@ def save_bundle(
         card: further entries of the card, JSON values (teacher, data, metrics, min_area_mm2...).
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds something else than a bundle.
     """
     from wsikd.models.backbone import macs
     from wsikd.models.weights import write_weights
 
     folder = Path(folder)
-    (folder / CARD).unlink(missing_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in grader.state_dict().items()}
     network = {"arch": arch, "width": width, "drop_pools": grader.backbone.drop_pools}
     if grader.options:
         network["options"] = grader.options
-    with aside(folder / WEIGHTS) as part:
-        write_weights(part, state, {"wsikd": _sealed(network, asdict(spec))})
     content = {
         "format": FORMAT,
         "wsikd": __version__,
@@ -134,9 +133,10 @@ def save_bundle(
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
         **card,
-        "sha256": _sha256(folder / WEIGHTS),
     }
-    write_json_atomic(folder / CARD, content)
+    with Place(folder, BUNDLE, folder, whole=True).made() as part:
+        write_weights(part / WEIGHTS, state, {"wsikd": _sealed(network, asdict(spec))})
+        write_json_atomic(part / CARD, content | {"sha256": _sha256(part / WEIGHTS)})
     return folder
 
 

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
-from wsikd.core.run import aside, write_json_atomic
+from wsikd.core.markers import BUNDLE
+from wsikd.core.place import Place
+from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
 from wsikd.models.weights import write_weights
 
@@ -30,28 +32,33 @@ _AGAIN = "copy the whole folder anew, or train it again"
 
 
 def write_network(
-    folder: Path, state: Mapping[str, Tensor], kind: str, card: Mapping[str, Any]
+    folder: Path,
+    state: Mapping[str, Tensor],
+    kind: str,
+    card: Mapping[str, Any],
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write weights and their card, which comes last.
 
     Args:
-        folder: made if missing; what is in it is replaced.
+        folder: made if missing. An older network stays there until the new one is whole.
         state: weights by name.
         kind: what the network is.
         card: JSON values.
+        more: further files of weights, by name.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds something else than a network.
     """
-    (folder / CARD).unlink(missing_ok=True)
-    with aside(folder / WEIGHTS) as part:
-        # cloned, since some networks of other libraries share weights between layers
-        write_weights(part, {k: v.detach().cpu().clone().contiguous() for k, v in state.items()})
     content = {
         "format": FORMAT, "kind": kind, "wsikd": __version__, "use": RESEARCH_USE, **card,
-        "sha256": _sha256(folder / WEIGHTS),
     }  # fmt: skip
-    write_json_atomic(folder / CARD, content)
+    with Place(folder, BUNDLE, folder, whole=True).made() as part:
+        for name, weights in {WEIGHTS: state, **(more or {})}.items():
+            # cloned, since some networks of other libraries share weights between layers
+            own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
+            write_weights(part / name, own)
+        write_json_atomic(part / CARD, content | {"sha256": _sha256(part / WEIGHTS)})
     return folder
 
 

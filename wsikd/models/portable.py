@@ -20,7 +20,9 @@ from torch import nn
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError, OutputError, one_line
-from wsikd.core.run import aside, write_json_atomic
+from wsikd.core.markers import PORTABLE
+from wsikd.core.place import Place
+from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import LICENCE
 from wsikd.models.timm_models import PREFIX
 
@@ -76,13 +78,13 @@ def export_model(
     """
     if kind not in FILES:
         raise ConfigError(f"--to {kind}", "is not known", f"choose one of {', '.join(FILES)}")
-    _check_free(folder, overwrite=overwrite)
+    place = Place(folder, PORTABLE, folder, [bundle.path], whole=True)
+    _check_free(place, overwrite=overwrite)
     network = calibrated(bundle)
     module = _Normalised(network, bundle.spec) if kind == "wsinfer" else network
     prepare = _transformed(bundle.spec) if kind == "wsinfer" else np.asarray
     example = torch.from_numpy(prepare(_random(bundle.spec, 2)))
-    with aside(folder) as part:
-        part.mkdir(parents=True)
+    with place.made() as part:
         file = part / FILES[kind]
         run = _write(module, example, file, kind, bundle)
         if kind == "wsinfer":
@@ -173,13 +175,12 @@ def _random(spec: InputSpec, count: int) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (count, 3, spec.patch_px, spec.patch_px), dtype=np.uint8)
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+def _check_free(place: Place, *, overwrite: bool) -> None:
+    if not place.taken():
         return
-    if not (folder / RECORD).is_file():
-        raise OutputError(folder, "holds something else than an export", "choose another -o")
+    place.may_replace()
     if not overwrite:
-        raise OutputError(folder, "holds an export", "choose another -o, or pass --overwrite")
+        raise OutputError(place.path, "holds an export", "choose another -o, or pass --overwrite")
 
 
 def _write(module: nn.Module, example: Tensor, file: Path, kind: str, bundle: StudentBundle) -> Run:

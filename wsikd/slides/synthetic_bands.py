@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import OutputError
+from wsikd.core.files import aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,10 +149,11 @@ def write_bands(
             if split != "test" and rng.random() < wrong:
                 told = int((grade + rng.integers(1, len(CLASSES))) % len(CLASSES))
             name = f"{split}_{n:05d}.png"
-            if not cv2.imwrite(str(folder / "images" / name), image[..., ::-1]):
-                raise OutputError(folder / "images" / name, "cannot be written", "mend that")
+            with aside(folder / "images" / name, keep_suffix=True) as part:
+                if not cv2.imwrite(str(part), image[..., ::-1]):
+                    raise OutputError(part, "cannot be written", "free space on its disk")
             lines.append([name, told, CLASSES[told], f"s{slide:04d}", split])
-    with (folder / "labels.csv.part").open("w", newline="", encoding="utf-8") as stream:
+    table = folder / "labels.csv"
+    with aside(table) as part, part.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows(lines)
-    (folder / "labels.csv.part").replace(folder / "labels.csv")
     return folder / "labels.csv"

@@ -41,8 +41,7 @@ _BAND_PX, _BEYOND_PX = 64, 16
 def direct(slide: OpenSlideReader) -> Slide:
     """A slide's direct reader, or the slide itself with ``info.reader_note`` telling why not."""
     try:
-        pages = slide.series.levels if slide.series else None
-        levels = tile_levels(slide.path, slide.info.level_dimensions, pages)
+        levels = tile_levels(slide.path, slide.info.level_dimensions)
         reader = DirectReader(slide, levels)
         try:
             compare(reader, slide)

@@ -21,10 +21,12 @@ import numpy as np
 import zarr
 
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.run import aside
+from wsikd.core.files import aside, check_file
+from wsikd.core.markers import BAG, GRID, FileKind
+from wsikd.core.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -150,8 +152,11 @@ def write_bag(
     features: NDArray[np.floating],
     xy: NDArray[np.float64],
     seconds: Mapping[str, float] | None = None,
+    inputs: Sequence[Path] = (),
 ) -> None:
-    """Write a bag whole or not at all, replacing what is there.
+    """Write a bag whole or not at all, replacing a bag of the same kind.
+
+    Call it under the lock of ``path``.
 
     Args:
         path: the Zarr folder.
@@ -159,9 +164,10 @@ def write_bag(
         features: float32 (N, D) or (N, D, g, g); of the latter, float16 as well.
         xy: level-0 corners, float64 (N, 2).
         seconds: by stage, of its making.
+        inputs: what it was made from, which it must not replace.
 
     Raises:
-        OutputError: the disk does not take it.
+        OutputError: the disk does not take it, or something else is there.
     """
     if len(features) != len(xy) or features.ndim not in (2, 4):
         raise ValueError(f"features {features.shape} do not go with coords {xy.shape}")
@@ -169,7 +175,7 @@ def write_bag(
     most = max(1, (_CHUNK_BYTES if features.ndim == 2 else _REGIONS_BYTES) // max(1, row))
     pieces = max(1, -(-len(features) // most))
     rows = max(1, -(-len(features) // pieces))  # alike, since Zarr fills the last one up
-    with aside(path) as part:
+    with bag_place(path, regions=features.ndim == 4, inputs=inputs).made() as part:
         group = zarr.create_group(part, zarr_format=3)
         _put(group, "features", features, rows)
         _put(group, "coords", xy, max(1, len(xy)))
@@ -177,6 +183,11 @@ def write_bag(
             "format": FORMAT, **asdict(info), "encoder": dict(info.encoder),
             "seconds": None if seconds is None else dict(seconds), "complete": True,
         }  # fmt: skip
+
+
+def bag_place(path: Path, *, regions: bool, inputs: Sequence[Path] = ()) -> Place:
+    """Where a bag of patches or of regions goes; see :class:`wsikd.core.files.Place`."""
+    return Place(path, GRID if regions else BAG, path.parent, inputs)
 
 
 def _put(group: zarr.Group, name: str, values: NDArray[Any], rows: int) -> None:
@@ -201,13 +212,15 @@ def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
         OutputError: the file exists, or cannot be written.
         DataError: the bag cannot be read, or holds regions.
     """
+    check_file(path, _H5)
     if path.exists() and not overwrite:
         raise OutputError(path, "exists", "choose another -o, or replace it with --overwrite")
     if len(bag.shape) != 2:
         raise DataError(bag.path, "holds regions, not patches", "export bags of patches")
     features, xy = bag.features(), bag.coords()
     info = bag.info
-    with aside(path) as part, h5py.File(part, "w") as file:
+    with aside(path, _H5) as part, h5py.File(part, "w") as file:
+        file.attrs["wsikd"] = FORMAT
         stored = file.create_dataset("features", data=features)
         stored.attrs["name"] = info.slide
         stored.attrs["encoder"] = str(info.encoder.get("id", "unknown"))
@@ -219,6 +232,21 @@ def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
             coords.attrs["patch_size_level0"] = round(sum(info.field_px) / 2)
         if info.mpp is not None:
             coords.attrs["target_magnification"] = 10 / info.mpp
+
+
+def _is_our_h5(file: Path) -> bool:
+    """By its mark; one of wsikd 0.1.0 has none, but our attributes and a bag beside it."""
+    try:
+        with h5py.File(file, "r") as h5:
+            if "wsikd" in h5.attrs:
+                return True
+            about = dict(h5["features"].attrs)
+    except (OSError, KeyError, ValueError):
+        return False
+    return set(about) == {"name", "encoder"} and BAG.own(file.with_suffix(".zarr"))
+
+
+_H5 = FileKind("a feature file", _is_our_h5)
 
 
 def _open_zarr(path: Path) -> Bag:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from wsikd.core.run import remove_path
+from wsikd.core.files import check_file
+from wsikd.core.markers import MARKER, OVERLAY
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.slides.tissue_overlay import write_overlay
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.core.clock import StageClock
+    from wsikd.core.place import Place
     from wsikd.slides.base import Slide
     from wsikd.slides.tissue import TissueMask
     from wsikd.tiles.blocks import Job
@@ -42,18 +43,18 @@ class StoreBuild:
     def __init__(
         self,
         slide: Slide,
-        part: Path,
+        place: Place,
         settings: StoreSettings,
         notes: SlideNotes,
         meta: dict[str, Any],
     ) -> None:
         """Lay the grid; raises MissingMppError, SlideError, ConfigError."""
-        self.slide, self.part, self.settings, self.notes = slide, part, settings, notes
-        self.meta = meta
+        self.slide, self.place, self.settings, self.notes = slide, place, settings, notes
+        self.part, self.meta = place.part, meta
         sources = settings.mpps if settings.route == PYRAMID else settings.mpps[:1]
         self.levels = [Canvas.plan(slide, mpp).level for mpp in sources]
         self.grid = TileGrid.plan(slide, settings.mpps[0], settings.patch_px, settings.stride_px)
-        self.plan = BlockPlan.of(part, settings, self.grid)
+        self.plan = BlockPlan.of(self.part, settings, self.grid)
 
     def begin(self, workers: int, clock: StageClock) -> list[Job]:
         """Find the tissue and make the arrays; what a killed run finished in them is kept.
@@ -61,6 +62,8 @@ class StoreBuild:
         Returns:
             The blocks that are still to be filled.
         """
+        if self.notes.overlay is not None:
+            check_file(self.notes.overlay, OVERLAY, within=self.place.within)
         self._discard_foreign()
         with clock("tissue"):
             self.tissue = find_tissue(
@@ -108,23 +111,25 @@ class StoreBuild:
         self.group.attrs["wsikd"] = {**self.meta, **summary, "complete": True}
 
     def _discard_foreign(self) -> None:
-        if not self.part.exists():
+        self.place.begin(fresh=False)
+        if can_go_on(self.part, self.meta):
+            clear_leftovers(self.part)
+            allow_all(self.part)
+            for name in ("patches", "labels"):
+                self.place.drop_within(name)
             return
-        if not can_go_on(self.part, self.meta):
-            told = "unfinished with other settings or another reader; begun anew"
+        if any(inner.name != MARKER for inner in self.part.iterdir()):
+            told = "unfinished with other settings or another reader; it is started again"
             log.info("%s: %s", self.part.name, told)
-            remove_path(self.part)
-            return
-        clear_leftovers(self.part)
-        allow_all(self.part)
-        for name in ("patches", "labels"):
-            shutil.rmtree(self.part / name, ignore_errors=True)
+            self.place.begin()
 
     def _create(self) -> zarr.Group:
         plan = self.plan
         if is_group(self.part) and all(is_array(self.part, i) for i in range(len(plan.sizes))):
             return zarr.open_group(self.part, mode="r+")
-        return create_group(
+        if is_group(self.part):  # killed before all of its arrays were there
+            self.place.begin()
+        group = create_group(
             self.part,
             self.settings,
             shapes=plan.shapes,
@@ -134,6 +139,8 @@ class StoreBuild:
             name=self.slide.info.name,
             origin_um=_origin_um(self.slide),
         )
+        self.place.marked()
+        return group
 
     def _select(self, tissue: TissueMask) -> PatchTable:
         cover = self.grid.cover(tissue)

@@ -13,6 +13,7 @@ read by      ome-zarr-py, napari, wsikd            the same, TIAToolbox, QuPath
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ import zarr
 
 from wsikd.tiles import ome
 from wsikd.tiles.codecs import check_codec, encoder, v2_pipeline, v3_pipeline
-from wsikd.tiles.store import FILL
+from wsikd.tiles.store import FILL, is_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,10 +46,10 @@ def create_group(
     name: str,
     origin_um: tuple[float, float],
 ) -> zarr.Group:
-    """Make the group of a store and its empty arrays, one a resolution; replaces what is there.
+    """Make the group of a store and its empty arrays, one a resolution.
 
     Args:
-        path: the folder to make.
+        path: the folder to make, or one that holds no Zarr group yet.
         settings: resolutions, codec, OME-Zarr version and route.
         shapes: (height, width) in px of each array, finest first.
         chunk_px: side of a chunk of each array.
@@ -62,14 +63,15 @@ def create_group(
 
     Raises:
         ConfigError: codec or version is unknown, or they do not go together.
-        OSError: the disk does not take it.
+        OSError: the disk does not take it, or a group is there already.
     """
+    if is_group(path):
+        raise FileExistsError(errno.EEXIST, "holds a Zarr group already", str(path))
     version = settings.ome_version
     check_codec(settings.codec, version)
     image = ome.image(name, settings.mpps, origin_um, version=version, downscaling=settings.route)
     group = zarr.create_group(
         path,
-        overwrite=True,
         zarr_format=_zarr_format(version),
         attributes={**ome.attributes(image, version=version), **attributes},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
+from wsikd.core.files import place_new
 from wsikd.slides.tissue import mask_bytes
 from wsikd.tiles.store import read_meta, settings_digest
 
@@ -67,21 +67,7 @@ def project_key(folder: Path) -> bytes:
 
 def _draw_key(file: Path) -> None:
     """Write a new key whole; where another process was first, its key stays."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part.unlink(missing_ok=True)
-    try:
-        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(secrets.token_bytes(KEY_BYTES))
-        try:
-            os.link(part, file)
-        except FileExistsError:
-            pass
-        except OSError:  # a disk without links
-            part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    place_new(file, secrets.token_bytes(KEY_BYTES), mode=0o600)
 
 
 def describe(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError, SlideError
+from wsikd.core.files import drop_temporary
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.store import is_group
 
@@ -71,13 +72,13 @@ def stop_all(folder: Path) -> None:
 
 def allow_all(folder: Path) -> None:
     """Take back what an interrupted run told its blocks. Raises OSError."""
-    (folder / STOP_FILE).unlink(missing_ok=True)
+    drop_temporary(folder / STOP_FILE, r"\.stop")
 
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what workers were writing when they died. Raises OSError."""
     for leftover in folder.rglob("*.partial"):
-        leftover.unlink(missing_ok=True)
+        drop_temporary(leftover, r".+\.partial")
 
 
 class _OpenSlides:

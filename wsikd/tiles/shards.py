@@ -16,6 +16,7 @@ import google_crc32c
 import numpy as np
 
 from wsikd.core.errors import StoreError
+from wsikd.core.files import drop_temporary, into_place
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ABSENT = 2**64 - 1
 _OPEN_FILES = 64
+_PARTIAL = r".+\.\d+-\d+\.partial"
 
 
 class ShardFile:
@@ -58,12 +60,12 @@ class ShardFile:
         table = self._index.tobytes()
         self._write(table + _crc(table))
         self._stream.close()
-        self._aside.replace(self.file)
+        into_place(self._aside, self.file)
 
     def discard(self) -> None:
         """Leave nothing of it; after ``finish`` there is nothing to leave."""
         self._stream.close()
-        self._aside.unlink(missing_ok=True)
+        drop_temporary(self._aside, _PARTIAL)
 
     def _write(self, data: Bytes) -> int:
         return _write_all(self._stream, data)
@@ -76,9 +78,9 @@ def write_file(file: Path, data: Bytes) -> None:
         _make_folder(aside.parent)
         with aside.open("wb", buffering=0) as stream:
             _write_all(stream, data)
-        aside.replace(file)
+        into_place(aside, file)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        drop_temporary(aside, _PARTIAL)
         raise
 
 

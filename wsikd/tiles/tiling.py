@@ -8,7 +8,6 @@ whole or not at all, so a killed run goes on where it stopped.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,7 +26,8 @@ from wsikd.core.errors import (
     WsikdError,
 )
 from wsikd.core.lock import locked
-from wsikd.core.run import remove_path
+from wsikd.core.markers import STORE
+from wsikd.core.place import Place
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import SlideNotes, describe, flat, reader_of
@@ -72,6 +72,7 @@ def tile_slide(
     on_progress: Progress | None = None,
     clock: StageClock | None = None,
     cluster: Cluster | None = None,
+    inputs: Sequence[Path] = (),
 ) -> tuple[TileStore, bool]:
     """Write the tissue of a slide into a store, or find it done already.
 
@@ -85,6 +86,7 @@ def tile_slide(
         on_progress: called with (chunks done, chunks in all).
         clock: takes the time of the stages ``tissue, read, resize, encode, write``.
         cluster: where to fill the blocks; default threads of this process.
+        inputs: files that the store must not lie over, beside the slide's and the mask's.
 
     Returns:
         The store, and whether it was made now.
@@ -93,20 +95,26 @@ def tile_slide(
         MissingMppError, RegionReadError, SlideError: from the slide.
         AnnotationError: the mask file cannot be read.
         StoreMismatchError: ``path`` holds a store of other settings.
-        OutputError: the disk does not take it, or another process is at work on it.
+        OutputError: the disk does not take it, another process is at work on it, or something
+            that wsikd did not make is there.
     """
     notes, clock = notes or SlideNotes(), clock or StageClock()
-    part = path.with_name(path.name + ".part")
+    read = [slide.path, *([notes.mask_file] if notes.mask_file else []), *inputs]
+    place = Place(path, STORE, path.parent, read)
+    place.check()
     try:
         meta = describe(slide, settings, notes, path.parent)
+        _restore(place)
         if not overwrite and is_made(path, meta, notes.reader):
-            _remove_leftovers(path)
+            _remove_leftovers(place)
             return TileStore.open(path), False
         with locked(path):
+            place.recover()
             if not overwrite and is_made(path, meta, notes.reader):  # by another one, meanwhile
                 return TileStore.open(path), False
-            with _gone_if_unreadable(part):
-                build = StoreBuild(slide, part, settings, notes, meta)
+            place.may_replace()
+            with _gone_if_unreadable(place):
+                build = StoreBuild(slide, place, settings, notes, meta)
                 jobs = build.begin(workers, clock)
                 count = _Count(jobs, on_progress, clock)
                 if cluster:
@@ -114,7 +122,7 @@ def tile_slide(
                 else:
                     _in_threads(build, jobs, count, workers)
                 build.finish()
-            _put_in_place(part, path)
+            place.put()
     except OSError as error:
         fault = f"cannot be written ({error.strerror or error})"
         raise OutputError(path, fault, "free space, or choose another -o") from error
@@ -122,12 +130,13 @@ def tile_slide(
 
 
 @contextmanager
-def _gone_if_unreadable(part: Path) -> Iterator[None]:
+def _gone_if_unreadable(place: Place) -> Iterator[None]:
     """Leave nothing of a store whose slide cannot be read: there is nothing to resume."""
     try:
         yield
     except RegionReadError:
-        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError, OutputError):
+            place.discard()
         raise
 
 
@@ -140,14 +149,15 @@ def is_made(path: Path, meta: dict[str, Any], reader: str | None = None) -> bool
         reader: what must have read its pixels; default any.
 
     Raises:
-        StoreMismatchError: something else does.
+        StoreMismatchError: a store of another record does.
+        OutputError: something does that wsikd did not make.
     """
-    if not path.exists():
+    if not Place(path, STORE, path.parent).taken():
         return False
     found = read_meta(path)
     if found is None or not found.get("complete"):
-        fault = "exists and is no finished tile store"
-        raise StoreMismatchError(path, fault, "choose another -o, or --overwrite")
+        fault = "is an unfinished tile store"
+        raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
     if found.get("digest") != meta["digest"]:
         told = differences(flat(found), flat(meta)) or "its record is of an older layout"
         fault = f"made with other settings ({told})"
@@ -267,26 +277,17 @@ def _client(address: str) -> Iterator[Any]:
         yield client
 
 
-def _put_in_place(part: Path, path: Path) -> None:
-    """Move a finished store to its place, and what stood there, be it a file, out of the way."""
-    old = _replaced(path)
-    if path.exists() or path.is_symlink():
-        remove_path(old)
-        path.rename(old)
-    part.rename(path)
-    remove_path(old)
+def _restore(place: Place) -> None:
+    """Put back a store that a killed run had moved out of the way; see ``Place.recover``."""
+    if place.replaced.exists():
+        with locked(place.path):
+            place.recover()
 
 
-def _remove_leftovers(path: Path) -> None:
+def _remove_leftovers(place: Place) -> None:
     """Remove what a killed run left beside a finished store; no matter if that cannot be."""
-    part, lock = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
-    left = (part, _replaced(path))
-    if any(p.exists() for p in (*left, lock)):
-        with suppress(OSError, OutputError), locked(path):  # else another process is at work
-            for p in left:
-                remove_path(p)
-
-
-def _replaced(path: Path) -> Path:
-    """Where a store is until its successor is in place; a name that no user's backup has."""
-    return path.with_name(f"{path.name}.replaced")
+    lock = place.path.with_name(f"{place.path.name}.lock")
+    if place.left() or lock.exists():
+        with suppress(OSError, OutputError), locked(place.path):  # else another is at work
+            place.recover()
+            place.discard()

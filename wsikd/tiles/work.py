@@ -113,6 +113,7 @@ def tile_job(report: Report, job: TileJob) -> Tiled:
             on_progress=lambda done, total: report(done, total, pace),
             clock=clock,
             cluster=_cluster(job),
+            inputs=[f for f in (job.entry.path, job.entry.annotation, job.entry.mask) if f],
         )
         labels = LabelCount.of(store.patches.label, store.classes, notes.annotation)
         seconds = {**clock.seconds, "total": time.perf_counter() - start}

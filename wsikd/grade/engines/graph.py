@@ -10,13 +10,14 @@ import hashlib
 import io
 import logging
 import os
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, OutputError, one_line
-from wsikd.core.run import aside
+from wsikd.core.files import aside, keep_newest
 
 if TYPE_CHECKING:
     from wsikd.grade.engines import Network
@@ -73,9 +74,7 @@ def keep(path: Path, content: bytes) -> None:
     try:
         with aside(path) as part:
             part.write_bytes(hashlib.sha256(content).digest() + content)
-        kept = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda one: one.stat().st_mtime)
-        for old in kept[:-_KEPT]:
-            old.unlink(missing_ok=True)
+        keep_newest(path.parent, rf"[0-9a-f]{{40}}-[\w.-]+{re.escape(path.suffix)}", _KEPT)
     except (OSError, OutputError) as error:
         log.debug("not kept: %s", error)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from wsikd.core.errors import OutputError, WsikdError
-from wsikd.core.run import aside, remove_path
+from wsikd.core.errors import WsikdError
+from wsikd.core.files import aside
 from wsikd.core.tables import resolve
 
 if TYPE_CHECKING:
@@ -104,22 +104,10 @@ def write_all(
 
     Raises:
         ConfigError: a format is unknown; nothing is written.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or a folder is in its place.
     """
     writers = {name: resolve(EXPORTERS, name, kind="exporters") for name in formats}
     paths = {name: folder / FILES.get(name, f"grades.{name}") for name in writers}
-    _clear(paths.values())
     for name, writer in writers.items():
         writer(grade_map, paths[name], slide=slide)
     return paths
-
-
-def _clear(paths: Iterable[Path]) -> None:
-    """Remove what a killed run of an older version left beside its results."""
-    for path in paths:
-        for ending in ("part", "old"):
-            try:
-                remove_path(path.with_name(f"{path.name}.{ending}"))
-            except OSError as error:
-                fault = f"cannot be removed ({error.strerror or error})"
-                raise OutputError(f"{path}.{ending}", fault, "remove it yourself") from error

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import StoreNotFoundError
+from wsikd.core.markers import GRADES
+from wsikd.core.place import Place
 from wsikd.grade.colours import class_colour
-from wsikd.grade.exports import aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,8 +41,8 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     """
     import zarr
 
-    with aside(path) as part:
-        group = zarr.open_group(part, mode="w", zarr_format=3)
+    with Place(path, GRADES, path.parent).made() as part:
+        group = zarr.create_group(part, zarr_format=3)
         classes = grade_map.classes
         image = _multiscale(grade_map, "probability", "cyx")
         channels = [_channel(name, index) for index, name in enumerate(classes)]

@@ -28,7 +28,8 @@ import h5py
 import numpy as np
 
 from wsikd.core.errors import OutputError
-from wsikd.core.run import aside
+from wsikd.core.files import aside, check_file
+from wsikd.core.markers import FileKind, csv_header
 from wsikd.tiles.exports import Export, field_px, refuse, resolution, slide_name
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def list_clam(folder: Path) -> None:
     """
     names = [_slide_file(file) for file in sorted((folder / "patches").glob("*.h5"))]
     with (
-        aside(folder / PROCESS_LIST) as part,
+        aside(folder / PROCESS_LIST, _LIST) as part,
         part.open("w", newline="", encoding="utf-8") as stream,
     ):
         csv.writer(stream).writerows([["slide_id"], *([name] for name in names)])
@@ -137,6 +138,18 @@ def write_trident(store: TileStore, folder: Path, options: Options) -> str:
     )
 
 
+def _is_our_h5(file: Path) -> bool:
+    try:
+        with h5py.File(file, "r") as h5:
+            return "wsikd_field_px" in h5["coords"].attrs
+    except (OSError, KeyError, ValueError, AttributeError):
+        return False
+
+
+_COORDS = FileKind("a file of coordinates", _is_our_h5)
+_LIST = FileKind("a list of slides", lambda file: csv_header(file) == ["slide_id"])
+
+
 def _nothing_more(folder: Path) -> None:
     """TRIDENT finds its files by their names."""
 
@@ -146,6 +159,7 @@ TRIDENT = Export(write_trident, _nothing_more)
 
 
 def _write(file: Path, store: TileStore, attributes: Mapping[str, Any], *, overwrite: bool) -> None:
+    check_file(file, _COORDS)
     if file.exists() and not overwrite:
         raise refuse(file)
     with aside(file) as part, h5py.File(part, "w") as h5:

@@ -14,15 +14,24 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 
 from wsikd.core.errors import OutputError, StoreError
+from wsikd.core.files import (
+    aside,
+    check_file,
+    check_folder,
+    into_place,
+    make_marked,
+    not_ours,
+    remove_tree,
+)
 from wsikd.core.lock import locked
-from wsikd.core.run import aside
+from wsikd.core.markers import FileKind, Kind, csv_header, stranger
+from wsikd.core.place import Place
 from wsikd.tiles.codecs import jpeg_bytes
 from wsikd.tiles.exports import Export, refuse, resolution, slide_name
 from wsikd.tiles.labels import UNLABELLED
@@ -42,36 +51,48 @@ TABLE = "labels.csv"
 _NO_CLASS = "unlabelled"
 _PNG_LEVEL = 3
 _PLACE = re.compile(r"(?!\.\.?/)([^/\\]+/)?[^/\\]+_-?\d+_-?\d+\.(png|jpg)")
+_IMAGES = "exported images"
+_ASIDE: Kind = Kind(
+    _IMAGES,
+    lambda _: False,
+    re.compile(rf"(?:{_PLACE.pattern})|labels-[^/]+\.csv(?:\.\d+)*(?:\.part)?"),
+    lambda folder: stranger(folder, _ASIDE) is None,
+)
+_TABLE = FileKind("a table of exported images", lambda file: csv_header(file) == list(COLUMNS))
 
 
 def write(store: TileStore, folder: Path, options: Options) -> str:
     """Write the patches of one store as images, and its ``labels-<slide>.csv``.
 
-    A run that was killed leaves no such table; what it did leave is cleared by the next.
+    Images that are replaced are kept until all new ones are there. What a killed run had begun to
+    replace is put back by the next.
 
     Raises:
-        OutputError: there are images of the slide already, another process is at work on it, or
-            the disk does not take them.
+        OutputError: there are images of the slide already, or files that wsikd did not write;
+            another process is at work on it; or the disk does not take them.
         StoreError: the store does not hold ``options.mpp``, or is damaged.
     """
     mpp = resolution(store, options)
     slide = slide_name(store)
     table = folder / f"labels-{slide}.csv"
     rows = _rows(store, options.image_format)
-    part = folder / f".{slide}.part"
+    place = Place(folder / f".{slide}", _ASIDE, folder, [store.path])
+    place.check()
     try:
         with locked(table):
-            _clear_killed(folder, part, table, slide)
-            if not options.overwrite:
-                _refuse_existing(folder, table, rows)
+            _roll_back(place, table)
+            _refuse_existing(folder, table, rows, overwrite=options.overwrite)
+            part = place.begin()
             try:
                 _encode_all(store, mpp, part, rows, options)
-                _swap(folder, part, table, rows)
+                _write_table(part / table.name, rows)
+                _swap(place, table, rows)
             finally:
-                shutil.rmtree(part, ignore_errors=True)
+                _roll_back(place, table)
     except OSError as error:
         fault = f"cannot be written ({error.strerror or error})"
-        raise OutputError(folder, fault, "mend that or choose another -o") from error
+        remedy = "free space or check its permissions, or choose another -o"
+        raise OutputError(folder, fault, remedy) from error
     side = store.patch_px(mpp)
     return f"{len(rows)} images of {side} x {side} px at {mpp:g} um/px, in {folder}"
 
@@ -106,26 +127,51 @@ def _folder(name: str) -> str:
     return (safe or "_") if name else _NO_CLASS
 
 
-def _clear_killed(folder: Path, part: Path, table: Path, slide: str) -> None:
-    """Remove what a killed run left: its folder aside, and images that no table lists."""
-    if not part.exists():
-        return
-    shutil.rmtree(part)
-    if table.exists():
-        return
-    own = re.compile(re.escape(slide) + r"_-?\d+_-?\d+\.(png|jpg)")
-    for place in (folder, *(d for d in folder.iterdir() if d.is_dir())):
-        for file in place.iterdir():
-            if own.fullmatch(file.name):
-                file.unlink()
+def _roll_back(place: Place, table: Path) -> None:
+    """Undo a replacement that was not completed, and clear what was written aside.
+
+    The old table lies in ``place.replaced`` while images are exchanged; the new one in
+    ``place.part``, from which it comes last: with it the new images are whole.
+    """
+    part, hold, folder = place.part, place.replaced, table.parent
+    plan, old = part / table.name, hold / table.name
+    for left in (part, hold):
+        if (left.exists() or left.is_symlink()) and not place.is_left(left):
+            raise not_ours(left, f"{_IMAGES} being made")
+    if not table.exists():
+        if plan.is_file():
+            _move_all([row["image"] for row in _read(plan)], folder, part)
+        if old.is_file():
+            _move_all([row["image"] for row in _read(old)], hold, folder)
+            into_place(old, table)
+    if hold.exists():
+        remove_tree(hold, _ASIDE)
+    place.discard()
 
 
-def _refuse_existing(folder: Path, table: Path, rows: Sequence[Sequence[Any]]) -> None:
-    if table.exists():
+def _move_all(images: Sequence[str], source: Path, target: Path) -> None:
+    """Move the images that lie in ``source`` and have no counterpart in ``target``."""
+    for image in images:
+        if (source / image).is_file() and not (target / image).exists():
+            (target / image).parent.mkdir(exist_ok=True)
+            into_place(source / image, target / image)
+
+
+def _refuse_existing(
+    folder: Path, table: Path, rows: Sequence[Sequence[Any]], *, overwrite: bool
+) -> None:
+    """Refuse to write over images, unless a table of ours names them and that is asked for."""
+    ours = {row["image"] for row in _read(table)} if table.exists() else set()
+    if ours and not overwrite:
         raise refuse(table)
-    for row in rows:
-        if (folder / row[0]).exists():
-            raise refuse(folder / row[0])
+    for parent in {(folder / row[0]).parent for row in rows}:
+        check_folder(parent, folder)
+    for image in [*ours, *(row[0] for row in rows)]:
+        file = folder / image
+        if image in ours:
+            check_file(file)
+        elif file.exists() or file.is_symlink():
+            raise not_ours(file, "an exported image")
 
 
 def _encode_all(
@@ -158,25 +204,18 @@ def _image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
     return bytes(imagecodecs.png_encode(pixels, level=_PNG_LEVEL))
 
 
-def _swap(folder: Path, part: Path, table: Path, rows: Sequence[Sequence[Any]]) -> None:
-    """Put the new images where the old ones were; the table goes first and comes last."""
+def _swap(place: Place, table: Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Put the new images where the old ones were; see :func:`_roll_back`."""
+    folder, part, hold = table.parent, place.part, place.replaced
     if table.exists():
         old = [row["image"] for row in _read(table)]
-        table.unlink()
-        for name in old:
-            (folder / name).unlink(missing_ok=True)
-    moved = []
-    try:
-        for row in rows:
-            target = folder / row[0]
-            target.parent.mkdir(exist_ok=True)
-            (part / row[0]).replace(target)
-            moved.append(target)
-        _write_table(table, rows)
-    except BaseException:
-        for target in moved:
-            target.unlink(missing_ok=True)
-        raise
+        make_marked(hold, _ASIDE)
+        into_place(table, hold / table.name)
+        _move_all(old, folder, hold)
+    for image in (row[0] for row in rows):
+        (folder / image).parent.mkdir(exist_ok=True)
+        into_place(part / image, folder / image)
+    into_place(part / table.name, table)
 
 
 def _read(table: Path) -> list[dict[str, str]]:
@@ -196,5 +235,5 @@ def _read(table: Path) -> list[dict[str, str]]:
 
 
 def _write_table(table: Path, rows: Sequence[Sequence[Any]]) -> None:
-    with aside(table) as part, part.open("w", newline="", encoding="utf-8") as stream:
+    with aside(table, _TABLE) as part, part.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([COLUMNS, *rows])
