@@ -51,6 +51,7 @@ def attend(
     formats: str,
     threads: int | None,
     reader: str,
+    series: int | None,
     slide_mpp: float | None,
 ) -> None:
     """Draw the attention of RUN (method: mil) on its slides.
@@ -75,7 +76,7 @@ def attend(
     bundle = load_bag_network(run)
     reads = BagReader(bundle)
     found = {path.stem: path for path in find_bags(bags)}
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
+    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)
     if threads is not None:
         torch.set_num_threads(threads)
     asked = [name.strip() for name in formats.split(",")]

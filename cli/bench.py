@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     sections={
         "Who is compared": "teacher students budgets margin arch magnifications patch_size",
         "What is true": "annotations label_map labels specimen",
-        "What is read": "max_fields tissue min_tissue slide_mpp reader",
+        "What is read": "max_fields tissue min_tissue slide_mpp series reader",
         "The machine": "repeats batch_size device engine threads",
     },
 )
@@ -152,6 +152,7 @@ def bench(
     min_tissue: float,
     slide_mpp: float | None,
     reader: str,
+    series: int | None,
     threads: int | None,
 ) -> None:
     """Compare teacher and students over the same tissue: what each costs and how well it grades.
@@ -196,7 +197,9 @@ def bench(
         engine=engine,
     )
     check_names(output, BENCH_FILES, BENCH)
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
+    entries = find_slides(
+        inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
+    )
     question = Question(
         budgets or BUDGETS,
         margin,

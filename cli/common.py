@@ -61,6 +61,12 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What reads the slides: auto, openslide, direct, tiatoolbox.",
         ),
         click.option(
+            "--series",
+            type=click.IntRange(0),
+            metavar="N",
+            help="Which image of a file with several, as info lists them.  [default: largest scan]",
+        ),
+        click.option(
             "--slide-mpp",
             type=click.FloatRange(0, min_open=True),
             metavar="UM",

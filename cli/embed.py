@@ -60,7 +60,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=Sectioned,
     sections={
         "Region grids": "region_px min_inside coarser float16",
-        "Slides and tissue": "tissue min_tissue slide_mpp reader",
+        "Slides and tissue": "tissue min_tissue slide_mpp series reader",
         "Machine": "batch_size device threads",
     },
     short_help="Turn patches into embeddings, one bag a slide.",
@@ -126,6 +126,7 @@ def embed(
     min_tissue: float,
     slide_mpp: float | None,
     reader: str,
+    series: int | None,
     threads: int | None,
     overwrite: bool,
 ) -> None:
@@ -167,7 +168,7 @@ def embed(
     stores = _stores(inputs)
     if stores and region_px is not None:
         raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
-    entries = stores or _slides(inputs, slide_mpp, reader)
+    entries = stores or _slides(inputs, slide_mpp, reader, series)
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
 
@@ -237,7 +238,9 @@ def _stores(inputs: Sequence[str]) -> list[SlideEntry]:
     return [SlideEntry(path, path.stem) for path in dict.fromkeys(found)]
 
 
-def _slides(inputs: tuple[str, ...], slide_mpp: float | None, reader: str) -> list[SlideEntry]:
+def _slides(
+    inputs: tuple[str, ...], slide_mpp: float | None, reader: str, series: int | None
+) -> list[SlideEntry]:
     from wsikd.slides.manifest import find_slides
 
-    return find_slides(inputs, slide_mpp=slide_mpp, reader=reader)
+    return find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)

@@ -48,6 +48,7 @@ def info(
     min_tissue: float,
     slide_mpp: float | None,
     reader: str,
+    series: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -60,7 +61,7 @@ def info(
     _check_sizes(sizes, patch_size)
     asked = _Asked(tuple(sizes), patch_size, tissue_method(tissue), min_tissue, threads)
     batch = Batch(None)
-    entries = find_slides(slides, slide_mpp=slide_mpp, reader=reader)
+    entries = find_slides(slides, slide_mpp=slide_mpp, reader=reader, series=series)
     entries = own_tissue(tissue, entries, batch)
     tasks = [Task(entry.name, describe_job, (entry, asked)) for entry in entries]
     by_name = {entry.name: entry for entry in entries}
@@ -118,8 +119,11 @@ def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) 
 
 
 def _describe(slide: Slide) -> dict[str, Any]:
+    from wsikd.slides.series import list_series
+
     record = asdict(slide.info)
     record["warnings"] = []
+    record["series"] = [asdict(one) for one in list_series(slide)]
     record["levels"] = [
         {"size": list(size), "downsample": list(down)}
         for size, down in zip(
@@ -200,7 +204,17 @@ def _text(record: dict[str, Any]) -> str:
         own = f", {mpp['x'] * dx:.6g} um/px" if mpp else ""
         w, h = level["size"]
         lines.append(f"  level {number:<5} {w} x {h} px, downsample {down}{own}")
+    if len(record["series"]) > 1:
+        lines += [_series_text(one) for one in record["series"]]
     return "\n".join(lines)
+
+
+def _series_text(one: dict[str, Any]) -> str:
+    (width, height), mpp = one["size"], one["mpp"]
+    at = f", {mpp[0]:g} um/px" if mpp else ""
+    name = f", '{one['name']}'" if one["name"] else ""
+    read = ", read here" if one["read"] else ""
+    return f"  series {one['number']:<4} {one['role']}, {width} x {height} px{at}{name}{read}"
 
 
 def _because(note: str) -> str:

@@ -19,7 +19,8 @@ from .tile_run import estimate_tiles, run_options, run_tiles, running
     short_help="Tile slides into stores, at several magnifications.",
     sections={
         "What is labelled": "annotations label_map classes min_cover min_purity",
-        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp reader route",
+        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp series reader "
+        "route",
         "What is written": "codec ome_version",
         "The machine": "threads jobs stall scheduler workers",
     },
@@ -89,6 +90,7 @@ def tile(
     ome_version: str,
     slide_mpp: float | None,
     reader: str,
+    series: int | None,
     threads: int | None,
     jobs: int,
     stall: float,
@@ -121,7 +123,9 @@ def tile(
     patch_sizes(finest_first, patch_size, stride or patch_size)
     renamed = parse_label_map(label_map)
     how = running(jobs, threads, stall, scheduler, workers)
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, annotations=annotations)
+    entries = find_slides(
+        inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
+    )
     method, entries, unmasked = own_masks(tissue, entries)
     labels = plan_labels(
         entries,

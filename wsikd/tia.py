@@ -20,12 +20,10 @@ from wsikd.slides.base import printable
 from wsikd.slides.kinds import zarr_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-_TIFF_CACHE_BYTES = 64 << 20
 
 
 def otsu_masker(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
@@ -117,20 +115,6 @@ def _student_class() -> Any:
     return Student
 
 
-def open_tiff(path: Path) -> _Arrays:
-    """Levels of a TIFF through TIAToolbox's TIFFWSIReader, a missing tile being white."""
-    with _quiet("wsicore.wsireader") as tia:
-        reader = tia.TIFFWSIReader(path, post_proc=None, cache_size=_TIFF_CACHE_BYTES)
-    for view in reader.level_arrays.values():
-        _fill_white(view.array)
-
-    def close() -> None:
-        reader.tiff.close()
-        reader._zarr_store.close()
-
-    return _Arrays(list(reader.level_arrays.values()), close)
-
-
 def open_ome_zarr(path: Path) -> _Arrays:
     """Levels of an OME-Zarr image, finest first.
 
@@ -153,12 +137,6 @@ def open_ome_zarr(path: Path) -> _Arrays:
     return _Arrays([_Plane(path, group[name], axes) for name in names])
 
 
-def open_image(path: Path) -> _Arrays:
-    """A TIFF without tiles through TIAToolbox's VirtualWSIReader: all of it in memory."""
-    with _quiet("wsicore.wsireader") as tia:
-        return _Arrays([tia.VirtualWSIReader(path, post_proc=None).img])
-
-
 def open_jp2(path: Path) -> _Jp2:
     """Resolutions of a JP2 file through TIAToolbox's JP2WSIReader, which decodes parts of it."""
     with _quiet("wsicore.wsireader") as tia:
@@ -169,8 +147,8 @@ def open_jp2(path: Path) -> _Jp2:
 class _Arrays:
     """Levels as arrays (height, width, channels) that may be sliced."""
 
-    def __init__(self, levels: Sequence[Any], close: Callable[[], None] | None = None) -> None:
-        self._levels, self._close = levels, close
+    def __init__(self, levels: Sequence[Any]) -> None:
+        self._levels = levels
         self.sizes = tuple((int(one.shape[1]), int(one.shape[0])) for one in levels)
         first = levels[0]
         self.channels = int(first.shape[2]) if len(first.shape) == 3 else 1
@@ -181,9 +159,7 @@ class _Arrays:
         return np.asarray(self._levels[level][y : y + height, x : x + width], np.uint8)
 
     def close(self) -> None:
-        """Release the file."""
-        if self._close is not None:
-            self._close()
+        """Nothing is held open between reads."""
 
 
 class _Jp2:
@@ -236,11 +212,6 @@ def _check_openjpeg() -> None:
     found = import_module("glymur").version.openjpeg_version
     if found.startswith("0."):
         raise ImportError("glymur finds no OpenJPEG library")
-
-
-def _fill_white(array: Any) -> None:
-    """Let tiles that a TIFF leaves out be white: TIAToolbox would show them black."""
-    object.__setattr__(array.metadata, "fill_value", np.uint8(255))
 
 
 def check() -> None:

@@ -70,7 +70,7 @@ def test_an_ome_tiff_whose_levels_openslide_does_not_see(levels, reader, tmp_pat
     if reader == "tiatoolbox":
         assert isinstance(slide, Foreign)
         assert "does not see the lower levels" in slide.note
-        assert slide.options == {"slide_mpp": 0.5, "mpp_source": "x", "name": "n"}
+        assert slide.options == {"slide_mpp": 0.5, "mpp_source": "x", "name": "n", "series": None}
     else:
         assert slide.info.reader == "openslide"
         slide.close()

@@ -6,8 +6,6 @@ from wsikd.core.errors import MissingMppError
 from wsikd.slides.base import Mpp
 from wsikd.slides.mpp import (
     Evidence,
-    aperio_claim,
-    aperio_power,
     jp2_claim,
     magnification_of_mpp,
     mpp_of_magnification,
@@ -17,6 +15,7 @@ from wsikd.slides.mpp import (
     resolve_mpp,
     tag_claim,
 )
+from wsikd.slides.mpp_text import description_mpp, description_power
 
 APERIO = {
     "openslide.vendor": "aperio",
@@ -297,8 +296,8 @@ def test_ome_zarr_without_scale_says_why(multiscale, why):
 
 def test_descriptions_in_the_manner_of_aperio():
     text = "Aperio Image Library v10 |AppMag = 20|MPP = 0.4990|Left = 25"
-    assert (aperio_claim(text).x, aperio_power(text)) == (0.499, 20)
-    assert aperio_claim("COMPANY = 3") is aperio_power("") is None
+    assert (description_mpp(text).x, description_power(text)) == (0.499, 20)
+    assert description_mpp("COMPANY = 3") is description_power("") is None
 
 
 def test_capture_resolution_of_jp2():

@@ -40,13 +40,29 @@ class Mpp:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One image of a slide file, as ``info`` lists it.
+
+    ``role`` is "scan", "label", "macro" or "thumbnail"; ``size`` is (width, height) in px of its
+    largest level; ``mpp`` um per pixel on x and y, if it is known; ``read`` marks the one in use.
+    """
+
+    number: int
+    name: str
+    role: str
+    size: tuple[int, int]
+    mpp: tuple[float, float] | None
+    read: bool
+
+
+@dataclass(frozen=True)
 class SlideInfo:
     """What the results of a slide need to know of it; no label image, no patient data.
 
     ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
     (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent;
     ``reader_note`` tells why ``reader`` was taken; ``icc_profile`` whether the file holds a colour
-    profile, which no reader applies.
+    profile, which no reader applies; ``series`` which of the file's images is read.
     """
 
     name: str
@@ -63,6 +79,7 @@ class SlideInfo:
     background: tuple[int, int, int]
     reader_note: str = ""
     icc_profile: bool = False
+    series: int = 0
 
 
 @runtime_checkable
@@ -111,6 +128,7 @@ def open_slide(
     mpp_source: str = "slide_mpp",
     reader: str = "auto",
     name: str | None = None,
+    series: int | None = None,
 ) -> Slide:
     """Open a slide.
 
@@ -122,13 +140,15 @@ def open_slide(
             commands pass it for --slide-mpp, ``slide_mpp`` counts only where the file says nothing
             plausible.
         reader: an entry of ``READERS``. "auto" takes OpenSlide, the direct reader where it shows
-            the same pixels faster, and TIAToolbox for what OpenSlide does not know.
+            the same pixels faster, and tifffile or TIAToolbox for what OpenSlide does not know.
         name: identifier used in results; default the file's stem.
+        series: which image of the file, from 0 as ``wsikd info`` lists them; default the largest
+            scan. Resolution and other metadata are those of the same image.
 
     Raises:
-        SlideError: the file is missing, is no slide, or is damaged.
+        SlideError: the file is missing, is no slide, is damaged, or has no such series.
         MissingMppError: ``slide_mpp`` is implausible.
     """
     return resolve(READERS, reader, kind="readers")(  # type: ignore[no-any-return]
-        Path(path), slide_mpp=slide_mpp, mpp_source=mpp_source, name=name
+        Path(path), slide_mpp=slide_mpp, mpp_source=mpp_source, name=name, series=series
     )

@@ -1,4 +1,4 @@
-"""Which reader opens a slide: OpenSlide first, the direct path where it fits, else TIAToolbox."""
+"""Which reader opens a slide: OpenSlide first, the direct path where it fits, else others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from wsikd.core.errors import MissingMppError, SlideError
 from wsikd.core.tables import resolve
 from wsikd.slides.base import printable
 from wsikd.slides.foreign import ForeignReader
-from wsikd.slides.foreign_facts import has_hidden_levels, is_aperio
 from wsikd.slides.kinds import kind_of
-from wsikd.slides.openslide import UNKNOWN, OpenSlideReader
+from wsikd.slides.openslide import OTHER_IMAGE, UNKNOWN, OpenSlideReader
+from wsikd.slides.tiff_survey import survey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
 
 _DIRECT = {"direct": "wsikd.slides.tiff_tiles:direct"}
-_LEFT_TO_OTHERS = (UNKNOWN, "Unsupported TIFF compression")
+_LEFT_TO_OTHERS = (UNKNOWN, OTHER_IMAGE, "Unsupported TIFF compression")
 
 
 def auto(path: Path, **options: Any) -> Slide:
     """Open a slide with whatever shows its pixels, the fastest first.
 
-    OpenSlide, and the direct reader where it shows the same pixels; TIAToolbox for kinds of file
-    that OpenSlide does not know, and for an OME-TIFF of whose levels OpenSlide sees the first only.
+    OpenSlide, and the direct reader where it shows the same pixels; tifffile and TIAToolbox for
+    kinds of file that OpenSlide does not know, and for a TIFF of which OpenSlide shows another
+    image than the one to be read, or only some of its levels.
 
     Args:
         path: a slide.
@@ -43,14 +44,13 @@ def auto(path: Path, **options: Any) -> Slide:
     except MissingMppError:
         raise
     except SlideError as error:
-        left = any(fault in error.fault for fault in _LEFT_TO_OTHERS)
-        if not left or kind_of(path) is None or (error.fault == UNKNOWN and is_aperio(path)):
-            raise  # an Aperio slide that OpenSlide does not know is a damaged one
-        note = error.fault if error.fault != UNKNOWN else "OpenSlide does not know its kind"
+        note = _left_to_others(path, error)
+        if note is None:
+            raise
         return ForeignReader(path, note=note, **options)
-    if slide.info.vendor == "generic-tiff" and has_hidden_levels(path):
+    if slide.info.vendor == "generic-tiff" and _hides_levels(slide):
         slide.close()
-        note = "OpenSlide does not see the lower levels of an OME-TIFF"
+        note = "OpenSlide does not see the lower levels of this TIFF"
         return ForeignReader(path, note=note, **options)
     return _direct(slide)
 
@@ -68,6 +68,21 @@ def direct(path: Path, **options: Any) -> Slide:
             printable(path.name), slide.info.reader_note, "open it with --reader auto or openslide"
         )
     return slide
+
+
+def _left_to_others(path: Path, error: SlideError) -> str | None:
+    """Why another reader is tried after OpenSlide; None where its error is the last word."""
+    if kind_of(path) is None or not any(fault in error.fault for fault in _LEFT_TO_OTHERS):
+        return None
+    if error.fault != UNKNOWN:
+        return error.fault
+    found = survey(path)  # an Aperio slide that OpenSlide does not know is a damaged one
+    return None if found and found.aperio else "OpenSlide does not know its kind"
+
+
+def _hides_levels(slide: OpenSlideReader) -> bool:
+    """Whether OpenSlide sees fewer levels of a TIFF than the file has, as in SubIFDs."""
+    return bool(slide.series and len(slide.series.levels) > len(slide.info.level_dimensions))
 
 
 def _direct(slide: OpenSlideReader) -> Slide:

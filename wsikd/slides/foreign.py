@@ -1,8 +1,8 @@
-"""Slides that OpenSlide does not know, through TIAToolbox's readers: OME-TIFF, OME-Zarr, JP2.
+"""Slides that OpenSlide does not know: TIFFs through tifffile, OME-Zarr and JP2 through TIAToolbox.
 
-TIAToolbox decodes; geometry, resolution and background are decided here, as for every other slide.
-Its own ``read_rect`` is passed by: it pads with black, and reads coarse levels of OME-Zarr in the
-wrong place.
+They decode; geometry, resolution and background are decided here, as for every other slide.
+TIAToolbox's own ``read_rect`` is passed by: it pads with black, and reads coarse levels of OME-Zarr
+in the wrong place.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIXELS: dict[str, str] = {
-    "tiff": "wsikd.tia:open_tiff",
-    "whole-tiff": "wsikd.tia:open_image",
+    "tiff": "wsikd.slides.tiff_pages:open_pages",
     "jp2": "wsikd.tia:open_jp2",
     "ome-zarr": "wsikd.tia:open_ome_zarr",
 }
 _WHITE = (255, 255, 255)
-_MAX_WHOLE_PX = 1 << 28
 _REMEDIES = {
     "glymur": "pip install glymur, and your system's libopenjp2 (on Debian: libopenjp2-7)",
     "tiatoolbox": "pip install tiatoolbox",
@@ -56,7 +54,7 @@ class Pixels(Protocol):
 
 
 class ForeignReader:
-    """A slide that TIAToolbox decodes. Threads may share it; a process opens its own."""
+    """A slide that tifffile or TIAToolbox decodes. Threads may share it; a process opens its own."""
 
     def __init__(
         self,
@@ -65,11 +63,12 @@ class ForeignReader:
         slide_mpp: float | None = None,
         mpp_source: str = "slide_mpp",
         name: str | None = None,
+        series: int | None = None,
         note: str = "asked for",
     ) -> None:
         """Open the slide; see :func:`wsikd.slides.base.open_slide`.
 
-        ``note`` tells why TIAToolbox reads it.
+        ``note`` says why OpenSlide does not read it.
         """
         file = printable(path.name)
         if not path.exists():
@@ -80,7 +79,7 @@ class ForeignReader:
                 file, "no TIFF, JP2 or OME-Zarr that TIAToolbox reads", "open it with --reader auto"
             )
         self.path = path
-        facts = read_facts(path, kind)
+        facts = read_facts(path, kind, series)
         self._missing: MissingMppError | None = None
         mpp: Mpp | None = None
         try:
@@ -89,16 +88,16 @@ class ForeignReader:
             if slide_mpp is not None:
                 raise
             self._missing = error
-        self._pixels = _open(path, "whole-tiff" if facts.whole_image else kind, facts)
+        self._pixels = _open(path, kind, facts)
         sizes = self._pixels.sizes
-        # TIAToolbox's decoders of JPEG fill up what is damaged.
-        self._check = JpegCheck(path, sizes) if kind == "tiff" else None
+        # tifffile's decoder of JPEG fills up what is damaged.
+        self._check = JpegCheck(path, facts.series.levels) if facts.series else None
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
             file=file,
-            fingerprint=fingerprint(path),
+            fingerprint=fingerprint(path, None if facts.default else series),
             vendor=facts.vendor,
-            reader="tiatoolbox",
+            reader="tifffile" if facts.series else "tiatoolbox",
             dimensions=sizes[0],
             level_dimensions=sizes,
             level_downsamples=exact_downsamples(sizes),
@@ -108,6 +107,7 @@ class ForeignReader:
             background=_WHITE,
             reader_note=note,
             icc_profile=facts.icc_profile,
+            series=facts.series.number if facts.series else 0,
         )
 
     @property
@@ -166,23 +166,17 @@ class ForeignReader:
 def _open(path: Path, kind: str, facts: Facts) -> Pixels:
     """The file's pixels; raises SlideError where they are not 8-bit RGB, or cannot be had."""
     file = printable(path.name)
-    if kind == "whole-tiff" and facts.size and facts.size[0] * facts.size[1] > _MAX_WHOLE_PX:
-        raise SlideError(
-            file,
-            f"a TIFF of {facts.size[0]} x {facts.size[1]} px without tiles would have to be held "
-            "in memory",
-            f"vips tiffsave {file} tiled.tif --tile --pyramid --compression jpeg --bigtiff",
-        )
     try:
-        pixels: Pixels = resolve(PIXELS, kind, kind="pixels")(path)
+        opened = resolve(PIXELS, kind, kind="pixels")
+        pixels: Pixels = opened(path, facts.series.levels) if facts.series else opened(path)
     except ImportError as error:
         library = next((n for n in _REMEDIES if n in str(error)), "tiatoolbox")
         fault = f"needs {library}, which cannot be imported ({error})"
         raise SlideError(file, fault, _REMEDIES[library]) from error
     except SlideError:
         raise
-    except Exception as error:  # TIAToolbox meets what it does not read in many ways
-        fault = f"TIAToolbox cannot open it ({type(error).__name__}: {error})"
+    except Exception as error:  # a decoder meets what it does not read in many ways
+        fault = f"its decoder cannot open it ({type(error).__name__}: {error})"
         raise SlideError(
             file, fault, "convert it to a pyramidal TIFF or OME-TIFF of 8-bit RGB"
         ) from error

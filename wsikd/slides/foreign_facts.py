@@ -6,7 +6,6 @@ importing TIAToolbox takes.
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,46 +16,40 @@ import tifffile
 
 from wsikd.core.errors import SlideError, one_line
 from wsikd.slides.base import printable
-from wsikd.slides.jpeg_check import largest_series
 from wsikd.slides.kinds import zarr_attributes
-from wsikd.slides.mpp import (
-    Evidence,
-    aperio_claim,
-    aperio_power,
-    jp2_claim,
-    ngff_claim,
-    ome_claim,
-    tag_claim,
-)
+from wsikd.slides.mpp import Evidence, jp2_claim, ngff_claim
+from wsikd.slides.mpp_text import description_mpp, description_power
+from wsikd.slides.tiff_evidence import evidence_of
+from wsikd.slides.tiff_survey import check_upright, checked, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from wsikd.slides.kinds import Kind
+    from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 
 _DAMAGED = "the file is damaged; copy it again"
 _MAX_XML = 1 << 24
-_INCH = 2
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a file's headers say: its vendor, its resolution, whether it has a colour profile.
 
-    ``whole_image`` tells that its pixels are of no use in parts (a TIFF in strips), ``size`` its
-    (width, height) where known.
+    ``series`` is the image of a TIFF that is read, ``default`` whether it is the one that is read
+    unless another is asked for.
     """
 
     vendor: str
     evidence: Evidence
     icc_profile: bool = False
-    whole_image: bool = False
-    size: tuple[int, int] | None = None
+    series: TiffSeries | None = None
+    default: bool = True
 
 
-def read_facts(path: Path, kind: Kind) -> Facts:
-    """Read the headers of a file of this kind.
+def read_facts(path: Path, kind: Kind, series: int | None = None) -> Facts:
+    """Read the headers of a file of this kind, of a TIFF those of one of its series.
 
     Raises:
         SlideError: the headers are damaged, the file is cut short, or its pixels are of a kind that
@@ -64,7 +57,8 @@ def read_facts(path: Path, kind: Kind) -> Facts:
     """
     try:
         if kind == "tiff":
-            return _tiff(path)
+            return _tiff(path, series)
+        checked(path, series or 0, 1)
         return _jp2(path) if kind == "jp2" else _ome_zarr(path)
     except SlideError:
         raise
@@ -73,54 +67,23 @@ def read_facts(path: Path, kind: Kind) -> Facts:
         raise SlideError(printable(path.name), one_line(fault), _DAMAGED) from error
 
 
-def has_hidden_levels(path: Path) -> bool:
-    """Whether a TIFF is an OME-TIFF that keeps its lower levels in SubIFDs."""
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            return bool(tiff.is_ome and tiff.pages.first.subifds)
-    except Exception:  # noqa: BLE001 - whoever opened the file finds its faults
-        return False
-
-
-def is_aperio(path: Path) -> bool:
-    """Whether a TIFF says that it is an Aperio slide."""
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            return bool(tiff.is_svs)
-    except Exception:  # noqa: BLE001 - whoever opens the file finds its faults
-        return False
-
-
-def _tiff(path: Path) -> Facts:
-    with tifffile.TiffFile(path) as tiff:
-        if not tiff.series:
-            raise SlideError(printable(path.name), "holds no image", _DAMAGED)
-        series = largest_series(tiff)
-        page = series.keyframe
-        _check_decodable(path, page)
-        _check_rgb(path, series)
-        for level in series.levels:
-            _check_whole(path, level)
-        description = str(tiff.pages.first.description or "")
-        tags = page.tags
-        unit = tags.valueof("ResolutionUnit")
-        found = [
-            ome_claim(description),
-            aperio_claim(description),
-            tag_claim(
-                _ratio(tags.valueof("XResolution")),
-                _ratio(tags.valueof("YResolution")),
-                _INCH if unit is None else int(unit),
-            ),
-        ]
-        tiled = tiff.is_svs or tiff.is_ome or tiff.is_bigtiff or page.is_tiled
-        return Facts(
-            vendor="aperio" if tiff.is_svs else "ome-tiff" if tiff.is_ome else "tiff",
-            evidence=Evidence.of(found, aperio_power(description)),
-            icc_profile="InterColorProfile" in tags,
-            whole_image=not tiled,
-            size=(page.imagewidth, page.imagelength),
-        )
+def _tiff(path: Path, number: int | None) -> Facts:
+    found = survey(path)
+    if found is None or not found.series:
+        raise SlideError(printable(path.name), "holds no image", _DAMAGED)
+    series = found.choose(number)
+    check_upright(path, series)
+    _check_whole(path, found, series)
+    page = series.head
+    _check_decodable(path, page)
+    _check_rgb(path, series)
+    return Facts(
+        vendor="aperio" if found.aperio else "ome-tiff" if found.ome else "tiff",
+        evidence=evidence_of(series, found.silent),
+        icc_profile="InterColorProfile" in page.tags,
+        series=series,
+        default=series is found.choose(),
+    )
 
 
 def _check_decodable(path: Path, page: tifffile.TiffPage) -> None:
@@ -132,35 +95,32 @@ def _check_decodable(path: Path, page: tifffile.TiffPage) -> None:
         )
 
 
-def _check_rgb(path: Path, series: tifffile.TiffPageSeries) -> None:
-    """Refuse other pixels here: TIAToolbox would squeeze some of them into 8-bit RGB."""
-    sizes = zip(series.axes, series.shape, strict=True)
-    channels = math.prod(size for axis, size in sizes if axis in "SC")
-    if series.dtype != np.uint8 or channels not in (3, 4):
-        raise not_rgb(path, series.dtype, channels)
+def _check_rgb(path: Path, series: TiffSeries) -> None:
+    """Refuse other pixels here, which a decoder might squeeze into 8-bit RGB."""
+    planes = series.ome.planes if series.ome else 1
+    for page in series.levels:
+        channels = page.samplesperpixel * planes
+        if page.dtype != np.uint8 or page.bitspersample != 8 or channels not in (3, 4):
+            raise not_rgb(path, page.dtype, channels)
 
 
-def not_rgb(path: Path, dtype: np.dtype[Any], channels: int) -> SlideError:
+def not_rgb(path: Path, dtype: np.dtype[Any] | None, channels: int) -> SlideError:
     """The error of a file whose pixels are not 8-bit RGB."""
     fault = f"its pixels are {dtype} of {channels} channel(s)"
     return SlideError(printable(path.name), fault, "wsikd reads 8-bit RGB: convert it")
 
 
-def _check_whole(path: Path, level: tifffile.TiffPageSeries) -> None:
-    """Refuse a TIFF whose pixels reach beyond its end: decoders would fill up in silence."""
-    size = path.stat().st_size
-    for page in level.pages:
-        if page is None:
-            continue
+def _check_whole(path: Path, found: TiffSurvey, series: TiffSeries) -> None:
+    """Refuse a TIFF whose pixels reach beyond its end, or lie in other files."""
+    if not series.whole:
+        fault = f"pixels of series {series.number} lie in other files of a split OME-TIFF"
+        raise SlideError(printable(path.name), fault, "write it as one file")
+    for page in series.levels:
         ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
         end = max(ends, default=0)
-        if end > size:
-            fault = f"cut short: its pixels reach to byte {end}, and the file has {size}"
-            raise SlideError(printable(path.name), fault, "copy it again")
-
-
-def _ratio(value: tuple[int, int] | None) -> float | None:
-    return value[0] / value[1] if value and value[1] else None
+        if end > found.file_bytes:
+            fault = f"cut short: its pixels reach to byte {end}, and the file has "
+            raise SlideError(printable(path.name), f"{fault}{found.file_bytes}", "copy it again")
 
 
 def _jp2(path: Path) -> Facts:
@@ -182,8 +142,8 @@ def _jp2(path: Path) -> Facts:
             vendor = "omnyx" if "omnyx" in description.lower() else vendor
     if size is None:
         raise SlideError(printable(path.name), "a JP2 file without image header", _DAMAGED)
-    found = [aperio_claim(description), jp2_claim(x, y)]
-    return Facts(vendor, Evidence.of(found, aperio_power(description)), icc, size=size)
+    found = [description_mpp(description), jp2_claim(x, y)]
+    return Facts(vendor, Evidence.of(found, description_power(description)), icc)
 
 
 def _boxes(path: Path, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import simplejpeg
-import tifffile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    import tifffile
 
 _JPEG = 7
 _COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}
@@ -38,17 +39,10 @@ class JpegCheck:
     may share it.
     """
 
-    def __init__(self, path: Path, dimensions: Sequence[tuple[int, int]]) -> None:
-        """Find the tiles of a TIFF's largest image; ``dimensions`` of its levels in px."""
+    def __init__(self, path: Path, levels: Sequence[tifffile.TiffPage]) -> None:
+        """Find the tiles of a TIFF's levels, each a directory of it."""
         self._lock = threading.Lock()
-        with tifffile.TiffFile(path) as tiff:
-            found = {
-                (level.keyframe.imagewidth, level.keyframe.imagelength): [
-                    plane for page in level.pages for plane in _planes(page)
-                ]
-                for level in largest_series(tiff).levels
-            }
-        self._planes = [found.get(size, []) for size in dimensions]
+        self._planes = [_planes(page) for page in levels]
         self._file = path.open("rb")
 
     def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
@@ -80,24 +74,16 @@ class JpegCheck:
         plane.checked[index] = 1
 
 
-def largest_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The image of a TIFF that is the slide, not its label or thumbnail."""
-    return max(tiff.series, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
-
-
-def _planes(page: tifffile.TiffPage | tifffile.TiffFrame | None) -> list[_Segments]:
+def _planes(page: tifffile.TiffPage) -> list[_Segments]:
     """The planes of a page: one, or one a colour; none where they are not 8-bit JPEG."""
-    key = page.keyframe if page else None
-    if page is None or key is None:
-        return []
-    apart = key.planarconfig == _APART
-    colour = _COLOURS.get(1 if apart else key.samplesperpixel)
+    apart = page.planarconfig == _APART
+    colour = _COLOURS.get(1 if apart else page.samplesperpixel)
     # NDPI's tiles lack their headers; OpenSlide reads it.
-    if key.compression != _JPEG or key.bitspersample != 8 or key.jpegheader or not colour:
+    if page.compression != _JPEG or page.bitspersample != 8 or page.jpegheader or not colour:
         return []
-    tiled = key.is_tiled
-    size = (key.tilewidth, key.tilelength) if tiled else (key.imagewidth, key.rowsperstrip)
-    columns, rows = -(-key.imagewidth // size[0]), -(-key.imagelength // size[1])
+    tiled = page.is_tiled
+    size = (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
+    columns, rows = -(-page.imagewidth // size[0]), -(-page.imagelength // size[1])
     tables = page.jpegtables
     each = columns * rows
     return [

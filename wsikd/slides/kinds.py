@@ -59,8 +59,10 @@ def slide_stem(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, series: int | None = None) -> str:
     """Identity of a slide's content: SHA-256 over sizes, heads and tails of its files, 16 digits.
+
+    ``series`` is the image of the file that is read, where it is another than by default.
 
     A folder counts with all its files, in depth: DICOM and OME-Zarr. Of a folder with more than a
     thousand, the others count by place and size alone.
@@ -77,4 +79,6 @@ def fingerprint(path: Path) -> str:
             digest.update(stream.read(_EDGE_BYTES))
             stream.seek(max(0, size - _EDGE_BYTES))
             digest.update(stream.read())
+    if series is not None:
+        digest.update(f"series {series}".encode())
     return digest.hexdigest()[:16]

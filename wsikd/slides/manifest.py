@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, NoSlidesError
 from wsikd.core.tables import nearest, resolve
@@ -39,8 +39,8 @@ class SlideEntry:
 
     ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
     slides share a stem; bytes of a file name that are no UTF-8 are spelt out in it. ``mpp`` counts
-    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`, and ``reader`` is an entry
-    of its ``READERS``.
+    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`, ``reader`` is an entry of
+    its ``READERS``, and ``series`` the image of the file to read, by default its largest scan.
     """
 
     path: Path
@@ -53,6 +53,7 @@ class SlideEntry:
     annotation: Path | None = None
     mask: Path | None = None
     reader: str = "auto"
+    series: int | None = None
 
 
 def open_entry(entry: SlideEntry) -> Slide:
@@ -63,6 +64,7 @@ def open_entry(entry: SlideEntry) -> Slide:
         mpp_source=entry.mpp_source,
         reader=entry.reader,
         name=entry.name,
+        series=entry.series,
     )
 
 
@@ -72,6 +74,7 @@ def find_slides(
     slide_mpp: float | None = None,
     annotations: Path | None = None,
     reader: str = "auto",
+    series: int | None = None,
 ) -> list[SlideEntry]:
     """List the slides that the inputs name, sorted, each once.
 
@@ -83,6 +86,7 @@ def find_slides(
         annotations: one file, or a folder of files named after the slides (see
             :func:`wsikd.slides.sidecar.sidecar`), for slides without their own.
         reader: how all of them are opened, an entry of ``READERS``.
+        series: which image of each file is read; default the largest scan.
 
     Raises:
         NoSlidesError: the inputs name no slide.
@@ -99,7 +103,8 @@ def find_slides(
         suffixes = " ".join(sorted(SLIDE_SUFFIXES))
         raise NoSlidesError(names, "no slide found", f"give slides with one of {suffixes} with -i")
     entries = _unique_names(found.values())
-    return [replace(_with_defaults(e, slide_mpp, annotations), reader=reader) for e in entries]
+    how: dict[str, Any] = {"reader": reader, "series": series}
+    return [replace(_with_defaults(e, slide_mpp, annotations), **how) for e in entries]
 
 
 def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from wsikd.core.errors import MissingMppError
 from wsikd.slides.base import FILLS_GAPS, Mpp
+from wsikd.slides.mpp_text import description_mpp
+from wsikd.slides.ome_xml import is_ome_xml, number, ome_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 PLAUSIBLE_MPP = (0.05, 20.0)
 PLAUSIBLE_POWER_TIMES_MPP = (5.0, 20.0)
 TOLD_DIFFERENCE = 0.02
+"""Between the number that the user gives and the file's own: both are meant to be exact."""
+OWN_DIFFERENCE = 0.05
+"""Between two statements of one file, of which tags are often rounded."""
+_KNOWN_TAGS = ("aperio", "generic-tiff", "file")
 TAGS = "TIFF resolution tags"
 _INCH, _CENTIMETRE = 2, 3
 _TAG_UNITS = {_INCH: 25400.0, _CENTIMETRE: 10000.0}
@@ -76,8 +80,9 @@ def magnification_of_mpp(mpp: float) -> float:
 def resolve_mpp(name: str, file: Evidence, *, given: float | None, given_source: str) -> Mpp:
     """Decide the resolution of level 0 between what the user gives and what the file says.
 
-    Warnings tell where the two differ by more than 2 %, where the file contradicts itself, and
-    where the objective's power does not fit.
+    One warning names the number used and those that differ from it: by more than 2 % between the
+    user's and the file's, by more than 5 % between two of the file's. Another one says where the
+    objective's power does not fit.
 
     Args:
         name: the slide, for messages.
@@ -116,19 +121,40 @@ def remedy(name: str) -> str:
 def _choose(name: str, file: Evidence, told: Mpp) -> Mpp:
     """Between a plausible ``told`` and the file's own."""
     try:
-        own = _own(name, file)
+        own = _first(name, file)
     except MissingMppError:
         return told
-    used, other = (own, told) if told.source == FILLS_GAPS else (told, own)
-    if max(abs(own.x - told.x) / own.x, abs(own.y - told.y) / own.y) > TOLD_DIFFERENCE:
-        log.warning(
-            "%s: %g um/px (%s) is used, not %g (%s)",
-            *(name, used.x, used.source, other.x, other.source),
-        )
-    return used
+    if told.source != FILLS_GAPS:
+        _warn(name, told, [own] if _differ(told, own, TOLD_DIFFERENCE) else [])
+        return told
+    _warn(name, own, _contradicting(own, file, told))
+    return own
 
 
 def _own(name: str, file: Evidence) -> Mpp:
+    """The first plausible claim of the file; raises MissingMppError where there is none."""
+    own = _first(name, file)
+    _warn(name, own, _contradicting(own, file))
+    return own
+
+
+def _contradicting(own: Mpp, file: Evidence, told: Mpp | None = None) -> list[Mpp]:
+    found = [told] if told and _differ(own, told, TOLD_DIFFERENCE) else []
+    others = (claim for claim in file.claims if claim is not own and _plausible(claim))
+    return found + [claim for claim in others if _differ(own, claim, OWN_DIFFERENCE)]
+
+
+def _differ(a: Mpp, b: Mpp, by: float) -> bool:
+    return max(abs(a.x - b.x) / min(a.x, b.x), abs(a.y - b.y) / min(a.y, b.y)) > by
+
+
+def _warn(name: str, used: Mpp, others: list[Mpp]) -> None:
+    if others:
+        against = ", nor ".join(f"{one.x:g} ({one.source})" for one in others)
+        log.warning("%s: %g um/px (%s) is used, not %s", name, used.x, used.source, against)
+
+
+def _first(name: str, file: Evidence) -> Mpp:
     """The first plausible claim of the file; raises MissingMppError where there is none."""
     for claim in file.claims:
         if _plausible(claim):
@@ -178,7 +204,10 @@ def openslide_evidence(properties: Mapping[str, str]) -> Evidence:
     if vendor == "generic-tiff":
         if isinstance(own, Mpp):
             found = [Mpp(own.x, own.y, TAGS)]
-        found.insert(0, ome_claim(properties.get("openslide.comment", "")))
+        comment = properties.get("openslide.comment", "")
+        found[:0] = [ome_claim(comment), None if is_ome_xml(comment) else description_mpp(comment)]
+    elif vendor not in _KNOWN_TAGS and isinstance(own, Mpp) and _plausible(own):
+        found = [own]  # the tags that OpenSlide reports may be those of a label or a macro image
     return Evidence.of(found, _number(properties.get("openslide.objective-power")))
 
 
@@ -194,37 +223,25 @@ def tag_claim(x: float | None, y: float | None, unit: int | None) -> Mpp | str |
     return Mpp(_TAG_UNITS[unit] / x, _TAG_UNITS[unit] / y, TAGS)
 
 
-def aperio_claim(description: str) -> Mpp | None:
-    """``MPP = 0.25`` in the manner of Aperio, as in image descriptions of SVS and JP2."""
-    match = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
-    value = _number(match[1]) if match else None
-    return None if value is None else Mpp(value, value, "MPP in its image description")
-
-
-def aperio_power(description: str) -> float | None:
-    """``AppMag = 20`` in the manner of Aperio."""
-    match = re.search(r"\bAppMag\s*=\s*([0-9.]+)", description)
-    return _number(match[1]) if match else None
-
-
 def ome_claim(xml: str) -> Mpp | str | None:
-    """PhysicalSizeX and PhysicalSizeY of the largest image of an OME-XML; None if it is no OME-XML.
+    """Physical size of the largest image of an OME-XML; None if it is no OME-XML."""
+    if not is_ome_xml(xml):
+        return None
+    images = ome_images(xml, "")
+    if isinstance(images, str):
+        return images
+    sizes = [number(one.pixels.get("SizeX")) * number(one.pixels.get("SizeY")) for one in images]
+    return ome_pixels_claim(images[sizes.index(max(sizes))].pixels)
+
+
+def ome_pixels_claim(pixels: Mapping[str, str]) -> Mpp | str:
+    """PhysicalSizeX and PhysicalSizeY of the attributes of an OME Pixels element.
 
     Source: OME model 2016-06; a size without unit is in um.
     """
-    if "<OME" not in xml[:2000]:
-        return None
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        return f"its OME-XML cannot be read ({error})"
-    pixels = [e.attrib for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
-    if not pixels:
-        return "its OME-XML describes no image"
-    largest = max(pixels, key=lambda p: int(p.get("SizeX", 0)) * int(p.get("SizeY", 0)))
     sizes = []
     for axis in "XY":
-        size, unit = (largest.get(f"PhysicalSize{axis}{suffix}") for suffix in ("", "Unit"))
+        size, unit = (pixels.get(f"PhysicalSize{axis}{suffix}") for suffix in ("", "Unit"))
         value = _number(size)
         if value is None:
             return f"no PhysicalSize{axis} in its OME-XML"

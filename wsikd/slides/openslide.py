@@ -13,6 +13,8 @@ from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
+from wsikd.slides.tiff_evidence import evidence_of
+from wsikd.slides.tiff_survey import check_upright, checked, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.slides.mpp import Evidence
+    from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
+
 UNKNOWN = "not a slide that OpenSlide knows, or cut short"
+OTHER_IMAGE = "OpenSlide shows another image of this file"
+FLAT = ("generic-tiff", "aperio")
+"""Vendors whose TIFF directories mean what they say; OpenSlide composes those of the others."""
 
 
 class OpenSlideReader:
@@ -34,19 +42,33 @@ class OpenSlideReader:
         slide_mpp: float | None = None,
         mpp_source: str = "slide_mpp",
         name: str | None = None,
+        series: int | None = None,
     ) -> None:
         """Open the slide; see :func:`wsikd.slides.base.open_slide`."""
         self.path = path
         self._file = _main_file(path)
+        self.survey, self._fault = _surveyed(path)
         self._handle = _open(self._file)
         self._lock = threading.Lock()
+        try:
+            self._begin(slide_mpp, mpp_source, name, series)
+        except BaseException:
+            self._handle.close()
+            raise
+
+    def _begin(
+        self, slide_mpp: float | None, mpp_source: str, name: str | None, series: int | None
+    ) -> None:
+        """Read the metadata of the image that OpenSlide shows."""
+        path, properties = self.path, self._handle.properties
+        self.series = self._series(properties.get("openslide.vendor"), series)
         self._missing: MissingMppError | None = None
-        properties = self._handle.properties
         mpp: Mpp | None = None
+        evidence = self._evidence(properties)
         try:
             mpp = resolve_mpp(
                 printable(path.name),
-                openslide_evidence(properties),
+                evidence,
                 given=slide_mpp,
                 given_source=mpp_source,
             )
@@ -60,18 +82,55 @@ class OpenSlideReader:
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
             file=printable(path.name),
-            fingerprint=fingerprint(path),
+            fingerprint=fingerprint(path, self._asked(series)),
             vendor=properties.get("openslide.vendor", "unknown"),
             reader="openslide",
             dimensions=dimensions,
             level_dimensions=levels,
             level_downsamples=exact_downsamples(levels),
             mpp=mpp,
-            objective_power=_optional_float(properties.get("openslide.objective-power")),
+            objective_power=evidence.power,
             bounds=_bounds(properties, dimensions),
             background=_background(properties.get("openslide.background-color", "FFFFFF")),
             icc_profile="openslide.icc-size" in properties,
+            series=self.series.number if self.series else 0,
         )
+
+    def _series(self, vendor: str | None, number: int | None) -> TiffSeries | None:
+        """The series of the TIFF that is shown; None where OpenSlide composes it of several.
+
+        Raises:
+            SlideError: OpenSlide shows another one than is to be read, or the file has no such.
+        """
+        if self._fault and vendor in FLAT:
+            raise self._fault
+        if self.survey is None or vendor not in FLAT:
+            checked(self.path, number or 0, 1)
+            return None
+        wanted = self.survey.choose(number)
+        sizes = {(page.imagewidth, page.imagelength) for page in wanted.levels}
+        shown = self._handle.level_dimensions
+        first = next(one for one in self.survey.series if one.size == wanted.size)
+        # OpenSlide takes every reduced image of a generic TIFF for a level of its first one.
+        lent = vendor == "generic-tiff" and len(set(shown)) < len(shown)
+        if lent or shown[0] != wanted.size or first is not wanted or not set(shown) <= sizes:
+            width, height = shown[0]
+            fault = f"{OTHER_IMAGE} ({width} x {height} px) than series {wanted.number}"
+            raise SlideError(printable(self.path.name), fault, "open it with --reader auto")
+        check_upright(self.path, wanted)
+        return wanted
+
+    def _evidence(self, properties: Mapping[str, str]) -> Evidence:
+        if self.series is None or properties.get("openslide.vendor") == "aperio":
+            return openslide_evidence(properties)
+        assert self.survey is not None
+        return evidence_of(self.series, self.survey.silent)
+
+    def _asked(self, number: int | None) -> int | None:
+        """The series, where it is another than the one that is read by default."""
+        if number is None or self.survey is None or self.series is None:
+            return None
+        return number if self.survey.choose() is not self.series else None
 
     @property
     def mpp(self) -> Mpp:
@@ -179,6 +238,14 @@ def _main_file(path: Path) -> Path:
     return instances[0]
 
 
+def _surveyed(path: Path) -> tuple[TiffSurvey | None, SlideError | None]:
+    """The series of a TIFF, or why they cannot be had."""
+    try:
+        return survey(path), None
+    except SlideError as fault:
+        return None, fault
+
+
 def _open(path: Path) -> openslide.OpenSlide:
     try:
         if openslide.OpenSlide.detect_format(path) is None:
@@ -214,11 +281,17 @@ def _background(hexadecimal: str) -> tuple[int, int, int]:
     return (red, green, blue)
 
 
-def _optional_float(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+def associated_images(path: Path) -> dict[str, tuple[int, int]]:
+    """(width, height) of the label, macro and thumbnail that OpenSlide finds beside the scan."""
+    with _open(_main_file(path)) as handle:
+        found = handle.properties
+        return {
+            name: (
+                int(found.get(f"openslide.associated.{name}.width", 0)),
+                int(found.get(f"openslide.associated.{name}.height", 0)),
+            )
+            for name in sorted(handle.associated_images)
+        }
 
 
 def on_background(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:

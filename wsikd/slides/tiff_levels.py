@@ -38,29 +38,35 @@ class TileLevel:
     prefix: bytes
 
 
-def tile_levels(path: Path, dimensions: Sequence[tuple[int, int]]) -> list[TileLevel]:
+def tile_levels(
+    path: Path,
+    dimensions: Sequence[tuple[int, int]],
+    pages: Sequence[tifffile.TiffPage] | None = None,
+) -> list[TileLevel]:
     """Find the TIFF directory of each of OpenSlide's levels.
 
     Args:
         path: a TIFF file.
         dimensions: (width, height) of the levels.
+        pages: the directories to look among, where they were read before; default all.
 
     Raises:
         TileLevelError: it is no TIFF, or a level is not made of plain JPEG tiles.
         OSError: it cannot be read.
     """
     try:
-        with tifffile.TiffFile(path) as tiff:
-            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            # A thumbnail or macro image, in strips, may have the very size of a level.
-            pages.sort(key=lambda page: page.is_tiled)
-            found = {(page.imagewidth, page.imagelength): page for page in pages}
-            levels = []
-            for number, size in enumerate(dimensions):
-                if size not in found:
-                    raise TileLevelError(f"no TIFF directory has the size of level {number}")
-                levels.append(_level(found[size], number))
-            return levels
+        if pages is None:
+            with tifffile.TiffFile(path) as tiff:
+                pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+        # A thumbnail or macro image, in strips, may have the very size of a level.
+        tiled_last = sorted(pages, key=lambda page: page.is_tiled)
+        found = {(page.imagewidth, page.imagelength): page for page in tiled_last}
+        levels = []
+        for number, size in enumerate(dimensions):
+            if size not in found:
+                raise TileLevelError(f"no TIFF directory has the size of level {number}")
+            levels.append(_level(found[size], number))
+        return levels
     except (TileLevelError, OSError):
         raise
     except Exception as error:  # a damaged or foreign file: tifffile raises whatever it runs into

@@ -41,7 +41,8 @@ _BAND_PX, _BEYOND_PX = 64, 16
 def direct(slide: OpenSlideReader) -> Slide:
     """A slide's direct reader, or the slide itself with ``info.reader_note`` telling why not."""
     try:
-        levels = tile_levels(slide.path, slide.info.level_dimensions)
+        pages = slide.series.levels if slide.series else None
+        levels = tile_levels(slide.path, slide.info.level_dimensions, pages)
         reader = DirectReader(slide, levels)
         try:
             compare(reader, slide)
