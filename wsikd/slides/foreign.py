@@ -54,7 +54,7 @@ class Pixels(Protocol):
 
 
 class ForeignReader:
-    """A slide that tifffile or TIAToolbox decodes. Threads may share it; a process opens its own."""
+    """A slide that tifffile or TIAToolbox decodes. Threads may share it, processes not."""
 
     def __init__(
         self,
