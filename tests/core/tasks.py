@@ -5,6 +5,7 @@ import os
 import time
 
 from wsikd.core.errors import RegionReadError, StoreNotFoundError
+from wsikd.core.progress import progressing
 
 
 def double(report, number):
@@ -64,6 +65,13 @@ def compute(report, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+    return "done"
+
+
+def progress(report, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        progressing()
     return "done"
 
 

@@ -182,10 +182,16 @@ def test_a_process_that_hangs_is_stopped():
     assert after.value[0] == 2
 
 
-def test_one_that_computes_or_reports_is_let_be():
-    with WorkerPool(2, stall_s=0.8) as pool:
-        work = [Task("a", tasks.compute, (2.0,)), Task("b", tasks.trickle, (2.0, 0.1))]
+def test_one_that_reports_or_makes_progress_is_let_be():
+    with WorkerPool(2, stall_s=3.0) as pool:
+        work = [Task("a", tasks.progress, (4.0,)), Task("b", tasks.trickle, (4.0, 0.1))]
         assert [o.value for o in pool.run(work)] == ["done", "done"]
+
+
+def test_one_that_computes_without_progress_is_stopped():
+    with WorkerPool(stall_s=1.0) as pool:
+        error = only(pool, tasks.compute, 30.0).error
+    assert "no progress in 0.0167 minutes" in str(error)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wsikd.core.errors import SlideError, WsikdError
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 RECYCLE = 50
 STALL_S = 600.0
 GRACE_S = 5.0
-_IDLE_SHARE = 0.05
 _SIGKILL = 9
 
 
@@ -79,9 +76,10 @@ class WorkerPool:
     """Spawned processes, each of which does one task at a time.
 
     A process that dies is an error of its task alone, and the next task gets a fresh one; so does a
-    process that neither reports nor computes for ``stall_s`` seconds, as one does that waits for a
-    network disk. Processes are reused, and replaced after ``recycle`` tasks. None outlives this
-    process, however that ends.
+    process that makes no progress for ``stall_s`` seconds: it may wait for a network disk, or
+    compute without end. Progress is a report, a log record, or a call of
+    :func:`wsikd.core.progress.progressing`. Processes are reused, and replaced after ``recycle``
+    tasks. None outlives this process, however that ends.
     """
 
     def __init__(
@@ -164,14 +162,6 @@ class WorkerPool:
             worker.begin(task)
 
 
-@dataclass
-class _Mark:
-    """When a process last gave a sign, and what it had computed by then."""
-
-    at: float = field(default_factory=time.monotonic)
-    cpu_s: float = 0.0
-
-
 class _Worker:
     """A process, as its parent sees it."""
 
@@ -186,7 +176,7 @@ class _Worker:
         self.task: Task | None = None
         self.done = 0
         self._start = 0.0
-        self._mark = _Mark()
+        self._sign = time.monotonic()
 
     def gone(self) -> bool:
         """Whether an idle process has died: it has nothing to say but that its end is closed."""
@@ -194,7 +184,7 @@ class _Worker:
 
     def begin(self, task: Task) -> None:
         self.task, self._start = task, time.monotonic()
-        self._mark = _Mark(cpu_s=self._cpu_s())
+        self._sign = self._start
         # A process that died meanwhile is noticed at the next step.
         with suppress(OSError):
             self.link.send_bytes(pickle.dumps((task.name, task.function, task.arguments)))
@@ -214,7 +204,7 @@ class _Worker:
                 return self._end(value=content)
             if kind == FAILED:
                 return self._end(error=content)
-            self._mark = _Mark(cpu_s=self._cpu_s())
+            self._sign = time.monotonic()
             if kind == LOG:
                 _log_here(content)
             elif kind == REPORT and on_report:
@@ -222,13 +212,8 @@ class _Worker:
         return None if self.process.is_alive() else self._died(task)
 
     def watch(self, stall_s: float) -> Outcome | None:
-        """Stop a process that has neither reported nor computed for so long."""
-        passed = time.monotonic() - self._mark.at
-        if self.task is None or passed < stall_s:
-            return None
-        cpu_s = self._cpu_s()
-        if cpu_s - self._mark.cpu_s >= _IDLE_SHARE * passed:
-            self._mark = _Mark(cpu_s=cpu_s)
+        """Stop a process that has made no progress for so long, whether it waits or computes."""
+        if self.task is None or time.monotonic() - self._sign < stall_s:
             return None
         self.kill()
         fault = f"no progress in {stall_s / 60:.3g} minutes, so its worker process was stopped"
@@ -262,15 +247,6 @@ class _Worker:
         self.process.join(GRACE_S)
         self.kill()
         return self._end(error=_death(task.name, self.process.exitcode or 0), died=True)
-
-    def _cpu_s(self) -> float:
-        """CPU time of the process; 0 where the system does not tell, so that only reports count."""
-        try:
-            text = Path(f"/proc/{self.process.pid}/stat").read_text(errors="replace")
-            user, system = text.rpartition(")")[2].split()[11:13]
-            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-        except (OSError, ValueError):
-            return 0.0
 
 
 def _death(name: str, code: int) -> SlideError:

@@ -1,6 +1,6 @@
 """The inside of a worker process: calls what its parent sends, one call after another.
 
-What goes back are tuples that begin with one of ``REPORT, LOG, DONE, FAILED``.
+What goes back are tuples that begin with one of ``REPORT, LOG, DONE, FAILED, ALIVE``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import WsikdError
 from wsikd.core.faults import explain
+from wsikd.core.progress import on_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT, LOG, DONE, FAILED = "report", "log", "done", "failed"
+REPORT, LOG, DONE, FAILED, ALIVE = "report", "log", "done", "failed", "alive"
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 """As the command sets it: libraries that compute in threads of their own leave the cores alone."""
 
@@ -41,6 +42,7 @@ def serve(link: Connection, levels: Mapping[str, int]) -> None:
     signal.signal(signal.SIGTERM, _leave)
     line = _Line(link)
     _forward_logs(line, levels)
+    on_progress(line.alive)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(link, calls), daemon=True).start()
     while call := calls.get():
@@ -72,6 +74,9 @@ class _Line:
     def send_bytes(self, message: bytes) -> None:
         with self._lock:
             self._link.send_bytes(message)
+
+    def alive(self) -> None:
+        self.send_bytes(pickle.dumps((ALIVE, None)))
 
     def report(self, *values: Any) -> None:
         self.send_bytes(pickle.dumps((REPORT, values)))

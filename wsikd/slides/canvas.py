@@ -12,16 +12,19 @@ import numpy as np
 
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import SlideError
+from wsikd.core.progress import progressing
 from wsikd.slides.resample import area_resample, is_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
+    from wsikd.slides.tiff_tables import AbsentTiles
 
 _SOURCE_BLOCK_PX = 1536
 _FINER_TOLERANCE = 1e-6
 _BLOCK_PX = 8
+_MARGIN_PX = 8
 _EVENED_OUT = 3.9
 
 
@@ -129,6 +132,11 @@ class Canvas:
         """The slide, if it reads into others' arrays; to ask a protocol takes many microseconds."""
         return self.slide if isinstance(self.slide, InPlace) else None
 
+    @cached_property
+    def _absent(self) -> AbsentTiles | None:
+        """Where the slide's file has no tiles, if that is known and there are such places."""
+        return getattr(self.slide, "absent", None) or None
+
     def read(
         self,
         x: int,
@@ -154,6 +162,7 @@ class Canvas:
             (self.origin_xy[1] + y * self.scale_xy[1]) / source[1],
         )
         if self._average(corner, factor, out, clock):
+            progressing()
             return out
         step = max(1, int(_SOURCE_BLOCK_PX / max(factor)))
         for top in range(0, height, step):
@@ -161,6 +170,7 @@ class Canvas:
                 part = out[top : top + step, left : left + step]
                 start = (corner[0] + left * factor[0], corner[1] + top * factor[1])
                 self._read_part(start, factor, part, clock)
+            progressing()
         return out
 
     def _average(
@@ -180,6 +190,13 @@ class Canvas:
                 self.level, first, round(factor[0]), out, reduction=self.reduction
             )
 
+    def _in_level(
+        self, corner: tuple[int, int], span: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """A box (x, y, width, height) of the source in px of its level, with a margin."""
+        x, y, width, height = (v * self.reduction for v in (*corner, *span))
+        return (x - _MARGIN_PX, y - _MARGIN_PX, width + 2 * _MARGIN_PX, height + 2 * _MARGIN_PX)
+
     def _read_part(
         self,
         corner: tuple[float, float],
@@ -193,6 +210,9 @@ class Canvas:
             _ceil(corner[1] + out.shape[0] * factor[1]),
         )
         span = (end[0] - first[0], end[1] - first[1])
+        if self._absent and self._absent.covers(self.level, *self._in_level(first, span)):
+            out[...] = self.slide.info.background
+            return
         with clock("read"):
             if self._in_place is not None:
                 pixels = _scratch(span)

@@ -19,6 +19,7 @@ from wsikd.slides.jpeg_check import JpegCheck
 from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
 from wsikd.slides.mpp import resolve_mpp
 from wsikd.slides.openslide import exact_downsamples, on_background
+from wsikd.slides.tiff_tables import AbsentTiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +93,7 @@ class ForeignReader:
         sizes = self._pixels.sizes
         # tifffile's decoder of JPEG fills up what is damaged.
         self._check = JpegCheck(path, facts.series.levels) if facts.series else None
+        self.absent = AbsentTiles(facts.series.levels if facts.series else ())
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
             file=file,

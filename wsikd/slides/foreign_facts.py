@@ -21,6 +21,7 @@ from wsikd.slides.mpp import Evidence, jp2_claim, ngff_claim
 from wsikd.slides.mpp_text import description_mpp, description_power
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_upright, checked, survey
+from wsikd.slides.tiff_tables import check_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,12 +116,7 @@ def _check_whole(path: Path, found: TiffSurvey, series: TiffSeries) -> None:
     if not series.whole:
         fault = f"pixels of series {series.number} lie in other files of a split OME-TIFF"
         raise SlideError(printable(path.name), fault, "write it as one file")
-    for page in series.levels:
-        ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
-        end = max(ends, default=0)
-        if end > found.file_bytes:
-            fault = f"cut short: its pixels reach to byte {end}, and the file has "
-            raise SlideError(printable(path.name), f"{fault}{found.file_bytes}", "copy it again")
+    check_tables(path, found.file_bytes, series.levels)
 
 
 def _jp2(path: Path) -> Facts:

@@ -15,6 +15,7 @@ from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_upright, checked, survey
+from wsikd.slides.tiff_tables import AbsentTiles, check_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ class OpenSlideReader:
         """Read the metadata of the image that OpenSlide shows."""
         path, properties = self.path, self._handle.properties
         self.series = self._series(properties.get("openslide.vendor"), series)
+        self.absent = self._absent(properties.get("openslide.vendor"))
         self._missing: MissingMppError | None = None
         mpp: Mpp | None = None
         evidence = self._evidence(properties)
@@ -118,7 +120,17 @@ class OpenSlideReader:
             fault = f"{OTHER_IMAGE} ({width} x {height} px) than series {wanted.number}"
             raise SlideError(printable(self.path.name), fault, "open it with --reader auto")
         check_upright(self.path, wanted)
+        check_tables(self.path, self.survey.file_bytes, wanted.levels, filled=vendor == "aperio")
         return wanted
+
+    def _absent(self, vendor: str | None) -> AbsentTiles:
+        """Tiles that were never scanned; OpenSlide fills those of Aperio's lower levels."""
+        if self.series is None:
+            return AbsentTiles(())
+        if vendor == "aperio":
+            return AbsentTiles(self.series.levels[:1])
+        by_size = {(page.imagewidth, page.imagelength): page for page in self.series.levels}
+        return AbsentTiles([by_size[size] for size in self._handle.level_dimensions])
 
     def _evidence(self, properties: Mapping[str, str]) -> Evidence:
         if self.series is None or properties.get("openslide.vendor") == "aperio":

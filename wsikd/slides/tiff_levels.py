@@ -26,8 +26,8 @@ class TileLevelError(Exception):
 class TileLevel:
     """One level: (width, height) in px, tiles row by row.
 
-    ``prefix`` replaces the first two bytes of each tile's data: the tables that the tiles share,
-    and the mark of RGB. It is empty where a tile is a whole JPEG stream already.
+    A tile of 0 bytes is absent. ``prefix`` replaces the first two bytes of each tile's data: the
+    tables that the tiles share, and the mark of RGB. It is empty where a tile is a whole stream.
     """
 
     size: tuple[int, int]
@@ -42,6 +42,8 @@ def tile_levels(
     path: Path,
     dimensions: Sequence[tuple[int, int]],
     pages: Sequence[tifffile.TiffPage] | None = None,
+    *,
+    filled: bool = False,
 ) -> list[TileLevel]:
     """Find the TIFF directory of each of OpenSlide's levels.
 
@@ -49,6 +51,8 @@ def tile_levels(
         path: a TIFF file.
         dimensions: (width, height) of the levels.
         pages: the directories to look among, where they were read before; default all.
+
+        filled: whether OpenSlide fills absent tiles of lower levels from the levels above.
 
     Raises:
         TileLevelError: it is no TIFF, or a level is not made of plain JPEG tiles.
@@ -65,7 +69,7 @@ def tile_levels(
         for number, size in enumerate(dimensions):
             if size not in found:
                 raise TileLevelError(f"no TIFF directory has the size of level {number}")
-            levels.append(_level(found[size], number))
+            levels.append(_level(found[size], number, absent_too=not filled or not number))
         return levels
     except (TileLevelError, OSError):
         raise
@@ -73,7 +77,7 @@ def tile_levels(
         raise TileLevelError(f"{type(error).__name__}: {error}") from error
 
 
-def _level(page: tifffile.TiffPage, number: int) -> TileLevel:
+def _level(page: tifffile.TiffPage, number: int, *, absent_too: bool) -> TileLevel:
     if not page.is_tiled:
         raise TileLevelError(f"level {number} is not tiled")
     if page.compression != _JPEG:
@@ -87,7 +91,7 @@ def _level(page: tifffile.TiffPage, number: int) -> TileLevel:
     counts = tuple(page.databytecounts)
     if len(counts) != grid[0] * grid[1] or len(page.dataoffsets) != len(counts):
         raise TileLevelError(f"level {number} lists {len(counts)} tiles of {grid[0] * grid[1]}")
-    if min(counts) <= 2:
+    if min(counts) <= 2 and not (absent_too and all(n > 2 for n in counts if n)):
         raise TileLevelError(f"level {number} has tiles that were never scanned")
     tables = page.jpegtables[2:-2] if page.jpegtables else b""
     mark = _RGB_MARK if page.photometric == _RGB else b""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.errors import SlideError
-from wsikd.slides.base import printable
+from wsikd.slides.tiff_tables import segment_px
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CACHE_BYTES = 64 << 20
-MOST_SEGMENT_PX = 1 << 28
 _APART = 2
 _ABSENT = 255
 
@@ -104,27 +102,8 @@ def open_pages(path: Path, levels: Sequence[tifffile.TiffPage]) -> PagePixels:
     Args:
         path: the file.
         levels: its directories, all of one number of samples of 8 bits.
-
-    Raises:
-        SlideError: a tile or strip is too large to be held in memory.
     """
-    for page in levels:
-        wide, high = segment_px(page)
-        if min(wide, page.imagewidth) * min(high, page.imagelength) > MOST_SEGMENT_PX:
-            raise SlideError(
-                printable(path.name),
-                f"a TIFF whose strips of {wide} x {high} px would have to be held in memory",
-                f"vips tiffsave {printable(path.name)} tiled.tif --tile --pyramid "
-                "--compression jpeg --bigtiff",
-            )
     return PagePixels(path, levels)
-
-
-def segment_px(page: tifffile.TiffPage) -> tuple[int, int]:
-    """(width, height) in px of a directory's tiles or strips."""
-    if page.is_tiled:
-        return (page.tilewidth, page.tilelength)
-    return (page.imagewidth, min(page.rowsperstrip, page.imagelength))
 
 
 def _paste(part: NDArray[np.uint8], at: tuple[int, int], out: NDArray[np.uint8]) -> None:

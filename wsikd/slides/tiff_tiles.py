@@ -42,7 +42,8 @@ def direct(slide: OpenSlideReader) -> Slide:
     """A slide's direct reader, or the slide itself with ``info.reader_note`` telling why not."""
     try:
         pages = slide.series.levels if slide.series else None
-        levels = tile_levels(slide.path, slide.info.level_dimensions, pages)
+        filled = slide.info.vendor != "generic-tiff"
+        levels = tile_levels(slide.path, slide.info.level_dimensions, pages, filled=filled)
         reader = DirectReader(slide, levels)
         try:
             compare(reader, slide)
@@ -78,6 +79,7 @@ class DirectReader:
         self.path: Path = slide.path
         self.info = replace(slide.info, reader=NAME, reader_note=note)
         self.levels = levels
+        self.absent = slide.absent
         self.cache = TileCache(CACHE_BYTES)
         self._slide = slide
         self._file = os.open(slide.path, os.O_RDONLY)
@@ -152,8 +154,12 @@ class DirectReader:
         for row in range(rows):
             index = (y + row) * own.grid[0] + x
             for column in range(columns):
-                self._fill(own, level, index, reduction, scratch)
-                average(row * high, column * wide)
+                if own.counts[index]:
+                    self._fill(own, level, index, reduction, scratch)
+                    average(row * high, column * wide)
+                else:
+                    top, left = row * high, column * wide
+                    out[top : top + high, left : left + wide] = self._background
                 index += 1
         return True
 
@@ -228,6 +234,8 @@ class DirectReader:
         """
         own = self.levels[level]
         shape = (own.tile_px[1] // reduction, own.tile_px[0] // reduction, 3)
+        if not own.counts[index]:
+            return np.broadcast_to(self._background, shape)
         if wanted_px is not None:
 
             def decode() -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.errors import WsikdError
 from wsikd.core.files import aside
+from wsikd.core.progress import progressing
 from wsikd.core.tables import resolve
 
 if TYPE_CHECKING:
@@ -110,4 +111,5 @@ def write_all(
     paths = {name: folder / FILES.get(name, f"grades.{name}") for name in writers}
     for name, writer in writers.items():
         writer(grade_map, paths[name], slide=slide)
+        progressing()
     return paths

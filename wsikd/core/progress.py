@@ -1,0 +1,30 @@
+"""A sign of life from within long work, for whoever watches that it does not stall."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EVERY_S = 2.0
+_told: Callable[[], None] | None = None
+_last = 0.0
+
+
+def on_progress(tell: Callable[[], None] | None) -> None:
+    """Let ``tell`` be called, at most every ``EVERY_S`` seconds, while work goes on."""
+    global _told, _last
+    _told, _last = tell, 0.0
+
+
+def progressing() -> None:
+    """Say that a piece of work is done. Call it where a stage may last; from any thread."""
+    global _last
+    if _told is None:
+        return
+    now = time.monotonic()
+    if now - _last >= EVERY_S:
+        _last = now
+        _told()
