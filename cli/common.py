@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import signal
@@ -136,13 +135,15 @@ def use_threads(threads: int | None, jobs: int = 1) -> int:
 class Batch:
     """Slides one after another: a fault in one is written down, and the others go on.
 
-    ``out`` receives ``failures.csv`` (slide, error, fault, remedy) when some slide failed;
-    ``quiet`` prints no line for a slide that went well.
+    ``out`` receives ``failures.csv`` (slide, error, fault, remedy) when some slide failed; lines of
+    slides that other runs or processes put there stay until those slides are done. ``quiet`` prints
+    no line for a slide that went well.
     """
 
     out: Path | None
     quiet: bool = False
     failures: list[tuple[str, WsikdError]] = field(default_factory=list)
+    _unwritten: dict[str, WsikdError | None] = field(default_factory=dict)
 
     def run(self, entries: Sequence[SlideEntry], work: Callable[[SlideEntry], str]) -> None:
         """Call ``work`` for each slide; what it returns is printed as that slide's line."""
@@ -163,6 +164,8 @@ class Batch:
 
     def went_well(self, entry: SlideEntry, line: str, took_s: float) -> None:
         """Tell what came of a slide."""
+        self._unwritten[entry.name] = None
+        self._keep_failures(logging.DEBUG)
         if not self.quiet:
             click.echo(printable(f"{entry.name}: {line} ({took_s:.1f} s)"))
 
@@ -179,6 +182,7 @@ class Batch:
     def failed(self, entry: SlideEntry, error: WsikdError) -> None:
         """Write a failure down. Where the disk does not even take that, it is told at the end."""
         self.failures.append((entry.name, error))
+        self._unwritten[entry.name] = error
         self._keep_failures(logging.DEBUG)
 
     def _keep_failures(self, level: int) -> None:
@@ -188,23 +192,13 @@ class Batch:
             log.log(level, "%s", full)
 
     def _write_failures(self) -> None:
-        if self.out is None:
+        if self.out is None or not self._unwritten:
             return
-        from wsikd.core.files import aside, drop_file
-        from wsikd.core.markers import FAILURES
+        from wsikd.core.failures import update_failures
 
-        path = self.out / "failures.csv"
-        if not self.failures:
-            drop_file(path, FAILURES)
-            return
-        with (
-            aside(path, FAILURES) as part,
-            part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(["slide", "error", "fault", "remedy"])
-            for slide, error in self.failures:
-                writer.writerow([slide, type(error).__name__, error.fault, error.remedy])
+        failed = {name: error for name, error in self._unwritten.items() if error is not None}
+        update_failures(self.out, failed, self._unwritten.keys() - failed.keys())
+        self._unwritten.clear()
 
 
 @contextmanager

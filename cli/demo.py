@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,10 +144,11 @@ def _cohort(folder: Path, seed: int, side_px: int) -> tuple[Path, Path]:
 
 
 def _write_manifest(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    from wsikd.core.cells import csv_text
     from wsikd.core.run import aside
 
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([["slide", "annotation", "split"], *rows])
+        stream.write(csv_text(["slide", "annotation", "split"], rows))
 
 
 def _report(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.grade.maps import FakeSlide
-from wsikd.core.errors import ConfigError, RegionReadError
+from wsikd.core.errors import ConfigError, RegionReadError, SlideError
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
 from wsikd.slides.canvas import Canvas
@@ -172,3 +172,17 @@ def test_calibrating_a_map_equals_dividing_its_logits():
     assert plain.calibrated(None) is plain
     with pytest.raises(ValueError, match="calibrated already"):
         warm.calibrated(1.7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_overflow_are_an_error_and_no_map(value):
+    class Overflowing(torch.nn.Module):
+        def forward(self, x):
+            logits = x.float().mean((2, 3))
+            logits[-1, 0] = value
+            return logits
+
+    slide = FakeSlide(picture(0))
+    network = SlidePredictor(Overflowing(), spec(), settings=PredictSettings(tissue="all"))
+    with pytest.raises(SlideError, match=r"outputs are NaN or infinite \(engine .*\); use"):
+        network.predict(slide)

@@ -152,7 +152,8 @@ def test_failed_missing_and_unlabelled_slides_are_listed(tmp_path):
     write_result(out, "s00-copy", 1, slide="s00")  # a folder that does not bear its slide's name
     (out / "s90.part").mkdir()
     with (out / "failures.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([["slide", "error"], ["s91", "SlideError"]])
+        columns = ["slide", "error", "fault", "remedy"]
+        csv.writer(stream).writerows([columns, ["s91", "SlideError", "bad", "copy it again"]])
     with (tmp_path / "l.csv").open("a") as stream:
         stream.write("\ns90,1,\ns91,2,\n")
     record = scored(tmp_path)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import re
 import stat
 
 import pytest
@@ -117,6 +118,61 @@ def test_damage_is_one_line(folder, name, monkeypatch, tmp_path):
         load_bundle(folder)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+def reweigh(folder, change):
+    """Store the weights in another type, and name the new file in the card."""
+    save_file({k: change(v) for k, v in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    change_card(folder, sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_computed_in_float32(folder, grader, kind):
+    reweigh(folder, lambda v: v.to(kind) if v.is_floating_point() else v)
+    x = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    network = load_bundle(folder).network()
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    torch.testing.assert_close(network(x), grader(x), rtol=0, atol=0.05)
+
+
+def test_half_weights_of_another_normalisation_are_refused(folder):
+    reweigh(folder, lambda v: v.half() if v.is_floating_point() else v)
+    entries = json.loads((folder / CARD).read_text())["input"]
+    change_card(folder, input={**entries, "mean": [0.5, 0.5, 0.5]})
+    with pytest.raises(BundleError, match="'mean' is not that of the weights"):
+        load_bundle(folder)
+
+
+def test_whole_numbers_are_no_weights(folder):
+    reweigh(folder, lambda v: v.to(torch.int8))
+    with pytest.raises(BundleError, match="is of type I8, not float32"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        ("input.mpp", 1e-9, "mpp 1e-09 is out of range, 0.01 to 1000"),
+        ("input.mpp", -1.0, "mpp -1 is out of range"),
+        ("input.mpp", float("nan"), "input.mpp is not a finite number"),
+        ("input.patch_px", 1, "patch_px 1 is out of range, 8 to 8192"),
+        ("input.patch_px", 31.5, "patch_px must be a whole number"),
+        ("input.classes", [], "classes must be two or more"),
+        ("input.std", [0.0, 0.2, 0.2], "std 0 is out of range"),
+        ("temperature", 0, "temperature 0 is out of range, 0.01 to 100"),
+        ("temperature", float("inf"), "temperature is not a finite number"),
+        ("temperature", "1", "temperature must be a number"),
+        ("min_area_mm2", -1, "min_area_mm2 -1 is out of range"),
+    ],
+    ids=str,
+)
+def test_a_card_of_nonsense_names_the_entry(folder, place, value, fault):
+    card = json.loads((folder / CARD).read_text())
+    *above, name = place.split(".")
+    (card[above[0]] if above else card)[name] = value
+    (folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(BundleError, match=re.escape(fault)):
+        load_bundle(folder)
 
 
 def test_missing_and_unfinished_runs_say_so(tmp_path):

@@ -1,6 +1,7 @@
 """Bags on disk: what is written is read, by us and by others; damage is told."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -152,3 +153,12 @@ def test_finding(tmp_path):
         find_bags([tmp_path / "empty"])
     with pytest.raises(DataError, match="does not exist"):
         find_bags([tmp_path / "none"])
+
+
+def test_h5_files_beside_bags_are_the_same_bags(tmp_path):
+    for name in ("a", "b"):
+        write_bag(tmp_path / f"{name}.zarr", replace(INFO, slide=name), *draw(3))
+    write_h5(tmp_path / "a.h5", open_bag(tmp_path / "a.zarr"))
+    write_h5(tmp_path / "c.h5", open_bag(tmp_path / "b.zarr"))
+    assert [p.name for p in find_bags([tmp_path])] == ["a.zarr", "b.zarr", "c.h5"]
+    assert [p.name for p in find_bags([tmp_path / "a.h5"])] == ["a.h5"]

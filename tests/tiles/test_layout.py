@@ -49,9 +49,9 @@ def test_bytes_put_by_hand_are_read_back_by_zarr(tmp_path, version, codec):
 
 
 @pytest.mark.parametrize(("version", "codec"), LOSSLESS)
-def test_a_chunk_that_is_not_there_is_white(tmp_path, version, codec):
+def test_a_chunk_that_no_patch_needs_is_white(tmp_path, version, codec):
     pixels = picture()
-    pixels[64:128, 64:192] = 255
+    pixels[64:128, 64:128] = 255  # no patch is there
     settings = settings_of(codec=codec, ome_version=version)
     store = write_store(tmp_path / "s.zarr", settings, levels=(pixels, shrunk(pixels)))
     np.testing.assert_array_equal(store.array(1.0)[:].transpose(1, 2, 0), pixels)

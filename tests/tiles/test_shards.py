@@ -82,8 +82,19 @@ def test_a_damaged_shard_is_told(array, tmp_path, keep):
     else:
         file.write_bytes(whole[:-keep] + bytes([whole[-keep] ^ 1]) + whole[len(whole) - keep + 1 :])
     reader = RawShards(tmp_path, CHUNK, PER, 255)
-    with pytest.raises(StoreError, match=r"damaged or cut short; run wsikd tile --overwrite"):
+    with pytest.raises(StoreError, match=r"damaged or cut short; copy it again, or run"):
         reader.read_into(0, 0, np.zeros((CHUNK, CHUNK, 3), np.uint8))
+
+
+def test_an_absent_chunk_is_an_error_where_there_is_no_fill_value(tmp_path):
+    chunk = np.zeros(CHUNK * CHUNK * 3, np.uint8).data
+    write_shard(tmp_path / "0" / "0", PER, {(0, 0): chunk})
+    reader = RawShards(tmp_path, CHUNK, PER, None)
+    out = np.empty((CHUNK, CHUNK, 3), np.uint8)
+    reader.read_into(0, 0, out)
+    for x in (CHUNK, CHUNK * PER):
+        with pytest.raises(StoreError, match="lacks pixels that were recorded; copy it again"):
+            reader.read_into(x, 0, out)
 
 
 def test_files_do_not_pile_up(tmp_path):

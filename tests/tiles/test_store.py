@@ -93,7 +93,7 @@ def test_left_unfinished(copy):
 def test_damaged(copy, victim):
     target = copy / victim
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    with pytest.raises(StoreError, match=r"damaged \(.*; run wsikd tile --overwrite"):
+    with pytest.raises(StoreError, match=r"damaged \(.*; copy it again, or run wsikd tile"):
         TileStore.open(copy)
 
 

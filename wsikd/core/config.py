@@ -14,10 +14,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
+from wsikd.core.run_places import absolute_places, relative_places
 from wsikd.core.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+RUN_CONFIG, RUN_RECORD = "config.yaml", "provenance.json"
 
 
 class Settings(BaseModel):
@@ -32,7 +36,7 @@ Model = TypeVar("Model", bound=Settings)
 
 
 def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read a YAML file into ``model``.
+    """Read a YAML file into ``model``; places in that of a run are relative to its folder.
 
     Args:
         model: the class to fill.
@@ -45,6 +49,8 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
     """
     path = Path(path)
     content = _read_mapping(path)
+    if path.name == RUN_CONFIG and (path.parent / RUN_RECORD).is_file():
+        content = absolute_places(content, path.parent)
     overridden: set[str] = set()
     for override in overrides:
         overridden.add(_apply(content, override))
@@ -82,9 +88,15 @@ def parse_config(
     return _build(model, changed, name, overridden)
 
 
-def dump_config(config: BaseModel) -> str:
-    """The settings as YAML, defaults filled in; ``load_config`` reads it back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def dump_config(config: BaseModel, run: Path | None = None) -> str:
+    """The settings as YAML, defaults filled in; ``load_config`` reads it back unchanged.
+
+    Args:
+        config: the settings.
+        run: the folder of the run that they belong to; places become relative to it.
+    """
+    content = config.model_dump(mode="json")
+    return yaml.safe_dump(relative_places(content, run) if run else content, sort_keys=False)
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 _held: set[str] = set()
 _guard = threading.Lock()
+_RETRY_S = 0.02
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Keep other processes, and other threads of this one, off ``path`` while the block runs.
 
     ``<name>.lock`` beside it tells the holder's process, its start and its host, and goes when the
-    block ends. What a killed process of this host left is taken over.
+    block ends. What a killed process of this host left is taken over. Another holder is waited for
+    ``wait_s`` seconds.
 
     Raises:
         OutputError: another process is at work on it, or the lock's place holds another file.
@@ -35,18 +38,30 @@ def locked(path: Path) -> Iterator[None]:
     check_file(file, LOCK)
     key = str(file.absolute())
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _guard:
-        if key in _held:
-            raise _busy(path, file, str(os.getpid()), socket.gethostname())
-        while not _take(path, file):
-            pass
-        _held.add(key)
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            _hold(path, file, key)
+            break
+        except OutputError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_RETRY_S)
     try:
         yield
     finally:
         with _guard, suppress(OSError, OutputError):
             _held.discard(key)
             drop_file(file, LOCK)
+
+
+def _hold(path: Path, file: Path, key: str) -> None:
+    with _guard:
+        if key in _held:
+            raise _busy(path, file, str(os.getpid()), socket.gethostname())
+        while not _take(path, file):
+            pass
+        _held.add(key)
 
 
 def _take(path: Path, file: Path) -> bool:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsikd import __version__
-from wsikd.core.config import dump_config, first_difference
+from wsikd.core.config import RUN_CONFIG, RUN_RECORD, dump_config, first_difference
 from wsikd.core.errors import OutputError
 from wsikd.core.files import aside as aside
 from wsikd.core.files import drop_temporary, not_ours
+from wsikd.core.run_places import relative_places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,8 +104,8 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         """Name the folder; :meth:`start` makes it."""
         self.path = Path(path)
-        self.config_file = self.path / "config.yaml"
-        self.provenance_file = self.path / "provenance.json"
+        self.config_file = self.path / RUN_CONFIG
+        self.provenance_file = self.path / RUN_RECORD
         self.metrics_file = self.path / "metrics.jsonl"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
@@ -125,7 +126,7 @@ class RunDir:
         if self.check(config, resume=resume, **more):
             return
         write_json_atomic(self.provenance_file, provenance(**more))
-        write_text_atomic(self.config_file, dump_config(config))
+        write_text_atomic(self.config_file, dump_config(config, self.path))
         self.checkpoints.mkdir(exist_ok=True)
 
     def note_resume(self) -> None:
@@ -184,7 +185,7 @@ class RunDir:
             raise OutputError(
                 self.path, "holds no run to resume", "choose another -o, or leave --resume out"
             ) from error
-        key = first_difference(_placeless(old or {}), _placeless(config.model_dump(mode="json")))
+        key = self._difference(old or {}, config.model_dump(mode="json"))
         if key is None and "seed" in more and made.get("seed") != more["seed"]:
             key = "seed"
         if key is not None:
@@ -193,6 +194,13 @@ class RunDir:
                 f"was started with another '{key}'",
                 "resume with the same settings or choose another -o",
             )
+
+    def _difference(self, old: Any, new: Any) -> str | None:
+        """The first setting that differs; paths may be as typed, as earlier versions kept them."""
+        if first_difference(_placeless(old), _placeless(new)) is None:
+            return None
+        kept = relative_places(old, self.path, typed=False)
+        return first_difference(_placeless(kept), _placeless(relative_places(new, self.path)))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``; numbers that are not finite become null."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.clock import StageClock
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, SlideError
 from wsikd.grade.engines import AUTO, Engine, Network
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
@@ -185,6 +185,9 @@ class SlidePredictor:
 
         Returns:
             float32 (N, classes).
+
+        Raises:
+            RegionReadError, SlideError: from the slide, or outputs that are no finite numbers.
         """
         clock = clock or StageClock()
         found = np.empty((len(rows), len(self.spec.classes)), np.float32)
@@ -204,7 +207,10 @@ class SlidePredictor:
         )
         for index, patches in batches:
             with clock("forward"):
-                found[index] = _softmax(engine(patches))
+                logits = engine(patches)
+                if not np.isfinite(logits).all():
+                    raise _overflow(slide, engine)
+                found[index] = _softmax(logits)
             if watch:
                 with clock("watch"):
                     watch(index, len(rows), patches)
@@ -241,6 +247,12 @@ class SlidePredictor:
         other = SlidePredictor(self.network, self.spec, device=self.place, settings=settings)
         other.engine = self.engine
         return other
+
+
+def _overflow(slide: Slide, engine: Engine) -> SlideError:
+    fault = f"the network's outputs are NaN or infinite (engine {engine.name}, {engine.precision})"
+    remedy = "use --engine torch --precision fp32; if it stays, train the student again"
+    return SlideError(slide.info.file, fault, remedy)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ second run passes over it, and a run with other settings is refused rather than 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import time
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
+from wsikd.core.cells import csv_records
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.files import check_file
 from wsikd.core.lock import locked
@@ -261,13 +261,7 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _csv_text(columns: list[str], rows: list[dict[str, Any]]) -> str:
-    import io
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_records(columns, rows)
 
 
 def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:

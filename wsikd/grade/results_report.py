@@ -5,7 +5,6 @@ The page carries small pictures in itself and opens without a server or a networ
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wsikd import RESEARCH_USE, __version__
-from wsikd.core.errors import NoSlidesError, OutputError
+from wsikd.core.errors import NoSlidesError
+from wsikd.core.failures import read_failures
 from wsikd.core.files import check_file
 from wsikd.core.markers import REPORT
 from wsikd.core.run import write_text_atomic
@@ -74,7 +74,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
     """
     check_file(out / PAGE, REPORT)
     records = list(_records(out))
-    failures = _failures(out / "failures.csv")
+    failures = read_failures(out)
     if not records and not failures:
         raise NoSlidesError(out, "holds no results", "give the -o of wsikd infer")
     cards = [_card(folder, record) for folder, record in records]
@@ -112,16 +112,6 @@ def _records(out: Path) -> Iterable[tuple[Path, dict[str, Any]]]:
         summary = record.get("summary") if isinstance(record, dict) else None
         if isinstance(summary, dict) and summary.get("slide") == path.parent.name:
             yield path.parent, record
-
-
-def _failures(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(stream)]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise OutputError(path, f"cannot be read ({error})", "run wsikd infer again") from error
 
 
 def _card(folder: Path, record: Mapping[str, Any]) -> Card:

@@ -15,7 +15,8 @@ import numpy as np
 
 from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
-from wsikd.core.errors import AnnotationError, ConfigError
+from wsikd.core.errors import AnnotationError, ConfigError, OutputError
+from wsikd.core.failures import read_failures
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.core.seen import saw_scan
 from wsikd.grade.gleason import grade_group
@@ -161,14 +162,13 @@ def read_results(out: Path) -> Results:
     first = next(iter(rows.values()))
     if "isup_grade_group" not in first:
         raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
-    return Results(rows, prints, _failures(out / "failures.csv"), _card(out, first))
+    return Results(rows, prints, _failures(out), _card(out, first))
 
 
-def _failures(path: Path) -> dict[str, str]:
+def _failures(out: Path) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return {row["slide"]: row["error"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, ValueError):
+        return {row["slide"]: row["error"] for row in read_failures(out)}
+    except OutputError:
         return {}
 
 

@@ -213,7 +213,11 @@ class Embedder:
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
-            return self.encoder(batch).float().cpu().numpy()  # type: ignore[no-any-return]
+            found: NDArray[np.float32] = self.encoder(batch).float().cpu().numpy()
+        if not np.isfinite(found).all():
+            fault = "its embeddings are NaN or infinite"
+            raise DataError(self.spec.id, fault, "take another encoder or other weights")
+        return found
 
 
 def settings_for(

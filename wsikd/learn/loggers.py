@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from wsikd.core.cells import csv_records
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import write_text_atomic
 
@@ -79,11 +78,7 @@ def write_csv(run: RunDir) -> None:
     """Write the epochs of ``metrics.jsonl`` as ``metrics.csv``. Raises OutputError."""
     rows = [flat(row) for row in run.read_metrics() if "epoch" in row]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_atomic(run.path / CSV, stream.getvalue())
+    write_text_atomic(run.path / CSV, csv_records(names, rows))
 
 
 @contextmanager

@@ -8,15 +8,14 @@ labels. The types stay in ``truth.json``, for scoring.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.config import parse_config
 from wsikd.core.errors import OutputError
 from wsikd.core.lock import locked
@@ -186,9 +185,7 @@ def write_tiles(folder: Path, cohort: Cohort) -> Path:
                 _write_png(folder / "images" / name, rgb)
                 split = "val" if k % 4 == 3 else "train"
                 rows.append((name, str(kind), f"kind {kind}", f"t{k:02d}", split))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text_atomic(file, text.getvalue())
+    write_text_atomic(file, csv_text(rows[0], rows[1:]))
     return file
 
 

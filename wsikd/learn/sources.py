@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from wsikd.core.cells import plain_cell
 from wsikd.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -236,7 +237,10 @@ def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
+            rows = [
+                {k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()}
+                for row in csv.DictReader(stream)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(path, "cannot be read as CSV", "pass a labels CSV") from error
     columns = set(rows[0]) if rows else set()

@@ -9,14 +9,13 @@ seed, the deviation over seeds holds that over dealings too.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.config import first_difference
 from wsikd.core.files import check_names
 from wsikd.core.markers import TABLE, TABLE_FILES
@@ -345,14 +344,12 @@ def _gain_line(gain: dict[str, Any]) -> str:
 
 
 def _to_csv(table: dict[str, Any]) -> str:
-    stream = io.StringIO()
     names = [f"{m}_{k}" for m in METRICS for k in ("mean", "deviation", "low", "high")]
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["row", "mpp", "input", "macs", "runs", *names])
+    rows = []
     for row in table["rows"]:
         cells = [row[k] for k in ("name", "mpp", "input", "macs", "units")]
         for metric in METRICS:
             reach = row["interval"][metric] or (None, None)
             cells += [row["mean"][metric], row["deviation"][metric], *reach]
-        writer.writerow(cells)
-    return stream.getvalue()
+        rows.append(cells)
+    return csv_text(["row", "mpp", "input", "macs", "runs", *names], rows)

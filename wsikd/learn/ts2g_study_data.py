@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.slides.base import open_slide
@@ -63,9 +62,7 @@ def write_teacher_patches(
             write_png(folder / "images" / name, patch)
             split = "val" if k % 4 == 3 else "train"
             rows.append((name, str(names.index(kind)), kind.replace(",", ""), f"t{k:02d}", split))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text_atomic(folder / "labels.csv", text.getvalue())
+    write_text_atomic(folder / "labels.csv", csv_text(rows[0], rows[1:]))
     return folder / "labels.csv"
 
 

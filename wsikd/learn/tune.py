@@ -7,8 +7,6 @@ KDD 2019.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import logging
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wsikd.core.cells import csv_text
 from wsikd.core.config import dump_config, load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
 from wsikd.core.files import not_ours
@@ -308,15 +307,14 @@ def _result(
     outcomes = [_outcome(study, point) for point in points]
     lost = [(trial_folder(out, point) / DIVERGED).is_file() for point in points]
     known = [(o, -i) for i, o in enumerate(outcomes) if o is not None]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*tuning.grid, tuning.metric, "macs", "state", "run"])
+    rows = []
     for point, outcome, gone in zip(points, outcomes, lost, strict=True):
         state = "diverged" if gone else "missing" if outcome is None else "finished"
         value = "" if outcome is None else outcome
         told = (value, _macs(trial_folder(out, point)), state, trial_folder(out, point).name)
-        writer.writerow([*point.values(), *told])
-    write_text_atomic(out / "trials.csv", stream.getvalue())
+        rows.append([*point.values(), *told])
+    columns = [*tuning.grid, tuning.metric, "macs", "state", "run"]
+    write_text_atomic(out / "trials.csv", csv_text(columns, rows))
     finished = len(known) + sum(lost)
     best = -max(known)[1] if known else None
     file = None

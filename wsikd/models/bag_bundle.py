@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
 from wsikd.models.bundle import CARD
+from wsikd.models.card import class_names, number, whole
 from wsikd.models.folder import read_network, write_network
 from wsikd.models.mil import BagNetwork, build_mil
 
@@ -72,18 +73,18 @@ def load_bag_network(path: Path) -> BagBundle:
     """Read a bag network from its folder or its run folder. Raises BundleError."""
     folder, card, weights = read_network(path, KIND)
     try:
-        classes, dim = tuple(map(str, card["classes"])), int(card["network"]["dim"])
+        classes = class_names(card["classes"])
+        dim = whole(card["network"]["dim"], "dim", least=1)
         threshold = card.get("threshold")
         found = BagBundle(
             folder, card, classes, dim, dict(card["encoder"]),
-            None if threshold is None else float(threshold), weights,
+            None if threshold is None else number(threshold, "threshold", least=0.0), weights,
         )  # fmt: skip
         _fitted(card, classes, dim, weights)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise BundleError(
-            folder / CARD, f"does not go with its weights ({type(error).__name__})",
-            "copy the whole folder anew, or train it again",
-        ) from error  # fmt: skip
+        fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
+        remedy = "copy the whole folder again, or train it again"
+        raise BundleError(folder / CARD, fault, remedy) from error
     return found
 
 

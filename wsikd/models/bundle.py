@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wsikd.models.grader import Grader
 
 WEIGHTS = "model.safetensors"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 LICENCE = "The weights inherit the terms of the data they were trained on; check them before use."
 
 
@@ -44,10 +45,10 @@ class StudentBundle:
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
-        """Its state dict; raises BundleError where it cannot be read."""
+        """Its state dict, floating point as float32; raises BundleError where it is unreadable."""
         weights = _read_weights(self.path / WEIGHTS)
         _check_normalisation(self.path, weights, self.spec)
-        return weights
+        return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
     @property
     def sha256(self) -> str:
@@ -167,7 +168,7 @@ def load_bundle(
         digest = str(card["sha256"])
         number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
         if card.get("temperature") is not None:
-            number(card["temperature"], "temperature", least=1e-6)
+            number(card["temperature"], "temperature")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(
@@ -215,14 +216,16 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], str | None]:
-    """Shape of every tensor, and what was sealed in at saving; no weight is read."""
+def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], str | None]:
+    """Shape and type of every tensor, and what was sealed in at saving; no weight is read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as opened:
-            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-            return shapes, (opened.metadata() or {}).get("wsikd")
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            types = {name: str(one.get_dtype()) for name, one in slices.items()}
+            return shapes, types, (opened.metadata() or {}).get("wsikd")
     except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(file, "is no safetensors file", "copy the bundle anew") from error
 
@@ -248,20 +251,24 @@ def _check_fit(
     folder: Path, card: Mapping[str, Any], spec: InputSpec, network: Mapping[str, Any]
 ) -> None:
     """Header of the weights against the card and against the network that the card names."""
-    shapes, sealed = _read_header(folder / WEIGHTS)
+    shapes, types, sealed = _read_header(folder / WEIGHTS)
     arch = network["arch"]
     try:
-        expected = {k: tuple(v.shape) for k, v in _shapes(network, spec).items()}
+        empty = _shapes(network, spec)
     except ConfigError as error:
         raise BundleError(
             folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
         ) from error
+    expected = {k: tuple(v.shape) for k, v in empty.items()}
     for name in [*expected, *shapes]:
         if name not in shapes or name not in expected:
             fault = "missing" if name not in shapes else "not part of that network"
             break
         if shapes[name] != expected[name]:
             fault = f"of shape {shapes[name]}, not {expected[name]}"
+            break
+        if (types[name] in _FLOATS) != empty[name].is_floating_point():
+            fault = f"of type {types[name]}, not {empty[name].dtype}".replace("torch.", "")
             break
     else:
         if sealed not in (None, _sealed(card["network"], card["input"])):
@@ -279,7 +286,9 @@ def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: Inpu
     import torch
 
     for name in ("mean", "std"):
-        if not torch.allclose(weights[name].flatten(), torch.tensor(getattr(spec, name))):
+        own, half = weights[name], torch.finfo(weights[name].dtype).bits < 32
+        told = torch.tensor(getattr(spec, name))
+        if not torch.allclose(own.flatten().float(), told, rtol=1e-2 if half else 1e-5):
             fault = f"'{name}' is not that of the weights"
             raise BundleError(folder / CARD, fault, "copy both files anew")
 

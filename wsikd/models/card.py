@@ -19,7 +19,9 @@ COLOURS = ("rgb", "grey", "haematoxylin")
 CARD = "card.json"
 CARD_BYTES = 4 << 20
 LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,
-           "options": 4096.0}  # fmt: skip
+           "options": 4096.0, "temperature": 100.0, "threshold": 1.0}  # fmt: skip
+SMALLEST = {"mpp": 0.01, "patch_px": 8, "upsample": 1, "width": 0.01, "temperature": 0.01,
+            "std": 1e-6}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_card(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > CARD_BYTES:
             raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
-        card = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        card = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, BundleError):
             raise
@@ -71,11 +73,26 @@ def read_card(file: Path) -> dict[str, Any]:
         raise BundleError(
             file, f"format {card.get('format')!r:.40} is not known", "use a wsikd that reads it"
         )
+    check_finite(file, card)
     return card
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def check_finite(file: Path, card: Mapping[str, Any]) -> None:
+    """Refuse a card with NaN or infinity anywhere. Raises BundleError."""
+    if place := _not_finite(card):
+        fault = f"{place:.100} is not a finite number"
+        raise BundleError(file, fault, "export the student again")
+
+
+def _not_finite(value: Any) -> str | None:
+    """Place of the first number that is NaN or infinite, as ``input.mpp``."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ""
+    inside = value.items() if isinstance(value, dict) else ()
+    for name, part in enumerate(value) if isinstance(value, list) else inside:
+        if (found := _not_finite(part)) is not None:
+            return f"{name}.{found}".rstrip(".")
+    return None
 
 
 def input_spec(entries: Mapping[str, Any]) -> InputSpec:
@@ -85,19 +102,15 @@ def input_spec(entries: Mapping[str, Any]) -> InputSpec:
     )
     spec = InputSpec(
         mpp=number(entries["mpp"], "mpp"),
-        patch_px=_whole(entries["patch_px"], "patch_px"),
+        patch_px=whole(entries["patch_px"], "patch_px"),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
-        classes=tuple(_class_name(c) for c in _list(entries["classes"], "classes")),
+        classes=class_names(entries["classes"]),
         student_input=str(entries.get("student_input", "native")),
-        upsample=_whole(entries.get("upsample", 1), "upsample"),
+        upsample=whole(entries.get("upsample", 1), "upsample"),
         corner_aligned=entries.get("corner_aligned", False) is True,
         colour=str(entries.get("colour", "rgb")),
     )
-    if min(spec.mpp, spec.patch_px, spec.upsample, *spec.std) <= 0:
-        raise ValueError("sizes must be positive")
-    if len(spec.classes) < 2 or len(set(spec.classes)) < len(spec.classes):
-        raise ValueError("classes must be two or more, each named once")
     if spec.student_input not in ("native", "half", "upsampled"):
         raise ValueError("student_input must be native, half or upsampled")
     if spec.colour not in COLOURS:
@@ -111,8 +124,6 @@ def network_of(entries: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arch, str) or not arch.isprintable() or len(arch) > 200:
         raise ValueError("arch must be a name")
     width = number(entries.get("width", 1.0), "width")
-    if width <= 0:
-        raise ValueError("sizes must be positive")
     for value in dict(options).values():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, int | float):
@@ -120,23 +131,25 @@ def network_of(entries: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "arch": arch,
         "width": width,
-        "drop_pools": _whole(entries.get("drop_pools", 0), "drop_pools"),
+        "drop_pools": whole(entries.get("drop_pools", 0), "drop_pools"),
         "options": dict(options),
     }
 
 
 def number(value: Any, name: str, *, least: float = -math.inf) -> float:
-    """A finite number within ``LARGEST``. Raises TypeError, ValueError."""
+    """A finite number within ``SMALLEST`` and ``LARGEST``. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number")
     found = float(value)
-    if not math.isfinite(found) or not least <= found <= LARGEST.get(name, math.inf):
-        raise ValueError(f"{name} is out of range")
+    low, high = max(least, SMALLEST.get(name, -math.inf)), LARGEST.get(name, math.inf)
+    if not math.isfinite(found) or not low <= found <= high:
+        raise ValueError(f"{name} {found:g} is out of range, {low:g} to {high:g}")
     return found
 
 
-def _whole(value: Any, name: str) -> int:
-    found = number(value, name, least=0.0)
+def whole(value: Any, name: str, *, least: float = 0.0) -> int:
+    """A whole number within the same limits. Raises TypeError, ValueError."""
+    found = number(value, name, least=least)
     if not found.is_integer():
         raise ValueError(f"{name} must be a whole number")
     return int(found)
@@ -146,6 +159,14 @@ def _list(value: Any, name: str, length: int | None = None) -> list[Any] | tuple
     if not isinstance(value, list) or length not in (None, len(value)):
         raise TypeError(f"{name} must be a list{'' if length is None else f' of {length}'}")
     return value
+
+
+def class_names(value: Any) -> tuple[str, ...]:
+    """Two or more names, each once. Raises TypeError, ValueError."""
+    classes = tuple(map(_class_name, _list(value, "classes")))
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ValueError("classes must be two or more, each named once")
+    return classes
 
 
 def _class_name(value: Any) -> str:

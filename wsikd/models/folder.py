@@ -20,6 +20,7 @@ from wsikd.core.markers import BUNDLE
 from wsikd.core.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
+from wsikd.models.card import check_finite
 from wsikd.models.weights import write_weights
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str,
     """Read a folder of ``write_network``, or the one in a run folder.
 
     Returns:
-        Where it is, the card, and the weights, which are the card's.
+        Where it is, the card, and the weights, which are the card's; floating point as float32.
 
     Raises:
         BundleError: there is none, it is of another kind, unfinished or damaged.
@@ -105,10 +106,11 @@ def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str,
         raise BundleError(weights_file, "is no safetensors file", _AGAIN) from error
     if digest != card.get("sha256"):
         raise BundleError(weights_file, f"is not the file that {CARD} describes", _AGAIN)
+    check_finite(file, card)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(weights_file, f"'{name}' holds NaN or infinity", "train it again")
-    return folder, card, weights
+    return folder, card, {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def _place(path: Path) -> Path:

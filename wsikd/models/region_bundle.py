@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
 from wsikd.models.bundle import CARD
+from wsikd.models.card import number, whole
 from wsikd.models.folder import read_network, write_network
 from wsikd.models.region_vit import RegionEncoder, RegionShape
 
@@ -105,13 +106,12 @@ def load_region_encoder(path: Path) -> LoadedRegionEncoder:
         found = LoadedRegionEncoder(RegionShape(**card["network"]))
         found.load_state_dict(weights)
         found.path, found.card, found.encoder = folder, card, dict(card["encoder"])
-        found.mpp = None if card["mpp"] is None else float(card["mpp"])
-        found.grid = int(card["grid"])
+        found.mpp = None if card["mpp"] is None else number(card["mpp"], "mpp")
+        found.grid = whole(card["grid"], "grid", least=1)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise BundleError(
-            folder / CARD, f"does not go with its weights ({type(error).__name__})",
-            "copy the whole folder anew, or train it again",
-        ) from error  # fmt: skip
+        fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
+        remedy = "copy the whole folder again, or train it again"
+        raise BundleError(folder / CARD, fault, remedy) from error
     frozen: nn.Module = found.requires_grad_(requires_grad=False).eval()
     assert frozen is found
     return found

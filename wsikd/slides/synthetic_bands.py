@@ -11,7 +11,6 @@ the grade, so that colour says nothing.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
 from wsikd.core.files import aside
 
@@ -137,7 +137,7 @@ def write_bands(
     """
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines: list[list[object]] = [["image", "label", "class", "slide", "split"]]
+    lines: list[list[object]] = []
     slide = 0
     for split, count in patches.items():
         for n in range(count):
@@ -155,5 +155,5 @@ def write_bands(
             lines.append([name, told, CLASSES[told], f"s{slide:04d}", split])
     table = folder / "labels.csv"
     with aside(table) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(lines)
+        stream.write(csv_text(("image", "label", "class", "slide", "split"), lines))
     return folder / "labels.csv"

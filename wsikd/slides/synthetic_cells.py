@@ -8,14 +8,13 @@ apart; the stains, the amount of tissue and the number of ordinary nuclei do not
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import write_text_atomic
 from wsikd.slides.synthetic_glands import noise
@@ -218,10 +217,8 @@ def write_cells(folder: Path, *, seed: int, slides: int, size_px: int) -> list[C
     if size_px < SMALLEST_PX:
         raise ConfigError("size_px", f"{size_px} is too small", f"ask for {SMALLEST_PX} or more")
     made = [_write(folder, seed, k, size_px) for k in range(slides)]
-    text = io.StringIO()
     rows = [("slide", "label", "split"), *((s.path.stem, s.label, s.split) for s in made)]
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text_atomic(folder / "labels.csv", text.getvalue())
+    write_text_atomic(folder / "labels.csv", csv_text(rows[0], rows[1:]))
     return made
 
 

@@ -12,6 +12,7 @@ the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.tile
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,8 @@ def open_bag(path: str | Path) -> Bag:
 def find_bags(paths: Iterable[str | Path]) -> list[Path]:
     """The bags named, and those in the folders named, sorted, each once.
 
+    Of a folder's ``s.zarr`` and ``s.h5``, as ``wsikd embed --h5`` makes them, the bag is taken.
+
     Raises:
         DataError: a path does not exist, or a folder holds none.
     """
@@ -140,10 +143,20 @@ def find_bags(paths: Iterable[str | Path]) -> list[Path]:
             )  # fmt: skip
             if not inside:
                 raise DataError(path, "holds no bags", "make them with wsikd embed")
+            bags = {p.stem for p in inside if _is_bag(p)}
+            inside = [p for p in inside if p.is_dir() or p.stem not in bags]
             found.update(dict.fromkeys(inside))
         else:
             found[path] = None
     return list(found)
+
+
+def _is_bag(path: Path) -> bool:
+    try:
+        about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        return ATTRIBUTE in about["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_bag(

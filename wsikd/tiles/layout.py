@@ -22,6 +22,7 @@ import zarr
 from wsikd.tiles import ome
 from wsikd.tiles.codecs import check_codec, encoder, v2_pipeline, v3_pipeline
 from wsikd.tiles.store import FILL, is_group
+from wsikd.tiles.whole import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,10 +112,14 @@ def chunk_path(path: Path, index: int, row: int, column: int, version: str) -> P
 def add_table(
     group: zarr.Group, columns: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> zarr.Group:
-    """Write the group ``patches``: one array a column, in the Zarr format of ``group``."""
-    table = group.create_group("patches", attributes=dict(attributes))
+    """Write the group ``patches``: one array a column, in the Zarr format of ``group``.
+
+    Chunks of zeros are written too, so that a lost one is noticed.
+    """
+    table = group.create_group("patches", attributes={**attributes, WHOLE: True})
     for name, column in columns.items():
-        table.create_array(name, data=np.ascontiguousarray(column))
+        data = np.ascontiguousarray(column)
+        table.create_array(name, data=data, config={"write_empty_chunks": True})
     return table
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ABSENT = 2**64 - 1
 _OPEN_FILES = 64
 _PARTIAL = r".+\.\d+-\d+\.partial"
+_REMEDY = "copy it again, or run wsikd tile --overwrite"
 
 
 class ShardFile:
@@ -107,8 +108,11 @@ def _write_all(stream: FileIO, data: Bytes) -> int:
 class RawShards:
     """Reads pixels of a raw, interleaved array shard by shard. Threads may share it."""
 
-    def __init__(self, folder: Path, chunk_px: int, per_side: int, fill: int) -> None:
-        """Read the shards in ``folder``, the array's ``c/0``."""
+    def __init__(self, folder: Path, chunk_px: int, per_side: int, fill: int | None) -> None:
+        """Read the shards in ``folder``, the array's ``c/0``.
+
+        An absent chunk reads as ``fill``; with None it is an error.
+        """
         self.folder, self.chunk_px, self.per_side, self.fill = folder, chunk_px, per_side, fill
         self._files: OrderedDict[tuple[int, int], tuple[int, NDArray[np.uint64]] | None]
         self._files = OrderedDict()
@@ -118,7 +122,7 @@ class RawShards:
         """Fill ``out``, contiguous uint8 (height, width, 3), from array pixel (x, y) on.
 
         Raises:
-            StoreError: a shard is cut short.
+            StoreError: a shard is cut short, or a chunk is absent and there is no fill value.
         """
         height, width = out.shape[:2]
         side = self.chunk_px
@@ -149,6 +153,9 @@ class RawShards:
         with self._lock:
             found = self._open(row // per, column // per)
             if found is None or found[1][row % per, column % per, 0] == ABSENT:
+                if self.fill is None:
+                    place = self.folder / str(row // per) / str(column // per)
+                    raise StoreError(place, "lacks pixels that were recorded", _REMEDY)
                 target[...] = self.fill
                 return
             handle, index = os.dup(found[0]), found[1]
@@ -159,7 +166,7 @@ class RawShards:
             block = target if whole else np.empty((lines, side, 3), np.uint8)
             if os.preadv(handle, [block.data.cast("B")], offset) < block.nbytes:
                 place = self.folder / str(row // per) / str(column // per)
-                raise StoreError(place, "damaged or cut short", "run wsikd tile --overwrite")
+                raise StoreError(place, "damaged or cut short", _REMEDY)
         finally:
             os.close(handle)
         if not whole:
@@ -175,12 +182,10 @@ class RawShards:
         found = None
         if place.exists():
             handle = os.open(place, os.O_RDONLY)
-            size = self.per_side**2 * 16
-            data = os.pread(handle, size + 4, max(0, os.fstat(handle).st_size - size - 4))
-            if _crc(data[:size]) != data[size:]:
+            index = read_index(handle, self.per_side)
+            if index is None:
                 os.close(handle)
-                raise StoreError(place, "damaged or cut short", "run wsikd tile --overwrite")
-            index = np.frombuffer(data[:size], "<u8").reshape(self.per_side, self.per_side, 2)
+                raise StoreError(place, "damaged or cut short", _REMEDY)
             found = (handle, index)
         self._files[key] = found
         if len(self._files) > _OPEN_FILES:
@@ -191,6 +196,18 @@ class RawShards:
         _, oldest = self._files.popitem(last=False)
         if oldest is not None:
             os.close(oldest[0])
+
+
+def read_index(handle: int, per_side: int) -> NDArray[np.uint64] | None:
+    """Offset and size of each chunk of an open shard: uint64 (per_side, per_side, 2).
+
+    A chunk that was not written has ``ABSENT``. None where the shard is torn.
+    """
+    size = per_side**2 * 16
+    data = os.pread(handle, size + 4, max(0, os.fstat(handle).st_size - size - 4))
+    if len(data) < size + 4 or _crc(data[:size]) != data[size:]:
+        return None
+    return np.frombuffer(data[:size], "<u8").reshape(per_side, per_side, 2)
 
 
 def _crc(data: bytes) -> bytes:

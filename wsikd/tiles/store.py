@@ -24,14 +24,26 @@ import zarr
 
 import wsikd.tiles.codecs  # noqa: F401 - makes zarr know wsikd.jpeg, installed or not
 from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
+from wsikd.tiles.patch_table import PatchTable as PatchTable
 from wsikd.tiles.shards import RawShards
+from wsikd.tiles.whole import REMEDY, WHOLE, check_pixels, check_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import dask.array as da
     from numpy.typing import NDArray
 
 TILER_VERSION = 2
 FILL = 255
+_COLUMNS: dict[str, type] = {
+    "coords": np.float64,
+    "row": np.int32,
+    "column": np.int32,
+    "tissue": np.float32,
+    "label": np.int16,
+    "cover": np.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -55,26 +67,6 @@ class StoreSettings:
     tiler: int = TILER_VERSION
 
 
-@dataclass(frozen=True)
-class PatchTable:
-    """The patches of a store, row by row; arrays of one length N.
-
-    ``xy`` float64 (N, 2) level-0 corners; ``row``, ``column`` int32 place on the grid; ``tissue``
-    float32 share of tissue; ``label`` int16, -1 unlabelled; ``cover`` float32 share of the field
-    that the label's regions cover.
-    """
-
-    xy: NDArray[np.float64]
-    row: NDArray[np.int32]
-    column: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-    label: NDArray[np.int16]
-    cover: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-
 class TileStore:
     """A complete tile store, open for reading."""
 
@@ -90,7 +82,14 @@ class TileStore:
         self.digest: str = meta["digest"]
         self._shards: dict[str, RawShards] = {}
         self._arrays = [_array(group, str(i)) for i in range(len(self.mpps))]
-        self.patches = _read_table(group)
+        table = group["patches"]
+        assert isinstance(table, zarr.Group)
+        columns = {name: _array(table, name) for name in _COLUMNS}
+        self.patches = _read_table(columns)
+        zeros_written = bool(dict(table.attrs).get(WHOLE))
+        check_table(path, columns, self.patches, meta, zeros_written=zeros_written)
+        sizes = [(self.patch_px(mpp), self._stride_px(mpp)) for mpp in self.mpps]
+        check_pixels(path, self._arrays, self.mpps, sizes, self.patches)
 
     @classmethod
     def open(cls, path: str | Path) -> TileStore:
@@ -99,7 +98,8 @@ class TileStore:
         Raises:
             StoreNotFoundError: there is none at ``path``.
             IncompleteStoreError: it was left unfinished.
-            StoreError: it is a Zarr group of another kind, or damaged.
+            StoreError: it is a Zarr group of another kind, or damaged, or lacks pixels of its
+                patches.
         """
         path = Path(path)
         zarr_format = _zarr_format(path)
@@ -118,13 +118,14 @@ class TileStore:
         except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(
-                path, f"damaged ({type(error).__name__}: {error})", "run wsikd tile --overwrite"
-            ) from error
+            raise StoreError(path, f"damaged ({type(error).__name__}: {error})", REMEDY) from error
 
     def patch_px(self, mpp: float) -> int:
         """Side of a patch at a resolution of the store."""
         return round(float(self._meta["settings"]["patch_px"]) * self.mpps[0] / mpp)
+
+    def _stride_px(self, mpp: float) -> int:
+        return round(float(self._meta["settings"]["stride_px"]) * self.mpps[0] / mpp)
 
     def array(self, mpp: float) -> zarr.Array[Any]:
         """The Zarr array at a resolution, uint8 (c, y, x); raises StoreError if there is none."""
@@ -145,9 +146,12 @@ class TileStore:
         return dask.array.from_zarr(array, chunks=blocks)  # type: ignore[no-untyped-call,no-any-return]
 
     def read_patch(self, index: int, mpp: float) -> NDArray[np.uint8]:
-        """Pixels of patch ``index``: uint8 (patch_px, patch_px, 3)."""
-        side = self.patch_px(mpp)
-        stride = round(self._meta["settings"]["stride_px"] * self.mpps[0] / mpp)
+        """Pixels of patch ``index``: uint8 (patch_px, patch_px, 3).
+
+        Raises:
+            StoreError: there is no such resolution, or the pixels are damaged.
+        """
+        side, stride = self.patch_px(mpp), self._stride_px(mpp)
         top = int(self.patches.row[index]) * stride
         left = int(self.patches.column[index]) * stride
         array = self.array(mpp)
@@ -155,7 +159,11 @@ class TileStore:
             out = np.empty((side, side, 3), np.uint8)
             raw.read_into(left, top, out)
             return out
-        block = np.asarray(array[:, top : top + side, left : left + side], np.uint8)
+        try:
+            block = np.asarray(array[:, top : top + side, left : left + side], np.uint8)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # each codec has its own
+            fault = f"the pixels of patch {index} cannot be decoded ({error})"
+            raise StoreError(self.path, fault, REMEDY) from error
         return np.ascontiguousarray(block.transpose(1, 2, 0))
 
     def _raw(self, array: zarr.Array[Any]) -> RawShards | None:
@@ -166,7 +174,7 @@ class TileStore:
         if array.name not in self._shards:
             chunk = array.chunks[1]
             folder = self.path / array.basename / "c" / "0"
-            reader = RawShards(folder, chunk, array.shards[1] // chunk, FILL)
+            reader = RawShards(folder, chunk, array.shards[1] // chunk, None)
             self._shards.setdefault(array.name, reader)
         return self._shards[array.name]
 
@@ -229,18 +237,8 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return member
 
 
-def _read_table(group: zarr.Group) -> PatchTable:
-    table = group["patches"]
-    assert isinstance(table, zarr.Group)
-
-    def column(name: str, dtype: type) -> NDArray[Any]:
-        return np.asarray(table[name], dtype)
-
-    return PatchTable(
-        column("coords", np.float64).reshape(-1, 2),
-        column("row", np.int32),
-        column("column", np.int32),
-        column("tissue", np.float32),
-        column("label", np.int16),
-        column("cover", np.float32),
-    )
+def _read_table(columns: Mapping[str, zarr.Array[Any]]) -> PatchTable:
+    read: dict[str, Any] = {
+        name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()
+    }
+    return PatchTable(read.pop("coords").reshape(-1, 2), **read)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.grade.exports import aside
 
 if TYPE_CHECKING:
@@ -78,10 +78,9 @@ def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = No
 
 def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["minx", "miny", "width", "height", *names])
-        for box, row in zip(np.round(boxes, 3).tolist(), rows, strict=True):
-            table.writerow([_short(v) for v in box] + row)
+        cells = zip(np.round(boxes, 3).tolist(), rows, strict=True)
+        columns = ["minx", "miny", "width", "height", *names]
+        file.write(csv_text(columns, ([*map(_short, box), *row] for box, row in cells)))
 
 
 def _short(value: float) -> str:

@@ -19,7 +19,6 @@ Sources: CLAM's ``Whole_Slide_Bag_FP`` and ``extract_features_fp.py``; TRIDENT's
 
 from __future__ import annotations
 
-import csv
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
 from wsikd.core.files import aside, check_file
 from wsikd.core.markers import FileKind, csv_header
@@ -124,7 +124,7 @@ def list_clam(folder: Path) -> None:
         aside(folder / PROCESS_LIST, _LIST) as part,
         part.open("w", newline="", encoding="utf-8") as stream,
     ):
-        csv.writer(stream).writerows([["slide_id"], *([name] for name in names)])
+        stream.write(csv_text(["slide_id"], ([name] for name in names), line_end="\r\n"))
 
 
 def write_trident(store: TileStore, folder: Path, options: Options) -> str:

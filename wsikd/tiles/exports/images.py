@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 
-from wsikd.core.errors import OutputError, StoreError
+from wsikd.core.cells import csv_text, read_records
+from wsikd.core.errors import OutputError
 from wsikd.core.files import (
     aside,
     check_file,
@@ -182,11 +183,7 @@ def _encode_all(
         place.mkdir(parents=True, exist_ok=True)
 
     def encode(index: int) -> None:
-        try:
-            pixels = store.read_patch(index, mpp)
-        except (ValueError, KeyError) as error:
-            fault = f"damaged ({type(error).__name__}: {error})"
-            raise StoreError(store.path, fault, "run wsikd tile --overwrite") from error
+        pixels = store.read_patch(index, mpp)
         (part / rows[index][0]).write_bytes(_image(pixels, options.image_format))
 
     with ThreadPoolExecutor(options.workers) as pool:
@@ -222,10 +219,9 @@ def _read(table: Path) -> list[dict[str, str]]:
     """The rows of a table of ours; raises OutputError where it is none."""
     try:
         with table.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"columns {reader.fieldnames}")
-            rows = list(reader)
+            columns, rows = read_records(stream.read())
+            if columns != COLUMNS:
+                raise ValueError(f"columns {columns}")
         if strange := [row["image"] for row in rows if not _PLACE.fullmatch(row["image"])]:
             raise ValueError(f"image '{strange[0]}'")
     except (OSError, ValueError, csv.Error) as error:
@@ -236,4 +232,4 @@ def _read(table: Path) -> list[dict[str, str]]:
 
 def _write_table(table: Path, rows: Sequence[Sequence[Any]]) -> None:
     with aside(table, _TABLE) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([COLUMNS, *rows])
+        stream.write(csv_text(COLUMNS, rows, line_end="\r\n"))

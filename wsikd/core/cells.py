@@ -1,0 +1,104 @@
+"""Tables as CSV files whose cells no spreadsheet program runs as a formula.
+
+Names of slides, classes and messages come from files of others. A text that begins as a formula
+does gets an apostrophe in front, as spreadsheet programs mark text. Numbers stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_MARK = "'"
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+
+def safe_cell(value: Any) -> Any:
+    """A value as a cell: text that begins with =, +, -, @, tab or a line end gets an apostrophe.
+
+    >>> [safe_cell(v) for v in ("=1+1", "-1.5", -1.5, "G3")]
+    ["'=1+1", '-1.5', -1.5, 'G3']
+    """
+    if isinstance(value, str) and _FORMULA.match(value) and not _is_number(value):
+        return _MARK + value
+    return value
+
+
+def plain_cell(text: str) -> str:
+    """The text that :func:`safe_cell` made a cell of.
+
+    >>> plain_cell("'=1+1")
+    '=1+1'
+    """
+    return text[1:] if text.startswith(_MARK) and _FORMULA.match(text) else text
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> str:
+    """A table as CSV, with a line of column names.
+
+    Args:
+        columns: names.
+        rows: a value a column each; None is an empty cell.
+        line_end: ends each line.
+    """
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")  # which quotes cells with either of them
+    writer.writerow(map(safe_cell, columns))
+    writer.writerows(map(safe_cell, row) for row in rows)
+    return "".join(line.removesuffix("\r\n") + line_end for line in lines.found)
+
+
+def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
+    """As :func:`csv_text`, of records by column name; what one lacks is an empty cell.
+
+    Raises:
+        ValueError: a record has a key that is no column.
+    """
+    known = set(columns)
+    rows = []
+    for record in records:
+        if extra := record.keys() - known:
+            raise ValueError(f"no column for {sorted(extra)}")
+        rows.append([record.get(name, "") for name in columns])
+    return csv_text(columns, rows)
+
+
+def read_records(text: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Column names and records of a table that :func:`csv_text` made.
+
+    Missing cells are empty, cells beyond the columns are left out.
+
+    Raises:
+        csv.Error: it is no CSV.
+    """
+    lines = csv.reader(io.StringIO(text, newline=""))
+    columns = tuple(map(plain_cell, next(lines, [])))
+    records = [
+        {**dict.fromkeys(columns, ""), **dict(zip(columns, map(plain_cell, line), strict=False))}
+        for line in lines
+        if line
+    ]
+    return columns, records
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.found.append(line)
+
+
+def _is_number(text: str) -> bool:
+    if text != text.strip() or "_" in text:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""Places in a run's settings: kept relative to its folder, so that it names no place above them.
+
+An absolute path of data may name a user or a patient, and is of no use where the run is copied to
+with its data.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BESIDE = ("./", "../")
+_PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
+
+
+def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:
+    """Settings with each absolute path as one relative to a run's folder, ``./`` or ``../`` first.
+
+    Args:
+        content: JSON values.
+        folder: the run's.
+        typed: paths that begin so already are relative to the working folder, not to the run's.
+    """
+    base = os.path.realpath(folder)
+
+    def change(text: str) -> str:
+        if typed and text.startswith(_BESIDE):
+            text = os.path.abspath(text)  # noqa: PTH100 - links stay as they are
+        if not os.path.isabs(text):  # noqa: PTH117
+            return text
+        try:
+            found = os.path.relpath(text, base).replace(os.sep, "/")
+        except ValueError:  # another drive
+            return text
+        return found if found.startswith(_BESIDE) or found == ".." else f"./{found}"
+
+    return _each(content, change)
+
+
+def absolute_places(content: Any, folder: Path) -> Any:
+    """Settings with the paths of :func:`relative_places` as absolute ones, where they exist.
+
+    Others stay as they are: earlier versions kept paths as they were typed.
+    """
+    base = os.path.realpath(folder)
+
+    def change(text: str) -> str:
+        if not text.startswith(_BESIDE) and text != "..":
+            return text
+        place = os.path.normpath(os.path.join(base, text))  # noqa: PTH118
+        return place if os.path.lexists(place) else text
+
+    return _each(content, change)
+
+
+def _each(content: Any, change: Any) -> Any:
+    if isinstance(content, str):
+        return change(content)
+    if isinstance(content, list):
+        return [_each(part, change) for part in content]
+    if isinstance(content, dict):
+        return {k: v if k in _PATTERNS else _each(v, change) for k, v in content.items()}
+    return content
