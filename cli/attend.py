@@ -52,6 +52,7 @@ def attend(
     threads: int | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     slide_mpp: float | None,
 ) -> None:
     """Draw the attention of RUN (method: mil) on its slides.
@@ -76,7 +77,9 @@ def attend(
     bundle = load_bag_network(run)
     reads = BagReader(bundle)
     found = {path.stem: path for path in find_bags(bags)}
-    entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)
+    entries = find_slides(
+        inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     asked = [name.strip() for name in formats.split(",")]

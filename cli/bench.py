@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     sections={
         "Who is compared": "teacher students budgets margin arch magnifications patch_size",
         "What is true": "annotations label_map labels specimen",
-        "What is read": "max_fields tissue min_tissue slide_mpp series reader",
+        "What is read": "max_fields tissue min_tissue slide_mpp series accept_grey reader",
         "The machine": "repeats batch_size device engine threads",
     },
 )
@@ -153,6 +153,7 @@ def bench(
     slide_mpp: float | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     threads: int | None,
 ) -> None:
     """Compare teacher and students over the same tissue: what each costs and how well it grades.
@@ -198,7 +199,12 @@ def bench(
     )
     check_names(output, BENCH_FILES, BENCH)
     entries = find_slides(
-        inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
+        inputs,
+        slide_mpp=slide_mpp,
+        annotations=annotations,
+        reader=reader,
+        series=series,
+        accept_grey=accept_grey,
     )
     question = Question(
         budgets or BUDGETS,

@@ -71,6 +71,11 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="UM",
             help="um per level-0 pixel, for slides where neither manifest nor file says it.",
         ),
+        click.option(
+            "--accept-grey",
+            is_flag=True,
+            help="Read slides that are not brightfield: grey, dark or fluorescent ones.",
+        ),
     ):
         command = option(command)
     return command

@@ -60,7 +60,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=Sectioned,
     sections={
         "Region grids": "region_px min_inside coarser float16",
-        "Slides and tissue": "tissue min_tissue slide_mpp series reader",
+        "Slides and tissue": "tissue min_tissue slide_mpp series accept_grey reader",
         "Machine": "batch_size device threads",
     },
     short_help="Turn patches into embeddings, one bag a slide.",
@@ -127,6 +127,7 @@ def embed(
     slide_mpp: float | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     threads: int | None,
     overwrite: bool,
 ) -> None:
@@ -140,6 +141,7 @@ def embed(
     from wsikd.models.encoder import open_encoder
     from wsikd.models.folder import kind_of
     from wsikd.models.region_bundle import KIND
+    from wsikd.slides.manifest import find_slides
     from wsikd.slides.sidecar import tissue_method
     from wsikd.tiles.bags import open_bag, write_h5
     from wsikd.tiles.store import TileStore
@@ -168,7 +170,9 @@ def embed(
     stores = _stores(inputs)
     if stores and region_px is not None:
         raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
-    entries = stores or _slides(inputs, slide_mpp, reader, series)
+    entries = stores or find_slides(
+        inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+    )
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
 
@@ -236,11 +240,3 @@ def _stores(inputs: Sequence[str]) -> list[SlideEntry]:
     if found and other:
         raise ConfigError(other, "is no tile store as the others are", "embed it by itself")
     return [SlideEntry(path, path.stem) for path in dict.fromkeys(found)]
-
-
-def _slides(
-    inputs: tuple[str, ...], slide_mpp: float | None, reader: str, series: int | None
-) -> list[SlideEntry]:
-    from wsikd.slides.manifest import find_slides
-
-    return find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)

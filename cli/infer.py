@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     cls=Sectioned,
     short_help="Grade whole slides: maps, overlays and a summary.",
     sections={
-        "What is read": "stride dense exact tissue min_tissue slide_mpp series reader",
+        "What is read": "stride dense exact tissue min_tissue slide_mpp series accept_grey reader",
         "What is concluded": "specimen min_area",
         "Asking the teacher": "escalate budget agreement kappa",
         "The machine": "batch_size device engine precision threads jobs stall",
@@ -174,6 +174,7 @@ def infer(
     slide_mpp: float | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     threads: int | None,
     jobs: int,
     stall: float,
@@ -223,7 +224,9 @@ def infer(
     wanted = Wanted(names, specimen, min_area, overwrite)
 
     def find(batch: Batch) -> Sequence[SlideEntry]:
-        entries = find_slides(inputs, slide_mpp=slide_mpp, reader=reader, series=series)
+        entries = find_slides(
+            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+        )
         return own_tissue(tissue, entries, batch)
 
     grade_slides(find, grading, wanted, how, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +12,6 @@ from .common import Batch, own_tissue, slide_options, tissue_options, use_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from wsikd.core.process import Task
     from wsikd.slides.base import Slide
@@ -49,6 +46,7 @@ def info(
     slide_mpp: float | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -61,7 +59,9 @@ def info(
     _check_sizes(sizes, patch_size)
     asked = _Asked(tuple(sizes), patch_size, tissue_method(tissue), min_tissue, threads)
     batch = Batch(None)
-    entries = find_slides(slides, slide_mpp=slide_mpp, reader=reader, series=series)
+    entries = find_slides(
+        slides, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+    )
     entries = own_tissue(tissue, entries, batch)
     tasks = [Task(entry.name, describe_job, (entry, asked)) for entry in entries]
     by_name = {entry.name: entry for entry in entries}
@@ -79,9 +79,11 @@ def info(
 
                 batch.failed(by_name[outcome.task.name], outcome.error)
                 continue
+            stated = records[-1]["brightfield"] is not None
             records[-1].update(outcome.value)
             if not as_json:
-                click.echo(_fields_text(outcome.value))
+                lines = [] if stated else _brightfield_text(outcome.value)
+                click.echo("\n".join([*lines, *_fields_text(outcome.value)]))
     if as_json:
         click.echo(json.dumps(records, indent=2))
     batch.finish("")
@@ -107,23 +109,29 @@ class _Asked:
 
 def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) -> dict[str, Any]:
     """What a slide is, reported, and then its tissue and fields, which need its resolution."""
+    from wsikd.core.errors import NotBrightfieldError
+    from wsikd.slides.base import printable
     from wsikd.slides.manifest import open_entry
 
     workers = use_threads(asked.threads)
-    with open_entry(entry) as slide:
+    try:
+        slide = open_entry(replace(entry, accept_grey=True))
+    except NotBrightfieldError as error:
+        report({"file": printable(entry.path.name), **_brightfield(error.fault)})
+        raise
+    with slide:
         report(_describe(slide))
         slide.mpp  # noqa: B018 - raises where nothing more can be told
-        more = _fields(slide, entry, asked, workers)
-        more["warnings"] = _odd_colours(more.pop("thumbnail"))
-        return more
+        return _fields(slide, entry, asked, workers)
 
 
 def _describe(slide: Slide) -> dict[str, Any]:
     from wsikd.slides.series import list_series
 
     record = asdict(slide.info)
-    record["warnings"] = []
     record["series"] = [asdict(one) for one in list_series(slide)]
+    del record["doubt"], record["accept_grey"]
+    record |= _brightfield(slide.info.doubt.reason if slide.info.doubt else None)
     record["levels"] = [
         {"size": list(size), "downsample": list(down)}
         for size, down in zip(
@@ -133,7 +141,18 @@ def _describe(slide: Slide) -> dict[str, Any]:
     return record
 
 
+def _brightfield(reason: str | None) -> dict[str, Any]:
+    """Whether a slide is brightfield RGB and why not; None where only its pixels can answer."""
+    from wsikd.slides.brightfield import NOT_RGB
+
+    return {
+        "brightfield": None if reason is None else not reason,
+        "brightfield_reason": (reason or "").removesuffix(NOT_RGB),
+    }
+
+
 def _fields(slide: Slide, entry: SlideEntry, asked: _Asked, workers: int) -> dict[str, Any]:
+    from wsikd.slides.brightfield import judge
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.slides.tissue import find_tissue
     from wsikd.tiles.grid import TileGrid, patch_sizes
@@ -160,24 +179,18 @@ def _fields(slide: Slide, entry: SlideEntry, asked: _Asked, workers: int) -> dic
                 "store_bytes": 3 * patch**2 * count,
             }
         )
+    assert mask.thumbnail is not None
+    reason = slide.info.doubt.reason if slide.info.doubt else judge(mask.thumbnail)
     return {
+        **_brightfield(reason),
         "tissue_fraction": round(mask.fraction, 4),
         "fields": fields,
-        "thumbnail": mask.thumbnail,
     }
 
 
-def _odd_colours(thumbnail: NDArray[np.uint8]) -> list[str]:
-    from wsikd.slides.colours import odd_white
-
-    odd = odd_white(thumbnail)
-    if odd is None:
-        return []
-    what = f"odd colours: its brightest pixels are {odd}, far from grey; perhaps YCbCr labelled RGB"
-    return [f"{what}. Compare it with its scanner's viewer before you trust any grade"]
-
-
 def _text(record: dict[str, Any]) -> str:
+    if "dimensions" not in record:
+        return "\n".join([record["file"], *_brightfield_text(record)])
     width, height = record["dimensions"]
     mpp = record["mpp"]
     power = record["objective_power"]
@@ -206,7 +219,14 @@ def _text(record: dict[str, Any]) -> str:
         lines.append(f"  level {number:<5} {w} x {h} px, downsample {down}{own}")
     if len(record["series"]) > 1:
         lines += [_series_text(one) for one in record["series"]]
+    if record["brightfield"] is not None:
+        lines += _brightfield_text(record)
     return "\n".join(lines)
+
+
+def _brightfield_text(record: dict[str, Any]) -> list[str]:
+    answer = "yes" if record["brightfield"] else f"no: {record['brightfield_reason']}"
+    return [f"  brightfield {answer}"]
 
 
 def _series_text(one: dict[str, Any]) -> str:
@@ -221,12 +241,11 @@ def _because(note: str) -> str:
     return f" ({note})" if note else ""
 
 
-def _fields_text(more: dict[str, Any]) -> str:
+def _fields_text(more: dict[str, Any]) -> list[str]:
     lines = [f"  tissue      {more['tissue_fraction']:.1%} of the scanned box"]
     for f in more["fields"]:
         columns, rows = f["grid"]
         what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
         size = f"{f['store_bytes'] / 1e6:.1f} MB uncompressed"
         lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {size}")
-    lines += [f"  warning     {text}" for text in more["warnings"]]
-    return "\n".join(lines)
+    return lines

@@ -74,7 +74,7 @@ def similar(
 
     table = PrototypeTable.load(run)
     own = _find(table, slide)
-    entries = find_slides(inputs, reader=reader) if inputs else []
+    entries = find_slides(inputs, reader=reader, accept_grey=True) if inputs else []
     matches = _matches(table, own, count, pictures)
     facts = {
         "Slides with prototypes": f"{int(table.valid.sum())} of {len(table)}",

@@ -19,8 +19,8 @@ from .tile_run import estimate_tiles, run_options, run_tiles, running
     short_help="Tile slides into stores, at several magnifications.",
     sections={
         "What is labelled": "annotations label_map classes min_cover min_purity",
-        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp series reader "
-        "route",
+        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp series "
+        "accept_grey reader route",
         "What is written": "codec ome_version",
         "The machine": "threads jobs stall scheduler workers",
     },
@@ -91,6 +91,7 @@ def tile(
     slide_mpp: float | None,
     reader: str,
     series: int | None,
+    accept_grey: bool,
     threads: int | None,
     jobs: int,
     stall: float,
@@ -124,7 +125,12 @@ def tile(
     renamed = parse_label_map(label_map)
     how = running(jobs, threads, stall, scheduler, workers)
     entries = find_slides(
-        inputs, slide_mpp=slide_mpp, reader=reader, series=series, annotations=annotations
+        inputs,
+        slide_mpp=slide_mpp,
+        annotations=annotations,
+        reader=reader,
+        series=series,
+        accept_grey=accept_grey,
     )
     method, entries, unmasked = own_masks(tissue, entries)
     labels = plan_labels(

@@ -42,7 +42,7 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
     from .common import use_threads
 
     use_threads(1)
-    entries = find_slides(inputs, reader=reader) if inputs else []
+    entries = find_slides(inputs, reader=reader, accept_grey=True) if inputs else []
     viewing = Viewing(out, entries)
     with ViewServer(viewing, port) as server:
         names = viewing.names()

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -345,7 +344,7 @@ def test_info_as_json_agrees_with_the_store(small, tmp_path):
     assert record["dimensions"] == [640, 540]
     assert record["mpp"] == {"x": 0.5, "y": 0.5, "source": "aperio.MPP"}
     assert [level["downsample"] for level in record["levels"]] == [[1, 1], [4, 4], [16, 16]]
-    assert (record["icc_profile"], record["warnings"]) == (False, [])
+    assert (record["icc_profile"], record["brightfield"]) == (False, True)
     assert record["reader_note"]
     counts = [(f["patch_px"], f["fields"]) for f in record["fields"]]
     assert [f["store_bytes"] for f in record["fields"]] == [3 * p * p * n for p, n in counts]
@@ -361,13 +360,6 @@ def test_a_reader_that_is_asked_for_reads(small):
     result = run("info", small, "--reader", "bioformats")
     assert result.exit_code == 2
     assert result.output.endswith("choose one of auto, openslide, direct, tiatoolbox\n")
-
-
-def test_odd_colours_are_warned_of(tmp_path):
-    rgb = cv2.cvtColor(tissue_rgb(640, 540, (120, 80, 400, 400)), cv2.COLOR_RGB2YCrCb)
-    write_pyramid(tmp_path / "s.svs", rgb[..., [0, 2, 1]], mpp=0.5, power=20, downsamples=(1, 4))
-    text = run("info", tmp_path / "s.svs", "--patch-size", "64").output
-    assert "  warning     odd colours: its brightest pixels are (24" in text
 
 
 @pytest.mark.parametrize("make", BAD)

@@ -1,5 +1,7 @@
 """Which reader opens what."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tifffile
@@ -19,6 +21,7 @@ class Foreign:
 
     def __init__(self, path, *, note, **options):
         self.path, self.note, self.options = path, note, options
+        self.info = SimpleNamespace(doubt=None)
 
 
 @pytest.fixture

@@ -236,6 +236,8 @@ def test_an_entry_is_opened_as_it_says(tmp_path, monkeypatch):
         "mpp_source": "column mpp of m.csv",
         "reader": "openslide",
         "name": "a",
+        "series": None,
+        "accept_grey": False,
     }
 
 

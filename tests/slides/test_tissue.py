@@ -184,7 +184,7 @@ def test_cover_is_exact():
 @pytest.mark.parametrize("bounds", [None, (160, 80, 800, 640)])
 @pytest.mark.parametrize("scale", [1, 4, 5])
 def test_a_mask_image_covers_the_whole_slide(tmp_path, bounds, scale, name):
-    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8), bounds=bounds)
+    slide = MemorySlide(np.full((800, 1200, 3), 255, np.uint8), mpp=(0.8, 0.8), bounds=bounds)
     image = np.zeros((800 // scale, 1200 // scale), np.uint8)
     image[200 // scale : 600 // scale, 400 // scale : 900 // scale] = 255
     if name == "m.png":
@@ -202,7 +202,7 @@ def test_a_mask_image_covers_the_whole_slide(tmp_path, bounds, scale, name):
 
 def test_a_mask_of_polygons_counts_from_the_bounds(tmp_path):
     slide = MemorySlide(
-        np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8), bounds=(100, 50, 900, 700)
+        np.full((800, 1200, 3), 255, np.uint8), mpp=(0.8, 0.8), bounds=(100, 50, 900, 700)
     )
     outer = [[200, 100], [700, 100], [700, 500], [200, 500], [200, 100]]
     hole = [[300, 200], [300, 300], [400, 300], [400, 200], [300, 200]]
@@ -232,7 +232,7 @@ def ring(x, y, side):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_hole_of_one_polygon_leaves_others_be(tmp_path, order):
-    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8))
+    slide = MemorySlide(np.full((800, 1200, 3), 255, np.uint8), mpp=(0.8, 0.8))
     island = [ring(300, 300, 100)]
     around = [ring(-100, 100, 700), ring(200, 200, 300)]  # reaches beyond the slide
     beyond = [ring(1300, 100, 100)]
@@ -250,7 +250,7 @@ def test_a_hole_of_one_polygon_leaves_others_be(tmp_path, order):
 
 
 def test_polygons_of_no_class_are_tissue_too(tmp_path):
-    slide = MemorySlide(np.zeros((800, 1200, 3), np.uint8), mpp=(0.8, 0.8))
+    slide = MemorySlide(np.full((800, 1200, 3), 255, np.uint8), mpp=(0.8, 0.8))
     square = [[200, 100], [700, 100], [700, 500], [200, 500], [200, 100]]
     drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}}
     (tmp_path / "m.geojson").write_text(json.dumps({**drawn, "properties": {}}))
@@ -260,7 +260,7 @@ def test_polygons_of_no_class_are_tissue_too(tmp_path):
 
 @pytest.mark.parametrize("name", ["m.geojson", "m.png"])
 def test_a_mask_that_covers_nothing_is_refused(tmp_path, name):
-    slide = MemorySlide(np.zeros((80, 80, 3), np.uint8))
+    slide = MemorySlide(np.full((80, 80, 3), 255, np.uint8))
     (tmp_path / "m.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     cv2.imwrite(str(tmp_path / "m.png"), np.zeros((80, 80), np.uint8))
     with pytest.raises(AnnotationError, match=f"{name}: covers nothing of the slide; "):
@@ -268,7 +268,7 @@ def test_a_mask_that_covers_nothing_is_refused(tmp_path, name):
 
 
 def test_a_mask_that_cannot_be_used(tmp_path, capfd):
-    slide = MemorySlide(np.zeros((80, 80, 3), np.uint8))
+    slide = MemorySlide(np.full((80, 80, 3), 255, np.uint8))
     (tmp_path / "m.png").write_text("no image")
     for file in ("m.png", "gone.png", "gone.geojson"):
         with pytest.raises(AnnotationError, match=f"{file}: cannot be read"):

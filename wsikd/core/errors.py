@@ -41,6 +41,10 @@ class SlideError(WsikdError):
     exit_code = 3
 
 
+class NotBrightfieldError(SlideError):
+    """A slide is not stained tissue in transmitted light, or not in 8-bit RGB."""
+
+
 class MissingMppError(SlideError):
     """A slide has no credible resolution, and none was given."""
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
 SUMMARY_FILE = "summary.csv"
+ACCEPTED = "accept_grey"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def infer_slide(
             **asdict(settings),
             "formats": formats,
             **_reading(predictor),
+            **({ACCEPTED: True} if entry.accept_grey else {}),  # older results lack it
         }
         if place.replaced.exists():
             with locked(place.path):
@@ -312,7 +314,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     folder = place.path
     found = _read(folder)
     old, new = found["made_with"], json.loads(json.dumps(made_with))
-    keys = [k for k in dict.fromkeys([*new, *ASKED]) if old.get(k) != new.get(k)]
+    keys = [k for k in dict.fromkeys([*new, *ASKED, ACCEPTED]) if old.get(k) != new.get(k)]
     if keys:
         what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)
         raise StoreMismatchError(

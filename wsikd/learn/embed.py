@@ -133,6 +133,8 @@ class Embedder:
         **more: Any,
     ) -> BagInfo:
         """What a bag of a slide says of itself; ``more`` is kept with the settings."""
+        if entry.accept_grey:  # older bags lack it
+            more["accept_grey"] = True
         return BagInfo(
             slide=slide.info.name,
             encoder={**self.spec.record(), "patches": {**asdict(self.settings), **more}},

@@ -7,11 +7,12 @@ level 0, a *location* is level-0 (x, y). Sizes are (width, height); arrays are (
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wsikd.core.tables import resolve
+from wsikd.slides.brightfield import Doubt, refusal
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,7 +63,9 @@ class SlideInfo:
     ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
     (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent;
     ``reader_note`` tells why ``reader`` was taken; ``icc_profile`` whether the file holds a colour
-    profile, which no reader applies; ``series`` which of the file's images is read.
+    profile, which no reader applies; ``series`` which of the file's images is read; ``doubt`` is
+    what its metadata say against brightfield RGB, and ``accept_grey`` that the user means to read
+    it nevertheless.
     """
 
     name: str
@@ -80,6 +83,8 @@ class SlideInfo:
     reader_note: str = ""
     icc_profile: bool = False
     series: int = 0
+    doubt: Doubt | None = None
+    accept_grey: bool = False
 
 
 @runtime_checkable
@@ -129,6 +134,7 @@ def open_slide(
     reader: str = "auto",
     name: str | None = None,
     series: int | None = None,
+    accept_grey: bool = False,
 ) -> Slide:
     """Open a slide.
 
@@ -144,11 +150,20 @@ def open_slide(
         name: identifier used in results; default the file's stem.
         series: which image of the file, from 0 as ``wsikd info`` lists them; default the largest
             scan. Resolution and other metadata are those of the same image.
+        accept_grey: read a slide that is grey, dark or fluorescent as if it were brightfield.
 
     Raises:
+        NotBrightfieldError: its metadata say that it is not brightfield RGB.
         SlideError: the file is missing, is no slide, is damaged, or has no such series.
         MissingMppError: ``slide_mpp`` is implausible.
     """
-    return resolve(READERS, reader, kind="readers")(  # type: ignore[no-any-return]
+    slide: Slide = resolve(READERS, reader, kind="readers")(
         Path(path), slide_mpp=slide_mpp, mpp_source=mpp_source, name=name, series=series
     )
+    doubt = slide.info.doubt
+    if doubt is not None and (doubt.final or not accept_grey):
+        slide.close()
+        raise refusal(slide.info.file, doubt)
+    if accept_grey:
+        slide.info = replace(slide.info, accept_grey=True)
+    return slide

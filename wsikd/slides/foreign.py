@@ -14,11 +14,13 @@ import numpy as np
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.core.tables import resolve
 from wsikd.slides.base import Mpp, SlideInfo, printable
-from wsikd.slides.foreign_facts import Facts, not_rgb, read_facts
+from wsikd.slides.brightfield import refusal
+from wsikd.slides.foreign_facts import Facts, read_facts
 from wsikd.slides.jpeg_check import JpegCheck
 from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
 from wsikd.slides.mpp import resolve_mpp
 from wsikd.slides.openslide import exact_downsamples, on_background
+from wsikd.slides.stated import samples_doubt
 from wsikd.slides.tiff_tables import AbsentTiles
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class ForeignReader:
             reader_note=note,
             icc_profile=facts.icc_profile,
             series=facts.series.number if facts.series else 0,
+            doubt=facts.doubt or samples_doubt("uint8", self._pixels.channels),
         )
 
     @property
@@ -142,7 +145,9 @@ class ForeignReader:
                 f"{bottom - top} px ({one_line(str(error)) or type(error).__name__})",
                 "the file is damaged there; copy or convert it again",
             ) from error
-        if pixels.shape[2] == 4:
+        if pixels.ndim == 2 or pixels.shape[2] == 1:
+            pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, 2)
+        elif pixels.shape[2] == 4:
             pixels = on_background(np.ascontiguousarray(pixels), _WHITE)
         out[top - y : bottom - y, left - x : right - x] = pixels
         return out
@@ -182,7 +187,8 @@ def _open(path: Path, kind: str, facts: Facts) -> Pixels:
         raise SlideError(
             file, fault, "convert it to a pyramidal TIFF or OME-TIFF of 8-bit RGB"
         ) from error
-    if pixels.dtype != np.uint8 or pixels.channels not in (3, 4):
+    doubt = samples_doubt(str(pixels.dtype), pixels.channels)
+    if doubt is not None and doubt.final:
         pixels.close()
-        raise not_rgb(path, pixels.dtype, pixels.channels)
+        raise refusal(file, doubt)
     return pixels

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-import numpy as np
 import tifffile
 
 from wsikd.core.errors import SlideError, one_line
 from wsikd.slides.base import printable
+from wsikd.slides.brightfield import refusal
 from wsikd.slides.kinds import zarr_attributes
 from wsikd.slides.mpp import Evidence, jp2_claim, ngff_claim
 from wsikd.slides.mpp_text import description_mpp, description_power
+from wsikd.slides.stated import doubt_of_planes, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_upright, checked, survey
 from wsikd.slides.tiff_tables import check_tables
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from wsikd.slides.brightfield import Doubt
     from wsikd.slides.kinds import Kind
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 
@@ -39,7 +41,7 @@ class Facts:
     """What a file's headers say: its vendor, its resolution, whether it has a colour profile.
 
     ``series`` is the image of a TIFF that is read, ``default`` whether it is the one that is read
-    unless another is asked for.
+    unless another is asked for; ``doubt`` is what the headers say against brightfield RGB.
     """
 
     vendor: str
@@ -47,6 +49,7 @@ class Facts:
     icc_profile: bool = False
     series: TiffSeries | None = None
     default: bool = True
+    doubt: Doubt | None = None
 
 
 def read_facts(path: Path, kind: Kind, series: int | None = None) -> Facts:
@@ -77,13 +80,16 @@ def _tiff(path: Path, number: int | None) -> Facts:
     _check_whole(path, found, series)
     page = series.head
     _check_decodable(path, page)
-    _check_rgb(path, series)
+    doubt = doubt_of_tiff(found, series)
+    if doubt is not None and doubt.final:
+        raise refusal(printable(path.name), doubt)
     return Facts(
         vendor="aperio" if found.aperio else "ome-tiff" if found.ome else "tiff",
         evidence=evidence_of(series, found.silent),
         icc_profile="InterColorProfile" in page.tags,
         series=series,
         default=series is found.choose(),
+        doubt=doubt,
     )
 
 
@@ -94,21 +100,6 @@ def _check_decodable(path: Path, page: tifffile.TiffPage) -> None:
             f"TIFF compression {int(page.compression)} is unknown",
             "convert it to a pyramidal TIFF with JPEG tiles",
         )
-
-
-def _check_rgb(path: Path, series: TiffSeries) -> None:
-    """Refuse other pixels here, which a decoder might squeeze into 8-bit RGB."""
-    planes = series.ome.planes if series.ome else 1
-    for page in series.levels:
-        channels = page.samplesperpixel * planes
-        if page.dtype != np.uint8 or page.bitspersample != 8 or channels not in (3, 4):
-            raise not_rgb(path, page.dtype, channels)
-
-
-def not_rgb(path: Path, dtype: np.dtype[Any] | None, channels: int) -> SlideError:
-    """The error of a file whose pixels are not 8-bit RGB."""
-    fault = f"its pixels are {dtype} of {channels} channel(s)"
-    return SlideError(printable(path.name), fault, "wsikd reads 8-bit RGB: convert it")
 
 
 def _check_whole(path: Path, found: TiffSurvey, series: TiffSeries) -> None:
@@ -170,4 +161,10 @@ def _read(path: Path, start: int, end: int) -> bytes:
 def _ome_zarr(path: Path) -> Facts:
     attributes = zarr_attributes(path)
     multiscale = attributes["multiscales"][0]
+    omero = attributes.get("omero")
+    channels = omero.get("channels", []) if isinstance(omero, dict) else []
+    names = [str(one.get("label", "")) for one in channels if isinstance(one, dict)]
+    doubt = doubt_of_planes("uint8", names)
+    if doubt is not None:
+        raise refusal(printable(path.name), doubt)
     return Facts("ome-zarr", Evidence.of([ngff_claim(multiscale)]))

@@ -40,7 +40,8 @@ class SlideEntry:
     ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
     slides share a stem; bytes of a file name that are no UTF-8 are spelt out in it. ``mpp`` counts
     as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`, ``reader`` is an entry of
-    its ``READERS``, and ``series`` the image of the file to read, by default its largest scan.
+    its ``READERS``, ``series`` the image of the file to read, by default its largest scan, and
+    ``accept_grey`` reads what is not brightfield.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class SlideEntry:
     mask: Path | None = None
     reader: str = "auto"
     series: int | None = None
+    accept_grey: bool = False
 
 
 def open_entry(entry: SlideEntry) -> Slide:
@@ -65,6 +67,7 @@ def open_entry(entry: SlideEntry) -> Slide:
         reader=entry.reader,
         name=entry.name,
         series=entry.series,
+        accept_grey=entry.accept_grey,
     )
 
 
@@ -75,6 +78,7 @@ def find_slides(
     annotations: Path | None = None,
     reader: str = "auto",
     series: int | None = None,
+    accept_grey: bool = False,
 ) -> list[SlideEntry]:
     """List the slides that the inputs name, sorted, each once.
 
@@ -87,6 +91,7 @@ def find_slides(
             :func:`wsikd.slides.sidecar.sidecar`), for slides without their own.
         reader: how all of them are opened, an entry of ``READERS``.
         series: which image of each file is read; default the largest scan.
+        accept_grey: whether those that are not brightfield are read nevertheless.
 
     Raises:
         NoSlidesError: the inputs name no slide.
@@ -103,7 +108,7 @@ def find_slides(
         suffixes = " ".join(sorted(SLIDE_SUFFIXES))
         raise NoSlidesError(names, "no slide found", f"give slides with one of {suffixes} with -i")
     entries = _unique_names(found.values())
-    how: dict[str, Any] = {"reader": reader, "series": series}
+    how: dict[str, Any] = {"reader": reader, "series": series, "accept_grey": accept_grey}
     return [replace(_with_defaults(e, slide_mpp, annotations), **how) for e in entries]
 
 

@@ -18,6 +18,7 @@ class OmeImage:
         ifd: the TIFF directory of its first plane.
         planes: directories that it takes up, SubIFDs apart.
         whole: whether none of its planes lies in another file.
+        channels: the attributes of each Channel.
     """
 
     name: str
@@ -26,6 +27,7 @@ class OmeImage:
     planes: int = 1
     whole: bool = True
     attributes: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[Mapping[str, str], ...] = ()
 
 
 def is_ome_xml(text: str) -> bool:
@@ -70,12 +72,13 @@ def _image(
     data = list(_children(pixels, "TiffData"))
     own = [one for one in data if _here(one, uuid, file)]
     ifd = min((number(one.get("IFD")) for one in own), default=place)
-    channel = next(_children(pixels, "Channel"), None)
-    samples = max(1, number(channel.get("SamplesPerPixel") if channel is not None else None, 1))
+    channels = tuple(channel.attrib for channel in _children(pixels, "Channel"))
+    samples = max(1, number(channels[0].get("SamplesPerPixel") if channels else None, 1))
     sizes = [max(1, number(pixels.get(f"Size{axis}"), 1)) for axis in "CZT"]
     planes = max(1, sizes[0] // samples) * sizes[1] * sizes[2]
     whole = len(own) == len(data)
-    return OmeImage(element.get("Name", ""), pixels.attrib, ifd, planes, whole, element.attrib)
+    name = element.get("Name", "")
+    return OmeImage(name, pixels.attrib, ifd, planes, whole, element.attrib, channels)
 
 
 def _here(data: ElementTree.Element, uuid: str | None, file: str) -> bool:

@@ -13,6 +13,7 @@ from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
+from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_upright, checked, survey
 from wsikd.slides.tiff_tables import AbsentTiles, check_tables
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.slides.brightfield import Doubt
     from wsikd.slides.mpp import Evidence
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 
@@ -96,6 +98,7 @@ class OpenSlideReader:
             background=_background(properties.get("openslide.background-color", "FFFFFF")),
             icc_profile="openslide.icc-size" in properties,
             series=self.series.number if self.series else 0,
+            doubt=self._doubt(properties),
         )
 
     def _series(self, vendor: str | None, number: int | None) -> TiffSeries | None:
@@ -137,6 +140,13 @@ class OpenSlideReader:
             return openslide_evidence(properties)
         assert self.survey is not None
         return evidence_of(self.series, self.survey.silent)
+
+    def _doubt(self, properties: Mapping[str, str]) -> Doubt | None:
+        """What the metadata say against brightfield RGB."""
+        doubt = doubt_of_properties(properties)
+        if doubt is None and self.survey is not None and self.series is not None:
+            doubt = doubt_of_tiff(self.survey, self.series)
+        return doubt
 
     def _asked(self, number: int | None) -> int | None:
         """The series, where it is another than the one that is read by default."""

@@ -14,6 +14,7 @@ import numpy as np
 from wsikd.core.errors import AnnotationError
 from wsikd.core.tables import resolve
 from wsikd.slides.annotations import read_geojson
+from wsikd.slides.brightfield import check_pixels, glimpse
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.label_mask import placed
 from wsikd.slides.label_plane import LabelPlane
@@ -129,6 +130,7 @@ def find_tissue(
 
     Raises:
         MissingMppError, RegionReadError: from the slide.
+        NotBrightfieldError: the slide is grey, or bright on dark.
         AnnotationError: the mask file cannot be used, or covers nothing of the slide.
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
@@ -136,6 +138,7 @@ def find_tissue(
     thumbnail = None
     if picture or (mask_file is None and method != "all"):
         thumbnail = _overview(canvas, workers)
+    check_pixels(slide.info, glimpse(slide) if thumbnail is None else thumbnail)
     if mask_file is not None:
         mask = _from_file(mask_file, slide, canvas)
         if not mask.any():

@@ -78,7 +78,7 @@ def describe(
     ``folder`` is where the store will lie: its key hides the patient where the notes have none.
     """
     info, mpp = slide.info, slide.mpp
-    identity = {
+    identity: dict[str, Any] = {
         "fingerprint": info.fingerprint,
         "mpp": [mpp.x, mpp.y],
         "annotation": notes.annotation.digest if notes.annotation else None,
@@ -87,6 +87,8 @@ def describe(
         "split": notes.split,
         "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
     }
+    if info.accept_grey:  # older records lack it
+        identity["accept_grey"] = True
     return {
         "complete": False,
         "digest": settings_digest(settings, identity),
