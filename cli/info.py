@@ -143,7 +143,7 @@ def _describe(slide: Slide) -> dict[str, Any]:
 
 def _brightfield(reason: str | None) -> dict[str, Any]:
     """Whether a slide is brightfield RGB and why not; None where only its pixels can answer."""
-    from wsikd.slides.brightfield import NOT_RGB
+    from wsikd.slides.doubt import NOT_RGB
 
     return {
         "brightfield": None if reason is None else not reason,

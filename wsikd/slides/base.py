@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wsikd.core.tables import resolve
-from wsikd.slides.brightfield import Doubt, refusal
+from wsikd.slides.doubt import Doubt, refusal
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -17,21 +17,18 @@ may be refused. A threshold is far from both sides where there are both:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from wsikd.core.errors import NotBrightfieldError
+from wsikd.slides.doubt import Doubt, refusal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide, SlideInfo
 
-ACCEPT = "--accept-grey"
-NOT_RGB = ", so it is not brightfield RGB"
 _BLACK = 8
 _LIGHT, _LIGHT_SPREAD = 160, 60
 _DARK = 40
@@ -45,22 +42,6 @@ _SOME_GLASS, _OTHER_GLASS, _WHITE = 5e-3, 0.02, 255
 _MAGENTA, _CHROMA_STEADY = (248, 190), 0.6
 _MOST_PX = 1 << 18
 _GLIMPSE_PX, _BOX_PX, _BOXES = 1 << 20, 256, 4
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Why a slide may not be brightfield RGB; a ``final`` one holds whatever the user accepts."""
-
-    reason: str
-    final: bool = False
-
-
-def refusal(file: str, doubt: Doubt) -> NotBrightfieldError:
-    """The error of a slide that is not brightfield RGB, or not known to be."""
-    remedy = "convert it to 8-bit RGB, or leave it out"
-    if not doubt.final:
-        remedy = f"leave it out, or give {ACCEPT} if you mean it"
-    return NotBrightfieldError(file, doubt.reason + NOT_RGB, remedy)
 
 
 def check_pixels(info: SlideInfo, thumbnail: NDArray[np.uint8]) -> None:

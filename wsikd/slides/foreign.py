@@ -14,7 +14,7 @@ import numpy as np
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.core.tables import resolve
 from wsikd.slides.base import Mpp, SlideInfo, printable
-from wsikd.slides.brightfield import refusal
+from wsikd.slides.doubt import refusal
 from wsikd.slides.foreign_facts import Facts, read_facts
 from wsikd.slides.jpeg_check import JpegCheck
 from wsikd.slides.kinds import fingerprint, kind_of, slide_stem

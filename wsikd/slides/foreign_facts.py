@@ -15,7 +15,7 @@ import tifffile
 
 from wsikd.core.errors import SlideError, one_line
 from wsikd.slides.base import printable
-from wsikd.slides.brightfield import refusal
+from wsikd.slides.doubt import refusal
 from wsikd.slides.kinds import zarr_attributes
 from wsikd.slides.mpp import Evidence, jp2_claim, ngff_claim
 from wsikd.slides.mpp_text import description_mpp, description_power
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from wsikd.slides.brightfield import Doubt
+    from wsikd.slides.doubt import Doubt
     from wsikd.slides.kinds import Kind
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 

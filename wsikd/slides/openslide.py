@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.brightfield import Doubt
+    from wsikd.slides.doubt import Doubt
     from wsikd.slides.mpp import Evidence
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 

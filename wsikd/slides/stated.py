@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from wsikd.slides.brightfield import Doubt
+from wsikd.slides.doubt import Doubt
 from wsikd.slides.ome_xml import number
 
 if TYPE_CHECKING:
