@@ -40,6 +40,7 @@ from wsikd.core.markers import (
     SUMMARY,
 )
 from wsikd.core.place import Place
+from wsikd.grade.ahead import open_now
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.slides.manifest import SlideEntry, open_entry
@@ -217,6 +218,18 @@ def test_results_are_not_written_over_an_input(predictor, slide_file, tmp_path):
     with pytest.raises(OutputError, match="odd: is the input"):
         infer_slide(predictor, entry, tmp_path, wanted, student="abc", inputs=[own])
     assert seen(tmp_path) == before
+
+
+def test_the_data_folder_of_an_mrxs_slide_is_an_input(predictor, slide_file, tmp_path):
+    slide, data = tmp_path / "m.mrxs", tmp_path / "m"
+    shutil.copy(slide_file, slide)
+    data.mkdir()
+    (data / "Data0000.dat").write_bytes(b"pixels")
+    wanted, opened = ResultSettings(formats=("csv",)), open_now(SlideEntry(slide_file, "m"))
+    with pytest.raises(OutputError, match="m: is the input"):
+        infer_slide(predictor, SlideEntry(slide, "m"), tmp_path, wanted, student="abc",
+                    overwrite=True, opened=opened)  # fmt: skip
+    assert (data / "Data0000.dat").read_bytes() == b"pixels"
 
 
 def test_what_a_user_put_into_a_result_keeps_it(predictor, slide_file, tmp_path):

@@ -157,8 +157,12 @@ class RunDir:
             raise OutputError(self.path, "is a file", "choose another -o")
         occupied = self.path.is_dir() and not self._unborn()
         if occupied and not resume:
+            ours = self.config_file.exists() and "wsikd" in self.read_provenance()
+            remedy = "pass --resume to continue it or choose another -o"
             raise OutputError(
-                self.path, "is not empty", "pass --resume to continue it or choose another -o"
+                self.path,
+                "is not empty" if ours else "is not empty and holds no run of wsikd",
+                remedy if ours else "choose another -o",
             )
         if occupied:
             self._check_same(config, more)

@@ -29,6 +29,7 @@ from wsikd.grade.gleason import summarise
 from wsikd.grade.intervals import intervals
 from wsikd.grade.likeness import likeness
 from wsikd.slides.appearance import Watcher
+from wsikd.slides.kinds import files_of
 from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def infer_slide(
             wsikd did not make is there.
         SlideError, RegionReadError: as they say.
     """
-    read = [file for file in (entry.path, entry.annotation, entry.mask) if file]
+    read = files_of(entry.path, entry.annotation, entry.mask)
     place = Place(out / entry.name, RESULT, out, [*read, *inputs])
     begun = time.perf_counter()
     opened = opened or open_now(entry)

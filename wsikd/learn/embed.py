@@ -13,6 +13,7 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.lock import locked
 from wsikd.models.device import pick_device
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.kinds import files_of
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import find_tissue
 from wsikd.tiles.bags import BagInfo, bag_place, open_bag, write_bag
@@ -106,7 +107,7 @@ class Embedder:
         with slide, locked(path):
             grid = TileGrid.plan(slide, settings.mpp, settings.patch_px, settings.stride_px)
             info = self._describe(slide, entry, path, settings.patch_px, grid.field_px)
-            read = [file for file in (entry.path, entry.mask) if file]
+            read = files_of(entry.path, entry.mask)
             if (found := there(path, info, overwrite=overwrite, inputs=read)) is not None:
                 return Embedded(found, made=False, seconds={})
             with clock("tissue"):

@@ -19,6 +19,7 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.lock import locked
 from wsikd.learn.embed import Embedded, Embedder, EmbedSettings, settings_for, there
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.kinds import files_of
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.tissue import find_tissue
 from wsikd.tiles.bags import write_bag
@@ -113,7 +114,7 @@ class RegionEmbedder(Embedder):
             grid = TileGrid.plan(slide, mpp, settings.region_px)
             more = {} if mpp == settings.mpp else {"read_mpp": mpp}
             info = self._describe(slide, entry, path, settings.region_px, grid.field_px, **more)
-            read = [file for file in (entry.path, entry.mask) if file]
+            read = files_of(entry.path, entry.mask)
             found = there(path, info, overwrite=overwrite, regions=True, inputs=read)
             if found is not None:
                 return Embedded(found, made=False, seconds={})

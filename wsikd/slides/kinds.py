@@ -59,6 +59,12 @@ def slide_stem(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
+def files_of(*paths: Path | None) -> list[Path]:
+    """Files and folders that are read with these: themselves, and the data folder of an MRXS."""
+    found = [path for path in paths if path is not None]
+    return found + [p.with_suffix("") for p in found if p.suffix.lower() == ".mrxs"]
+
+
 def fingerprint(path: Path, series: int | None = None) -> str:
     """Identity of a slide's content: SHA-256 over sizes, heads and tails of its files, 16 digits.
 

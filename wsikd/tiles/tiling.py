@@ -28,6 +28,7 @@ from wsikd.core.errors import (
 from wsikd.core.lock import locked
 from wsikd.core.markers import STORE
 from wsikd.core.place import Place
+from wsikd.slides.kinds import files_of
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import SlideNotes, describe, flat, reader_of
@@ -99,7 +100,7 @@ def tile_slide(
             that wsikd did not make is there.
     """
     notes, clock = notes or SlideNotes(), clock or StageClock()
-    read = [slide.path, *([notes.mask_file] if notes.mask_file else []), *inputs]
+    read = [*files_of(slide.path, notes.mask_file), *inputs]
     place = Place(path, STORE, path.parent, read)
     place.check()
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsikd.core.clock import StageClock
 from wsikd.core.errors import StoreError
 from wsikd.slides.annotations import read_annotation
+from wsikd.slides.kinds import files_of
 from wsikd.slides.manifest import open_entry
 from wsikd.slides.survey import Survey, survey_annotation
 from wsikd.tiles import tiling
@@ -113,7 +114,7 @@ def tile_job(report: Report, job: TileJob) -> Tiled:
             on_progress=lambda done, total: report(done, total, pace),
             clock=clock,
             cluster=_cluster(job),
-            inputs=[f for f in (job.entry.path, job.entry.annotation, job.entry.mask) if f],
+            inputs=files_of(job.entry.path, job.entry.annotation, job.entry.mask),
         )
         labels = LabelCount.of(store.patches.label, store.classes, notes.annotation)
         seconds = {**clock.seconds, "total": time.perf_counter() - start}
