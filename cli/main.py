@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from wsikd import RESEARCH_USE
+from wsikd.core.worker import ENVIRONMENT
 
 from .attend import attend
 from .bench import bench
@@ -56,10 +57,8 @@ class _Wsikd(click.Group):
 )
 def main(log_level: str) -> None:
     """Distil a 10x teacher into a 2.5x student and grade whole-slide images with it."""
-    # The resampler multiplies small matrices in threads of its own; and threads of PyTorch that
-    # spin while they wait take the cores that decode (seen: a forward pass 30 times slower).
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("wsikd").setLevel(log_level.upper())
     if log_level != "debug":

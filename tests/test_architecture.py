@@ -40,7 +40,11 @@ OWNERS = {
     "distributed": ["wsikd.tiles.tiling", "wsikd.cli."],
     "numba": ["wsikd.slides.area_kernel"],
     "llvmlite": ["wsikd.slides.native"],
-    "simplejpeg": ["wsikd.slides.tiff_tiles", "wsikd.slides.jpeg_check"],
+    "simplejpeg": [
+        "wsikd.slides.tiff_tiles",
+        "wsikd.slides.jpeg_check",
+        "wsikd.slides.image_check",
+    ],
     "google_crc32c": ["wsikd.tiles.shards"],
     "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],
     "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],

@@ -6,6 +6,7 @@ Every fault is one line that starts with the file and the key, such as
 
 from __future__ import annotations
 
+import reprlib
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
+from wsikd.core.reading import parse_yaml
 from wsikd.core.run_places import absolute_places, relative_places
 from wsikd.core.tables import nearest
 
@@ -121,11 +123,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(path.name, "is no text file", "pass a YAML file") from error
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
+        problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(path.name, f"no valid YAML: {problem}{place}", "mend it there") from error
     if content is None:
         return {}
@@ -145,7 +147,7 @@ def _apply(content: dict[str, Any], override: str) -> str:
             f"--set {override}", "is not key=value", "write e.g. --set weights.fm=0.1"
         )
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}", f"{text!r} is no YAML value", "quote it") from error
     section = content
@@ -187,13 +189,17 @@ def _explain(model: type[BaseModel], fault: Any, place: list[str]) -> tuple[str,
         return "is needed", "add it"
     if kind == "literal_error":
         remedy = f"choose one of {context['expected']}"
-        return f"{given!r} is not known", remedy
+        return f"{_shown(given)} is not known", remedy
     if kind == "value_error":
         what, _, remedy = str(context["error"]).partition("; ")
         return what, remedy or "change it"
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    shown = repr(given)
-    return f"{shown[:60]} will not do", message
+    return f"{_shown(given)} will not do", message
+
+
+def _shown(value: Any) -> str:
+    """A value as a message quotes it: short, whatever was read."""
+    return reprlib.repr(value)[:60]
 
 
 def _section(model: type[BaseModel], place: list[str]) -> type[BaseModel] | None:

@@ -4,6 +4,19 @@ Each reads *object: fault; remedy* in one line, so that a user who sees nothing 
 file is meant and what mends it.
 """
 
+import re
+
+MALFORMED = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError,
+    RecursionError,
+)  # fmt: skip
+"""What Python raises where data that were read have another shape than expected."""
+UNREADABLE = (*MALFORMED, OSError, RuntimeError, EOFError, MemoryError)
+"""The same, with what libraries raise at damaged bytes and at sizes that no memory holds."""
+_LONGEST_WORD, _LONGEST = 300, 1000
+# Control characters, halves of surrogate pairs, line separators, and marks that turn the direction.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class WsikdError(Exception):
     """Base of all errors that a user can fix.
@@ -18,7 +31,8 @@ class WsikdError(Exception):
 
     def __init__(self, subject: object, fault: str, remedy: str) -> None:
         """Name the object, what is wrong with it, and what mends it."""
-        self.subject, self.fault, self.remedy = str(subject), one_line(fault), one_line(remedy)
+        self.subject = _printed(str(subject))
+        self.fault, self.remedy = one_line(fault), one_line(remedy)
         super().__init__(self.subject, self.fault, self.remedy)
 
     def __str__(self) -> str:
@@ -100,5 +114,19 @@ class UnforeseenError(WsikdError):
 
 
 def one_line(text: str) -> str:
-    """Fold a message of several lines into one."""
-    return " ".join(text.split())
+    """Fold a message of several lines into one that any terminal shows as it is.
+
+    Control characters are spelt out. Of a very long word, or text, the middle is left out: messages
+    quote the contents of files.
+    """
+    return _printed(" ".join(_shortened(word, _LONGEST_WORD) for word in text.split()))
+
+
+def _printed(text: str) -> str:
+    shown = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _shortened(shown, _LONGEST)
+
+
+def _shortened(text: str, longest: int) -> str:
+    half = longest // 2 - 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"

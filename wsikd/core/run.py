@@ -23,6 +23,7 @@ from wsikd.core.config import RUN_CONFIG, RUN_RECORD, dump_config, first_differe
 from wsikd.core.errors import OutputError
 from wsikd.core.files import aside as aside
 from wsikd.core.files import drop_temporary, not_ours
+from wsikd.core.reading import parse_json, parse_yaml, read_json
 from wsikd.core.run_places import relative_places
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class RunDir:
     def read_provenance(self) -> dict[str, Any]:
         """What ``provenance.json`` holds; nothing if there is none, or it is torn."""
         try:
-            made = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            made = read_json(self.provenance_file)
         except (OSError, ValueError):
             return {}
         return made if isinstance(made, dict) else {}
@@ -183,13 +184,15 @@ class RunDir:
 
     def _check_same(self, config: BaseModel, more: Mapping[str, Any]) -> None:
         try:
-            old = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-            made = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            old = parse_yaml(self.config_file.read_text(encoding="utf-8")) or {}
+            made = read_json(self.provenance_file)
+            if not isinstance(old, dict) or not isinstance(made, dict):
+                raise ValueError("no settings")
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise OutputError(
                 self.path, "holds no run to resume", "choose another -o, or leave --resume out"
             ) from error
-        key = self._difference(old or {}, config.model_dump(mode="json"))
+        key = self._difference(old, config.model_dump(mode="json"))
         if key is None and "seed" in more and made.get("seed") != more["seed"]:
             key = "seed"
         if key is not None:
@@ -213,11 +216,23 @@ class RunDir:
             file.write(line + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of ``metrics.jsonl``; none if there is no such file."""
+        """All whole lines of ``metrics.jsonl``; none if there is no such file.
+
+        Raises:
+            OutputError: it is damaged.
+        """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
+            rows = [parse_json(line) for line in lines]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is no JSON object")
+        except ValueError as error:
+            raise OutputError(
+                self.metrics_file, f"is damaged ({error})", "train again with another -o"
+            ) from error
+        return rows
 
     def keep_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite ``metrics.jsonl`` with these rows, dropping what a killed run wrote too early."""

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT, LOG, DONE, FAILED, ALIVE = "report", "log", "done", "failed", "alive"
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-"""As the command sets it: libraries that compute in threads of their own leave the cores alone."""
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "OPENCV_LOG_LEVEL": "SILENT",
+}
+"""Set by the command too. The resampler multiplies small matrices in threads of its own; threads of
+PyTorch that spin while they wait take the cores that decode (seen: a forward pass 30 times slower);
+and what OpenCV says of a damaged image stands in wsikd's own error."""
 
 
 def serve(link: Connection, levels: Mapping[str, int]) -> None:

@@ -28,6 +28,7 @@ from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.intervals import intervals
 from wsikd.grade.likeness import likeness
+from wsikd.grade.record import read_record
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.kinds import files_of
 from wsikd.slides.tissue import mask_bytes
@@ -237,8 +238,8 @@ def write_summary(out: Path) -> Path:
     asked also by which, within which budget and from which doubt, and that it is for research use
     only.
     """
-    found = [(p.name, _read(p)) for p in sorted(out.iterdir()) if p.is_dir()]
-    rows = [r["summary"] for name, r in found if r and r["summary"].get("slide") == name]
+    found = [(p.name, read_record(p)) for p in sorted(out.iterdir()) if p.is_dir()]
+    rows = [r["summary"] for name, r in found if r and r["summary"]["slide"] == name]
     last = (*HOW, *(ASKED if any("teacher" in row for row in rows) else ()))
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
@@ -300,20 +301,15 @@ def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
     return ", teacher ".join(f"{e.name} {e.precision}" for e in engines) or None
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and "summary" in content else {}
-
-
 def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     """The row of these very results where they are there; raises where others are."""
     if not place.taken():
         return None
     folder = place.path
-    found = _read(folder)
+    found = read_record(folder)
+    if not found:
+        fault = "exists and holds no finished result"
+        raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
     old, new = found["made_with"], json.loads(json.dumps(made_with))
     keys = [k for k in dict.fromkeys([*new, *ASKED, ACCEPTED]) if old.get(k) != new.get(k)]
     if keys:

@@ -5,7 +5,6 @@ The page carries small pictures in itself and opens without a server or a networ
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,6 +19,7 @@ from wsikd.core.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.png import PICTURE_KEY
+from wsikd.grade.record import read_record, student_card
 from wsikd.grade.report import data_uri, legend, templates
 
 if TYPE_CHECKING:
@@ -105,12 +105,8 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
 def _records(out: Path) -> Iterable[tuple[Path, dict[str, Any]]]:
     """Whole results, by name; folders that do not bear their slide's name are passed over."""
     for path in sorted(out.glob("*/result.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        summary = record.get("summary") if isinstance(record, dict) else None
-        if isinstance(summary, dict) and summary.get("slide") == path.parent.name:
+        record = read_record(path.parent)
+        if record and record["summary"]["slide"] == path.parent.name:
             yield path.parent, record
 
 
@@ -213,11 +209,8 @@ def _students(cards: Sequence[Card]) -> list[str]:
 
 def _student(out: Path, digest: str) -> dict[str, Any]:
     """A student's card as ``wsikd infer`` left it beside the results, digest alone without one."""
-    try:
-        card = json.loads((out / f"student-{digest}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        card = {}
-    whole = isinstance(card, dict) and all(isinstance(card.get(k), dict) for k in _NEEDED)
+    card = student_card(out, {"student": digest})
+    whole = all(isinstance(card.get(k), dict) for k in _NEEDED)
     return {"digest": digest, "card": card if whole else {}}
 
 

@@ -6,7 +6,6 @@ the first slides, whose results come afterwards, and who adds to a folder comput
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.grade.engines import AUTO
 from wsikd.grade.engines.check import CHECK_FIELDS, Checked
 from wsikd.grade.escalate import EscalatingPredictor
+from wsikd.grade.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,11 +66,13 @@ def begun_with(
     Returns:
         None where there is no such result. The teacher is None where none of them asked it.
     """
-    made = [m for m in map(_made_with, sorted(out.glob("*/result.json"))) if m.get("engine")]
+    found = map(_made_with, sorted(out.glob("*/result.json")))
+    made = [m for m in found if _texts(m, "engine", "precision")]
     made = [m for m in made if m.get("student") == student]
     if not made:
         return None
-    other = next((m for m in made if teacher and m.get("teacher") == teacher), None)
+    asked_too = (m for m in made if _texts(m, "teacher_engine", "teacher_precision"))
+    other = next((m for m in asked_too if teacher and m.get("teacher") == teacher), None)
     if asked.precision == "bf16" and made[0]["precision"] == "fp32":
         log.warning(
             "%s: its results are in fp32, so those to come are too (--overwrite decides anew)", out
@@ -81,6 +83,10 @@ def begun_with(
     )
 
 
+def _texts(made_with: Mapping[str, Any], *keys: str) -> bool:
+    return all(isinstance(made_with.get(key), str) and made_with[key] for key in keys)
+
+
 def _asked(asked: PredictSettings, engine: str, precision: str) -> Computing:
     return Computing(
         engine if asked.engine == AUTO else asked.engine,
@@ -89,11 +95,8 @@ def _asked(asked: PredictSettings, engine: str, precision: str) -> Computing:
 
 
 def _made_with(path: Path) -> Mapping[str, Any]:
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))["made_with"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return made if isinstance(made, dict) else {}
+    record = read_record(path.parent)
+    return record["made_with"] if record else {}
 
 
 def settle(

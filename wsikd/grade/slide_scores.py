@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -17,9 +16,11 @@ from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import AnnotationError, ConfigError, OutputError
 from wsikd.core.failures import read_failures
+from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.core.seen import saw_scan
 from wsikd.grade.gleason import grade_group
+from wsikd.grade.record import read_record, student_card
 from wsikd.slides.manifest import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -54,11 +55,10 @@ def read_labels(path: Path) -> list[SlideLabel]:
         AnnotationError: it cannot be read, lacks a column, or a line cannot be understood.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        reader = parse_csv(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         fault = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise AnnotationError(path, fault, "give a CSV file in UTF-8") from error
-    reader = csv.DictReader(text.splitlines())
     columns = [(c or "").strip().lower() for c in reader.fieldnames or []]
     reader.fieldnames = columns
     if "slide" not in columns or not {"grade_group", "gleason"} & set(columns):
@@ -146,13 +146,10 @@ def read_results(out: Path) -> Results:
     """
     rows, prints = {}, {}
     for folder in sorted(p for p in out.iterdir() if p.is_dir()) if out.is_dir() else ():
-        try:
-            content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            row, slide = dict(content["summary"]), str(content["made_with"]["slide"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if row.get("slide") == folder.name:
-            rows[folder.name], prints[folder.name] = row, slide
+        record = read_record(folder)
+        if record and record["summary"]["slide"] == folder.name and "slide" in record["made_with"]:
+            rows[folder.name] = record["summary"]
+            prints[folder.name] = str(record["made_with"]["slide"])
     if not rows:
         raise ConfigError(out, "holds no finished result", "give the -o of wsikd infer")
     for key in _SAME:
@@ -162,7 +159,7 @@ def read_results(out: Path) -> Results:
     first = next(iter(rows.values()))
     if "isup_grade_group" not in first:
         raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
-    return Results(rows, prints, _failures(out), _card(out, first))
+    return Results(rows, prints, _failures(out), student_card(out, first))
 
 
 def _failures(out: Path) -> dict[str, str]:
@@ -170,14 +167,6 @@ def _failures(out: Path) -> dict[str, str]:
         return {row["slide"]: row["error"] for row in read_failures(out)}
     except OutputError:
         return {}
-
-
-def _card(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        content = json.loads((out / f"student-{row['student']}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def score_slides(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from wsikd.grade.colours import class_colour
 from wsikd.grade.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.ome_zarr import read_alone
+from wsikd.grade.record import read_record
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.manifest import open_entry
 
@@ -61,11 +61,12 @@ class Viewing:
     ) -> None:
         """Look for maps; none is read yet."""
         known = {entry.name: entry for entry in entries}
-        self.records = [(p.parent, _record(p)) for p in sorted(out.glob("*/result.json"))]
+        found = ((p.parent, read_record(p.parent)) for p in sorted(out.glob("*/result.json")))
         self.records = [
             (folder, record)
-            for folder, record in self.records
-            if record.get("summary", {}).get("slide") == folder.name
+            for folder, record in found
+            if record
+            and record["summary"]["slide"] == folder.name
             and (folder / FILES["zarr"]).is_dir()
         ]
         if not self.records:
@@ -208,10 +209,10 @@ class Viewing:
         entry = self._entries[number]
         if entry is None:
             raise NoSlidesError(folder.name, "only its map is shown", UNKNOWN)
-        made_with = record.get("made_with", {})
-        if entry.mpp is None and made_with.get("slide_mpp"):
-            mpp = float(made_with["slide_mpp"][0])
-            entry = replace(entry, mpp=mpp, mpp_source=FILLS_GAPS)
+        made_with = record["made_with"]
+        mpp = next(iter(m if isinstance(m := made_with.get("slide_mpp"), list) else ()), None)
+        if entry.mpp is None and isinstance(mpp, int | float):
+            entry = replace(entry, mpp=float(mpp), mpp_source=FILLS_GAPS)
         slide = open_entry(entry)
         plane = self._map(number)[1]
         same = made_with.get("slide") in (None, slide.info.fingerprint)
@@ -253,14 +254,6 @@ class _Cache:
             self._kept[key] = data
             while self._bytes > self._limit:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("summary"), dict) else {}
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

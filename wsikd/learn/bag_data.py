@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import DataError
+from wsikd.core.reading import parse_csv
 from wsikd.core.tables import nearest
 from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import assign, groups_of
@@ -192,9 +192,8 @@ def divided_anew(bags: BagSet, split: Split) -> BagSet:
 def read_labels(path: Path) -> dict[str, _Row]:
     """Read ``slide,label[,patient][,split]`` by slide. Raises DataError."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(parse_csv(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError) as error:
         raise DataError(path, "cannot be read as CSV", "give columns slide and label") from error
     for column in ("slide", "label"):
         if rows and column not in rows[0]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.errors import DataError
+from wsikd.core.errors import MALFORMED, DataError
+from wsikd.core.reading import read_json
 from wsikd.learn.ahead import read_ahead
+from wsikd.slides.image_check import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,12 +55,8 @@ class BoxSet:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels: uint8 (height, width, 3). Raises DataError."""
-        import cv2
-
         file = self.files[index]
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(file, "cannot be read as an image", "mend it or take it off the list")
+        image = read_image(file)
         width, height = self.size[index].tolist()
         if image.shape[:2] != (height, width):
             own = f"{image.shape[1]} x {image.shape[0]}"
@@ -140,7 +137,7 @@ def _read(path: Path, images: Path | None) -> _Part:
     if not path.is_file():
         raise DataError(path, "does not exist", "give the annotation file, in COCO's format")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
         names = dict(sorted(names.items()))
         entries = {int(e["id"]): e for e in content["images"]}
@@ -156,7 +153,7 @@ def _read(path: Path, images: Path | None) -> _Part:
             sizes.append(size)
             boxes.append(_corners(path, entry, found[key], size))
             labels.append(np.array([number[int(b["category_id"])] for b in found[key]], np.int64))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

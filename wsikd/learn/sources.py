@@ -6,7 +6,6 @@ Each source lists its patches with class, slide, patient and split, and reads on
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ import numpy as np
 
 from wsikd.core.cells import plain_cell
 from wsikd.core.errors import DataError
+from wsikd.core.reading import parse_csv
+from wsikd.slides.image_check import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,6 +155,7 @@ class FileSource:
         """Use :func:`read_csv` or :func:`read_folders`."""
         self.path, self.files, self.listing, self.classes = path, files, listing, classes
         self.settings: dict[str, Any] = {}
+        self._sound: set[int] = set()
         of = listing
         told = zip(files, of.label, of.number, of.slide, of.patient, of.split, strict=True)
         known = (f"{f.name} {f.stat().st_size} {' '.join(map(str, more))}" for f, *more in told)
@@ -164,10 +166,8 @@ class FileSource:
         """Decode one file: uint8 (height, width, 3), RGB. Raises DataError."""
         import cv2
 
-        content = np.frombuffer(self.files[row].read_bytes(), np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-        if image is None:
-            raise DataError(self.files[row], "cannot be decoded as an image", "replace or drop it")
+        image = read_image(self.files[row], check=row not in self._sound)
+        self._sound.add(row)
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
     def image_hash(self, row: int) -> str | None:
@@ -236,12 +236,11 @@ def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
         DataError: a column is missing, a row is incomplete, or an image does not exist.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [
-                {k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()}
-                for row in csv.DictReader(stream)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = [
+            {k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()}
+            for row in parse_csv(path.read_text(encoding="utf-8-sig"))
+        ]
+    except (OSError, ValueError) as error:
         raise DataError(path, "cannot be read as CSV", "pass a labels CSV") from error
     columns = set(rows[0]) if rows else set()
     missing = [c for c in ("image", "slide") if c not in columns]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import BundleError
+from wsikd.core.errors import MALFORMED, BundleError, ConfigError
 from wsikd.models.bundle import CARD
-from wsikd.models.card import class_names, number, whole
-from wsikd.models.folder import read_network, write_network
+from wsikd.models.card import class_names, number, optional, whole
+from wsikd.models.folder import check_shapes, read_network, write_network
 from wsikd.models.mil import BagNetwork, build_mil
 
 if TYPE_CHECKING:
@@ -73,15 +73,14 @@ def load_bag_network(path: Path) -> BagBundle:
     """Read a bag network from its folder or its run folder. Raises BundleError."""
     folder, card, weights = read_network(path, KIND)
     try:
-        classes = class_names(card["classes"])
-        dim = whole(card["network"]["dim"], "dim", least=1)
-        threshold = card.get("threshold")
+        classes, dim = class_names(card["classes"]), whole(card["network"]["dim"], "dim", least=1)
         found = BagBundle(
             folder, card, classes, dim, dict(card["encoder"]),
-            None if threshold is None else number(threshold, "threshold", least=0.0), weights,
+            optional(card, "threshold", least=0.0, most=1.0), weights,
         )  # fmt: skip
+        optional(card, "temperature", least=1e-6)
         _fitted(card, classes, dim, weights)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (*MALFORMED, RuntimeError, MemoryError, ConfigError) as error:
         fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
         remedy = "copy the whole folder again, or train it again"
         raise BundleError(folder / CARD, fault, remedy) from error
@@ -92,6 +91,14 @@ def _fitted(
     card: Mapping[str, Any], classes: tuple[str, ...], dim: int, weights: Mapping[str, Tensor]
 ) -> BagNetwork:
     about = card["network"]
-    network = build_mil(str(about["arch"]), dim, len(classes), **dict(about["options"]))
+    options = dict(about["options"])
+    for name, value in options.items():
+        number(value, name, least=0.0, most=1 << 20)
+
+    def make() -> BagNetwork:
+        return build_mil(str(about["arch"]), dim, len(classes), **options)
+
+    check_shapes(make, weights)
+    network = make()
     network.load_state_dict(dict(weights))
     return network.eval()

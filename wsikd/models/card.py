@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
+from wsikd.core.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,8 @@ COLOURS = ("rgb", "grey", "haematoxylin")
 CARD = "card.json"
 CARD_BYTES = 4 << 20
 LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,
-           "options": 4096.0, "temperature": 100.0, "threshold": 1.0}  # fmt: skip
+           "options": 4096.0, "temperature": 100.0, "threshold": 1.0, "dim": 1 << 20,
+           "grid": 1 << 10}  # fmt: skip
 SMALLEST = {"mpp": 0.01, "patch_px": 8, "upsample": 1, "width": 0.01, "temperature": 0.01,
             "std": 1e-6}  # fmt: skip
 
@@ -62,8 +63,8 @@ def read_card(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > CARD_BYTES:
             raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        card = read_json(file)
+    except (OSError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(file, "is no JSON", "copy the bundle anew") from error
@@ -136,20 +137,40 @@ def network_of(entries: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def number(value: Any, name: str, *, least: float = -math.inf) -> float:
-    """A finite number within ``SMALLEST`` and ``LARGEST``. Raises TypeError, ValueError."""
+def number(value: Any, name: str, *, least: float = -math.inf, most: float | None = None) -> float:
+    """A finite number.
+
+    Args:
+        value: of a card.
+        name: its entry.
+        least: the smallest that will do, beside ``SMALLEST``.
+        most: the largest, by default that of ``LARGEST``.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number")
-    found = float(value)
-    low, high = max(least, SMALLEST.get(name, -math.inf)), LARGEST.get(name, math.inf)
+    found = float(value) if abs(value) < 2**1000 else math.inf
+    low, high = least, LARGEST.get(name, math.inf) if most is None else most
+    if most is None:
+        low = max(low, SMALLEST.get(name, -math.inf))
     if not math.isfinite(found) or not low <= found <= high:
         raise ValueError(f"{name} {found:g} is out of range, {low:g} to {high:g}")
     return found
 
 
-def whole(value: Any, name: str, *, least: float = 0.0) -> int:
+def optional(
+    card: Mapping[str, Any], name: str, *, least: float = -math.inf, most: float | None = None
+) -> float | None:
+    """A number of a card, None where it has none; raises as :func:`number`."""
+    value = card.get(name)
+    return None if value is None else number(value, name, least=least, most=most)
+
+
+def whole(value: Any, name: str, *, least: float = 0.0, most: float | None = None) -> int:
     """A whole number within the same limits. Raises TypeError, ValueError."""
-    found = number(value, name, least=least)
+    found = number(value, name, least=least, most=most)
     if not found.is_integer():
         raise ValueError(f"{name} must be a whole number")
     return int(found)

@@ -7,7 +7,6 @@ unfinished.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +17,17 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.markers import BUNDLE
 from wsikd.core.place import Place
+from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
 from wsikd.models.card import check_finite
 from wsikd.models.weights import write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _AGAIN = "copy the whole folder anew, or train it again"
 
@@ -66,7 +66,7 @@ def write_network(
 def kind_of(path: Path) -> str | None:
     """What a folder, or the ``student/`` of a run folder, says it holds; None where it does not."""
     try:
-        kind = json.loads((_place(path) / CARD).read_text(encoding="utf-8")).get("kind")
+        kind = read_json(_place(path) / CARD).get("kind")
     except (OSError, ValueError, AttributeError):
         return None
     return None if kind is None else str(kind)
@@ -88,7 +88,7 @@ def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str,
             path, f"holds no {CARD}", f"give a finished run of wsikd distill ({kind})"
         )
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
+        card = read_json(file)
     except (OSError, ValueError) as error:
         raise BundleError(file, "is no JSON", _AGAIN) from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
@@ -111,6 +111,21 @@ def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str,
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(weights_file, f"'{name}' holds NaN or infinity", "train it again")
     return folder, card, {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def check_shapes(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> None:
+    """Hold weights against the network that a card describes, before memory is taken for it.
+
+    Raises:
+        ValueError: they are of another network.
+    """
+    try:
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    except NotImplementedError:  # some compute with weights while they are made
+        return
+    if expected != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the weights are of another network")
 
 
 def _place(path: Path) -> Path:

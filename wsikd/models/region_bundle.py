@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import BundleError
+from wsikd.core.errors import MALFORMED, BundleError
 from wsikd.models.bundle import CARD
-from wsikd.models.card import number, whole
-from wsikd.models.folder import read_network, write_network
+from wsikd.models.card import number, optional, whole
+from wsikd.models.folder import check_shapes, read_network, write_network
 from wsikd.models.region_vit import RegionEncoder, RegionShape
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 KIND = "region"
+_WHOLE = {"dim": 1 << 20, "table": 1 << 10, "width": 1 << 14, "depth": 1 << 8, "heads": 1 << 8,
+          "hidden": 1 << 16, "bottleneck": 1 << 14, "outputs": 1 << 24}  # fmt: skip
+_REAL = {"mlp_ratio": 64.0, "drop_path": 1.0, "init_std": 1e3}
 _ENCODER = ("id", "sha256", "input_px", "mean", "std")
 
 
@@ -103,18 +106,31 @@ def load_region_encoder(path: Path) -> LoadedRegionEncoder:
     """
     folder, card, weights = read_network(path, KIND)
     try:
-        found = LoadedRegionEncoder(RegionShape(**card["network"]))
+        shape = _shape(card["network"])
+        check_shapes(lambda: LoadedRegionEncoder(shape), weights)
+        found = LoadedRegionEncoder(shape)
         found.load_state_dict(weights)
         found.path, found.card, found.encoder = folder, card, dict(card["encoder"])
-        found.mpp = None if card["mpp"] is None else number(card["mpp"], "mpp")
+        found.mpp = optional(card, "mpp")
         found.grid = whole(card["grid"], "grid", least=1)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (*MALFORMED, RuntimeError, MemoryError) as error:
         fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
         remedy = "copy the whole folder again, or train it again"
         raise BundleError(folder / CARD, fault, remedy) from error
     frozen: nn.Module = found.requires_grad_(requires_grad=False).eval()
     assert frozen is found
     return found
+
+
+def _shape(entries: Mapping[str, Any]) -> RegionShape:
+    """Sizes as a card has them. Raises KeyError, TypeError, ValueError."""
+    sizes: dict[str, Any] = {
+        key: number(value, key, least=0.0, most=_REAL[key])
+        if key in _REAL
+        else whole(value, key, least=1, most=_WHOLE[key])
+        for key, value in entries.items()
+    }
+    return RegionShape(**sizes)
 
 
 def _refused(what: object, fault: str) -> BundleError:

@@ -142,7 +142,7 @@ class RegionViT(nn.Module):
         self.phi = nn.Sequential(nn.Linear(shape.dim, width), nn.GELU())
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.pos = nn.Parameter(torch.zeros(1, shape.table**2 + 1, width))
-        drops = torch.linspace(0, shape.drop_path, shape.depth).tolist()
+        drops = torch.linspace(0, shape.drop_path, shape.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(width, shape.heads, shape.mlp_ratio, drop) for drop in drops
         )

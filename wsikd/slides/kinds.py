@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Literal
+
+from wsikd.core.reading import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ def zarr_attributes(folder: Path) -> dict[str, Any]:
     """
     for name in (".zattrs", "zarr.json"):
         try:
-            read = json.loads((folder / name).read_text(encoding="utf-8"))
+            read = read_json(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(read, dict):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsikd.core.errors import ConfigError
+from wsikd.core.reading import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +63,7 @@ def _pairs(item: str) -> list[tuple[str, str]]:
 def _from_file(path: Path) -> list[tuple[str, str]]:
     try:
         # The base loader keeps every scalar as text: 1 stays "1" and no stays "no".
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        content: Any = parse_yaml(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except OSError as error:
         raise ConfigError(path, f"cannot be read ({error.strerror})", _REMEDY) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from wsikd.slides.mpp import Evidence
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 
+_MOST_TILE_PX = 1 << 26
 UNKNOWN = "not a slide that OpenSlide knows, or cut short"
 OTHER_IMAGE = "OpenSlide shows another image of this file"
 FLAT = ("generic-tiff", "aperio")
@@ -82,6 +84,7 @@ class OpenSlideReader:
             self._missing = error
         dimensions = self._handle.dimensions
         levels = tuple(self._handle.level_dimensions)
+        _check_sizes(path, levels, properties)
         self._mean_downsamples = tuple(self._handle.level_downsamples)
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
@@ -286,6 +289,21 @@ def _remedy(path: Path) -> str:
     if path.suffix.lower() == ".mrxs" != path.suffix:
         return f"rename it to {printable(path.stem)}.mrxs: OpenSlide knows MRXS by lower case only"
     return "convert it to a pyramidal TIFF, copy it again, or leave it out"
+
+
+def _check_sizes(
+    path: Path, levels: Sequence[tuple[int, int]], properties: Mapping[str, str]
+) -> None:
+    """Refuse sizes that no slide has: OpenSlide takes memory for a whole tile, or aborts."""
+    for number, (width, height) in enumerate(levels):
+        tile = [properties.get(f"openslide.level[{number}].tile-{s}") for s in ("width", "height")]
+        if width > levels[0][0] or height > levels[0][1]:
+            fault = f"level {number} is larger than level 0 ({width} x {height} px)"
+            raise SlideError(printable(path.name), fault, "the file is damaged; copy it again")
+        if min(width, height) < 1 or math.prod(int(side or 0) for side in tile) > _MOST_TILE_PX:
+            size = f"{width} x {height} px in tiles of {' x '.join(side or '?' for side in tile)}"
+            fault = f"level {number} claims {size}"
+            raise SlideError(printable(path.name), fault, "the file is damaged; copy it again")
 
 
 def _bounds(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
+_MOST_TILE_PX = 1 << 24
 _START = b"\xff\xd8"
 # APP14 of Adobe with transform 0: the decoder shall not take the components for YCbCr.
 _RGB_MARK = bytes.fromhex("ffee000e41646f626500640000000000")
@@ -87,6 +88,8 @@ def _level(page: tifffile.TiffPage, number: int, *, absent_too: bool) -> TileLev
         raise TileLevelError(f"level {number} is not 8-bit RGB in one plane")
     if page.photometric not in (_RGB, _YCBCR):
         raise TileLevelError(f"level {number} has colours of kind {page.photometric}")
+    if page.tilewidth * page.tilelength > _MOST_TILE_PX:
+        raise TileLevelError(f"level {number} has tiles of {page.tilewidth} x {page.tilelength}")
     grid = (-(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength))
     counts = tuple(page.databytecounts)
     if len(counts) != grid[0] * grid[1] or len(page.dataoffsets) != len(counts):

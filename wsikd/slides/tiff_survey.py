@@ -26,6 +26,7 @@ SCAN = "scan"
 _MOST_DIRECTORIES = 2000
 _MACRO_SUBFILE = 9
 _PAGE_NAME, _ORIENTATION = 285, 274
+_LATER = (_PAGE_NAME, _ORIENTATION, 282, 283, 296)  # the last are those of the resolution
 _UPRIGHT = 1
 _OTHER_ROLES = re.compile(r"\W*(label|macro|thumbnail)\b", re.IGNORECASE)
 _LISTED = "give --series the number of a scan, as wsikd info lists them"
@@ -136,8 +137,11 @@ def check_upright(path: Path, series: TiffSeries) -> None:
 
 
 def _images(pages: tifffile.TiffPages | None) -> list[tifffile.TiffPage]:
-    found = islice(pages or (), _MOST_DIRECTORIES)
-    return [p for p in found if isinstance(p, tifffile.TiffPage) and min(_size(p)) > 0]
+    found = [p for p in islice(pages or (), _MOST_DIRECTORIES) if isinstance(p, tifffile.TiffPage)]
+    for page in found:
+        for tag in _LATER:
+            page.tags.valueof(tag)  # tifffile keeps what it read; later the file is closed
+    return [p for p in found if min(_size(p)) > 0]
 
 
 def _size(page: tifffile.TiffPage) -> tuple[int, int]:

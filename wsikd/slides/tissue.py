@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from wsikd.core.errors import AnnotationError
+from wsikd.core.errors import AnnotationError, SlideError
 from wsikd.core.tables import resolve
 from wsikd.slides.annotations import read_geojson
 from wsikd.slides.brightfield import check_pixels, glimpse
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MASK_MPP = 8.0
+_MOST_PX = 1 << 27
 _LITTLE = 0.005
 
 
@@ -131,10 +133,15 @@ def find_tissue(
     Raises:
         MissingMppError, RegionReadError: from the slide.
         NotBrightfieldError: the slide is grey, or bright on dark.
+        SlideError: it claims a size that no slide has.
         AnnotationError: the mask file cannot be used, or covers nothing of the slide.
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
     canvas = Canvas.plan(slide, mpp, rough=True)
+    if math.prod(canvas.size) > _MOST_PX:
+        width, height = canvas.size
+        fault = f"claims {width} x {height} px at {mpp:g} um/px, more than any slide has"
+        raise SlideError(slide.info.name, fault, "see its size and mpp with wsikd info")
     thumbnail = None
     if picture or (mask_file is None and method != "all"):
         thumbnail = _overview(canvas, workers)

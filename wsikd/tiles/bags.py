@@ -13,6 +13,7 @@ the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.tile
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ import h5py
 import numpy as np
 import zarr
 
-from wsikd.core.errors import DataError, OutputError
+from wsikd.core.errors import UNREADABLE, DataError, OutputError
 from wsikd.core.files import aside, check_file
 from wsikd.core.markers import BAG, GRID, FileKind
 from wsikd.core.place import Place
+from wsikd.tiles.arrays import member
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +94,10 @@ class Bag:
 
     def features(self) -> NDArray[np.float32]:
         """All embeddings, float32 of ``shape``; raises DataError where they cannot be read."""
-        found = np.asarray(_read(self.path, "features"), np.float32).reshape(self.shape)
+        found = _numbers(self.path, "features", np.float32)
+        if found.size != math.prod(self.shape):
+            raise DataError(self.path, f"has features of shape {found.shape}", REMEDY)
+        found = found.reshape(self.shape)
         if not np.isfinite(found).all():
             raise DataError(self.path, "holds NaN or infinity", REMEDY)
         return found
@@ -103,12 +108,14 @@ class Bag:
         Raises:
             DataError: there are none, or not one for each embedding.
         """
-        found = np.asarray(_read(self.path, "coords"), np.float64)
+        found = _numbers(self.path, "coords", np.float64)
         if found.ndim == 3 and len(found) == 1:
             found = found[0]
         if found.shape != (len(self), 2):
             fault = f"has coords of shape {found.shape} for {len(self)} embeddings"
             raise DataError(self.path, fault, REMEDY)
+        if not np.isfinite(found).all():
+            raise DataError(self.path, "has coords of NaN or infinity", REMEDY)
         return found
 
 
@@ -270,11 +277,17 @@ def _open_zarr(path: Path) -> Bag:
             raise DataError(path, "is no bag of embeddings", "make bags with wsikd embed")
         if not about.get("complete"):
             raise DataError(path, "was left unfinished", "run wsikd embed again")
-        shape = tuple(int(n) for n in group["features"].shape)  # type: ignore[union-attr]
-        info, seconds = _info(about), about.get("seconds")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        shape = tuple(int(n) for n in member(group, "features").shape)
+        info, seconds = _info(about), _seconds(about.get("seconds"))
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
     return replace(_checked(path, info, shape), seconds=seconds)
+
+
+def _seconds(found: Any) -> dict[str, float] | None:
+    return None if found is None else {str(k): float(v) for k, v in dict(found).items()}
 
 
 def _info(about: Mapping[str, Any]) -> BagInfo:
@@ -282,14 +295,31 @@ def _info(about: Mapping[str, Any]) -> BagInfo:
     return BagInfo(
         slide=str(about["slide"]),
         encoder=dict(about.get("encoder") or {}),
-        mpp=about.get("mpp"),
-        patch_px=about.get("patch_px"),
-        field_px=None if size is None else (float(size[0]), float(size[1])),
-        patient=about.get("patient"),
-        split=about.get("split"),
-        label=about.get("label"),
-        source=about.get("source"),
+        mpp=_positive(about.get("mpp")),
+        patch_px=None if (side := _positive(about.get("patch_px"))) is None else round(side),
+        field_px=None if size is None else (_least(size[0]), _least(size[1])),
+        **{key: _text(about.get(key)) for key in ("patient", "split", "label", "source")},
     )
+
+
+def _positive(value: Any) -> float | None:
+    """A positive number of an ordinary size, or None; raises TypeError, ValueError."""
+    if value is None or (isinstance(value, int | float) and 1e-6 < value < 2**40):
+        return None if value is None else float(value)
+    raise ValueError(f"{value!r} is no size")
+
+
+def _least(value: Any) -> float:
+    found = _positive(value)
+    if found is None:
+        raise ValueError("a size is missing")
+    return found
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{value!r} is no name")
 
 
 def _open_h5(path: Path) -> Bag:
@@ -309,11 +339,13 @@ def _open_h5(path: Path) -> Bag:
             info = BagInfo(
                 slide=path.stem,
                 encoder={} if encoder is None else {"id": str(encoder)},
-                mpp=None if not magnification else 10 / float(magnification),
+                mpp=None if not magnification else _positive(10 / float(magnification)),
                 patch_px=None if "patch_size" not in about else int(about["patch_size"]),
-                field_px=None if side is None else (float(side), float(side)),
+                field_px=None if side is None else (_least(float(side)), _least(float(side))),
             )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
     if len(shape) == 3 and shape[0] == 1:  # as some versions of TRIDENT keep them
         shape = shape[1:]
@@ -326,17 +358,26 @@ def _checked(path: Path, info: BagInfo, shape: tuple[int, ...]) -> Bag:
     return Bag(path, info, shape)
 
 
+def _numbers(path: Path, name: str, dtype: type) -> NDArray[Any]:
+    found = np.asarray(_read(path, name))
+    if found.dtype.kind not in "iuf":
+        raise DataError(path, f"has {name} of {found.dtype}, not numbers", REMEDY)
+    with np.errstate(all="ignore"):
+        return np.asarray(found, dtype)
+
+
 def _read(path: Path, name: str) -> Any:
     try:
         if path.suffix.lower() in H5_SUFFIXES:
             with h5py.File(path, "r") as file:
                 return file[name][...]
-        array = zarr.open_group(path, mode="r")[name]
-        assert isinstance(array, zarr.Array)
+        array = member(zarr.open_group(path, mode="r"), name)
         if array.nchunks_initialized < array.nchunks and array.size:
             raise DataError(path, f"has lost chunks of its {name}", REMEDY)
         return array[...]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
 
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from wsikd.core.errors import DataError
+from wsikd.core.errors import MALFORMED, UNREADABLE, DataError
+from wsikd.core.reading import read_json
+from wsikd.tiles.arrays import member
 from wsikd.tiles.bags import H5_SUFFIXES, REMEDY, find_bags, open_bag
 
 if TYPE_CHECKING:
@@ -259,8 +261,7 @@ class _Rows:
         """Copy a row; raises DataError."""
         try:
             if self.chunk is None:
-                array = zarr.open_group(self.path, mode="r")["features"]
-                assert isinstance(array, zarr.Array)
+                array = member(zarr.open_group(self.path, mode="r"), "features")
                 if array.nchunks_initialized < array.nchunks:
                     raise DataError(self.path, "has lost chunks of its features", REMEDY)
                 out[...] = array[row]
@@ -270,7 +271,9 @@ class _Rows:
             out[...] = self.maps.get(file, dtype, (rows, *self.shape[1:]))[row % rows]
         except FileNotFoundError as error:
             raise DataError(self.path, "has lost chunks of its features", REMEDY) from error
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except DataError:
+            raise
+        except UNREADABLE as error:
             fault = f"cannot be read ({type(error).__name__}: {error})"
             raise DataError(self.path, fault, REMEDY) from error
 
@@ -278,7 +281,7 @@ class _Rows:
 def _plain_chunks(bag: Bag) -> tuple[np.dtype[Any], int] | None:
     """Number type, and rows in a chunk, of features that can be mapped; None if they cannot."""
     try:
-        about = json.loads((bag.path / "features" / "zarr.json").read_text(encoding="utf-8"))
+        about = read_json(bag.path / "features" / "zarr.json")
         codec = about["codecs"][0]
         chunk = about["chunk_grid"]["configuration"]["chunk_shape"]
         plain = (
@@ -292,5 +295,5 @@ def _plain_chunks(bag: Bag) -> tuple[np.dtype[Any], int] | None:
             and not about.get("storage_transformers")
         )
         return (np.dtype(about["data_type"]).newbyteorder("<"), int(chunk[0])) if plain else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, *MALFORMED):
         return None

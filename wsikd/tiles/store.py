@@ -23,7 +23,14 @@ import numpy as np
 import zarr
 
 import wsikd.tiles.codecs  # noqa: F401 - makes zarr know wsikd.jpeg, installed or not
-from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
+from wsikd.core.errors import (
+    UNREADABLE,
+    IncompleteStoreError,
+    StoreError,
+    StoreNotFoundError,
+)
+from wsikd.core.reading import read_json
+from wsikd.tiles.arrays import check_places, check_record, check_rgb, member, read_column, reading
 from wsikd.tiles.patch_table import PatchTable as PatchTable
 from wsikd.tiles.shards import RawShards
 from wsikd.tiles.whole import REMEDY, WHOLE, check_pixels, check_table
@@ -72,6 +79,7 @@ class TileStore:
 
     def __init__(self, path: Path, group: zarr.Group, meta: dict[str, Any]) -> None:
         """Use :meth:`open`."""
+        check_record(meta)
         self.path, self._group, self._meta = path, group, meta
         settings = meta["settings"]
         self.mpps: tuple[float, ...] = tuple(settings["mpps"])
@@ -81,14 +89,18 @@ class TileStore:
         self.split: str | None = meta["split"]
         self.digest: str = meta["digest"]
         self._shards: dict[str, RawShards] = {}
-        self._arrays = [_array(group, str(i)) for i in range(len(self.mpps))]
+        self._arrays = [member(group, str(i)) for i in range(len(self.mpps))]
+        for array in self._arrays:
+            check_rgb(array)
         table = group["patches"]
-        assert isinstance(table, zarr.Group)
-        columns = {name: _array(table, name) for name in _COLUMNS}
+        if not isinstance(table, zarr.Group):
+            raise KeyError("patches")
+        columns = {name: member(table, name) for name in _COLUMNS}
         self.patches = _read_table(columns)
         zeros_written = bool(dict(table.attrs).get(WHOLE))
         check_table(path, columns, self.patches, meta, zeros_written=zeros_written)
         sizes = [(self.patch_px(mpp), self._stride_px(mpp)) for mpp in self.mpps]
+        check_places(self.patches, len(self.classes), self._arrays, sizes)
         check_pixels(path, self._arrays, self.mpps, sizes, self.patches)
 
     @classmethod
@@ -105,7 +117,7 @@ class TileStore:
         zarr_format = _zarr_format(path)
         if zarr_format is None:
             raise StoreNotFoundError(path, "no tile store here", "make one with wsikd tile")
-        try:
+        with reading(path):
             group = zarr.open_group(path, mode="r", zarr_format=zarr_format)
             meta = dict(group.attrs).get("wsikd")
             if not isinstance(meta, dict) or "settings" not in meta:
@@ -115,10 +127,6 @@ class TileStore:
             if not meta.get("complete"):
                 raise IncompleteStoreError(path, "left unfinished", "run wsikd tile again")
             return cls(path, group, meta)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(path, f"damaged ({type(error).__name__}: {error})", REMEDY) from error
 
     def patch_px(self, mpp: float) -> int:
         """Side of a patch at a resolution of the store."""
@@ -151,6 +159,10 @@ class TileStore:
         Raises:
             StoreError: there is no such resolution, or the pixels are damaged.
         """
+        with reading(self.path):
+            return self._read_patch(index, mpp)
+
+    def _read_patch(self, index: int, mpp: float) -> NDArray[np.uint8]:
         side, stride = self.patch_px(mpp), self._stride_px(mpp)
         top = int(self.patches.row[index]) * stride
         left = int(self.patches.column[index]) * stride
@@ -161,9 +173,11 @@ class TileStore:
             return out
         try:
             block = np.asarray(array[:, top : top + side, left : left + side], np.uint8)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # each codec has its own
+        except UNREADABLE as error:  # each codec has its own
             fault = f"the pixels of patch {index} cannot be decoded ({error})"
             raise StoreError(self.path, fault, REMEDY) from error
+        if block.shape[1:] != (side, side):
+            raise ValueError("a patch reaches beyond the image")
         return np.ascontiguousarray(block.transpose(1, 2, 0))
 
     def _raw(self, array: zarr.Array[Any]) -> RawShards | None:
@@ -204,9 +218,9 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     """Attributes ``wsikd`` of a store, finished or not; None where there are none to read."""
     try:
         if _zarr_format(path) == 2:
-            attributes = json.loads((path / ".zattrs").read_text())
+            attributes = read_json(path / ".zattrs")
         else:
-            attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+            attributes = read_json(path / "zarr.json")["attributes"]
         meta = attributes["wsikd"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -230,15 +244,11 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    member = group[name]
-    if not isinstance(member, zarr.Array):
-        raise KeyError(name)
-    return member
-
-
 def _read_table(columns: Mapping[str, zarr.Array[Any]]) -> PatchTable:
     read: dict[str, Any] = {
-        name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()
+        name: read_column(columns[name], dtype, width=2 if name == "coords" else None)
+        for name, dtype in _COLUMNS.items()
     }
-    return PatchTable(read.pop("coords").reshape(-1, 2), **read)
+    if len({len(column) for column in read.values()}) > 1:
+        raise ValueError("the columns of 'patches' differ in length")
+    return PatchTable(read.pop("coords"), **read)

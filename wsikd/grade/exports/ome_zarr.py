@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.errors import StoreNotFoundError
+from wsikd.core.errors import UNREADABLE, StoreNotFoundError
 from wsikd.core.markers import GRADES
 from wsikd.core.place import Place
 from wsikd.grade.colours import class_colour
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide, SlideInfo
 
 _CHUNK = 1024
+_MOST = 1 << 27
 _WHO = "labels/said_by/0"
 
 
@@ -76,25 +78,49 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
     try:
         group = zarr.open_group(path, mode="r")
         placement: Any = group.attrs["wsikd"]
-        probability = np.asarray(group["0"], np.float32)
-        tissue = np.asarray(group["tissue"], np.float32)
+        probability, tissue = _read(group, "0"), _read(group, "tissue")
         again = np.asarray(group[_WHO]) == 2 if _WHO in group else None
         if not placement["complete"]:
             raise KeyError("complete")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreNotFoundError(path, "no whole grade map", "run wsikd infer again") from error
-    return GradeMap(
-        probability_khw=probability,
-        valid_hw=np.asarray(~np.isnan(probability).any(0), np.bool_),
-        tissue_hw=tissue,
-        mpp=float(placement["mpp"]),
-        origin_xy=(placement["origin_xy"][0], placement["origin_xy"][1]),
-        cell_px=(placement["cell_px"][0], placement["cell_px"][1]),
-        classes=tuple(placement["classes"]),
-        slide=slide,
-        temperature=placement.get("temperature"),
-        escalated_hw=again,
-    )
+        classes = tuple(map(str, placement["classes"]))
+        if probability.shape != (len(classes), *tissue.shape) or tissue.ndim != 2:
+            raise ValueError(f"{probability.shape} for {len(classes)} classes")
+        mpp, *cell_px = _sizes(placement["mpp"], *placement["cell_px"])
+        x, y = (float(v) for v in placement["origin_xy"])
+        return GradeMap(
+            probability_khw=probability,
+            valid_hw=np.asarray(~np.isnan(probability).any(0), np.bool_),
+            tissue_hw=tissue,
+            mpp=mpp,
+            origin_xy=(x, y),
+            cell_px=(cell_px[0], cell_px[1]),
+            classes=classes,
+            slide=slide,
+            temperature=placement.get("temperature"),
+            escalated_hw=again,
+        )
+    except UNREADABLE as error:
+        raise _no_map(path) from error
+
+
+def _sizes(*values: Any) -> list[float]:
+    """Positive numbers of an ordinary size; raises TypeError, ValueError."""
+    found = [float(v) for v in values]
+    if not all(1e-6 < v < 2**40 for v in found):
+        raise ValueError(f"sizes {found}")
+    return found
+
+
+def _read(group: zarr.Group, name: str) -> NDArray[np.float32]:
+    """Numbers of a map; raises ValueError where more are claimed than any map has."""
+    array: Any = group[name]
+    if math.prod(array.shape) > _MOST or array.dtype.kind != "f":
+        raise ValueError(f"claims {array.shape} numbers")
+    return np.asarray(array[...], np.float32)
+
+
+def _no_map(path: Path) -> StoreNotFoundError:
+    return StoreNotFoundError(path, "no whole grade map", "run wsikd infer again")
 
 
 def read_alone(path: Path) -> GradeMap:
@@ -109,14 +135,14 @@ def read_alone(path: Path) -> GradeMap:
 
     try:
         kept: Any = zarr.open_group(path, mode="r").attrs["wsikd"]
-        slide = kept["slide"]
-        width, height = slide["dimensions"]
-        x, y, box_width, box_height = slide["bounds"]
-        mpp_x, mpp_y = slide["mpp"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreNotFoundError(path, "no whole grade map", "run wsikd infer again") from error
+        slide = {"name": "slide", **kept["slide"]}
+        width, height = (int(v) for v in _sizes(*slide["dimensions"]))
+        x, y, box_width, box_height = (int(v) for v in slide["bounds"])
+        mpp_x, mpp_y, _, _ = _sizes(*slide["mpp"], box_width, box_height)
+    except UNREADABLE as error:
+        raise _no_map(path) from error
     info = SlideInfo(
-        name=slide["name"], file=slide["name"], fingerprint="", vendor="", reader="",
+        name=str(slide["name"]), file=str(slide["name"]), fingerprint="", vendor="", reader="",
         dimensions=(width, height), level_dimensions=((width, height),),
         level_downsamples=((1.0, 1.0),), mpp=Mpp(mpp_x, mpp_y, "grade map"), objective_power=None,
         bounds=(x, y, box_width, box_height), background=(255, 255, 255),

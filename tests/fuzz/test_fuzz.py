@@ -1,0 +1,79 @@
+"""Whatever a file holds, it is read, or refused in one line.
+
+``python -m tests.fuzz NAME:INDEX`` runs one mutant again; ``--keep FOLDER`` keeps its bytes.
+"""
+
+import os
+
+import pytest
+
+from tests.fuzz.runner import Field
+from tests.fuzz.slide_targets import REAL
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.victim import Victim
+
+MANY, FEW = 500, 50
+LATER = ("geojson", "manifest", "tiff_tiles", "tiff_strips", "ome_tiff", "jp2", "ome_zarr")
+GENERATED = [n for n in TARGETS if n not in {target.name for target in REAL} and n not in LATER]
+
+
+@pytest.fixture(scope="module")
+def victim():
+    own = Victim()
+    yield own
+    own.close()
+
+
+def check(name, count, victim, folder):
+    field = Field(TARGETS[name], folder / "f")
+    victim.read(field.target.use, field.folder)  # what is imported does not count
+    assert victim.read(field.target.use, field.folder) is None, "the sound file is refused"
+    faults = [f"{name}:{i} {file}: {what}" for i, file, what in field.faults(victim, range(count))]
+    assert not faults, "\n".join(faults[:10])
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_tenth_of_the_mutants(name, victim, tmp_path):
+    check(name, FEW, victim, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATED)
+def test_all_mutants(name, victim, tmp_path):
+    check(name, MANY, victim, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [target.name for target in REAL])
+def test_mutants_of_real_files(name, victim, tmp_path, real_slides):
+    assert real_slides
+    check(name, MANY, victim, tmp_path)
+
+
+def test_a_fault_is_seen(victim, tmp_path):
+    """What the oracle must notice, as a function that a file might call."""
+    for number, expected in enumerate(
+        ("None", "RAISES", "DIES", "NOISE", "RAISES MemoryError", "UNFORESEEN", "UNPRINTABLE")
+    ):
+        (tmp_path / "n").write_text(str(number))
+        assert str(victim.read(misbehave, tmp_path)).startswith(expected)
+
+
+def misbehave(folder):
+    from wsikd.core.errors import SlideError
+
+    number = int((folder / "n").read_text())
+    if number == 1:
+        raise KeyError("x")
+    if number == 2:
+        os.abort()
+    if number == 3:
+        os.write(2, b"libtiff: warning")
+    if number == 4:
+        bytearray(2 << 30)
+    if number == 5:
+        raise SlideError("s", "unforeseen KeyError", "report it")
+    if number == 6:
+        error = SlideError("s", "fault", "remedy")
+        error.remedy = "two\nlines"
+        raise error

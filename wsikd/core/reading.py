@@ -1,0 +1,112 @@
+"""JSON, YAML and CSV from outside: whatever is wrong with a file raises one kind of error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from wsikd.core.errors import MALFORMED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONGEST_CELL = 100_000
+"""Characters; what is longer is a lost quotation mark."""
+_MOST_NODES = 1_000_000
+
+
+def read_json(file: Path, *, finite: bool = False) -> Any:
+    """Read a JSON file in UTF-8.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as :func:`parse_json`.
+    """
+    return parse_json(file.read_text(encoding="utf-8"), finite=finite)
+
+
+def parse_json(text: str, *, finite: bool = False) -> Any:
+    """Read JSON.
+
+    Args:
+        text: one value.
+        finite: refuse NaN and Infinity, which Python writes and JSON does not have.
+
+    Raises:
+        ValueError: it is no JSON, nested too deep, or holds half of a character.
+    """
+    try:
+        found = json.loads(text, parse_constant=_no_constant if finite else None)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate fits into no file
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader] | None = None) -> Any:
+    """Read YAML.
+
+    Args:
+        text: one document.
+        loader: ``yaml.BaseLoader`` keeps every scalar as text.
+
+    Raises:
+        yaml.YAMLError: it is none, a value is impossible, it is nested too deep, or its aliases
+            stand for more than a million values.
+    """
+    try:
+        found = yaml.load(text, Loader=loader or yaml.SafeLoader)
+        _count(found)
+    except MALFORMED as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+    return found
+
+
+def parse_csv(text: str, delimiter: str = ",") -> csv.DictReader[str]:
+    """A reader of CSV with a header line, whose cells may hold line breaks.
+
+    Raises:
+        ValueError: it is no CSV, as a NUL in it or a cell without an end shows.
+    """
+    _check_csv(text, delimiter)
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+
+
+def _check_csv(text: str, delimiter: str) -> None:
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            if max(map(len, row), default=0) > LONGEST_CELL:
+                raise ValueError(f"a cell of more than {LONGEST_CELL} characters")
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _count(value: Any) -> None:
+    """Raise ValueError where a value has too many parts, those that come again counted again."""
+    sizes: dict[int, int] = {}
+
+    def size(part: Any, above: tuple[int, ...]) -> int:
+        if not isinstance(part, dict | list | tuple | set):
+            return 1
+        key = id(part)
+        if key in above:
+            raise ValueError("an alias within what it stands for")
+        if key not in sizes:
+            inner = part.values() if isinstance(part, dict) else part
+            sizes[key] = 1 + sum(size(one, (*above, key)) for one in inner)
+            if sizes[key] > _MOST_NODES:
+                raise ValueError("its aliases stand for too much")
+        return sizes[key]
+
+    size(value, ())
