@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from wsikd.core.run import RunDir
@@ -19,6 +20,7 @@ from wsikd.learn.methods.base import Batch
 from wsikd.learn.methods.mil import Mil
 from wsikd.learn.metrics import intervals, measure, softmax
 from wsikd.learn.operating import choose_threshold, with_intervals
+from wsikd.learn.parts import checked, never_predicted, told_missing, told_slides
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -101,6 +102,7 @@ class BagResult:
         best_epoch: epoch it was taken from, counted from 1.
         metrics: of the network on the validation bags, with intervals.
         threshold: on the last class's probability; None with more than two classes.
+        missing: classes that it never predicts on validation.
     """
 
     path: Path
@@ -108,6 +110,7 @@ class BagResult:
     best_epoch: int
     metrics: dict[str, Any]
     threshold: float | None
+    missing: tuple[str, ...]
 
     def told(self) -> str:
         """What it came to, in a line."""
@@ -115,7 +118,8 @@ class BagResult:
         point = "" if self.threshold is None else f" at {self.threshold:.3g}"
         return (
             f"{self.bundle}: on validation {', '.join(parts)}{point} "
-            f"(epoch {self.best_epoch}, {self.metrics['bags']} bags)"
+            f"(epoch {self.best_epoch}, {told_slides(self.metrics['bags'])})"
+            + told_missing(self.missing)
         )
 
 
@@ -158,7 +162,7 @@ def train_bags(
     run, team = RunDir(out), Team(config, device)
     with deterministic(wanted=config.optim.deterministic), team:
         resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        bags = bags or load_bags(config.data, config.split)
+        bags = checked(bags or load_bags(config.data, config.split))
         seed_weights(seed)
         network = build_mil(
             config.network.arch, bags.dim, len(bags.classes), **config.network.options()
@@ -193,7 +197,11 @@ def _finish(trainer: BagTrainer, bags: BagSet, config: MilConfig) -> BagResult:
                       "best_epoch": trainer.best.epoch},
         )  # fmt: skip
         trainer.run.append_metrics({"event": "final", "val": metrics, "threshold": threshold})
-    return BagResult(trainer.run.path, bundle, trainer.best.epoch, metrics, threshold)
+    predicted = probability.argmax(1)
+    if threshold is not None:
+        predicted = (probability[:, 1] >= threshold).astype(np.int64)
+    missing = never_predicted(predicted, bags.classes)
+    return BagResult(trainer.run.path, bundle, trainer.best.epoch, metrics, threshold, missing)
 
 
 def operating_point(

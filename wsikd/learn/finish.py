@@ -13,6 +13,7 @@ from wsikd.core.escalation import doubt, trade_off
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
 from wsikd.learn.metrics import softmax
+from wsikd.learn.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.prepare import init_stream
 from wsikd.learn.seen import record_seen
 from wsikd.models.bundle import save_bundle
@@ -46,6 +47,8 @@ class RunResult:
         metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
         colour_kappa: kappa of mean colour alone on the same patches.
         min_area_mm2: area a pattern must cover to count on a slide.
+        val_slides: slides that the validation patches lie on.
+        missing: classes that the bundle never predicts on them.
     """
 
     path: Path
@@ -54,6 +57,8 @@ class RunResult:
     metrics: Mapping[str, Any]
     colour_kappa: float | None
     min_area_mm2: float
+    val_slides: int
+    missing: tuple[str, ...]
 
     def told(self) -> str:
         """What it came to, in a line."""
@@ -62,7 +67,8 @@ class RunResult:
         return (
             f"{self.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
             f", balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
-            f" {self.metrics['patches']} patches); mean colour alone reaches kappa {colour}"
+            f" {self.metrics['patches']} patches of {told_slides(self.val_slides)})"
+            f"{told_missing(self.missing)}; mean colour alone reaches kappa {colour}"
         )
 
 
@@ -107,6 +113,8 @@ def _write(
     _compare_colour(metrics["kappa"], colour)
     final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
     final["temperature"] = temperature
+    missing = never_predicted(predicted, patches.classes)
+    final |= {"val_slides": least.slides, "never_predicted": list(missing)}
     run.append_metrics({"event": "final", **final, "min_area_mm2": least.mm2})
     student = trainer.method.student.to("cpu")
     bundle = save_bundle(
@@ -130,7 +138,8 @@ def _write(
         },
         appearance=training_appearance(trainer).as_card(),
     )  # fmt: skip
-    return RunResult(run.path, bundle, best.epoch, metrics, colour, least.mm2)
+    found = (metrics, colour, least.mm2, least.slides, missing)
+    return RunResult(run.path, bundle, best.epoch, *found)
 
 
 def training_appearance(trainer: Trainer, most: int = LOOKED_AT) -> Appearance:

@@ -26,6 +26,7 @@ from wsikd.learn.epochs import run_epochs
 from wsikd.learn.finish import RunResult, finish
 from wsikd.learn.loggers import EpochLog, check_loggers, log_to, told_scores, write_csv
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.parts import checked
 from wsikd.learn.prepare import (
     build_method,
     build_student,
@@ -351,7 +352,7 @@ def distill(
         teacher = open_teacher(config)
         if resumed:
             check_teacher(run, teacher)
-        patches = patches or load_patches(config.data, config.split)
+        patches = checked(patches or load_patches(config.data, config.split))
         if teacher is not None:
             check_unseen(
                 teacher,

@@ -17,6 +17,7 @@ from wsikd.learn.embed_data import load_pairs
 from wsikd.learn.epochs import run_epochs
 from wsikd.learn.loggers import check_loggers, log_to
 from wsikd.learn.methods.ts2g import Ts2g, embedding_terms
+from wsikd.learn.parts import check_parts, told_slides
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
@@ -51,19 +52,23 @@ class EmbedResult:
         best_epoch: epoch it was taken from, counted from 1.
         metrics: on the validation patches: ``cosine`` similarity to the teacher's embeddings, and
             ``r2``, the share of their variance that is explained.
+        patches: of validation, and the slides that they lie on.
     """
 
     path: Path
     bundle: Path
     best_epoch: int
     metrics: dict[str, Any]
+    patches: int
+    slides: int
 
     def told(self) -> str:
         """What it came to, in a line."""
         cosine, r2 = self.metrics["cosine"], self.metrics["r2"]
         return (
             f"{self.bundle}: on validation cosine {cosine:.3f} to the teacher's embeddings, "
-            f"{r2:.1%} of their variance explained (epoch {self.best_epoch})"
+            f"{r2:.1%} of their variance explained (epoch {self.best_epoch}, "
+            f"{self.patches} patches of {told_slides(self.slides)})"
         )
 
 
@@ -123,6 +128,7 @@ def train_embedder(
     with deterministic(wanted=config.optim.deterministic), team:
         resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
         patches, targets, bags = load_pairs(config.data, config.split)
+        check_parts(patches.split, patches.slide)
         trunk = open_trunk(config.trunk)
         seed_weights(seed)
         student = _student(config, trunk, patches, targets, bags)
@@ -245,4 +251,5 @@ def _finish(trainer: EmbedTrainer, config: Ts2gConfig, bags: Sequence[Bag]) -> E
                       "best_epoch": trainer.best.epoch},
         )  # fmt: skip
         trainer.run.append_metrics({"event": "final", "val": metrics})
-    return EmbedResult(trainer.run.path, bundle, trainer.best.epoch, metrics)
+    slides = len({trainer.patches.slide[i] for i in val})
+    return EmbedResult(trainer.run.path, bundle, trainer.best.epoch, metrics, len(val), slides)
