@@ -143,3 +143,15 @@ def test_where_no_tile_is_stored(tmp_path):
     assert absent.covers(0, -50, -50, 10, 10)
     assert not absent.covers(0, 511, 255, 1, 1)
     assert not absent.covers(1, 0, 0, 9, 9)
+
+
+def test_a_jp2_that_claims_what_its_bytes_cannot_hold(tmp_path):
+    def box(name, body):
+        return (8 + len(body)).to_bytes(4, "big") + name + body
+
+    head = np.array([60000, 60000], ">u4").tobytes() + bytes([0, 3, 7, 7, 0, 0])
+    start = b"\0\0\0\x0cjP  \r\n\x87\n"
+    path = tmp_path / "a.jp2"
+    path.write_bytes(start + box(b"jp2h", box(b"ihdr", head)) + bytes(900_000))
+    with pytest.raises(SlideError, match=r"claims 60000 x 60000 px|cut short"):
+        open_slide(path, slide_mpp=0.5)

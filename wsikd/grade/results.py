@@ -156,6 +156,7 @@ def infer_slide(
                 "made_with": made_with,
                 "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
                 "mpp_source": slide.mpp.source,
+                "series": slide.info.series,
                 "engine": _engine(predictor),
                 "escalation": _rule(predictor),
                 "read": _read_how(predictor, slide),

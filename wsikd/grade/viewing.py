@@ -213,7 +213,9 @@ class Viewing:
         mpp = next(iter(m if isinstance(m := made_with.get("slide_mpp"), list) else ()), None)
         if entry.mpp is None and isinstance(mpp, int | float):
             entry = replace(entry, mpp=float(mpp), mpp_source=FILLS_GAPS)
-        slide = open_entry(entry)
+        series = record.get("series")
+        series = series if isinstance(series, int) else None
+        slide = open_entry(replace(entry, series=series))
         plane = self._map(number)[1]
         same = made_with.get("slide") in (None, slide.info.fingerprint)
         if not same or Plane.over(slide.info.bounds, (slide.mpp.x, slide.mpp.y)) != plane:

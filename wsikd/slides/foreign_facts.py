@@ -21,7 +21,7 @@ from wsikd.slides.mpp import Evidence, jp2_claim, ngff_claim
 from wsikd.slides.mpp_text import description_mpp, description_power
 from wsikd.slides.stated import doubt_of_planes, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
-from wsikd.slides.tiff_survey import check_upright, checked, survey
+from wsikd.slides.tiff_survey import check_colours, check_upright, checked, survey
 from wsikd.slides.tiff_tables import check_tables
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _DAMAGED = "the file is damaged; copy it again"
 _MAX_XML = 1 << 24
+_MOST_PX_PER_BYTE = 2000
+"""Of JPEG 2000: blank glass takes a tenth of that."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def _tiff(path: Path, number: int | None) -> Facts:
         raise SlideError(printable(path.name), "holds no image", _DAMAGED)
     series = found.choose(number)
     check_upright(path, series)
+    check_colours(path, series)
     _check_whole(path, found, series)
     page = series.head
     _check_decodable(path, page)
@@ -129,6 +132,9 @@ def _jp2(path: Path) -> Facts:
             vendor = "omnyx" if "omnyx" in description.lower() else vendor
     if size is None:
         raise SlideError(printable(path.name), "a JP2 file without image header", _DAMAGED)
+    if size[0] * size[1] > _MOST_PX_PER_BYTE * path.stat().st_size:
+        fault = f"claims {size[0]} x {size[1]} px, which so few bytes cannot hold"
+        raise SlideError(printable(path.name), fault, _DAMAGED)
     found = [description_mpp(description), jp2_claim(x, y)]
     return Facts(vendor, Evidence.of(found, description_power(description)), icc)
 

@@ -16,7 +16,7 @@ from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
-from wsikd.slides.tiff_survey import check_upright, checked, survey
+from wsikd.slides.tiff_survey import check_colours, check_upright, checked, survey
 from wsikd.slides.tiff_tables import AbsentTiles, check_tables
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class OpenSlideReader:
             fault = f"{OTHER_IMAGE} ({width} x {height} px) than series {wanted.number}"
             raise SlideError(printable(self.path.name), fault, "open it with --reader auto")
         check_upright(self.path, wanted)
+        check_colours(self.path, wanted)
         check_tables(self.path, self.survey.file_bytes, wanted.levels, filled=vendor == "aperio")
         return wanted
 

@@ -28,6 +28,9 @@ _MACRO_SUBFILE = 9
 _PAGE_NAME, _ORIENTATION = 285, 274
 _LATER = (_PAGE_NAME, _ORIENTATION, 282, 283, 296)  # the last are those of the resolution
 _UPRIGHT = 1
+_YCBCR, _LAB = 6, (8, 9, 10)
+_KNOW_YCBCR = (6, 7, 33003, 33004, 33005, 34712, 50001)
+_ALPHA = {1, 2}
 _OTHER_ROLES = re.compile(r"\W*(label|macro|thumbnail)\b", re.IGNORECASE)
 _LISTED = "give --series the number of a scan, as wsikd info lists them"
 _DAMAGED = "the file is damaged; copy it again"
@@ -134,6 +137,24 @@ def check_upright(path: Path, series: TiffSeries) -> None:
             fault = f"stored turned or mirrored (TIFF Orientation {value}, not 1)"
             remedy = "rewrite it upright, e.g. vips autorot, and draw annotations on that"
             raise SlideError(printable(path.name), fault, remedy)
+
+
+def check_colours(path: Path, series: TiffSeries) -> None:
+    """Refuse samples that decoders take for other colours; raises SlideError.
+
+    What is YCbCr outside of JPEG is converted by some and not by others, and so is CIELab. A fourth
+    sample counts as transparency only where the file says so.
+    """
+    for page in series.levels:
+        fault = ""
+        if page.photometric == _YCBCR and page.compression not in _KNOW_YCBCR:
+            fault = "stored as YCbCr that is not JPEG"
+        elif page.photometric in _LAB:
+            fault = "stored in CIELab colours"
+        elif page.samplesperpixel == 4 and not set(page.extrasamples) & _ALPHA:
+            fault = "has a fourth sample per pixel that is not marked as transparency"
+        if fault:
+            raise SlideError(printable(path.name), fault, "convert it to a pyramidal RGB TIFF")
 
 
 def _images(pages: tifffile.TiffPages | None) -> list[tifffile.TiffPage]:
