@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _DAMAGED = "the file is damaged; copy it again"
 _MAX_XML = 1 << 24
+_APERIO_YCBCR = 33003
 _MOST_PX_PER_BYTE = 2000
 """Of JPEG 2000: blank glass takes a tenth of that."""
 
@@ -97,6 +98,9 @@ def _tiff(path: Path, number: int | None) -> Facts:
 
 
 def _check_decodable(path: Path, page: tifffile.TiffPage) -> None:
+    if page.compression == _APERIO_YCBCR:
+        fault = "JPEG 2000 in YCbCr (33003), whose colours OpenSlide alone converts"
+        raise SlideError(printable(path.name), fault, "open it with --reader openslide")
     if page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise SlideError(
             printable(path.name),
