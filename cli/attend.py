@@ -72,7 +72,8 @@ def attend(
     from wsikd.learn.bag_evaluate import BagReader
     from wsikd.models.bag_bundle import load_bag_network
     from wsikd.slides.manifest import find_slides, open_entry
-    from wsikd.tiles.bags import find_bags, open_bag
+    from wsikd.slides.once import settle_names
+    from wsikd.tiles.bags import bags_made, find_bags, open_bag
 
     bundle = load_bag_network(run)
     reads = BagReader(bundle)
@@ -80,14 +81,17 @@ def attend(
     entries = find_slides(
         inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
     )
+    for folder in dict.fromkeys(path.parent for path in found.values()):
+        entries = settle_names(entries, bags_made(folder))
     if threads is not None:
         torch.set_num_threads(threads)
     asked = [name.strip() for name in formats.split(",")]
 
     def work(entry: SlideEntry) -> str:
-        if entry.name not in found:
+        path = found.get(entry.name)
+        if path is None:
             raise DataError(entry.name, "has no bag", "make it with wsikd embed")
-        bag = open_bag(found[entry.name])
+        bag = open_bag(path)
         if bag.dim != bundle.dim:
             fault = f"has embeddings of {bag.dim} numbers, the network takes {bundle.dim}"
             raise DataError(bag.path, fault, "give bags of the encoder that it was trained on")

@@ -142,8 +142,9 @@ def embed(
     from wsikd.models.folder import kind_of
     from wsikd.models.region_bundle import KIND
     from wsikd.slides.manifest import find_slides
+    from wsikd.slides.once import settle_names
     from wsikd.slides.sidecar import tissue_method
-    from wsikd.tiles.bags import open_bag, write_h5
+    from wsikd.tiles.bags import bags_made, open_bag, write_h5
     from wsikd.tiles.store import TileStore
 
     if kind_of(Path(encoder_name)) == KIND:
@@ -170,9 +171,12 @@ def embed(
     stores = _stores(inputs)
     if stores and region_px is not None:
         raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
-    entries = stores or find_slides(
-        inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
-    )
+    entries = stores
+    if not stores:
+        found = find_slides(
+            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+        )
+        entries = settle_names(found, bags_made(output))
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
 

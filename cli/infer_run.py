@@ -54,13 +54,14 @@ def grade_slides(
     out: Path,
 ) -> None:
     """Load the networks, find the slides, grade them, tell of each; exits as ``Batch.finish``."""
-    from wsikd.grade.results import check_summary, keep_card, write_summary
+    from wsikd.grade.results import check_summary, keep_card, results_made, write_summary
+    from wsikd.slides.once import settle_names
 
     batch = Batch(out)
     counts = {"graded": 0, "already there": 0}
     with _runner(how) as run:
         loaded = _load(run, grading)
-        entries = find(batch)
+        entries = settle_names(find(batch), results_made(out))
         out.mkdir(parents=True, exist_ok=True)
         check_summary(out)
         keep_card(out, loaded.student)

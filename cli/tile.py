@@ -102,14 +102,15 @@ def tile(
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
     from wsikd.slides.label_map import parse_label_map
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.manifest import discover_slides
     from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.slides.once import settle_names
     from wsikd.slides.sidecar import no_mask, own_masks
     from wsikd.slides.tissue import default_areas
     from wsikd.tiles.blocks import check_route
     from wsikd.tiles.codecs import check_codec
     from wsikd.tiles.grid import patch_sizes
-    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key
+    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key, stores_made
     from wsikd.tiles.store import StoreSettings
     from wsikd.tiles.work import TileJob
 
@@ -124,7 +125,7 @@ def tile(
     patch_sizes(finest_first, patch_size, stride or patch_size)
     renamed = parse_label_map(label_map)
     how = running(jobs, threads, stall, scheduler, workers)
-    entries = find_slides(
+    found = discover_slides(
         inputs,
         slide_mpp=slide_mpp,
         annotations=annotations,
@@ -132,7 +133,7 @@ def tile(
         series=series,
         accept_grey=accept_grey,
     )
-    method, entries, unmasked = own_masks(tissue, entries)
+    method, entries, unmasked = own_masks(tissue, settle_names(found.entries, stores_made(output)))
     labels = plan_labels(
         entries,
         renamed,
@@ -171,5 +172,8 @@ def tile(
     batch = Batch(None if only_tell else output)
     for entry in unmasked:
         batch.failed(entry, no_mask(entry, tissue))
-    work = compare_tiles if compare else estimate_tiles if dry_run else run_tiles
-    work(tasks, how, batch, output, labels)
+    if only_tell:
+        work = compare_tiles if compare else estimate_tiles
+        work(tasks, how, batch, output, labels)
+    else:
+        run_tiles(tasks, how, batch, output, labels, found.left_out)

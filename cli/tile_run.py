@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.errors import ConfigError
     from wsikd.core.process import Outcome
+    from wsikd.slides.search import LeftOut
     from wsikd.tiles.estimate import Estimate
     from wsikd.tiles.work import Tiled, TileJob
 
@@ -91,12 +92,20 @@ def running(
 
 
 def run_tiles(
-    jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
+    jobs: Sequence[TileJob],
+    how: Running,
+    batch: Batch,
+    out: Path,
+    labels: Labels,
+    left_out: Sequence[LeftOut] = (),
 ) -> None:
-    """Tile slides, tell of each, and leave ``out/runs/<utc>.json``."""
+    """Tile slides, print a line for each, and write ``out/runs/<utc>.json``.
+
+    ``left_out`` are files among the inputs that are not tiled, for the record.
+    """
     from wsikd.tiles.work import tile_job
 
-    record = _Record(jobs, how, out)
+    record = _Record(jobs, how, out, left_out)
     by_name = {job.entry.name: job for job in jobs}
     for name, error in batch.failures:
         record.failed(name, error)
@@ -288,8 +297,11 @@ def _size(count: float) -> str:
 class _Record:
     """What a run did, for ``runs/<utc>.json``."""
 
-    def __init__(self, jobs: Sequence[TileJob], how: Running, out: Path) -> None:
+    def __init__(
+        self, jobs: Sequence[TileJob], how: Running, out: Path, left_out: Sequence[LeftOut]
+    ) -> None:
         from wsikd.core.run import provenance
+        from wsikd.slides.search import listed
 
         self._begun = datetime.now(UTC)
         self._out = out
@@ -301,6 +313,7 @@ class _Record:
         self._slides: dict[str, dict[str, Any]] = {
             job.entry.name: {"status": "unfinished"} for job in jobs
         }
+        self._left_out = listed(left_out)
         self.status = "interrupted"
 
     def done(self, name: str, tiled: Tiled) -> None:
@@ -333,6 +346,7 @@ class _Record:
             "time": self._begun.isoformat(timespec="seconds"),
             "seconds": round((ended - self._begun).total_seconds(), 3),
             "slides": [{"slide": name, **about} for name, about in self._slides.items()],
+            "left_out": self._left_out,
         }
         name = self._begun.strftime("%Y%m%dT%H%M%S.%fZ.json")
         try:

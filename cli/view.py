@@ -35,15 +35,17 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
     import threading
     import webbrowser
 
+    from wsikd.grade.results import results_made
     from wsikd.grade.view import ViewServer
     from wsikd.grade.viewing import Viewing
     from wsikd.slides.manifest import find_slides
+    from wsikd.slides.once import settle_names
 
     from .common import use_threads
 
     use_threads(1)
     entries = find_slides(inputs, reader=reader, accept_grey=True) if inputs else []
-    viewing = Viewing(out, entries)
+    viewing = Viewing(out, settle_names(entries, results_made(out)))
     with ViewServer(viewing, port) as server:
         names = viewing.names()
         click.echo(f"{out}: {len(names)} slide(s) at {server.address} (Ctrl-C ends it)")

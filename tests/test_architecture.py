@@ -31,7 +31,6 @@ CIRCLES = [
     {"models.backbone", "models.timm_models"},
     {"models.dino_vit", "models.embedder", "models.encoder"},
     {"slides.annotations", "slides.asap", "slides.label_mask", "slides.shares"},
-    {"slides.manifest", "slides.sidecar"},
 ]
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import tifffile
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.slides.pixels import GLASS, tissue_rgb
+from tests.slides.pixels import GLASS, copy_slide, tissue_rgb
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import TileStore
 
@@ -97,7 +96,7 @@ def crashing(path):
 @pytest.mark.parametrize("options", [[], ["--label-map", "3=G3"]])
 def test_a_mask_that_crashes_its_decoder_is_a_fault_of_its_slide(slide, tmp_path, options):
     for name in ("a", "b"):
-        shutil.copy(slide, tmp_path / f"{name}.svs")
+        copy_slide(slide, tmp_path / f"{name}.svs")
     crashing(tmp_path / "a_mask.tif")
     (tmp_path / "b.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     out = tmp_path / "out"
@@ -152,7 +151,7 @@ def test_tissue_from_masks_of_the_users_own(slide, tmp_path):
     masks.mkdir()
     slides.mkdir()
     for name in ("a", "b"):
-        shutil.copy(slide, slides / f"{name}.svs")
+        copy_slide(slide, slides / f"{name}.svs")
     own = np.zeros((54, 64), np.uint8)
     own[26:, :32] = 1
     cv2.imwrite(str(masks / "a.png"), own)
@@ -176,7 +175,7 @@ def test_info_takes_masks_as_tile_does(slide, tmp_path):
     masks.mkdir()
     cv2.imwrite(str(masks / "s.png"), own)
     for name in ("r", "t"):
-        shutil.copy(slide, tmp_path / f"{name}.svs")
+        copy_slide(slide, tmp_path / f"{name}.svs")
     crashing(masks / "t.tif")
     slides = [slide, tmp_path / "r.svs", tmp_path / "t.svs"]
     result = run("info", *slides, "--tissue", masks, "--patch-size", "64", "--mag", "10", "--json")

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.grade.deadly import deadly_job, stuck_job
-from tests.slides.pixels import tissue_rgb
+from tests.slides.pixels import copy_slide, tissue_rgb
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
 from wsikd.slides.synthetic import write_pyramid
@@ -59,7 +59,7 @@ def failures(out):
 def copies(slide, folder, names):
     folder.mkdir()
     for name in names:
-        shutil.copy(slide, folder / f"{name}.svs")
+        copy_slide(slide, folder / f"{name}.svs")
     return folder
 
 

@@ -18,7 +18,7 @@ from wsikd.cli.main import main
 from wsikd.cli.tile_progress import Tally, span
 
 from tests.interrupts import hear_interrupts
-from tests.slides.pixels import break_tile, tissue_rgb
+from tests.slides.pixels import break_tile, copy_slide, tissue_rgb
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import TileStore
 from wsikd.tiles.work import Pace
@@ -158,7 +158,7 @@ def test_slides_beside_each_other(several, tmp_path):
 
 
 def test_a_killed_worker_process_is_told_and_the_others_go_on(several, large, tmp_path):
-    shutil.copy(large, several / "a.svs")
+    copy_slide(large, several / "a.svs")
     out = tmp_path / "out"
     process = subprocess.Popen(
         command("-i", several, "-o", out),

@@ -82,7 +82,7 @@ def shared(content):
     ("change", "told"),
     [(outside, "lies outside"), (empty, "is empty"), (unknown, "no annotation file"),
      (renamed, "other categories"), (lost, "'gone.png' does not exist"),
-     (shared, r"shares train0.png with")],
+     (shared, r"shares image train0.png with")],
 )  # fmt: skip
 def test_faults(tmp_path, change, told):
     train, val = coco(tmp_path, "train", 2), changed(coco(tmp_path, "val", 2), change)

@@ -24,6 +24,12 @@ def tissue_rgb(width, height, box=None, *, seed=0, coarse=6):
     return rgb
 
 
+def copy_slide(source, target):
+    """A file of the same pixels that counts as another slide: its name follows the last byte."""
+    target.write_bytes(source.read_bytes() + target.name.encode())
+    return target
+
+
 def level0(path):
     """OpenSlide's own level-0 pixels of an opaque slide: uint8 (height, width, 3)."""
     with openslide.OpenSlide(path) as slide:

@@ -225,11 +225,13 @@ def test_distill_reads_the_images(tmp_path):
 
 
 def test_classes_in_any_script_become_folders():
-    folder = images_module._folder
-    assert folder("G3") == "G3"
-    assert folder("癌/G4:a") == "癌_G4_a"
-    assert folder("../..") == "_"
-    assert folder("") == "unlabelled"
+    names = ("G3", "癌", "癌/G4:a", "癌:G4/a", "../..", "con", "g3", "Unlabelled", "G4 ")
+    folders = images_module._folders(names)
+    assert folders[""] == "unlabelled"
+    assert (folders["G3"], folders["癌"]) == ("G3", "癌")
+    assert folders["癌/G4:a"].startswith("癌_G4_a-")
+    assert folders["../.."].startswith("_")
+    assert len({folder.casefold() for folder in folders.values()}) == len(names) + 1
 
 
 @pytest.mark.parametrize("moment", ["encoding", "moving"])

@@ -41,9 +41,12 @@ _CHECKPOINT_PART = r"[\w-]+\.ckpt(?:\.\d+){1,2}\.part"
 
 
 def write_text_atomic(path: Path, text: str, kind: FileKind | None = None) -> None:
-    """Write a whole UTF-8 text file or nothing; see :func:`aside`. Raises OutputError."""
+    """Write a whole UTF-8 text file or nothing; see :func:`aside`. Raises OutputError.
+
+    Bytes of a file name that are no UTF-8 become escapes, which JSON reads as what they were.
+    """
     with aside(path, kind) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json_atomic(path: Path, content: Any, kind: FileKind | None = None) -> None:

@@ -355,6 +355,6 @@ def seen_slides(
         if seen := found[name]:
             log.warning(
                 "%s has learnt from %d of the slides (%s): its kappa is too good",
-                name, len(seen), ", ".join(list(seen)[:3]),
+                name, len(seen), ", ".join(list(seen)[:5]) + (", ..." if len(seen) > 5 else ""),
             )  # fmt: skip
     return found

@@ -31,6 +31,7 @@ from wsikd.grade.likeness import likeness
 from wsikd.grade.record import read_record
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.kinds import files_of
+from wsikd.slides.once import Made
 from wsikd.slides.tissue import mask_bytes
 
 if TYPE_CHECKING:
@@ -166,6 +167,20 @@ def infer_slide(
             }
             write_json_atomic(part / "result.json", record)
     return row, True
+
+
+def results_made(out: Path) -> Made:
+    """The results in a folder, by the slides that they were made from.
+
+    See :func:`wsikd.slides.once.settle_names`.
+    """
+
+    def slide_of(folder: Path) -> str | None:
+        made_with = _read(folder).get("made_with")
+        found = made_with.get("slide") if isinstance(made_with, dict) else None
+        return found if isinstance(found, str) else None
+
+    return Made(out, "", slide_of)
 
 
 def _summary(

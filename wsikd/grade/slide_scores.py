@@ -21,7 +21,7 @@ from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, m
 from wsikd.core.seen import saw_scan
 from wsikd.grade.gleason import grade_group
 from wsikd.grade.record import read_record, student_card
-from wsikd.slides.manifest import SLIDE_SUFFIXES
+from wsikd.slides.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -266,6 +266,8 @@ def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
     if seen:
         log.warning(
             "%d of the slides were in the student's own training or validation data (%s): the "
-            "figures are too good", len(seen), ", ".join(list(seen)[:3]),
+            "figures are too good",
+            len(seen),
+            ", ".join(list(seen)[:5]) + (", ..." if len(seen) > 5 else ""),
         )  # fmt: skip
     return seen

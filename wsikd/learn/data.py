@@ -321,7 +321,7 @@ def _check_copies(patches: PatchSet, *, files: bool) -> None:
     """
     slides = [s.fingerprint if isinstance(s, StoreSource) else None for s, _ in patches._readers]
     patches.content = slides
-    check_leaks(patches.split, slides, "a slide under two names")
+    check_leaks(patches.split, slides, patches.slide, "a slide under two names")
     if files:
         with ThreadPoolExecutor(4) as pool:
             hashes = list(pool.map(lambda r: r[0].image_hash(r[1]), patches._readers))

@@ -13,6 +13,7 @@ import torch
 from wsikd.core.errors import MALFORMED, DataError
 from wsikd.core.reading import read_json
 from wsikd.learn.ahead import read_ahead
+from wsikd.learn.splits import listed
 from wsikd.slides.image_check import read_image
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def load_boxes(train: Path, val: Path, images: Path | None = None) -> BoxSet:
         raise DataError(train, "names no categories", "export it as COCO boxes")
     both = set(parts[0][1]) & set(parts[1][1])
     if both:
-        raise DataError(val, f"shares {min(both).name} with the training file", "divide the images")
+        shared = sorted(path.name for path in both)
+        fault = f"shares {listed('image', shared)} with the training file"
+        raise DataError(val, fault, "divide the images")
     for path, part in zip((train, val), parts, strict=True):
         if not part[1]:
             raise DataError(path, "names no images", "export it as COCO boxes")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError, DataError
 from wsikd.core.seen import CARD_KEY, hashes, seen_hash
+from wsikd.learn.splits import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ def check_unseen(
         Whether some were seen.
 
     Raises:
-        DataError: one was seen; the message names its slide.
+        DataError: some were seen; the message names their slides.
         BundleError: the card's record is damaged.
     """
     records = bundle.card.get(CARD_KEY)
@@ -85,27 +86,28 @@ def check_unseen(
         return False
     for split in splits:
         try:
-            found = _first_seen(records, patches, split)
+            found = _seen(records, patches, split)
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(
                 bundle.path, "its card's record of what was seen is damaged", "copy the bundle anew"
             ) from error
         if found is None:
             continue
-        index, what, part = found
+        slides, what, part = found
         done = "trained" if part == "train" else "selected"
-        fault = f"is in the {split} part, but {who} was {done} on {what}"
+        verb = "is" if len(slides) == 1 else "are"
+        fault = f"{verb} in the {split} part, but {who} was {done} on {what}"
         if not allow:
-            raise DataError(f"slide {patches.slide[index]}", fault, remedy)
-        logger.warning("slide %s %s", patches.slide[index], fault)
+            raise DataError(listed("slide", slides), fault, remedy)
+        logger.warning("%s %s", listed("slide", slides), fault)
         return True
     return False
 
 
-def _first_seen(
+def _seen(
     records: Sequence[Mapping[str, Any]], patches: PatchSet, split: str
-) -> tuple[int, str, str] | None:
-    """Index of a patch that was seen, what of it, and in which part."""
+) -> tuple[list[str], str, str] | None:
+    """Slides of which something was seen, what of them, and in which part."""
     indices = patches.indices(split)
     patients = split != "val" or patches.val_by == "group"
     for record in records:
@@ -114,22 +116,24 @@ def _first_seen(
             ("the same image", "images", _images),
             ("a slide or patient of that name", "names", _names),
         ):
-            known = {part: hashes(record[part][kind]) for part in FORBIDDEN[split]}
-            for index, digest in hashed(patches, indices, salt, patients=patients):
-                for part, digests in known.items():
-                    if digest in digests:
-                        return index, what, part
+            digests = list(hashed(patches, indices, salt, patients=patients))
+            for part in FORBIDDEN[split]:
+                known = hashes(record[part][kind])
+                slides = [patches.slide[i] for i, digest in digests if digest in known]
+                if slides:
+                    return list(dict.fromkeys(slides)), what, part
     return None
 
 
 def _names(
     patches: PatchSet, indices: NDArray[np.int64], salt: str, *, patients: bool = True
 ) -> Iterator[tuple[int, str]]:
-    done: set[str] = set()
+    done: set[tuple[str, str]] = set()
     for i in indices.tolist():
-        for name in (f"slide {patches.slide[i]}", *([patches.group[i]] if patients else [])):
-            if name not in done:
-                done.add(name)
+        slide = patches.slide[i]
+        for name in (f"slide {slide}", *([patches.group[i]] if patients else [])):
+            if (slide, name) not in done:
+                done.add((slide, name))
                 yield i, seen_hash(name, salt)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsikd.learn.settings import Split
 
 NAMES = ("train", "val", "test")
+_NAMED = 5
 
 
 def groups_of(slides: Sequence[str], patients: Sequence[str | None], by: str) -> list[str]:
@@ -83,8 +84,8 @@ def assign(
         by_slide = split.val_by == "slide"
         _draw(names, "val", labels, slides if by_slide else groups, split.val, split.seed)
         whole = whole if by_slide else names
-    check_leaks(whole, groups)
-    check_leaks(names, [f"slide {s}" for s in slides])
+    check_leaks(whole, groups, slides)
+    check_leaks(names, [f"slide {s}" for s in slides], slides)
     for name in ("train", "val"):
         if not (names == name).any():
             raise DataError(
@@ -169,23 +170,49 @@ def deal_folds(
     return dealt[group]
 
 
-def check_leaks(names: NDArray[np.str_], keys: Sequence[str | None], what: str = "") -> None:
-    """Refuse a key (slide, patient, image digest) that occurs in two splits.
+def check_leaks(
+    names: NDArray[np.str_], keys: Sequence[str | None], slides: Sequence[str], what: str = ""
+) -> None:
+    """Refuse a key (slide, patient, scan) that occurs in two splits.
 
     Args:
         names: str (N,), split of each patch.
         keys: what must not recur; None is not compared.
+        slides: the slide of each patch.
         what: shown instead of the key, for keys that mean nothing to a reader.
 
     Raises:
-        DataError: one does; the message names it.
+        DataError: one does; the message names it, its slides, and how many others there are.
     """
     seen: dict[str, str] = {}
+    leaks: dict[str, str] = {}
     for name, key in zip(names.tolist(), keys, strict=True):
         if key is not None and seen.setdefault(key, name) != name:
-            raise DataError(
-                what or key, f"is in both {seen[key]} and {name}", "leave it in one of them"
-            )
+            leaks.setdefault(key, name)
+    if not leaks:
+        return
+    first = next(iter(leaks))
+    own = dict.fromkeys(s for s, key in zip(slides, keys, strict=True) if key == first)
+    alone = first.removeprefix("slide ") == next(iter(own))
+    shown = "" if alone else f" ({listed('slide', list(own))})"
+    others = [what or key for key in leaks][1:]
+    more = f", as are {len(others)} more" if others else ""
+    if others and not what:
+        more += f" ({', '.join(others[:4])}{' ...' if len(others) > 4 else ''})"
+    fault = f"is in both {seen[first]} and {leaks[first]}{shown}{more}"
+    raise DataError(what or first, fault, "leave it in one of them")
+
+
+def listed(what: str, names: Sequence[str]) -> str:
+    """Things as a message names them: the first few and how many more there are.
+
+    >>> listed("slide", ["a"]), listed("slide", [*"abcdefg"])
+    ('slide a', '7 slides: a, b, c, d, e and 2 more')
+    """
+    if len(names) == 1:
+        return f"{what} {names[0]}"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} {what}s: {', '.join(names[:_NAMED])}{more}"
 
 
 def epoch_order(

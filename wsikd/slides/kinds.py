@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsikd.core.reading import read_json
+from wsikd.slides.dicom_series import DICOM_SUFFIX, series_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,13 @@ def is_image_zarr(folder: Path) -> bool:
     return "multiscales" in attributes and "wsikd" not in attributes
 
 
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr group or array, or bears the name of one."""
+    if folder.suffix.lower() == ".zarr":
+        return True
+    return any((folder / name).is_file() for name in (".zgroup", ".zarray", "zarr.json"))
+
+
 def zarr_attributes(folder: Path) -> dict[str, Any]:
     """Attributes of a Zarr group, those below ``ome`` (OME-Zarr 0.5) lifted; empty if it is none.
 
@@ -61,9 +69,14 @@ def slide_stem(path: Path) -> str:
 
 
 def files_of(*paths: Path | None) -> list[Path]:
-    """Files and folders that are read with these: themselves, and the data folder of an MRXS."""
+    """Files and folders that are read with these.
+
+    Themselves, the data folder of an MRXS, and the series of a DICOM file.
+    """
     found = [path for path in paths if path is not None]
-    return found + [p.with_suffix("") for p in found if p.suffix.lower() == ".mrxs"]
+    dicom = [p for p in found if p.suffix.lower() == DICOM_SUFFIX and p.is_file()]
+    series = [file for p in dicom for file in series_of(p).files]
+    return found + [p.with_suffix("") for p in found if p.suffix.lower() == ".mrxs"] + series
 
 
 def fingerprint(path: Path, series: int | None = None) -> str:
@@ -72,11 +85,11 @@ def fingerprint(path: Path, series: int | None = None) -> str:
     ``series`` is the image of the file that is read, where it is another than by default.
 
     A folder counts with all its files, in depth: DICOM and OME-Zarr. Of a folder with more than a
-    thousand, the others count by place and size alone.
+    thousand, the others count by place and size alone. A DICOM file counts with the files of its
+    series in the same folder. What macOS leaves beside files does not count.
     """
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for number, file in enumerate(files):
+    for number, file in enumerate(_files(path)):
         size = file.stat().st_size
         digest.update(f"{size}:".encode())
         if number >= _WHOLE_FOLDER_FILES:
@@ -89,3 +102,11 @@ def fingerprint(path: Path, series: int | None = None) -> str:
     if series is not None:
         digest.update(f"series {series}".encode())
     return digest.hexdigest()[:16]
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a slide, in the order in which they count."""
+    if path.is_dir():
+        found = (p for p in path.rglob("*") if p.is_file())
+        return sorted(p for p in found if not p.name.startswith("._") and p.name != ".DS_Store")
+    return list(series_of(path).files) if path.suffix.lower() == DICOM_SUFFIX else [path]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import filecmp
 import glob
-import hashlib
 import logging
-import os
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,47 +12,33 @@ from typing import TYPE_CHECKING, Any
 from wsikd.core.errors import ConfigError, NoSlidesError
 from wsikd.core.tables import nearest, resolve
 from wsikd.slides.base import FILLS_GAPS, READERS, open_slide, printable
-from wsikd.slides.kinds import is_image_zarr, slide_stem
+from wsikd.slides.dicom_series import DICOM_SUFFIX, dicom_files, group_series, series_of
+from wsikd.slides.entry import SlideEntry as SlideEntry
+from wsikd.slides.manifest_table import number, read_table
+from wsikd.slides.once import Given, each_once, unique_names
+from wsikd.slides.search import NO_SLIDE, SLIDE_SUFFIXES, LeftOut, Search
 from wsikd.slides.sidecar import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from wsikd.slides.base import Slide
+    from wsikd.slides.dicom_series import Series
+    from wsikd.slides.manifest_table import Row
 
 log = logging.getLogger(__name__)
 
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".btf", ".ndpi", ".scn", ".mrxs", ".qptiff", ".jp2"}
-    | {".svslide", ".bif", ".vms", ".vmu", ".czi", ".dcm", ".zarr"}
-)
 COLUMNS = ("slide", "mpp", "label", "patient", "split", "annotation", "mask")
 SPLITS = ("train", "val", "test")
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class SlideEntry:
-    """One slide to process, and what a manifest says of it.
+class Found:
+    """The slides that the inputs of a call name, and what was left out of them."""
 
-    ``name`` is unique within a run: the file's stem, with six digits of its folder's hash where two
-    slides share a stem; bytes of a file name that are no UTF-8 are spelt out in it. ``mpp`` counts
-    as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`, ``reader`` is an entry of
-    its ``READERS``, ``series`` the image of the file to read, by default its largest scan, and
-    ``accept_grey`` reads what is not brightfield.
-    """
-
-    path: Path
-    name: str
-    mpp: float | None = None
-    mpp_source: str = FILLS_GAPS
-    label: str | None = None
-    patient: str | None = None
-    split: str | None = None
-    annotation: Path | None = None
-    mask: Path | None = None
-    reader: str = "auto"
-    series: int | None = None
-    accept_grey: bool = False
+    entries: list[SlideEntry]
+    left_out: list[LeftOut]
 
 
 def open_entry(entry: SlideEntry) -> Slide:
@@ -80,7 +63,31 @@ def find_slides(
     series: int | None = None,
     accept_grey: bool = False,
 ) -> list[SlideEntry]:
-    """List the slides that the inputs name, sorted, each once.
+    """The entries of :func:`discover_slides`, with the same arguments and errors."""
+    found = discover_slides(
+        inputs,
+        slide_mpp=slide_mpp,
+        annotations=annotations,
+        reader=reader,
+        series=series,
+        accept_grey=accept_grey,
+    )
+    return found.entries
+
+
+def discover_slides(
+    inputs: Sequence[str | Path],
+    *,
+    slide_mpp: float | None = None,
+    annotations: Path | None = None,
+    reader: str = "auto",
+    series: int | None = None,
+    accept_grey: bool = False,
+) -> Found:
+    """List the slides that the inputs name, sorted, each once, and log what was left out.
+
+    Links to a slide and copies of it are the same slide. Of a folder or a glob, hidden files, masks
+    and overviews of slides, and label images of DICOM are left out.
 
     Args:
         inputs: files, folders (searched in depth), globs, or CSV manifests with a column ``slide``
@@ -95,144 +102,146 @@ def find_slides(
 
     Raises:
         NoSlidesError: the inputs name no slide.
-        ConfigError: a manifest cannot be understood, or no such reader is known.
+        ConfigError: a manifest cannot be understood or contradicts itself, or no such reader is
+            known.
     """
     if reader not in READERS:
         resolve(READERS, reader, kind="readers")
-    found: dict[Path, tuple[SlideEntry, str]] = {}
-    for item in inputs:
-        for entry, place in _expand(str(item)):
-            found.setdefault(entry.path.absolute(), (entry, place))
-    if not found:
-        names = ", ".join(str(i) for i in inputs)
-        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
-        raise NoSlidesError(names, "no slide found", f"give slides with one of {suffixes} with -i")
-    entries = _unique_names(found.values())
+    search, rows = Search(), []
+    for item in map(str, inputs):
+        tables = _manifests(item)
+        if not tables:
+            search.add(item)
+        for table in tables:
+            rows += list(_from_manifest(table))
+    search.close()
+    found = [Given(_entry(c.path), c.place, None, c.named, c.series) for c in search.found]
+    kept, doubles = each_once([*rows, *found])
+    kept, sidecars = _without_sidecars([_annotated(one, annotations) for one in kept])
+    left_out = [*search.left_out, *sidecars, *doubles]
+    if not kept:
+        raise _none_found(inputs, left_out)
+    search.tell()
+    _tell([*sidecars, *doubles])
     how: dict[str, Any] = {"reader": reader, "series": series, "accept_grey": accept_grey}
-    return [replace(_with_defaults(e, slide_mpp, annotations), **how) for e in entries]
+    entries = [replace(_with_mpp(e, slide_mpp), **how) for e in unique_names(kept)]
+    return Found(entries, left_out)
 
 
-def _expand(item: str) -> Iterable[tuple[SlideEntry, str]]:
-    """Entries of one input, each with its place below that input (for names that collide)."""
+def _manifests(item: str) -> list[Path]:
+    """The manifests that an input names."""
     path = Path(item)
-    if path.is_dir():
-        if _is_slide(path):
-            yield _entry(path), path.name
-            return
-        for slide in _in_folder(path):
-            yield _entry(slide), slide.relative_to(path).as_posix()
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        yield from _from_manifest(path)
-    elif path.exists() or not glob.has_magic(item):
-        yield _entry(path), path.as_posix()
-    else:
-        # Path.glob refuses absolute patterns.
-        for match in sorted(glob.glob(item, recursive=True)):  # noqa: PTH207
-            yield from _expand(match)
+    if path.suffix.lower() not in (".csv", ".tsv") or path.is_dir():
+        return []
+    if path.exists() or not glob.has_magic(item):
+        return [path]
+    return [Path(p) for p in sorted(glob.glob(item, recursive=True))]  # noqa: PTH207
 
 
 def _entry(path: Path) -> SlideEntry:
-    return SlideEntry(path=path, name=printable(slide_stem(path)))
+    return SlideEntry(path=path, name=printable(path.name))
 
 
-def _in_folder(folder: Path) -> Iterable[Path]:
-    skipped = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if _is_slide(path):
-                yield path
-            elif path.suffix.lower() != ".zarr":
-                yield from _in_folder(path)
-        elif path.suffix.lower() in SLIDE_SUFFIXES - {".dcm", ".zarr"}:
-            yield path
-        else:
-            skipped.append(printable(path.name))
-    if skipped:
-        shown = ", ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
-        log.info("%s: passed over %d files that are no slides: %s", folder, len(skipped), shown)
+def _from_manifest(path: Path) -> Iterator[Given]:
+    for row in read_table(path, COLUMNS, "slide"):
+        entry = _row(path, row)
+        place = row.cells["slide"]
+        yield Given(entry, place, row.where, named=True, series=_series(entry.path, row.where))
 
 
-def _is_slide(folder: Path) -> bool:
-    """Whether a folder is one slide: DICOM, or an OME-Zarr image that is no tile store of ours."""
-    if folder.suffix.lower() == ".zarr":
-        return is_image_zarr(folder)
-    return any(p.suffix.lower() == ".dcm" for p in folder.iterdir() if p.is_file())
+def _series(path: Path, where: str) -> Series | None:
+    """The DICOM series that a row names by a file or a folder. Raises ConfigError."""
+    if path.is_file():
+        return series_of(path) if path.suffix.lower() == DICOM_SUFFIX else None
+    found = group_series(dicom_files(path))[0] if path.is_dir() else []
+    if len(found) > 1:
+        fault = f"'{printable(path.name)}' holds {len(found)} DICOM slides"
+        names = ", ".join(printable(one.main.name) for one in found[:3])
+        raise ConfigError(where, fault, f"name a file of each: {names}")
+    return found[0] if found else None
 
 
-def _from_manifest(path: Path) -> Iterable[tuple[SlideEntry, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"cannot be read ({error})", "give a CSV file in UTF-8") from error
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    columns = [c.strip() for c in reader.fieldnames or []]
-    reader.fieldnames = columns
-    for column in columns:
-        if column not in COLUMNS:
-            raise ConfigError(path, f"unknown column '{column}'", nearest(column, COLUMNS))
-    if "slide" not in columns:
-        raise ConfigError(path, "no column 'slide'", f"name the columns {', '.join(COLUMNS)}")
-    for row in reader:
-        cells = {k: (v or "").strip() for k, v in row.items() if k}
-        yield _row(path, reader.line_num, cells), cells["slide"]
-
-
-def _row(manifest: Path, number: int, row: dict[str, str]) -> SlideEntry:
-    where = f"{manifest}, line {number}"
-    if not row["slide"]:
+def _row(manifest: Path, row: Row) -> SlideEntry:
+    where, cells = row
+    if not cells.get("slide"):
         raise ConfigError(where, "no slide named", "fill the column 'slide' or delete the line")
-    mpp = None
-    if row.get("mpp"):
-        try:
-            mpp = float(row["mpp"])
-        except ValueError:
-            raise ConfigError(where, f"mpp '{row['mpp']}' is no number", "give um/px") from None
-    split = row.get("split") or None
+    split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         raise ConfigError(where, f"unknown split '{split}'", nearest(split, SPLITS))
 
     def beside(column: str) -> Path | None:
-        return manifest.parent / row[column] if row.get(column) else None
+        return manifest.parent / cells[column] if cells.get(column) else None
 
     slide = beside("slide")
     assert slide is not None
     return replace(
         _entry(slide),
-        mpp=mpp,
+        mpp=number(where, "mpp", cells["mpp"]) if cells.get("mpp") else None,
         mpp_source=f"column mpp of {manifest.name}",
-        label=row.get("label") or None,
-        patient=row.get("patient") or None,
+        label=cells.get("label") or None,
+        patient=cells.get("patient") or None,
         split=split,
         annotation=beside("annotation"),
         mask=beside("mask"),
     )
 
 
-def _unique_names(found: Iterable[tuple[SlideEntry, str]]) -> list[SlideEntry]:
-    """Sorted entries; those of one stem are told apart by their place below the input.
+def _annotated(one: Given, annotations: Path | None) -> Given:
+    """A slide with the annotation that bears its name, or that of one of its copies.
 
-    Where two inputs hold the same place, the whole path tells them apart.
+    Raises:
+        ConfigError: copies of one slide have different annotations.
     """
-    pairs = sorted(found, key=lambda pair: (pair[0].name, pair[1], pair[0].path.absolute()))
-    stems = Counter(entry.name.casefold() for entry, _ in pairs)
-    places = Counter((entry.name.casefold(), place) for entry, place in pairs)
-    entries = []
-    for entry, place in pairs:
-        stem = entry.name.casefold()
-        if stems[stem] > 1:
-            text = place if places[stem, place] == 1 else entry.path.absolute().as_posix()
-            digits = hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
-            entry = replace(entry, name=f"{entry.name}-{digits}")
-        entries.append(entry)
-    return entries
+    entry = one.entry
+    if annotations is None or entry.annotation is not None:
+        return one
+    found = [sidecar(annotations, path) for path in (entry.path, *entry.copies)]
+    files = [file for file in dict.fromkeys(found) if file is not None]
+    for other in files[1:]:
+        if not filecmp.cmp(files[0], other, shallow=False):
+            fault = f"is there under several names, with different annotations: {files[0].name}, "
+            raise ConfigError(
+                f"slide {printable(entry.path.name)}", fault + other.name, "leave one of them"
+            )
+    return replace(one, entry=replace(entry, annotation=files[0] if files else None))
 
 
-def _with_defaults(
-    entry: SlideEntry, slide_mpp: float | None, annotations: Path | None
-) -> SlideEntry:
+def _without_sidecars(given: list[Given]) -> tuple[list[Given], list[LeftOut]]:
+    """Slides, without files that were found and are the annotation or mask of another slide."""
+    used: dict[Path, str] = {}
+    for one in given:
+        for file, what in ((one.entry.annotation, "annotation"), (one.entry.mask, "mask")):
+            if file is not None and file.suffix.lower() in SLIDE_SUFFIXES:
+                used[file.resolve()] = f"{what} of {printable(one.entry.path.name)}"
+    kept: list[Given] = []
+    left_out: list[LeftOut] = []
+    for one in given:
+        path = one.entry.path
+        reason = None if one.named or not used else used.get(path.resolve())
+        if reason is None:
+            kept.append(one)
+        else:
+            left_out.append(LeftOut(path, reason))
+    return kept, left_out
+
+
+def _tell(left_out: Sequence[LeftOut]) -> None:
+    if left_out:
+        shown = [f"{printable(one.path.name)} ({one.reason})" for one in left_out]
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        log.warning("left out %d: %s%s", len(shown), ", ".join(shown[:_SHOWN]), more)
+
+
+def _none_found(inputs: Sequence[str | Path], left_out: Sequence[LeftOut]) -> NoSlidesError:
+    names = ", ".join(printable(str(item)) for item in inputs)
+    reasons = [one for one in left_out if one.reason != NO_SLIDE]
+    shown = ", ".join(f"{printable(one.path.name)} is {one.reason}" for one in reasons[:3])
+    fault = f"no slide found ({shown})" if shown else "no slide found"
+    suffixes = " ".join(sorted(SLIDE_SUFFIXES))
+    return NoSlidesError(names, fault, f"give slides with one of {suffixes} with -i")
+
+
+def _with_mpp(entry: SlideEntry, slide_mpp: float | None) -> SlideEntry:
     if entry.mpp is None and slide_mpp is not None:
-        entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
-    if entry.annotation is None and annotations is not None:
-        entry = replace(entry, annotation=sidecar(annotations, entry.path))
+        return replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
     return entry

@@ -12,6 +12,7 @@ import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.slides.base import Mpp, SlideInfo, printable
+from wsikd.slides.dicom_series import dicom_files, group_series, why_no_scan
 from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
@@ -256,12 +257,16 @@ def _main_file(path: Path) -> Path:
         raise SlideError(printable(path), "no such file", "check the path")
     if not path.is_dir():
         return path
-    instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
-    if not instances:
-        raise SlideError(
-            printable(path), "a folder without DICOM files is no slide", "name the slides in it"
-        )
-    return instances[0]
+    found, others = group_series(dicom_files(path))
+    if len(found) > 1:
+        fault = f"a folder with {len(found)} DICOM slides"
+        raise SlideError(printable(path), fault, f"name a file of one, as {found[0].main.name}")
+    if not found:
+        fault = "a folder without DICOM files is no slide"
+        if others:
+            fault = f"its DICOM files hold no slide ({why_no_scan(others[0])})"
+        raise SlideError(printable(path), fault, "name the slides in it")
+    return found[0].main
 
 
 def _surveyed(path: Path) -> tuple[TiffSurvey | None, SlideError | None]:

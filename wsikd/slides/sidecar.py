@@ -14,7 +14,7 @@ from wsikd.slides.maskers import MASKERS, OWN_MASK
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.entry import SlideEntry
 
 _DRAWN = (".geojson", ".json", ".xml")
 _IMAGES = (".tif", ".tiff", ".png")
@@ -64,10 +64,14 @@ def own_masks(
     if method == tissue:
         return method, list(entries), []
     place = Path(tissue)
-    found = [
-        e if e.mask else replace(e, mask=sidecar(place, e.path, MASK_ENDINGS)) for e in entries
-    ]
+    found = [e if e.mask else replace(e, mask=_own_mask(place, e)) for e in entries]
     return method, [e for e in found if e.mask], [e for e in found if not e.mask]
+
+
+def _own_mask(place: Path, entry: SlideEntry) -> Path | None:
+    """The mask that bears a slide's name, or that of one of its copies."""
+    found = (sidecar(place, path, MASK_ENDINGS) for path in (entry.path, *entry.copies))
+    return next((mask for mask in found if mask), None)
 
 
 def tissue_method(tissue: str) -> str:

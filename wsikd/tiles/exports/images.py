@@ -32,6 +32,7 @@ from wsikd.core.files import (
 )
 from wsikd.core.lock import locked
 from wsikd.core.markers import FileKind, Kind, csv_header, stranger
+from wsikd.core.names import name_key, safe_name
 from wsikd.core.place import Place
 from wsikd.tiles.codecs import jpeg_bytes
 from wsikd.tiles.exports import Export, refuse, resolution, slide_name
@@ -111,21 +112,23 @@ IMAGES = Export(write, join_tables)
 
 def _rows(store: TileStore, suffix: str) -> list[list[Any]]:
     """The table of a store: one row a patch, in ``COLUMNS``."""
-    patches, rows = store.patches, []
+    patches, rows, folders = store.patches, [], _folders(store.classes)
     for (x, y), label, tissue in zip(patches.xy, patches.label, patches.tissue, strict=True):
         name = "" if label == UNLABELLED else store.classes[label]
         file = f"{store.slide}_{round(x)}_{round(y)}.{suffix}"
-        place = f"{_folder(name)}/{file}" if store.classes else file
+        place = f"{folders[name]}/{file}" if store.classes else file
         number = "" if label == UNLABELLED else int(label)
         known = (store.split or "", store.patient or "")
         rows.append([place, store.slide, x, y, name, number, round(float(tissue), 4), *known])
     return rows
 
 
-def _folder(name: str) -> str:
-    """A class as a folder's name: what no file system takes becomes ``_``."""
-    safe = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(". ")
-    return (safe or "_") if name else _NO_CLASS
+def _folders(classes: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each class, and for "", which stands for none."""
+    folders = {"": _NO_CLASS}
+    for name in classes:
+        folders[name] = safe_name(name, [name_key(taken) for taken in folders.values()])
+    return folders
 
 
 def _roll_back(place: Place, table: Path) -> None:

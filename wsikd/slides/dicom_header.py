@@ -1,0 +1,113 @@
+"""The few elements of a DICOM file's header that tell which slide it belongs to.
+
+Read without pydicom, since a folder of ten thousand instances is looked through before the first
+slide is opened.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""SOP class of VL Whole Slide Microscopy Image Storage."""
+
+_HEAD_BYTES = (1 << 16, 1 << 22)
+_SYNTAX, _CLASS, _IMAGE_TYPE, _SERIES = 0x0002_0010, 0x0008_0016, 0x0008_0008, 0x0020_000E
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+_UNDEFINED = 0xFFFF_FFFF
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """``series`` is the SeriesInstanceUID, ``image_type`` the values of ImageType."""
+
+    series: str
+    sop_class: str
+    image_type: tuple[str, ...]
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it is a whole-slide image, and not its label, overview or thumbnail."""
+        flavour = self.image_type[2] if len(self.image_type) > 2 else "VOLUME"
+        return self.sop_class == WHOLE_SLIDE_IMAGE and flavour == "VOLUME"
+
+
+def read_header(path: Path) -> DicomHeader | None:
+    """The header of a DICOM file; None where the file is none, is torn, or is deflated."""
+    for size in _HEAD_BYTES:
+        try:
+            with path.open("rb") as stream:
+                head = stream.read(size)
+        except OSError:
+            return None
+        found = _header(head)
+        if found is not None or len(head) < size:
+            return found
+    return None
+
+
+def _header(head: bytes) -> DicomHeader | None:
+    if head[128:132] != b"DICM":
+        return None
+    values: dict[int, str] = {}
+    try:
+        for tag, value in _elements(head):
+            values[tag] = value.decode("ascii", "replace").strip("\0 ")
+            if tag == _SERIES:
+                break
+    except (struct.error, IndexError):
+        return None
+    if not values.get(_SERIES):
+        return None
+    kinds = tuple(v.strip() for v in values.get(_IMAGE_TYPE, "").split("\\"))
+    return DicomHeader(values[_SERIES], values.get(_CLASS, ""), kinds)
+
+
+def _elements(head: bytes) -> Iterator[tuple[int, bytes]]:
+    """Elements of the file meta group and of the data set's first level, in their order.
+
+    Raises struct.error at the end of the bytes.
+    """
+    at, depth, order, explicit = 132, 0, "<", True
+    in_meta, syntax = True, ""
+    while True:
+        if in_meta and head[at : at + 2] != b"\2\0":
+            in_meta = False
+            if syntax == _DEFLATED:
+                return
+            order, explicit = (">" if syntax == _BIG else "<"), syntax != _IMPLICIT
+        group, element = struct.unpack_from(f"{order}HH", head, at)
+        tag = group << 16 | element
+        length, at = _length(head, at + 4, order, explicit=explicit and group != 0xFFFE)
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            depth -= 1
+        elif length == _UNDEFINED:
+            depth += 1
+        else:
+            value = head[at : at + length]
+            if len(value) < length:
+                raise struct.error
+            at += length
+            if tag == _SYNTAX:
+                syntax = value.decode("ascii", "replace").strip("\0 ")
+            if depth <= 0 and tag != _ITEM:
+                yield tag, value
+
+
+def _length(head: bytes, at: int, order: str, *, explicit: bool) -> tuple[int, int]:
+    """Length of an element's value, and where the value begins."""
+    if not explicit:
+        return struct.unpack_from(f"{order}I", head, at)[0], at + 4
+    kind = head[at : at + 2]
+    if kind in _LONG:
+        return struct.unpack_from(f"{order}I", head, at + 4)[0], at + 8
+    return struct.unpack_from(f"{order}H", head, at + 2)[0], at + 4
