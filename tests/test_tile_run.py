@@ -120,7 +120,9 @@ def several(tmp_path):
     folder = tmp_path / "slides"
     folder.mkdir()
     for name in "abc":
-        write_pyramid(folder / f"{name}.svs", tissue_rgb(700, 600, seed=ord(name)), mpp=1.0, power=10)
+        write_pyramid(
+            folder / f"{name}.svs", tissue_rgb(700, 600, seed=ord(name)), mpp=1.0, power=10
+        )
     break_tile(folder / "a.svs", 4)
     return folder
 

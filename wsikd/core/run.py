@@ -7,6 +7,7 @@ written aside and renamed, so that none is ever half there under its own name.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -43,7 +44,7 @@ _CHECKPOINT_PART = r"[\w-]+\.ckpt(?:\.\d+){1,2}\.part"
 def write_text_atomic(path: Path, text: str, kind: FileKind | None = None) -> None:
     """Write a whole UTF-8 text file or nothing; see :func:`aside`. Raises OutputError.
 
-    Bytes of a file name that are no UTF-8 become escapes, which JSON reads as what they were.
+    Bytes of a file name that are no UTF-8 become escapes.
     """
     with aside(path, kind) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -71,13 +72,18 @@ def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]
     return {
         "wsikd": __version__,
         "git": _git_state(),
-        "argv": [_last_part(a) for a in (sys.argv if argv is None else argv)],
+        "argv": [_spelt(_last_part(a)) for a in (sys.argv if argv is None else argv)],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": packages,
         **more,
     }
+
+
+def _spelt(argument: str) -> str:
+    r"""An argument as text: bytes that are no UTF-8 read ``\xNN``."""
+    return os.fsencode(argument).decode("utf-8", "backslashreplace")
 
 
 def _last_part(argument: str) -> str:

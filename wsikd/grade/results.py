@@ -176,8 +176,7 @@ def results_made(out: Path) -> Made:
     """
 
     def slide_of(folder: Path) -> str | None:
-        made_with = _read(folder).get("made_with")
-        found = made_with.get("slide") if isinstance(made_with, dict) else None
+        found = (read_record(folder) or {}).get("made_with", {}).get("slide")
         return found if isinstance(found, str) else None
 
     return Made(out, "", slide_of)

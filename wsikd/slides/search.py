@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsikd.core.reading import read_json
 from wsikd.slides.base import printable
 from wsikd.slides.dicom_series import (
     DICOM_SUFFIX,
@@ -301,7 +301,7 @@ def _no_image(folder: Path) -> str | None:
 def _is_result(folder: Path) -> bool:
     """Whether ``wsikd infer`` made a folder: its maps are images, but no slides."""
     try:
-        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        content = read_json(folder / RESULT_FILE)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "made_with" in content
