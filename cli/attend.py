@@ -73,7 +73,8 @@ def attend(
     from wsikd.models.bag_bundle import load_bag_network
     from wsikd.slides.manifest import find_slides, open_entry
     from wsikd.slides.once import settle_names
-    from wsikd.tiles.bags import bags_made, find_bags, open_bag
+    from wsikd.tiles.bags import find_bags, open_bag
+    from wsikd.tiles.made import bags_made
 
     bundle = load_bag_network(run)
     reads = BagReader(bundle)

@@ -144,7 +144,8 @@ def embed(
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.once import settle_names
     from wsikd.slides.sidecar import tissue_method
-    from wsikd.tiles.bags import bags_made, open_bag, write_h5
+    from wsikd.tiles.bags import open_bag, write_h5
+    from wsikd.tiles.made import bags_made
     from wsikd.tiles.store import TileStore
 
     if kind_of(Path(encoder_name)) == KIND:

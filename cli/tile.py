@@ -110,7 +110,8 @@ def tile(
     from wsikd.tiles.blocks import check_route
     from wsikd.tiles.codecs import check_codec
     from wsikd.tiles.grid import patch_sizes
-    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key, stores_made
+    from wsikd.tiles.made import stores_made
+    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key
     from wsikd.tiles.store import StoreSettings
     from wsikd.tiles.work import TileJob
 

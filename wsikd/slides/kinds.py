@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsikd.core.reading import read_json
@@ -65,7 +66,7 @@ def zarr_attributes(folder: Path) -> dict[str, Any]:
 
 def slide_stem(path: Path) -> str:
     """Name of a slide without its suffix; a folder's name stays whole."""
-    return path.name if path.is_dir() else path.stem
+    return path.name if os.path.isdir(path) else path.stem  # noqa: PTH112 - never raises
 
 
 def files_of(*paths: Path | None) -> list[Path]:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("slide", "mpp", "label", "patient", "split", "annotation", "mask")
 SPLITS = ("train", "val", "test")
 _SHOWN = 5
+_LONGEST_PART = 255  # bytes of a file name
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,12 @@ def _from_manifest(path: Path) -> Iterator[Given]:
 
 def _series(path: Path, where: str) -> Series | None:
     """The DICOM series that a row names by a file or a folder. Raises ConfigError."""
-    if path.is_file():
-        return series_of(path) if path.suffix.lower() == DICOM_SUFFIX else None
-    found = group_series(dicom_files(path))[0] if path.is_dir() else []
+    try:
+        if path.is_file():
+            return series_of(path) if path.suffix.lower() == DICOM_SUFFIX else None
+        found = group_series(dicom_files(path))[0] if path.is_dir() else []
+    except OSError:  # the reader says what is wrong with it
+        return None
     if len(found) > 1:
         fault = f"'{printable(path.name)}' holds {len(found)} DICOM slides"
         names = ", ".join(printable(one.main.name) for one in found[:3])
@@ -170,7 +174,11 @@ def _row(manifest: Path, row: Row) -> SlideEntry:
         raise ConfigError(where, f"unknown split '{split}'", nearest(split, SPLITS))
 
     def beside(column: str) -> Path | None:
-        return manifest.parent / cells[column] if cells.get(column) else None
+        if not (text := cells.get(column)):
+            return None
+        if max(len(part.encode()) for part in text.split("/")) > _LONGEST_PART:
+            raise ConfigError(where, f"{column} is no path ({text[:40]}...)", "correct it")
+        return manifest.parent / text
 
     slide = beside("slide")
     assert slide is not None

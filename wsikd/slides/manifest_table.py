@@ -65,7 +65,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error})"
         raise ConfigError(path, fault, "give a CSV file in UTF-8") from error
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in raw[:1000]:
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in raw:
         raise ConfigError(path, "is text in UTF-16, or no text", "save it as CSV in UTF-8")
     try:
         return raw.decode("utf-8-sig")

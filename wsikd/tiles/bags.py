@@ -26,8 +26,6 @@ from wsikd.core.errors import UNREADABLE, DataError, OutputError
 from wsikd.core.files import aside, check_file
 from wsikd.core.markers import BAG, GRID, FileKind
 from wsikd.core.place import Place
-from wsikd.slides.kinds import zarr_attributes
-from wsikd.slides.once import Made
 from wsikd.tiles.arrays import member
 
 if TYPE_CHECKING:
@@ -166,20 +164,6 @@ def _is_bag(path: Path) -> bool:
         return ATTRIBUTE in about["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def bags_made(folder: Path) -> Made:
-    """The bags in a folder, by the slides that they were made from.
-
-    See :func:`wsikd.slides.once.settle_names`.
-    """
-
-    def slide_of(path: Path) -> str | None:
-        found = zarr_attributes(path).get(ATTRIBUTE)
-        source = found.get("source") if isinstance(found, dict) else None
-        return source if isinstance(source, str) else None
-
-    return Made(folder, ".zarr", slide_of)
 
 
 def write_bag(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
 from wsikd.core.files import place_new
-from wsikd.slides.once import Made
 from wsikd.slides.tissue import mask_bytes
 from wsikd.tiles.store import read_meta, settings_digest
 
@@ -69,19 +68,6 @@ def project_key(folder: Path) -> bytes:
 def _draw_key(file: Path) -> None:
     """Write a new key whole; where another process was first, its key stays."""
     place_new(file, secrets.token_bytes(KEY_BYTES), mode=0o600)
-
-
-def stores_made(folder: Path) -> Made:
-    """The tile stores in a folder, by the slides that they were made from.
-
-    See :func:`wsikd.slides.once.settle_names`.
-    """
-    return Made(folder, ".zarr", _slide_of, also=(".part",))
-
-
-def _slide_of(path: Path) -> str | None:
-    found = _section(read_meta(path) or {}, "identity").get("fingerprint")
-    return found if isinstance(found, str) else None
 
 
 def describe(
