@@ -20,6 +20,7 @@ from wsikd.slides import tiff_pages
 from wsikd.slides.base import Slide, open_slide
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.tissue import find_tissue
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import tile_slide
 
@@ -426,3 +427,25 @@ def test_a_canvas_is_what_tiatoolbox_reads_by_area(slide_mpp, tmp_path, tiatoolb
                 np.testing.assert_array_equal(own, other)
             else:  # it rounds corner and size to whole pixels, we do not
                 assert np.abs(own - other).mean() < 2
+
+
+@pytest.mark.parametrize("omero", [True, False])
+@pytest.mark.parametrize("fill", [0, 255])
+@pytest.mark.parametrize("format_", [2, 3])
+def test_absent_chunks_of_an_ome_zarr_are_told_and_not_graded(
+    tmp_path, format_, fill, omero, caplog
+):
+    path = tmp_path / "a.zarr"
+    write_zarr(path, tissue_rgb(1024, 1024, (0, 0, 1024, 1024)), zarr=format_, omero=omero)
+    place = "0/0.3.2" if format_ == 2 else "0/c/0/3/2"
+    (path / place).unlink()
+    file = path / "0" / (".zarray" if format_ == 2 else "zarr.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fill_value": fill}))
+    with open_slide(path) as slide:
+        assert slide.info.reader_note.endswith(f"; 1 of 336 chunks are absent and read as {fill}")
+        assert (slide.read_level(0, (128, 192), (64, 64)) == fill).all()
+        tissue = find_tissue(slide, method="all")
+    assert f"a.zarr: 1 of 336 chunks are absent and read as {fill}; no field there" in caplog.text
+    cover = tissue.cover((0, 0), (64, 64), (16, 16))
+    assert cover[3, 2] == 0
+    assert (cover == 1).sum() == 16 * 16 - 1

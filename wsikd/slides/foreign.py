@@ -22,6 +22,7 @@ from wsikd.slides.mpp import resolve_mpp
 from wsikd.slides.openslide import exact_downsamples, on_background
 from wsikd.slides.stated import samples_doubt
 from wsikd.slides.tiff_tables import AbsentTiles
+from wsikd.slides.zarr_chunks import AbsentChunks, absent_chunks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,7 @@ class ForeignReader:
         # tifffile's decoder of JPEG fills up what is damaged.
         self._check = JpegCheck(path, facts.series.levels) if facts.series else None
         self.absent = AbsentTiles(facts.series.levels if facts.series else ())
+        self.unscanned = _absent(path) if kind == "ome-zarr" else None
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
             file=file,
@@ -109,7 +111,7 @@ class ForeignReader:
             objective_power=facts.evidence.power,
             bounds=(0, 0, *sizes[0]),
             background=_WHITE,
-            reader_note=note,
+            reader_note=f"{note}; {self.unscanned}" if self.unscanned else note,
             icc_profile=facts.icc_profile,
             series=facts.series.number if facts.series else 0,
             doubt=facts.doubt or samples_doubt("uint8", self._pixels.channels),
@@ -168,6 +170,14 @@ class ForeignReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _absent(path: Path) -> AbsentChunks:
+    try:
+        return absent_chunks(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        fault = f"its chunks cannot be counted ({type(error).__name__}: {error})"
+        raise SlideError(printable(path.name), one_line(fault), "copy it again") from error
 
 
 def _open(path: Path, kind: str, facts: Facts) -> Pixels:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
+    from wsikd.slides.zarr_chunks import AbsentChunks
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ def find_tissue(
 ) -> TissueMask:
     """Find the tissue of a slide at about 8 um/px.
 
+    Where the slide lacks pixels (absent chunks of an OME-Zarr) there is none, by any method.
+
     Args:
         slide: an open slide.
         method: an entry of ``MASKERS``.
@@ -146,6 +149,9 @@ def find_tissue(
     if picture or (mask_file is None and method != "all"):
         thumbnail = _overview(canvas, workers)
     check_pixels(slide.info, glimpse(slide) if thumbnail is None else thumbnail)
+    unscanned = _unscanned(slide, canvas)
+    if thumbnail is not None and unscanned is not None:
+        thumbnail[unscanned] = slide.info.background
     if mask_file is not None:
         mask = _from_file(mask_file, slide, canvas)
         if not mask.any():
@@ -156,9 +162,20 @@ def find_tissue(
     else:
         found = resolve(MASKERS, method, kind="maskers")(thumbnail, mpp)
         mask = filter_areas(found, mpp, areas or default_areas(method))
+    if unscanned is not None:
+        mask = mask & ~unscanned
     tissue = TissueMask(mask, mpp, canvas.origin_xy, canvas.scale_xy, method, thumbnail)
     _tell(slide.info.name, tissue)
     return tissue
+
+
+def _unscanned(slide: Slide, canvas: Canvas) -> NDArray[np.bool_] | None:
+    """Where the slide lacks pixels, on the canvas: bool (height, width); None where nowhere."""
+    absent: AbsentChunks | None = getattr(slide, "unscanned", None)
+    if not absent:
+        return None
+    log.warning("%s: %s; no field there counts as tissue", slide.info.name, absent)
+    return absent.on(canvas.origin_xy, canvas.scale_xy, canvas.size)
 
 
 def _tell(name: str, tissue: TissueMask) -> None:
