@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import Batch, input_option, slide_options
+from .roles import check_slides, existing, formats_of
 
 if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "formats",
-    default="zarr,csv,geojson,heat",
+    multiple=True,
+    default=["zarr,csv,geojson,heat"],
     show_default=True,
-    help="What to write of each slide, as for wsikd infer.",
+    metavar="NAMES",
+    help="What to write of each slide, as for wsikd infer. May be given again.",
 )
 @slide_options
 def attend(
@@ -48,7 +51,7 @@ def attend(
     inputs: tuple[str, ...],
     bags: tuple[Path, ...],
     output: Path,
-    formats: str,
+    formats: tuple[str, ...],
     threads: int | None,
     reader: str,
     series: int | None,
@@ -61,32 +64,44 @@ def attend(
     slide's highest, of which heat.png makes a heat map. It tells what decided the slide's class,
     not what a field is.
     """
-    import torch
-
     from wsikd.core.errors import DataError
     from wsikd.core.lock import locked
     from wsikd.core.markers import ATTENTION, ATTENTION_FILE
     from wsikd.core.place import Place
     from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
-    from wsikd.learn.bag_evaluate import BagReader
-    from wsikd.models.bag_bundle import load_bag_network
+    from wsikd.models.peek import check_network
     from wsikd.slides.manifest import find_slides, open_entry
     from wsikd.slides.once import settle_names
+    from wsikd.slides.what_is import BAGS, CLASSIFIER, check_role
     from wsikd.tiles.bags import find_bags, open_bag
     from wsikd.tiles.made import bags_made
 
-    bundle = load_bag_network(run)
-    reads = BagReader(bundle)
+    check_network(run, "RUN", CLASSIFIER)
+    for place in bags:
+        check_role(place, "--bags", BAGS)
+    asked = formats_of(formats)
     found = {path.stem: path for path in find_bags(bags)}
+    check_slides(inputs)
+    batch = Batch(output)
     entries = find_slides(
         inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
     )
+    entries = existing(entries, batch)
+    if not entries:
+        batch.finish("0 drawn")
     for folder in dict.fromkeys(path.parent for path in found.values()):
         entries = settle_names(entries, bags_made(folder))
+
+    import torch
+
+    from wsikd.learn.bag_evaluate import BagReader
+    from wsikd.models.bag_bundle import load_bag_network
+
+    bundle = load_bag_network(run)
+    reads = BagReader(bundle)
     if threads is not None:
         torch.set_num_threads(threads)
-    asked = [name.strip() for name in formats.split(",")]
 
     def work(entry: SlideEntry) -> str:
         path = found.get(entry.name)
@@ -112,9 +127,9 @@ def attend(
         best = int(probability.argmax())
         return f"{bundle.classes[best]} {probability[best]:.0%}, in {output / entry.name}"
 
-    batch = Batch(output)
+    lost = len(batch.failures)
     batch.run(entries, work)
-    batch.finish(f"{len(entries) - len(batch.failures)} drawn")
+    batch.finish(f"{len(entries) - len(batch.failures) + lost} drawn")
 
 
 def attention_map(slide: Slide, bag: Bag, attention: Any) -> GradeMap:

@@ -17,6 +17,7 @@ from .common import (
     tissue_options,
     use_threads,
 )
+from .roles import check_slides, existing
 from .sections import Sectioned
 
 if TYPE_CHECKING:
@@ -165,10 +166,7 @@ def bench(
     from wsikd.core.markers import BENCH, BENCH_FILES
     from wsikd.core.memory import keep_freed
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
-    from wsikd.grade.bench import run_bench
     from wsikd.grade.bench_choice import BUDGETS, Question
-    from wsikd.grade.bench_choice_report import plot_trade
-    from wsikd.grade.bench_report import plot, to_markdown
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.slide_scores import read_labels
     from wsikd.slides.label_map import parse_label_map
@@ -188,6 +186,9 @@ def bench(
     if budgets and len(students) > 1:
         raise click.UsageError("--budget goes with one --student")
     method = tissue_method(tissue)
+    if teacher:
+        _check_models(teacher, students)
+    check_slides(inputs)
     keep_freed()  # as infer does
     settings = PredictSettings(
         tissue=method,
@@ -197,6 +198,7 @@ def bench(
         max_fields=max_fields,
         engine=engine,
     )
+    batch = Batch(output)
     check_names(output, BENCH_FILES, BENCH)
     entries = find_slides(
         inputs,
@@ -206,6 +208,9 @@ def bench(
         series=series,
         accept_grey=accept_grey,
     )
+    entries = existing(entries, batch)
+    if not entries:
+        batch.finish("nothing to compare")
     question = Question(
         budgets or BUDGETS,
         margin,
@@ -213,6 +218,11 @@ def bench(
         {one.slide: one for one in read_labels(labels)} if labels else {},
         specimen or "biopsy",
     )
+
+    from wsikd.grade.bench import run_bench
+    from wsikd.grade.bench_choice_report import plot_trade
+    from wsikd.grade.bench_report import plot, to_markdown
+
     if arch:
         question = Question()
         pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
@@ -221,7 +231,6 @@ def bench(
         assert teacher is not None
         pair = (_trained("teacher", teacher, device, settings),
                 *_students(students, device, settings))  # fmt: skip
-    batch = Batch(output)
     entries = own_tissue(tissue, entries, batch)
     with progress("bench") as on_progress:
         record = run_bench(
@@ -240,6 +249,16 @@ def bench(
                 draw(record, part)
         click.echo(text)
     batch.finish(f"written to {output}" if record else "nothing to compare")
+
+
+def _check_models(teacher: Path, students: tuple[Path, ...]) -> None:
+    """Look at the cards; a mistake is found before anything heavy is imported."""
+    from wsikd.models.peek import check_pair, peek_grader
+
+    card = peek_grader(teacher, "--teacher")
+    cards = [peek_grader(path, "--student") for path in students]
+    for path, student in zip(students, cards, strict=True):
+        check_pair(card, student, f"give --teacher {path} --student {teacher}")
 
 
 def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:

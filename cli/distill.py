@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -77,11 +78,19 @@ def distill(
 
     On several GPUs or processes: torchrun --nproc-per-node N -m wsikd distill ...
     """
+    from wsikd.core.errors import WsikdError
     from wsikd.core.lock import locked
+    from wsikd.core.ranks import processes, rank
+    from wsikd.learn.loggers import check_loggers
     from wsikd.learn.runs import load_run
-    from wsikd.learn.team import processes, rank
 
-    run = load_run(config_file, overrides, data=data, teacher=teacher)
+    try:
+        check_loggers(loggers)
+        run = load_run(config_file, overrides, data=data, teacher=teacher)
+    except WsikdError as error:
+        if rank() > 0:  # the first process reports it
+            sys.exit(error.exit_code)
+        raise
 
     def train() -> None:
         with ExitStack() as stack:

@@ -17,6 +17,7 @@ from .common import (
     use_threads,
 )
 from .embed_vectors import embed_vectors
+from .roles import check_slides, existing
 from .sections import Sectioned
 
 if TYPE_CHECKING:
@@ -138,17 +139,16 @@ def embed(
     a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.models.encoder import open_encoder
-    from wsikd.models.folder import kind_of
-    from wsikd.models.region_bundle import KIND
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.once import settle_names
     from wsikd.slides.sidecar import tissue_method
+    from wsikd.slides.what_is import REGIONS, what_is
     from wsikd.tiles.bags import open_bag, write_h5
     from wsikd.tiles.made import bags_made
     from wsikd.tiles.store import TileStore
 
-    if kind_of(Path(encoder_name)) == KIND:
+    _check_encoder(encoder_name)
+    if what_is(encoder_name) == REGIONS:
         embed_vectors(
             click.get_current_context(), inputs, Path(encoder_name), output,
             device=device, batch_size=batch_size, overwrite=overwrite,
@@ -163,21 +163,28 @@ def embed(
     if region_px is not None and (stride is not None or h5):
         raise click.UsageError("--regions goes with neither --stride nor --h5")
     method = tissue_method(tissue)
+    stores = _stores(inputs)
+    if stores and region_px is not None:
+        raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
+    batch = Batch(output)
+    entries = stores
+    if not stores:
+        check_slides(inputs)
+        entries = find_slides(
+            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+        )
+        entries = settle_names(existing(entries, batch), bags_made(output))
+    if not entries:
+        batch.finish("nothing embedded")
+
+    from wsikd.models.encoder import open_encoder
+
     encoder = open_encoder(encoder_name, weights=weights, licence=licence)
     embedder = _embedder(
         encoder, 10 / mag if mag else mpp, patch_size, stride, region_px,
         {"tissue": method, "min_tissue": min_tissue, **asked},
         {"device": device, "batch_size": batch_size, "threads": use_threads(threads)},
     )  # fmt: skip
-    stores = _stores(inputs)
-    if stores and region_px is not None:
-        raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
-    entries = stores
-    if not stores:
-        found = find_slides(
-            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
-        )
-        entries = settle_names(found, bags_made(output))
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
 
@@ -198,11 +205,26 @@ def embed(
         side = region_px // embedder.settings.patch_px
         return f"{done.patches} regions of {side} x {side} tiles, {encoder.spec.dim} each, {place}"
 
-    batch = Batch(output)
     if not stores:
         entries = own_tissue(tissue, entries, batch)
     batch.run(entries, work)
     batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
+
+
+def _check_encoder(name: str) -> None:
+    """Refuse what is no encoder before anything heavy is imported."""
+    from wsikd.core.errors import ConfigError
+    from wsikd.slides.what_is import EMBEDDER, GRADER, REGIONS, UNFINISHED, WEIGHTS, check_role
+
+    if name.startswith("timm:"):
+        return
+    file = name.removeprefix("hipt:").removeprefix("dino:")
+    if not Path(file).exists():
+        raise ConfigError(
+            f"--encoder {name}", "is no bundle and no network of timm, nor a file",
+            "give a folder, hipt:FILE, or timm:NAME",
+        )  # fmt: skip
+    check_role(file, "--encoder", GRADER, EMBEDDER, REGIONS, UNFINISHED, WEIGHTS)
 
 
 def _embedder(

@@ -29,8 +29,8 @@ def embed_vectors(
     overwrite: bool,
 ) -> None:
     """Encode every grid; one that will not do is told of at the end, and the others go on."""
-    from wsikd.learn.region_vectors import VectorEmbedder
     from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.what_is import BAGS, GRIDS, check_role
     from wsikd.tiles.bags import find_bags
 
     for option in context.command.params:
@@ -38,8 +38,13 @@ def embed_vectors(
         given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if given and name not in FITTING:
             raise click.UsageError(f"{option.opts[0]} does not go with a region encoder")
-    embedder = VectorEmbedder(run, device=device, batch_size=batch_size)
+    for item in inputs:
+        check_role(item, "-i with a region encoder", GRIDS, BAGS)
     entries = [SlideEntry(path, path.stem) for path in find_bags(inputs)]
+
+    from wsikd.learn.region_vectors import VectorEmbedder
+
+    embedder = VectorEmbedder(run, device=device, batch_size=batch_size)
     output.mkdir(parents=True, exist_ok=True)
     counts = {"made": 0, "already there": 0}
 

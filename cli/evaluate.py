@@ -97,8 +97,11 @@ def evaluate(
     if slides is not None or labels is not None:
         if subject is not None or slides is None or labels is None:
             raise click.UsageError("give RUN|BUNDLE, or both --slides OUT and --labels CSV")
+        from wsikd.slides.what_is import RESULTS, check_role
+
         from . import evaluate_slides
 
+        check_role(slides, "--slides", RESULTS)
         record = evaluate_slides.scored(slides, labels)
         click.echo(json.dumps(record, indent=2) if as_json else evaluate_slides.text(record))
         return
@@ -116,12 +119,19 @@ def evaluate(
     if against:
         raise click.UsageError("--against is for runs of method mil")
 
-    from wsikd.learn import scoring
-    from wsikd.learn.run_report import write_pictures
-    from wsikd.learn.team import refuse_team
-    from wsikd.models.device import pick_device
+    from wsikd.core.ranks import refuse_team
+    from wsikd.learn.preflight import PATCHES, check_data
+    from wsikd.models.peek import peek_grader
 
     refuse_team("wsikd evaluate", "start it once")
+    peek_grader(subject, "RUN")
+    if data:
+        check_data(data, *PATCHES)
+
+    from wsikd.learn import scoring
+    from wsikd.learn.run_report import write_pictures
+    from wsikd.models.device import pick_device
+
     where = str(pick_device(device))
     opened = scoring.open_subject(subject)
     patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)

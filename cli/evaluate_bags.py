@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
 def is_bag_run(subject: Path) -> bool:
     """Whether a folder holds a bag network."""
-    from wsikd.models.bag_bundle import KIND
-    from wsikd.models.folder import kind_of
+    from wsikd.slides.what_is import CLASSIFIER, what_is
 
-    return kind_of(subject) == KIND
+    return what_is(subject) == CLASSIFIER
 
 
 def scored(
@@ -27,6 +26,12 @@ def scored(
     again: bool,
 ) -> dict[str, Any]:
     """The record of a scoring; raises WsikdError."""
+    from wsikd.learn.preflight import check_data
+    from wsikd.slides.what_is import BAGS, GRIDS
+
+    for places in filter(None, (data, against)):
+        check_data(places, BAGS, GRIDS)
+
     from wsikd.learn.bag_evaluate import evaluate_bags
 
     return evaluate_bags(

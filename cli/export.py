@@ -65,9 +65,12 @@ def export(
     """
     from wsikd.core.errors import OutputError
     from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.slides.what_is import STORES, check_role
     from wsikd.tiles.exports import Options, find_export
     from wsikd.tiles.store import TileStore
 
+    for store in stores:
+        check_role(store, "wsikd export", STORES)
     chosen = find_export(kind)
     mpp = None if magnification is None else mpp_of_magnification(magnification)
     options = Options(mpp, image_format, use_threads(threads), overwrite)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import use_threads
+from .roles import check_slides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,13 +67,22 @@ def export_model(
     The copy is read back by its own runtime and must give the student's logits, within 1e-4 of the
     greatest one; else nothing is left. export.json tells how to use it and how well it agreed.
     """
+    from wsikd.core.errors import ConfigError
     from wsikd.models.bundle import load_bundle
-    from wsikd.models.portable import export_model as write
+    from wsikd.models.peek import peek_grader
+    from wsikd.models.tables import FILES
     from wsikd.slides.manifest import find_slides
+
+    peek_grader(student, "STUDENT")
+    if kind not in FILES:
+        raise ConfigError(f"--to {kind}", "is not known", f"choose one of {', '.join(FILES)}")
+    check_slides(inputs)
+    entries = find_slides(inputs, slide_mpp=slide_mpp) if inputs else []
+
+    from wsikd.models.portable import export_model as write
 
     use_threads(1)
     bundle = load_bundle(student)
-    entries = find_slides(inputs, slide_mpp=slide_mpp) if inputs else []
     patches = _fields(entries, bundle.spec) if entries else None
     record = write(bundle, kind, output, patches=patches, overwrite=overwrite)
     spec, found = bundle.spec, record["parity"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ from .common import (
     use_threads,
 )
 from .infer_run import Running, Wanted, grade_slides
+from .roles import check_slides, existing, formats_of
 from .sections import Sectioned
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,13 +61,14 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "formats",
-    default="zarr,csv,uncertain,geojson,png",
+    multiple=True,
+    default=["zarr,csv,uncertain,geojson,png"],
     show_default=True,
     metavar="NAMES",
     help="What to write of each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
     "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
     "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), or all "
-    "that the slide can have.",
+    "that the slide can have. May be given again.",
 )
 @click.option(
     "--specimen",
@@ -155,7 +160,7 @@ def infer(
     inputs: tuple[str, ...],
     model: Path,
     output: Path,
-    formats: str,
+    formats: tuple[str, ...],
     specimen: str,
     min_area: float | None,
     stride: int | None,
@@ -181,9 +186,7 @@ def infer(
     overwrite: bool,
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
-    from wsikd.core.tables import resolve
     from wsikd.grade.engines.choose import check_names
-    from wsikd.grade.exports import ALL, EXPORTERS
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.work import Escalation, Grading
     from wsikd.slides.manifest import find_slides
@@ -199,10 +202,7 @@ def infer(
         raise _not_dense()
     method = tissue_method(tissue)
     check_names(engine, precision)
-    asked = {name.strip() for name in formats.split(",")}
-    for name in sorted(asked - {ALL}):
-        resolve(EXPORTERS, name, kind="exporters")
-    names = tuple(name for name in (*EXPORTERS, ALL) if name in asked)
+    names = formats_of(formats)
     how = Running(jobs, use_threads(threads, jobs), stall)
     grading = Grading(
         model=model,
@@ -223,13 +223,28 @@ def infer(
     )
     wanted = Wanted(names, specimen, min_area, overwrite)
 
+    _check_models(model, escalate)
+    check_slides(inputs)
+
     def find(batch: Batch) -> Sequence[SlideEntry]:
         entries = find_slides(
             inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
         )
-        return own_tissue(tissue, entries, batch)
+        return own_tissue(tissue, existing(entries, batch), batch)
 
     grade_slides(find, grading, wanted, how, output)
+
+
+def _check_models(model: Path, teacher: Path | None) -> None:
+    """Look at the cards; a mistake is found before anything heavy is imported."""
+    from wsikd.models.peek import check_pair, peek_grader, teacher_note
+
+    student = peek_grader(model, "-m")
+    if teacher is not None:
+        right = f"give -m {teacher} --escalate {model}"
+        check_pair(peek_grader(teacher, "--escalate"), student, right)
+    elif note := teacher_note(student):
+        log.warning("%s", note)
 
 
 def _not_dense() -> WsikdError:

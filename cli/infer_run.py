@@ -59,9 +59,12 @@ def grade_slides(
 
     batch = Batch(out)
     counts = {"graded": 0, "already there": 0}
+    entries = find(batch)
+    if not entries:
+        batch.finish("nothing graded")
     with _runner(how) as run:
         loaded = _load(run, grading)
-        entries = settle_names(find(batch), results_made(out))
+        entries = settle_names(entries, results_made(out))
         out.mkdir(parents=True, exist_ok=True)
         check_summary(out)
         keep_card(out, loaded.student)

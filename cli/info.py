@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import Batch, own_tissue, slide_options, tissue_options, use_threads
+from .roles import check_slides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ def info(
     _check_sizes(sizes, patch_size)
     asked = _Asked(tuple(sizes), patch_size, tissue_method(tissue), min_tissue, threads)
     batch = Batch(None)
+    check_slides(slides, "wsikd info")
     entries = find_slides(
         slides, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
     )

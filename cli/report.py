@@ -14,6 +14,9 @@ def report(out: Path) -> None:
 
     It opens without a server, in any browser; pictures in it are small and link to the overlays.
     """
+    from wsikd.slides.what_is import RESULTS, check_role
+
+    check_role(out, "wsikd report", RESULTS)
     from wsikd.grade.results_report import write_results_report
 
     path, slides, failures = write_results_report(out)

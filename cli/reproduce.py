@@ -112,9 +112,9 @@ def reproduce(
     from wsikd.core.errors import ConfigError
     from wsikd.core.files import check_names
     from wsikd.core.markers import TABLE, TABLE_FILES
-    from wsikd.learn.reproduce import Plan, read_rows, run_all
-    from wsikd.learn.table import make_table, write_table
-    from wsikd.learn.team import refuse_team
+    from wsikd.core.ranks import refuse_team
+    from wsikd.learn.preflight import PATCHES, check_data
+    from wsikd.learn.reproduce_plan import Plan, read_rows
 
     refuse_team("wsikd reproduce", "start it once")
     if paper == TS2G:
@@ -152,24 +152,31 @@ def reproduce(
             "--redeal", "deals the folds once a seed", "give --folds, and leave --repeats out"
         )
     plan = Plan(found, _numbers(seeds), folds, repeats, redeal)
+    check_data(data, *PATCHES)
     if paper == "hdkd":
+        parts = _shares(shares)
         from wsikd.learn.efficiency import make_study, run_shares, write_study
 
-        parts = _shares(shares)
         run_shares(plan, output, parts, device=device)
         click.echo(write_study(make_study(plan, output, parts), output), nl=False)
         return
+    from wsikd.learn.reproduce import run_all
+    from wsikd.learn.table import make_table, write_table
+
     run_all(plan, output, device=device)
     click.echo(write_table(make_table(plan, output), output), nl=False)
 
 
 def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> None:
     """All stages on a generated cohort, and their tables."""
-    from wsikd.learn.ts2g_study import Study
     from wsikd.learn.ts2g_study_settings import read_study
+
+    settings = read_study(overrides)
+
+    from wsikd.learn.ts2g_study import Study
     from wsikd.learn.ts2g_table import write_table
 
-    study = Study(read_study(overrides), output, device=device)
+    study = Study(settings, output, device=device)
     study.run()
     click.echo(write_table(study), nl=False)
 
@@ -178,11 +185,18 @@ def _reproduce_slpd(
     data: tuple[Path, ...], output: Path, overrides: tuple[str, ...], device: str
 ) -> None:
     """Region encoders with and without prototypes, and their tables."""
-    from wsikd.learn.slpd_study import Study
+    from wsikd.learn.preflight import check_data
     from wsikd.learn.slpd_study_settings import read_study
+    from wsikd.slides.what_is import GRIDS
+
+    settings = read_study(overrides, own_data=bool(data))
+    if data:
+        check_data(data, GRIDS)
+
+    from wsikd.learn.slpd_study import Study
     from wsikd.learn.slpd_table import write_table
 
-    study = Study(read_study(overrides, own_data=bool(data)), output, device=device, data=data)
+    study = Study(settings, output, device=device, data=data)
     study.run()
     click.echo(write_table(study), nl=False)
 
@@ -199,13 +213,17 @@ def _cross_validate(
     from importlib.resources import as_file, files
 
     from wsikd.core.config import load_config
-    from wsikd.learn.bag_folds import cross_validate, write_folds
     from wsikd.learn.bag_settings import MilConfig
+    from wsikd.learn.preflight import check_run
 
     with as_file(files("wsikd.configs") / TS2G / "3_mil.yaml") as file:
         config = load_config(MilConfig, file, overrides)
     paths = [*config.data.paths, *map(str, data)]
     config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
+    check_run(config)
+
+    from wsikd.learn.bag_folds import cross_validate, write_folds
+
     found = cross_validate(config, output, folds=folds, seeds=seeds, device=device)
     click.echo(write_folds(found, config, output, folds), nl=False)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import SOME_FAILED, told
+from .exits import SOME_FAILED, told
+from .roles import check_slides
 
 if TYPE_CHECKING:
     from wsikd.grade.similar import Match, Region
@@ -68,6 +69,10 @@ def similar(
 
     RUN is a run of method slpd, or its prototypes.npz. Slides of the same patient are left out.
     """
+    from wsikd.slides.what_is import REGIONS, UNFINISHED, check_role
+
+    check_role(run, "RUN", REGIONS, UNFINISHED)
+    check_slides(inputs)
     from wsikd.grade.similar import SimilarPage, write_similar
     from wsikd.learn.prototypes import PrototypeTable
     from wsikd.slides.manifest import find_slides

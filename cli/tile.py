@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .common import Batch, input_option, slide_options, tissue_options
+from .roles import check_slides
 from .sections import Sectioned
 from .tile_compare import compare_tiles
 from .tile_labels import plan_labels
@@ -126,6 +127,7 @@ def tile(
     patch_sizes(finest_first, patch_size, stride or patch_size)
     renamed = parse_label_map(label_map)
     how = running(jobs, threads, stall, scheduler, workers)
+    check_slides(inputs)
     found = discover_slides(
         inputs,
         slide_mpp=slide_mpp,

@@ -87,25 +87,31 @@ def tune(
     import json
 
     from wsikd.core.errors import ConfigError
-    from wsikd.learn import tune as engine
-    from wsikd.learn.team import refuse_team
+    from wsikd.core.ranks import refuse_team
+    from wsikd.learn.preflight import check_run
+    from wsikd.learn.tune_plan import METRICS, Tuning, parse_grid
 
     refuse_team("wsikd tune", "start it once in each of several shells: they share -o")
-    if metric not in engine.METRICS:
+    if metric not in METRICS:
         raise ConfigError(
-            f"--metric {metric}", "is not known", f"choose one of {', '.join(engine.METRICS)}"
+            f"--metric {metric}", "is not known", f"choose one of {', '.join(METRICS)}"
         )
     changes = list(overrides)
     if teacher is not None:
         changes.append(f"teacher={json.dumps(str(teacher))}")
-    tuning = engine.Tuning(
+    tuning = Tuning(
         config_file,
         tuple(changes),
         tuple(map(str, data)),
-        engine.parse_grid(entries),
+        parse_grid(entries),
         metric,
         seed,
     )
+    for point in tuning.points():
+        check_run(tuning.config(point))
+
+    from wsikd.learn import tune as engine
+
     result = engine.tune(tuning, output, storage=storage, device=device)
     click.echo(f"{result.finished} of {result.total} trials, in {result.trials_file}")
     if result.best is not None:

@@ -35,13 +35,18 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
     import threading
     import webbrowser
 
+    from wsikd.slides.what_is import RESULTS, check_role
+
+    from .common import use_threads
+    from .roles import check_slides
+
+    check_role(out, "wsikd view", RESULTS)
+    check_slides(inputs)
     from wsikd.grade.results import results_made
     from wsikd.grade.view import ViewServer
     from wsikd.grade.viewing import Viewing
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.once import settle_names
-
-    from .common import use_threads
 
     use_threads(1)
     entries = find_slides(inputs, reader=reader, accept_grey=True) if inputs else []

@@ -112,7 +112,7 @@ def test_an_unforeseen_fault_does_not_stop_the_others(slide_file, monkeypatch):
         entries, *pair(), repeats=1, on_failure=lambda entry, error: failed.append(error)
     )
     assert [s["name"] for s in record["slides"]] == ["even"]
-    assert isinstance(failed[0], SlideError)
+    assert isinstance(failed[0], UnforeseenError)
     assert "unforeseen RuntimeError: out of memory" in str(failed[0])
     with pytest.raises(RuntimeError):
         run_bench(entries, *pair(), repeats=1)

@@ -32,7 +32,17 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
     for point in entry_points(group=f"wsikd.{kind}"):
         if point.name == name:
             return point.load()
-    raise ConfigError(name, f"not among the known {kind}", f"choose one of {', '.join(table)}")
+    raise _unknown(table, name, kind)
+
+
+def check_known(table: Mapping[str, str], name: str, *, kind: str) -> None:
+    """Raise what :func:`resolve` would for an unknown name; nothing is imported."""
+    if name not in table and all(p.name != name for p in entry_points(group=f"wsikd.{kind}")):
+        raise _unknown(table, name, kind)
+
+
+def _unknown(table: Mapping[str, str], name: str, kind: str) -> ConfigError:
+    return ConfigError(name, f"not among the known {kind}", f"choose one of {', '.join(table)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

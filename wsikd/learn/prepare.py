@@ -11,6 +11,7 @@ import torch
 from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.core.tables import resolve
 from wsikd.learn.methods import METHODS
+from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbone import macs
 from wsikd.models.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.families import imagenet_weights
@@ -34,20 +35,10 @@ def open_teacher(config: RunConfig) -> StudentBundle | None:
         ConfigError: none is named, or it reads another resolution than ``data.mpp``.
         BundleError: it cannot be used.
     """
-    if config.method == "supervised":
+    if peek_teacher(config) is None:
         return None
-    if config.teacher is None:
-        raise ConfigError(
-            "teacher", f"method {config.method} needs one", "pass --teacher RUN or set it"
-        )
-    teacher = load_bundle(config.teacher)
-    if abs(teacher.spec.mpp - config.data.mpp) > 0.02 * teacher.spec.mpp:
-        raise ConfigError(
-            "data.mpp",
-            f"{config.data.mpp:g} is not the teacher's {teacher.spec.mpp:g} um/px",
-            f"set data.mpp={teacher.spec.mpp:g} and data.student_mpp to the student's",
-        )
-    return teacher
+    assert config.teacher is not None
+    return load_bundle(config.teacher)
 
 
 def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle | None) -> Grader:

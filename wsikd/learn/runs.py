@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsikd.core.config import load_config, peek
@@ -59,9 +60,14 @@ def load_run(
         teacher: sets ``teacher``.
 
     Raises:
-        ConfigError: a setting is wrong, or the method takes no teacher or no paths.
+        ConfigError: a setting is wrong, or the method takes no teacher or no paths; or as
+            :func:`wsikd.learn.preflight.check_run`, for what the settings name.
+        DataError: as there.
+        BundleError: as there.
     """
     import json
+
+    from wsikd.learn.preflight import check_run
 
     kind, changes = _kind(path, overrides), list(overrides)
     if teacher is not None:
@@ -74,7 +80,13 @@ def load_run(
             raise ConfigError("--data", f"method {kind} has files of its own", "set data.train")
         paths = [*config.data.paths, *map(str, data)]
         config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
-    return Run(config, resolve(TRAININGS, kind, kind="trainings"))
+    check_run(config)
+    return Run(config, partial(_train, kind))
+
+
+def _train(kind: str, *arguments: Any, **more: Any) -> Any:
+    """Import what trains, which takes its time, and call it."""
+    return resolve(TRAININGS, kind, kind="trainings")(*arguments, **more)
 
 
 def _kind(path: Path, overrides: Sequence[str]) -> str:

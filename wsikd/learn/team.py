@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from wsikd.core.errors import ConfigError, WsikdError
+from wsikd.core.ranks import processes as processes
+from wsikd.core.ranks import rank as rank
+from wsikd.core.ranks import refuse_team as refuse_team
 from wsikd.models.device import pick_device
 from wsikd.models.shared_norm import share_norms
 
@@ -32,24 +35,6 @@ E = TypeVar("E", bound=WsikdError)
 _left: list[object] = []
 """Groups that were left. Were the last reference to one of gloo's dropped, its threads would be
 waited for under Python's lock, which they may wait for themselves."""
-
-
-def processes() -> int:
-    """How many processes ``torchrun`` has started; 1 without it."""
-    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
-        return 1
-    return int(os.environ["WORLD_SIZE"])
-
-
-def rank() -> int:
-    """Number of this process among them, 0 the first."""
-    return int(os.environ["RANK"]) if processes() > 1 else 0
-
-
-def refuse_team(command: str, remedy: str) -> None:
-    """Refuse ``torchrun`` for a command that works alone. Raises ConfigError."""
-    if processes() > 1:
-        raise ConfigError(command, f"was started as {processes()} processes", remedy)
 
 
 class Team:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings, parse_config
 from wsikd.core.tables import nearest
-from wsikd.models.mil import AGGREGATORS
+from wsikd.models.tables import AGGREGATORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

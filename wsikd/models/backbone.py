@@ -15,19 +15,10 @@ from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
+from wsikd.models.tables import BACKBONES as BACKBONES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-BACKBONES: dict[str, str] = {
-    "vgg_small": "wsikd.models.families:vgg_small",
-    "strided_small": "wsikd.models.families:strided_small",
-    "vgg16": "wsikd.models.families:vgg16",
-    "resnet18": "wsikd.models.families:resnet18",
-    "resnet50": "wsikd.models.families:resnet50",
-    "mobilenet_v3_large": "wsikd.models.families:mobilenet_v3_large",
-    "efficientnet_b0": "wsikd.models.families:efficientnet_b0",
-}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,36 @@ def save_bundle(
     return folder
 
 
+def peek_bundle(path: str | Path) -> StudentBundle:
+    """Read the card of a bundle folder, or of the bundle in a run folder, and check it alone.
+
+    Needs no PyTorch: whether the weights are the card's shows when they are asked for.
+
+    Raises:
+        BundleError: there is none, it is unfinished, or its card is damaged.
+    """
+    folder = _find(Path(path))
+    card = read_card(folder / CARD)
+    if "input" not in card and isinstance(card.get("kind"), str):
+        raise BundleError(
+            folder / CARD, f"describes a network of kind '{card['kind']}', which grades no patches",
+            "give a run of method supervised, at_plus or hdkd",
+        )  # fmt: skip
+    try:
+        spec = input_spec(card["input"])
+        network_of(card["network"])
+        _ = card["sha256"]
+        number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
+        if card.get("temperature") is not None:
+            number(card["temperature"], "temperature")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(
+            folder / CARD, f"is not a card of wsikd ({reason:.200})", "export the student again"
+        ) from error
+    return StudentBundle(folder, spec, card)
+
+
 def load_bundle(
     path: str | Path, *, known: Callable[[StudentBundle], bool] | None = None
 ) -> StudentBundle:
@@ -155,29 +185,11 @@ def load_bundle(
     Raises:
         BundleError: there is none, it is unfinished or damaged, or weights and card disagree.
     """
-    folder = _find(Path(path))
-    card = read_card(folder / CARD)
-    if "input" not in card and isinstance(card.get("kind"), str):
-        raise BundleError(
-            folder / CARD, f"describes a network of kind '{card['kind']}', which grades no patches",
-            "give a run of method supervised, at_plus or hdkd",
-        )  # fmt: skip
-    try:
-        spec = input_spec(card["input"])
-        network = network_of(card["network"])
-        digest = str(card["sha256"])
-        number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
-        if card.get("temperature") is not None:
-            number(card["temperature"], "temperature")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(
-            folder / CARD, f"is not a card of wsikd ({reason:.200})", "export the student again"
-        ) from error
-    bundle = StudentBundle(folder, spec, card)
+    bundle = peek_bundle(path)
+    folder, card, digest = bundle.path, bundle.card, bundle.sha256
     if known and digest == _sha256(folder / WEIGHTS) and known(bundle):
         return bundle
-    _check_fit(folder, card, spec, network)
+    _check_fit(folder, card, bundle.spec, network_of(card["network"]))
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"

@@ -12,17 +12,13 @@ from wsikd.core.errors import ConfigError
 from wsikd.core.tables import resolve
 from wsikd.models.backbone import build_backbone
 from wsikd.models.colour import without_colour
+from wsikd.models.tables import GRADERS as GRADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from wsikd.models.backbone import Backbone
 
-GRADERS: dict[str, str] = {
-    "hdkd_teacher": "wsikd.models.hybrid:hdkd_teacher",
-    "hdkd_student": "wsikd.models.hybrid:hdkd_student",
-}
-"""Networks that are no backbone with a linear layer behind it."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -23,17 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.tables import resolve
-
-AGGREGATORS: dict[str, str] = {
-    "mean": "wsikd.models.mil:MeanMil",
-    "max": "wsikd.models.mil:MaxMil",
-    "abmil": "wsikd.models.mil:AttentionMil",
-    "gated": "wsikd.models.mil:GatedMil",
-    "clam_sb": "wsikd.models.mil:ClamSb",
-    "dsmil": "wsikd.models.mil:DsMil",
-    "transmil": "wsikd.models.transmil:TransMil",
-    "hipt": "wsikd.models.transmil:HiptHead",
-}
+from wsikd.models.tables import AGGREGATORS as AGGREGATORS
 
 
 class BagOutput(NamedTuple):

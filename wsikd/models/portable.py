@@ -24,6 +24,7 @@ from wsikd.core.markers import PORTABLE
 from wsikd.core.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import LICENCE
+from wsikd.models.tables import FILES as FILES
 from wsikd.models.timm_models import PREFIX
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 RECORD = "export.json"
-FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "wsinfer": "torchscript_model.pt"}
-"""Kind -> file of weights; the last is the name that WSInfer and QuPath look for."""
 INPUT, OUTPUT = "patches", "logits"
 OPSET = 17
 LIMIT = 1e-4

@@ -1,0 +1,128 @@
+"""What a training, tuning or scoring names, checked before anything heavy is imported.
+
+Only names, cards and settings are looked at; what reads the data checks the rest. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import ConfigError, DataError
+from wsikd.core.tables import check_known
+from wsikd.models.peek import peek_grader
+from wsikd.models.tables import AGGREGATORS, BACKBONES, GRADERS
+from wsikd.slides.what_is import BAGS, GRIDS, IMAGES, STORES, check_role
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from wsikd.learn.settings import RunConfig
+    from wsikd.models.bundle import StudentBundle
+
+PATCHES = (STORES, IMAGES)
+_TAKES = {"mil": (BAGS, GRIDS), "slpd": (GRIDS,), "ts2g": PATCHES}
+"""Kinds of data by method; the methods on patches take ``PATCHES``."""
+
+
+def check_run(config: Any) -> None:
+    """Refuse settings of any method that name a missing or wrong file, teacher or network.
+
+    Args:
+        config: checked settings, such as ``RunConfig``.
+
+    Raises:
+        ConfigError: no teacher where one is needed, a path of another kind, an unknown network.
+        DataError: no data, or data that do not exist.
+        BundleError: the teacher cannot be used.
+    """
+    _check_arch(config)
+    if config.method == "detector":
+        for name in ("train", "val"):
+            file = getattr(config.data, name)
+            if file is not None:
+                _check_exists(Path(file), f"set data.{name}")
+        return
+    check_data(config.data.paths, *_TAKES.get(config.method, PATCHES), source=_source(config))
+    for path in getattr(config.data, "targets", ()):
+        _check_exists(Path(path), "set data.targets")
+        check_role(path, "data.targets", BAGS)
+    if hasattr(config, "teacher"):
+        peek_teacher(config)
+
+
+def check_data(paths: Sequence[str | os.PathLike[str]], *wanted: str, source: str = "auto") -> None:
+    """Refuse places of data that do not exist or hold something else.
+
+    Args:
+        paths: files and folders.
+        wanted: kinds of ``wsikd.slides.what_is``, the usual one first.
+        source: ``data.source``; only "auto" leaves the kind to the path.
+
+    Raises:
+        ConfigError: a path of another kind.
+        DataError: none is named, or one does not exist.
+    """
+    if not paths:
+        raise DataError("data.paths", "names no data", "pass --data or set it")
+    for path in map(Path, paths):
+        _check_exists(path, "correct data.paths or --data")
+        if source == "auto":
+            check_role(path, "--data", *wanted)
+
+
+def peek_teacher(config: RunConfig) -> StudentBundle | None:
+    """The card of the teacher that a method needs, None for a method without one.
+
+    Raises:
+        ConfigError: none is named, it is no teacher, or it reads another resolution than the data.
+        BundleError: it cannot be used.
+    """
+    if config.method == "supervised":
+        return None
+    if config.teacher is None:
+        raise ConfigError(
+            "teacher", f"method {config.method} needs one", "pass --teacher RUN or set it"
+        )
+    teacher = peek_grader(config.teacher, "--teacher")
+    check_resolution(config, teacher)
+    return teacher
+
+
+def check_resolution(config: RunConfig, teacher: StudentBundle) -> None:
+    """Refuse a teacher that reads another resolution than ``data.mpp``. Raises ConfigError."""
+    own, wanted = teacher.spec.mpp, config.data.mpp
+    if abs(own - wanted) <= 0.02 * own:
+        return
+    if own > wanted and teacher.card.get("teacher"):
+        raise ConfigError(
+            f"--teacher {config.teacher}",
+            f"is a student of {own:g} um/px, not the teacher of {wanted:g} um/px (data.mpp)",
+            "give the run that this student was distilled from",
+        )
+    raise ConfigError(
+        "data.mpp", f"{wanted:g} is not the teacher's {own:g} um/px",
+        f"set data.mpp={own:g} and data.student_mpp to the student's",
+    )  # fmt: skip
+
+
+def _source(config: Any) -> str:
+    return str(getattr(config.data, "source", "auto"))
+
+
+def _check_exists(path: Path, remedy: str) -> None:
+    if not path.exists():
+        raise DataError(path, "does not exist", remedy)
+
+
+def _check_arch(config: Any) -> None:
+    """Refuse a network that no table and no package offers; timm's are asked for by timm."""
+    network = getattr(config, "network", None)
+    arch = getattr(network, "arch", None)
+    if arch is None or config.method in ("detector", "slpd") or arch.startswith("timm:"):
+        return
+    if config.method == "mil":
+        check_known(AGGREGATORS, arch, kind="aggregators")
+    else:
+        check_known({**BACKBONES, **GRADERS}, arch, kind="backbones")

@@ -1,0 +1,91 @@
+"""Which network a path holds, seen from its card alone. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.models.bundle import peek_bundle
+from wsikd.models.card import CARD
+from wsikd.slides.what_is import GRADER, UNFINISHED, check_role, what_is
+
+if TYPE_CHECKING:
+    from wsikd.models.bundle import StudentBundle
+
+_TEACHING_MPP = 2.0
+_STUDENT_MPP = 4.0
+
+
+def check_network(path: str | Path, option: str, *kinds: str) -> str:
+    """Refuse a path that holds none of these networks; returns the kind that it holds.
+
+    Args:
+        path: a bundle or run folder.
+        option: which it was given with.
+        kinds: networks of ``wsikd.slides.what_is``, the usual one first.
+
+    Raises:
+        ConfigError: it holds something else.
+        BundleError: it does not exist, or holds no finished network.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BundleError(path, "does not exist", "pass a run folder of wsikd distill")
+    check_role(path, option, *kinds, UNFINISHED)
+    kind = what_is(path)
+    if kind is None:
+        raise BundleError(path, f"holds no {CARD}", "pass a run folder of wsikd distill")
+    if kind == UNFINISHED:
+        raise BundleError(
+            path, "this run has not finished", "finish it with wsikd distill --resume"
+        )
+    return kind
+
+
+def peek_grader(path: str | Path, option: str) -> StudentBundle:
+    """The checked card of a student or teacher; its weights are unread.
+
+    Raises:
+        ConfigError: the path holds something else.
+        BundleError: it is missing, unfinished or damaged.
+    """
+    check_network(path, option, GRADER)
+    return peek_bundle(path)
+
+
+def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> None:
+    """Refuse a teacher and a student that were swapped.
+
+    They are where the teacher reads coarser pixels, or was itself distilled from the student.
+
+    Args:
+        teacher: what was given as the teacher.
+        student: what was given as the student.
+        remedy: the right command.
+
+    Raises:
+        ConfigError: they are swapped.
+    """
+    own, theirs = teacher.spec.mpp, student.spec.mpp
+    taught_by = teacher.card.get("teacher")
+    reverse = isinstance(taught_by, dict) and taught_by.get("sha256") == student.sha256
+    if not reverse and own <= 1.02 * theirs:
+        return
+    fault = f"reads {own:g} um/px, the student {theirs:g} um/px: the two are swapped"
+    if reverse:
+        fault = "was distilled from the student: the two are swapped"
+    raise ConfigError(f"teacher {teacher.path}", fault, remedy)
+
+
+def teacher_note(bundle: StudentBundle) -> str | None:
+    """A line for those who grade slides with a teacher by mistake; None for a student."""
+    mpp = bundle.spec.mpp
+    taught = bundle.card.get("method") != "supervised" or bundle.card.get("teacher")
+    if taught or mpp > _TEACHING_MPP:
+        return None
+    more = (_STUDENT_MPP / mpp) ** 2
+    return (
+        f"{bundle.path}: is a teacher at {10 / mpp:g}x; it reads {more:.3g} times the pixels of a "
+        "student at 2.5x; if a student is meant, give its run with -m"
+    )
