@@ -63,6 +63,22 @@ def check_working_directory() -> None:
         raise ConfigError("the current folder", fault, remedy) from error
 
 
+def refuse_twice(context: click.Context, arguments: list[str]) -> None:
+    """Raise a usage error where an option that holds one value is given twice.
+
+    Click itself would keep the last and drop the others without a word.
+    """
+    parser = context.command.make_parser(context)
+    _, _, order = parser.parse_args(list(arguments))
+    for option in order:
+        single = isinstance(option, click.Option) and not (
+            option.multiple or option.is_flag or option.count
+        )
+        if single and order.count(option) > 1:
+            name = max(option.opts, key=len)
+            raise click.UsageError(f"give {name} once, not {order.count(option)} times", context)
+
+
 def together(work: Callable[[], None], *, first: bool) -> NoReturn:
     """Do the work of one of several processes, and end it; the first one that fails reports it.
 

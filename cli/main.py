@@ -19,7 +19,7 @@ from .distill import distill
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
-from .exits import CODES, check_working_directory, one_line_errors
+from .exits import CODES, check_working_directory, one_line_errors, refuse_twice
 from .export import export
 from .export_model import export_model
 from .infer import infer
@@ -40,6 +40,14 @@ class _Wsikd(click.Group):
         with one_line_errors():
             check_working_directory()
             return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_twice(click.Context(command, ctx, name), rest)
+        return name, command, rest
 
 
 @click.group(

@@ -11,9 +11,17 @@ import pytest
 from click.testing import CliRunner
 from wsikd.cli.exits import CODES, one_line_errors
 from wsikd.cli.main import main
+from wsikd.cli.roles import formats_of
 
 from tests.interrupts import hear_interrupts
-from wsikd.core.errors import NoSlidesError, OutputError, SlideError, StoreError, UnforeseenError
+from wsikd.core.errors import (
+    ConfigError,
+    NoSlidesError,
+    OutputError,
+    SlideError,
+    StoreError,
+    UnforeseenError,
+)
 from wsikd.core.faults import explain
 
 
@@ -155,3 +163,62 @@ def test_ctrl_c_ends_with_130(tmp_path):
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=30)
     assert (running.returncode, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("tile -i a.svs -o out --classes NC --classes G3", "give --classes once, not 2 times"),
+        ("export s --to images -o out --to clam-h5", "give --to once, not 2 times"),
+        ("infer -i a.svs -m s -o a -o b -o c", "give --output once, not 3 times"),
+    ],
+)
+def test_an_option_of_one_value_is_not_taken_twice(line, told):
+    done = run(*line.split())
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
+def test_flags_and_lists_may_be_given_again(places):
+    done = run(
+        *[
+            "tile",
+            "-i",
+            "empty",
+            "-i",
+            "empty",
+            "-o",
+            "out",
+            "--overwrite",
+            "--overwrite",
+            "--mag",
+            "10",
+            "--mag",
+            "5",
+        ]
+    )
+    assert done.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "formats"),
+    [
+        (("csv", "zarr"), ("zarr", "csv")),
+        (("csv,zarr", " png "), ("zarr", "csv", "png")),
+        (("all", "csv", "csv"), ("csv", "all")),
+    ],
+)
+def test_formats_add_up(given, formats):
+    assert formats_of(given) == formats
+
+
+@pytest.mark.parametrize("given", [("csv", "jpg"), (",",)])
+def test_formats_that_are_none(given):
+    with pytest.raises(ConfigError):
+        formats_of(given)
+
+
+@pytest.mark.parametrize("name", ["infer", "attend"])
+def test_format_takes_several_values(name):
+    (option,) = (p for p in main.commands[name].params if p.name == "formats")
+    assert option.multiple

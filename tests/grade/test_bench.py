@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 
 from tests.grade.maps import map_of
-from wsikd.core.errors import ConfigError, SlideError
+from wsikd.core.errors import ConfigError, SlideError, UnforeseenError
 from wsikd.grade import bench
 from wsikd.grade.bench import STAGES, Contender, agreement, run_bench
 from wsikd.grade.bench_report import agreement_text, plot, stage_rows, to_markdown

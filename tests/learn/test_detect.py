@@ -59,6 +59,23 @@ def config(boxes, trunk, **optim):
     return parse_config(DetectConfig, content, name="test")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"decoder_layers": 1}, "options.decoder_layers is 1; give a whole number from 2"),
+     ({"num_queries": "many"}, "options.num_queries is 'many'; give a whole number from 1")],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_the_settings(given, told):
+    content = {"method": "detector", "network": {"arch": "deformable_detr", "options": given}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(DetectConfig, content, name="test")
+    assert told in str(caught.value)
+
+
+def test_options_that_the_library_refuses_are_one_line():
+    with pytest.raises(ConfigError, match=r"network\.options: .* d_model .*divisible.*; change"):
+        build_detector("deformable_detr", 1, image_px=48, d_model=30)
+
+
 @pytest.mark.parametrize("arch", DETECTORS)
 def test_losses_and_detections(arch, trunk):
     torch.manual_seed(0)

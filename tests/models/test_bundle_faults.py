@@ -165,6 +165,7 @@ def test_cards_that_are_none_are_refused(make, text):
 
 def test_what_is_no_folder_of_a_bundle_is_one_line_of_infer(make, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.svs").write_text("")
     faults = {
         "card": make(edited(whole[0], mpp=8.0)),
         "none": tmp_path / "none",

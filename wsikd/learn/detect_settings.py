@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsikd.core.config import Settings
 from wsikd.learn.settings import NonNegative, Optim
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class DetectData(Settings):
@@ -43,7 +46,17 @@ class DetectNetwork(Settings):
     """Weights of its trunk to start from: a state dict of the network or of a detector; none
     starts from random ones."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """For the library's own constructor, e.g. num_queries of deformable_detr."""
+    """For the library's own constructor, e.g. num_queries of deformable_detr, which needs
+    decoder_layers of 2 or more."""
+
+    @model_validator(mode="after")
+    def _options_in_range(self) -> Self:
+        least = {"decoder_layers": 2, "encoder_layers": 1, "num_queries": 1, "d_model": 2}
+        for name, lowest in least.items() if self.arch == "deformable_detr" else ():
+            value = self.options.get(name, lowest)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ValueError(f"options.{name} is {value!r}; give a whole number from {lowest}")
+        return self
 
 
 class DetectOptim(Optim):

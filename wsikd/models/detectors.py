@@ -12,6 +12,7 @@ bottom in px, and ``labels`` int64 (n,) from 0. A detection has ``scores`` too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,16 +93,25 @@ def build_detector(
         options: of the library's own constructor or configuration.
 
     Raises:
-        ConfigError: it is unknown, or its library is not installed.
+        ConfigError: it is unknown, its library is not installed or refuses the options.
     """
     make = resolve(DETECTORS, arch, kind="detectors")
     if arch == "deformable_detr":
         for name, value in (("layers", layers), ("anchors_px", anchors_px)):
             if value is not None:
                 raise ConfigError(f"network.{name}", f"is nothing for {arch}", "leave it out")
-        own: Detector = make(classes, image_px, backbone=backbone, **options)
-        return own
-    found: Detector = make(classes, image_px, backbone, layers, anchors_px, **options)
+        make = partial(make, classes, image_px, backbone=backbone)
+    else:
+        make = partial(make, classes, image_px, backbone, layers, anchors_px)
+    try:
+        found: Detector = make(**options)
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        if not options or isinstance(error, ConfigError):
+            raise
+        names = ", ".join(options)
+        raise ConfigError(
+            "network.options", f"{arch} cannot be made with {names} ({error})"[:300], "change them"
+        ) from error
     return found
 
 
