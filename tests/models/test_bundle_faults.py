@@ -171,7 +171,7 @@ def test_what_is_no_folder_of_a_bundle_is_one_line_of_infer(make, whole, tmp_pat
         "none": tmp_path / "none",
     }
     for folder in faults.values():
-        done = CliRunner().invoke(main, ["infer", "-i", ".", "-m", str(folder), "-o", "out"])
+        done = CliRunner().invoke(main, ["infer", "-i", "a.svs", "-m", str(folder), "-o", "out"])
         assert done.exit_code == 2
         assert done.stderr.startswith("BundleError: ")
         assert done.stderr.count("\n") == 1
