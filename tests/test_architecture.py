@@ -55,7 +55,7 @@ OWNERS = {
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
     "highdicom": ["wsikd.grade.exports.dicom_seg"],
-    "pydicom": ["wsikd.grade.exports.dicom_seg"],
+    "pydicom": ["wsikd.grade.exports.dicom_seg", "wsikd.slides.dicom_frames"],
     "matplotlib": ["wsikd.grade.", "wsikd.learn.curves", "wsikd.cli."],
     "optuna": ["wsikd.learn.tune"],
     "openpyxl": ["wsikd.learn.sicap"],

@@ -3,7 +3,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import cv2
 import numpy as np
 import openslide
 import pytest
@@ -294,10 +293,9 @@ def test_dicom_folder_shows_the_svs_it_came_from(real_slides):
         assert dicom.info.dimensions == svs.info.dimensions
         assert dicom.info.objective_power is None
         assert dicom.mpp.x == pytest.approx(svs.mpp.x, rel=1e-3)
-        # These files call their YCbCr frames RGB, and OpenSlide believes them.
-        ycc = dicom.read_level(0, (900, 900), (64, 64))[..., [0, 2, 1]]
+        # These files call their YCbCr frames RGB, and OpenSlide would believe them.
         own = svs.read_level(0, (900, 900), (64, 64))
-        assert np.abs(cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB).astype(int) - own).mean() < 12
+        assert np.abs(dicom.read_level(0, (900, 900), (64, 64)).astype(int) - own).mean() < 12
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from wsikd.core.tables import resolve
 from wsikd.slides.base import printable
 from wsikd.slides.foreign import ForeignReader
 from wsikd.slides.kinds import kind_of
-from wsikd.slides.openslide import OTHER_IMAGE, UNKNOWN, OpenSlideReader
+from wsikd.slides.openslide import DICOM, OTHER_IMAGE, UNKNOWN, OpenSlideReader
 from wsikd.slides.tiff_survey import survey
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def _hides_levels(slide: OpenSlideReader) -> bool:
 
 def _direct(slide: OpenSlideReader) -> Slide:
     """The slide's direct reader, or the slide with a note why not."""
-    if kind_of(slide.path) != "tiff":
+    wrong_dicom = slide.info.vendor == DICOM and slide.info.doubt is not None
+    if kind_of(slide.path) != "tiff" and not wrong_dicom:
         slide.info = replace(slide.info, reader_note="not read directly: it is no TIFF")
         return slide
     return resolve(_DIRECT, "direct", kind="readers")(slide)  # type: ignore[no-any-return]

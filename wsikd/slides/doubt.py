@@ -16,11 +16,12 @@ class Doubt:
 
     reason: str
     final: bool = False
+    remedy: str = "convert it to 8-bit RGB, or leave it out"
 
 
 def refusal(file: str, doubt: Doubt) -> NotBrightfieldError:
     """The error of a slide that is not brightfield RGB, or not known to be."""
-    remedy = "convert it to 8-bit RGB, or leave it out"
+    remedy = doubt.remedy
     if not doubt.final:
         remedy = f"leave it out, or give {ACCEPT} if you mean it"
     return NotBrightfieldError(file, doubt.reason + NOT_RGB, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import cv2
@@ -12,7 +13,10 @@ import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.slides.base import Mpp, SlideInfo, printable
+from wsikd.slides.dicom_frames import frame_colours
 from wsikd.slides.dicom_series import dicom_files, group_series, why_no_scan
+from wsikd.slides.doubt import Doubt
+from wsikd.slides.jpeg_colours import page_claim, page_colours
 from wsikd.slides.kinds import fingerprint, slide_stem
 from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
@@ -25,15 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import tifffile
     from numpy.typing import NDArray
 
-    from wsikd.slides.doubt import Doubt
     from wsikd.slides.mpp import Evidence
     from wsikd.slides.tiff_survey import TiffSeries, TiffSurvey
 
 _MOST_TILE_PX = 1 << 26
 UNKNOWN = "not a slide that OpenSlide knows, or cut short"
 OTHER_IMAGE = "OpenSlide shows another image of this file"
+DICOM = "dicom"
 FLAT = ("generic-tiff", "aperio")
 """Vendors whose TIFF directories mean what they say; OpenSlide composes those of the others."""
 
@@ -52,9 +57,9 @@ class OpenSlideReader:
     ) -> None:
         """Open the slide; see :func:`wsikd.slides.base.open_slide`."""
         self.path = path
-        self._file = _main_file(path)
+        self.file = _main_file(path)
         self.survey, self._fault = _surveyed(path)
-        self._handle = _open(self._file)
+        self._handle = _open(self.file)
         self._lock = threading.Lock()
         try:
             self._begin(slide_mpp, mpp_source, name, series)
@@ -102,8 +107,10 @@ class OpenSlideReader:
             background=_background(properties.get("openslide.background-color", "FFFFFF")),
             icc_profile="openslide.icc-size" in properties,
             series=self.series.number if self.series else 0,
-            doubt=self._doubt(properties),
         )
+        self.stated = self._doubt(properties)
+        doubt = self.stated or self._mistaken(properties.get("openslide.vendor"))
+        self.info = replace(self.info, doubt=doubt)
 
     def _series(self, vendor: str | None, number: int | None) -> TiffSeries | None:
         """The series of the TIFF that is shown; None where OpenSlide composes it of several.
@@ -152,6 +159,20 @@ class OpenSlideReader:
         if doubt is None and self.survey is not None and self.series is not None:
             doubt = doubt_of_tiff(self.survey, self.series)
         return doubt
+
+    def _mistaken(self, vendor: str | None) -> Doubt | None:
+        """The doubt where OpenSlide decodes JPEG by a claim that the JPEG data contradict."""
+        found = None
+        if vendor == DICOM:
+            found = frame_colours(self.file)
+        elif self.survey is not None:
+            pages = self.series.levels if self.series else _tiled(self.survey)
+            claims = ((page_claim(page), page_colours(self.path, page)) for page in pages[:1])
+            found = next(((claim, own) for claim, own in claims if claim and own), None)
+        if found is None:
+            return None
+        reason = f"its metadata say {found[0]} and its JPEG data are {found[1]}"
+        return Doubt(reason, final=True, remedy="open it with --reader auto, or convert it")
 
     def _asked(self, number: int | None) -> int | None:
         """The series, where it is another than the one that is read by default."""
@@ -204,12 +225,12 @@ class OpenSlideReader:
 
         A handle that failed once fails for ever, so the fault may be another thread's region.
         """
-        alone = _open(self._file)
+        alone = _open(self.file)
         try:
             rgba = np.asarray(alone.read_region(corner, level, size))
         except openslide.OpenSlideError as error:
             alone.close()
-            self._replace(dead, _open(self._file))
+            self._replace(dead, _open(self.file))
             x, y = corner
             raise RegionReadError(
                 printable(self.path.name),
@@ -320,6 +341,12 @@ def _bounds(
         return (0, 0, *dimensions)
     x, y, width, height = (int(properties[key]) for key in keys)
     return (x, y, width, height)
+
+
+def _tiled(found: TiffSurvey) -> list[tifffile.TiffPage]:
+    """Tiled directories of a TIFF, the largest first."""
+    pages = [page for one in found.series for page in one.levels if page.is_tiled]
+    return sorted(pages, key=lambda page: -page.imagewidth * page.imagelength)
 
 
 def _background(hexadecimal: str) -> tuple[int, int, int]:

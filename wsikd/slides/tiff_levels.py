@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import tifffile
 
+from wsikd.slides.jpeg_colours import JPEG, Framing, first_stream, framings, page_claim
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_JPEG = 7
-_RGB, _YCBCR = 2, 6
 _MOST_TILE_PX = 1 << 24
-_START = b"\xff\xd8"
-# APP14 of Adobe with transform 0: the decoder shall not take the components for YCbCr.
-_RGB_MARK = bytes.fromhex("ffee000e41646f626500640000000000")
 
 
 class TileLevelError(Exception):
@@ -36,7 +33,9 @@ class TileLevel:
     grid: tuple[int, int]
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
-    prefix: bytes
+    claimed: Framing
+    right: Framing
+    file: Path | None = None
 
 
 def tile_levels(
@@ -70,7 +69,7 @@ def tile_levels(
         for number, size in enumerate(dimensions):
             if size not in found:
                 raise TileLevelError(f"no TIFF directory has the size of level {number}")
-            levels.append(_level(found[size], number, absent_too=not filled or not number))
+            levels.append(_level(path, found[size], number, absent_too=not filled or not number))
         return levels
     except (TileLevelError, OSError):
         raise
@@ -78,15 +77,16 @@ def tile_levels(
         raise TileLevelError(f"{type(error).__name__}: {error}") from error
 
 
-def _level(page: tifffile.TiffPage, number: int, *, absent_too: bool) -> TileLevel:
+def _level(path: Path, page: tifffile.TiffPage, number: int, *, absent_too: bool) -> TileLevel:
     if not page.is_tiled:
         raise TileLevelError(f"level {number} is not tiled")
-    if page.compression != _JPEG:
+    if page.compression != JPEG:
         kind = getattr(page.compression, "name", page.compression)
         raise TileLevelError(f"level {number} is {kind}, not JPEG")
     if page.samplesperpixel != 3 or page.bitspersample != 8 or page.planarconfig != 1:
         raise TileLevelError(f"level {number} is not 8-bit RGB in one plane")
-    if page.photometric not in (_RGB, _YCBCR):
+    claim = page_claim(page)
+    if claim is None:
         raise TileLevelError(f"level {number} has colours of kind {page.photometric}")
     if page.tilewidth * page.tilelength > _MOST_TILE_PX:
         raise TileLevelError(f"level {number} has tiles of {page.tilewidth} x {page.tilelength}")
@@ -97,13 +97,14 @@ def _level(page: tifffile.TiffPage, number: int, *, absent_too: bool) -> TileLev
     if min(counts) <= 2 and not (absent_too and all(n > 2 for n in counts if n)):
         raise TileLevelError(f"level {number} has tiles that were never scanned")
     tables = page.jpegtables[2:-2] if page.jpegtables else b""
-    mark = _RGB_MARK if page.photometric == _RGB else b""
-    prefix = _START + mark + tables if mark or tables else b""
+    head = first_stream(path, page.dataoffsets, counts)
+    claimed, right, _ = framings(claim, head, tables)
     return TileLevel(
         (page.imagewidth, page.imagelength),
         (page.tilewidth, page.tilelength),
         grid,
         tuple(page.dataoffsets),
         counts,
-        prefix,
+        claimed,
+        right,
     )

@@ -7,14 +7,15 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tifffile
 
+from wsikd.slides.jpeg_colours import page_colours
 from wsikd.slides.tiff_tables import segment_px
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import tifffile
     from numpy.typing import NDArray
 
 CACHE_BYTES = 64 << 20
@@ -38,6 +39,9 @@ class PagePixels:
         handle = levels[0].parent.filehandle
         handle.open()  # tifffile looks into a JPEG's markers when it makes its decoder
         try:
+            for page in levels:
+                if page_colours(path, page) == "YCbCr":  # tifffile would go by the tag
+                    page.photometric = tifffile.PHOTOMETRIC.YCBCR
             self._decode = [page.decode for page in levels]
         finally:
             handle.close()

@@ -17,6 +17,8 @@ import simplejpeg
 
 from wsikd.core.errors import RegionReadError, SlideError, one_line
 from wsikd.slides.base import printable
+from wsikd.slides.dicom_frames import frame_levels
+from wsikd.slides.openslide import DICOM
 from wsikd.slides.resample import shrink, shrinker
 from wsikd.slides.tiff_levels import TileLevel, TileLevelError, tile_levels
 from wsikd.slides.tile_cache import TileCache, tile_memory
@@ -43,11 +45,15 @@ def direct(slide: OpenSlideReader) -> Slide:
     try:
         pages = slide.series.levels if slide.series else None
         filled = slide.info.vendor != "generic-tiff"
-        levels = tile_levels(slide.path, slide.info.level_dimensions, pages, filled=filled)
+        if slide.info.vendor == DICOM:
+            levels = frame_levels(slide.file, slide.info.level_dimensions)
+        else:
+            levels = tile_levels(slide.path, slide.info.level_dimensions, pages, filled=filled)
         reader = DirectReader(slide, levels)
         try:
             compare(reader, slide)
             reader.cache = TileCache(CACHE_BYTES)  # the samples are no reads to come
+            reader.show_right_colours()
         except BaseException:
             reader.release()
             raise
@@ -82,8 +88,11 @@ class DirectReader:
         self.absent = slide.absent
         self.cache = TileCache(CACHE_BYTES)
         self._slide = slide
-        self._file = os.open(slide.path, os.O_RDONLY)
-        self._bytes = os.fstat(self._file).st_size
+        paths = [level.file or slide.path for level in levels]
+        opened = {path: os.open(path, os.O_RDONLY) for path in dict.fromkeys(paths)}
+        self._files = [opened[path] for path in paths]
+        self._framings = [level.claimed for level in levels]
+        self._bytes = [os.fstat(file).st_size for file in self._files]
         self._background = np.asarray(slide.info.background, np.uint8)
         self._own = threading.local()
 
@@ -168,6 +177,14 @@ class DirectReader:
         """By which factors the JPEG decoder can reduce a level: its tiles must stay whole."""
         return tuple(r for r in (2, 4, 8) if all(v % r == 0 for v in self.levels[level].tile_px))
 
+    def show_right_colours(self) -> None:
+        """Decode streams as what they are from now on, not as what the file claims."""
+        wrong = [n for n, level in enumerate(self.levels) if level.right != level.claimed]
+        if wrong:
+            self._framings = [level.right for level in self.levels]
+            note = f"{self.info.reader_note}; the file claims other colours than its JPEG data have"
+            self.info = replace(self.info, reader_note=note, doubt=self._slide.stated)
+
     def close(self) -> None:
         """Release the file."""
         self.release()
@@ -175,9 +192,9 @@ class DirectReader:
 
     def release(self) -> None:
         """Release what this reader added to its slide."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        files, self._files = set(self._files), [-1] * len(self._files)
+        for file in files - {-1}:
+            os.close(file)
 
     def __enter__(self) -> Self:
         return self
@@ -262,12 +279,12 @@ class DirectReader:
         """Fill ``out`` with a tile, and with background beyond the level."""
         count, columns = own.counts[index], own.grid[0]
         try:
-            whole = own.offsets[index] + count <= self._bytes  # a claim, until the file has it
-            data = os.pread(self._file, count, own.offsets[index]) if whole else b""
+            # A claim, until the file has it.
+            whole = own.offsets[index] + count <= self._bytes[level]
+            data = os.pread(self._files[level], count, own.offsets[index]) if whole else b""
             if len(data) < count:
                 raise ValueError("the file ends within the tile")
-            if own.prefix:
-                data = own.prefix + data[2:]
+            data = self._framings[level].of(data)
             if reduction == 1:
                 decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
             else:
