@@ -166,11 +166,6 @@ REFUSED = {
                   "its pixels are float32 of 3 channel(s)"),
     "samples.tif": (PIXELS, {"photometric": "minisblack", "planarconfig": "contig", **RES},
                     "its photometric interpretation is grey (BlackIsZero), not RGB"),
-    "cmyk.tif": (np.concatenate([PIXELS, PIXELS[..., :1]], 2),
-                 {"photometric": "separated", **RES},
-                 "its photometric interpretation is CMYK, not RGB"),
-    "lab.tif": (PIXELS, {"photometric": "cielab", **RES},
-                "its photometric interpretation is CIELab, not RGB"),
 }  # fmt: skip
 
 

@@ -285,7 +285,7 @@ def test_unknown_reader_lists_the_known(slide_file):
 
 def test_dicom_folder_shows_the_svs_it_came_from(real_slides):
     with (
-        open_slide(real_slides / "CMU-1-Small-Region-dicom") as dicom,
+        base.open_slide(real_slides / "CMU-1-Small-Region-dicom") as dicom,
         open_slide(real_slides / "CMU-1-Small-Region.svs") as svs,
     ):
         assert dicom.info.name == "CMU-1-Small-Region-dicom"

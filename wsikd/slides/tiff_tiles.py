@@ -279,7 +279,6 @@ class DirectReader:
         """Fill ``out`` with a tile, and with background beyond the level."""
         count, columns = own.counts[index], own.grid[0]
         try:
-            # A claim, until the file has it.
             whole = own.offsets[index] + count <= self._bytes[level]
             data = os.pread(self._files[level], count, own.offsets[index]) if whole else b""
             if len(data) < count:
