@@ -157,6 +157,31 @@ def test_a_process_is_replaced_after_so_many_tasks():
     assert gone(first)
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "[ WARN:0@1.250] global grfmt_tiff.cpp:122 TIFF_Warning Unknown field",
+        "CRITICAL [Sun Nov 29 22:56:14 2026] - DcmError set twice",
+        "libpng error: IDAT: CRC error",
+        "Corrupt JPEG data: 591 extraneous bytes before marker 0xd9",
+    ],
+)
+def test_what_libraries_print_is_logged_and_other_words_come_through(noise, capfd, caplog):
+    words = "Exception in thread Thread-1:"
+    with caplog.at_level(logging.DEBUG, logger="wsikd"), WorkerPool() as pool:
+        [outcome] = pool.run([Task("t", tasks.mutter, (noise, words))])
+    assert outcome.error is None
+    assert capfd.readouterr().err == f"{words}\n"
+    assert noise in caplog.text
+
+
+def test_the_last_words_of_a_process_are_heard(capfd):
+    with WorkerPool() as pool:
+        [outcome] = pool.run([Task("t", tasks.mutter_and_die, ("terminate called\n",))])
+    assert outcome.died
+    assert "terminate called" in capfd.readouterr().err
+
+
 def test_several_are_done_beside_each_other():
     work = [Task("slow", tasks.hang), *(Task(str(n), tasks.double, (n,)) for n in range(3))]
     with WorkerPool(2) as pool:

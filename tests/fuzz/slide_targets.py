@@ -151,7 +151,8 @@ def build_png_mask(folder):
 
 def use_mask(folder):
     from tests.fuzz.text_targets import BOXES, CLASSES
-    from wsikd.slides.annotations import annotated_names, read_annotation
+    from wsikd.slides.annotations import read_annotation
+    from wsikd.slides.survey import survey_annotation
     from wsikd.slides.tissue import find_tissue
 
     file = next(folder.iterdir())
@@ -159,7 +160,7 @@ def use_mask(folder):
     named = {"1": "NC", "2": "G3"}
     read_annotation(file, slide, named).label(BOXES, CLASSES)
     find_tissue(slide, method="all", mask_file=file)
-    annotated_names(file, {})
+    survey_annotation(file, {})
 
 
 SLIDES = (

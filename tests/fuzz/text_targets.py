@@ -61,12 +61,13 @@ def build_asap(folder):
 
 def use_annotation(folder):
     from tests.slides.pixels import MemorySlide
-    from wsikd.slides.annotations import annotated_names, read_annotation
+    from wsikd.slides.annotations import read_annotation
+    from wsikd.slides.survey import survey_annotation
     from wsikd.slides.tissue import find_tissue
 
     file = next(folder.iterdir())
     slide = MemorySlide(np.full((300, 400, 3), 200, np.uint8))
-    names = annotated_names(file, {"inner": "-"})
+    names = survey_annotation(file, {"inner": "-"}).names
     found = read_annotation(file, slide, {"inner": "-"})
     found.label(BOXES, (*CLASSES, *names))
     if file.suffix != ".xml":

@@ -78,6 +78,7 @@ def serve(link):
     noise = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
     for stream in (1, 2):
         os.dup2(noise.fileno(), stream)
+    from wsikd.core.noise import is_noise
     from wsikd.core.worker import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
@@ -98,7 +99,8 @@ def serve(link):
         found = _watched(use, folder)
         sys.stderr.flush()
         noise.seek(0)
-        said = noise.read().decode("utf-8", "replace").strip()
+        lines = noise.read().decode("utf-8", "replace").splitlines()
+        said = "\n".join(line for line in lines if line and not is_noise(line))
         if not found and said:
             found = f"NOISE: {said[:300]}"
         if not found and (odd := records.odd()):

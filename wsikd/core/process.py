@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
@@ -14,6 +15,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Self
 
 from wsikd.core.errors import SlideError, WsikdError
+from wsikd.core.noise import listen
 from wsikd.core.worker import DONE, FAILED, LOG, REPORT, answer, serve
 
 if TYPE_CHECKING:
@@ -168,11 +170,15 @@ class _Worker:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.link, theirs = context.Pipe()
+        said, says = context.Pipe(duplex=False)
         levels = {name: logging.getLogger(name or None).level for name in ("", "wsikd")}
-        self.process = context.Process(target=serve, args=(theirs, levels), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, levels, says), daemon=True)
         with _uninterrupted():
             self.process.start()
         theirs.close()
+        says.close()
+        self._listener = listen(os.dup(said.fileno()), f"process {self.process.pid}")
+        said.close()
         self.task: Task | None = None
         self.done = 0
         self._start = 0.0
@@ -233,6 +239,7 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
+        self._listener.join(1.0)  # its last words come before what is said of its death
         self.link.close()
 
     def _end(

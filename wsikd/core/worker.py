@@ -35,13 +35,16 @@ PyTorch that spin while they wait take the cores that decode (seen: a forward pa
 and what OpenCV says of a damaged image stands in wsikd's own error."""
 
 
-def serve(link: Connection, levels: Mapping[str, int]) -> None:
+def serve(link: Connection, levels: Mapping[str, int], says: Connection) -> None:
     """Answer calls until the parent sends nothing more, or is gone.
 
     Args:
         link: brings pickled ``(name, function, arguments)``, or no bytes at all for the end.
         levels: of the parent's loggers, by name.
+        says: takes the place of standard error, of libraries in C too.
     """
+    os.dup2(says.fileno(), 2)
+    says.close()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.errors import SlideError
+from wsikd.core.errors import MALFORMED, SlideError
 from wsikd.slides.base import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def check_tables(
     """
     full = 0.0
     for number, page in enumerate(levels):
-        fault, absent = _fault(page, file_bytes)
+        try:
+            fault, absent = _fault(page, file_bytes)
+        except MALFORMED as error:
+            fault, absent = f"has a table of tiles that makes no sense ({error})", 0.0
         if not fault and number and not filled and absent > full + _SLACK:
             fault = f"lacks {absent:.0%} of its tiles, which level 0 has"
         if fault:
@@ -87,6 +90,8 @@ class AbsentTiles:
 def _fault(page: tifffile.TiffPage, file_bytes: int) -> tuple[str, float]:
     """What is impossible about a level, and which share of its tiles is absent."""
     wide, high = segment_px(page)
+    if min(wide, high) < 1:
+        return f"is in tiles of {wide} x {high} px", 0.0
     if min(wide, page.imagewidth) * min(high, page.imagelength) > MOST_SEGMENT_PX:
         return f"is in strips or tiles of {wide} x {high} px, too large to be held in memory", 0.0
     columns, rows = -(-page.imagewidth // wide), -(-page.imagelength // high)

@@ -1,0 +1,48 @@
+"""What C libraries print of damaged files: the fault itself stands in wsikd's own error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = re.compile(
+    r"\[ ?(WARN|ERROR|INFO|FATAL):\d+@"  # OpenCV
+    r"|(CRITICAL|ERROR|WARNING|INFO) +\[[^]]*\d{4}\] - "  # libdicom
+    r"|libpng (warning|error): |Corrupt JPEG data: |Premature end of JPEG file"
+    r"|Invalid SOS parameters|Unsupported marker type|\w+: Warning, |TIFF\w+: "
+    r"|\(process:\d+\): \w+-(WARNING|CRITICAL) "  # GLib
+)
+
+
+def is_noise(line: str) -> bool:
+    """Whether a line on standard error is one of those libraries'."""
+    return _LIBRARIES.match(line) is not None
+
+
+def listen(pipe: int, name: str) -> threading.Thread:
+    """Pass on what a process prints on its standard error, but log what its libraries say.
+
+    Args:
+        pipe: the end to read from, closed when the process has closed its own.
+        name: of the process, for the log.
+
+    Returns:
+        The thread that does it, which ends with the process.
+    """
+
+    def work() -> None:
+        with os.fdopen(pipe, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                if is_noise(line):
+                    log.debug("%s: %s", name, line.rstrip())
+                elif sys.stderr is not None:
+                    sys.stderr.write(line)
+
+    thread = threading.Thread(target=work, name=f"stderr of {name}", daemon=True)
+    thread.start()
+    return thread
