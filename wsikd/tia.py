@@ -244,6 +244,8 @@ def _quiet(module: str) -> Iterator[Any]:
 
     Its warnings are of resolutions, which are decided elsewhere.
     """
+    # It says of each codec that another package has brought it already.
+    logging.getLogger("imagecodecs.numcodecs").setLevel(logging.ERROR)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

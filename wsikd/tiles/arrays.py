@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from wsikd.core.errors import UNREADABLE, StoreError, WsikdError
+from wsikd.tiles.whole import REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +32,7 @@ def reading(path: Path) -> Iterator[None]:
     except WsikdError:
         raise
     except UNREADABLE as error:
-        raise StoreError(
-            path, f"damaged ({type(error).__name__}: {error})", "run wsikd tile --overwrite"
-        ) from error
+        raise StoreError(path, f"damaged ({type(error).__name__}: {error})", REMEDY) from error
 
 
 def member(group: zarr.Group, name: str) -> zarr.Array[Any]:
