@@ -243,7 +243,8 @@ def test_tiles_that_were_never_scanned_are_left_to_openslide(tmp_path):
     with path.open("r+b") as stream:
         stream.seek(where)
         stream.write(bytes(4))
-    assert unfit(path) == "not read directly: level 0 has tiles that were never scanned"
+    # In an Aperio slide OpenSlide leaves the place out of the lower levels too.
+    assert unfit(path).startswith("not read directly: tile 0 of level 1 is not what OpenSlide")
 
 
 def test_real_slides(real_slides):

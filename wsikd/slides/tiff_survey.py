@@ -28,7 +28,7 @@ _MACRO_SUBFILE = 9
 _PAGE_NAME, _ORIENTATION = 285, 274
 _LATER = (_PAGE_NAME, _ORIENTATION, 282, 283, 296)  # the last are those of the resolution
 _UPRIGHT = 1
-_YCBCR, _LAB = 6, (8, 9, 10)
+_RGB, _YCBCR = 2, 6
 _KNOW_YCBCR = (6, 7, 33003, 33004, 33005, 34712)
 _ALPHA = {1, 2}
 _OTHER_ROLES = re.compile(r"\W*(label|macro|thumbnail)\b", re.IGNORECASE)
@@ -142,16 +142,19 @@ def check_upright(path: Path, series: TiffSeries) -> None:
 def check_colours(path: Path, series: TiffSeries) -> None:
     """Refuse samples that decoders take for other colours; raises SlideError.
 
-    What is YCbCr outside of JPEG is converted by some and not by others, and so is CIELab. A fourth
-    sample counts as transparency only where the file says so.
+    What is YCbCr outside of JPEG is converted by some and not by others. A fourth sample counts as
+    transparency only where the file says so. What is not RGB at all is for
+    :mod:`wsikd.slides.stated` to say.
     """
     for page in series.levels:
         fault = ""
         if page.photometric == _YCBCR and page.compression not in _KNOW_YCBCR:
             fault = "stored as YCbCr that is not JPEG"
-        elif page.photometric in _LAB:
-            fault = "stored in CIELab colours"
-        elif page.samplesperpixel == 4 and not set(page.extrasamples) & _ALPHA:
+        elif (
+            page.photometric == _RGB
+            and page.samplesperpixel == 4
+            and not set(page.extrasamples) & _ALPHA
+        ):
             fault = "has a fourth sample per pixel that is not marked as transparency"
         if fault:
             raise SlideError(printable(path.name), fault, "convert it to a pyramidal RGB TIFF")
