@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ import tifffile
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.slides.pixels import tissue_rgb
+from tests.slides.pixels import copy_slide, tissue_rgb
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import TileStore
 
-FAST = ["--mag", "10", "--patch-size", "64", "--tissue", "all", "--jobs", "0", "--threads", "1"]
+FAST = ["--mag", "10", "--patch-size", "64", "--jobs", "0", "--threads", "1"]
 WIDTH, HEIGHT = 640, 384  # 5 x 3 fields of 128 level-0 px
 FIELDS = 15
 
@@ -25,7 +24,8 @@ def run(caplog):
 
     def tile(*arguments):
         caplog.clear()
-        result = CliRunner().invoke(main, ["tile", *FAST, *map(str, arguments)])
+        whole = [] if "--tissue" in arguments else ["--tissue", "all"]
+        result = CliRunner().invoke(main, ["tile", *FAST, *whole, *map(str, arguments)])
         fault = result.exception
         assert fault is None or isinstance(fault, SystemExit), fault
         warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -73,7 +73,7 @@ def annotated(slide, tmp_path):
 
     def write(content, name="s"):
         if not (tmp_path / f"{name}.svs").exists():
-            shutil.copy(slide, tmp_path / f"{name}.svs")
+            copy_slide(slide, tmp_path / f"{name}.svs")
         (tmp_path / f"{name}.geojson").write_text(json.dumps(content))
         return tmp_path
 

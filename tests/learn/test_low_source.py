@@ -109,7 +109,8 @@ def test_a_run_on_mixed_sources_ends(stores, tmp_path):
 
 def test_stores_of_averages_and_files_are_refused(stores, stripes, tmp_path):
     make(tmp_path, "one", "NC", "train", "area")
-    make(tmp_path, "two", "G3", "val", "area", seed=1)
+    make(tmp_path, "two", "G3", "train", "area", seed=1)
+    make(tmp_path, "three", "G3", "val", "area", seed=2)
     with pytest.raises(DataError, match=r"own pixels at 4 um/px; tile with --route pyramid"):
         distill(config(tmp_path, "mixed"), tmp_path / "run", device="cpu")
     with pytest.raises(DataError, match=r"no tile store.*data\.low_source=area"):
