@@ -1,6 +1,8 @@
 """JPEG data whose colours are not those that their file claims."""
 
 import io
+import warnings
+from contextlib import suppress
 
 import numpy as np
 import pydicom
@@ -13,8 +15,10 @@ from pydicom.encaps import encapsulate
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import NotBrightfieldError
 from wsikd.slides.base import open_slide
+from wsikd.slides.dicom_frames import frame_colours, frame_levels
 from wsikd.slides.jpeg_colours import JFIF_MARK, RGB_MARK, START, colours_of, framings
 from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.tiff_levels import TileLevelError
 from wsikd.slides.tissue import find_tissue
 
 RGB = tissue_rgb(640, 512, (100, 80, 300, 200))
@@ -185,6 +189,24 @@ def test_a_dicom_slide_is_decoded_as_what_its_frames_are(claim, encode, organiza
             "direct" if (claim == "RGB") == (encode is ycbcr) else "openslide"
         )
     assert np.abs(got - RGB).mean() < 3
+
+
+def test_no_mutant_of_a_dicom_file_is_a_fault(tmp_path):
+    dicom(tmp_path / "slide", "RGB", ycbcr)
+    file = tmp_path / "slide" / "level-0.dcm"
+    whole = file.read_bytes()
+    start = whole.index(b"\xe0\x7f\x10\x00") + 300
+    rng = np.random.default_rng(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom
+        for _ in range(100):
+            mutant = bytearray(whole)
+            for place in rng.integers(128, start, 5).tolist():
+                mutant[place] = rng.integers(256)
+            file.write_bytes(mutant[: rng.integers(start, len(whole))])
+            assert frame_colours(file) in (None, ("RGB", "YCbCr"))
+            with suppress(TileLevelError):
+                frame_levels(file, [(640, 512)])
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region-dicom", "CMU-1-Small-Region.svs"])

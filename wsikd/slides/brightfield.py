@@ -67,7 +67,10 @@ def judge(thumbnail: NDArray[np.uint8]) -> str:
     if not thumbnail.size:
         return ""
     step = max(1, int(np.sqrt(thumbnail.shape[0] * thumbnail.shape[1] / _MOST_PX)))
-    pixels = thumbnail[::step, ::step].reshape(-1, 3)
+    sample = np.ascontiguousarray(thumbnail[::step, ::step])
+    if _is_plain(sample):
+        return ""
+    pixels = sample.reshape(-1, 3)
     low, high = _extremes(pixels)
     seen = high > _BLACK
     lit = np.count_nonzero(seen)
@@ -86,6 +89,24 @@ def judge(thumbnail: NDArray[np.uint8]) -> str:
     if _is_vivid(pixels[seen], low, high):
         return "its pixels are of pure colours without any bright background"
     return ""
+
+
+def _is_plain(sample: NDArray[np.uint8]) -> bool:
+    """Whether there is glass beyond all doubt, and some colour: what nearly every slide has."""
+    red, green, blue = cv2.split(sample)
+    low = cv2.min(cv2.min(red, green), blue)
+    high = cv2.max(cv2.max(red, green), blue)
+    spread = cv2.subtract(high, low)
+    glass = cv2.bitwise_and(
+        cv2.inRange(low, _LIGHT, _WHITE - 1), cv2.inRange(spread, 0, _LIGHT_SPREAD)
+    )
+    magenta = cv2.inRange(sample, (_MAGENTA[0], 0, _MAGENTA[0]), (255, _MAGENTA[1], 255))
+    lit = cv2.countNonZero(cv2.inRange(high, _BLACK + 1, 255))
+    enough = max(_GLASS_ENOUGH * lit, _LIT_ENOUGH * high.size)
+    return bool(
+        cv2.countNonZero(cv2.inRange(spread, _GREY + 1, 255)) > _COLOURED_SHARE * high.size
+        and cv2.countNonZero(glass) >= enough > cv2.countNonZero(magenta)
+    )
 
 
 def _is_vivid(pixels: NDArray[np.uint8], low: NDArray[np.uint8], high: NDArray[np.uint8]) -> bool:

@@ -36,6 +36,15 @@ def frame_levels(instance: Path, dimensions: Sequence[tuple[int, int]]) -> list[
         TileLevelError: a level is not one file of JPEG frames that cover it.
         OSError: a file cannot be read.
     """
+    try:
+        return _levels(instance, dimensions)
+    except (TileLevelError, OSError):
+        raise
+    except Exception as error:  # a header may lack anything, and hold anything
+        raise TileLevelError(f"{type(error).__name__}: {error}") from error
+
+
+def _levels(instance: Path, dimensions: Sequence[tuple[int, int]]) -> list[TileLevel]:
     series = _read(instance)[0].SeriesInstanceUID
     found: dict[tuple[int, int], TileLevel] = {}
     for file in sorted(instance.parent.iterdir()):
@@ -64,7 +73,7 @@ def frame_colours(instance: Path) -> tuple[Colours, Colours] | None:
             stream.seek(start)
             places = _frames(stream, most=1)
         head = first_stream(instance, (places[0][0],), (places[0][1],))
-    except (TileLevelError, OSError, IndexError):
+    except Exception:  # noqa: BLE001 - a header may lack anything, and hold anything
         return None
     found = framings(claim, head)[2]
     return (claim, found) if found else None
