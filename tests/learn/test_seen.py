@@ -63,6 +63,7 @@ def test_a_teacher_of_another_split_is_refused(split, told, stripes, teacher, tm
     with pytest.raises(DataError, match=told) as caught:
         distill(config(stripes, teacher, **split), tmp_path / "s", device="cpu")
     assert "set split.check_teacher=false" in caught.value.remedy
+    assert re.match(r"(slide s\d|\d slides: s\d, s\d.*)$", caught.value.subject)
     assert not (tmp_path / "s").exists()
 
 

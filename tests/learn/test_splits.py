@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
 from wsikd.learn.settings import Split
-from wsikd.learn.splits import assign, deal_folds, epoch_order, frozen_pool
+from wsikd.learn.splits import assign, check_leaks, deal_folds, epoch_order, frozen_pool
 
 
 def deal(slides, per_slide, seed=0):
@@ -102,6 +102,19 @@ def test_leaks_and_gaps_are_refused():
         assign(label, ["one"] * 16, nothing, nothing, Split())
     with pytest.raises(DataError, match="leaves no patches for train"):
         assign(label, slide, nothing, ["val"] * 16, Split())
+
+
+def test_leaks_name_the_slides():
+    names = np.array(["train", "val"] * 8)
+    slides = [f"s{i}" for i in range(16)]
+    with pytest.raises(DataError, match=r"^patient p: is in both train and val ") as one:
+        check_leaks(names, ["patient p"] * 16, slides)
+    assert "s4 and 11 more); leave it" in str(one.value)
+    keys = [f"slide s{i // 2}" for i in range(16)]
+    with pytest.raises(DataError, match=r", as are 7 more \(slide s1, .*, slide s4 \.\.\.\)"):
+        check_leaks(names, keys, [key.removeprefix("slide ") for key in keys])
+    with pytest.raises(DataError, match=r"^a scan: is in both .* \(2 slides: s0, s1\); "):
+        check_leaks(names[:2], ["0f", "0f"], slides[:2], "a scan")
 
 
 def test_one_slide_cannot_belong_to_two_patients_in_two_splits():

@@ -305,3 +305,16 @@ def test_another_slide_of_a_name_does_not_take_its_result(tmp_path):
     slide(tmp_path / "in" / "Y.svs")
     names = {"Y-abcdef.svs": "Y-abcdef", "Y.svs": "Y"}
     assert results.run(tmp_path / "in") == results.run(tmp_path / "in") == names
+
+
+def test_a_copy_and_a_slide_of_its_stem_added_at_once(tmp_path):
+    results, folder = Results(tmp_path / "out"), tmp_path / "in"
+    own = slide(folder / "X.svs")
+    results.run(folder)
+    shutil.copy(own, folder / "A.svs")
+    slide(folder / "X.tif")
+    grown = results.run(folder)
+    assert grown["A.svs"] == "X"  # X.svs is left out as its copy
+    assert grown["X.tif"].startswith("X-")
+    assert results.run(folder) == grown
+    assert len(results) == 2

@@ -13,8 +13,10 @@ from tests.slides.pixels import break_tile, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, MissingMppError, RegionReadError, SlideError
 from wsikd.slides import base
 from wsikd.slides.base import READERS, Slide
+from wsikd.slides.dicom_series import dicom_files, group_series
 from wsikd.slides.kinds import fingerprint
-from wsikd.slides.openslide import exact_downsamples
+from wsikd.slides.manifest import find_slides
+from wsikd.slides.openslide import OpenSlideReader, exact_downsamples
 from wsikd.slides.synthetic import write_pyramid
 
 open_slide = partial(base.open_slide, reader="openslide")
@@ -296,6 +298,26 @@ def test_dicom_folder_shows_the_svs_it_came_from(real_slides):
         # These files call their YCbCr frames RGB, and OpenSlide would believe them.
         own = svs.read_level(0, (900, 900), (64, 64))
         assert np.abs(dicom.read_level(0, (900, 900), (64, 64)).astype(int) - own).mean() < 12
+
+
+def test_a_dicom_series_among_others_is_read_alone(real_slides, tmp_path):
+    own = real_slides / "CMU-1-Small-Region-dicom"
+    uid = next(iter(group_series(dicom_files(own))[0])).uid
+    for level, name in ((1, "a"), (2, "a"), (3, "b"), (4, "b")):
+        (file,) = own.glob(f"level-{level}-*.dcm")
+        data = file.read_bytes().replace(uid.encode(), (uid[:-1] + "7").encode())
+        content = data if name == "b" else file.read_bytes()
+        (tmp_path / f"{name}{level}.dcm").write_bytes(content)
+    sizes = {}
+    for entry in find_slides([tmp_path]):
+        with OpenSlideReader(entry.path) as slide:
+            sizes[entry.name] = slide.info.level_dimensions
+            assert slide.info.fingerprint == fingerprint(entry.path)
+    assert list(sizes) == ["a1", "b3"]
+    assert {len(levels) for levels in sizes.values()} == {2}
+    assert sizes["a1"][0][0] > sizes["a1"][1][0] > sizes["b3"][0][0]
+    with pytest.raises(SlideError, match="a folder with 2 DICOM slides; name a file of one, as a1"):
+        OpenSlideReader(tmp_path)
 
 
 @pytest.mark.parametrize(

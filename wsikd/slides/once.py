@@ -240,23 +240,44 @@ def settle_names(entries: Sequence[SlideEntry], made: Made) -> list[SlideEntry]:
     the same stem is there that no slide's name claims.
     """
     there = made.names()
-    claimed = {e.name for e in entries if e.name in there}
+    wanted = Counter(key for entry in entries for key in _stem_keys(entry))
+    sure = {e.name for e in entries if e.name in there and wanted[name_key(e.name)] < 2}
     by_stem: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(there - claimed):
+    for name in sorted(there - sure):
         match = _HASHED.fullmatch(name)
         for stem in {name, match["stem"] if match else name}:
             by_stem[name_key(stem)].append(name)
+    found: dict[str, SlideEntry] = {}
+    for entry in entries:
+        names = [n for k in _stem_keys(entry) for n in by_stem.get(k, ()) if n not in found]
+        own = _own_fingerprints(entry) if names else ()
+        if not (entry.name in sure and made.slide(entry.name) in own):
+            own_name = next((n for n in names if made.slide(n) in own), None)
+            if own_name is not None:
+                found[own_name] = entry
+    return _renamed(entries, found, there)
+
+
+def _renamed(
+    entries: Sequence[SlideEntry], found: dict[str, SlideEntry], there: set[str]
+) -> list[SlideEntry]:
+    """Entries under the names that were found; another one of such a name gets a new one."""
+    names = {entry.path: name for name, entry in found.items()}
+    taken = {name_key(name) for name in (*there, *(e.name for e in entries))}
     settled = []
     for entry in entries:
-        stems = dict.fromkeys(safe_name(_stem(p)) for p in (entry.path, *entry.copies))
-        names = [n for s in stems for n in by_stem.get(name_key(s), ()) if n not in claimed]
-        own = _own_fingerprints(entry) if names else ()
-        if own and not (entry.name in claimed and made.slide(entry.name) in own):
-            name = next((n for n in names if made.slide(n) in own), entry.name)
-            claimed.add(name)
-            entry = replace(entry, name=name)
-        settled.append(entry)
+        name = names.get(entry.path, entry.name)
+        if entry.path not in names and name in found:
+            own = _own_fingerprints(entry) or (str(entry.path.absolute()),)
+            name = hashed_name(name, own[0], taken)
+        settled.append(replace(entry, name=name))
     return settled
+
+
+def _stem_keys(entry: SlideEntry) -> dict[str, None]:
+    """Keys of the names that a slide and its copies have by their files."""
+    stems = (safe_name(_stem(path)) for path in (entry.path, *entry.copies))
+    return dict.fromkeys(name_key(stem) for stem in stems)
 
 
 def _own_fingerprints(entry: SlideEntry) -> tuple[str, ...]:
