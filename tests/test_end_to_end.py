@@ -125,7 +125,7 @@ def test_a_second_demo_does_nothing_again(demo):
 
 
 def test_other_settings_are_refused(demo):
-    done = wsikd("demo", "-o", demo, "--seed", "1", code=1)
+    done = wsikd("demo", "-o", demo, "--seed", "1", code=2)
     assert re.search(r"holds another demo .*; choose another -o", done.stderr)
 
 

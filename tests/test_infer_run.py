@@ -110,17 +110,16 @@ def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_
 
 
 def test_a_slide_that_stalls_is_given_up_and_stops_no_other(slide, student, tmp_path, monkeypatch):
-    """On a busy machine those at work get little of the processor; the stuck one takes none."""
-    monkeypatch.setattr("wsikd.core.process._IDLE_SHARE", 0.002)
+    """The limit leaves those at work the time that they need on a busy machine."""
     monkeypatch.setattr("wsikd.grade.work.infer_job", stuck_job)
     slides = copies(slide, tmp_path / "slides", ["a", "stuck", "z"])
     out = tmp_path / "out"
-    done = run("-i", slides, "-m", student, "-o", out, *FAST, "--stall", "0.05")
+    done = run("-i", slides, "-m", student, "-o", out, *FAST, "--stall", "0.2")
     assert done.exit_code == 3, done.output
     assert made(out) == {"a", "z"}
     assert set(failures(out)) == {"stuck"}
     told = failures(out)["stuck"]
-    assert "no progress in 0.05 minutes, so its worker process was stopped" in told["fault"]
+    assert "no progress in 0.2 minutes, so its worker process was stopped" in told["fault"]
     assert "--stall MINUTES" in told["remedy"]
     assert not (out / "stuck").exists()
 

@@ -144,6 +144,8 @@ def test_rows_differ_in_their_terms_only():
 
 @pytest.mark.parametrize("shares", ["0,10", "10,10", "abc", "101"])
 def test_odd_shares_are_refused(shares, tmp_path):
-    done = command(tmp_path, tmp_path / "out", "--shares", shares)
+    (tmp_path / "labels.csv").write_text("image,slide,class\n")
+    asked = ["hdkd", "--data", tmp_path / "labels.csv", "-o", tmp_path / "out", "--shares", shares]
+    done = CliRunner().invoke(main, ["reproduce", *map(str, asked)])
     assert done.exit_code == 2
     assert "is no list of different per cents" in done.output

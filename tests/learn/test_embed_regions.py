@@ -216,8 +216,9 @@ def run(*arguments):
 
 def test_the_command(slides, tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("good", "next"):
-        (tmp_path / "in" / f"{name}.svs").symlink_to(slides / "s1.0.svs")
+    (tmp_path / "in" / "good.svs").symlink_to(slides / "s1.0.svs")
+    other = (slides / "s1.0.svs").read_bytes() + b"\0"  # a copy would be the same slide
+    (tmp_path / "in" / "next.svs").write_bytes(other)
     (tmp_path / "in" / "bad.svs").write_bytes(b"no slide")
     network = ["--encoder", "timm:resnet10t", "--weights", "random"]
     command = ["-i", tmp_path / "in", *network, "-o", tmp_path / "out",
