@@ -144,6 +144,9 @@ def build_results(folder):
 
 
 def use_results(folder):
+    from wsikd.core.markers import RESULT
+    from wsikd.core.place import Place
+    from wsikd.grade.predict import PredictSettings
     from wsikd.grade.results import _made, write_summary
     from wsikd.grade.results_report import write_results_report
     from wsikd.grade.settle import begun_with
@@ -159,8 +162,9 @@ def use_results(folder):
         viewing = Viewing(folder)
         for number in range(len(viewing.names())):
             viewing.about(number)
-        _made(folder / "s1", {"student": "0" * 12})
-        del begun_with
+        asked = PredictSettings()
+        begun_with(folder, "0123456789ab", None, asked)
+        _made(Place(folder / "s1", RESULT, folder), {"student": "0" * 12})
 
 
 def build_map(folder):

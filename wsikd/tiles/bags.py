@@ -27,6 +27,7 @@ from wsikd.core.files import aside, check_file
 from wsikd.core.markers import BAG, GRID, FileKind
 from wsikd.core.place import Place
 from wsikd.tiles.arrays import member
+from wsikd.tiles.h5_text import text_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -322,6 +323,12 @@ def _text(value: Any) -> str | None:
     raise TypeError(f"{value!r} is no name")
 
 
+def _sizes(attributes: h5py.AttributeManager) -> dict[str, float]:
+    names = ("patch_size_level0", "target_magnification", "patch_size")
+    numbers = (n for n in names if n in attributes and attributes.get_id(n).dtype.kind in "iuf")
+    return {name: float(attributes[name]) for name in numbers}
+
+
 def _open_h5(path: Path) -> Bag:
     try:
         with h5py.File(path, "r") as file:
@@ -332,13 +339,13 @@ def _open_h5(path: Path) -> Bag:
                     "give feature files, not files of coordinates",
                 )  # fmt: skip
             shape = tuple(int(n) for n in file["features"].shape)
-            about = dict(file["coords"].attrs) if "coords" in file else {}
-            encoder = file["features"].attrs.get("encoder")
+            about = _sizes(file["coords"].attrs) if "coords" in file else {}
+            encoder = text_attribute(path, file["features"].attrs, "encoder")
             side = about.get("patch_size_level0")
             magnification = about.get("target_magnification")
             info = BagInfo(
                 slide=path.stem,
-                encoder={} if encoder is None else {"id": str(encoder)},
+                encoder={} if encoder is None else {"id": encoder},
                 mpp=None if not magnification else _positive(10 / float(magnification)),
                 patch_px=None if "patch_size" not in about else int(about["patch_size"]),
                 field_px=None if side is None else (_least(float(side)), _least(float(side))),
