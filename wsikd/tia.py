@@ -124,6 +124,7 @@ def open_ome_zarr(path: Path) -> _Arrays:
     Raises:
         SlideError: the image has several planes or time points, or no axes x, y and c.
     """
+    warnings.filterwarnings("ignore", "Object at .* is not recognized")  # Zarr, of stray files
     attributes = zarr_attributes(path)
     multiscale = attributes["multiscales"][0]
     axes = "".join(axis["name"] for axis in multiscale["axes"])

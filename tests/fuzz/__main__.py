@@ -32,6 +32,8 @@ def main():
             field = Field(TARGETS[name], Path(place) / "f")
             if sound := victim.read(field.target.use, field.folder):
                 print(f"{name}: the sound file: {sound}")
+            if victim.refusal:
+                print(f"{name}: the sound file is refused: {victim.refusal}")
             count, seen = 0, set()
             for number, file, found in field.faults(
                 victim, [int(index)] if index else range(asked.n)

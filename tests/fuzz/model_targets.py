@@ -26,7 +26,7 @@ def build_student(folder):
         folder, grader, spec, arch="vgg_small", width=0.25, min_area_mm2=0.5, temperature=1.5,
         appearance={"quantiles": quantiles, "slides": 3, "fields": 40}, benign=["NC"],
         seen=[{"salt": "ab", "train": PARTS, "val": PARTS}], teacher={"sha256": "0" * 64},
-        escalation={"teacher_sha256": "0" * 64, "fields": 100, "curve": CURVE},
+        escalation={"teacher_sha256": "0" * 64, "fields": 100, "slides": 3, "curve": CURVE},
         metrics={"kappa": 0.8}, data=["0" * 16],
     )  # fmt: skip
     return [CARD, CARD, WEIGHTS]

@@ -13,8 +13,9 @@ from tests.fuzz.targets import TARGETS
 from tests.fuzz.victim import Victim
 
 MANY, FEW = 500, 50
-LATER = ("manifest",)
-GENERATED = [n for n in TARGETS if n not in {target.name for target in REAL} and n not in LATER]
+GENERATED = [name for name in TARGETS if name not in {target.name for target in REAL}]
+SLOW = ("jp2", "ome_zarr")
+"""Their reader is TIAToolbox, which takes as long to import as all others take together."""
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,15 @@ def victim():
 def check(name, count, victim, folder):
     field = Field(TARGETS[name], folder / "f")
     victim.read(field.target.use, field.folder)  # what is imported does not count
-    assert victim.read(field.target.use, field.folder) is None, "the sound file is refused"
+    assert victim.read(field.target.use, field.folder) is None
+    if "cannot be imported" in (victim.refusal or ""):
+        pytest.skip(victim.refusal)
+    assert victim.refusal is None, "the sound file must be read, else its mutants show nothing"
     faults = [f"{name}:{i} {file}: {what}" for i, file, what in field.faults(victim, range(count))]
     assert not faults, "\n".join(faults[:10])
 
 
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", [name for name in GENERATED if name not in SLOW])
 def test_a_tenth_of_the_mutants(name, victim, tmp_path):
     check(name, FEW, victim, tmp_path)
 

@@ -1,6 +1,7 @@
 """Annotations, tables and settings: what people write or other programs export."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -153,10 +154,13 @@ def build_config(folder):
 
 
 def use_config(folder):
-    from wsikd.learn.runs import load_run
+    from wsikd.core.errors import WsikdError
+    from wsikd.learn.runs import load_run, load_settings
 
     for file in _changed(folder):
-        load_run(file, [])
+        load_settings(file)
+        with suppress(WsikdError):  # it names no data
+            load_run(file, [])
 
 
 def _changed(folder):
@@ -167,14 +171,16 @@ def _changed(folder):
 
 
 def build_boxes(folder):
-    (folder / "a.png").write_bytes(b"x")
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(name.encode())
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 30.5, 20],
                          "iscrowd": 0, "area": 610}],
         "categories": [{"id": 1, "name": "gland"}, {"id": 2, "name": "mitosis"}],
     }  # fmt: skip
-    for name in ("train.json", "val.json"):
+    for name, image in (("train.json", "a.png"), ("val.json", "b.png")):
+        content["images"][0]["file_name"] = image
         (folder / name).write_text(json.dumps(content))
     return ["train.json", "val.json"]
 

@@ -22,9 +22,13 @@ LONGEST = 2000
 
 
 class Victim:
-    """A spawned process that is replaced when it dies or hangs."""
+    """A spawned process that is replaced when it dies or hangs.
+
+    ``refusal`` is the error by which the last file was refused; None where it was read.
+    """
 
     def __init__(self):
+        self.refusal = None
         self._process = self._link = None
 
     @property
@@ -50,7 +54,8 @@ class Victim:
                 self.close()
                 return f"HANGS: {spent:.0f} s of CPU in {waited:.0f} s"
         try:
-            return self._link.recv()
+            found, self.refusal = self._link.recv()
+            return found
         except EOFError:
             self._process.join(10)
             code = self._process.exitcode
@@ -81,7 +86,7 @@ def serve(link):
     from wsikd.core.noise import is_noise
     from wsikd.core.worker import ENVIRONMENT
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | {"OMP_NUM_THREADS": "1"})
     for kind in (UserWarning, RuntimeWarning):
         warnings.filterwarnings("always", category=kind)
     records = _Records()
@@ -96,7 +101,7 @@ def serve(link):
         records.lines.clear()
         noise.truncate(0)
         noise.seek(0)
-        found = _watched(use, folder)
+        found, refusal = _watched(use, folder)
         sys.stderr.flush()
         noise.seek(0)
         lines = noise.read().decode("utf-8", "replace").splitlines()
@@ -105,7 +110,7 @@ def serve(link):
             found = f"NOISE: {said[:300]}"
         if not found and (odd := records.odd()):
             found = f"LOGS: {odd[:300]!r}"
-        link.send(found)
+        link.send((found, refusal))
 
 
 def _watched(use, folder):
@@ -117,15 +122,15 @@ def _watched(use, folder):
     try:
         use(folder)
     except WsikdError as error:
-        return fault_of(error, folder)
+        return fault_of(error, folder), str(error)
     except BaseException as error:  # noqa: BLE001 - what else there is, is what is looked for
         last = traceback.extract_tb(error.__traceback__)[-4:]
         way = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(last))
-        return f"RAISES {type(error).__name__}: {str(error)[:200]} ({way})"
+        return f"RAISES {type(error).__name__}: {str(error)[:200]} ({way})", None
     finally:
         with contextlib.suppress(ValueError):
             resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-    return None
+    return None, None
 
 
 def fault_of(error, folder):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_MOST_SIDE_PX = 1 << 20
+
+
 @dataclass
 class BoxSet:
     """Images and their lesions.
@@ -152,6 +155,8 @@ def _read(path: Path, images: Path | None) -> _Part:
         files, sizes, boxes, labels = [], [], [], []
         for key, entry in entries.items():
             size = int(entry["width"]), int(entry["height"])
+            if not 0 < min(size) <= max(size) < _MOST_SIDE_PX:
+                raise ValueError(f"an image of {size[0]} x {size[1]} px")
             files.append(_image(path, images, str(entry["file_name"])))
             sizes.append(size)
             boxes.append(_corners(path, entry, found[key], size))
