@@ -5,7 +5,9 @@ Source: DICOM PS3.5, annex A.4 (encapsulated frames); PS3.3, C.8.12 (whole-slide
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wsikd.slides.jpeg_colours import first_stream, framings
@@ -83,6 +85,9 @@ def _read(file: Path) -> tuple[Any, int]:
     """The header of a DICOM file, and where its pixels begin."""
     import pydicom
 
+    # It warns and logs of each odd value; what matters of them ends in an error here.
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     try:
         with file.open("rb") as stream:
             return pydicom.dcmread(stream, stop_before_pixels=True), stream.tell()
