@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from sklearn import metrics as oracle
 from wsikd.cli.main import main
@@ -15,6 +16,7 @@ from wsikd.cli.main import main
 from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.core.lock import locked
+from wsikd.core.run_places import absolute_places
 from wsikd.learn import reproduce, scoring
 from wsikd.learn.metrics import softmax
 from wsikd.learn.reproduce import Plan, read_rows, run_all
@@ -40,6 +42,13 @@ def one_thread():
 @pytest.fixture(scope="module")
 def sicap(tmp_path_factory):
     return write_sicap(tmp_path_factory.mktemp("mini") / "SICAPv2")
+
+
+def copy_run(source, folder):
+    """A run in another place, whose settings name the same data and teacher."""
+    shutil.copytree(source, folder)
+    settings = yaml.safe_load((source / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(absolute_places(settings, source)))
 
 
 def run(*args):
@@ -152,7 +161,7 @@ def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypat
 def test_the_test_part_is_scored_once(made, tmp_path):
     out, _ = made
     folder = tmp_path / "run"
-    shutil.copytree(out / "runs/ce_5x/seed22", folder)
+    copy_run(out / "runs/ce_5x/seed22", folder)
     refused = run("evaluate", folder, "--split", "test", "--by", "me", "--device", "cpu")
     assert refused.exit_code == 2
     assert refused.stderr.startswith(f"OutputError: {folder}: its test part was scored on 20")
@@ -174,7 +183,7 @@ def test_the_test_part_is_scored_once(made, tmp_path):
 def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, caplog):
     out, _ = made
     folder = tmp_path / "run"
-    shutil.copytree(out / "runs/at_plus_fm_5x/seed22", folder)
+    copy_run(out / "runs/at_plus_fm_5x/seed22", folder)
     done = run("evaluate", folder, "--device", "cpu")
     assert done.exit_code == 0, done.output
     record = scoring.read_scores(folder / "scores.json")[-1]
@@ -211,8 +220,8 @@ def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, cap
 def test_the_teacher_s_test_figures_are_those_of_its_one_scoring(made, tmp_path, caplog):
     out, _ = made
     student, teacher = tmp_path / "student", tmp_path / "teacher"
-    shutil.copytree(out / "runs/at_plus_fm_5x/seed22", student)
-    shutil.copytree(out / "runs/teacher/seed22", teacher)
+    copy_run(out / "runs/at_plus_fm_5x/seed22", student)
+    copy_run(out / "runs/teacher/seed22", teacher)
     config = (student / "config.yaml").read_text()
     old = next(x for x in config.splitlines() if x.startswith("teacher:"))
     (student / "config.yaml").write_text(config.replace(old, f"teacher: {teacher}"))
@@ -520,7 +529,7 @@ def test_one_scoring_at_a_time_whoever_asks(made, sicap):
 def test_scores_cannot_be_kept_where_nothing_can_be_written(made, tmp_path, monkeypatch):
     out, _ = made
     folder = tmp_path / "run"
-    shutil.copytree(out / "runs/ce_5x/seed22", folder)
+    copy_run(out / "runs/ce_5x/seed22", folder)
     subject = scoring.open_subject(folder)
     patches = scoring.load_for(subject)
 
