@@ -185,12 +185,23 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path, column, values, h
 
 
 def test_rows_that_agree_count_once_and_are_listed(tmp_path, caplog):
-    slide(tmp_path / "s1.svs")
-    (tmp_path / "m.csv").write_text("slide,label,split\ns1.svs,G3,\ns1.svs,,train\n")
+    shutil.copy(slide(tmp_path / "s1.svs"), tmp_path / "s2.svs")
+    (tmp_path / "m.csv").write_text("slide,label,split\ns1.svs,G3,\ns2.svs,,train\n")
     with caplog.at_level("WARNING", logger="wsikd"):
         found = discover_slides([tmp_path / "m.csv"])
     assert [(e.label, e.split) for e in found.entries] == [("G3", "train")]
     assert "m.csv, line 3: the same slide as in " in caplog.text
+
+
+@pytest.mark.parametrize("second", ["s1.svs,G3", "s1.svs,", "./s1.svs,G3"])
+def test_a_slide_in_two_rows_of_one_manifest_is_refused(tmp_path, second):
+    slide(tmp_path / "s1.svs")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"slide,label\ns1.svs,G3\n{second}\n")
+    with pytest.raises(ConfigError, match=r"s1\.svs: is given twice in .*m\.csv, lines 2 and 3"):
+        find_slides([manifest])
+    manifest.write_text("slide,label\ns1.svs,G3\n")
+    assert names(find_slides([manifest, manifest])) == ["s1"]
 
 
 def test_annotations_of_copies(tmp_path):

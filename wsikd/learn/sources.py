@@ -350,7 +350,7 @@ def open_sources(data: Data) -> list[Source]:
     for text in data.paths:
         path = Path(text)
         if not path.exists():
-            raise DataError(path, "does not exist", "correct data.paths, or give its place with --data")
+            raise DataError(path, "does not exist", "correct data.paths, or pass --data")
         sources.extend(_open(path, data))
     return sources
 

@@ -157,6 +157,7 @@ def _merged(kept: Given, other: Given, what: str, left_out: list[LeftOut]) -> Gi
     one, two = kept.entry, other.entry
     if kept.row and other.row:
         _check_agree(kept, other)
+        _check_one_row(kept, other)
         left_out.append(LeftOut(two.path, f"in {other.row}: the same slide as in {kept.row}"))
     elif one.path.absolute() != two.path.absolute():
         left_out.append(LeftOut(two.path, f"{what} {printable(kept.place)}"))
@@ -176,6 +177,15 @@ def _check_agree(kept: Given, other: Given) -> None:
             fault = f"is given twice with different {key}: {first}, {second}"
             subject = f"slide {printable(other.entry.path.name)}"
             raise ConfigError(subject, fault, "correct one row, or delete it")
+
+
+def _check_one_row(kept: Given, other: Given) -> None:
+    """Refuse two rows of one manifest that name one path; copies under two paths may stay."""
+    (first, _, here), (second, _, there) = (str(g.row).rpartition(", line ") for g in (kept, other))
+    if first == second and here != there and kept.entry.path == other.entry.path:
+        lines = " and ".join(sorted((here, there), key=int))
+        subject = f"slide {printable(other.entry.path.name)}"
+        raise ConfigError(subject, f"is given twice in {first}, lines {lines}", "delete one row")
 
 
 def unique_names(given: Iterable[Given]) -> list[SlideEntry]:
