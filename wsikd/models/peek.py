@@ -75,7 +75,7 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
     fault = f"reads {own:g} um/px, the student {theirs:g} um/px: the two are swapped"
     if reverse:
         fault = "was distilled from the student: the two are swapped"
-    raise ConfigError(f"teacher {teacher.path}", fault, remedy)
+    raise ConfigError(f"teacher {_place(teacher)}", fault, remedy)
 
 
 def teacher_note(bundle: StudentBundle) -> str | None:
@@ -86,6 +86,12 @@ def teacher_note(bundle: StudentBundle) -> str | None:
         return None
     more = (_STUDENT_MPP / mpp) ** 2
     return (
-        f"{bundle.path}: is a teacher at {10 / mpp:g}x; it reads {more:.3g} times the pixels of a "
-        "student at 2.5x; if a student is meant, give its run with -m"
+        f"{_place(bundle)}: is a teacher at {10 / mpp:g}x; it reads {more:.3g} times the pixels "
+        "of a student at 2.5x; if a student is meant, give its run with -m"
     )
+
+
+def _place(bundle: StudentBundle) -> Path:
+    """The run folder of a bundle that lies in one, else its own."""
+    run = bundle.path.parent
+    return run if (run / "config.yaml").is_file() else bundle.path
