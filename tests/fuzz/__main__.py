@@ -29,7 +29,7 @@ def main():
         name, _, index = item.partition(":")
         victim.close()
         with tempfile.TemporaryDirectory() as place:
-            field = Field(TARGETS[name], Path(place) / "f")
+            field = Field(TARGETS[name], Path(place) / "f", victim)
             if sound := victim.read(field.target.use, field.folder):
                 print(f"{name}: the sound file: {sound}")
             if victim.refusal:

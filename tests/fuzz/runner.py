@@ -35,15 +35,18 @@ class Target:
 class Field:
     """The sound files of a target, of which one is damaged at a time."""
 
-    def __init__(self, target, folder):
+    def __init__(self, target, folder, victim):
         self.target, self.folder = target, Path(folder)
         self.folder.mkdir(parents=True)
-        self.sound = {name: (self.folder / name).read_bytes() for name in target.build(self.folder)}
+        fault = victim.read(target.build, self.folder)  # there, since what it imports is used there
+        assert victim.value, fault
+        self.names = victim.value
+        self.sound = {name: (self.folder / name).read_bytes() for name in self.names}
 
     def mutant(self, index):
         """The file that mutant ``index`` damages, and its bytes; the same in every run."""
         rng = random.Random(f"{self.target.name} {index}")
-        name = rng.choice(sorted(self.sound))
+        name = rng.choice(self.names)
         data = self.sound[name]
         own = self.target.mutate or _own(name)
         if own is None or rng.random() < RAW_SHARE:

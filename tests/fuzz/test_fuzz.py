@@ -26,7 +26,7 @@ def victim():
 
 
 def check(name, count, victim, folder):
-    field = Field(TARGETS[name], folder / "f")
+    field = Field(TARGETS[name], folder / "f", victim)
     victim.read(field.target.use, field.folder)  # what is imported does not count
     assert victim.read(field.target.use, field.folder) is None
     if "cannot be imported" in (victim.refusal or ""):

@@ -24,11 +24,12 @@ LONGEST = 2000
 class Victim:
     """A spawned process that is replaced when it dies or hangs.
 
-    ``refusal`` is the error by which the last file was refused; None where it was read.
+    ``refusal`` is the error by which the last file was refused, None where it was read; ``value``
+    what reading it returned.
     """
 
     def __init__(self):
-        self.refusal = None
+        self.refusal = self.value = None
         self._process = self._link = None
 
     @property
@@ -54,7 +55,7 @@ class Victim:
                 self.close()
                 return f"HANGS: {spent:.0f} s of CPU in {waited:.0f} s"
         try:
-            found, self.refusal = self._link.recv()
+            found, self.refusal, self.value = self._link.recv()
             return found
         except EOFError:
             self._process.join(10)
@@ -101,7 +102,7 @@ def serve(link):
         records.lines.clear()
         noise.truncate(0)
         noise.seek(0)
-        found, refusal = _watched(use, folder)
+        found, refusal, value = _watched(use, folder)
         sys.stderr.flush()
         noise.seek(0)
         lines = noise.read().decode("utf-8", "replace").splitlines()
@@ -110,7 +111,7 @@ def serve(link):
             found = f"NOISE: {said[:300]}"
         if not found and (odd := records.odd()):
             found = f"LOGS: {odd[:300]!r}"
-        link.send((found, refusal))
+        link.send((found, refusal, value))
 
 
 def _watched(use, folder):
@@ -120,17 +121,16 @@ def _watched(use, folder):
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     try:
-        use(folder)
+        return None, None, use(folder)
     except WsikdError as error:
-        return fault_of(error, folder), str(error)
+        return fault_of(error, folder), str(error), None
     except BaseException as error:  # noqa: BLE001 - what else there is, is what is looked for
         last = traceback.extract_tb(error.__traceback__)[-4:]
         way = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(last))
-        return f"RAISES {type(error).__name__}: {str(error)[:200]} ({way})", None
+        return f"RAISES {type(error).__name__}: {str(error)[:200]} ({way})", None, None
     finally:
         with contextlib.suppress(ValueError):
             resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-    return None, None
 
 
 def fault_of(error, folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from wsikd.core.errors import BundleError
+from wsikd.core.errors import MALFORMED, BundleError
 from wsikd.models.bundle import CARD
 from wsikd.slides.appearance import Appearance
 
@@ -25,7 +25,7 @@ def trained_on(bundle: StudentBundle) -> Appearance | None:
     """
     try:
         found = Appearance.from_card(bundle.card)
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         fault = f"its entry 'appearance' is malformed ({error!r})"
         raise BundleError(bundle.path / CARD, fault, "copy the bundle anew") from error
     if found is None:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.errors import MALFORMED, BundleError, ConfigError
 from wsikd.core.escalation import best_place, place_for, place_for_kappa
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def rule_of(
         return _from_curve(found, budget, agreement, temperature)
     except ConfigError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except MALFORMED as error:
         from wsikd.models.bundle import CARD
 
         raise BundleError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
-from wsikd.core.errors import AnnotationError, ConfigError, OutputError
+from wsikd.core.errors import MALFORMED, AnnotationError, ConfigError, OutputError
 from wsikd.core.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
@@ -259,7 +259,7 @@ def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
     """Slides that the student learnt from, by part; None where its card does not say. Warns."""
     try:
         parts = {s: saw_scan(results.card, results.fingerprint[s]) for s in slides}
-    except (LookupError, TypeError):
+    except MALFORMED:
         log.warning("the student's card does not say what it has seen: no check for leaks")
         return None
     seen = {slide: part for slide, part in parts.items() if part}

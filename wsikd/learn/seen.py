@@ -10,7 +10,7 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.errors import BundleError, DataError
+from wsikd.core.errors import MALFORMED, BundleError, DataError
 from wsikd.core.seen import CARD_KEY, hashes, seen_hash
 from wsikd.learn.splits import listed
 
@@ -87,7 +87,7 @@ def check_unseen(
     for split in splits:
         try:
             found = _seen(records, patches, split)
-        except (KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise BundleError(
                 bundle.path, "its card's record of what was seen is damaged", "copy the bundle anew"
             ) from error
