@@ -11,7 +11,7 @@ MALFORMED = (
     RecursionError,
 )  # fmt: skip
 """What Python raises where data that were read have another shape than expected."""
-UNREADABLE = (*MALFORMED, OSError, RuntimeError, EOFError, MemoryError)
+UNREADABLE = (*MALFORMED, OSError, RuntimeError, SystemError, EOFError, MemoryError)
 """The same, with what libraries raise at damaged bytes and at sizes that no memory holds."""
 _LONGEST_WORD, _LONGEST = 300, 1000
 # Control characters, halves of surrogate pairs, line separators, and marks that turn the direction.

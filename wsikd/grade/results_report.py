@@ -210,7 +210,9 @@ def _students(cards: Sequence[Card]) -> list[str]:
 def _student(out: Path, digest: str) -> dict[str, Any]:
     """A student's card as ``wsikd infer`` left it beside the results, digest alone without one."""
     card = student_card(out, {"student": digest})
-    whole = all(isinstance(card.get(k), dict) for k in _NEEDED)
+    whole = all(isinstance(card.get(k), dict) for k in _NEEDED) and isinstance(
+        card["input"].get("classes"), list
+    )
     return {"digest": digest, "card": card if whole else {}}
 
 

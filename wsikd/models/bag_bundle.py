@@ -93,7 +93,8 @@ def _fitted(
     about = card["network"]
     options = dict(about["options"])
     for name, value in options.items():
-        number(value, name, least=0.0, most=1 << 20)
+        least = 0.0 if name == "dropout" else 1.0
+        number(value, name, least=least, most=1 << 20)
 
     def make() -> BagNetwork:
         return build_mil(str(about["arch"]), dim, len(classes), **options)

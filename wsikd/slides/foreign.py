@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
+from wsikd.core.errors import MALFORMED, MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.core.tables import resolve
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.doubt import refusal
@@ -19,7 +19,7 @@ from wsikd.slides.foreign_facts import Facts, read_facts
 from wsikd.slides.jpeg_check import JpegCheck
 from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
 from wsikd.slides.mpp import resolve_mpp
-from wsikd.slides.openslide import exact_downsamples, on_background
+from wsikd.slides.openslide import check_pyramid, exact_downsamples, on_background
 from wsikd.slides.stated import samples_doubt
 from wsikd.slides.tiff_tables import AbsentTiles
 from wsikd.slides.zarr_chunks import AbsentChunks, absent_chunks
@@ -94,6 +94,7 @@ class ForeignReader:
             self._missing = error
         self._pixels = _open(path, kind, facts)
         sizes = self._pixels.sizes
+        check_pyramid(path, sizes)
         # tifffile's decoder of JPEG fills up what is damaged.
         self._check = JpegCheck(path, facts.series.levels) if facts.series else None
         self.absent = AbsentTiles(facts.series.levels if facts.series else ())
@@ -175,7 +176,7 @@ class ForeignReader:
 def _absent(path: Path) -> AbsentChunks:
     try:
         return absent_chunks(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, *MALFORMED) as error:
         fault = f"its chunks cannot be counted ({type(error).__name__}: {error})"
         raise SlideError(printable(path.name), one_line(fault), "copy it again") from error
 

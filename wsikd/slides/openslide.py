@@ -90,7 +90,8 @@ class OpenSlideReader:
             self._missing = error
         dimensions = self._handle.dimensions
         levels = tuple(self._handle.level_dimensions)
-        _check_sizes(path, levels, properties)
+        check_pyramid(path, levels)
+        _check_tiles(path, properties, len(levels))
         self._mean_downsamples = tuple(self._handle.level_downsamples)
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),
@@ -318,18 +319,22 @@ def _remedy(path: Path) -> str:
     return "convert it to a pyramidal TIFF, copy it again, or leave it out"
 
 
-def _check_sizes(
-    path: Path, levels: Sequence[tuple[int, int]], properties: Mapping[str, str]
-) -> None:
-    """Refuse sizes that no slide has: OpenSlide takes memory for a whole tile, or aborts."""
+def check_pyramid(path: Path, levels: Sequence[tuple[int, int]]) -> None:
+    """Refuse levels that are empty, or larger than level 0; raises SlideError."""
     for number, (width, height) in enumerate(levels):
+        if min(width, height) < 1 or width > levels[0][0] or height > levels[0][1]:
+            fault = f"level {number} claims {width} x {height} px, level 0 {levels[0][0]} x "
+            raise SlideError(
+                printable(path.name), f"{fault}{levels[0][1]}", "the file is damaged; copy it again"
+            )
+
+
+def _check_tiles(path: Path, properties: Mapping[str, str], levels: int) -> None:
+    """Refuse tiles that no slide has: OpenSlide takes memory for a whole one, or aborts."""
+    for number in range(levels):
         tile = [properties.get(f"openslide.level[{number}].tile-{s}") for s in ("width", "height")]
-        if width > levels[0][0] or height > levels[0][1]:
-            fault = f"level {number} is larger than level 0 ({width} x {height} px)"
-            raise SlideError(printable(path.name), fault, "the file is damaged; copy it again")
-        if min(width, height) < 1 or math.prod(int(side or 0) for side in tile) > _MOST_TILE_PX:
-            size = f"{width} x {height} px in tiles of {' x '.join(side or '?' for side in tile)}"
-            fault = f"level {number} claims {size}"
+        if math.prod(int(side or 0) for side in tile) > _MOST_TILE_PX:
+            fault = f"level {number} claims tiles of {' x '.join(side or '?' for side in tile)} px"
             raise SlideError(printable(path.name), fault, "the file is damaged; copy it again")
 
 

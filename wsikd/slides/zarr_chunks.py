@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _INDEX_CODECS = ["bytes", "crc32c"]
 _ABSENT = 2**64 - 1
 
+_MOST_CHUNKS = 1 << 26
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -161,6 +163,8 @@ class _Array:
     def present(self) -> NDArray[np.bool_]:
         """Whether each chunk is there: bool, an axis for each of the array's."""
         counts = tuple(-(-n // c) for n, c in zip(self.shape, self.file_chunk, strict=True))
+        if math.prod(counts) > _MOST_CHUNKS:
+            raise ValueError(f"an array of {math.prod(counts)} chunks")
         files = self._files()
         there = np.zeros(counts, np.bool_)
         for place in np.ndindex(counts):
