@@ -16,7 +16,7 @@ from zarr import create_group
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
-from wsikd.slides import tiff_pages
+from wsikd.slides import tiff_tables
 from wsikd.slides.base import Slide, open_slide
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.synthetic import write_pyramid
@@ -90,6 +90,8 @@ def write_zarr(path, rgb, axes="cyx", levels=3, unit="micrometer", omero=True, n
 
 
 def write_jp2(path, rgb, levels=3, mpp=None):
+    if glymur.version.openjpeg_version_tuple < (2, 4, 0):
+        pytest.skip("OpenJPEG is missing (on Debian: apt-get install libopenjp2-7)")
     jp2 = imagecodecs.jpeg2k_encode(
         rgb, codecformat="jp2", level=0, reversible=True, mct=False, resolutions=levels + 1
     )
@@ -272,7 +274,7 @@ def _stack(path, rgb):
     ("write", "name", "fault"),
     [
         (_no_rgb, "a.tif", "its pixels are uint16 of 1 channel(s)"),
-        (_cut_tiff, "a.ome.tiff", "cut short: its pixels reach to byte"),
+        (_cut_tiff, "a.ome.tiff", "level 0 is cut short: its pixels reach to byte"),
         (_cut_jp2, "a.jp2", "cut short: a box reaches to byte"),
         (_stack, "a.zarr", "an OME-Zarr of axes zyx and shape (3, 2, 2) is no RGB plane"),
         (lambda p, a: write_zarr(p, a[..., :1]), "a.zarr", "its pixels are uint8 of 1 channel(s)"),
@@ -355,8 +357,8 @@ def test_a_library_that_is_missing_is_told_with_its_remedy(rgb, tmp_path, monkey
 
 def test_a_large_tiff_without_tiles_is_not_held_in_memory(rgb, tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
-    monkeypatch.setattr(tiff_pages, "MOST_SEGMENT_PX", WIDTH * HEIGHT - 1)
-    with pytest.raises(SlideError, match=r"strips of 455 x 301 px .*; vips tiffsave a\.tif"):
+    monkeypatch.setattr(tiff_tables, "MOST_SEGMENT_PX", WIDTH * HEIGHT - 1)
+    with pytest.raises(SlideError, match="strips or tiles of 455 x 301 px, too large to be held"):
         open_slide(tmp_path / "a.tif")
 
 

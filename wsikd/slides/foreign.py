@@ -194,6 +194,9 @@ def _open(path: Path, kind: str, facts: Facts) -> Pixels:
     except SlideError:
         raise
     except Exception as error:  # a decoder meets what it does not read in many ways
+        if "version of OpenJPEG" in str(error):  # how glymur says that the library is missing
+            fault = f"needs OpenJPEG ({one_line(str(error))})"
+            raise SlideError(file, fault, _REMEDIES["glymur"]) from error
         fault = f"its decoder cannot open it ({type(error).__name__}: {error})"
         raise SlideError(
             file, fault, "convert it to a pyramidal TIFF or OME-TIFF of 8-bit RGB"
