@@ -191,10 +191,10 @@ def test_a_kept_graph_is_used_and_a_damaged_one_made_again(tmp_path, monkeypatch
 def test_old_graphs_are_dropped_and_a_full_disk_is_no_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("WSIKD_CACHE", str(tmp_path))
     for number in range(20):
-        path = graph.cache_folder() / f"{number}.onnx"
+        path = graph.cache_folder() / f"{number:040x}-64-1.onnx"
         graph.keep(path, b"x")
         os.utime(path, (number, number))
-    left = {int(path.stem) for path in graph.cache_folder().iterdir()}
+    left = {int(path.stem.partition("-")[0], 16) for path in graph.cache_folder().iterdir()}
     assert len(left) == 16
     assert min(left) == 4
     (tmp_path / "file").touch()

@@ -131,7 +131,7 @@ def _use(slide):
 @pytest.mark.parametrize(
     ("file", "reader", "error"),
     [
-        ("wsic_JPEG.ome.tiff", "tiatoolbox", MissingMppError),
+        ("wsic_JPEG.ome.tiff", "tifffile", MissingMppError),
         ("openslidepy_unopenable.tiff", None, SlideError),
         ("histolab_broken.svs", None, SlideError),
         ("openslidepy_unreadable.svs", "openslide", RegionReadError),
