@@ -14,8 +14,8 @@ from tests.fuzz.victim import Victim
 
 MANY, FEW = 500, 50
 GENERATED = [name for name in TARGETS if name not in {target.name for target in REAL}]
-SLOW = ("jp2", "ome_zarr")
-"""Their reader is TIAToolbox, which takes as long to import as all others take together."""
+SLOW = ("jp2", "ome_zarr", "raw_store", "grade_map", "run")
+"""Only among the slow tests: TIAToolbox takes long to import, the others resemble faster ones."""
 
 
 @pytest.fixture(scope="module")
