@@ -96,7 +96,7 @@ def test_an_image_of_another_size(tmp_path):
     with pytest.raises(DataError, match="is 40 x 31 px, its entry says 40 x 30"):
         found.read(0)
     found.files[0].write_bytes(b"no image")
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(DataError, match="cannot be decoded as an image"):
         found.read(0)
 
 
