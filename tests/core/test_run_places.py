@@ -76,6 +76,20 @@ def test_a_run_in_a_linked_folder_and_paths_as_typed(cohort, monkeypatch):
     assert yaml.safe_load(run.config_file.read_text())["data"]["paths"] == ["../../../stores"]
 
 
+def test_names_of_places_in_the_working_folder_are_found_from_any_other(cohort, monkeypatch):
+    monkeypatch.chdir(cohort)
+    typed = Config(method="stores", teacher="labels.csv", data=Data(paths=["stores", "gone"]))
+    run = RunDir("runs/a")
+    run.start(typed)
+    kept = yaml.safe_load(run.config_file.read_text())
+    assert (kept["method"], kept["teacher"]) == ("stores", "../../labels.csv")
+    assert kept["data"]["paths"] == ["../../stores", "gone"]
+    assert RunDir("runs/a").check(typed, resume=True)
+    file = run.config_file.absolute()
+    monkeypatch.chdir(cohort.parent)
+    assert load_config(Config, file).data.paths == [str(cohort / "stores"), "gone"]
+
+
 def test_another_file_named_config_is_read_as_it_is(cohort):
     file = cohort / "config.yaml"
     file.write_text("data: {paths: [./stores]}")

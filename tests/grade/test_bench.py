@@ -51,6 +51,7 @@ def test_times_of_both_over_the_same_fields(slide_file, tmp_path):
         repeats=2,
         on_progress=lambda done, total: told.append((done, total)),
     )
+    assert "accept_grey" not in record["slides"][0]
     teacher, student = record["totals"]["teacher"], record["totals"]["student"]
     assert teacher["fields"] == student["fields"] > 0
     assert teacher["tissue_mm2"] == pytest.approx(student["tissue_mm2"])
@@ -74,8 +75,10 @@ def test_times_of_both_over_the_same_fields(slide_file, tmp_path):
 
 def test_untrained_networks_are_told_and_not_compared(slide_file):
     record = run_bench(
-        [SlideEntry(slide_file, "odd")], *pair(trained=False, max_fields=3), repeats=1
-    )
+        [SlideEntry(slide_file, "odd", accept_grey=True)], *pair(trained=False, max_fields=3),
+        repeats=1,
+    )  # fmt: skip
+    assert record["slides"][0]["accept_grey"] is True
     assert "agreement" not in record
     text = to_markdown(record)
     assert "grades mean nothing" in text

@@ -11,6 +11,7 @@ from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
 from wsikd.core.lock import locked
 from wsikd.learn import tune as module
+from wsikd.learn.runs import load_run
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.tune import Tuning, parse_grid, trial_folder, tune
 from wsikd.models.backbone import macs
@@ -129,13 +130,24 @@ def test_grids_are_read_as_yaml_and_faults_told():
             parse_grid(bad)
 
 
-def test_the_command_prints_the_best_and_refuses_in_one_line(tuning, tmp_path, stripes):
-    asked = ["tune", "-c", tuning.config_file, "-o", tmp_path / "out", "--data", stripes,
+def test_the_command_prints_the_best_and_refuses_in_one_line(
+    tuning, tmp_path, stripes, monkeypatch
+):
+    monkeypatch.chdir(stripes.parent)
+    asked = ["tune", "-c", tuning.config_file, "-o", tmp_path / "out", "--data", stripes.name,
              "--device", "cpu", "--grid", "optim.lr=1e-3"]  # fmt: skip
     done = CliRunner().invoke(main, list(map(str, asked)), catch_exceptions=False)
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out/best.yaml")
     assert "best on validation: optim.lr=0.001 (kappa" in done.stdout
+    again = CliRunner().invoke(main, list(map(str, asked)), catch_exceptions=False)
+    assert again.stdout == done.stdout  # the same search: nothing is refused
+    monkeypatch.chdir(tmp_path)  # best.yaml serves from any folder, and names no absolute place
+    for name in ("best.yaml", "search.yaml"):
+        assert str(tmp_path.parent) not in (tmp_path / "out" / name).read_text()
+    found = load_run(Path("out/best.yaml"), ()).config
+    assert Path(found.data.paths[0]).samefile(stripes)
+    monkeypatch.chdir(stripes.parent)
     wrong = [*asked[:-1], "optim.lrr=1"]
     refused = CliRunner().invoke(main, list(map(str, wrong)), catch_exceptions=False)
     assert refused.exit_code == 2

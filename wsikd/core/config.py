@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 
 RUN_CONFIG, RUN_RECORD = "config.yaml", "provenance.json"
+BEST_CONFIG, SEARCH_RECORD = "best.yaml", "search.yaml"
+_RECORDS = {RUN_CONFIG: RUN_RECORD, BEST_CONFIG: SEARCH_RECORD}
+"""Files of settings that wsikd wrote, and what lies beside them: their places are relative."""
 
 
 class Settings(BaseModel):
@@ -38,7 +41,7 @@ Model = TypeVar("Model", bound=Settings)
 
 
 def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read a YAML file into ``model``; places in that of a run are relative to its folder.
+    """Read a YAML file into ``model``; places in a run's or search's are relative to its folder.
 
     Args:
         model: the class to fill.
@@ -51,7 +54,8 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
     """
     path = Path(path)
     content = _read_mapping(path)
-    if path.name == RUN_CONFIG and (path.parent / RUN_RECORD).is_file():
+    record = _RECORDS.get(path.name)
+    if record is not None and (path.parent / record).is_file():
         content = absolute_places(content, path.parent)
     overridden: set[str] = set()
     for override in overrides:
@@ -95,7 +99,7 @@ def dump_config(config: BaseModel, run: Path | None = None) -> str:
 
     Args:
         config: the settings.
-        run: the folder of the run that they belong to; places become relative to it.
+        run: the folder of the run or search that they belong to; places become relative to it.
     """
     content = config.model_dump(mode="json")
     return yaml.safe_dump(relative_places(content, run) if run else content, sort_keys=False)

@@ -10,24 +10,29 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _BESIDE = ("./", "../")
 _PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
+_PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file"}
+_PLACES |= {"labels", "scorer", "train", "val", "images", "trunk"}
 
 
 def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:
-    """Settings with each absolute path as one relative to a run's folder, ``./`` or ``../`` first.
+    """Settings with each path as one relative to a run's folder, ``./`` or ``../`` first.
 
     Args:
-        content: JSON values.
+        content: JSON values. A text without ``/`` or ``./`` in front is a path where its key is one
+            of a place and it exists in the working folder.
         folder: the run's.
-        typed: paths that begin so already are relative to the working folder, not to the run's.
+        typed: relative paths are relative to the working folder, not to the run's.
     """
     base = os.path.realpath(folder)
 
-    def change(text: str) -> str:
-        if typed and text.startswith(_BESIDE):
+    def change(key: str, text: str) -> str:
+        beside = text.startswith(_BESIDE) or (key in _PLACES and os.path.lexists(text))
+        if typed and beside:
             text = os.path.abspath(text)  # noqa: PTH100 - links stay as they are
         if not os.path.isabs(text):  # noqa: PTH117
             return text
@@ -47,7 +52,7 @@ def absolute_places(content: Any, folder: Path) -> Any:
     """
     base = os.path.realpath(folder)
 
-    def change(text: str) -> str:
+    def change(_: str, text: str) -> str:
         if not text.startswith(_BESIDE) and text != "..":
             return text
         place = os.path.normpath(os.path.join(base, text))  # noqa: PTH118
@@ -56,11 +61,11 @@ def absolute_places(content: Any, folder: Path) -> Any:
     return _each(content, change)
 
 
-def _each(content: Any, change: Any) -> Any:
+def _each(content: Any, change: Callable[[str, str], str], key: str = "") -> Any:
     if isinstance(content, str):
-        return change(content)
+        return change(key, content)
     if isinstance(content, list):
-        return [_each(part, change) for part in content]
+        return [_each(part, change, key) for part in content]
     if isinstance(content, dict):
-        return {k: v if k in _PATTERNS else _each(v, change) for k, v in content.items()}
+        return {k: v if k in _PATTERNS else _each(v, change, k) for k, v in content.items()}
     return content

@@ -33,6 +33,7 @@ from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
 from wsikd.grade.bench_slides import check_labels
 from wsikd.grade.escalate import EscalatingPredictor, check_comparable
 from wsikd.grade.exports import write_all
+from wsikd.grade.results import ACCEPTED
 from wsikd.grade.rule import Rule
 from wsikd.slides.manifest import open_entry
 
@@ -140,7 +141,11 @@ def run_bench(
         "repeats": repeats,
         "contenders": [_contender(c) for c in nets],
         "slides": [
-            {"name": s.entry.name, **{c.name: _slide(runs[c.name][i]) for c in everyone}}
+            {
+                "name": s.entry.name,
+                **({ACCEPTED: True} if s.entry.accept_grey else {}),  # as in results of infer
+                **{c.name: _slide(runs[c.name][i]) for c in everyone},
+            }
             for i, s in enumerate(done)
         ],
         "totals": {c.name: _totals(runs[c.name]) for c in everyone},

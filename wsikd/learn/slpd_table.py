@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.core.run_places import relative_places
 from wsikd.learn.bag_train import figure
 from wsikd.learn.slpd_pool import pool_areas, pool_scores
 from wsikd.learn.slpd_scores import figures
@@ -46,7 +47,8 @@ def make_table(study: Study) -> dict[str, Any]:
         ]
     return {
         "clusters": clusters, "slides": slides, "left_out": study.left_out,
-        "own_data": bool(study.data), "settings": study.config.model_dump(mode="json"),
+        "own_data": bool(study.data),
+        "settings": relative_places(study.config.model_dump(mode="json"), study.out),
         "provenance": provenance(),
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import yaml
 from wsikd.core.config import dump_config, first_difference
 from wsikd.core.errors import OutputError
 from wsikd.core.run import write_text_atomic
+from wsikd.core.run_places import relative_places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,13 +31,15 @@ def claim(out: Path, config: Settings) -> None:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise OutputError(file, "cannot be read", "choose another -o") from error
         now = config.model_dump(mode="json")
-        if (key := first_difference(dict(old or {}), now)) is not None:
+        old = dict(old or {})
+        key = first_difference(old, now) and first_difference(old, relative_places(now, out))
+        if key is not None:
             raise OutputError(out, f"holds a study with another '{key}'", "choose another -o")
         return
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(out, "is not empty and holds no study", "choose another -o")
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(file, dump_config(config))
+    write_text_atomic(file, dump_config(config, out))
 
 
 def read_json(file: Path) -> Any:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsikd.core.cells import csv_text
-from wsikd.core.config import dump_config
+from wsikd.core.config import BEST_CONFIG, SEARCH_RECORD, dump_config
 from wsikd.core.errors import NonFiniteLossError, OutputError
 from wsikd.core.files import not_ours
 from wsikd.core.lock import locked
 from wsikd.core.run import RunDir, write_text_atomic
+from wsikd.core.run_places import relative_places
 from wsikd.learn.prepare import open_teacher
 from wsikd.learn.sources import open_sources
 from wsikd.learn.train import distill
@@ -106,14 +107,15 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
         "teacher_sha256": teacher.sha256 if teacher else None,
         "data": [source.digest for source in open_sources(config.data)],
     }
-    text = yaml.safe_dump(told, sort_keys=False)
-    file = made.path / "search.yaml"
+    kept = relative_places(told, out)
+    text = yaml.safe_dump(kept, sort_keys=False)
+    file = made.path / SEARCH_RECORD
     if not file.exists():
-        for result in (out / "trials.csv", out / "best.yaml"):
+        for result in (out / "trials.csv", out / BEST_CONFIG):
             if result.exists():
                 raise not_ours(result, "the result of a search")
         write_text_atomic(file, text)
-    elif yaml.safe_load(file.read_text(encoding="utf-8")) != told:
+    elif yaml.safe_load(file.read_text(encoding="utf-8")) not in (kept, told):
         raise OutputError(
             out, "holds a search with other settings", "give the same ones or another -o"
         )
@@ -252,8 +254,8 @@ def _result(
     best = -max(known)[1] if known else None
     file = None
     if best is not None and finished == len(points):
-        file = out / "best.yaml"
-        write_text_atomic(file, dump_config(tuning.config(points[best])))
+        file = out / BEST_CONFIG
+        write_text_atomic(file, dump_config(tuning.config(points[best]), out))
     return TuneResult(
         None if best is None else points[best],
         None if best is None else outcomes[best],
