@@ -26,9 +26,13 @@ HEAVY = ["torch", "torchvision", "timm", "zarr", "dask", "tiatoolbox", "openslid
 HEAVY += ["pydantic", "scipy", "shapely", "tifffile", "matplotlib", "lightning", "sklearn", "rich"]
 
 
-def run(*arguments):
-    """Run the command in this process; bugs come through as they are."""
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
+def run(*arguments, apart=False):
+    """Run the command in this process; bugs come through as they are.
+
+    A worker process, the default of tile and infer, takes seconds to start: only where ``apart``.
+    """
+    here = ["--jobs", "0"] if not apart and arguments[:1] in [("tile",), ("infer",)] else []
+    result = CliRunner().invoke(main, [*map(str, arguments), *here])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert "Traceback" not in result.output
@@ -137,7 +141,7 @@ def test_version_and_the_module_as_a_command():
 
 
 def test_tile_then_tile_again(small, tmp_path):
-    first = run("tile", "-i", small, "-o", tmp_path / "out", *FAST)
+    first = run("tile", "-i", small, "-o", tmp_path / "out", *FAST, apart=True)
     assert first.exit_code == 0
     store = TileStore.open(tmp_path / "out" / "small.zarr")
     assert store.mpps == (1.0, 4.0)
@@ -214,7 +218,7 @@ def test_a_bug_is_written_down_and_the_others_are_done(small, tmp_path, monkeypa
     monkeypatch.setattr(tiling, "tile_slide", buggy)
     for name in ("a", "b"):
         copy_slide(small, tmp_path / f"{name}.svs")
-    result = run("tile", "-i", tmp_path / "?.svs", "-o", tmp_path / "out", "--jobs", "0", *FAST)
+    result = run("tile", "-i", tmp_path / "?.svs", "-o", tmp_path / "out", *FAST)
     assert result.exit_code == 3
     assert "unforeseen ZeroDivisionError: what" in result.output
     assert (tmp_path / "out" / "b.zarr").exists()
