@@ -30,6 +30,7 @@ from wsikd.grade.intervals import intervals
 from wsikd.grade.likeness import likeness
 from wsikd.grade.record import read_record
 from wsikd.slides.appearance import Watcher
+from wsikd.slides.base import MARKS
 from wsikd.slides.kinds import files_of
 from wsikd.slides.once import Made
 from wsikd.slides.tissue import mask_bytes
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
 SUMMARY_FILE = "summary.csv"
-ACCEPTED = "accept_grey"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def infer_slide(
             **asdict(settings),
             "formats": formats,
             **_reading(predictor),
-            **({ACCEPTED: True} if entry.accept_grey else {}),  # older results lack it
+            **slide.info.marks,
         }
         if place.replaced.exists():
             with locked(place.path):
@@ -326,7 +326,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
         fault = "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
     old, new = found["made_with"], json.loads(json.dumps(made_with))
-    keys = [k for k in dict.fromkeys([*new, *ASKED, ACCEPTED]) if old.get(k) != new.get(k)]
+    keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]
     if keys:
         what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)
         raise StoreMismatchError(

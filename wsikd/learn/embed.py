@@ -134,11 +134,10 @@ class Embedder:
         **more: Any,
     ) -> BagInfo:
         """What a bag of a slide says of itself; ``more`` is kept with the settings."""
-        if entry.accept_grey:  # older bags lack it
-            more["accept_grey"] = True
+        patches = {**asdict(self.settings), **more, **slide.info.marks}
         return BagInfo(
             slide=slide.info.name,
-            encoder={**self.spec.record(), "patches": {**asdict(self.settings), **more}},
+            encoder={**self.spec.record(), "patches": patches},
             mpp=self.settings.mpp,
             patch_px=side_px,
             field_px=field_px,

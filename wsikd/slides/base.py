@@ -27,6 +27,8 @@ READERS: dict[str, str] = {
     "direct": "wsikd.slides.choose:direct",
     "tiatoolbox": "wsikd.slides.foreign:ForeignReader",
 }
+MARKS = ("accept_grey", "colours_corrected")
+"""What stores, bags and results record of a slide only where it is true: older ones lack it."""
 FILLS_GAPS = "--slide-mpp"
 """Source of a resolution that counts only where the slide's file says nothing plausible."""
 
@@ -65,7 +67,8 @@ class SlideInfo:
     ``reader_note`` tells why ``reader`` was taken; ``icc_profile`` whether the file holds a colour
     profile, which no reader applies; ``series`` which of the file's images is read; ``doubt`` is
     what its metadata say against brightfield RGB, and ``accept_grey`` that the user means to read
-    it nevertheless.
+    it nevertheless; ``colours_corrected`` that its JPEG data have other colours than the file
+    claims, and are decoded as what they are.
     """
 
     name: str
@@ -85,6 +88,12 @@ class SlideInfo:
     series: int = 0
     doubt: Doubt | None = None
     accept_grey: bool = False
+    colours_corrected: bool = False
+
+    @property
+    def marks(self) -> dict[str, bool]:
+        """Those of ``MARKS`` that are true of it."""
+        return {mark: True for mark in MARKS if getattr(self, mark)}
 
 
 @runtime_checkable

@@ -116,6 +116,7 @@ class ForeignReader:
             icc_profile=facts.icc_profile,
             series=facts.series.number if facts.series else 0,
             doubt=facts.doubt or samples_doubt("uint8", self._pixels.channels),
+            colours_corrected=getattr(self._pixels, "colours_corrected", False),
         )
 
     @property

@@ -38,10 +38,12 @@ class PagePixels:
         self.dtype: np.dtype[Any] = np.dtype(levels[0].dtype)
         handle = levels[0].parent.filehandle
         handle.open()  # tifffile looks into a JPEG's markers when it makes its decoder
+        self.colours_corrected = False
         try:
             for page in levels:
                 if page_colours(path, page) == "YCbCr":  # tifffile would go by the tag
                     page.photometric = tifffile.PHOTOMETRIC.YCBCR
+                    self.colours_corrected = True
             self._decode = [page.decode for page in levels]
         finally:
             handle.close()

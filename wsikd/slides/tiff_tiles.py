@@ -179,11 +179,12 @@ class DirectReader:
 
     def show_right_colours(self) -> None:
         """Decode streams as what they are from now on, not as what the file claims."""
-        wrong = [n for n, level in enumerate(self.levels) if level.right != level.claimed]
-        if wrong:
+        if any(level.right != level.claimed for level in self.levels):
             self._framings = [level.right for level in self.levels]
             note = f"{self.info.reader_note}; the file claims other colours than its JPEG data have"
-            self.info = replace(self.info, reader_note=note, doubt=self._slide.stated)
+            self.info = replace(
+                self.info, reader_note=note, doubt=self._slide.stated, colours_corrected=True
+            )
 
     def close(self) -> None:
         """Release the file."""

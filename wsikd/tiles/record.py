@@ -86,9 +86,8 @@ def describe(
         "patient": hide_patient(notes.patient, folder, notes.key),
         "split": notes.split,
         "mask": _hash(mask_bytes(notes.mask_file).hex()) if notes.mask_file else None,
+        **info.marks,
     }
-    if info.accept_grey:  # older records lack it
-        identity["accept_grey"] = True
     return {
         "complete": False,
         "digest": settings_digest(settings, identity),
