@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
 SUMMARY_FILE = "summary.csv"
+ACCEPTED = "accept_grey"
 
 
 @dataclass(frozen=True)
