@@ -107,8 +107,7 @@ def tune(
         metric,
         seed,
     )
-    for point in tuning.points():
-        check_run(tuning.config(point))
+    check_run(*(tuning.config(point) for point in tuning.points()))
 
     from wsikd.learn import tune as engine
 

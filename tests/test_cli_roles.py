@@ -56,8 +56,10 @@ def write_all_kinds(root):
     (root / "results" / "a").mkdir(parents=True)
     (root / "results" / "a" / "result.json").write_text("{}")
     (root / "results" / "a" / "grades.ome.tiff").write_text("")
-    (root / "images" / "NC").mkdir(parents=True)
-    (root / "images" / "NC" / "a_1.png").write_text("")
+    for name in ("NC/a_1", "NC/b_1", "G3/a_2", "G3/b_2"):
+        file = root / "images" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
     (root / "tifs" / "NC").mkdir(parents=True)
     (root / "tifs" / "NC" / "a_1.tif").write_text("")
     (root / "labels.csv").write_text("image,slide,class\n")

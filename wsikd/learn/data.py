@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsikd.core.classes import benign_of, ordered_classes
+from wsikd.core.classes import benign_of
 from wsikd.core.errors import DataError
-from wsikd.core.tables import nearest
 from wsikd.learn.ahead import read_ahead
+from wsikd.learn.joined import join
 from wsikd.learn.losses import downsample
 from wsikd.learn.sources import StoreSource, open_sources
 from wsikd.learn.splits import assign, check_leaks, groups_of
@@ -233,43 +233,20 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         StoreError: a tile store cannot be used.
     """
     sources = open_sources(data)
-    _check_agreement(sources)
-    classes = _classes(sources, data.classes)
-    number = {name: i for i, name in enumerate(classes)}
-    for name in data.benign or ():
-        if name not in number:
-            raise DataError("data.benign", f"class '{name}' is unknown", nearest(name, classes))
-    label: list[int] = []
-    tissue: list[float] = []
-    slide: list[str] = []
-    readers: list[tuple[Source, int]] = []
-    patient: list[str | None] = []
-    given: list[str | None] = []
-    for source in sources:
-        rows = source.listing
-        for name in set(rows.label) - set(classes):
-            raise DataError(source.path, f"class '{name}' is unknown", nearest(name, classes))
-        label += [number[name] for name in rows.label]
-        slide, patient, given = slide + rows.slide, patient + rows.patient, given + rows.split
-        tissue += rows.tissue or [1.0] * len(rows)
-        readers += [(source, row) for row in rows.row]
-    if not label:
-        raise DataError(
-            sources[0].path, "holds no labelled patches", "tile with annotations, or label them"
-        )
-    labels = np.asarray(label, np.int64)
+    found = join(sources, data)
+    readers = [(source, row) for source in sources for row in source.listing.row]
     names = (
-        assign(labels, slide, patient, given, split)
+        assign(found.label, found.slide, found.patient, found.given, split)
         if undivided is None
-        else np.array([g or undivided for g in given], dtype="U5")
+        else np.array([g or undivided for g in found.given], dtype="U5")
     )
     patch_px = data.patch_px or _side(readers[0])
     areas = {s.field_mm2 for s in sources}
     patches = PatchSet(
-        labels, slide, names, classes, data.mpp, patch_px,
+        found.label, found.slide, names, found.classes, data.mpp, patch_px,
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
-        np.asarray(tissue, np.float64), sorted(s.digest for s in sources), readers,
-        group=groups_of(slide, patient, "auto"),
+        np.asarray(found.tissue, np.float64), sorted(s.digest for s in sources), readers,
+        group=groups_of(found.slide, found.patient, "auto"),
         named_benign=None if data.benign is None else tuple(data.benign), val_by=split.val_by,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
@@ -285,33 +262,6 @@ def _side(reader: tuple[Source, int]) -> int:
             reader[0].path, f"patches are {width} x {height} px, not square", "set data.patch_px"
         )
     return int(height)
-
-
-def _check_agreement(sources: Sequence[Source]) -> None:
-    """Tile stores of one run must have been made alike."""
-    first = sources[0]
-    for other in sources[1:]:
-        for key, value in first.settings.items():
-            if other.settings.get(key, value) != value:
-                raise DataError(
-                    other.path,
-                    f"{key} {other.settings[key]}, but {value} in {first.path.name}",
-                    "tile them alike",
-                )
-
-
-def _classes(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    if wanted is not None:
-        classes = tuple(wanted)
-    elif len(known := {s.classes for s in sources if s.classes}) == 1:
-        classes = known.pop()
-    else:
-        classes = ordered_classes(name for s in sources for name in s.listing.label)
-    if len(set(classes)) < 2 or len(set(classes)) < len(classes):
-        raise DataError(
-            "data.classes", f"needs two different names at least, not {list(classes)}", "mend it"
-        )
-    return classes
 
 
 def _check_copies(patches: PatchSet, *, files: bool) -> None:

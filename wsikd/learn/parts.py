@@ -63,12 +63,12 @@ def check_parts(
         DataError: the training or the validation part is empty, or all that is trained on is of one
             class.
     """
-    rows = {part: np.flatnonzero(split == part) for part in FEW_SLIDES}
-    for part, found in rows.items():
-        if not len(found):
-            raise DataError("split", f"leaves nothing for {part}", "add slides or change split.val")
-    if label is not None:
-        _check_classes(label, rows, classes)
+    refuse_parts(split, label, classes)
+    rows = _rows(split)
+    if label is not None and len(own := np.unique(label[rows["val"]])) == 1:
+        logger.warning(
+            "the val part is of class %s alone: kappa and AUC are undefined on it", classes[own[0]]
+        )
     for part, fewest in FEW_SLIDES.items():
         count = len({slides[i] for i in rows[part].tolist()})
         if count < fewest:
@@ -76,6 +76,18 @@ def check_parts(
                 "only %d slide(s) in the %s part, fewer than %d: %s",
                 count, part, fewest, _USE[part],
             )  # fmt: skip
+
+
+def refuse_parts(
+    split: NDArray[np.str_], label: NDArray[np.int64] | None = None, classes: Sequence[str] = ()
+) -> None:
+    """As :func:`check_parts`, without its warnings. Raises DataError."""
+    rows = _rows(split)
+    for part, found in rows.items():
+        if not len(found):
+            raise DataError("split", f"leaves nothing for {part}", "add slides or change split.val")
+    if label is not None:
+        _refuse_one_class(label, rows, classes)
 
 
 def never_predicted(predicted: NDArray[np.int64], classes: Sequence[str]) -> tuple[str, ...]:
@@ -98,7 +110,11 @@ def told_missing(names: Sequence[str]) -> str:
     return f"; never predicted there: {', '.join(names)}" if names else ""
 
 
-def _check_classes(
+def _rows(split: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
+    return {part: np.flatnonzero(split == part) for part in FEW_SLIDES}
+
+
+def _refuse_one_class(
     label: NDArray[np.int64], rows: dict[str, NDArray[np.int64]], classes: Sequence[str]
 ) -> None:
     used = np.unique(label[np.concatenate(list(rows.values()))])
@@ -107,14 +123,9 @@ def _check_classes(
             "data", f"all labels are of class {classes[used[0]]}",
             "add slides of another class, or tile with --classes as they are annotated",
         )  # fmt: skip
-    own = {part: np.unique(label[found]) for part, found in rows.items()}
-    if len(own["train"]) == 1:
+    own = np.unique(label[rows["train"]])
+    if len(own) == 1:
         raise DataError(
-            "split", f"leaves class {classes[own['train'][0]]} alone for train",
+            "split", f"leaves class {classes[own[0]]} alone for train",
             "add slides of the other classes, or change split.val or split.seed",
         )  # fmt: skip
-    if len(own["val"]) == 1:
-        logger.warning(
-            "the val part is of class %s alone: kappa and AUC are undefined on it",
-            classes[own["val"][0]],
-        )

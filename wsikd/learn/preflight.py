@@ -1,6 +1,7 @@
 """What a training, tuning or scoring names, checked before anything heavy is imported.
 
-Only names, cards and settings are looked at; what reads the data checks the rest. Imports no torch.
+Names, cards and settings are looked at, and the labels of patches; what reads the data checks the
+rest. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from wsikd.learn.settings import RunConfig
+    from wsikd.learn.settings import Data, RunConfig, Split
     from wsikd.models.bundle import StudentBundle
 
 PATCHES = (STORES, IMAGES)
@@ -26,17 +27,53 @@ _TAKES = {"mil": (BAGS, GRIDS), "slpd": (GRIDS,), "ts2g": PATCHES}
 """Kinds of data by method; the methods on patches take ``PATCHES``."""
 
 
-def check_run(config: Any) -> None:
+def check_run(*configs: Any) -> None:
     """Refuse settings of any method that name a missing or wrong file, teacher or network.
 
+    Of grading methods, labels that nothing can be learnt from are refused too; data that several
+    settings share and divide alike are read once.
+
     Args:
-        config: checked settings, such as ``RunConfig``.
+        configs: checked settings, such as ``RunConfig``.
 
     Raises:
         ConfigError: no teacher where one is needed, a path of another kind, an unknown network.
-        DataError: no data, or data that do not exist.
+        DataError: no data, data that do not exist, an empty part, or a cohort of one class.
+        StoreError: a tile store cannot be used.
         BundleError: the teacher cannot be used.
     """
+    for config in configs:
+        _check_named(config)
+    graded = [c for c in configs if c.method not in _TAKES and c.method != "detector"]
+    distinct = {c.data.model_dump_json() + c.split.model_dump_json(): c for c in graded}
+    for config in distinct.values():
+        check_labels(config.data, config.split)
+
+
+def check_labels(data: Data, split: Split) -> None:
+    """Refuse labels that no classifier can be trained on, by what is listed of the patches.
+
+    Data as SICAPv2 is distributed are not looked at here: their spreadsheets take seconds.
+
+    Raises:
+        DataError: as ``load_patches``, but for copies of slides and images; or an empty part, or a
+            cohort of one class.
+        StoreError: a tile store cannot be used.
+    """
+    from wsikd.learn.joined import join
+    from wsikd.learn.parts import refuse_parts
+    from wsikd.learn.sources import kind_of, list_sources
+    from wsikd.learn.splits import assign
+
+    if any(kind_of(Path(path), data) == "sicapv2" for path in data.paths):
+        return
+    found = join(list_sources(data), data)
+    # split.share need not be heeded: it leaves some of every class
+    names = assign(found.label, found.slide, found.patient, found.given, split)
+    refuse_parts(names, found.label, found.classes)
+
+
+def _check_named(config: Any) -> None:
     _check_arch(config)
     if config.method == "detector":
         for name in ("train", "val"):

@@ -17,7 +17,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import DataError
-from wsikd.learn.sources import IMAGE_SUFFIXES, FileSource, Listing, slide_of
+from wsikd.learn.listing import Listing
+from wsikd.learn.sources import IMAGE_SUFFIXES, FileSource, slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ import numpy as np
 
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.tables import nearest
-from wsikd.learn.sources import Listing
+from wsikd.learn.listing import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,69 +8,41 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from wsikd.core.cells import plain_cell
 from wsikd.core.errors import DataError
 from wsikd.core.reading import parse_csv
+from wsikd.learn.listing import SPLITS, Listed, Listing, StoreListing, list_store, split_name
 from wsikd.slides.image_check import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from wsikd.learn.settings import Data
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val"}
-SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
 _CASE = re.compile(r"((?:Case-\d+|P\d+)(?=-))(?:-P\d+)?-[A-Z]\d+", re.IGNORECASE)
 
 
-@dataclass
-class Listing:
-    """What a source says of its patches; lists of one length N.
-
-    ``number`` is the label where the source gives one, else -1; ``row`` the reader's own index;
-    ``split`` is "train", "val", "test" or None; ``tissue`` the share of each patch that is tissue,
-    empty where the source does not say.
-    """
-
-    label: list[str] = field(default_factory=list)
-    number: list[int] = field(default_factory=list)
-    row: list[int] = field(default_factory=list)
-    slide: list[str] = field(default_factory=list)
-    patient: list[str | None] = field(default_factory=list)
-    split: list[str | None] = field(default_factory=list)
-    tissue: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
-class Source(Protocol):
-    """Patches of one origin.
+class Source(Listed, Protocol):
+    """Patches of one origin, to be read.
 
     Attributes:
-        path: where they lie, for messages.
-        listing: what they are.
-        classes: names in order, None if the source only knows names.
-        settings: what must agree between the sources of a run.
         field_mm2: area of a patch in mm2 if patches tile their slide without overlap.
-        digest: identity of the content, for the record.
     """
 
-    path: Path
-    listing: Listing
-    classes: tuple[str, ...] | None
-    settings: dict[str, Any]
     field_mm2: float | None
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """Identity of the content, for the record."""
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of a patch: uint8 (height, width, 3), RGB. Raises DataError."""
@@ -79,30 +51,19 @@ class Source(Protocol):
         """Digest of a patch's file; None where patches are no files."""
 
 
-class StoreSource:
+S = TypeVar("S")
+
+
+class StoreSource(StoreListing):
     """The labelled patches of one tile store."""
 
     def __init__(self, path: Path, mpp: float, min_tissue: float = 0.0) -> None:
         """Open a store of ``wsikd tile``; raises StoreError, or DataError if it lacks ``mpp``."""
         from wsikd.tiles.store import TileStore
 
-        self.path, self._store = path, TileStore.open(path)
-        store = self._store
-        matching = [m for m in store.mpps if abs(m - mpp) <= 1e-3 * mpp]
-        if not matching:
-            known = ", ".join(f"{m:g}" for m in store.mpps)
-            raise DataError(
-                path, f"holds {known} um/px, not {mpp:g}", "set data.mpp, or tile again with --mpp"
-            )
-        self._mpp = matching[0]
-        self.classes = store.classes or None
-        made = store.settings
-        self.settings = {k: made[k] for k in ("mpps", "patch_px", "stride_px", "classes")}
-        side_um = made["patch_px"] * store.mpps[0]
-        self.field_mm2 = (side_um / 1000) ** 2 if made["stride_px"] >= made["patch_px"] else None
-        self.digest = store.digest
-        self.fingerprint = store.provenance.get("identity", {}).get("fingerprint")
-        self.listing = _list_store(store, min_tissue)
+        self._store = TileStore.open(path)
+        table = self._store.patches
+        super().__init__(self._store, table.label, table.tissue, mpp, min_tissue)
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of a patch: uint8 (side, side, 3)."""
@@ -128,22 +89,6 @@ class StoreSource:
         return None
 
 
-def _list_store(store: Any, min_tissue: float) -> Listing:
-    patches, listing = store.patches, Listing()
-    kept = np.flatnonzero((patches.label >= 0) & (patches.tissue >= min_tissue))
-    split = None if store.split is None else split_name(store.split, store.slide)
-    for row in kept.tolist():
-        number = int(patches.label[row])
-        listing.label.append(store.classes[number])
-        listing.number.append(number)
-        listing.row.append(row)
-        listing.slide.append(store.slide)
-        listing.patient.append(store.patient)
-        listing.split.append(split)
-        listing.tissue.append(float(patches.tissue[row]))
-    return listing
-
-
 class FileSource:
     """Patches that are image files, listed by a CSV or by folders."""
 
@@ -156,11 +101,15 @@ class FileSource:
         self.path, self.files, self.listing, self.classes = path, files, listing, classes
         self.settings: dict[str, Any] = {}
         self._sound: set[int] = set()
-        of = listing
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the files, by names, sizes and labels."""
+        of, files = self.listing, self.files
         told = zip(files, of.label, of.number, of.slide, of.patient, of.split, strict=True)
         known = (f"{f.name} {f.stat().st_size} {' '.join(map(str, more))}" for f, *more in told)
         text = "\n".join(sorted(known))
-        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Decode one file: uint8 (height, width, 3), RGB. Raises DataError."""
@@ -173,14 +122,6 @@ class FileSource:
     def image_hash(self, row: int) -> str | None:
         """Digest of the file's bytes."""
         return hashlib.blake2b(self.files[row].read_bytes(), digest_size=16).hexdigest()
-
-
-def split_name(text: str, subject: object) -> str:
-    """Bring a split's name to train, val or test. Raises DataError for another word."""
-    try:
-        return SPLITS[text.strip().lower()]
-    except KeyError:
-        raise DataError(subject, f"split '{text}' is not known", "use train, val or test") from None
 
 
 def slide_of(stem: str, pattern: str | None = None) -> str:
@@ -312,10 +253,8 @@ def read_folders(path: Path, pattern: str | None = None) -> FileSource:
     parts = {d.name: d for d in sorted(path.iterdir()) if d.is_dir()}
     halves = {name: d for name, d in parts.items() if name.lower() in SPLITS}
     roots: list[tuple[Path, str | None]] = [(d, SPLITS[n.lower()]) for n, d in halves.items()]
-    roots = roots or [(path, None)]
-    listing = Listing()
-    files: list[Path] = []
-    for root, split in roots:
+    listing, files = Listing(), list[Path]()
+    for root, split in roots or [(path, None)]:
         for folder in sorted(d for d in root.iterdir() if d.is_dir()):
             images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
             for file in images:
@@ -344,21 +283,31 @@ def open_sources(data: Data) -> list[Source]:
         DataError: nothing is named, a path does not exist or is of no known kind.
         StoreError: a tile store cannot be used.
     """
+    return [*_all_sources(data, StoreSource)]
+
+
+def list_sources(data: Data) -> list[Listed]:
+    """As :func:`open_sources`, where no pixels are read; of tile stores only labels are."""
+    return [*_all_sources(data, list_store)]
+
+
+def _all_sources(
+    data: Data, open_store: Callable[[Path, float, float], S]
+) -> Iterator[S | FileSource]:
     if not data.paths:
         raise DataError("data.paths", "names no data", "pass --data or set it")
-    sources: list[Source] = []
-    for text in data.paths:
-        path = Path(text)
+    for path in map(Path, data.paths):
         if not path.exists():
             raise DataError(path, "does not exist", "correct data.paths, or pass --data")
-        sources.extend(_open(path, data))
-    return sources
+        yield from _open(path, data, open_store)
 
 
-def _open(path: Path, data: Data) -> list[Source]:
+def _open(
+    path: Path, data: Data, open_store: Callable[[Path, float, float], S]
+) -> Sequence[S | FileSource]:
     from wsikd.tiles.store import is_group
 
-    kind = _kind(path) if data.source == "auto" else data.source
+    kind = kind_of(path, data)
     if kind == "csv":
         file = path / "labels.csv" if path.is_dir() else path
         return [read_csv(file, data.classes)]
@@ -371,10 +320,13 @@ def _open(path: Path, data: Data) -> list[Source]:
     folders = [path] if is_group(path) else sorted(path.glob("*.zarr"))
     if not folders:
         raise DataError(path, "holds no tile stores", "make them with wsikd tile")
-    return [StoreSource(folder, data.mpp, data.min_tissue) for folder in folders]
+    return [open_store(folder, data.mpp, data.min_tissue) for folder in folders]
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path, data: Data) -> str:
+    """What a place of data is: "stores", "folders", "csv" or "sicapv2"."""
+    if data.source != "auto":
+        return data.source
     from wsikd.learn.sicap import is_sicap
     from wsikd.tiles.store import is_group
 

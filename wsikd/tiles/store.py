@@ -33,7 +33,7 @@ from wsikd.core.reading import read_json
 from wsikd.tiles.arrays import check_places, check_record, check_rgb, member, read_column, reading
 from wsikd.tiles.patch_table import PatchTable as PatchTable
 from wsikd.tiles.shards import RawShards
-from wsikd.tiles.whole import REMEDY, WHOLE, check_pixels, check_table
+from wsikd.tiles.whole import REMEDY, WHOLE, check_pixels, check_table, lacks_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,13 +74,13 @@ class StoreSettings:
     tiler: int = TILER_VERSION
 
 
-class TileStore:
-    """A complete tile store, open for reading."""
+class StoreRecord:
+    """What a tile store says of itself: slide, classes, resolutions, settings."""
 
-    def __init__(self, path: Path, group: zarr.Group, meta: dict[str, Any]) -> None:
-        """Use :meth:`open`."""
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        """Take the attributes ``wsikd`` of the store at ``path``."""
         check_record(meta)
-        self.path, self._group, self._meta = path, group, meta
+        self.path, self._meta = path, meta
         settings = meta["settings"]
         self.mpps: tuple[float, ...] = tuple(settings["mpps"])
         self.classes: tuple[str, ...] = tuple(settings["classes"])
@@ -88,6 +88,25 @@ class TileStore:
         self.patient: str | None = meta["patient"]
         self.split: str | None = meta["split"]
         self.digest: str = meta["digest"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the store was made with."""
+        return dict(self._meta["settings"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that is recorded of the store's making."""
+        return dict(self._meta)
+
+
+class TileStore(StoreRecord):
+    """A complete tile store, open for reading."""
+
+    def __init__(self, path: Path, group: zarr.Group, meta: dict[str, Any]) -> None:
+        """Use :meth:`open`."""
+        super().__init__(path, meta)
+        self._group = group
         self._shards: dict[str, RawShards] = {}
         self._arrays = [member(group, str(i)) for i in range(len(self.mpps))]
         for array in self._arrays:
@@ -114,19 +133,8 @@ class TileStore:
                 patches.
         """
         path = Path(path)
-        zarr_format = _zarr_format(path)
-        if zarr_format is None:
-            raise StoreNotFoundError(path, "no tile store here", "make one with wsikd tile")
         with reading(path):
-            group = zarr.open_group(path, mode="r", zarr_format=zarr_format)
-            meta = dict(group.attrs).get("wsikd")
-            if not isinstance(meta, dict) or "settings" not in meta:
-                raise StoreError(
-                    path, "a Zarr group, but no tile store", "make one with wsikd tile"
-                )
-            if not meta.get("complete"):
-                raise IncompleteStoreError(path, "left unfinished", "run wsikd tile again")
-            return cls(path, group, meta)
+            return cls(path, *_open_group(path))
 
     def patch_px(self, mpp: float) -> int:
         """Side of a patch at a resolution of the store."""
@@ -192,15 +200,23 @@ class TileStore:
             self._shards.setdefault(array.name, reader)
         return self._shards[array.name]
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the store was made with."""
-        return dict(self._meta["settings"])
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """All that is recorded of the store's making."""
-        return dict(self._meta)
+def read_labels(path: Path) -> tuple[StoreRecord, NDArray[np.int16], NDArray[np.float32]]:
+    """Record, labels (N,) and tissue (N,) of a store's patches, read without the rest of it.
+
+    Raises as :meth:`TileStore.open`, but finds no lost pixels.
+    """
+    with reading(path):
+        group, meta = _open_group(path)
+        columns = [member(group, f"patches/{name}") for name in ("label", "tissue")]
+        if any(lacks_chunk(path / column.path, column) for column in columns):
+            store = TileStore(path, group, meta)  # which tells whether that is allowed
+            return store, store.patches.label, store.patches.tissue
+        record = StoreRecord(path, meta)
+        label, tissue = (read_column(column, _COLUMNS[column.basename]) for column in columns)
+        if len(label) != len(tissue) or (len(label) and label.max() >= len(record.classes)):
+            raise ValueError("a label is of no class")
+        return record, label, tissue
 
 
 def settings_digest(settings: StoreSettings, slide: dict[str, Any]) -> str:
@@ -231,6 +247,20 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The entries in which two flat records differ, for a message."""
     keys = [k for k in sorted({*old, *new}) if _plain(old.get(k)) != _plain(new.get(k))]
     return ", ".join(f"{k} {_plain(old.get(k))} there, {_plain(new.get(k))} asked" for k in keys)
+
+
+def _open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    """The group of a finished store and its attributes ``wsikd``; raises as TileStore.open."""
+    zarr_format = _zarr_format(path)
+    if zarr_format is None:
+        raise StoreNotFoundError(path, "no tile store here", "make one with wsikd tile")
+    group = zarr.open_group(path, mode="r", zarr_format=zarr_format)
+    meta = dict(group.attrs).get("wsikd")
+    if not isinstance(meta, dict) or "settings" not in meta:
+        raise StoreError(path, "a Zarr group, but no tile store", "make one with wsikd tile")
+    if not meta.get("complete"):
+        raise IncompleteStoreError(path, "left unfinished", "run wsikd tile again")
+    return group, meta
 
 
 def _zarr_format(path: Path) -> Literal[2, 3] | None:

@@ -85,7 +85,7 @@ def check_table(
     if count != len(patches):
         fault = f"lists {len(patches)} patches, and its record says {count}"
         raise StoreError(path, fault, REMEDY)
-    lost = [name for name, array in columns.items() if _lacks_chunk(path / array.path, array)]
+    lost = [name for name, array in columns.items() if lacks_chunk(path / array.path, array)]
     if not zeros_written:
         lost = [name for name in lost if not _may_be_zero(name, patches, meta)]
     if lost:
@@ -100,7 +100,8 @@ def _may_be_zero(name: str, patches: PatchTable, meta: Mapping[str, Any]) -> boo
     return name == "cover" or (name == "coords" and len(patches) == 1)
 
 
-def _lacks_chunk(folder: Path, array: Any) -> bool:
+def lacks_chunk(folder: Path, array: zarr.Array[Any]) -> bool:
+    """Whether some chunk of the array in a folder is no file."""
     keys = map(array.metadata.encode_chunk_key, np.ndindex(array.cdata_shape))
     return any(not (folder / key).is_file() for key in keys)
 
