@@ -69,6 +69,15 @@ def test_any_window_is_read_as_zarr_reads_it(array, x, y, width, height):
     np.testing.assert_array_equal(out, pixels[y : y + height, x : x + width])
 
 
+def test_a_system_without_preadv_reads_the_same(array, monkeypatch):
+    path, pixels = array
+    for name in ("preadv", "pread"):
+        monkeypatch.delattr(os, name)
+    out = np.empty((60, 70, 3), np.uint8)
+    RawShards(path / "c" / "0", CHUNK, PER, 255).read_into(5, 7, out)
+    np.testing.assert_array_equal(out, pixels[7:67, 5:75])
+
+
 @pytest.mark.parametrize("keep", [0.5, 7, -1, -7])
 def test_a_damaged_shard_is_told(array, tmp_path, keep):
     file = tmp_path / "0" / "0"

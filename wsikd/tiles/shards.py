@@ -17,6 +17,7 @@ import numpy as np
 
 from wsikd.core.errors import StoreError
 from wsikd.core.files import drop_temporary, into_place
+from wsikd.core.positioned import open_for_reading, read_at, read_into_at
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -164,7 +165,7 @@ class RawShards:
             lines = inside[0].stop - inside[0].start
             whole = target.flags.c_contiguous and target.shape[1] == side
             block = target if whole else np.empty((lines, side, 3), np.uint8)
-            if os.preadv(handle, [block.data.cast("B")], offset) < block.nbytes:
+            if read_into_at(handle, block.data.cast("B"), offset) < block.nbytes:
                 place = self.folder / str(row // per) / str(column // per)
                 raise StoreError(place, "damaged or cut short", _REMEDY)
         finally:
@@ -181,7 +182,7 @@ class RawShards:
         place = self.folder / str(row) / str(column)
         found = None
         if place.exists():
-            handle = os.open(place, os.O_RDONLY)
+            handle = open_for_reading(place)
             index = read_index(handle, self.per_side)
             if index is None:
                 os.close(handle)
@@ -204,7 +205,7 @@ def read_index(handle: int, per_side: int) -> NDArray[np.uint64] | None:
     A chunk that was not written has ``ABSENT``. None where the shard is torn.
     """
     size = per_side**2 * 16
-    data = os.pread(handle, size + 4, max(0, os.fstat(handle).st_size - size - 4))
+    data = read_at(handle, size + 4, max(0, os.fstat(handle).st_size - size - 4))
     if len(data) < size + 4 or _crc(data[:size]) != data[size:]:
         return None
     return np.frombuffer(data[:size], "<u8").reshape(per_side, per_side, 2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import StoreError
+from wsikd.core.positioned import open_for_reading, read_at
 from wsikd.tiles.shards import ABSENT, read_index
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _shards(path: Path, array: zarr.Array[Any], needed: NDArray[np.bool_]) -> ND
 def _indexed(file: Path, per_side: int) -> NDArray[np.bool_]:
     """Which chunks a shard holds: bool (per_side, per_side); none where it is torn or absent."""
     try:
-        handle = os.open(file, os.O_RDONLY)
+        handle = open_for_reading(file)
     except (FileNotFoundError, NotADirectoryError):
         return np.zeros((per_side, per_side), np.bool_)
     try:
@@ -180,11 +181,11 @@ def _is_whole(file: str, raw_bytes: int | None) -> bool:
     try:
         if raw_bytes is not None:
             return os.stat(file).st_size == raw_bytes  # noqa: PTH116 - thrice as quick
-        handle = os.open(file, os.O_RDONLY)
+        handle = open_for_reading(file)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        head = os.pread(handle, _BLOSC_HEAD, 0)
+        head = read_at(handle, _BLOSC_HEAD, 0)
         return int.from_bytes(head[12:], "little") == os.fstat(handle).st_size > _BLOSC_HEAD
     finally:
         os.close(handle)
