@@ -9,7 +9,7 @@ import tifffile
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import SlideError
 from wsikd.slides.base import open_slide
-from wsikd.slides.tiff_tables import AbsentTiles
+from wsikd.slides.tiff_tables import absent_tiles
 from wsikd.slides.tissue import find_tissue
 
 TILE = 256
@@ -135,7 +135,7 @@ def test_where_no_tile_is_stored(tmp_path):
     path = tmp_path / "a.tif"
     sparse(path, 1024, 512, {(1, 0)})
     with tifffile.TiffFile(path) as tiff:
-        absent = AbsentTiles([tiff.pages.first])
+        absent = absent_tiles([tiff.pages.first])
     assert absent
     assert absent.covers(0, 0, 0, 256, 512)
     assert not absent.covers(0, 0, 0, 257, 1)

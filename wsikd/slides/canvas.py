@@ -18,8 +18,8 @@ from wsikd.slides.resample import area_resample, is_whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wsikd.slides.absent_tiles import AbsentTiles
     from wsikd.slides.base import Slide
-    from wsikd.slides.tiff_tables import AbsentTiles
 
 _SOURCE_BLOCK_PX = 1536
 _FINER_TOLERANCE = 1e-6

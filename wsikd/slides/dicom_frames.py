@@ -81,6 +81,28 @@ def frame_colours(instance: Path) -> tuple[Colours, Colours] | None:
     return (claim, found) if found else None
 
 
+def frame_positions(file: Path) -> list[tuple[int, int]]:
+    """Upper left corners (x, y) of a file's frames, in px of its level.
+
+    Raises:
+        TileLevelError: the file does not say them.
+        OSError: it cannot be read.
+    """
+    header, _ = _read(file)
+    try:
+        return [_position(group) for group in header.PerFrameFunctionalGroupsSequence]
+    except Exception as error:  # a header may lack anything, and hold anything
+        raise TileLevelError(f"frames without position ({type(error).__name__})") from error
+
+
+def _position(group: Any) -> tuple[int, int]:
+    at = group.PlanePositionSlideSequence[0]
+    return (
+        int(at.ColumnPositionInTotalImagePixelMatrix) - 1,
+        int(at.RowPositionInTotalImagePixelMatrix) - 1,
+    )
+
+
 def _read(file: Path) -> tuple[Any, int]:
     """The header of a DICOM file, and where its pixels begin."""
     import pydicom
@@ -136,9 +158,8 @@ def _in_order(
         groups = header.get("PerFrameFunctionalGroupsSequence") or ()
         places = {}
         for frame, group in zip(frames, groups, strict=False):
-            at = group.PlanePositionSlideSequence[0]
-            column, across = divmod(int(at.ColumnPositionInTotalImagePixelMatrix) - 1, tile[0])
-            row, down = divmod(int(at.RowPositionInTotalImagePixelMatrix) - 1, tile[1])
+            x, y = _position(group)
+            (column, across), (row, down) = divmod(x, tile[0]), divmod(y, tile[1])
             if across or down:
                 raise TileLevelError("frames that lie on no grid")
             places[row * grid[0] + column] = frame

@@ -1,4 +1,4 @@
-"""The few elements of a DICOM file's header that tell which slide it belongs to.
+"""The few elements of a DICOM file's header that say which slide it belongs to, and its size.
 
 Read without pydicom, since a folder of ten thousand instances is looked through before the first
 slide is opened.
@@ -7,6 +7,7 @@ slide is opened.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _HEAD_BYTES = (1 << 16, 1 << 22)
 _SYNTAX, _CLASS, _IMAGE_TYPE, _SERIES = 0x0002_0010, 0x0008_0016, 0x0008_0008, 0x0020_000E
+_CONCATENATION, _ORGANIZATION = 0x0020_9161, 0x0020_9311
+_SAMPLES, _PHOTOMETRIC, _FRAMES, _BITS = 0x0028_0002, 0x0028_0004, 0x0028_0008, 0x0028_0100
+_ROWS, _COLUMNS, _WIDTH, _HEIGHT = 0x0028_0010, 0x0028_0011, 0x0048_0006, 0x0048_0007
+_LAST = _HEIGHT
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _UNDEFINED = 0xFFFF_FFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -27,12 +32,36 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 @dataclass(frozen=True)
+class FrameClaim:
+    """What a whole-slide image says of its frames.
+
+    ``size`` and ``frame_px`` are (width, height) in px of the whole level and of a frame; ``count``
+    is NumberOfFrames as it is written, None without it; ``organization`` is TILED_FULL,
+    TILED_SPARSE or empty; ``concatenation`` is the UID that the parts of a level share; ``bits``
+    are those of a pixel.
+    """
+
+    size: tuple[int, int]
+    frame_px: tuple[int, int]
+    count: str | None
+    organization: str
+    concatenation: str
+    syntax: str
+    photometric: str
+    bits: int
+
+
+@dataclass(frozen=True)
 class DicomHeader:
-    """``series`` is the SeriesInstanceUID, ``image_type`` the values of ImageType."""
+    """``series`` is the SeriesInstanceUID, ``image_type`` the values of ImageType.
+
+    ``frames`` is None where the file is no whole-slide image, or does not say its size.
+    """
 
     series: str
     sop_class: str
     image_type: tuple[str, ...]
+    frames: FrameClaim | None = None
 
     @property
     def is_scan(self) -> bool:
@@ -50,30 +79,48 @@ def read_header(path: Path) -> DicomHeader | None:
         except OSError:
             return None
         found = _header(head)
-        if found is not None or len(head) < size:
-            return found
-    return None
+        whole = found is not None and (found.frames or found.sop_class != WHOLE_SLIDE_IMAGE)
+        if whole or len(head) < size:
+            break
+    return found
 
 
 def _header(head: bytes) -> DicomHeader | None:
     if head[128:132] != b"DICM":
         return None
-    values: dict[int, str] = {}
-    try:
-        for tag, value in _elements(head):
-            values[tag] = value.decode("ascii", "replace").strip("\0 ")
-            if tag == _SERIES:
+    texts: dict[int, str] = {}
+    numbers: dict[int, int] = {}
+    with suppress(struct.error, IndexError):
+        for tag, value, order in _elements(head):
+            texts[tag] = value.decode("ascii", "replace").strip("\0 ")
+            numbers[tag] = int.from_bytes(value[:4], "big" if order == ">" else "little")
+            if tag == _SERIES and texts.get(_CLASS) != WHOLE_SLIDE_IMAGE:
                 break
-    except (struct.error, IndexError):
+    if not texts.get(_SERIES):
         return None
-    if not values.get(_SERIES):
-        return None
-    kinds = tuple(v.strip() for v in values.get(_IMAGE_TYPE, "").split("\\"))
-    return DicomHeader(values[_SERIES], values.get(_CLASS, ""), kinds)
+    kinds = tuple(v.strip() for v in texts.get(_IMAGE_TYPE, "").split("\\"))
+    return DicomHeader(texts[_SERIES], texts.get(_CLASS, ""), kinds, _frames(texts, numbers))
 
 
-def _elements(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Elements of the file meta group and of the data set's first level, in their order.
+def _frames(texts: dict[int, str], numbers: dict[int, int]) -> FrameClaim | None:
+    if not {_WIDTH, _HEIGHT, _COLUMNS, _ROWS} <= numbers.keys():
+        return None
+    return FrameClaim(
+        size=(numbers[_WIDTH], numbers[_HEIGHT]),
+        frame_px=(numbers[_COLUMNS], numbers[_ROWS]),
+        count=texts.get(_FRAMES),
+        organization=texts.get(_ORGANIZATION, ""),
+        concatenation=texts.get(_CONCATENATION, ""),
+        syntax=texts.get(_SYNTAX, ""),
+        photometric=texts.get(_PHOTOMETRIC, ""),
+        bits=numbers.get(_SAMPLES, 1) * numbers.get(_BITS, 8),
+    )
+
+
+def _elements(head: bytes) -> Iterator[tuple[int, bytes, str]]:
+    """Elements of the file meta group and of the data set's first level up to the size.
+
+    Each is its tag, its value and the order of its bytes.
 
     Raises struct.error at the end of the bytes.
     """
@@ -93,6 +140,8 @@ def _elements(head: bytes) -> Iterator[tuple[int, bytes]]:
         elif length == _UNDEFINED:
             depth += 1
         else:
+            if depth <= 0 and _LAST < tag < _ITEM:
+                return
             value = head[at : at + length]
             if len(value) < length:
                 raise struct.error
@@ -100,7 +149,7 @@ def _elements(head: bytes) -> Iterator[tuple[int, bytes]]:
             if tag == _SYNTAX:
                 syntax = value.decode("ascii", "replace").strip("\0 ")
             if depth <= 0 and tag != _ITEM:
-                yield tag, value
+                yield tag, value, order
 
 
 def _length(head: bytes, at: int, order: str, *, explicit: bool) -> tuple[int, int]:

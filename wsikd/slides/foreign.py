@@ -21,7 +21,7 @@ from wsikd.slides.kinds import fingerprint, kind_of, slide_stem
 from wsikd.slides.mpp import resolve_mpp
 from wsikd.slides.openslide import check_pyramid, exact_downsamples, on_background
 from wsikd.slides.stated import samples_doubt
-from wsikd.slides.tiff_tables import AbsentTiles
+from wsikd.slides.tiff_tables import absent_tiles
 from wsikd.slides.zarr_chunks import AbsentChunks, absent_chunks
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ForeignReader:
         check_pyramid(path, sizes)
         # tifffile's decoder of JPEG fills up what is damaged.
         self._check = JpegCheck(path, facts.series.levels) if facts.series else None
-        self.absent = AbsentTiles(facts.series.levels if facts.series else ())
+        self.absent = absent_tiles(facts.series.levels if facts.series else ())
         self.unscanned = _absent(path) if kind == "ome-zarr" else None
         self.info = SlideInfo(
             name=name or printable(slide_stem(path)),

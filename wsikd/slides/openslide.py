@@ -12,7 +12,9 @@ import numpy as np
 import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
+from wsikd.slides.absent_tiles import AbsentTiles
 from wsikd.slides.base import Mpp, SlideInfo, printable
+from wsikd.slides.dicom_claims import stored_frames
 from wsikd.slides.dicom_frames import frame_colours
 from wsikd.slides.dicom_series import dicom_files, group_series, why_no_scan
 from wsikd.slides.doubt import Doubt
@@ -22,7 +24,7 @@ from wsikd.slides.mpp import openslide_evidence, resolve_mpp
 from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_colours, check_upright, checked, survey
-from wsikd.slides.tiff_tables import AbsentTiles, check_tables
+from wsikd.slides.tiff_tables import absent_tiles, check_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +61,7 @@ class OpenSlideReader:
         self.path = path
         self.file = _main_file(path)
         self.survey, self._fault = _surveyed(path)
+        self._frames = {} if self.survey or self._fault else stored_frames(self.file)
         self._handle = _open(self.file)
         self._lock = threading.Lock()
         try:
@@ -141,12 +144,14 @@ class OpenSlideReader:
 
     def _absent(self, vendor: str | None) -> AbsentTiles:
         """Tiles that were never scanned; OpenSlide fills those of Aperio's lower levels."""
+        if vendor == DICOM:
+            return AbsentTiles([self._frames.get(size) for size in self._handle.level_dimensions])
         if self.series is None:
-            return AbsentTiles(())
+            return absent_tiles(())
         if vendor == "aperio":
-            return AbsentTiles(self.series.levels[:1])
+            return absent_tiles(self.series.levels[:1])
         by_size = {(page.imagewidth, page.imagelength): page for page in self.series.levels}
-        return AbsentTiles([by_size[size] for size in self._handle.level_dimensions])
+        return absent_tiles([by_size[size] for size in self._handle.level_dimensions])
 
     def _evidence(self, properties: Mapping[str, str]) -> Evidence:
         if self.series is None or properties.get("openslide.vendor") == "aperio":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.errors import MALFORMED, SlideError
+from wsikd.slides.absent_tiles import AbsentTiles, Stored, lost
 from wsikd.slides.base import printable
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import tifffile
-    from numpy.typing import NDArray
 
 MOST_SEGMENT_PX = 1 << 28
 _MOST_TIMES_SMALLER = {1: 1, 5: 1500, 7: 1024, 8: 1040, 32773: 64, 32946: 1040}
 """By compression: none, LZW, JPEG, deflate, PackBits. Others have no such limit."""
 _MOST_SHARED = 16
 _YCBCR, _APART = 6, 2
-_REMEDY = "the file is damaged or made up; copy or scan it again"
-_SLACK = 0.01
+NO_PIXELS = "holds no pixels: all its {} tiles are absent"
+REMEDY = "the file is damaged or made up; copy or scan it again"
+SLACK = 0.01
 
 
 def check_tables(
@@ -43,18 +44,27 @@ def check_tables(
         SlideError: tiles lie beyond the end of the file, all of them are absent, a level lacks
             tiles that level 0 has, or their bytes are far too few or far too often the same.
     """
-    full = 0.0
+    full: Stored | None = None
     for number, page in enumerate(levels):
-        try:
-            fault, absent = _fault(page, file_bytes)
-        except MALFORMED as error:
-            fault, absent = f"has a table of tiles that makes no sense ({error})", 0.0
-        if not fault and number and not filled and absent > full + _SLACK:
-            fault = f"lacks {absent:.0%} of its tiles, which level 0 has"
-        if fault:
-            remedy = "copy it again" if "cut short" in fault else _REMEDY
-            raise SlideError(printable(path.name), f"level {number} {fault}", remedy)
-        full = full if number else absent
+        stored = _checked(path, f"level {number}", page, file_bytes)
+        if not number:
+            full = stored
+        elif not filled and (share := lost(stored, full)) > SLACK:
+            fault = f"level {number} lacks {share:.0%} of its tiles, which level 0 has"
+            raise SlideError(printable(path.name), fault, REMEDY)
+
+
+def _checked(path: Path, what: str, page: tifffile.TiffPage, file_bytes: int) -> Stored | None:
+    """The tiles of a directory that are stored; raises SlideError where its table is impossible."""
+    try:
+        fault = _fault(page, file_bytes)
+        stored = None if fault else _stored(page)
+    except MALFORMED as error:
+        fault = f"has a table of tiles that makes no sense ({error})"
+    if fault:
+        remedy = "copy it again" if "cut short" in fault else REMEDY
+        raise SlideError(printable(path.name), f"{what} {fault}", remedy)
+    return stored
 
 
 def segment_px(page: tifffile.TiffPage) -> tuple[int, int]:
@@ -64,87 +74,74 @@ def segment_px(page: tifffile.TiffPage) -> tuple[int, int]:
     return (page.imagewidth, max(1, min(page.rowsperstrip, page.imagelength)))
 
 
-class AbsentTiles:
-    """Where the levels of a TIFF have no tiles: nothing was scanned there."""
-
-    def __init__(self, levels: Sequence[tifffile.TiffPage]) -> None:
-        """Note the tiles of each level; nothing is kept of a level that has all of them."""
-        self._levels = [_presence(page) for page in levels]
-
-    def __bool__(self) -> bool:
-        return any(level is not None for level in self._levels)
-
-    def covers(self, level: int, x: int, y: int, width: int, height: int) -> bool:
-        """Whether no tile is stored of a box in px of a level; what lies beyond it counts not."""
-        found = self._levels[level] if level < len(self._levels) else None
-        if found is None:
-            return False
-        sums, (wide, high) = found
-        rows, columns = sums.shape[0] - 1, sums.shape[1] - 1
-        left, right = (min(max(v, 0), columns) for v in (x // wide, -(-(x + width) // wide)))
-        top, bottom = (min(max(v, 0), rows) for v in (y // high, -(-(y + height) // high)))
-        corners = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        return not corners
+def absent_tiles(levels: Sequence[tifffile.TiffPage]) -> AbsentTiles:
+    """Where the levels of a TIFF have no tiles."""
+    return AbsentTiles([_stored(page) for page in levels])
 
 
-def _fault(page: tifffile.TiffPage, file_bytes: int) -> tuple[str, float]:
-    """What is impossible about a level, and which share of its tiles is absent."""
+def _fault(page: tifffile.TiffPage, file_bytes: int) -> str:
+    """What is impossible about a level."""
     wide, high = segment_px(page)
     if min(wide, high) < 1:
-        return f"is in tiles of {wide} x {high} px", 0.0
+        return f"is in tiles of {wide} x {high} px"
     if min(wide, page.imagewidth) * min(high, page.imagelength) > MOST_SEGMENT_PX:
-        return f"is in strips or tiles of {wide} x {high} px, too large to be held in memory", 0.0
+        return f"is in strips or tiles of {wide} x {high} px, too large to be held in memory"
     columns, rows = -(-page.imagewidth // wide), -(-page.imagelength // high)
     planes = page.samplesperpixel if page.planarconfig == _APART else 1
     wanted = columns * rows * planes
     offsets = np.asarray(page.dataoffsets, np.float64)
     counts = np.asarray(page.databytecounts, np.float64)
     if len(offsets) != len(counts) or len(counts) != wanted:
-        return f"lists {min(len(counts), len(offsets))} tiles or strips, not {wanted}", 0.0
+        return f"lists {min(len(counts), len(offsets))} tiles or strips, not {wanted}"
     present = counts > 0
     if not present.any():
-        return f"holds no pixels: all its {wanted} tiles are absent", 0.0
+        return NO_PIXELS.format(wanted)
     offsets, counts = offsets[present], counts[present]
     end = (offsets + counts).max()
     if end > file_bytes:
-        return f"is cut short: its pixels reach to byte {end:.0f}, and the file has {file_bytes}", 0
+        return f"is cut short: its pixels reach to byte {end:.0f}, and the file has {file_bytes}"
     if offsets.min() <= 0:
-        return "has tiles that lie nowhere in the file (offset 0)", 0.0
+        return "has tiles that lie nowhere in the file (offset 0)"
     total = counts.sum()
     _, first = np.unique(offsets, return_index=True)
     if total > _MOST_SHARED * counts[first].sum():
-        return f"is made of {len(first)} tiles that stand for {len(counts)}", 0.0
-    return _too_few(page, len(counts), total), 1 - len(counts) / wanted
+        return f"is made of {len(first)} tiles that stand for {len(counts)}"
+    return _too_few(page, len(counts), total)
 
 
 def _too_few(page: tifffile.TiffPage, segments: int, total: float) -> str:
     """Whether so many tiles or strips cannot be as few bytes."""
-    times = _MOST_TIMES_SMALLER.get(int(page.compression))
-    if times is None:
-        return ""
     wide, high = segment_px(page)
     samples = 1 if page.planarconfig == _APART else page.samplesperpixel
     pixels = float(segments) * wide * high
     if not page.is_tiled:  # the last strip may be lower
         pixels -= wide * (high - 1)
-    least = pixels * samples * page.bitspersample / 8 / times
-    if page.photometric == _YCBCR:
-        least /= 2
-    if total < least:
-        return f"claims {pixels / 1e6:.1f} million pixels, which {total:.0f} bytes cannot hold"
-    return ""
+    bits = samples * page.bitspersample
+    subsampled = page.photometric == _YCBCR
+    return cannot_hold(total, pixels, bits, int(page.compression), subsampled=subsampled)
 
 
-def _presence(
-    page: tifffile.TiffPage,
-) -> tuple[NDArray[np.int64], tuple[int, int]] | None:
-    """Running sums of the tiles that are there, (rows + 1, columns + 1), and a tile's size."""
+def cannot_hold(
+    total_bytes: float, pixels: float, bits: int, compression: int, *, subsampled: bool
+) -> str:
+    """Whether so many pixels, of ``bits`` each, cannot be as few bytes; empty where they can.
+
+    ``compression`` is TIFF's number of it.
+    """
+    times = _MOST_TIMES_SMALLER.get(compression)
+    if times is None:
+        return ""
+    least = pixels * bits / 8 / times / (2 if subsampled else 1)
+    if total_bytes >= least:
+        return ""
+    return f"claims {pixels / 1e6:.1f} million pixels, which {total_bytes:.0f} bytes cannot hold"
+
+
+def _stored(page: tifffile.TiffPage) -> Stored | None:
+    """The tiles of a level; None where all are stored."""
     if all(page.databytecounts):
         return None
     wide, high = segment_px(page)
     columns, rows = -(-page.imagewidth // wide), -(-page.imagelength // high)
-    there = np.asarray(page.databytecounts, np.float64) > 0
-    grid = there.reshape(-1, rows, columns).any(0)
-    sums = np.zeros((rows + 1, columns + 1), np.int64)
-    sums[1:, 1:] = grid.cumsum(0).cumsum(1)
-    return sums, (wide, high)
+    counts = np.asarray(page.databytecounts, np.float64).reshape(-1, rows, columns)
+    return Stored(counts.max(0) > 0, (wide, high), (page.imagewidth, page.imagelength))
