@@ -244,3 +244,30 @@ def test_masks_of_the_users_own_are_the_tissue(slide, student, tmp_path):
         xs = {float(row["minx"]) for row in csv.DictReader(file)}
     assert min(xs) == 0
     assert 400 < max(xs) < 600
+
+
+def test_slides_of_one_stem_keep_their_results_and_copies_make_none(student, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_pyramid(folder / "X.svs", tissue_rgb(300, 300), mpp=1.0, power=10)
+    how = ("-i", folder, "-m", student, "-o", out, *FAST, "--jobs", "0")
+    assert run(*how).exit_code == 0
+    before = (out / "X" / "result.json").read_bytes()
+    copy_slide(folder / "X.svs", folder / "X.tif")
+    shutil.copy(folder / "X.svs", folder / "A.svs")
+    shutil.copy(folder / "X.svs", folder / "X_mask.tif")
+    for count in (1, 0):
+        done = run(*how)
+        assert (done.exit_code, f"{count} graded, {2 - count} already there" in done.output) == (
+            0, True,
+        ), done.output  # fmt: skip
+    results = sorted(p.parent.name for p in out.glob("*/result.json"))
+    assert len(results) == 2
+    assert results[0] == "X"
+    assert results[1].startswith("X-")
+    assert (out / "X" / "result.json").read_bytes() == before
+    for name in ("X", "A"):  # X.tif alone keeps the name that it got beside X.svs
+        (folder / f"{name}.svs").unlink()
+    assert "0 graded, 1 already there" in run(*how).output
+    with (out / "summary.csv").open(encoding="utf-8") as file:
+        assert sorted(row["slide"] for row in csv.DictReader(file)) == results

@@ -1,16 +1,20 @@
 """Bags against the encoder run by hand on the very pixels, from slides and from stores."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.slides.pixels import copy_slide, tissue_rgb
 from tests.tiles.stores import settings_of, write_store
 from wsikd.learn.embed import Embedder, settings_for
 from wsikd.models.encoder import Encoder, EncoderSpec
 from wsikd.slides.base import open_slide
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.bags import open_bag
 from wsikd.tiles.store import TileStore
 
@@ -109,3 +113,28 @@ def test_the_command(slide_file, tmp_path):
     np.testing.assert_array_equal(own.features(), foreign.features())
     again = CliRunner().invoke(main, command)
     assert "0 made, 1 already there, 1 failed" in again.output
+
+
+def test_slides_of_one_stem_keep_their_bags_and_copies_make_none(tmp_path):
+    folder, bags = tmp_path / "in", tmp_path / "bags"
+    folder.mkdir()
+    write_pyramid(folder / "X.svs", tissue_rgb(300, 300), mpp=1.0, power=10)
+    command = ["embed", "-i", str(folder), "--encoder", "timm:resnet10t", "--weights", "random",
+               "-o", str(bags), "--mag", "2.5", "--patch-size", "32", "--threads", "1"]  # fmt: skip
+
+    def made():
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()[-1]
+
+    assert made() == "1 made, 0 already there"
+    copy_slide(folder / "X.svs", folder / "X.tif")
+    shutil.copy(folder / "X.svs", folder / "A.svs")
+    shutil.copy(folder / "X.svs", folder / "X_mask.tif")
+    assert [made(), made()] == ["1 made, 1 already there", "0 made, 2 already there"]
+    for name in ("X", "A"):  # X.tif alone keeps the name that it got beside X.svs
+        (folder / f"{name}.svs").unlink()
+    assert made() == "0 made, 1 already there"
+    names = sorted(path.stem for path in bags.glob("*.zarr"))
+    assert names[0] == "X"
+    assert [name[:2] for name in names[1:]] == ["X-"]
