@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.errors import SlideError
-from wsikd.slides.absent_tiles import Stored, lost
+from wsikd.slides.absent_tiles import Stored
 from wsikd.slides.base import printable
 from wsikd.slides.dicom_frames import frame_positions
 from wsikd.slides.dicom_series import header_of, series_of
 from wsikd.slides.tiff_levels import TileLevelError
-from wsikd.slides.tiff_tables import NO_PIXELS, REMEDY, SLACK, cannot_hold
+from wsikd.slides.tiff_tables import NO_PIXELS, REMEDY, cannot_hold, check_lower
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,8 @@ def stored_frames(instance: Path) -> dict[_Size, Stored | None]:
     levels: dict[_Size, Stored | None] = {}
     for (size, _), files in parts.items():
         levels[size] = _both(_level(files), levels[size]) if size in levels else _level(files)
-    _check_lower(instance, levels)
+    largest_first = sorted(levels, key=lambda size: -size[0] * size[1])
+    check_lower(instance, [levels[size] for size in largest_first], "frames")
     return levels
 
 
@@ -134,13 +135,3 @@ def _both(one: Stored | None, other: Stored | None) -> Stored | None:
         return None
     there = one.there | other.there
     return None if there.all() else replace(one, there=there)
-
-
-def _check_lower(instance: Path, levels: dict[_Size, Stored | None]) -> None:
-    """Refuse lower levels that lack what level 0 has."""
-    sizes = sorted(levels, key=lambda size: -size[0] * size[1])
-    for number, size in enumerate(sizes):
-        share = lost(levels[size], levels[sizes[0]]) if number else 0.0
-        if share > SLACK:
-            fault = f"level {number} lacks {share:.0%} of its frames, which level 0 has"
-            raise SlideError(printable(instance.name), fault, _COPY)

@@ -25,6 +25,7 @@ from wsikd.slides.stated import doubt_of_properties, doubt_of_tiff
 from wsikd.slides.tiff_evidence import evidence_of
 from wsikd.slides.tiff_survey import check_colours, check_upright, checked, survey
 from wsikd.slides.tiff_tables import absent_tiles, check_tables
+from wsikd.slides.vendor_tables import check_vendor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,11 +144,16 @@ class OpenSlideReader:
         return wanted
 
     def _absent(self, vendor: str | None) -> AbsentTiles:
-        """Tiles that were never scanned; OpenSlide fills those of Aperio's lower levels."""
+        """Tiles that were never scanned; OpenSlide fills those of Aperio's lower levels.
+
+        Raises SlideError where the tables of a vendor's TIFF are impossible.
+        """
         if vendor == DICOM:
             return AbsentTiles([self._frames.get(size) for size in self._handle.level_dimensions])
         if self.series is None:
-            return absent_tiles(())
+            if self.survey is None:
+                return AbsentTiles(())
+            return check_vendor(self.survey, vendor, self._handle.level_dimensions)
         if vendor == "aperio":
             return absent_tiles(self.series.levels[:1])
         by_size = {(page.imagewidth, page.imagelength): page for page in self.series.levels}

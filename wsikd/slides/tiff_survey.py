@@ -70,7 +70,10 @@ class TiffSeries:
 
 @dataclass(frozen=True)
 class TiffSurvey:
-    """All series of a TIFF; ``silent`` says why its OME-XML was left out, where it was."""
+    """All series of a TIFF, and all its directories.
+
+    ``silent`` says why its OME-XML was left out, where it was.
+    """
 
     path: Path
     file_bytes: int
@@ -78,6 +81,7 @@ class TiffSurvey:
     aperio: bool
     series: tuple[TiffSeries, ...]
     silent: str = ""
+    pages: tuple[tifffile.TiffPage, ...] = ()
 
     def choose(self, number: int | None = None) -> TiffSeries:
         """The series to read: ``number``, by default the largest scan, the first of equals.
@@ -117,7 +121,8 @@ def survey(path: Path) -> TiffSurvey | None:
             aperio = bool(tiff.is_svs)
             xml = _text(pages[0]) if pages else ""
             series, silent = _grouped(pages, xml, path, aperio=aperio)
-            return TiffSurvey(path, tiff.filehandle.size, is_ome_xml(xml), aperio, series, silent)
+            size = tiff.filehandle.size
+            return TiffSurvey(path, size, is_ome_xml(xml), aperio, series, silent, tuple(pages))
     except OSError:
         raise
     except Exception as error:  # a damaged directory breaks tifffile anywhere

@@ -26,7 +26,7 @@ _MOST_SHARED = 16
 _YCBCR, _APART = 6, 2
 NO_PIXELS = "holds no pixels: all its {} tiles are absent"
 REMEDY = "the file is damaged or made up; copy or scan it again"
-SLACK = 0.01
+_SLACK = 0.01
 
 
 def check_tables(
@@ -44,18 +44,29 @@ def check_tables(
         SlideError: tiles lie beyond the end of the file, all of them are absent, a level lacks
             tiles that level 0 has, or their bytes are far too few or far too often the same.
     """
-    full: Stored | None = None
-    for number, page in enumerate(levels):
-        stored = _checked(path, f"level {number}", page, file_bytes)
-        if not number:
-            full = stored
-        elif not filled and (share := lost(stored, full)) > SLACK:
-            fault = f"level {number} lacks {share:.0%} of its tiles, which level 0 has"
+    stored = [
+        stored_tiles(path, f"level {number}", page, file_bytes)
+        for number, page in enumerate(levels)
+    ]
+    if not filled:
+        check_lower(path, stored)
+
+
+def check_lower(path: Path, levels: Sequence[Stored | None], what: str = "tiles") -> None:
+    """Refuse levels that lack tiles which level 0, the first, has; raises SlideError."""
+    for number, level in enumerate(levels[1:], 1):
+        share = lost(level, levels[0])
+        if share > _SLACK:
+            fault = f"level {number} lacks {share:.0%} of its {what}, which level 0 has"
             raise SlideError(printable(path.name), fault, REMEDY)
 
 
-def _checked(path: Path, what: str, page: tifffile.TiffPage, file_bytes: int) -> Stored | None:
-    """The tiles of a directory that are stored; raises SlideError where its table is impossible."""
+def stored_tiles(path: Path, what: str, page: tifffile.TiffPage, file_bytes: int) -> Stored | None:
+    """The tiles of a directory that are stored, None for all of them.
+
+    ``what`` names the directory in messages; ``file_bytes`` is the length of the file.
+    Raises SlideError where its table is impossible.
+    """
     try:
         fault = _fault(page, file_bytes)
         stored = None if fault else _stored(page)
