@@ -85,6 +85,11 @@ def test_absent_frames_of_a_sparse_slide_are_background_and_cost_nothing(tmp_pat
     assert (tissue.thumbnail.min(2) < 240).sum() == 2 * 16 * 16
 
 
+def test_the_name_of_a_file_need_not_end_in_dcm(tmp_path):
+    write_level(tmp_path / "IM0001", FRAMES[:3], (512, 512))
+    assert "IM0001: holds 3 of the 4 frames" in refused(tmp_path / "IM0001")
+
+
 @pytest.mark.parametrize("organization", ["TILED_SPARSE", None])
 def test_a_sparse_slide_of_no_frame_that_counts_holds_no_pixels(organization, tmp_path):
     write_level(
@@ -99,7 +104,7 @@ def test_a_lower_level_that_lacks_frames_of_level_0_is_refused(tmp_path):
     series = write_level(tmp_path / "0.dcm", frames_of(blank), (1024, 1024))
     low = {"series": series, "mm": 0.001, "places": ALL[:3]}
     write_level(tmp_path / "1.dcm", FRAMES[:3], (512, 512), **low)
-    assert "level 1 lacks 25% of its frames, which level 0 has" in refused(tmp_path)
+    assert "level 1 lacks 25% of the frames that level 0 has" in refused(tmp_path)
     absent = {(2, 2), (3, 2), (2, 3), (3, 3)}
     places = [(x, y) for y in range(4) for x in range(4) if (x, y) not in absent]
     frames = frames_of(blank)[: len(places)]

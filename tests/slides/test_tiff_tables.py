@@ -8,6 +8,7 @@ import tifffile
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import SlideError
+from wsikd.slides.absent_tiles import Stored, lost
 from wsikd.slides.base import open_slide
 from wsikd.slides.tiff_tables import absent_tiles
 from wsikd.slides.tissue import find_tissue
@@ -129,6 +130,21 @@ def test_a_level_that_lacks_tiles_of_level_0_is_refused(tmp_path):
     sparse(path, 1024, 1024, {(x, y) for x in range(4) for y in range(4)}, levels=2)
     with pytest.raises(SlideError, match="level 1 holds no pixels"):
         open_slide(path)
+
+
+def test_what_of_level_0_a_level_lacks():
+    checkers = np.indices((5, 7)).sum(0) % 2 == 0
+    full = Stored(checkers, (256, 256), (1700, 1200))
+    half = np.ones((3, 4), bool)
+    assert lost(None, full) == 0
+    assert lost(Stored(half, (256, 256), (850, 600)), full) == 0
+    half[0, 0] = False  # over two of the 18 tiles
+    assert lost(Stored(half, (256, 256), (850, 600)), full) == pytest.approx(2 / 18)
+    assert lost(Stored(half, (256, 256), (850, 600)), None) == pytest.approx(1 / 12)
+    half[0, 0], half[2, 3] = True, False  # over the corner alone
+    assert lost(Stored(half, (256, 256), (850, 600)), full) == pytest.approx(1 / 18)
+    empty = Stored(np.arange(35).reshape(5, 7) < 34, (256, 256), (1700, 1200))
+    assert lost(Stored(half, (256, 256), (850, 600)), empty) == 0
 
 
 def test_where_no_tile_is_stored(tmp_path):

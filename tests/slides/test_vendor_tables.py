@@ -104,7 +104,7 @@ def test_absent_tiles_of_philips_may_be_absent_in_lower_levels(tmp_path):
     assert np.abs(low[256:, 256:] - RGB[512::2, 512::2].astype(int)).mean() < 12
     overwrite(path, 1, PLACES, {3: 0})
     overwrite(path, 1, COUNTS, {3: 0})
-    assert "level 1 lacks 25% of its tiles, which level 0 has" in refused(path)
+    assert "level 1 lacks 33% of the tiles that level 0 has" in refused(path)
 
 
 def test_a_bif_may_lack_tiles(tmp_path):

@@ -26,7 +26,7 @@ class Stored:
 
 
 def lost(level: Stored | None, full: Stored | None) -> float:
-    """Share of a level's tiles that are absent though most of level 0 under them is stored.
+    """Share of the stored tiles of level 0 in whose place a level has none.
 
     Both are None where all tiles are stored.
     """
@@ -35,11 +35,8 @@ def lost(level: Stored | None, full: Stored | None) -> float:
     if full is None:
         return float(1 - level.there.mean())
     column, row = (_under(full, level, axis) for axis in (0, 1))
-    tiles = np.zeros(level.there.shape, np.int64)
-    kept = tiles.copy()
-    np.add.at(tiles, np.ix_(row, column), 1)
-    np.add.at(kept, np.ix_(row, column), full.there)
-    return float((~level.there & (2 * kept > tiles)).mean())
+    kept = level.there[np.ix_(row, column)]
+    return float(1 - kept[full.there].mean()) if full.there.any() else 0.0
 
 
 def _under(full: Stored, level: Stored, axis: int) -> NDArray[np.int64]:

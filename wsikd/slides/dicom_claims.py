@@ -54,7 +54,8 @@ def stored_frames(instance: Path) -> dict[_Size, Stored | None]:
     """
     series = series_of(instance)
     parts: dict[tuple[_Size, str], list[tuple[Path, FrameClaim]]] = {}
-    for file in series.files if series.is_scan else ():
+    instances = dict.fromkeys([*series.files, instance]) if series.is_scan else {}
+    for file in instances:
         header = header_of(file)
         if header is not None and header.frames is not None:
             claim = header.frames

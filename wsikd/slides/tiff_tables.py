@@ -57,7 +57,7 @@ def check_lower(path: Path, levels: Sequence[Stored | None], what: str = "tiles"
     for number, level in enumerate(levels[1:], 1):
         share = lost(level, levels[0])
         if share > _SLACK:
-            fault = f"level {number} lacks {share:.0%} of its {what}, which level 0 has"
+            fault = f"level {number} lacks {share:.0%} of the {what} that level 0 has"
             raise SlideError(printable(path.name), fault, REMEDY)
 
 
