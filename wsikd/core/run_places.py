@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BESIDE = ("./", "../")
 _PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
 _PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file"}
-_PLACES |= {"labels", "scorer", "train", "val", "images", "trunk"}
+_PLACES |= {"labels", "scorer", "smote", "train", "val", "images", "trunk"}
 
 
 def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:
