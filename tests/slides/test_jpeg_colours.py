@@ -150,6 +150,21 @@ def test_a_dicom_slide_is_decoded_as_what_its_frames_are(claim, encode, organiza
     assert np.abs(got - RGB).mean() < 3
 
 
+def test_absent_frames_of_wrong_colours_are_background(tmp_path):
+    frames = frames_of(RGB)
+    write_level(
+        tmp_path / "0.dcm", [frames[4], frames[0]], (640, 512), claim="RGB",
+        places=[(1, 1), (0, 0)],
+    )  # fmt: skip
+    with open_slide(tmp_path / "0.dcm") as slide:
+        assert slide.info.reader == "direct"
+        got = slide.read_level(0, (0, 0), (640, 512)).astype(int)
+    there = np.zeros((512, 640), bool)
+    there[:256, :256] = there[256:, 256:512] = True
+    assert np.abs(got - RGB)[there].mean() < 3
+    assert (got[~there] == 255).all()
+
+
 def test_no_mutant_of_a_dicom_file_is_a_fault(tmp_path):
     dicom(tmp_path / "slide", "RGB", ycbcr)
     file = tmp_path / "slide" / "level-0.dcm"

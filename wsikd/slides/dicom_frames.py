@@ -25,6 +25,7 @@ _PIXELS = struct.pack("<HH", 0x7FE0, 0x0010)
 _ITEM, _ENDS = struct.pack("<HH", 0xFFFE, 0xE000), struct.pack("<HH", 0xFFFE, 0xE0DD)
 _UNKNOWN = 0xFFFFFFFF
 _MOST_FRAMES = 1 << 22
+_ABSENT = (0, 0)
 
 
 def frame_levels(instance: Path, dimensions: Sequence[tuple[int, int]]) -> list[TileLevel]:
@@ -151,7 +152,10 @@ def _level(file: Path, header: Any, start: int, size: tuple[int, int]) -> TileLe
 def _in_order(
     header: Any, frames: list[tuple[int, int]], tile: tuple[int, int], grid: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """The frames row by row; raises TileLevelError where some are missing."""
+    """The frames row by row; those that TILED_SPARSE leaves out are of no bytes.
+
+    Raises TileLevelError where some are missing otherwise.
+    """
     count = grid[0] * grid[1]
     places: dict[int, tuple[int, int]] = dict(enumerate(frames))
     if header.get("DimensionOrganizationType") != "TILED_FULL":
@@ -162,10 +166,13 @@ def _in_order(
             (column, across), (row, down) = divmod(x, tile[0]), divmod(y, tile[1])
             if across or down:
                 raise TileLevelError("frames that lie on no grid")
+            if not (0 <= column < grid[0] and 0 <= row < grid[1]):
+                raise TileLevelError("frames beyond the level")
             places[row * grid[0] + column] = frame
-    if sorted(places) != list(range(count)) or len(frames) != count:
+    sparse = header.get("DimensionOrganizationType") == "TILED_SPARSE"
+    if len(places) != len(frames) or len(frames) > count or (len(frames) < count and not sparse):
         raise TileLevelError(f"{len(frames)} frames for {count} places")
-    return [places[index] for index in range(count)]
+    return [places.get(index, _ABSENT) for index in range(count)]
 
 
 def _frames(stream: BinaryIO, most: int = _MOST_FRAMES) -> list[tuple[int, int]]:
