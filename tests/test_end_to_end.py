@@ -1,4 +1,7 @@
-"""The whole way, as a user goes it: `wsikd demo --small`, and what is left behind."""
+"""The whole way, as a user goes it: `wsikd demo --small`, and what is left behind.
+
+It runs in this process, on smaller slides, and a test marked slow runs it as a user does.
+"""
 
 import csv
 import json
@@ -10,12 +13,15 @@ import sys
 import numpy as np
 import pytest
 import shapely
+from click.testing import CliRunner
 from shapely.geometry import shape
+from wsikd.cli.main import main
 
 from wsikd.models.bundle import load_bundle
 from wsikd.tiles.store import TileStore
 
 TEST_SLIDES = ("demo-07", "demo-08")
+CHEAPER = {"tile": {"jobs": 0}, "infer": {"jobs": 0}, "bench": {"repeats": 1}}
 
 
 def wsikd(*arguments, code=0):
@@ -31,11 +37,24 @@ def wsikd(*arguments, code=0):
     return done
 
 
+def here(folder):
+    """The small demo in this process, without workers, on slides of half the area."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["wsikd.cli.demo"], "_SMALL_PX", 1792)
+        for command, defaults in CHEAPER.items():
+            for parameter in main.commands[command].params:
+                if parameter.name in defaults:
+                    patch.setattr(parameter, "default", defaults[parameter.name])
+        arguments = ["demo", "-o", str(folder), "--small", "--device", "cpu"]
+        done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
-    done = wsikd("demo", "-o", folder, "--small", "--device", "cpu")
-    assert "report.html" in done.stdout
+    assert "report.html" in here(folder).stdout
     return folder
 
 
@@ -120,7 +139,7 @@ def test_a_second_demo_does_nothing_again(demo):
     kept = [demo / "runs/student/checkpoints/last.ckpt", demo / "stores/demo-01.zarr/zarr.json",
             demo / "maps/student/demo-07/grades.geojson", demo / "slides/demo-01.svs"]  # fmt: skip
     before = [p.stat().st_mtime_ns for p in kept]
-    wsikd("demo", "-o", demo, "--small", "--device", "cpu")
+    here(demo)
     assert [p.stat().st_mtime_ns for p in kept] == before
 
 
