@@ -170,8 +170,9 @@ def test_what_is_no_folder_of_a_bundle_is_one_line_of_infer(make, whole, tmp_pat
         "card": make(edited(whole[0], mpp=8.0)),
         "none": tmp_path / "none",
     }
+    asked = ["infer", "-i", "a.svs", "-o", "out", "--jobs", "0"]
     for folder in faults.values():
-        done = CliRunner().invoke(main, ["infer", "-i", "a.svs", "-m", str(folder), "-o", "out"])
+        done = CliRunner().invoke(main, [*asked, "-m", str(folder)])
         assert done.exit_code == 2
         assert done.stderr.startswith("BundleError: ")
         assert done.stderr.count("\n") == 1

@@ -81,7 +81,7 @@ def cluster(tmp_path_factory):
 def slide(tmp_path_factory):
     """A slide of nine shards at 1 um/px."""
     path = tmp_path_factory.mktemp("cluster") / "large.svs"
-    rgb = np.tile(tissue_rgb(1000, 1000), (5, 5, 1))
+    rgb = np.tile(tissue_rgb(1050, 1050), (4, 4, 1))
     write_pyramid(path, rgb, mpp=1.0, power=10, downsamples=(1, 4))
     return path
 
@@ -134,7 +134,7 @@ def test_a_killed_worker_costs_nothing(cluster, slide, undisturbed, tmp_path):
 def test_damage_is_the_line_that_threads_tell(cluster, slide, undisturbed, tmp_path):
     path = tmp_path / "large.svs"
     shutil.copy(slide, path)
-    break_tile(path, 7 * 20 + 11)  # the 8th row of tiles, 12th column
+    break_tile(path, 7 * 17 + 11)  # the 8th row of tiles, 12th column
     told = []
     for address in (None, cluster[0]):
         with pytest.raises(RegionReadError) as caught:
