@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,13 @@ def modules():
     return found
 
 
+@cache
 def imports(name, path):
     """Dotted names a module imports, under TYPE_CHECKING or within functions too."""
+    return tuple(_imports(name, path))
+
+
+def _imports(name, path):
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -430,8 +430,13 @@ def test_what_the_system_refuses_is_one_line(capsys, error, told):
 
 @pytest.fixture
 def without_libgl(tmp_path, monkeypatch):
-    """Environment of a machine where OpenCV lacks the system's libGL."""
+    """Environment of a machine where OpenCV lacks the system's libGL.
+
+    The slowest of the sound libraries are empty there.
+    """
     (tmp_path / "first").mkdir()
+    for name in ("lightning", "torchvision"):
+        (tmp_path / "first" / f"{name}.py").touch()
     fault = "libGL.so.1: cannot open shared object file: No such file or directory"
     (tmp_path / "first" / "cv2.py").write_text(f"raise ImportError({fault!r})\n")
     return {**os.environ, "PYTHONPATH": str(tmp_path / "first")}
