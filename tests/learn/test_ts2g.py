@@ -63,7 +63,7 @@ def config(cohort, **changes):
         "method": "ts2g",
         "data": {"paths": [str(cohort / "stores")], "targets": [str(cohort / "bags")], "mpp": 1.0},
         "trunk": {"arch": "vgg_small", "weights": "random", "tap": "F2"},
-        "optim": {"epochs": 40, "batch_size": 10, "lr": 1e-2},
+        "optim": {"epochs": 25, "batch_size": 10, "lr": 1e-2},
         "augment": {"flips": True, "brightness": 0, "contrast": 0, "saturation": 0},
     }
     for key, value in changes.items():
@@ -87,7 +87,7 @@ def test_every_term_and_target(cohort, tmp_path, targets, term):
 
 
 def test_a_student_at_a_sixteenth_of_the_pixels(cohort, tmp_path):
-    low = config(cohort, data={"student_mpp": 4.0}, optim={"epochs": 60})
+    low = config(cohort, data={"student_mpp": 4.0}, optim={"epochs": 30})
     result = train_embedder(low, tmp_path / "run", device="cpu")
     encoder = open_encoder(str(tmp_path / "run"))
     assert (encoder.spec.mpp, encoder.spec.patch_px, encoder.spec.dim) == (4.0, 16, DIM)
