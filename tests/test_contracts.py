@@ -1,7 +1,5 @@
 """What every entry of an open set must hold, so that a new one needs no tests of its own here."""
 
-import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -54,32 +52,13 @@ def test_reader(name, tiled_file):
             assert (beyond == info.background).all()
 
 
+# Those of TIAToolbox are tested in test_tia.py.
 @pytest.mark.parametrize("name", [n for n in MASKERS if "tiatoolbox" not in n])
 def test_masker(name):
     mask = resolve(MASKERS, name, kind="maskers")(tissue_rgb(120, 90, (30, 20, 60, 50)), 8.0)
     assert mask.shape == (90, 120)
     assert mask.dtype == np.bool_
     assert mask[25:65, 35:85].all()
-
-
-def test_tiatoolbox_maskers_in_a_process_of_their_own():
-    """Importing TIAToolbox takes half a minute and warns, hence apart and once for both."""
-    code = """
-import numpy as np
-from tests.slides.pixels import tissue_rgb
-from wsikd.core.tables import resolve
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.maskers import MASKERS
-rgb = tissue_rgb(120, 90, (30, 20, 60, 50))
-for name in (n for n in MASKERS if "tiatoolbox" in n):
-    mask = resolve(MASKERS, name, kind="maskers")(rgb, 8.0)
-    assert mask.shape == (90, 120) and mask.dtype == np.bool_, name
-    assert mask[25:65, 35:85].mean() > 0.95 and mask[:15].mean() < 0.05, name
-print("held")
-"""
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "held" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", METHODS)

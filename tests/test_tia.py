@@ -15,10 +15,13 @@ import zarr
 from zarr import create_group
 
 from tests.slides.pixels import tissue_rgb
+from tests.tiles.stores import picture, settings_of, shrunk, write_store
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
+from wsikd.core.tables import resolve
 from wsikd.slides import tiff_tables
 from wsikd.slides.base import Slide, open_slide
 from wsikd.slides.canvas import Canvas
+from wsikd.slides.maskers import MASKERS
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.slides.tissue import find_tissue
 from wsikd.tiles.store import StoreSettings
@@ -451,3 +454,28 @@ def test_absent_chunks_of_an_ome_zarr_are_told_and_not_graded(
     cover = tissue.cover((0, 0), (64, 64), (16, 16))
     assert cover[3, 2] == 0
     assert (cover == 1).sum() == 16 * 16 - 1
+
+
+@pytest.mark.parametrize("name", [n for n in MASKERS if "tiatoolbox" in n])
+def test_its_maskers_find_the_tissue(name):
+    mask = resolve(MASKERS, name, kind="maskers")(tissue_rgb(120, 90, (30, 20, 60, 50)), 8.0)
+    assert mask.shape == (90, 120)
+    assert mask.dtype == np.bool_
+    assert mask[25:65, 35:85].mean() > 0.95
+    assert mask[:15].mean() < 0.05
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_it_reads_stores_of_version_04(tmp_path, tiatoolbox, codec):
+    path = tmp_path / "s.zarr"
+    write_store(path, settings_of(codec=codec, ome_version="0.4"))
+    assert isinstance(tiatoolbox.WSIReader.open(path), tiatoolbox.NGFFWSIReader)
+    reader = tiatoolbox.NGFFWSIReader(path)
+    info = reader.info
+    assert np.ravel(info.mpp).tolist() == [1.0, 1.0]
+    assert np.ravel(info.slide_dimensions).tolist() == [320, 192]
+    assert np.ravel(info.level_dimensions).tolist() == [320, 192, 80, 48]
+    whole = reader.read_rect((0, 0), (320, 192), resolution=0, units="level")
+    np.testing.assert_array_equal(whole, picture())
+    low = reader.read_rect((64, 64), (32, 16), resolution=4.0, units="mpp")
+    np.testing.assert_array_equal(low, shrunk(picture())[16:32, 16:48])

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import ome_zarr_models.v04
@@ -161,36 +159,6 @@ def test_the_metadata_keep_to_the_specification(tmp_path, version, models):
     assert label is not None
     listing = dict(group["labels"].attrs)
     assert (listing if version == "0.4" else listing["ome"])["labels"] == ["tissue"]
-
-
-def test_tiatoolbox_reads_version_04(tmp_path):
-    """Importing TIAToolbox takes long and warns, hence a process of its own, once for all."""
-    for codec in ("none", "zstd"):
-        write_store(tmp_path / f"{codec}.zarr", settings_of(codec=codec, ome_version="0.4"))
-    code = """
-import sys
-import numpy as np
-from tiatoolbox.wsicore.wsireader import NGFFWSIReader, WSIReader
-for codec in ("none", "zstd"):
-    reader = NGFFWSIReader(f"{sys.argv[1]}/{codec}.zarr")
-    info = reader.info
-    print("INFO", *info.mpp, *info.slide_dimensions, *np.ravel(info.level_dimensions))
-    whole = reader.read_rect((0, 0), (320, 192), resolution=0, units="level")
-    low = reader.read_rect((64, 64), (32, 16), resolution=4.0, units="mpp")
-    np.savez(f"{sys.argv[1]}/{codec}.npz", whole=whole, low=low)
-    assert isinstance(WSIReader.open(f"{sys.argv[1]}/{codec}.zarr"), NGFFWSIReader)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, tmp_path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("INFO")]
-    assert told == [["1.0", "1.0", "320", "192", "320", "192", "80", "48"]] * 2
-    for codec in ("none", "zstd"):
-        read = np.load(tmp_path / f"{codec}.npz")
-        np.testing.assert_array_equal(read["whole"], picture())
-        np.testing.assert_array_equal(read["low"], shrunk(picture())[16:32, 16:48])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
