@@ -75,7 +75,7 @@ def test_a_damaged_slide_stops_no_other_and_is_taken_up_when_mended(slide, stude
     whole = (slides / "b.svs").read_bytes()
     (slides / "b.svs").write_bytes(whole[: len(whole) // 2])
     out = tmp_path / "out"
-    done = run("-i", slides, "-m", student, "-o", out, *FAST)
+    done = run("-i", slides, "-m", student, "-o", out, *FAST, *HERE)
     assert done.exit_code == 3, done.output
     assert made(out) == {"a", "c"}
     assert set(failures(out)) == {"b"}

@@ -341,8 +341,9 @@ def test_a_local_cluster_makes_the_same_store(large, whole, tmp_path):
     ],
 )  # fmt: skip
 def test_a_cluster_that_is_not_there_is_one_line(large, tmp_path, options, code, told):
-    found, _, errors = run("-i", large, "-o", tmp_path / "out", *options)
-    assert (found, errors[-1]) == (code, told)
+    arguments = ["tile", "-i", large, "-o", tmp_path / "out", *options, *OPTIONS]
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (code, told)
 
 
 def test_the_tally_weighs_slides_by_their_bytes():

@@ -72,6 +72,7 @@ def progress(report, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         progressing()
+        time.sleep(0.01)
     return "done"
 
 

@@ -111,7 +111,8 @@ def run(*arguments):
 def test_its_bundle_grades_slides_and_is_timed(student, teacher, tmp_path):
     slide = tmp_path / "small.svs"
     write_pyramid(slide, tissue_rgb(640, 540, (100, 80, 400, 400)), mpp=0.5, power=20)
-    done = run("infer", "-i", slide, "-m", student, "-o", tmp_path / "out", "--threads", "1")
+    how = ["--threads", "1", "--jobs", "0"]
+    done = run("infer", "-i", slide, "-m", student, "-o", tmp_path / "out", *how)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out/small/result.json").read_text())
     timed = run(
