@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,12 @@ def predictor(arch: str, route: str, net: torch.nn.Module | None = None) -> Slid
     return SlidePredictor(net or network(arch), spec, device="cpu", settings=settings)
 
 
+@cache
+def shared(arch: str, route: str) -> SlidePredictor:
+    """One predictor for all that is timed of a network: to compile it takes seconds."""
+    return predictor(arch, route)
+
+
 def measure_forward(report: Report, sizes: Sizes) -> None:
     """Forward passes alone, random pixels, the same megapixels a batch."""
     run: dict[str, Callable[[], float]] = {}
@@ -129,7 +135,7 @@ def measure_forward(report: Report, sizes: Sizes) -> None:
         for route, (_, patch_px) in ROUTES.items():
             count = 1 if patch_px == 512 else 16
             patches = rng.integers(0, 256, (count, patch_px, patch_px, 3), np.uint8)
-            run[f"{arch} {route} forward"] = partial(forward, predictor(arch, route), patches)
+            run[f"{arch} {route} forward"] = partial(forward, shared(arch, route), patches)
     timed = measure(run, report.options.rounds)
     report.timings(timed, "fields")
     for arch in sizes.fields:
@@ -168,7 +174,7 @@ def measure_end_to_end(
             mask = block_mask(slide, side, scratch / f"{arch}-{PAGES[kind]}.geojson")
             entry = SlideEntry(path=slide.path, name=slide.path.stem, mask=mask)
             for route in ROUTES:
-                own = predictor(arch, route)
+                own = shared(arch, route)
                 run[f"{arch} {route}, {kind}"] = Block(own, entry)
     timed = measure(run, report.options.rounds)
     report.timings(timed, "fields")
