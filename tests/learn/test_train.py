@@ -445,7 +445,7 @@ def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, pa
     """A guard against regressions, not a claim: the cue survives averaging by two."""
     split = {"split": lambda s: "val" if s >= 6 else "train", "side": 64, "per_slide": 12}
     csv = patches_on_disk.write(tmp_path / "set", slides=12, **split)
-    longer = {"epochs": 10}
+    longer = {"epochs": 7}
     distill(config(csv, optim=longer), tmp_path / "t", device="cpu")
     kappa = {}
     for method in ("supervised", "at_plus"):
