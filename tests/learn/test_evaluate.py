@@ -2,16 +2,14 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
 from wsikd.grade.gleason import grade_slide
 from wsikd.learn import evaluate
-from wsikd.learn.data import PatchSet, load_patches
+from wsikd.learn.data import PatchSet
 from wsikd.learn.finish import choose_least_area
-from wsikd.learn.settings import Data, Split
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,39 +114,3 @@ def test_a_choice_on_little_is_warned_of(caplog):
     caplog.clear()
     assert choose_least_area(patches_of(truth, ["a"] * 12, None), everything, truth).mm2 == 0
     assert not caplog.records
-
-
-def test_mean_colours_need_little_memory(stripes, monkeypatch):
-    patches = load_patches(Data(paths=[str(stripes)]), Split())
-    chosen, asked = np.arange(0, 72, 5), []
-    images = patches.images(chosen).numpy()
-    batches = patches.batches
-
-    def watched(order, size, **more):
-        asked.append(size)
-        return batches(order, size, **more)
-
-    monkeypatch.setattr(patches, "batches", watched)
-    monkeypatch.setattr(evaluate, "COLOUR_BYTES", 4 * 3 * 32**2)
-    monkeypatch.setattr(torch.Tensor, "double", None)  # eight times the memory
-    found = evaluate.mean_colours(patches, chosen)
-    assert asked == [4]
-    np.testing.assert_allclose(found, images.mean((2, 3)), rtol=1e-12)
-    assert evaluate.mean_colours(patches, chosen[:0]).shape == (0, 3)
-
-
-def test_colour_baseline_sees_colour_and_only_colour(tmp_path, stripes, patches_on_disk):
-    patches = load_patches(Data(paths=[str(stripes)]), Split())
-    train, val = patches.indices("train"), patches.indices("val")
-    assert evaluate.colour_baseline(patches, train, val) < 0.4  # stripes carry the class
-    import cv2
-
-    path = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
-    rng = np.random.default_rng(0)
-    for row in patches_on_disk.rows(path):
-        tint = rng.integers(0, 30, (32, 32, 3)) + 90 * int(row["label"])
-        cv2.imwrite(str(path.parent / "images" / row["image"]), tint.astype(np.uint8))
-    tinted = load_patches(Data(paths=[str(path)]), Split())
-    assert evaluate.colour_baseline(tinted, train, val) == pytest.approx(1.0)
-    benign = train[tinted.label[train] == 0]
-    assert evaluate.colour_baseline(tinted, benign, val) is None

@@ -6,8 +6,8 @@ from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as oracle
 
 from wsikd.core.resampling import multiplicities
-from wsikd.learn import calibrate, metrics
-from wsikd.learn.colour import colour_histograms, histogram_baseline
+from wsikd.learn import calibrate, colour, metrics
+from wsikd.learn.colour import colour_histograms, histogram_baseline, histogram_kappa
 from wsikd.learn.data import load_patches
 from wsikd.learn.settings import Data, Split
 
@@ -151,6 +151,23 @@ def test_colour_histograms_count_pixels(stripes):
         np.testing.assert_allclose(row**2, np.concatenate(slow), atol=1e-6)
 
 
+def test_colour_histograms_need_little_memory(stripes, monkeypatch):
+    patches = load_patches(Data(paths=[str(stripes)]), Split())
+    chosen, asked = np.arange(0, 72, 5), []
+    batches = patches.batches
+
+    def watched(order, size, **more):
+        asked.append(size)
+        return batches(order, size, **more)
+
+    whole = colour_histograms(patches, chosen)
+    monkeypatch.setattr(patches, "batches", watched)
+    monkeypatch.setattr(colour, "BATCH_BYTES", 4 * 3 * 32**2)
+    np.testing.assert_array_equal(colour_histograms(patches, chosen), whole)
+    assert asked == [4]
+    assert colour_histograms(patches, chosen[:0]).shape == (0, 96)
+
+
 def test_the_histogram_baseline_sees_colour_and_only_colour(tmp_path, stripes, patches_on_disk):
     import cv2
 
@@ -168,7 +185,10 @@ def test_the_histogram_baseline_sees_colour_and_only_colour(tmp_path, stripes, p
     tinted = load_patches(Data(paths=[str(path)]), Split())
     seen = histogram_baseline(tinted, train, val)
     assert metrics.measure(tinted.label[val], seen)["kappa"] == pytest.approx(1.0)
-    assert histogram_baseline(tinted, train[tinted.label[train] == 0], val) is None
+    assert histogram_kappa(tinted, train, val) == pytest.approx(1.0)
+    benign = train[tinted.label[train] == 0]
+    assert histogram_baseline(tinted, benign, val) is None
+    assert histogram_kappa(tinted, benign, val) is histogram_kappa(tinted, train, val[:0]) is None
 
 
 def test_an_overconfident_network_keeps_its_ranking():

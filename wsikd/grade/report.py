@@ -48,7 +48,7 @@ class Report:
     """All that the report tells.
 
     ``scores`` by who graded (teacher, student); ``colour_kappa`` is the kappa of a logistic
-    regression on a field's mean colour, the least that a network must beat; ``commands`` are
+    regression on a field's colour histograms, the least that a network must beat; ``commands`` are
     what a reader types to get the same.
     """
 

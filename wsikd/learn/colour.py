@@ -1,4 +1,4 @@
-"""What colour alone tells: the least that a network must beat.
+"""The baseline of colour alone: the least that a network must beat.
 
 Where slides differ in stain and each slide has one grade, a classifier can score well on colour
 without having seen a gland.
@@ -6,10 +6,13 @@ without having seen a gland.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from wsikd.core.agreement import confusion, kappa
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,3 +82,28 @@ def histogram_baseline(
     if len(test):
         found[:, model.classes_] = model.predict_proba(colour_histograms(patches, test))
     return found
+
+
+def histogram_kappa(
+    patches: PatchSet, train: NDArray[np.int64], test: NDArray[np.int64]
+) -> float | None:
+    """Quadratic kappa of :func:`histogram_baseline`. A network below it has learnt the stain.
+
+    At most 20 000 patches of each part count.
+
+    Args:
+        patches: where they are.
+        train: indices to fit on.
+        test: indices to score on.
+
+    Returns:
+        Kappa; None where it is undefined.
+    """
+    if len(test) > MAX_FITTED:
+        test = np.sort(np.random.default_rng(0).choice(test, MAX_FITTED, replace=False))
+    found = histogram_baseline(patches, train, test) if len(test) else None
+    if found is None:
+        return None
+    counts = confusion(patches.label[test], found.argmax(1), len(patches.classes))
+    reached = kappa(counts, quadratic=True)
+    return reached if math.isfinite(reached) else None

@@ -1,4 +1,4 @@
-"""How good a grader is: agreement, recall, and what colour alone would reach."""
+"""How good a grader is: agreement and recall."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from wsikd.models.bundle import StudentBundle
 
 __all__ = [
-    "balanced_accuracy", "check_fit", "choose_min_fields", "colour_baseline", "confusion",
-    "evaluate_bundle", "f1_per_class", "mean_colours", "predict", "quadratic_kappa", "summarise",
+    "balanced_accuracy", "check_fit", "choose_min_fields", "confusion",
+    "evaluate_bundle", "f1_per_class", "predict", "quadratic_kappa", "summarise",
 ]  # fmt: skip
 
 MAX_FIELDS = 20
 ABOVE = 1e-3
-MAX_COLOURS = 20_000
-COLOUR_BYTES = 2**24
 
 _NEARLY_WHOLE = 0.025
 
@@ -146,53 +144,6 @@ def evaluate_bundle(
     )
     matrix = confusion(patches.label[chosen], logits.argmax(1), len(patches.classes))
     return summarise(matrix, patches.classes)
-
-
-def mean_colours(patches: PatchSet, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of each channel, 0 to 255: float64 (M, 3). Few patches at a time, summed as integers."""
-    pixels = patches.patch_px**2
-    size = max(1, COLOUR_BYTES // (3 * pixels))
-    parts = [
-        images.numpy().sum((2, 3), dtype=np.int64) / pixels
-        for images, _ in patches.batches(indices, size)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, 3))
-
-
-def colour_baseline(
-    patches: PatchSet, train: NDArray[np.int64], test: NDArray[np.int64]
-) -> float | None:
-    """Quadratic kappa that logistic regression on a patch's mean colour reaches.
-
-    A network that does no better has learnt the stain. At most 20 000 patches of each part count.
-
-    Args:
-        patches: where they are.
-        train: indices to fit on.
-        test: indices to score on.
-
-    Returns:
-        Kappa; None where it is undefined.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    rng = np.random.default_rng(0)
-    train, test = (
-        np.sort(rng.choice(i, MAX_COLOURS, replace=False)) if len(i) > MAX_COLOURS else i
-        for i in (train, test)
-    )
-    known = patches.label[train]
-    if len(np.unique(known)) < 2 or not len(test):
-        return None
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced")
-    )
-    model.fit(mean_colours(patches, train), known)
-    predicted = model.predict(mean_colours(patches, test))
-    found = quadratic_kappa(confusion(patches.label[test], predicted, len(patches.classes)))
-    return found if math.isfinite(found) else None
 
 
 def choose_min_fields(

@@ -12,6 +12,7 @@ import numpy as np
 from wsikd.core.escalation import doubt, trade_off
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature
+from wsikd.learn.colour import histogram_kappa
 from wsikd.learn.metrics import softmax
 from wsikd.learn.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.prepare import init_stream
@@ -45,7 +46,7 @@ class RunResult:
         bundle: the bundle in it.
         best_epoch: epoch the bundle was taken from, counted from 1.
         metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
-        colour_kappa: kappa of mean colour alone on the same patches.
+        colour_kappa: kappa of colour histograms alone on the same patches.
         min_area_mm2: area a pattern must cover to count on a slide.
         val_slides: slides that the validation patches lie on.
         missing: classes that the bundle never predicts on them.
@@ -68,7 +69,7 @@ class RunResult:
             f"{self.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
             f", balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
             f" {self.metrics['patches']} patches of {told_slides(self.val_slides)})"
-            f"{told_missing(self.missing)}; mean colour alone reaches kappa {colour}"
+            f"{told_missing(self.missing)}; colour histograms alone reach kappa {colour}"
         )
 
 
@@ -108,7 +109,7 @@ def _write(
     temperature = fit_temperature(logits, patches.label[val])
     matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
     metrics = evaluate.summarise(matrix, patches.classes)
-    colour = evaluate.colour_baseline(patches, trainer.train_indices, val)
+    colour = histogram_kappa(patches, trainer.train_indices, val)
     least = choose_least_area(patches, val, predicted)
     _compare_colour(metrics["kappa"], colour)
     final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
@@ -243,8 +244,8 @@ def choose_least_area(
 
 def _compare_colour(kappa: float | None, colour: float | None) -> None:
     logger.info(
-        "validation kappa %.3f; mean colour alone reaches %.3f",
+        "validation kappa %.3f; colour histograms alone reach %.3f",
         math.nan if kappa is None else kappa, math.nan if colour is None else colour,
     )  # fmt: skip
     if kappa is not None and colour is not None and kappa <= colour:
-        logger.warning("the network is no better than mean colour: it may have learnt the stain")
+        logger.warning("no better than colour histograms: the network may have learnt the stain")

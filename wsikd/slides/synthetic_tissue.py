@@ -3,9 +3,9 @@
 Everything is planned on a raster four times coarser than level 0 (the *plan*; 2 um at 0.5 um/px)
 and rendered in bands, so that a slide never stands in memory as a whole. The grade shows in two
 ways: in the architecture of the glands, which survives at 4 um/px, and in the nuclei, which do
-not. In part of each grade's area the architecture imitates another grade, and only the nuclei tell
-them apart. Colour says nothing: the stain is normalised locally towards fields drawn without
-looking at the grade.
+not. In part of each grade's area the architecture imitates another grade, and only the nuclei
+differ. Colour does not depend on the grade: see ``_gain`` for its local mean and
+:mod:`wsikd.slides.synthetic_colour` for its histograms.
 
 Lengths in the tables and arguments named ``_um`` are micrometres; arrays are row-major.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from wsikd.slides.synthetic_colour import FINE_UM, colour_shift
 from wsikd.slides.synthetic_glands import GRADES, NUCLEI_SCALE, draw_glands, draw_nuclei, noise
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Tissue:
 
     Attributes:
         size_px: level-0 (width, height).
+        um: micrometres per plan pixel.
         label: int8 (plan rows, plan columns), index into ``classes``, -1 on glass.
         masks: float32 plan fields in 0..1: tissue, epithelium, gap (lumina and clefts).
         eosin: float32 plan fields of optical density: stroma, epithelium, what fills the gaps.
@@ -61,6 +63,7 @@ class Tissue:
     """
 
     size_px: tuple[int, int]
+    um: float
     label: NDArray[np.int8]
     masks: tuple[Float, Float, Float]
     eosin: tuple[Float, Float, Float]
@@ -201,7 +204,7 @@ def plan_tissue(
     gain, hue = _gain(rng, masks, eosin, violet, nuclei, stains, um)
     grain_seed = int(rng.integers(2**31))
     return Tissue(
-        size_px, label, masks, eosin, violet, gain, hue, nuclei, stains, glass, grain_seed
+        size_px, um, label, masks, eosin, violet, gain, hue, nuclei, stains, glass, grain_seed
     )
 
 
@@ -306,10 +309,29 @@ def _resize(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
 def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
     """Render a planned slide from top to bottom: uint8 (rows, width, 3) strips, R, G, B."""
     width, height = tissue.size_px
+    factor = min(PLAN_PX, 2 ** max(0, round(math.log2(FINE_UM * PLAN_PX / tissue.um))))
+    small = [
+        cv2.resize(band, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+        for band in _bands(tissue)
+    ]
+    fine = np.concatenate(small)
+    inside = _resize(tissue.masks[0], fine.shape[:2])
+    rng = np.random.default_rng([tissue.grain_seed, 1])
+    shift = colour_shift(np.asarray(fine, np.uint8), inside, rng, tissue.um / PLAN_PX * factor)
+    first = 0
+    for band in _bands(tissue):
+        last = first + band.shape[0] // factor
+        more = _enlarge(shift, first, last, factor)
+        whole = np.asarray(cv2.add(band, more, dtype=cv2.CV_8U), np.uint8)
+        yield whole[: height - first * factor, :width]
+        first = last
+
+
+def _bands(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
+    """The planned slide with colours that still depend on the grade, band by band."""
     rng = np.random.default_rng(tissue.grain_seed)
-    for top in range(0, height, BAND_PX):
-        rows = min(BAND_PX, height - top)
-        yield _render_band(tissue, top, rng)[:rows, :width]
+    for top in range(0, tissue.size_px[1], BAND_PX):
+        yield _render_band(tissue, top, rng)
 
 
 def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -318,7 +340,7 @@ def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[
     last = min(first + BAND_PX // PLAN_PX, tissue.label.shape[0])
 
     def up(field: Float) -> Float:
-        return _enlarge(field, first, last)
+        return _enlarge(field, first, last, PLAN_PX)
 
     inside, cells, gap = (_steep(up(mask)) for mask in tissue.masks)
     stroma, cytoplasm = up(tissue.eosin[0] * tissue.gain[1]), up(tissue.eosin[1] * tissue.gain[1])
@@ -344,13 +366,14 @@ def _render_band(tissue: Tissue, top: int, rng: np.random.Generator) -> NDArray[
     return out
 
 
-def _enlarge(field: Float, first: int, last: int) -> Float:
-    """Rows of a plan field at level 0, without a seam between bands."""
+def _enlarge(field: NDArray[Any], first: int, last: int, factor: int) -> Float:
+    """Rows of a field that is ``factor`` times coarser than level 0, without a seam."""
     low, high = max(first - 2, 0), min(last + 2, field.shape[0])
-    size = (field.shape[1] * PLAN_PX, (high - low) * PLAN_PX)
-    wide = cv2.resize(field[low:high], size, interpolation=cv2.INTER_LINEAR)
-    start = (first - low) * PLAN_PX
-    return np.asarray(wide[start : start + (last - first) * PLAN_PX], np.float32)
+    size = (field.shape[1] * factor, (high - low) * factor)
+    part = field[low:high].astype(np.float32, copy=False)
+    wide = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+    start = (first - low) * factor
+    return np.asarray(wide[start : start + (last - first) * factor], np.float32)
 
 
 def _steep(soft: Float) -> Float:
