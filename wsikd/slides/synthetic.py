@@ -8,7 +8,9 @@ slide of the geometry self-test. All of it is seeded: the same call writes the s
 from __future__ import annotations
 
 import json
+import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ __all__ = [
     "write_pyramid",
 ]
 
+MOST_AT_ONCE = 4  # slides being drawn, each in about 0.6 GB
 COLOURS = {"NC": (70, 160, 90), "G3": (240, 200, 60), "G4": (235, 130, 40), "G5": (190, 40, 50)}
 
 
@@ -90,21 +93,34 @@ def write_cohort(
         if name not in GRADES:
             raise ConfigError(name, "no class that can be drawn", f"choose {', '.join(GRADES)}")
     folder = Path(folder)
-    made = []
-    for index in range(slides):
-        path = folder / f"demo-{index + 1:02d}.svs"
-        weights = class_weights(index, len(classes))
-        tissue = plan_tissue((seed, index), size_px, mpp, classes, weights)
-        write_pyramid(path, render_strips(tissue), mpp=mpp, power=20, size_px=size_px)
-        regions = grade_regions(tissue, classes)
-        annotation = path.with_suffix(".geojson")
-        ids = np.random.default_rng([seed, index, 1])
-        write_json_atomic(annotation, _geojson(regions, ids))
-        area = dict.fromkeys(classes, 0.0)
-        for name, shape in regions:
-            area[name] += shape.area * (mpp / 1000) ** 2
-        made.append(SyntheticSlide(path, annotation, size_px, mpp, area))
-    return made
+
+    def draw(index: int) -> SyntheticSlide:
+        return _draw_slide(
+            folder / f"demo-{index + 1:02d}.svs", (seed, index), size_px, classes, mpp
+        )
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE)) as pool:
+        return list(pool.map(draw, range(slides)))
+
+
+def _draw_slide(
+    path: Path,
+    seed: tuple[int, int],
+    size_px: tuple[int, int],
+    classes: Sequence[str],
+    mpp: float,
+) -> SyntheticSlide:
+    """One slide with its annotation; ``seed`` is that of the cohort and the slide's number."""
+    weights = class_weights(seed[1], len(classes))
+    tissue = plan_tissue(seed, size_px, mpp, classes, weights)
+    write_pyramid(path, render_strips(tissue), mpp=mpp, power=20, size_px=size_px)
+    regions = grade_regions(tissue, classes)
+    annotation = path.with_suffix(".geojson")
+    write_json_atomic(annotation, _geojson(regions, np.random.default_rng([*seed, 1])))
+    area = dict.fromkeys(classes, 0.0)
+    for name, shape in regions:
+        area[name] += shape.area * (mpp / 1000) ** 2
+    return SyntheticSlide(path, annotation, size_px, mpp, area)
 
 
 def class_weights(index: int, classes: int) -> list[float]:
