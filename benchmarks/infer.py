@@ -34,7 +34,7 @@ import torch
 from infer_peers import LoaderPeer, PatchPredictorPeer, told_apart
 from synthetic import MPP, synthetic_slide, window_mask
 
-from wsikd.core.memory import keep_freed
+from wsikd.core.workers.memory import keep_freed
 from wsikd.grade.engines import Place
 from wsikd.grade.engines.choose import default_precision
 from wsikd.grade.engines.with_openvino import OpenVinoEngine

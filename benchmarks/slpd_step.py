@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans as Peer
 
-from wsikd.core.clock import Waiting
+from wsikd.core.timing import Waiting
 from wsikd.learn.augment import Part
 from wsikd.learn.kmeans import KMeans, cluster_slides
 from wsikd.learn.matching import find_neighbours

@@ -65,9 +65,9 @@ def attend(
     not what a field is.
     """
     from wsikd.core.errors import DataError
-    from wsikd.core.lock import locked
-    from wsikd.core.markers import ATTENTION, ATTENTION_FILE
-    from wsikd.core.place import Place
+    from wsikd.core.output.lock import locked
+    from wsikd.core.output.markers import ATTENTION, ATTENTION_FILE
+    from wsikd.core.output.place import Place
     from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
     from wsikd.models.peek import check_network

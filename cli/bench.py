@@ -162,10 +162,10 @@ def bench(
     Kappa of fields is that with annotations or labels (of the manifest, or --annotations) where
     there are any, else agreement with the teacher; --labels adds kappa of slides.
     """
-    from wsikd.core.files import check_names
-    from wsikd.core.markers import BENCH, BENCH_FILES
-    from wsikd.core.memory import keep_freed
+    from wsikd.core.output.files import check_names
+    from wsikd.core.output.markers import BENCH, BENCH_FILES
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
+    from wsikd.core.workers.memory import keep_freed
     from wsikd.grade.bench_choice import BUDGETS, Question
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.slide_scores import read_labels

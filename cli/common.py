@@ -199,7 +199,7 @@ class Batch:
     def _write_failures(self) -> None:
         if self.out is None or not self._unwritten:
             return
-        from wsikd.core.failures import update_failures
+        from wsikd.core.output.failures import update_failures
 
         failed = {name: error for name, error in self._unwritten.items() if error is not None}
         update_failures(self.out, failed, self._unwritten.keys() - failed.keys())

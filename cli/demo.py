@@ -144,7 +144,7 @@ def _cohort(folder: Path, seed: int, side_px: int) -> tuple[Path, Path]:
 
 
 def _write_manifest(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    from wsikd.core.cells import csv_text
+    from wsikd.core.output.cells import csv_text
     from wsikd.core.run import aside
 
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as stream:

@@ -79,7 +79,7 @@ def distill(
     On several GPUs or processes: torchrun --nproc-per-node N -m wsikd distill ...
     """
     from wsikd.core.errors import WsikdError
-    from wsikd.core.lock import locked
+    from wsikd.core.output.lock import locked
     from wsikd.core.ranks import processes, rank
     from wsikd.learn.loggers import check_loggers
     from wsikd.learn.runs import load_run

@@ -115,7 +115,7 @@ def _devices() -> Iterator[tuple[str, bool, str]]:
 def _readers() -> Iterator[tuple[str, bool, str]]:
     import openslide
 
-    from wsikd.core.tables import resolve
+    from wsikd.core.registry import resolve
     from wsikd.slides.base import READERS
 
     details = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from wsikd.core.process import Outcome, Task
+    from wsikd.core.workers.process import Outcome, Task
     from wsikd.grade.settle import Settled
     from wsikd.grade.work import Grading, InferJob, Loaded
     from wsikd.slides.manifest import SlideEntry
@@ -87,7 +87,7 @@ def grade_slides(
 @contextmanager
 def _runner(how: Running) -> Iterator[Run]:
     """What does tasks: worker processes, or this one."""
-    from wsikd.core.process import WorkerPool, run_here
+    from wsikd.core.workers.process import WorkerPool, run_here
 
     if how.jobs == 0:
         yield run_here
@@ -99,7 +99,7 @@ def _runner(how: Running) -> Iterator[Run]:
 def _load(run: Run, grading: Grading) -> Loaded:
     """Have the networks loaded where they will run; raises what is wrong with them."""
     from wsikd.core.errors import BundleError
-    from wsikd.core.process import Task
+    from wsikd.core.workers.process import Task
     from wsikd.grade.work import load_job
 
     (outcome,) = run([Task(str(grading.model), load_job, (grading,))], None)
@@ -120,7 +120,7 @@ def _settle(
 ) -> Settled:
     """Decide what computes; a slide that kills the process over it is told at its own turn."""
     from wsikd.core.errors import ConfigError
-    from wsikd.core.process import Task
+    from wsikd.core.workers.process import Task
     from wsikd.grade.work import settle_job
 
     first: Sequence[SlideEntry] = entries
@@ -170,7 +170,7 @@ def _outcomes(
     With ``ahead``, a worker opens the next slide while it computes one. Where it dies then, which
     of the two killed it is not known: the first is done again, alone.
     """
-    from wsikd.core.process import Task
+    from wsikd.core.workers.process import Task
     from wsikd.grade.work import infer_job
 
     todo = deque(jobs)

@@ -14,7 +14,7 @@ from .roles import check_slides
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsikd.core.process import Task
+    from wsikd.core.workers.process import Task
     from wsikd.slides.base import Slide
     from wsikd.slides.manifest import SlideEntry
 
@@ -52,7 +52,7 @@ def info(
     as_json: bool,
 ) -> None:
     """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
-    from wsikd.core.process import Task, WorkerPool
+    from wsikd.core.workers.process import Task, WorkerPool
     from wsikd.slides.manifest import find_slides
     from wsikd.slides.sidecar import tissue_method
 

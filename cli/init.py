@@ -24,8 +24,8 @@ def init(method: str | None, output: Path) -> None:
     from importlib.resources import files
 
     from wsikd.core.errors import ConfigError, OutputError
+    from wsikd.core.registry import nearest
     from wsikd.core.run import write_text_atomic
-    from wsikd.core.tables import nearest
 
     folders = {
         folder.name: folder

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wsikd import RESEARCH_USE
-from wsikd.core.worker import ENVIRONMENT
+from wsikd.core.workers.worker import ENVIRONMENT
 
 from .attend import attend
 from .bench import bench

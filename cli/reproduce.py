@@ -110,8 +110,8 @@ def reproduce(
     from importlib.resources import as_file, files
 
     from wsikd.core.errors import ConfigError
-    from wsikd.core.files import check_names
-    from wsikd.core.markers import TABLE, TABLE_FILES
+    from wsikd.core.output.files import check_names
+    from wsikd.core.output.markers import TABLE, TABLE_FILES
     from wsikd.core.ranks import refuse_team
     from wsikd.learn.preflight import PATCHES, check_data
     from wsikd.learn.reproduce_plan import Plan, read_rows

@@ -45,7 +45,7 @@ def formats_of(values: Sequence[str]) -> tuple[str, ...]:
         ConfigError: one is unknown, or none is named.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.core.tables import check_known
+    from wsikd.core.registry import check_known
     from wsikd.grade.exports import ALL, EXPORTERS
 
     asked = [name.strip() for value in values for name in value.split(",") if name.strip()]

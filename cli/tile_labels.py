@@ -176,7 +176,7 @@ def _survey(
 ) -> Cohort:
     """What all annotations and labels hold. Raises ConfigError for a mask without classes."""
     from wsikd.core.errors import ConfigError
-    from wsikd.core.process import Task, WorkerPool, run_here
+    from wsikd.core.workers.process import Task, WorkerPool, run_here
     from wsikd.slides.label_check import Cohort
     from wsikd.slides.survey import reads_pixels
     from wsikd.tiles.work import survey_job

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from wsikd.core.clock import span
+from wsikd.core.timing import span
 
 from .common import log_above
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from wsikd.core.process import Outcome, Task
+    from wsikd.core.workers.process import Outcome, Task
     from wsikd.slides.manifest import SlideEntry
     from wsikd.tiles.work import Pace
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsikd.core.clock import span
+from wsikd.core.timing import span
 
 from .common import terminable
 from .tile_progress import TileProgress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.core.errors import ConfigError
-    from wsikd.core.process import Outcome
+    from wsikd.core.workers.process import Outcome
     from wsikd.slides.search import LeftOut
     from wsikd.tiles.estimate import Estimate
     from wsikd.tiles.work import Tiled, TileJob
@@ -195,7 +195,7 @@ def outcomes(
     shown: TileProgress | None,
 ) -> Iterator[Iterator[Outcome]]:
     """What becomes of the slides, in the order in which they end."""
-    from wsikd.core.process import Task, WorkerPool, run_here
+    from wsikd.core.workers.process import Task, WorkerPool, run_here
 
     tasks = [Task(job.entry.name, function, (job,)) for job in jobs]
     report = shown.reported if shown else None

@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from wsikd.core import place
+from wsikd.core.output import place
 from wsikd.slides.manifest import SlideEntry, open_entry
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.grade.maps import square_map
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.grade.exports import EXPORTERS
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress

@@ -1,4 +1,4 @@
-"""Whatever deletes, replaces or renames is in ``wsikd.core.files``; read off the source."""
+"""Whatever deletes, replaces or renames is in ``wsikd.core.output.files``; read off the source."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_architecture import MODULES
 
-OWNER = "wsikd.core.files"
+OWNER = "wsikd.core.output.files"
 METHODS = {"unlink", "rmdir", "rmtree", "rename", "renames", "removedirs", "truncate", "symlink_to",
            "hardlink_to", "delete_dir", "clear_cache"}  # fmt: skip
 OF_MODULES = {
@@ -25,7 +25,7 @@ ALLOWED = {
     ("wsikd.models.portable", "_write_torchscript"): "the same",
     ("wsikd.models.weights", "write_weights"): "the same",
     ("wsikd.learn.slpd_train", "made"): "PrototypeTable.save writes aside itself",
-    ("wsikd.core.lock", "_take"): "opens a lock that check_file has recognised",
+    ("wsikd.core.output.lock", "_take"): "opens a lock that check_file has recognised",
     ("wsikd.core.run", "append_metrics"): "appends",
     ("wsikd.tiles.remote", "stop_all"): "touches a file of its own in an unfinished store",
     ("wsikd.tiles.shards", "__init__"): "writes a name of this thread's own in an unfinished store",

@@ -22,9 +22,9 @@ from wsikd.cli.main import main
 from tests.grade.test_results import SPEC, Purple
 from tests.killed_overwrite import tile_settings
 from wsikd.core.errors import OutputError, WsikdError
-from wsikd.core.files import aside, check_names, drop_file
-from wsikd.core.lock import locked
-from wsikd.core.markers import (
+from wsikd.core.output.files import aside, check_names, drop_file
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import (
     ATTENTION,
     BAG,
     BENCH,
@@ -39,7 +39,7 @@ from wsikd.core.markers import (
     STORE,
     SUMMARY,
 )
-from wsikd.core.place import Place
+from wsikd.core.output.place import Place
 from wsikd.grade.ahead import open_now
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary

@@ -17,7 +17,7 @@ from zarr import create_group
 from tests.slides.pixels import tissue_rgb
 from tests.tiles.stores import picture, settings_of, shrunk, write_store
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides import tiff_tables
 from wsikd.slides.base import Slide, open_slide
 from wsikd.slides.canvas import Canvas

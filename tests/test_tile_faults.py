@@ -6,7 +6,7 @@ import pytest
 
 from tests.slides.pixels import area_average, tissue_rgb
 from wsikd.core.errors import WsikdError
-from wsikd.core.process import Task, WorkerPool
+from wsikd.core.workers.process import Task, WorkerPool
 from wsikd.slides.manifest import SlideEntry
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import StoreSettings, TileStore

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.slides.pixels import tissue_rgb
-from wsikd.core.process import Task, WorkerPool
+from wsikd.core.workers.process import Task, WorkerPool
 from wsikd.slides.manifest import SlideEntry
 from wsikd.slides.synthetic import write_pyramid
 from wsikd.tiles.store import StoreSettings

@@ -5,7 +5,7 @@ import os
 import time
 
 from wsikd.core.errors import RegionReadError, StoreNotFoundError
-from wsikd.core.progress import progressing
+from wsikd.core.workers.progress import progressing
 
 
 def double(report, number):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wsikd
-from wsikd.core.cells import csv_records, csv_text, plain_cell, read_records, safe_cell
+from wsikd.core.output.cells import csv_records, csv_text, plain_cell, read_records, safe_cell
 
 FORMULAS = [
     "=1+1",

@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from wsikd.core.errors import OutputError, SlideError
-from wsikd.core.failures import FILE, read_failures, update_failures
-from wsikd.core.lock import locked
+from wsikd.core.output.failures import FILE, read_failures, update_failures
+from wsikd.core.output.lock import locked
 
 MANY = """
 import sys
 from pathlib import Path
 from wsikd.core.errors import SlideError
-from wsikd.core.failures import update_failures
+from wsikd.core.output.failures import update_failures
 for n in range(15):
     name = f"{sys.argv[2]}{n}"
     update_failures(Path(sys.argv[1]), {name: SlideError(name, "bad", "copy it again")})

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from wsikd.core import lock
 from wsikd.core.errors import OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output import lock
+from wsikd.core.output.lock import locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from wsikd.core.memory import _OWN
+from wsikd.core.workers.memory import _OWN
 
 FAULTS = """
 import resource
 import numpy as np
-from wsikd.core.memory import keep_freed
+from wsikd.core.workers.memory import keep_freed
 
 done = keep_freed()
 for number in range(12):

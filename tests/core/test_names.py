@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsikd.core.names import MAX_NAME_BYTES, name_key, safe_name
+from wsikd.core.output.names import MAX_NAME_BYTES, name_key, safe_name
 
 ORDINARY = [
     "TCGA-G9-7509-01Z-00-DX1.D75B78D5",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from wsikd.core import place as place_module
 from wsikd.core.errors import OutputError
-from wsikd.core.files import aside, check_names, drop_file, keep_newest, place_new
-from wsikd.core.markers import (
+from wsikd.core.output import place as place_module
+from wsikd.core.output.files import aside, check_names, drop_file, keep_newest, place_new
+from wsikd.core.output.markers import (
     BENCH,
     BENCH_FILES,
     FAILURES,
@@ -20,7 +20,7 @@ from wsikd.core.markers import (
     Kind,
     read_json,
 )
-from wsikd.core.place import Place
+from wsikd.core.output.place import Place
 
 KIND = Kind(
     "a thing", lambda f: "thing" in read_json(f / "own.json"), re.compile(r"own\.json|[ab]")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.core import tasks
 from wsikd.core.errors import RegionReadError, SlideError, StoreNotFoundError, UnforeseenError
-from wsikd.core.process import Task, WorkerPool, run_here
+from wsikd.core.workers.process import Task, WorkerPool, run_here
 
 
 def alive(pid):
@@ -248,7 +248,7 @@ def test_one_that_does_not_leave_is_killed():
 
 PARENT = """
 from tests.core import tasks
-from wsikd.core.process import Task, WorkerPool
+from wsikd.core.workers.process import Task, WorkerPool
 if __name__ == "__main__":
     with WorkerPool(2) as pool:
         work = [Task(str(n), tasks.stay) for n in range(2)]

@@ -145,8 +145,8 @@ def build_results(folder):
 
 def use_results(folder):
     from wsikd.core.errors import StoreMismatchError
-    from wsikd.core.markers import RESULT
-    from wsikd.core.place import Place
+    from wsikd.core.output.markers import RESULT
+    from wsikd.core.output.place import Place
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.results import _made, write_summary
     from wsikd.grade.results_report import write_results_report

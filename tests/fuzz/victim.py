@@ -84,8 +84,8 @@ def serve(link):
     noise = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
     for stream in (1, 2):
         os.dup2(noise.fileno(), stream)
-    from wsikd.core.noise import is_noise
-    from wsikd.core.worker import ENVIRONMENT
+    from wsikd.core.workers.noise import is_noise
+    from wsikd.core.workers.worker import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT | {"OMP_NUM_THREADS": "1"})
     for kind in (UserWarning, RuntimeWarning):

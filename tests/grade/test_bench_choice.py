@@ -13,7 +13,7 @@ from wsikd.cli.main import main
 
 from tests.grade.maps import map_of
 from tests.grade.test_bench import CLASSES, contender, pair
-from wsikd.core.seen import seen_hash
+from wsikd.core.leak_hashes import seen_hash
 from wsikd.grade.bench import run_bench
 from wsikd.grade.bench_choice import (
     Gradings,

@@ -29,7 +29,7 @@ from tests.grade.maps import (
     white_slide,
 )
 from wsikd.core.errors import ConfigError, OutputError, SlideError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, FILES, aside, formats_for, write_all
 from wsikd.grade.exports import geojson as geojson_export

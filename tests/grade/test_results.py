@@ -20,7 +20,7 @@ from wsikd.core.errors import (
     SlideError,
     StoreMismatchError,
 )
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.grade import results
 from wsikd.grade.exports import DEFAULT, FILES
 from wsikd.grade.likeness import COLUMNS, trained_on

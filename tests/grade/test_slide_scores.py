@@ -11,7 +11,7 @@ from wsikd.cli.main import main
 
 from tests.grade.maps import map_of
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.core.seen import seen_hash
+from wsikd.core.leak_hashes import seen_hash
 from wsikd.grade.gleason import expected_cancer
 from wsikd.grade.slide_scores import read_labels, read_results, score_slides
 

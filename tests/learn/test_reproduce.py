@@ -15,7 +15,7 @@ from wsikd.cli.main import main
 
 from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.run_places import absolute_places
 from wsikd.learn import reproduce, scoring
 from wsikd.learn.metrics import softmax

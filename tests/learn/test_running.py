@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from torch import nn
 from wsikd.cli.main import main
 
-from wsikd.core import clock
+from wsikd.core import timing as clock
 from wsikd.core.errors import ConfigError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.learn import ahead, data, loggers
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill

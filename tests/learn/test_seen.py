@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from wsikd.core.errors import BundleError, DataError
-from wsikd.core.seen import HASH_CHARS
+from wsikd.core.leak_hashes import HASH_CHARS
 from wsikd.learn import seen
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill

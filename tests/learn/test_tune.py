@@ -9,7 +9,7 @@ from wsikd.cli.main import main
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.learn import tune as module
 from wsikd.learn.runs import load_run
 from wsikd.learn.settings import RunConfig

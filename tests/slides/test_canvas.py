@@ -3,8 +3,8 @@ import openslide
 import pytest
 
 from tests.slides.pixels import MemorySlide, area_average, level0, tissue_rgb
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import MissingMppError, SlideError
+from wsikd.core.timing import StageClock
 from wsikd.slides.base import open_slide
 from wsikd.slides.canvas import Canvas, source_level
 from wsikd.slides.synthetic import write_pyramid

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.core.names import name_key
+from wsikd.core.output.names import name_key
 from wsikd.slides import once
 from wsikd.slides.kinds import fingerprint
 from wsikd.slides.manifest import discover_slides, find_slides

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.slides.pixels import MemorySlide, tissue_rgb
-from wsikd.core import place
 from wsikd.core.errors import OutputError, StoreMismatchError
-from wsikd.core.lock import locked
+from wsikd.core.output import place
+from wsikd.core.output.lock import locked
 from wsikd.slides.manifest import SlideEntry
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.estimate import estimate

@@ -24,7 +24,7 @@ from wsikd.core.errors import (
     RegionReadError,
     StoreMismatchError,
 )
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.slides.annotations import DrawnAnnotation, Region
 from wsikd.slides.base import open_slide
 from wsikd.slides.synthetic import write_pyramid

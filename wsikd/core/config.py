@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.reading import parse_yaml
+from wsikd.core.registry import nearest
 from wsikd.core.run_places import absolute_places, relative_places
-from wsikd.core.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

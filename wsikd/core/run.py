@@ -22,8 +22,8 @@ import yaml
 from wsikd import __version__
 from wsikd.core.config import RUN_CONFIG, RUN_RECORD, dump_config, first_difference
 from wsikd.core.errors import OutputError
-from wsikd.core.files import aside as aside
-from wsikd.core.files import drop_temporary, not_ours
+from wsikd.core.output.files import aside as aside
+from wsikd.core.output.files import drop_temporary, not_ours
 from wsikd.core.reading import parse_json, parse_yaml, read_json
 from wsikd.core.run_places import relative_places
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from wsikd.core.markers import FileKind
+    from wsikd.core.output.markers import FileKind
 
 RECORDED_PACKAGES = (
     "numpy", "torch", "torchvision", "lightning", "zarr", "openslide-bin",

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wsikd.core.clock import StageClock
+from wsikd.core.timing import StageClock
 from wsikd.slides.manifest import open_entry
 
 if TYPE_CHECKING:

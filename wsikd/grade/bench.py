@@ -27,8 +27,8 @@ import torch
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
-from wsikd.core.clock import StageClock
 from wsikd.core.faults import explain
+from wsikd.core.timing import StageClock
 from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
 from wsikd.grade.bench_slides import check_labels
 from wsikd.grade.escalate import EscalatingPredictor, check_comparable

@@ -20,8 +20,8 @@ import numpy as np
 
 from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
+from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound, multiplicities
-from wsikd.core.seen import saw_scan
 from wsikd.grade.escalate import EscalatingPredictor
 from wsikd.slides.annotations import read_annotation
 from wsikd.slides.manifest import open_entry

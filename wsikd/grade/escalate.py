@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError
 from wsikd.core.escalation import doubt, most_doubtful
+from wsikd.core.timing import StageClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

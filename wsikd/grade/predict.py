@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError, SlideError
+from wsikd.core.timing import StageClock
 from wsikd.grade.engines import AUTO, Engine, Network
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine

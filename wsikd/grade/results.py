@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
-from wsikd.core.cells import csv_records
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
-from wsikd.core.files import check_file
-from wsikd.core.lock import locked
-from wsikd.core.markers import CARD, RESULT, SUMMARY
-from wsikd.core.place import Place
+from wsikd.core.output.cells import csv_records
+from wsikd.core.output.files import check_file
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import CARD, RESULT, SUMMARY
+from wsikd.core.output.place import Place
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.ahead import open_now
 from wsikd.grade.escalate import EscalatingPredictor, escalation_row

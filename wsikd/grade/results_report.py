@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import NoSlidesError
-from wsikd.core.failures import read_failures
-from wsikd.core.files import check_file
-from wsikd.core.markers import REPORT
+from wsikd.core.output.failures import read_failures
+from wsikd.core.output.files import check_file
+from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.png import PICTURE_KEY

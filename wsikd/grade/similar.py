@@ -14,7 +14,7 @@ import numpy as np
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import SlideError, WsikdError
-from wsikd.core.markers import REPORT
+from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.report import data_uri, templates
 from wsikd.grade.thumbnail import view

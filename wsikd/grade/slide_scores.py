@@ -15,10 +15,10 @@ import numpy as np
 from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import MALFORMED, AnnotationError, ConfigError, OutputError
-from wsikd.core.failures import read_failures
+from wsikd.core.leak_hashes import saw_scan
+from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
-from wsikd.core.seen import saw_scan
 from wsikd.grade.gleason import grade_group
 from wsikd.grade.record import read_record, student_card
 from wsikd.slides.search import SLIDE_SUFFIXES

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
-from wsikd.core.memory import keep_freed
+from wsikd.core.workers.memory import keep_freed
 from wsikd.grade import escalate
 from wsikd.grade.ahead import Ahead
 from wsikd.grade.engines import Network

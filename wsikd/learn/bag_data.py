@@ -15,7 +15,7 @@ import torch
 
 from wsikd.core.errors import DataError
 from wsikd.core.reading import parse_csv
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import assign, groups_of
 from wsikd.learn.subsets import keep_share

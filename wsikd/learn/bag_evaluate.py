@@ -18,7 +18,7 @@ import torch
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.config import load_config
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.bag_data import load_bags

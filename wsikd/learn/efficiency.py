@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.files import check_names
-from wsikd.core.lock import locked
-from wsikd.core.markers import TABLE, TABLE_FILES
+from wsikd.core.output.files import check_names
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn import scoring

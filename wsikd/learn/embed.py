@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
+from wsikd.core.timing import StageClock
 from wsikd.models.device import pick_device
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.kinds import files_of

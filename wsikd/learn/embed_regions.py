@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
+from wsikd.core.timing import StageClock
 from wsikd.learn.embed import Embedded, Embedder, EmbedSettings, settings_for, there
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.kinds import files_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsikd.core.classes import ordered_classes
 from wsikd.core.errors import DataError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.cells import csv_records
 from wsikd.core.errors import ConfigError
+from wsikd.core.output.cells import csv_records
 from wsikd.core.run import write_text_atomic
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.tables import check_known
+from wsikd.core.registry import check_known
 from wsikd.models.peek import peek_grader
 from wsikd.models.tables import AGGREGATORS, BACKBONES, GRADERS
 from wsikd.slides.what_is import BAGS, GRIDS, IMAGES, STORES, check_role

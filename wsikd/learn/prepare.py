@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import CheckpointError, ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbone import macs

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import DataError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
+from wsikd.core.timing import StageClock
 from wsikd.learn.embed import Embedded, there
 from wsikd.models.device import pick_device
 from wsikd.models.region_bundle import load_region_encoder

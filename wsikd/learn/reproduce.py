@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.errors import CheckpointError, DataError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir
 from wsikd.learn import scoring
 from wsikd.learn.colour import histogram_baseline

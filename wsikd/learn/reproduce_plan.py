@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.learn.settings import RunConfig
 
 if TYPE_CHECKING:

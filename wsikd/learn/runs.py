@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsikd.core.config import load_config, peek
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

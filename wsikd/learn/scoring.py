@@ -14,7 +14,7 @@ import numpy as np
 
 from wsikd.core.agreement import confusion
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.run import aside, write_json_atomic
 from wsikd.learn import evaluate
 from wsikd.learn.calibrate import calibration, fit_temperature

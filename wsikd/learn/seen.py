@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError, DataError
-from wsikd.core.seen import CARD_KEY, hashes, seen_hash
+from wsikd.core.leak_hashes import CARD_KEY, hashes, seen_hash
 from wsikd.learn.splits import listed
 
 if TYPE_CHECKING:

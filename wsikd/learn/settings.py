@@ -298,7 +298,7 @@ class RunConfig(Settings):
     @field_validator("weights")
     @classmethod
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
-        from wsikd.core.tables import nearest
+        from wsikd.core.registry import nearest
 
         method = info.data.get("method", "at_plus")
         known = KNOWN_TERMS[method]

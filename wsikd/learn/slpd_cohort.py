@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.config import parse_config
 from wsikd.core.errors import OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
 from wsikd.learn.embed import there
 from wsikd.learn.embed_regions import RegionEmbedder, region_settings

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import DataError
+from wsikd.core.leak_hashes import CARD_KEY, hashes, seen_hash
 from wsikd.core.resampling import interval, multiplicities
-from wsikd.core.seen import CARD_KEY, hashes, seen_hash
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_folds import pool
 from wsikd.learn.slpd_epoch import make_table

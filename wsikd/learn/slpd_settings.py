@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 
 if TYPE_CHECKING:
     from typing import Self

@@ -16,7 +16,7 @@ import numpy as np
 
 from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.bag_data import divided_anew, load_bags
 from wsikd.learn.bag_folds import PREDICTIONS, cross_validate

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from wsikd.core.clock import span
 from wsikd.core.errors import ConfigError
+from wsikd.core.leak_hashes import CARD_KEY, seen_hash
 from wsikd.core.run import RunDir
-from wsikd.core.seen import CARD_KEY, seen_hash
+from wsikd.core.timing import span
 from wsikd.learn import checkpoints
 from wsikd.learn.augment import Part
 from wsikd.learn.epochs import run_epochs

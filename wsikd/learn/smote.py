@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.learn.listing import Listing
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from wsikd.core.cells import plain_cell
 from wsikd.core.errors import DataError
+from wsikd.core.output.cells import plain_cell
 from wsikd.core.reading import parse_csv
 from wsikd.learn.listing import SPLITS, Listed, Listing, StoreListing, list_store, split_name
 from wsikd.slides.image_check import read_image

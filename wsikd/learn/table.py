@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.config import first_difference
-from wsikd.core.files import check_names
-from wsikd.core.markers import TABLE, TABLE_FILES
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.files import check_names
+from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, interval, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.metrics import METRICS, measure, weighted

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.clock import Waiting, span
 from wsikd.core.errors import ConfigError, NonFiniteLossError
 from wsikd.core.run import RunDir, aside
+from wsikd.core.timing import Waiting, span
 from wsikd.learn import checkpoints, evaluate
 from wsikd.learn.augment import Part
 from wsikd.learn.calibrate import negative_log_likelihood

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from wsikd.core.config import Settings
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.learn.augment_settings import Augment
 from wsikd.learn.settings import Data, NonNegative, Optim, Split
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from wsikd.core.config import Settings, parse_config
-from wsikd.core.lock import locked
+from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_evaluate import decide, evaluate_bags, run_network

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
+from wsikd.core.output.cells import csv_text
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.slides.base import open_slide
 from wsikd.slides.synthetic_cells import SHAPES, draw_shapes

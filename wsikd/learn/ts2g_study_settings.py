@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings, parse_config
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.models.tables import AGGREGATORS
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from wsikd.core.cells import csv_text
 from wsikd.core.config import BEST_CONFIG, SEARCH_RECORD, dump_config
 from wsikd.core.errors import NonFiniteLossError, OutputError
-from wsikd.core.files import not_ours
-from wsikd.core.lock import locked
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.files import not_ours
+from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.prepare import open_teacher

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.models.tables import BACKBONES as BACKBONES
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.markers import BUNDLE
-from wsikd.core.place import Place
+from wsikd.core.output.markers import BUNDLE
+from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.card import CARD as CARD
 from wsikd.models.card import FORMAT as FORMAT

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.models.grader import IMAGENET_MEAN, IMAGENET_STD
 from wsikd.models.trunks import resnet_weights
 

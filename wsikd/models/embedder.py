@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.models.backbone import Backbone, build_backbone
 from wsikd.models.bundle import CARD
 from wsikd.models.encoder import Encoder, EncoderSpec

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
-from wsikd.core.markers import BUNDLE
-from wsikd.core.place import Place
+from wsikd.core.output.markers import BUNDLE
+from wsikd.core.output.place import Place
 from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import CARD, FORMAT, WEIGHTS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.models.backbone import build_backbone
 from wsikd.models.colour import without_colour
 from wsikd.models.tables import GRADERS as GRADERS

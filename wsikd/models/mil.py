@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.models.tables import AGGREGATORS as AGGREGATORS
 
 

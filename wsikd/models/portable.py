@@ -20,8 +20,8 @@ from torch import nn
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError, OutputError, one_line
-from wsikd.core.markers import PORTABLE
-from wsikd.core.place import Place
+from wsikd.core.output.markers import PORTABLE
+from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.bundle import LICENCE
 from wsikd.models.tables import FILES as FILES

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides.doubt import Doubt, refusal
 
 if TYPE_CHECKING:

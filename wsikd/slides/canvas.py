@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import SlideError
-from wsikd.core.progress import progressing
+from wsikd.core.timing import StageClock
+from wsikd.core.workers.progress import progressing
 from wsikd.slides.resample import area_resample, is_whole
 
 if TYPE_CHECKING:

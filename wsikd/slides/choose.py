@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import MissingMppError, SlideError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides.base import printable
 from wsikd.slides.foreign import ForeignReader
 from wsikd.slides.kinds import kind_of

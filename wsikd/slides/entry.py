@@ -16,7 +16,7 @@ class SlideEntry:
     """One slide to process, and what a manifest says of it.
 
     ``name`` is unique within a run and safe as a file name: the file's stem, see
-    :func:`wsikd.core.names.safe_name`, with six digits of its place's hash where two slides share a
+    :func:`wsikd.core.output.names.safe_name`, with six digits of its place's hash where two slides share a
     stem. ``mpp`` counts as ``mpp_source`` has it, see :func:`wsikd.slides.base.open_slide`,
     ``reader`` is an entry of its ``READERS``, ``series`` the image of the file to read, by default
     its largest scan, and ``accept_grey`` reads what is not brightfield. ``copies`` are other paths

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from wsikd.core.errors import MALFORMED, MissingMppError, RegionReadError, SlideError, one_line
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.doubt import refusal
 from wsikd.slides.foreign_facts import Facts, read_facts

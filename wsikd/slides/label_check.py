@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.classes import is_composite, ordered_classes, pattern_of, plain_key
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 from wsikd.slides.label_map import OPTION
 
 if TYPE_CHECKING:

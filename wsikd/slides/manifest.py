@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.core.tables import nearest, resolve
+from wsikd.core.registry import nearest, resolve
 from wsikd.slides.base import FILLS_GAPS, READERS, open_slide, printable
 from wsikd.slides.dicom_series import DICOM_SUFFIX, dicom_files, group_series, series_of
 from wsikd.slides.entry import SlideEntry as SlideEntry

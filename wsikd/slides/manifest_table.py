@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.names import HASH_DIGITS, hashed_name, name_key, safe_name
+from wsikd.core.output.names import HASH_DIGITS, hashed_name, name_key, safe_name
 from wsikd.slides.base import printable
 from wsikd.slides.kinds import fingerprint, is_zarr, slide_stem
 from wsikd.slides.search import LeftOut

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides.kinds import slide_stem
 from wsikd.slides.maskers import MASKERS, OWN_MASK
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
-from wsikd.core.files import aside
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.files import aside
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.errors import ConfigError
+from wsikd.core.output.cells import csv_text
 from wsikd.core.run import write_text_atomic
 from wsikd.slides.synthetic_glands import noise
 from wsikd.slides.synthetic_pyramid import write_pyramid

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import AnnotationError, SlideError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.slides.annotations import read_geojson
 from wsikd.slides.brightfield import check_pixels, glimpse
 from wsikd.slides.canvas import Canvas

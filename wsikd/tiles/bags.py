@@ -23,9 +23,9 @@ import numpy as np
 import zarr
 
 from wsikd.core.errors import UNREADABLE, DataError, OutputError
-from wsikd.core.files import aside, check_file
-from wsikd.core.markers import BAG, GRID, FileKind
-from wsikd.core.place import Place
+from wsikd.core.output.files import aside, check_file
+from wsikd.core.output.markers import BAG, GRID, FileKind
+from wsikd.core.output.place import Place
 from wsikd.tiles.arrays import member
 from wsikd.tiles.h5_text import text_attribute
 
@@ -207,7 +207,7 @@ def write_bag(
 
 
 def bag_place(path: Path, *, regions: bool, inputs: Sequence[Path] = ()) -> Place:
-    """Where a bag of patches or of regions goes; see :class:`wsikd.core.files.Place`."""
+    """Where a bag of patches or of regions goes; see :class:`wsikd.core.output.files.Place`."""
     return Place(path, GRID if regions else BAG, path.parent, inputs)
 
 

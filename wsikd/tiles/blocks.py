@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
+from wsikd.core.timing import StageClock
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.resample import area_resample
 from wsikd.tiles.grid import TileGrid, patch_sizes

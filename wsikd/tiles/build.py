@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from wsikd.core.files import check_file
-from wsikd.core.markers import MARKER, OVERLAY
+from wsikd.core.output.files import check_file
+from wsikd.core.output.markers import MARKER, OVERLAY
 from wsikd.slides.canvas import Canvas
 from wsikd.slides.tissue import TissueAreas, find_tissue
 from wsikd.slides.tissue_overlay import write_overlay
@@ -26,8 +26,8 @@ from wsikd.tiles.store import PatchTable, is_group
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsikd.core.clock import StageClock
-    from wsikd.core.place import Place
+    from wsikd.core.output.place import Place
+    from wsikd.core.timing import StageClock
     from wsikd.slides.base import Slide
     from wsikd.slides.tissue import TissueMask
     from wsikd.tiles.blocks import Job

@@ -18,7 +18,7 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 from zarr.registry import register_codec
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import nearest
+from wsikd.core.registry import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

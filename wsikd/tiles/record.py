@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
-from wsikd.core.files import place_new
+from wsikd.core.output.files import place_new
 from wsikd.slides.tissue import mask_bytes
 from wsikd.tiles.store import read_meta, settings_digest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError, SlideError
-from wsikd.core.files import drop_temporary
+from wsikd.core.output.files import drop_temporary
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.store import is_group
 

@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 
 from wsikd.core.errors import StoreError
-from wsikd.core.files import drop_temporary, into_place
+from wsikd.core.output.files import drop_temporary, into_place
 from wsikd.core.positioned import open_for_reading, read_at, read_into_at
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from wsikd.core.clock import StageClock
+from wsikd.core.timing import StageClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

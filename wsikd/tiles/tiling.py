@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from dask.base import compute
 from dask.delayed import delayed
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import (
     OutputError,
     RegionReadError,
@@ -25,9 +24,10 @@ from wsikd.core.errors import (
     StoreMismatchError,
     WsikdError,
 )
-from wsikd.core.lock import locked
-from wsikd.core.markers import STORE
-from wsikd.core.place import Place
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import STORE
+from wsikd.core.output.place import Place
+from wsikd.core.timing import StageClock
 from wsikd.slides.kinds import files_of
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.clock import StageClock
 from wsikd.core.errors import StoreError
+from wsikd.core.timing import StageClock
 from wsikd.slides.annotations import read_annotation
 from wsikd.slides.kinds import files_of
 from wsikd.slides.manifest import open_entry

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.learn.methods.pair import AT, batch, grader
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.supervised import Supervised

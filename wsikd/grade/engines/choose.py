@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 from wsikd.grade.engines import AUTO, ENGINES, PRECISIONS, Place
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.graph import cache_folder, is_kept, keep, read_sealed

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, OutputError, one_line
-from wsikd.core.files import aside, keep_newest
+from wsikd.core.output.files import aside, keep_newest
 
 if TYPE_CHECKING:
     from wsikd.grade.engines import Network

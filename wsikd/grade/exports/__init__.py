@@ -9,9 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import WsikdError
-from wsikd.core.files import aside
-from wsikd.core.progress import progressing
-from wsikd.core.tables import resolve
+from wsikd.core.output.files import aside
+from wsikd.core.registry import resolve
+from wsikd.core.workers.progress import progressing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

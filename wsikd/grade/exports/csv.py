@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.cells import csv_text
+from wsikd.core.output.cells import csv_text
 from wsikd.grade.exports import aside
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import UNREADABLE, StoreNotFoundError
-from wsikd.core.markers import GRADES
-from wsikd.core.place import Place
+from wsikd.core.output.markers import GRADES
+from wsikd.core.output.place import Place
 from wsikd.grade.colours import class_colour
 
 if TYPE_CHECKING:

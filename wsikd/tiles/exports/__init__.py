@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError, StoreError
-from wsikd.core.tables import resolve
+from wsikd.core.registry import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from wsikd.core.cells import csv_text
 from wsikd.core.errors import OutputError
-from wsikd.core.files import aside, check_file
-from wsikd.core.markers import FileKind, csv_header
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.files import aside, check_file
+from wsikd.core.output.markers import FileKind, csv_header
 from wsikd.tiles.exports import Export, field_px, refuse, resolution, slide_name
 
 if TYPE_CHECKING:

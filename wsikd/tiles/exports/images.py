@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 
-from wsikd.core.cells import csv_text, read_records
 from wsikd.core.errors import OutputError
-from wsikd.core.files import (
+from wsikd.core.output.cells import csv_text, read_records
+from wsikd.core.output.files import (
     aside,
     check_file,
     check_folder,
@@ -30,10 +30,10 @@ from wsikd.core.files import (
     not_ours,
     remove_tree,
 )
-from wsikd.core.lock import locked
-from wsikd.core.markers import FileKind, Kind, csv_header, stranger
-from wsikd.core.names import name_key, safe_name
-from wsikd.core.place import Place
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import FileKind, Kind, csv_header, stranger
+from wsikd.core.output.names import name_key, safe_name
+from wsikd.core.output.place import Place
 from wsikd.tiles.codecs import jpeg_bytes
 from wsikd.tiles.exports import Export, refuse, resolution, slide_name
 from wsikd.tiles.labels import UNLABELLED

@@ -15,8 +15,8 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Self
 
 from wsikd.core.errors import SlideError, WsikdError
-from wsikd.core.noise import listen
-from wsikd.core.worker import DONE, FAILED, LOG, REPORT, answer, serve
+from wsikd.core.workers.noise import listen
+from wsikd.core.workers.worker import DONE, FAILED, LOG, REPORT, answer, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,8 +80,8 @@ class WorkerPool:
     A process that dies is an error of its task alone, and the next task gets a fresh one; so does a
     process that makes no progress for ``stall_s`` seconds: it may wait for a network disk, or
     compute without end. Progress is a report, a log record, or a call of
-    :func:`wsikd.core.progress.progressing`. Processes are reused, and replaced after ``recycle``
-    tasks. None outlives this process, however that ends.
+    :func:`wsikd.core.workers.progress.progressing`. Processes are reused, and replaced after
+    ``recycle`` tasks. None outlives this process, however that ends.
     """
 
     def __init__(

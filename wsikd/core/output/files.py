@@ -1,7 +1,7 @@
 """The only file of the package that deletes, replaces or renames anything.
 
-It acts on what wsikd has made, which ``wsikd.core.markers`` recognises, and on nothing else.
-Folders are put into place by ``wsikd.core.place``.
+It acts on what wsikd has made, which ``wsikd.core.output.markers`` recognises, and on nothing else.
+Folders are put into place by ``wsikd.core.output.place``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from wsikd import __version__
 from wsikd.core.errors import OutputError
-from wsikd.core.markers import MARKER, is_empty, stranger
+from wsikd.core.output.markers import MARKER, is_empty, stranger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from wsikd.core.markers import FileKind, Kind
+    from wsikd.core.output.markers import FileKind, Kind
 
 REMEDY = "choose another -o, or remove it yourself"
 _ELSEWHERE = "choose another -o"

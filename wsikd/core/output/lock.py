@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError
-from wsikd.core.files import check_file, drop_file
-from wsikd.core.markers import LOCK
+from wsikd.core.output.files import check_file, drop_file
+from wsikd.core.output.markers import LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import WsikdError
 from wsikd.core.faults import explain
-from wsikd.core.progress import on_progress
+from wsikd.core.workers.progress import on_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError
-from wsikd.core.files import (
+from wsikd.core.output.files import (
     check_below,
     check_inputs,
     drop_empty,
@@ -28,7 +28,7 @@ from wsikd.core.files import (
     remove_tree,
     resolved,
 )
-from wsikd.core.markers import MARKER, Kind, is_empty, read_json, stranger
+from wsikd.core.output.markers import MARKER, Kind, is_empty, read_json, stranger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from wsikd.core.cells import csv_text, read_records
 from wsikd.core.errors import OutputError
-from wsikd.core.files import aside, drop_file
-from wsikd.core.lock import locked
-from wsikd.core.markers import FAILURES
+from wsikd.core.output.cells import csv_text, read_records
+from wsikd.core.output.files import aside, drop_file
+from wsikd.core.output.lock import locked
+from wsikd.core.output.markers import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
