@@ -42,8 +42,8 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import open_slide
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.slides.tissue.find import find_tissue
 from wsikd.tiles.grid import TileGrid
 
 if TYPE_CHECKING:

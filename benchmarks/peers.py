@@ -14,7 +14,7 @@ from imagecodecs import jpeg8_decode
 from PIL import Image
 from synthetic import MPP
 
-from wsikd.slides.tile_cache import tile_memory
+from wsikd.slides.readers.tile_cache import tile_memory
 
 if TYPE_CHECKING:
     from pathlib import Path

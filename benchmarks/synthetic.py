@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.synthetic_glands import GRADES
-from wsikd.slides.synthetic_tissue import PLAN_PX, plan_tissue, render_strips
+from wsikd.synthetic.cohort import write_pyramid
+from wsikd.synthetic.glands import GRADES
+from wsikd.synthetic.tissue import PLAN_PX, plan_tissue, render_strips
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

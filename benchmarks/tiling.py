@@ -35,7 +35,7 @@ from PIL import Image
 from synthetic import MPP, synthetic_slide, window_mask
 
 from wsikd.slides.base import open_slide
-from wsikd.slides.canvas import Canvas
+from wsikd.slides.scaled_view import Canvas
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
@@ -281,7 +281,7 @@ def run_child(name: str, path: str, scratch: str) -> None:
 
 def stream_whole(path: Path) -> None:
     """Find the tissue of a slide and read all its fields."""
-    from wsikd.slides.tissue import find_tissue
+    from wsikd.slides.tissue.find import find_tissue
 
     with open_slide(path) as slide:
         grid = TileGrid.plan(slide, 1.0, PATCH_PX)

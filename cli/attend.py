@@ -13,7 +13,7 @@ from .roles import check_slides, existing, formats_of
 if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.bags import Bag
 
 
@@ -71,8 +71,8 @@ def attend(
     from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
     from wsikd.models.peek import check_network
-    from wsikd.slides.manifest import find_slides, open_entry
-    from wsikd.slides.once import settle_names
+    from wsikd.slides.listing.manifest import find_slides, open_entry
+    from wsikd.slides.listing.once import settle_names
     from wsikd.slides.what_is import BAGS, CLASSIFIER, check_role
     from wsikd.tiles.bags import find_bags, open_bag
     from wsikd.tiles.made import bags_made

@@ -169,9 +169,9 @@ def bench(
     from wsikd.grade.bench_choice import BUDGETS, Question
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.slide_scores import read_labels
-    from wsikd.slides.label_map import parse_label_map
-    from wsikd.slides.manifest import find_slides
-    from wsikd.slides.sidecar import tissue_method
+    from wsikd.slides.annotations.label_map import parse_label_map
+    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.sidecar import tissue_method
 
     if bool(arch) == bool(teacher or students) or bool(teacher) != bool(students):
         raise click.UsageError("give --teacher and --student, or --arch alone")

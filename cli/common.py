@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def own_tissue(tissue: str, entries: Sequence[SlideEntry], batch: Batch) -> list
 
     A slide that has none there is a failure of the batch. Raises ConfigError.
     """
-    from wsikd.slides.sidecar import no_mask, own_masks
+    from wsikd.slides.listing.sidecar import no_mask, own_masks
 
     _, found, without = own_masks(tissue, entries)
     for entry in without:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsikd.grade.grademap import GradeMap
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 _SPLITS = ("train", "train", "train", "train", "train", "val", "test", "test")
 _FULL_PX, _SMALL_PX = 6144, 2560
@@ -43,7 +43,7 @@ def demo(output: Path, seed: int, small: bool, device: str) -> None:
 
     Takes some minutes on two cores; what an interrupted demo finished is not done again.
     """
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.listing.manifest import find_slides
 
     from .main import main
 
@@ -129,7 +129,7 @@ def _check_same(output: Path, seed: int, small: bool) -> None:
 
 def _cohort(folder: Path, seed: int, side_px: int) -> tuple[Path, Path]:
     """Draw the slides once; manifests of all slides and of the test slides."""
-    from wsikd.slides.synthetic import write_cohort
+    from wsikd.synthetic.cohort import write_cohort
 
     manifest, test = folder / "slides.csv", folder / "test.csv"
     if not manifest.exists():
@@ -163,7 +163,7 @@ def _report(
     from wsikd.grade.exports.ome_zarr import read
     from wsikd.grade.report import Report, only_where, slide_row, write_report
     from wsikd.grade.truth import score_maps, truth_map
-    from wsikd.slides.annotations import read_geojson
+    from wsikd.slides.annotations.read import read_geojson
     from wsikd.slides.base import open_slide
 
     bench = json.loads((output / "bench" / "bench.json").read_text(encoding="utf-8"))

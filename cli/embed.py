@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.embed import Embedder
     from wsikd.models.encoder import Encoder
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,9 +139,9 @@ def embed(
     a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.slides.manifest import find_slides
-    from wsikd.slides.once import settle_names
-    from wsikd.slides.sidecar import tissue_method
+    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.once import settle_names
+    from wsikd.slides.listing.sidecar import tissue_method
     from wsikd.slides.what_is import REGIONS, what_is
     from wsikd.tiles.bags import open_bag, write_h5
     from wsikd.tiles.made import bags_made
@@ -251,7 +251,7 @@ def _embedder(
 def _stores(inputs: Sequence[str]) -> list[SlideEntry]:
     """The tile stores among the inputs; none unless the inputs are stores or folders of them."""
     from wsikd.core.errors import ConfigError
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.store import read_meta
 
     found: list[Path] = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 FITTING = ("inputs", "encoder_name", "output", "batch_size", "device", "overwrite")
 """Options that go with a region encoder."""
@@ -29,7 +29,7 @@ def embed_vectors(
     overwrite: bool,
 ) -> None:
     """Encode every grid; one that will not do is told of at the end, and the others go on."""
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.what_is import BAGS, GRIDS, check_role
     from wsikd.tiles.bags import find_bags
 

@@ -12,7 +12,7 @@ from .common import Batch, use_threads
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 
 @click.command(short_help="Write tile stores for other tools, or as images.")
@@ -97,7 +97,7 @@ def export(
 def _find_stores(paths: Sequence[Path]) -> list[SlideEntry]:
     """The stores named, and those in the folders named; raises NoSlidesError if there is none."""
     from wsikd.core.errors import NoSlidesError
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.store import is_group
 
     found: dict[Path, None] = {}

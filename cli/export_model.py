@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.models.bundle import InputSpec
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 _FIELDS = 32
 
@@ -71,7 +71,7 @@ def export_model(
     from wsikd.models.bundle import load_bundle
     from wsikd.models.peek import peek_grader
     from wsikd.models.tables import FILES
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.listing.manifest import find_slides
 
     peek_grader(student, "STUDENT")
     if kind not in FILES:
@@ -99,9 +99,9 @@ def _fields(entries: Iterable[SlideEntry], spec: InputSpec) -> NDArray[np.uint8]
     import numpy as np
 
     from wsikd.core.errors import NoSlidesError
-    from wsikd.slides.canvas import Canvas
-    from wsikd.slides.manifest import open_entry
-    from wsikd.slides.tissue import find_tissue
+    from wsikd.slides.listing.manifest import open_entry
+    from wsikd.slides.scaled_view import Canvas
+    from wsikd.slides.tissue.find import find_tissue
     from wsikd.tiles.grid import TileGrid
 
     read, side = [], spec.patch_px

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsikd.core.errors import WsikdError
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
     from .common import Batch
 
@@ -189,8 +189,8 @@ def infer(
     from wsikd.grade.engines.choose import check_names
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.work import Escalation, Grading
-    from wsikd.slides.manifest import find_slides
-    from wsikd.slides.sidecar import tissue_method
+    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.sidecar import tissue_method
 
     limits = {"budget": budget, "agreement": agreement, "kappa": kappa}
     if escalate is None and any(v is not None for v in limits.values()):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wsikd.core.workers.process import Outcome, Task
     from wsikd.grade.settle import Settled
     from wsikd.grade.work import Grading, InferJob, Loaded
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
     Run = Callable[[Iterable[Task], Callable[[Task, tuple[Any, ...]], None] | None],
                    Iterator[Outcome]]  # fmt: skip
@@ -55,7 +55,7 @@ def grade_slides(
 ) -> None:
     """Load the networks, find the slides, grade them, tell of each; exits as ``Batch.finish``."""
     from wsikd.grade.results import check_summary, keep_card, results_made, write_summary
-    from wsikd.slides.once import settle_names
+    from wsikd.slides.listing.once import settle_names
 
     batch = Batch(out)
     counts = {"graded": 0, "already there": 0}

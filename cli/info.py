@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.workers.process import Task
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 
 @click.command(short_help="Tell what a slide is, its resolution and its tissue.")
@@ -53,8 +53,8 @@ def info(
 ) -> None:
     """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
     from wsikd.core.workers.process import Task, WorkerPool
-    from wsikd.slides.manifest import find_slides
-    from wsikd.slides.sidecar import tissue_method
+    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.sidecar import tissue_method
 
     sizes = sorted(set(magnifications or (10.0, 2.5)), reverse=True)
     _check_sizes(sizes, patch_size)
@@ -113,7 +113,7 @@ def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) 
     """What a slide is, reported, and then its tissue and fields, which need its resolution."""
     from wsikd.core.errors import NotBrightfieldError
     from wsikd.slides.base import printable
-    from wsikd.slides.manifest import open_entry
+    from wsikd.slides.listing.manifest import open_entry
 
     workers = use_threads(asked.threads)
     try:
@@ -128,7 +128,7 @@ def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) 
 
 
 def _describe(slide: Slide) -> dict[str, Any]:
-    from wsikd.slides.series import list_series
+    from wsikd.slides.readers.series import list_series
 
     record = asdict(slide.info)
     record["series"] = [asdict(one) for one in list_series(slide)]
@@ -145,7 +145,7 @@ def _describe(slide: Slide) -> dict[str, Any]:
 
 def _brightfield(reason: str | None) -> dict[str, Any]:
     """Whether a slide is brightfield RGB and why not; None where only its pixels can answer."""
-    from wsikd.slides.doubt import NOT_RGB
+    from wsikd.slides.checks.doubt import NOT_RGB
 
     return {
         "brightfield": None if reason is None else not reason,
@@ -154,9 +154,9 @@ def _brightfield(reason: str | None) -> dict[str, Any]:
 
 
 def _fields(slide: Slide, entry: SlideEntry, asked: _Asked, workers: int) -> dict[str, Any]:
-    from wsikd.slides.brightfield import judge
+    from wsikd.slides.checks.brightfield import judge
     from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.slides.tissue import find_tissue
+    from wsikd.slides.tissue.find import find_tissue
     from wsikd.tiles.grid import TileGrid, patch_sizes
 
     mpps = [mpp_of_magnification(m) for m in asked.magnifications]

@@ -75,7 +75,7 @@ def similar(
     check_slides(inputs)
     from wsikd.grade.similar import SimilarPage, write_similar
     from wsikd.learn.prototypes import PrototypeTable
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.listing.manifest import find_slides
 
     table = PrototypeTable.load(run)
     own = _find(table, slide)

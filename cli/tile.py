@@ -102,12 +102,12 @@ def tile(
     overwrite: bool,
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
-    from wsikd.slides.label_map import parse_label_map
-    from wsikd.slides.manifest import discover_slides
+    from wsikd.slides.annotations.label_map import parse_label_map
+    from wsikd.slides.listing.manifest import discover_slides
+    from wsikd.slides.listing.once import settle_names
+    from wsikd.slides.listing.sidecar import no_mask, own_masks
     from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.slides.once import settle_names
-    from wsikd.slides.sidecar import no_mask, own_masks
-    from wsikd.slides.tissue import default_areas
+    from wsikd.slides.tissue.find import default_areas
     from wsikd.tiles.blocks import check_route
     from wsikd.tiles.codecs import check_codec
     from wsikd.tiles.grid import patch_sizes

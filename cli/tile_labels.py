@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.core.errors import ConfigError
-    from wsikd.slides.label_check import Cohort
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.annotations.label_check import Cohort
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.labels import LabelCount
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class Labels:
         return f"{patches} patches ({', '.join(parts)})" if parts else "0 patches"
 
     def _warn_of_annotations(self) -> None:
-        from wsikd.slides.label_check import listing
-        from wsikd.slides.label_map import OPTION
+        from wsikd.slides.annotations.label_check import listing
+        from wsikd.slides.annotations.label_map import OPTION
 
         odd = {name: count.remarks for name, count in self.counts.items()}
         if off := {name: r for name, r in odd.items() if r.off_slide}:
@@ -96,7 +96,7 @@ class Labels:
             )
 
     def _warn_of_slides(self) -> None:
-        from wsikd.slides.label_check import listing
+        from wsikd.slides.annotations.label_check import listing
 
         without = [n for n, count in self.counts.items() if count.patches and not count.labelled]
         drawn = [name for name in without if name not in self.bare]
@@ -133,10 +133,10 @@ def plan_labels(
 
     Raises:
         ConfigError: labels are asked for, and no annotation or label can give one; see
-            ``wsikd.slides.label_check``.
+            ``wsikd.slides.annotations.label_check``.
     """
-    from wsikd.slides.label_check import CLASSES, check_classes, warnings_of
-    from wsikd.slides.label_map import OPTION
+    from wsikd.slides.annotations.label_check import CLASSES, check_classes, warnings_of
+    from wsikd.slides.annotations.label_map import OPTION
 
     wanted = _named_classes(classes) if classes else ()
     asked = {
@@ -159,7 +159,7 @@ def plan_labels(
 def _named_classes(text: str) -> tuple[str, ...]:
     """Names of ``A, B,C`` in the order given; raises ConfigError where one is empty or double."""
     from wsikd.core.errors import ConfigError
-    from wsikd.slides.label_map import plain_name
+    from wsikd.slides.annotations.label_map import plain_name
 
     names = tuple(plain_name(name) for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
@@ -177,8 +177,8 @@ def _survey(
     """What all annotations and labels hold. Raises ConfigError for a mask without classes."""
     from wsikd.core.errors import ConfigError
     from wsikd.core.workers.process import Task, WorkerPool, run_here
-    from wsikd.slides.label_check import Cohort
-    from wsikd.slides.survey import reads_pixels
+    from wsikd.slides.annotations.label_check import Cohort
+    from wsikd.slides.annotations.survey import reads_pixels
     from wsikd.tiles.work import survey_job
 
     cohort = Cohort(labels={entry.name: entry.label for entry in entries if entry.label})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from wsikd.core.workers.process import Outcome, Task
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.work import Pace
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.errors import ConfigError
     from wsikd.core.workers.process import Outcome
-    from wsikd.slides.search import LeftOut
+    from wsikd.slides.listing.search import LeftOut
     from wsikd.tiles.estimate import Estimate
     from wsikd.tiles.work import Tiled, TileJob
 
@@ -301,7 +301,7 @@ class _Record:
         self, jobs: Sequence[TileJob], how: Running, out: Path, left_out: Sequence[LeftOut]
     ) -> None:
         from wsikd.core.run import provenance
-        from wsikd.slides.search import listed
+        from wsikd.slides.listing.search import listed
 
         self._begun = datetime.now(UTC)
         self._out = out

@@ -45,8 +45,8 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
     from wsikd.grade.results import results_made
     from wsikd.grade.view import ViewServer
     from wsikd.grade.viewing import Viewing
-    from wsikd.slides.manifest import find_slides
-    from wsikd.slides.once import settle_names
+    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.once import settle_names
 
     use_threads(1)
     entries = find_slides(inputs, reader=reader, accept_grey=True) if inputs else []

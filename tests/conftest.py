@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests.slides.pixels import tissue_rgb
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their children's too
     os.environ.setdefault("OMP_NUM_THREADS", "1")

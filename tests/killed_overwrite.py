@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsikd.core.output import place
-from wsikd.slides.manifest import SlideEntry, open_entry
+from wsikd.slides.listing.manifest import SlideEntry, open_entry
 
 
 def kill_at(step):

@@ -13,7 +13,7 @@ from wsikd.cli.main import main
 from tests.slides.pixels import tissue_rgb
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 
 FAST = ["--threads", "1"]
 TILE = [*FAST, "--patch-size", "64"]

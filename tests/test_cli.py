@@ -18,7 +18,7 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.grade.predict import PredictSettings
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import TileStore
 
 FAST = ["--patch-size", "64", "--threads", "1"]

@@ -19,8 +19,8 @@ from wsikd.learn.settings import TERMS
 from wsikd.models.backbone import BACKBONES, build_backbone
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import READERS, Slide, open_slide
-from wsikd.slides.maskers import MASKERS
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.tissue.maskers import MASKERS
+from wsikd.synthetic.cohort import write_pyramid
 
 CONFIGS = sorted(
     str(file.relative_to(str(files("wsikd.configs"))))

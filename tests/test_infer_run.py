@@ -21,7 +21,7 @@ from tests.grade.deadly import deadly_job, stuck_job
 from tests.slides.pixels import copy_slide, tissue_rgb
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 
 FAST = ("--format", "zarr,csv", "--threads", "1")
 
@@ -173,7 +173,7 @@ def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
         "from wsikd.grade.work import Grading, InferJob, load_job, infer_job\n"
         "from wsikd.grade.predict import PredictSettings\n"
         "from wsikd.grade.results import ResultSettings\n"
-        "from wsikd.slides.manifest import find_slides\n"
+        "from wsikd.slides.listing.manifest import find_slides\n"
         "grading = Grading(Path(sys.argv[1]), 'cpu', PredictSettings(exact=False))\n"
         "loaded = load_job(None, grading)\n"
         "(entry,) = find_slides([sys.argv[2]])\n"

@@ -43,7 +43,7 @@ from wsikd.core.output.place import Place
 from wsikd.grade.ahead import open_now
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
-from wsikd.slides.manifest import SlideEntry, open_entry
+from wsikd.slides.listing.manifest import SlideEntry, open_entry
 from wsikd.tiles.bags import BagInfo, open_bag, write_bag
 from wsikd.tiles.record import SlideNotes
 from wsikd.tiles.tiling import tile_slide

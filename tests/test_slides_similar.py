@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from wsikd.learn.prototypes import FILE, NOBODY, PrototypeTable
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 
 SLIDES = ("ant", "bee", "cat <1>", "dog", "eel")
 PATIENTS = ("p", None, "p", "q", None)

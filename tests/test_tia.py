@@ -18,12 +18,12 @@ from tests.slides.pixels import tissue_rgb
 from tests.tiles.stores import picture, settings_of, shrunk, write_store
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
 from wsikd.core.registry import resolve
-from wsikd.slides import tiff_tables
 from wsikd.slides.base import Slide, open_slide
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.maskers import MASKERS
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tiff import tile_tables as tiff_tables
+from wsikd.slides.tissue.find import find_tissue
+from wsikd.slides.tissue.maskers import MASKERS
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import tile_slide
 

@@ -13,7 +13,7 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tia import student_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries that TIAToolbox calls

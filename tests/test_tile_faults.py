@@ -7,8 +7,8 @@ import pytest
 from tests.slides.pixels import area_average, tissue_rgb
 from wsikd.core.errors import WsikdError
 from wsikd.core.workers.process import Task, WorkerPool
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings, TileStore
 from wsikd.tiles.work import TileJob, tile_job
 

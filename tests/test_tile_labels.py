@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.slides.pixels import copy_slide, tissue_rgb
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import TileStore
 
 FAST = ["--mag", "10", "--patch-size", "64", "--jobs", "0", "--threads", "1"]

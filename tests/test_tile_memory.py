@@ -6,8 +6,8 @@ import pytest
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.workers.process import Task, WorkerPool
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.work import TileJob, tile_job
 

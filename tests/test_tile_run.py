@@ -19,7 +19,7 @@ from wsikd.cli.tile_progress import Tally, span
 
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import break_tile, copy_slide, tissue_rgb
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import TileStore
 from wsikd.tiles.work import Pace
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from wsikd.core.errors import ConfigError, SlideError
 from wsikd.slides.base import printable
-from wsikd.slides.kinds import zarr_attributes
+from wsikd.slides.file_format import zarr_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from wsikd.learn.metrics import measure
-from wsikd.slides.synthetic_bands import (
+from wsikd.synthetic.bands import (
     CLASSES,
     STRENGTH,
     Cue,

@@ -22,7 +22,7 @@ def pixels():
 
 
 def build_svs(folder):
-    from wsikd.slides.synthetic import write_pyramid
+    from wsikd.synthetic.cohort import write_pyramid
 
     write_pyramid(
         folder / "s.svs", pixels(), mpp=0.5, power=20, tile_px=128, downsamples=(1, 4), quality=60
@@ -124,7 +124,7 @@ def use_slide(folder):
     from wsikd.cli.info import _Asked, describe_job
 
     from wsikd.slides.base import FILLS_GAPS
-    from wsikd.slides.manifest import SlideEntry, open_entry
+    from wsikd.slides.listing.manifest import SlideEntry, open_entry
 
     entry = SlideEntry(next(folder.iterdir()), "s", mpp=0.5, mpp_source=FILLS_GAPS)
     describe_job(lambda *_: None, entry, _Asked((10.0, 2.5), 64, "otsu", 0.1, 2))
@@ -153,9 +153,9 @@ def build_png_mask(folder):
 def use_mask(folder):
     from tests.fuzz.text_targets import BOXES, CLASSES
     from wsikd.core.errors import ConfigError
-    from wsikd.slides.annotations import read_annotation
-    from wsikd.slides.survey import survey_annotation
-    from wsikd.slides.tissue import find_tissue
+    from wsikd.slides.annotations.read import read_annotation
+    from wsikd.slides.annotations.survey import survey_annotation
+    from wsikd.slides.tissue.find import find_tissue
 
     file = next(folder.iterdir())
     slide = MemorySlide(np.full((960, 1280, 3), 200, np.uint8))

@@ -62,9 +62,9 @@ def build_asap(folder):
 
 def use_annotation(folder):
     from tests.slides.pixels import MemorySlide
-    from wsikd.slides.annotations import read_annotation
-    from wsikd.slides.survey import survey_annotation
-    from wsikd.slides.tissue import find_tissue
+    from wsikd.slides.annotations.read import read_annotation
+    from wsikd.slides.annotations.survey import survey_annotation
+    from wsikd.slides.tissue.find import find_tissue
 
     file = next(folder.iterdir())
     slide = MemorySlide(np.full((300, 400, 3), 200, np.uint8))
@@ -81,7 +81,7 @@ def build_label_map(folder):
 
 
 def use_label_map(folder):
-    from wsikd.slides.label_map import parse_label_map
+    from wsikd.slides.annotations.label_map import parse_label_map
 
     parse_label_map([str(folder / "map.yaml")])
 
@@ -96,7 +96,7 @@ def build_manifest(folder):
 
 
 def use_manifest(folder):
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.listing.manifest import find_slides
 
     for entry in find_slides([folder / "slides.csv"], slide_mpp=0.5, annotations=folder):
         assert entry.name

@@ -6,7 +6,7 @@ import pytest
 
 from wsikd.core.errors import SlideError
 from wsikd.grade.ahead import Ahead, Opened
-from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.listing.manifest import SlideEntry
 
 
 def entry(name):

@@ -14,8 +14,8 @@ from wsikd.grade.bench import STAGES, Contender, agreement, run_bench
 from wsikd.grade.bench_report import agreement_text, plot, stage_rows, to_markdown
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 
 CLASSES = ("NC", "G3", "G4", "G5")
 

@@ -28,7 +28,7 @@ from wsikd.grade.bench_choice_report import plot_trade, trade_lines
 from wsikd.grade.bench_report import to_markdown
 from wsikd.models.bundle import save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.listing.manifest import SlideEntry
 
 ASK = Question((0.1, 0.5), 0.05)
 

@@ -21,7 +21,7 @@ from wsikd.grade.results import ResultSettings, infer_slide
 from wsikd.grade.slide_scores import SlideLabel
 from wsikd.models.bundle import save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.manifest import SlideEntry, open_entry
+from wsikd.slides.listing.manifest import SlideEntry, open_entry
 
 # by hand: the greatest pattern, then the highest other one
 FIELDS = {

@@ -8,7 +8,7 @@ from tests.grade.maps import FakeSlide
 from wsikd.core.errors import ConfigError, RegionReadError, SlideError
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
-from wsikd.slides.canvas import Canvas
+from wsikd.slides.scaled_view import Canvas
 
 CLASSES = ("NC", "G3", "G4")
 

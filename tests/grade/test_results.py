@@ -28,9 +28,9 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.bundle import InputSpec, StudentBundle
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.manifest import SlideEntry, open_entry
-from wsikd.slides.synthetic_pyramid import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry, open_entry
+from wsikd.slides.scaled_view import Canvas
+from wsikd.synthetic.pyramid import write_pyramid
 
 
 class Purple(torch.nn.Module):
@@ -110,7 +110,7 @@ def test_another_slide_or_student_is_refused(predictor, entry, tmp_path):
 
 
 def test_a_slide_that_fails_midway_leaves_no_result(predictor, entry, tmp_path, monkeypatch):
-    from wsikd.slides.openslide import OpenSlideReader
+    from wsikd.slides.readers.openslide import OpenSlideReader
 
     read = OpenSlideReader.read_level
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsikd.grade import selftest
-from wsikd.slides.canvas import Canvas
+from wsikd.slides.scaled_view import Canvas
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.settle import Computing, settle
 from wsikd.models.bundle import InputSpec, save_bundle
 from wsikd.models.grader import build_grader
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 
 SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
 

@@ -32,8 +32,8 @@ from wsikd.grade.results import ResultSettings, infer_slide
 from wsikd.grade.view import ViewServer
 from wsikd.grade.viewing import Viewing
 from wsikd.slides.base import Mpp, open_slide
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -13,8 +13,8 @@ from tests.tiles.stores import settings_of, write_store
 from wsikd.learn.embed import Embedder, settings_for
 from wsikd.models.encoder import Encoder, EncoderSpec
 from wsikd.slides.base import open_slide
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.scaled_view import Canvas
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.bags import open_bag
 from wsikd.tiles.store import TileStore
 
@@ -37,7 +37,7 @@ def by_hand(pixels):
 
 
 def entry_of(path):
-    from wsikd.slides.manifest import find_slides
+    from wsikd.slides.listing.manifest import find_slides
 
     return find_slides([path])[0]
 

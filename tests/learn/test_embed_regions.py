@@ -15,8 +15,8 @@ from tests.slides.pixels import area_average, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, DataError, SlideError
 from wsikd.learn.embed_regions import RegionEmbedder, region_settings, tiles_of
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tissue import TissueMask
+from wsikd.slides.tissue.find import TissueMask
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.bags import open_bag
 from wsikd.tiles.regions import open_regions
 

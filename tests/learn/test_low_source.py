@@ -17,7 +17,7 @@ from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer, distill
 from wsikd.models.grader import build_grader
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import SlideNotes, tile_slide
 

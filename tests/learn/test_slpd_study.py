@@ -36,7 +36,7 @@ from wsikd.learn.slpd_table import write_table
 from wsikd.learn.slpd_train import train_regions
 from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.region_vit import RegionEncoder, RegionShape
-from wsikd.slides.synthetic_mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
+from wsikd.synthetic.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
 from wsikd.tiles.bags import open_bag, write_bag
 from wsikd.tiles.regions import open_regions
 

@@ -14,7 +14,7 @@ from wsikd.learn.settings import Data, RunConfig, Split
 from wsikd.learn.train import distill
 from wsikd.models.bundle import load_bundle
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings, TileStore
 from wsikd.tiles.tiling import SlideNotes, tile_slide
 

@@ -13,7 +13,7 @@ from wsikd.learn.detect_data import load_boxes
 from wsikd.learn.ts2g_figures import agreement, areas, difference, figures, rates
 from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
 from wsikd.learn.ts2g_study_settings import read_study
-from wsikd.slides.synthetic_cells import SHAPES, write_cells
+from wsikd.synthetic.cells import SHAPES, write_cells
 
 TINY = (
     "slides=8", "size_px=320", "teacher_slides=4", "teacher_epochs=1", "detector_epochs=1",

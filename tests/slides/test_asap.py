@@ -4,9 +4,9 @@ import shapely
 
 from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations import read_annotation
-from wsikd.slides.asap import read_asap
-from wsikd.slides.survey import survey_annotation
+from wsikd.slides.annotations.asap import read_asap
+from wsikd.slides.annotations.read import read_annotation
+from wsikd.slides.annotations.survey import survey_annotation
 
 SQUARE = [(0, 0), (100, 0), (100, 100), (0, 100)]
 INNER = [(20, 20), (60, 20), (60, 60), (20, 60)]

@@ -10,8 +10,8 @@ import tifffile
 from tests.slides.pixels import MemorySlide, tissue_rgb
 from wsikd.core.errors import NotBrightfieldError
 from wsikd.slides.base import open_slide
-from wsikd.slides.brightfield import check_pixels, judge
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.checks.brightfield import check_pixels, judge
+from wsikd.slides.tissue.find import find_tissue
 
 FULL = tissue_rgb(200, 150)
 ON_GLASS = tissue_rgb(200, 150, (40, 30, 100, 80))
@@ -195,7 +195,7 @@ def test_grey_pixels_are_read_as_they_are_where_they_are_accepted(tmp_path):
 
 @pytest.mark.parametrize("layout", [TILED, STRIPS], ids=["tiles", "strips"])
 def test_rgb_of_every_kind_passes(layout, tmp_path):
-    from wsikd.slides.foreign_facts import read_facts
+    from wsikd.slides.readers.tiatoolbox_facts import read_facts
 
     for number, how in enumerate(
         ({}, {"planarconfig": "separate"}, {"compression": "jpeg"}, {"compression": "deflate"})

@@ -6,8 +6,8 @@ from tests.slides.pixels import MemorySlide, area_average, level0, tissue_rgb
 from wsikd.core.errors import MissingMppError, SlideError
 from wsikd.core.timing import StageClock
 from wsikd.slides.base import open_slide
-from wsikd.slides.canvas import Canvas, source_level
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.scaled_view import Canvas, source_level
+from wsikd.synthetic.cohort import write_pyramid
 
 
 @pytest.mark.parametrize("mpp", [0.499, 0.7123, 1.0, 1.9])

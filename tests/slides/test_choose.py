@@ -8,10 +8,11 @@ import tifffile
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
-from wsikd.slides import choose, foreign
 from wsikd.slides.base import open_slide
-from wsikd.slides.kinds import kind_of
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.file_format import kind_of
+from wsikd.slides.readers import auto as choose
+from wsikd.slides.readers import tiatoolbox as foreign
+from wsikd.synthetic.cohort import write_pyramid
 
 RGB = tissue_rgb(1700, 500)
 

@@ -13,9 +13,9 @@ from tests.slides.dicom_slides import FRAME, frames_of, write_level
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import SlideError
 from wsikd.slides.base import open_slide
-from wsikd.slides.dicom_claims import stored_frames
-from wsikd.slides.dicom_header import read_header
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.dicom.claims import stored_frames
+from wsikd.slides.dicom.header import read_header
+from wsikd.slides.tissue.find import find_tissue
 
 RGB = tissue_rgb(2 * FRAME, 2 * FRAME)
 FRAMES = frames_of(RGB)

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from tests.slides.dicom_files import BIG, EXPLICIT, IMPLICIT, SEGMENTATION, write_dicom
-from wsikd.slides.dicom_header import read_header
-from wsikd.slides.dicom_series import group_series
-from wsikd.slides.kinds import fingerprint
-from wsikd.slides.manifest import discover_slides, find_slides
+from wsikd.slides.dicom.grouping import group_series
+from wsikd.slides.dicom.header import read_header
+from wsikd.slides.file_format import fingerprint
+from wsikd.slides.listing.manifest import discover_slides, find_slides
 
 
 def paths(entries):

@@ -13,11 +13,11 @@ from tests.slides.dicom_slides import frames_of, write_level, ycbcr
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import NotBrightfieldError
 from wsikd.slides.base import open_slide
-from wsikd.slides.dicom_frames import frame_colours, frame_levels
-from wsikd.slides.jpeg_colours import JFIF_MARK, RGB_MARK, START, colours_of, framings
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tiff_levels import TileLevelError
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.dicom.frames import frame_colours, frame_levels
+from wsikd.slides.readers.direct_tiff_index import TileLevelError
+from wsikd.slides.readers.jpeg_colours import JFIF_MARK, RGB_MARK, START, colours_of, framings
+from wsikd.slides.tissue.find import find_tissue
+from wsikd.synthetic.cohort import write_pyramid
 
 RGB = tissue_rgb(640, 512, (100, 80, 300, 200))
 SCALE = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "metadata": None}

@@ -1,8 +1,8 @@
 import pytest
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.label_check import Cohort, check_classes, warnings_of
-from wsikd.slides.survey import Survey
+from wsikd.slides.annotations.label_check import Cohort, check_classes, warnings_of
+from wsikd.slides.annotations.survey import Survey
 
 
 def cohort(*names, sources=None, labels=None, **more):

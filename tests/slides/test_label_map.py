@@ -1,7 +1,7 @@
 import pytest
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.label_map import parse_label_map
+from wsikd.slides.annotations.label_map import parse_label_map
 
 
 def test_pairs_are_sorted_and_stripped():

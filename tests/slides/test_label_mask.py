@@ -7,10 +7,10 @@ from PIL import Image
 
 from tests.slides.pixels import MemorySlide
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.slides.annotations import read_annotation
-from wsikd.slides.label_mask import _areas
-from wsikd.slides.label_plane import LabelPlane
-from wsikd.slides.survey import survey_annotation
+from wsikd.slides.annotations.mask import _areas
+from wsikd.slides.annotations.mask_image import LabelPlane
+from wsikd.slides.annotations.read import read_annotation
+from wsikd.slides.annotations.survey import survey_annotation
 
 CLASSES = ("NC", "G3", "G4")
 RADBOUD = {"1": "NC", "2": "NC", "3": "G3", "4": "G4", "5": "", "6": "-", "stroma": "NC"}

@@ -4,9 +4,9 @@ import os
 import pytest
 
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.slides import manifest as manifests
-from wsikd.slides.manifest import find_slides, open_entry
-from wsikd.slides.search import SLIDE_SUFFIXES
+from wsikd.slides.listing import manifest as manifests
+from wsikd.slides.listing.manifest import find_slides, open_entry
+from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.manifest import find_slides
+from wsikd.slides.listing.manifest import find_slides
 
 
 def manifest(folder, text, name="m.csv", encoding="utf-8"):

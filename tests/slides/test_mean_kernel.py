@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsikd.slides import mean_kernel as module
-from wsikd.slides import resample
-from wsikd.slides.mean_kernel import FACTORS, LEAST_PX, mean_kernel
-from wsikd.slides.resample import shrink
+from wsikd.slides.resample import area as resample
+from wsikd.slides.resample import whole as module
+from wsikd.slides.resample.area import shrink
+from wsikd.slides.resample.whole import FACTORS, LEAST_PX, mean_kernel
 
 EDGE = 77
 

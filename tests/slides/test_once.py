@@ -6,10 +6,10 @@ import pytest
 
 from wsikd.core.errors import ConfigError, NoSlidesError
 from wsikd.core.output.names import name_key
-from wsikd.slides import once
-from wsikd.slides.kinds import fingerprint
-from wsikd.slides.manifest import discover_slides, find_slides
-from wsikd.slides.once import Made, settle_names
+from wsikd.slides.file_format import fingerprint
+from wsikd.slides.listing import once
+from wsikd.slides.listing.manifest import discover_slides, find_slides
+from wsikd.slides.listing.once import Made, settle_names
 
 
 def slide(path, content=None):

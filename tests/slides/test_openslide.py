@@ -13,11 +13,11 @@ from tests.slides.pixels import break_tile, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, MissingMppError, RegionReadError, SlideError
 from wsikd.slides import base
 from wsikd.slides.base import READERS, Slide
-from wsikd.slides.dicom_series import dicom_files, group_series
-from wsikd.slides.kinds import fingerprint
-from wsikd.slides.manifest import find_slides
-from wsikd.slides.openslide import OpenSlideReader, exact_downsamples
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.dicom.grouping import dicom_files, group_series
+from wsikd.slides.file_format import fingerprint
+from wsikd.slides.listing.manifest import find_slides
+from wsikd.slides.readers.openslide import OpenSlideReader, exact_downsamples
+from wsikd.synthetic.cohort import write_pyramid
 
 open_slide = partial(base.open_slide, reader="openslide")
 
@@ -137,7 +137,7 @@ def test_a_handle_that_another_thread_spoilt_is_replaced_once(broken_file, monke
         with pytest.raises(openslide.OpenSlideError):
             slide._handle.read_region((600, 300), 0, (50, 50))
         first = slide.read_level(0, (900, 600), (50, 50))
-        monkeypatch.setattr("wsikd.slides.openslide._open", None)
+        monkeypatch.setattr("wsikd.slides.readers.openslide._open", None)
         np.testing.assert_array_equal(slide.read_level(0, (900, 600), (50, 50)), first)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from wsikd.slides import optical
-from wsikd.slides.optical import BLACK, MAY_BE_INK, STAINED, hsd, look
-from wsikd.slides.tissue_otsu import _COLD, _RED, _within
+from wsikd.slides.tissue import stain_density as optical
+from wsikd.slides.tissue.otsu import _COLD, _RED, _within
+from wsikd.slides.tissue.stain_density import BLACK, MAY_BE_INK, STAINED, hsd, look
 
 
 def colours(height, width, seed=0):

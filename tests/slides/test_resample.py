@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsikd.slides.resample import area_means, area_resample
+from wsikd.slides.resample.area import area_means, area_resample
 
 
 def slow_sums(values, start, factor, size):

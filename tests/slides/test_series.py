@@ -13,8 +13,8 @@ from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import SlideError
 from wsikd.slides.base import open_slide
 from wsikd.slides.ome_xml import ome_images
-from wsikd.slides.series import list_series
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.readers.series import list_series
+from wsikd.synthetic.cohort import write_pyramid
 
 SCAN = tissue_rgb(1024, 768, seed=1)
 OVERVIEW = np.ascontiguousarray(SCAN[::4, ::4])

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.sidecar import ENDINGS, own_masks, sidecar
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.slides.listing.sidecar import ENDINGS, own_masks, sidecar
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsikd.slides.stated import doubt_of_planes, doubt_of_properties, doubt_of_tiff
-from wsikd.slides.tiff_survey import survey
+from wsikd.slides.checks.stated import doubt_of_planes, doubt_of_properties, doubt_of_tiff
+from wsikd.slides.tiff.contents import survey
 
 FLUORESCENT = [
     ("mirax.GENERAL.SLIDE_TYPE", "SLIDE_TYPE_FLUORESCENCE"),

@@ -15,13 +15,13 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.slides.pixels import area_average, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, OutputError
-from wsikd.slides.synthetic import (
+from wsikd.synthetic.cohort import (
     class_weights,
     write_cohort,
     write_geometry_slide,
     write_pyramid,
 )
-from wsikd.slides.synthetic_tissue import GRADES, plan_tissue
+from wsikd.synthetic.tissue import GRADES, plan_tissue
 
 FIELD_PX = 512  # 256 um at 0.5 um/px
 SIDE_PX = 3072

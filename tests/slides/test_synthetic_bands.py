@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wsikd.slides.synthetic_bands import (
+from wsikd.synthetic.bands import (
     NUISANCE,
     STRENGTH,
     Cue,

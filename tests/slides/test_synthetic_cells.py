@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.synthetic_cells import SHAPES, draw_cells, draw_shapes, write_cells
+from wsikd.synthetic.cells import SHAPES, draw_cells, draw_shapes, write_cells
 
 
 def cells_seen(rgb):

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.synthetic_mixtures import (
+from wsikd.synthetic.mixtures import (
     KINDS,
     LABELS,
     PLAIN,

@@ -8,10 +8,10 @@ import tifffile
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import SlideError
-from wsikd.slides.absent_tiles import Stored, lost
 from wsikd.slides.base import open_slide
-from wsikd.slides.tiff_tables import absent_tiles
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.tiff.absent_tiles import Stored, lost
+from wsikd.slides.tiff.tile_tables import absent_tiles
+from wsikd.slides.tissue.find import find_tissue
 
 TILE = 256
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.slides.pixels import area_average, break_tile, tissue_rgb
 from wsikd.core.errors import RegionReadError
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.openslide import OpenSlideReader
-from wsikd.slides.synthetic import write_pyramid
-from wsikd.slides.tiff_levels import TileLevelError
-from wsikd.slides.tiff_tiles import DirectReader, compare, direct
+from wsikd.slides.readers.direct_tiff import DirectReader, compare, direct
+from wsikd.slides.readers.direct_tiff_index import TileLevelError
+from wsikd.slides.readers.openslide import OpenSlideReader
+from wsikd.slides.scaled_view import Canvas
+from wsikd.synthetic.cohort import write_pyramid
 
 WIDTH, HEIGHT = 1301, 907
 

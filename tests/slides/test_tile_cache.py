@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from wsikd.slides.tile_cache import TileCache
+from wsikd.slides.readers.tile_cache import TileCache
 
 SIZE = 10 * 10 * 3
 

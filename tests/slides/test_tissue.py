@@ -9,10 +9,9 @@ from scipy import ndimage
 from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
 from tests.slides.test_resample import slow_sums
 from wsikd.core.errors import AnnotationError, ConfigError
-from wsikd.slides import tissue_otsu
 from wsikd.slides.base import open_slide
-from wsikd.slides.maskers import MASKERS
-from wsikd.slides.tissue import (
+from wsikd.slides.tissue import otsu as tissue_otsu
+from wsikd.slides.tissue.find import (
     TissueAreas,
     TissueMask,
     default_areas,
@@ -20,7 +19,8 @@ from wsikd.slides.tissue import (
     filter_areas,
     find_tissue,
 )
-from wsikd.slides.tissue_otsu import without_small
+from wsikd.slides.tissue.maskers import MASKERS
+from wsikd.slides.tissue.otsu import without_small
 
 MPP = 8.0
 

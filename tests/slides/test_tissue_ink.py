@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from wsikd.slides.optical import hsd
-from wsikd.slides.synthetic_tissue import plan_tissue, render_strips
-from wsikd.slides.tissue import filter_areas
-from wsikd.slides.tissue_otsu import ink_and_black, otsu
+from wsikd.slides.tissue.find import filter_areas
+from wsikd.slides.tissue.otsu import ink_and_black, otsu
+from wsikd.slides.tissue.stain_density import hsd
+from wsikd.synthetic.tissue import plan_tissue, render_strips
 
 MPP = 8.0
 SIDE = 256

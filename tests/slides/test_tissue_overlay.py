@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from wsikd.core.errors import OutputError
-from wsikd.slides.tissue_overlay import write_overlay
+from wsikd.slides.tissue.overlay import write_overlay
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.slides.pixels import tissue_rgb
 from tests.slides.vendor_tiffs import TILE, hamamatsu, leica, philips, ventana
 from wsikd.core.errors import SlideError
 from wsikd.slides.base import open_slide
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.tissue.find import find_tissue
 
 RGB = tissue_rgb(1024, 1024)
 FORMATS = {"leica": (leica, 1), "philips": (philips, 0), "ventana": (ventana, 1)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from zarr import create_group
 
-from wsikd.slides.zarr_chunks import absent_chunks
+from wsikd.slides.readers.zarr_chunks import absent_chunks
 
 SIDE = 32
 LAYOUTS = [  # Zarr format, axes, chunks within a shard on a side, separator

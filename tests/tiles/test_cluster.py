@@ -19,7 +19,7 @@ from distributed import KilledWorker
 from tests.slides.pixels import break_tile, tissue_rgb
 from wsikd.core.errors import OutputError, RegionReadError, SlideError
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles import remote
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import Cluster, tile_slide

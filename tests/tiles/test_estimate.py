@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.tiles.store import StoreSettings, TileStore
 from wsikd.tiles.work import TileJob, estimate_job, tile_job
 

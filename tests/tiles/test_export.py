@@ -16,7 +16,7 @@ from tests.slides.pixels import tissue_rgb
 from tests.tiles.stores import SLIDE_MPP, picture, settings_of, shrunk, write_store
 from wsikd.core.errors import ConfigError, OutputError, StoreError
 from wsikd.core.registry import resolve
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.exports import EXPORTS, Export, Options, find_export
 from wsikd.tiles.exports import images as images_module
 from wsikd.tiles.store import TileStore

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.slides.pixels import MemorySlide
 from tests.slides.test_resample import slow_sums
 from wsikd.core.errors import ConfigError
-from wsikd.slides.tissue import TissueMask
+from wsikd.slides.tissue.find import TissueMask
 from wsikd.tiles.grid import TileGrid, patch_sizes
 
 slide_mpps = st.one_of(

@@ -11,7 +11,7 @@ from tests.slides.pixels import MemorySlide, tissue_rgb
 from wsikd.core.errors import OutputError, StoreMismatchError
 from wsikd.core.output import place
 from wsikd.core.output.lock import locked
-from wsikd.slides.manifest import SlideEntry
+from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.estimate import estimate
 from wsikd.tiles.record import SlideNotes, describe

@@ -7,8 +7,8 @@ import simplejpeg
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import RegionReadError
 from wsikd.slides.base import open_slide
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.slides.scaled_view import Canvas
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 

@@ -25,9 +25,9 @@ from wsikd.core.errors import (
     StoreMismatchError,
 )
 from wsikd.core.output.lock import locked
-from wsikd.slides.annotations import DrawnAnnotation, Region
+from wsikd.slides.annotations.read import DrawnAnnotation, Region
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_pyramid
+from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles import tiling
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import KEY_FILE, SlideNotes, project_key

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wsikd.core.timing import StageClock
-from wsikd.slides.manifest import open_entry
+from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.listing.manifest import SlideEntry
+    from wsikd.slides.tissue.find import TissueMask
 
     Search = Callable[[Slide, Path | None], TissueMask]
 
@@ -30,7 +30,7 @@ class Opened:
 
 
 def open_now(entry: SlideEntry) -> Opened:
-    """Open a slide; raises as :func:`wsikd.slides.manifest.open_entry`."""
+    """Open a slide; raises as :func:`wsikd.slides.listing.manifest.open_entry`."""
     clock = StageClock()
     with clock("open"):
         slide = open_entry(entry)

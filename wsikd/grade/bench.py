@@ -35,7 +35,7 @@ from wsikd.grade.escalate import EscalatingPredictor, check_comparable
 from wsikd.grade.exports import write_all
 from wsikd.grade.results import ACCEPTED
 from wsikd.grade.rule import Rule
-from wsikd.slides.manifest import open_entry
+from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from wsikd.core.errors import WsikdError
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 STAGES = ("open", "tissue", "read", "resize", "forward", "write")

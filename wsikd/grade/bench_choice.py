@@ -23,8 +23,8 @@ from wsikd.core.classes import pattern_of
 from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound, multiplicities
 from wsikd.grade.escalate import EscalatingPredictor
-from wsikd.slides.annotations import read_annotation
-from wsikd.slides.manifest import open_entry
+from wsikd.slides.annotations.read import read_annotation
+from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wsikd.grade.bench import Contender
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.slide_scores import SlideLabel
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 BUDGETS = (0.02, 0.05, 0.1, 0.2)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsikd.grade.bench import Contender
     from wsikd.grade.bench_choice import Benched, Question
     from wsikd.grade.grademap import GradeMap
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from wsikd.grade.colours import class_colour
 from wsikd.grade.exports.png import cells_under
 from wsikd.grade.thumbnail import View
-from wsikd.slides.canvas import Canvas
+from wsikd.slides.scaled_view import Canvas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from wsikd.grade.rule import Rule
     from wsikd.models.bundle import InputSpec
     from wsikd.slides.base import Slide
-    from wsikd.slides.canvas import Canvas
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.scaled_view import Canvas
+    from wsikd.slides.tissue.find import TissueMask
 
 
 def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--student") -> None:

@@ -17,9 +17,9 @@ from wsikd.grade.engines import AUTO, Engine, Network
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
 from wsikd.grade.grademap import GradeMap
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.manifest import open_entry
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.listing.manifest import open_entry
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import find_tissue
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from wsikd.models.bundle import InputSpec
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.listing.manifest import SlideEntry
+    from wsikd.slides.tissue.find import TissueMask
 
     Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
 

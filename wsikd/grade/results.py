@@ -31,9 +31,9 @@ from wsikd.grade.likeness import likeness
 from wsikd.grade.record import read_record
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
-from wsikd.slides.kinds import files_of
-from wsikd.slides.once import Made
-from wsikd.slides.tissue import mask_bytes
+from wsikd.slides.file_format import files_of
+from wsikd.slides.listing.once import Made
+from wsikd.slides.tissue.find import mask_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from wsikd.models.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
 ASKED = ("teacher", "budget", "threshold")
@@ -173,7 +173,7 @@ def infer_slide(
 def results_made(out: Path) -> Made:
     """The results in a folder, by the slides that they were made from.
 
-    See :func:`wsikd.slides.once.settle_names`.
+    See :func:`wsikd.slides.listing.once.settle_names`.
     """
 
     def slide_of(folder: Path) -> str | None:

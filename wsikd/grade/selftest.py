@@ -19,7 +19,7 @@ from wsikd.grade.exports import write_all
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.bundle import InputSpec
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic import write_geometry_slide
+from wsikd.synthetic.cohort import write_geometry_slide
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.tiling import tile_slide
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.report import data_uri, templates
 from wsikd.grade.thumbnail import view
-from wsikd.slides.manifest import open_entry
+from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 logger = logging.getLogger(__name__)
 PICTURE_PX = 160

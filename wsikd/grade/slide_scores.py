@@ -21,7 +21,7 @@ from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.grade.gleason import grade_group
 from wsikd.grade.record import read_record, student_card
-from wsikd.slides.search import SLIDE_SUFFIXES
+from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

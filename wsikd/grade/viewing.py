@@ -18,7 +18,7 @@ from wsikd.grade.exports import FILES
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.record import read_record
 from wsikd.slides.base import FILLS_GAPS
-from wsikd.slides.manifest import open_entry
+from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
 _MOST_OPEN = 4
 _MOST_MAPS = 16

@@ -14,7 +14,7 @@ from wsikd.core.errors import MALFORMED, DataError
 from wsikd.core.reading import read_json
 from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import listed
-from wsikd.slides.image_check import read_image
+from wsikd.slides.checks.image_check import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

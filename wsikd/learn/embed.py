@@ -12,10 +12,10 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
 from wsikd.models.device import pick_device
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.kinds import files_of
-from wsikd.slides.manifest import open_entry
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.file_format import files_of
+from wsikd.slides.listing.manifest import open_entry
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import find_tissue
 from wsikd.tiles.bags import BagInfo, bag_place, open_bag, write_bag
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.record import hide_patient
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from wsikd.models.encoder import Encoder
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
 
     Progress = Callable[[int, int], None] | None
 

@@ -18,10 +18,10 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
 from wsikd.learn.embed import Embedded, Embedder, EmbedSettings, settings_for, there
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.kinds import files_of
-from wsikd.slides.manifest import open_entry
-from wsikd.slides.tissue import find_tissue
+from wsikd.slides.file_format import files_of
+from wsikd.slides.listing.manifest import open_entry
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import find_tissue
 from wsikd.tiles.bags import write_bag
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from wsikd.learn.embed import Progress
     from wsikd.models.encoder import Encoder
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.listing.manifest import SlideEntry
+    from wsikd.slides.tissue.find import TissueMask
 
 logger = logging.getLogger(__name__)
 TILE_PX = 256

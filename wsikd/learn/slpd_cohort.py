@@ -27,8 +27,8 @@ from wsikd.learn.slpd_study_settings import ASKED_BY
 from wsikd.learn.train import distill
 from wsikd.models.bundle import CARD
 from wsikd.models.encoder import open_encoder
-from wsikd.slides.manifest import SlideEntry
-from wsikd.slides.synthetic_mixtures import (
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.mixtures import (
     KINDS,
     draw_tile,
     draw_vectors,
@@ -36,7 +36,7 @@ from wsikd.slides.synthetic_mixtures import (
     stain_tiles,
     write_mixture,
 )
-from wsikd.slides.synthetic_mixtures import region_corners as corners_of
+from wsikd.synthetic.mixtures import region_corners as corners_of
 from wsikd.tiles.bags import BagInfo, open_bag, write_bag
 from wsikd.tiles.record import hide_patient
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.slpd_study_settings import Cohort
-    from wsikd.slides.synthetic_mixtures import Mixture
+    from wsikd.synthetic.mixtures import Mixture
     from wsikd.tiles.regions import RegionTable
 
 MPP = 0.5

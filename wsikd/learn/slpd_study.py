@@ -40,7 +40,7 @@ from wsikd.learn.slpd_train import build, train_regions
 from wsikd.learn.studies import claim
 from wsikd.models.bundle import CARD
 from wsikd.models.region_bundle import save_region_encoder
-from wsikd.slides.synthetic_mixtures import TYPES
+from wsikd.synthetic.mixtures import TYPES
 from wsikd.tiles.bags import find_bags
 from wsikd.tiles.regions import open_regions
 

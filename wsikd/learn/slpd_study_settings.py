@@ -28,7 +28,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Cohort(Settings):
-    """The generated cohort; see wsikd.slides.synthetic_mixtures."""
+    """The generated cohort; see wsikd.synthetic.mixtures."""
 
     form: Literal["grids", "slides"] = "grids"
     """"grids": embeddings of tiles are drawn, means alike by construction; "slides": slides are

@@ -18,7 +18,7 @@ from wsikd.core.errors import DataError
 from wsikd.core.output.cells import plain_cell
 from wsikd.core.reading import parse_csv
 from wsikd.learn.listing import SPLITS, Listed, Listing, StoreListing, list_store, split_name
-from wsikd.slides.image_check import read_image
+from wsikd.slides.checks.image_check import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -48,7 +48,7 @@ from wsikd.models.bag_bundle import load_bag_network
 from wsikd.models.bundle import CARD
 from wsikd.models.encoder import open_encoder
 from wsikd.slides.base import open_slide
-from wsikd.slides.synthetic_cells import write_cells
+from wsikd.synthetic.cells import write_cells
 from wsikd.tiles.bags import open_bag
 from wsikd.tiles.record import SlideNotes
 from wsikd.tiles.store import StoreSettings, TileStore
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.learn.ts2g_study_settings import Student, StudyConfig
-    from wsikd.slides.synthetic_cells import CellSlide
+    from wsikd.synthetic.cells import CellSlide
 
 logger = logging.getLogger(__name__)
 FEW_BOXES = {

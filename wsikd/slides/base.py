@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wsikd.core.registry import resolve
-from wsikd.slides.doubt import Doubt, refusal
+from wsikd.slides.checks.doubt import Doubt, refusal
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READERS: dict[str, str] = {
-    "auto": "wsikd.slides.choose:auto",
-    "openslide": "wsikd.slides.openslide:OpenSlideReader",
-    "direct": "wsikd.slides.choose:direct",
-    "tiatoolbox": "wsikd.slides.foreign:ForeignReader",
+    "auto": "wsikd.slides.readers.auto:auto",
+    "openslide": "wsikd.slides.readers.openslide:OpenSlideReader",
+    "direct": "wsikd.slides.readers.auto:direct",
+    "tiatoolbox": "wsikd.slides.readers.tiatoolbox:ForeignReader",
 }
 MARKS = ("accept_grey", "colours_corrected")
 """What stores, bags and results record of a slide only where it is true: older ones lack it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError
-from wsikd.slides.kinds import zarr_attributes
+from wsikd.slides.file_format import zarr_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ import numpy as np
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import nearest
 from wsikd.core.timing import StageClock
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.resample import area_resample
+from wsikd.slides.resample.area import area_resample
+from wsikd.slides.scaled_view import Canvas
 from wsikd.tiles.grid import TileGrid, patch_sizes
 from wsikd.tiles.layout import chunk_path, encode
 from wsikd.tiles.shards import ShardFile, write_file

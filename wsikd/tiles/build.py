@@ -12,9 +12,9 @@ import zarr
 
 from wsikd.core.output.files import check_file
 from wsikd.core.output.markers import MARKER, OVERLAY
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.tissue import TissueAreas, find_tissue
-from wsikd.slides.tissue_overlay import write_overlay
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import TissueAreas, find_tissue
+from wsikd.slides.tissue.overlay import write_overlay
 from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import UNLABELLED, label_patches
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsikd.core.output.place import Place
     from wsikd.core.timing import StageClock
     from wsikd.slides.base import Slide
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.tissue.find import TissueMask
     from wsikd.tiles.blocks import Job
     from wsikd.tiles.record import SlideNotes
     from wsikd.tiles.store import StoreSettings

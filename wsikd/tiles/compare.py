@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.resample import area_resample
-from wsikd.slides.tissue import TissueAreas, find_tissue
+from wsikd.slides.resample.area import area_resample
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import TissueAreas, find_tissue
 from wsikd.tiles.grid import TileGrid, patch_sizes
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.slides.canvas import Canvas
-from wsikd.slides.resample import area_resample
-from wsikd.slides.tissue import TissueAreas, find_tissue
+from wsikd.slides.resample.area import area_resample
+from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.tissue.find import TissueAreas, find_tissue
 from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import label_patches

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Slide
-    from wsikd.slides.tissue import TissueMask
+    from wsikd.slides.tissue.find import TissueMask
 
 
 @dataclass(frozen=True)

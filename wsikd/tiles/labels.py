@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.slides.annotations import Remarks
-from wsikd.slides.shares import UNLABELLED, majority, region_shares
+from wsikd.slides.annotations.coverage import UNLABELLED, majority, region_shares
+from wsikd.slides.annotations.read import Remarks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.annotations import Annotation, Region
+    from wsikd.slides.annotations.read import Annotation, Region
     from wsikd.tiles.record import SlideNotes
     from wsikd.tiles.store import StoreSettings
 

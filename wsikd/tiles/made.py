@@ -1,14 +1,14 @@
 """Stores and bags of earlier runs, by the slides that they were made from.
 
-See :func:`wsikd.slides.once.settle_names`.
+See :func:`wsikd.slides.listing.once.settle_names`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.slides.kinds import zarr_attributes
-from wsikd.slides.once import Made
+from wsikd.slides.file_format import zarr_attributes
+from wsikd.slides.listing.once import Made
 from wsikd.tiles.bags import ATTRIBUTE
 from wsikd.tiles.store import read_meta
 

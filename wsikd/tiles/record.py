@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import place_new
-from wsikd.slides.tissue import mask_bytes
+from wsikd.slides.tissue.find import mask_bytes
 from wsikd.tiles.store import read_meta, settings_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsikd.slides.annotations import Annotation
+    from wsikd.slides.annotations.read import Annotation
     from wsikd.slides.base import Slide
     from wsikd.tiles.store import StoreSettings
 

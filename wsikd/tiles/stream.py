@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.canvas import Canvas
+    from wsikd.slides.scaled_view import Canvas
     from wsikd.tiles.grid import TileGrid
 
     Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]

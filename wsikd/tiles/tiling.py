@@ -28,7 +28,7 @@ from wsikd.core.output.lock import locked
 from wsikd.core.output.markers import STORE
 from wsikd.core.output.place import Place
 from wsikd.core.timing import StageClock
-from wsikd.slides.kinds import files_of
+from wsikd.slides.file_format import files_of
 from wsikd.tiles.blocks import fill_block
 from wsikd.tiles.build import StoreBuild
 from wsikd.tiles.record import SlideNotes, describe, flat, reader_of

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import StoreError
 from wsikd.core.timing import StageClock
-from wsikd.slides.annotations import read_annotation
-from wsikd.slides.kinds import files_of
-from wsikd.slides.manifest import open_entry
-from wsikd.slides.survey import Survey, survey_annotation
+from wsikd.slides.annotations.read import read_annotation
+from wsikd.slides.annotations.survey import Survey, survey_annotation
+from wsikd.slides.file_format import files_of
+from wsikd.slides.listing.manifest import open_entry
 from wsikd.tiles import tiling
 from wsikd.tiles.blocks import BlockPlan
 from wsikd.tiles.compare import compare_routes
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from wsikd.slides.annotations import LabelMap
+    from wsikd.slides.annotations.read import LabelMap
     from wsikd.slides.base import Slide
-    from wsikd.slides.manifest import SlideEntry
+    from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.tiles.compare import RouteDifference
     from wsikd.tiles.store import StoreSettings
 
@@ -143,7 +143,7 @@ def estimate_job(report: Report, job: TileJob) -> Foreseen:
 
 
 def survey_job(report: Report, file: Path, label_map: LabelMap) -> Survey:
-    """What an annotation file holds; see :func:`wsikd.slides.survey.survey_annotation`."""
+    """What an annotation file holds; see :func:`wsikd.slides.annotations.survey.survey_annotation`."""
     return survey_annotation(file, label_map)
 
 

@@ -1,0 +1,1 @@
+"""Annotations of slides: regions and masks, with a class for each."""

@@ -1,0 +1,1 @@
+"""DICOM slides: headers, series and frames."""

@@ -1,0 +1,1 @@
+"""Which slides a command processes, each of them once."""

@@ -1,0 +1,1 @@
+"""Slide files of every kind behind one interface."""

@@ -1,0 +1,1 @@
+"""Area averages at any factor."""

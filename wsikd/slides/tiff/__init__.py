@@ -1,0 +1,1 @@
+"""The directories and tile tables of TIFF files."""

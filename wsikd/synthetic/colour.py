@@ -1,0 +1,158 @@
+"""Colour of drawn tissue that does not depend on the grade.
+
+Around every point, the histogram of each channel is made that of the slide's whole tissue, at a
+fine and at a four times coarser resolution by turns. Then contrast and strength of stain vary by
+smooth fields that are drawn without the grade. Shapes stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from wsikd.synthetic.glands import noise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float = NDArray[np.float32]
+
+FINE_UM = 1.0
+COARSER = 4
+NEAR_UM = 64.0  # deviation of the Gaussian neighbourhood that is alike everywhere
+CELL_UM = 32.0
+FIELD_UM = 280.0
+CONTRAST = 0.4  # deviation of the logarithm of local contrast
+STRENGTH = 0.25  # the same of optical density
+ROUNDS = 2
+WHITE = 245.0
+
+
+def colour_shift(
+    rgb: NDArray[np.uint8], tissue: Float, rng: np.random.Generator, um: float
+) -> NDArray[np.int8]:
+    """What to add to drawn pixels so that their colour does not depend on the grade.
+
+    Args:
+        rgb: uint8 (rows, columns, 3), the slide at about ``FINE_UM`` um/px.
+        tissue: float32 (rows, columns), share of tissue in each pixel.
+        rng: source of randomness, independent of the grade.
+        um: micrometres per pixel.
+
+    Returns:
+        int8 (rows, columns, 3); 0 on glass.
+    """
+    soft = np.clip(2 * tissue - 0.5, 0, 1)[..., None]
+    fine, coarse = _Alike(rgb, tissue, um), _Alike(_shrink(rgb), _shrink(tissue), um * COARSER)
+    found = rgb.astype(np.float32)
+    for _ in range(ROUNDS):
+        found += fine.change(found) * soft
+        found += _resize(coarse.change(_shrink(found)), tissue.shape) * soft
+    found += fine.change(found) * soft
+    found += (_varied(found, tissue, rng, um) - found) * soft
+    shift = np.rint(found.clip(0, 255) - rgb)
+    return np.asarray(shift.clip(-128, 127), np.int8)
+
+
+class _Alike:
+    """Makes local histograms those of the whole tissue, at one resolution."""
+
+    def __init__(self, rgb: NDArray[np.uint8], tissue: Float, um: float) -> None:
+        self.inside = tissue > 0.5
+        self.cell = max(1, round(CELL_UM / um))
+        self.sigma = NEAR_UM / um / self.cell
+        rows, columns = (math.ceil(n / self.cell) for n in tissue.shape)
+        self.shape = (rows, columns)
+        y, x = (np.arange(n) // self.cell for n in tissue.shape)
+        self.place = (y[:, None] * columns + x)[self.inside]
+        self.wanted = [self._ranks(h.sum((0, 1))) for h in self._histograms(rgb)]
+
+    def change(self, pixels: Float) -> Float:
+        """Difference to add to float32 (rows, columns, 3) pixels."""
+        rgb = np.rint(pixels).clip(0, 255).astype(np.uint8)
+        out = np.empty(rgb.shape, np.float32)
+        levels = np.arange(256)
+        for channel, counts in enumerate(self._histograms(rgb)):
+            near = np.empty_like(counts)
+            for first in range(0, 256, 4):  # OpenCV blurs up to four channels at once
+                part = np.ascontiguousarray(counts[..., first : first + 4])
+                near[..., first : first + 4] = cv2.GaussianBlur(
+                    part, (0, 0), self.sigma, borderType=cv2.BORDER_CONSTANT
+                )
+            known = near.sum(-1, keepdims=True) > 0.3 * self.cell**2
+            table = np.interp(self._ranks(near), self.wanted[channel], levels)
+            table = np.where(known, table, levels).astype(np.float32)
+            out[..., channel] = self._look_up(rgb[..., channel], table)
+        return out - pixels
+
+    def _histograms(self, rgb: NDArray[np.uint8]) -> list[Float]:
+        """Counts of each channel's levels in each cell: float32 (rows, columns, 256)."""
+        size = self.shape[0] * self.shape[1] * 256
+        return [
+            np.bincount(self.place * 256 + rgb[..., k][self.inside], minlength=size)
+            .reshape(*self.shape, 256)
+            .astype(np.float32)
+            for k in range(3)
+        ]
+
+    def _ranks(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Share of pixels below the middle of each level, strictly rising."""
+        counts = counts.astype(np.float64) + 1e-9
+        upto = np.cumsum(counts, -1)
+        return (upto - 0.5 * counts) / upto[..., -1:]
+
+    def _look_up(self, grey: NDArray[np.uint8], table: NDArray[Any]) -> Float:
+        """Values of the tables of the four nearest cells, interpolated."""
+        rows, columns = self.shape
+        y, down = self._nearest(0, grey.shape[0])
+        x, right = self._nearest(1, grey.shape[1])
+        first = (y[:, None] * columns + x) * 256 + grey
+        flat = table.reshape(-1)
+        to_right, below = 256 * (columns > 1), 256 * columns * (rows > 1)
+        upper = flat[first] * (1 - right) + flat[first + to_right] * right
+        first += below
+        lower = flat[first] * (1 - right) + flat[first + to_right] * right
+        return np.asarray(upper + (lower - upper) * down[:, None], np.float32)
+
+    def _nearest(self, axis: int, size: int) -> tuple[NDArray[np.int64], Float]:
+        """The cell before each pixel of an axis, and how far the pixel is towards the next."""
+        count = self.shape[axis]
+        place = np.clip((np.arange(size) + 0.5) / self.cell - 0.5, 0, count - 1)
+        before = np.minimum(place.astype(np.int64), max(count - 2, 0))
+        return before, (place - before).astype(np.float32)
+
+
+def _varied(pixels: Float, tissue: Float, rng: np.random.Generator, um: float) -> Float:
+    """Pixels with contrast and optical density that vary at random."""
+    fields = _fields(rng, tissue.shape, um)
+    small, share = _shrink(pixels), _shrink(tissue)
+    sigma = 40 / um / COARSER
+    weight = np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3)[..., None]
+    mean = cv2.GaussianBlur(small * share[..., None], (0, 0), sigma) / weight
+    mean, rough = _resize(mean, tissue.shape), _resize(small, tissue.shape)
+    grain, blob, strength, hue = fields
+    out = mean + cv2.exp(CONTRAST * blob)[..., None] * (rough - mean)
+    out += cv2.exp(CONTRAST * grain)[..., None] * (pixels - rough)
+    density = np.log(out.clip(1, 255) / np.float32(WHITE))
+    for channel, sign in enumerate((0.3, -0.3, 0.0)):
+        density[..., channel] *= cv2.exp(np.float32(STRENGTH) * (strength + sign * hue))
+    return np.asarray(np.float32(WHITE) * cv2.exp(density), np.float32)
+
+
+def _fields(rng: np.random.Generator, shape: tuple[int, ...], um: float) -> list[Float]:
+    """Four smooth fields of deviation 1, a part of it common to the slide."""
+    coarse = (math.ceil(shape[0] / 8), math.ceil(shape[1] / 8))
+    common = rng.normal(0, 0.5, 4).astype(np.float32)
+    return [_resize(0.87 * noise(rng, coarse, FIELD_UM / um / 8) + one, shape) for one in common]
+
+
+def _shrink(field: NDArray[Any]) -> NDArray[Any]:
+    size = (max(1, field.shape[1] // COARSER), max(1, field.shape[0] // COARSER))
+    return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_AREA))
+
+
+def _resize(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
+    return np.asarray(cv2.resize(field, (shape[1], shape[0])), np.float32)
