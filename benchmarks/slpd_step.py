@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans as Peer
 
+from wsikd.bags.bag import BagInfo, write_bag
+from wsikd.bags.region_table import open_regions
 from wsikd.core.timing import Waiting
 from wsikd.learn.augment import Part
 from wsikd.learn.kmeans import KMeans, cluster_slides
@@ -32,8 +34,6 @@ from wsikd.learn.methods.base import Progress
 from wsikd.learn.region_data import RegionSet, RegionViews
 from wsikd.learn.slpd_settings import SlpdConfig
 from wsikd.learn.slpd_train import build
-from wsikd.tiles.bags import BagInfo, write_bag
-from wsikd.tiles.regions import open_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

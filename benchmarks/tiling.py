@@ -205,7 +205,7 @@ class Fresh:
 def build(path: Path, store: Path, mpps: tuple[float, ...], mask: Path | None) -> float:
     """``tile_slide`` of the block (or, without a mask, of all tissue); returns megapixels."""
     from wsikd.tiles.store import StoreSettings
-    from wsikd.tiles.tiling import SlideNotes, tile_slide
+    from wsikd.tiles.write import SlideNotes, tile_slide
 
     settings = StoreSettings(mpps, PATCH_PX, PATCH_PX, "otsu", 0.5, (), 0.5)
     with open_slide(path) as slide:
@@ -268,7 +268,7 @@ def slide_pairs(path: Path, store: TileStore, order: list[int]) -> float:
 def run_child(name: str, path: str, scratch: str) -> None:
     """Stream or build the whole slide in a process of its own, and print its peak memory."""
     if name == "build":
-        import_module("wsikd.tiles.tiling")
+        import_module("wsikd.tiles.write")
         imports = own_peak_mb()
         store = Path(scratch) / "whole.zarr"
         build(Path(path), store, STORE_MPPS, None)

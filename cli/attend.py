@@ -11,10 +11,10 @@ from .common import Batch, input_option, slide_options
 from .roles import check_slides, existing, formats_of
 
 if TYPE_CHECKING:
+    from wsikd.bags.bag import Bag
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
-    from wsikd.tiles.bags import Bag
 
 
 @click.command(short_help="Draw where a slide classifier looks (method: mil).")
@@ -64,6 +64,8 @@ def attend(
     slide's highest, of which heat.png makes a heat map. It tells what decided the slide's class,
     not what a field is.
     """
+    from wsikd.bags.bag import find_bags, open_bag
+    from wsikd.bags.made import bags_made
     from wsikd.core.errors import DataError
     from wsikd.core.output.lock import locked
     from wsikd.core.output.markers import ATTENTION, ATTENTION_FILE
@@ -74,8 +76,6 @@ def attend(
     from wsikd.slides.listing.manifest import find_slides, open_entry
     from wsikd.slides.listing.once import settle_names
     from wsikd.slides.what_is import BAGS, CLASSIFIER, check_role
-    from wsikd.tiles.bags import find_bags, open_bag
-    from wsikd.tiles.made import bags_made
 
     check_network(run, "RUN", CLASSIFIER)
     for place in bags:

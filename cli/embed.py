@@ -23,7 +23,7 @@ from .sections import Sectioned
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wsikd.learn.embed import Embedder
+    from wsikd.bags.embed import Embedder
     from wsikd.models.encoder import Encoder
     from wsikd.slides.listing.manifest import SlideEntry
 
@@ -138,13 +138,13 @@ def embed(
     are. With --regions a bag holds grids of tiles, which a region encoder reads: where --encoder is
     a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
     """
+    from wsikd.bags.bag import open_bag, write_h5
+    from wsikd.bags.made import bags_made
     from wsikd.core.errors import ConfigError
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.once import settle_names
     from wsikd.slides.listing.sidecar import tissue_method
     from wsikd.slides.what_is import REGIONS, what_is
-    from wsikd.tiles.bags import open_bag, write_h5
-    from wsikd.tiles.made import bags_made
     from wsikd.tiles.store import TileStore
 
     _check_encoder(encoder_name)
@@ -236,12 +236,12 @@ def _embedder(
     more: dict[str, Any],
     how: dict[str, Any],
 ) -> Embedder:
-    from wsikd.learn.embed import Embedder, settings_for
+    from wsikd.bags.embed import Embedder, settings_for
 
     if region_px is None:
         settings = settings_for(encoder, mpp, patch_px, stride_px=stride_px, **more)
         return Embedder(encoder, settings, **how)
-    from wsikd.learn.embed_regions import RegionEmbedder, region_settings
+    from wsikd.bags.embed_regions import RegionEmbedder, region_settings
 
     return RegionEmbedder(
         encoder, region_settings(encoder, mpp, patch_px, region_px, **more), **how

@@ -29,9 +29,9 @@ def embed_vectors(
     overwrite: bool,
 ) -> None:
     """Encode every grid; one that will not do is told of at the end, and the others go on."""
+    from wsikd.bags.bag import find_bags
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.what_is import BAGS, GRIDS, check_role
-    from wsikd.tiles.bags import find_bags
 
     for option in context.command.params:
         name = option.name or ""
@@ -42,7 +42,7 @@ def embed_vectors(
         check_role(item, "-i with a region encoder", GRIDS, BAGS)
     entries = [SlideEntry(path, path.stem) for path in find_bags(inputs)]
 
-    from wsikd.learn.region_vectors import VectorEmbedder
+    from wsikd.bags.region_vectors import VectorEmbedder
 
     embedder = VectorEmbedder(run, device=device, batch_size=batch_size)
     output.mkdir(parents=True, exist_ok=True)

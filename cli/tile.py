@@ -102,6 +102,7 @@ def tile(
     overwrite: bool,
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
+    from wsikd.bags.made import stores_made
     from wsikd.slides.annotations.label_map import parse_label_map
     from wsikd.slides.listing.manifest import discover_slides
     from wsikd.slides.listing.once import settle_names
@@ -111,10 +112,9 @@ def tile(
     from wsikd.tiles.blocks import check_route
     from wsikd.tiles.codecs import check_codec
     from wsikd.tiles.grid import patch_sizes
-    from wsikd.tiles.made import stores_made
-    from wsikd.tiles.record import KEY_BYTES, KEY_FILE, project_key
+    from wsikd.tiles.jobs import TileJob
+    from wsikd.tiles.metadata import KEY_BYTES, KEY_FILE, project_key
     from wsikd.tiles.store import StoreSettings
-    from wsikd.tiles.work import TileJob
 
     if magnifications and mpps:
         raise click.UsageError("give --mag or --mpp, not both")

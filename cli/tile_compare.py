@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from wsikd.tiles.compare import RouteDifference
-    from wsikd.tiles.work import TileJob
+    from wsikd.tiles.compare_levels import RouteDifference
+    from wsikd.tiles.jobs import TileJob
 
     from .common import Batch
     from .tile_labels import Labels
@@ -24,7 +24,7 @@ def compare_tiles(
 ) -> None:
     """Tell slide by slide how --route pyramid differs from area; writes nothing."""
     del out, labels
-    from wsikd.tiles.work import compare_job
+    from wsikd.tiles.jobs import compare_job
 
     by_name = {job.entry.name: job for job in jobs}
     with outcomes(jobs, compare_job, how, None) as ended:

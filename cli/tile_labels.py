@@ -179,7 +179,7 @@ def _survey(
     from wsikd.core.workers.process import Task, WorkerPool, run_here
     from wsikd.slides.annotations.label_check import Cohort
     from wsikd.slides.annotations.survey import reads_pixels
-    from wsikd.tiles.work import survey_job
+    from wsikd.tiles.jobs import survey_job
 
     cohort = Cohort(labels={entry.name: entry.label for entry in entries if entry.label})
     files = {str(entry.annotation): entry.annotation for entry in entries if entry.annotation}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.workers.process import Outcome, Task
     from wsikd.slides.listing.manifest import SlideEntry
-    from wsikd.tiles.work import Pace
+    from wsikd.tiles.jobs import Pace
 
 log = logging.getLogger(__name__)
 

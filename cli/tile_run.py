@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsikd.core.workers.process import Outcome
     from wsikd.slides.listing.search import LeftOut
     from wsikd.tiles.estimate import Estimate
-    from wsikd.tiles.work import Tiled, TileJob
+    from wsikd.tiles.jobs import Tiled, TileJob
 
     from .common import Batch
     from .tile_labels import Labels
@@ -103,7 +103,7 @@ def run_tiles(
 
     ``left_out`` are files among the inputs that are not tiled, for the record.
     """
-    from wsikd.tiles.work import tile_job
+    from wsikd.tiles.jobs import tile_job
 
     record = _Record(jobs, how, out, left_out)
     by_name = {job.entry.name: job for job in jobs}
@@ -149,7 +149,7 @@ def estimate_tiles(
     jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
 ) -> None:
     """Tell what tiling would take, slide by slide and in total; writes nothing."""
-    from wsikd.tiles.work import estimate_job
+    from wsikd.tiles.jobs import estimate_job
 
     found: list[Estimate] = []
     by_name = {job.entry.name: job for job in jobs}

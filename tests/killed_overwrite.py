@@ -58,7 +58,7 @@ def infer_state(folder):
 
 def tile(slide, out, value):
     """Tile with a least share of tissue of ``value``."""
-    from wsikd.tiles.tiling import tile_slide
+    from wsikd.tiles.write import tile_slide
 
     with open_entry(SlideEntry(slide, "s")) as opened:
         settings = replace(tile_settings(), min_tissue=value)

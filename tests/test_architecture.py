@@ -37,7 +37,7 @@ CIRCLES = [
 OWNERS = {
     "tiatoolbox": ["wsikd.tia"],
     "openslide": ["wsikd.slides.readers.openslide", "wsikd.cli.doctor"],
-    "distributed": ["wsikd.tiles.tiling", "wsikd.cli."],
+    "distributed": ["wsikd.tiles.write", "wsikd.cli."],
     "numba": ["wsikd.slides.resample.fractional"],
     "llvmlite": ["wsikd.slides.resample.llvm"],
     "simplejpeg": [
@@ -46,7 +46,7 @@ OWNERS = {
         "wsikd.slides.checks.image_check",
     ],
     "google_crc32c": ["wsikd.tiles.shards"],
-    "dask": ["wsikd.tiles.tiling", "wsikd.tiles.store", "wsikd.cli."],
+    "dask": ["wsikd.tiles.write", "wsikd.tiles.store", "wsikd.cli."],
     "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
     "timm": ["wsikd.models."],
@@ -167,7 +167,7 @@ def test_circles_are_found():
 
 def test_the_checks_see_something():
     assert {wing(name) for name in MODULES} >= {"core", "slides", "tiles", "models", "cli"}
-    seen = set(imports("wsikd.tiles.tiling", MODULES["wsikd.tiles.tiling"]))
+    seen = set(imports("wsikd.tiles.write", MODULES["wsikd.tiles.write"]))
     assert {"dask.base.compute", "wsikd.slides.base.Slide", "wsikd.tiles.blocks.fill_block"} <= seen
     assert "wsikd.cli.common.Batch" in set(imports("wsikd.cli.tile", MODULES["wsikd.cli.tile"]))
 

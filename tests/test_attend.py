@@ -9,10 +9,10 @@ from wsikd.cli.attend import attention_map
 from wsikd.cli.main import main
 
 from tests.learn.test_bag_train import config, write_cohort
+from wsikd.bags.bag import Bag, BagInfo, open_bag, write_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.bag_train import train_bags
 from wsikd.slides.base import open_slide
-from wsikd.tiles.bags import Bag, BagInfo, open_bag, write_bag
 from wsikd.tiles.grid import TileGrid
 
 

@@ -206,7 +206,7 @@ def test_failures_are_forgotten_once_mended(small, tmp_path):
 
 
 def test_a_bug_is_written_down_and_the_others_are_done(small, tmp_path, monkeypatch):
-    from wsikd.tiles import tiling
+    from wsikd.tiles import write as tiling
 
     own = tiling.tile_slide
 

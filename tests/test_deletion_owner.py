@@ -27,7 +27,7 @@ ALLOWED = {
     ("wsikd.learn.slpd_train", "made"): "PrototypeTable.save writes aside itself",
     ("wsikd.core.output.lock", "_take"): "opens a lock that check_file has recognised",
     ("wsikd.core.run", "append_metrics"): "appends",
-    ("wsikd.tiles.remote", "stop_all"): "touches a file of its own in an unfinished store",
+    ("wsikd.tiles.cluster", "stop_all"): "touches a file of its own in an unfinished store",
     ("wsikd.tiles.shards", "__init__"): "writes a name of this thread's own in an unfinished store",
     ("wsikd.tiles.shards", "write_file"): "the same",
 }

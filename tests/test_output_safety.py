@@ -21,6 +21,7 @@ from wsikd.cli.main import main
 
 from tests.grade.test_results import SPEC, Purple
 from tests.killed_overwrite import tile_settings
+from wsikd.bags.bag import BagInfo, open_bag, write_bag
 from wsikd.core.errors import OutputError, WsikdError
 from wsikd.core.output.files import aside, check_names, drop_file
 from wsikd.core.output.lock import locked
@@ -44,9 +45,8 @@ from wsikd.grade.ahead import open_now
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
-from wsikd.tiles.bags import BagInfo, open_bag, write_bag
-from wsikd.tiles.record import SlideNotes
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.metadata import SlideNotes
+from wsikd.tiles.write import tile_slide
 
 KINDS = (ATTENTION, BAG, BUNDLE, GRADES, GRID, PORTABLE, RESULT, STORE)
 STEMS = ("a", "..svs", "...", "b c", "", "..", ".")

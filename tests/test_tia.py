@@ -25,7 +25,7 @@ from wsikd.slides.tissue.find import find_tissue
 from wsikd.slides.tissue.maskers import MASKERS
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries that TIAToolbox calls
 HEIGHT, WIDTH = 301, 455

@@ -9,8 +9,8 @@ from wsikd.core.errors import WsikdError
 from wsikd.core.workers.process import Task, WorkerPool
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid
+from wsikd.tiles.jobs import TileJob, tile_job
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.work import TileJob, tile_job
 
 PATCH = 64
 SETTINGS = StoreSettings(

@@ -8,8 +8,8 @@ from tests.slides.pixels import tissue_rgb
 from wsikd.core.workers.process import Task, WorkerPool
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid
+from wsikd.tiles.jobs import TileJob, tile_job
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.work import TileJob, tile_job
 
 SETTINGS = StoreSettings(
     mpps=(1.0, 4.0),

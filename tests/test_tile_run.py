@@ -20,8 +20,8 @@ from wsikd.cli.tile_progress import Tally, span
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import break_tile, copy_slide, tissue_rgb
 from wsikd.synthetic.cohort import write_pyramid
+from wsikd.tiles.jobs import Pace
 from wsikd.tiles.store import TileStore
-from wsikd.tiles.work import Pace
 
 OPTIONS = ["--mpp", "1", "--mpp", "4", "--patch-size", "64", "--tissue", "all", "--threads", "1"]
 

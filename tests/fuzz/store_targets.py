@@ -63,14 +63,14 @@ def use_store(folder):
 
 
 def _info(**more):
-    from wsikd.tiles.bags import BagInfo
+    from wsikd.bags.bag import BagInfo
 
     return BagInfo(slide="s", encoder=ENCODER, mpp=0.5, patch_px=40, patient="p", split="val",
                    label="NC", source="d", field_px=(40.0, 40.0), **more)  # fmt: skip
 
 
 def build_bag(folder):
-    from wsikd.tiles.bags import write_bag
+    from wsikd.bags.bag import write_bag
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(7, 6)).astype(np.float32)
@@ -79,7 +79,7 @@ def build_bag(folder):
 
 
 def build_h5(folder):
-    from wsikd.tiles.bags import open_bag, write_h5
+    from wsikd.bags.bag import open_bag, write_h5
 
     build_bag(folder)
     write_h5(folder / "s.h5", open_bag(folder / STORE))
@@ -87,11 +87,11 @@ def build_h5(folder):
 
 
 def use_bag(folder):
+    from wsikd.bags.bag import open_bag
     from wsikd.core.errors import DataError
     from wsikd.learn.bag_data import load_bags
     from wsikd.learn.bag_settings import BagData
     from wsikd.learn.settings import Split
-    from wsikd.tiles.bags import open_bag
 
     path = next(p for p in (folder / "s.h5", folder / STORE) if p.exists())
     bag = open_bag(path)
@@ -102,7 +102,7 @@ def use_bag(folder):
 
 
 def build_regions(folder):
-    from wsikd.tiles.bags import write_bag
+    from wsikd.bags.bag import write_bag
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4, 6, 3, 3)).astype(np.float32)
@@ -111,7 +111,7 @@ def build_regions(folder):
 
 
 def use_regions(folder):
-    from wsikd.tiles.regions import open_regions
+    from wsikd.bags.region_table import open_regions
 
     table = open_regions([folder / STORE])
     assert table.digest

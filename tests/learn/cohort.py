@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wsikd.tiles.bags import BagInfo, write_bag
+from wsikd.bags.bag import BagInfo, write_bag
 
 ENCODER = {"id": "made", "licence": "none", "sha256": "ab" * 32, "input_px": 8,
            "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip

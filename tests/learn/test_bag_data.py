@@ -5,11 +5,11 @@ import csv
 import numpy as np
 import pytest
 
+from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_settings import BagData, MilConfig
 from wsikd.learn.settings import Split
-from wsikd.tiles.bags import BagInfo, write_bag
 
 GIVEN = Split(given=True)
 

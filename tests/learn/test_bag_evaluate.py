@@ -11,12 +11,12 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from wsikd.cli.main import main
 
 from tests.learn.test_bag_train import config, write_cohort
+from wsikd.bags.bag import open_bag, write_bag
 from wsikd.core.errors import DataError, OutputError
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_evaluate import evaluate_bags, run_network
 from wsikd.learn.bag_train import train_bags
 from wsikd.models.bag_bundle import load_bag_network
-from wsikd.tiles.bags import open_bag, write_bag
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.config import parse_config
 from wsikd.core.errors import BundleError
 from wsikd.learn.bag_data import load_bags
@@ -17,7 +18,6 @@ from wsikd.learn.bag_train import operating_point, train_bags
 from wsikd.learn.metrics import softmax
 from wsikd.models.bag_bundle import load_bag_network
 from wsikd.models.mil import AGGREGATORS
-from wsikd.tiles.bags import BagInfo, write_bag
 
 SPLITS = ("train", "train", "train", "val", "test")
 

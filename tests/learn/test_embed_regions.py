@@ -12,13 +12,13 @@ from wsikd.cli.main import main
 
 from tests.learn.test_embed import by_hand, encoder, entry_of
 from tests.slides.pixels import area_average, level0, tissue_rgb
+from wsikd.bags.bag import open_bag
+from wsikd.bags.embed_regions import RegionEmbedder, region_settings, tiles_of
+from wsikd.bags.region_table import open_regions
 from wsikd.core.errors import ConfigError, DataError, SlideError
-from wsikd.learn.embed_regions import RegionEmbedder, region_settings, tiles_of
 from wsikd.slides.base import open_slide
 from wsikd.slides.tissue.find import TissueMask
 from wsikd.synthetic.cohort import write_pyramid
-from wsikd.tiles.bags import open_bag
-from wsikd.tiles.regions import open_regions
 
 TISSUE = (300, 200, 700, 500)
 MASK = (300, 200, 1001, 707)  # up to the corner of the slide
@@ -156,7 +156,7 @@ def test_each_tile_of_the_file_is_decoded_once(slides, tmp_path, monkeypatch):
         return TissueMask(np.ones((1, 1), bool), 1.0, (0.0, 0.0), size, "all")
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", counted)
-    monkeypatch.setattr("wsikd.learn.embed_regions.find_tissue", everywhere)
+    monkeypatch.setattr("wsikd.bags.embed_regions.find_tissue", everywhere)
     RegionEmbedder(encoder(), settings, threads=2).embed_slide(entry, tmp_path / "r.zarr")
     assert len(calls) == -(-1301 // 256) * -(-907 // 256)
 

@@ -19,7 +19,7 @@ from wsikd.models.grader import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.tiling import SlideNotes, tile_slide
+from wsikd.tiles.write import SlideNotes, tile_slide
 
 
 @pytest.fixture(scope="module")

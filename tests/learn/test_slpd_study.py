@@ -14,10 +14,12 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from wsikd.cli.main import main
 
+from wsikd.bags.bag import open_bag, write_bag
+from wsikd.bags.region_table import open_regions
+from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
 from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_settings import BagData
-from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
 from wsikd.learn.settings import Split
 from wsikd.learn.slpd_cohort import make_cohort, read_truth
 from wsikd.learn.slpd_pool import over_seeds, pool_areas, pool_scores
@@ -37,8 +39,6 @@ from wsikd.learn.slpd_train import train_regions
 from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.region_vit import RegionEncoder, RegionShape
 from wsikd.synthetic.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
-from wsikd.tiles.bags import open_bag, write_bag
-from wsikd.tiles.regions import open_regions
 
 COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8, noise=2.0)
 TINY = (

@@ -16,7 +16,7 @@ from wsikd.models.bundle import load_bundle
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.tiling import SlideNotes, tile_slide
+from wsikd.tiles.write import SlideNotes, tile_slide
 
 SETTINGS = StoreSettings((1.0, 4.0), 64, 64, "otsu", 0.1, ("NC", "G3"), 0.5)
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from tests.tiles.stores import settings_of, write_store
+from wsikd.bags.bag import open_bag, write_h5
+from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.learn.embed import Embedder, settings_for
 from wsikd.learn.embed_data import load_pairs
 from wsikd.learn.methods.ts2g import embedding_terms
 from wsikd.learn.select import choose
 from wsikd.learn.ts2g_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g_train import EmbedTrainer, fit_of, train_embedder
 from wsikd.models.encoder import Encoder, EncoderSpec, open_encoder
-from wsikd.tiles.bags import open_bag, write_h5
 from wsikd.tiles.store import TileStore
 
 SLIDES, DIM = 6, 5
@@ -179,7 +179,7 @@ def test_one_unreadable_bag_among_many(cohort, tmp_path, caplog):
 
 def test_bags_of_other_patches_are_refused(cohort, tmp_path):
     bag = open_bag(cohort / "bags" / "s0.zarr")
-    from wsikd.tiles.bags import BagInfo, write_bag
+    from wsikd.bags.bag import BagInfo, write_bag
 
     write_bag(tmp_path / "s0.zarr", BagInfo("s0"), bag.features(), bag.coords() + 40)
     moved = config(cohort, data={"targets": [str(tmp_path)]})

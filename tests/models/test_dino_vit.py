@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from scipy.special import erf
 from wsikd.cli.main import main
 
+from wsikd.bags.region_table import open_regions
 from wsikd.core.errors import ConfigError
 from wsikd.models.dino_vit import DinoViT
 from wsikd.models.encoder import open_encoder
-from wsikd.tiles.regions import open_regions
 
 WIDTH, DEPTH, TOKEN, TABLE = 128, 2, 8, 3
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
+from wsikd.bags.bag import ATTRIBUTE, BagInfo, find_bags, open_bag, write_bag, write_h5
 from wsikd.core.errors import DataError, OutputError
-from wsikd.tiles.bags import ATTRIBUTE, BagInfo, find_bags, open_bag, write_bag, write_h5
 
 INFO = BagInfo(
     "s 1", {"id": "timm:x", "licence": "MIT"}, 1.0, 256, (513.03, 513.03), "abc", "train", "G3", "d"

@@ -20,9 +20,9 @@ from tests.slides.pixels import break_tile, tissue_rgb
 from wsikd.core.errors import OutputError, RegionReadError, SlideError
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
-from wsikd.tiles import remote
+from wsikd.tiles import cluster as remote
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.tiling import Cluster, tile_slide
+from wsikd.tiles.write import Cluster, tile_slide
 
 SETTINGS = StoreSettings(
     mpps=(1.0, 4.0),
@@ -193,7 +193,7 @@ def test_a_worker_without_the_file_tells_of_shared_disks(cluster, slide, tmp_pat
 
 
 def test_an_address_where_nobody_answers_is_one_line(slide, tmp_path, monkeypatch):
-    monkeypatch.setattr("wsikd.tiles.tiling._CONNECT_S", 0.5)
+    monkeypatch.setattr("wsikd.tiles.write._CONNECT_S", 0.5)
     with pytest.raises(SlideError) as caught:
         tile(slide, tmp_path / "large.zarr", "tcp://127.0.0.1:9")
     assert str(caught.value).startswith(

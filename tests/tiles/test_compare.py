@@ -9,9 +9,9 @@ import tifffile
 
 from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
 from wsikd.slides.base import open_slide
-from wsikd.tiles.compare import compare_routes
+from wsikd.tiles.compare_levels import compare_routes
 from wsikd.tiles.estimate import estimate
-from wsikd.tiles.record import SlideNotes, describe
+from wsikd.tiles.metadata import SlideNotes, describe
 from wsikd.tiles.store import StoreSettings
 
 SETTINGS = StoreSettings((1.0, 4.0), 256, 256, "all", 0.1, (), 0.5)

@@ -3,8 +3,8 @@
 import pytest
 
 from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.tiles.jobs import TileJob, estimate_job, tile_job
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.work import TileJob, estimate_job, tile_job
 
 
 def quiet(*_):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from wsikd.slides.annotations.read import DrawnAnnotation, Region
 from wsikd.tiles.labels import UNLABELLED, label_fields, label_patches
-from wsikd.tiles.record import SlideNotes
+from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.store import StoreSettings
 
 CLASSES = ("NC", "G3", "G4")

@@ -12,13 +12,13 @@ from wsikd.core.errors import OutputError, StoreMismatchError
 from wsikd.core.output import place
 from wsikd.core.output.lock import locked
 from wsikd.slides.listing.manifest import SlideEntry
-from wsikd.tiles.build import StoreBuild
+from wsikd.tiles.cluster import STOP_FILE, stop_all
 from wsikd.tiles.estimate import estimate
-from wsikd.tiles.record import SlideNotes, describe
-from wsikd.tiles.remote import STOP_FILE, stop_all
+from wsikd.tiles.jobs import TileJob, estimate_job, tile_job
+from wsikd.tiles.metadata import SlideNotes, describe
+from wsikd.tiles.new_store import StoreBuild
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.tiling import tile_slide
-from wsikd.tiles.work import TileJob, estimate_job, tile_job
+from wsikd.tiles.write import tile_slide
 
 SETTINGS = StoreSettings((1.0, 2.0), 64, 64, "all", 0.1, (), 0.5)
 RGB = tissue_rgb(400, 300)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import zarr
 
+from wsikd.bags import bag as bags
+from wsikd.bags import region_table as regions
+from wsikd.bags.bag import BagInfo, write_bag
+from wsikd.bags.region_table import open_regions
 from wsikd.core.errors import DataError
-from wsikd.tiles import bags, regions
-from wsikd.tiles.bags import BagInfo, write_bag
-from wsikd.tiles.regions import open_regions
 
 INFO = BagInfo(
     "?", {"id": "vit", "sha256": "a", "mean": [0.5], "std": [0.5]}, 0.5, 4096, (9.0, 9.0)

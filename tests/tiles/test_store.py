@@ -9,7 +9,7 @@ import zarr
 from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
 from wsikd.slides.base import open_slide
 from wsikd.tiles.store import StoreSettings, TileStore, differences, read_meta, settings_digest
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 SETTINGS = StoreSettings((1.0, 4.0), 64, 64, "otsu", 0.1, ("NC", "G3"), 0.5)
 

@@ -28,11 +28,11 @@ from wsikd.core.output.lock import locked
 from wsikd.slides.annotations.read import DrawnAnnotation, Region
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
-from wsikd.tiles import tiling
-from wsikd.tiles.build import StoreBuild
-from wsikd.tiles.record import KEY_FILE, SlideNotes, project_key
+from wsikd.tiles import write as tiling
+from wsikd.tiles.metadata import KEY_FILE, SlideNotes, project_key
+from wsikd.tiles.new_store import StoreBuild
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 
 def settings_of(**changes):

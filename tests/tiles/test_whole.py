@@ -11,9 +11,9 @@ import zarr
 from tests.slides.pixels import MemorySlide
 from tests.tiles.stores import settings_of, write_store
 from wsikd.core.errors import StoreError
-from wsikd.tiles.record import SlideNotes
+from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 KINDS = [("none", "0.5"), ("zstd", "0.5"), ("jpeg", "0.5"), ("none", "0.4"), ("zstd", "0.4")]
 REMEDY = "copy it again, or run wsikd tile --overwrite"

@@ -21,7 +21,7 @@ from wsikd.models.bundle import InputSpec
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_geometry_slide
 from wsikd.tiles.store import StoreSettings
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from wsikd.bags.bag import Bag, find_bags, open_bag
 from wsikd.core.errors import DataError
 from wsikd.core.reading import parse_csv
 from wsikd.core.registry import nearest
 from wsikd.learn.ahead import read_ahead
 from wsikd.learn.splits import assign, groups_of
 from wsikd.learn.subsets import keep_share
-from wsikd.tiles.bags import Bag, find_bags, open_bag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

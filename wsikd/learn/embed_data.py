@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from wsikd.bags.bag import find_bags, open_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.data import PatchSet
 from wsikd.learn.select import choose, open_scorer
 from wsikd.learn.sources import StoreSource
 from wsikd.learn.splits import assign, groups_of
-from wsikd.tiles.bags import find_bags, open_bag
 from wsikd.tiles.store import TileStore, is_group
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.bags.bag import Bag
     from wsikd.learn.settings import Split
     from wsikd.learn.ts2g_settings import Ts2gData
-    from wsikd.tiles.bags import Bag
 
 logger = logging.getLogger(__name__)
 NEAR_PX = 1.0

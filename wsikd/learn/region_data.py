@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsikd.bags.region_table import RegionTable
     from wsikd.learn.augment import Part
     from wsikd.learn.methods.base import Progress
     from wsikd.learn.slpd_settings import RegionCrops, RegionData
-    from wsikd.tiles.regions import RegionTable
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def load_regions(data: RegionData) -> RegionSet:
         ConfigError: ``data.leave_out`` names what is not there.
         DataError: there are none, or they cannot be used.
     """
-    from wsikd.tiles.regions import open_regions
+    from wsikd.bags.region_table import open_regions
 
     if not data.paths:
         raise ConfigError("data.paths", "names no regions", "give --data FOLDER, or set it")

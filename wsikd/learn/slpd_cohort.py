@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from wsikd.bags.bag import BagInfo, open_bag, write_bag
+from wsikd.bags.embed import there
+from wsikd.bags.embed_regions import RegionEmbedder, region_settings
 from wsikd.core.config import parse_config
 from wsikd.core.errors import OutputError
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
-from wsikd.learn.embed import there
-from wsikd.learn.embed_regions import RegionEmbedder, region_settings
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.slpd_study_settings import ASKED_BY
 from wsikd.learn.train import distill
@@ -37,17 +38,16 @@ from wsikd.synthetic.mixtures import (
     write_mixture,
 )
 from wsikd.synthetic.mixtures import region_corners as corners_of
-from wsikd.tiles.bags import BagInfo, open_bag, write_bag
-from wsikd.tiles.record import hide_patient
+from wsikd.tiles.metadata import hide_patient
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from wsikd.bags.region_table import RegionTable
     from wsikd.learn.slpd_study_settings import Cohort
     from wsikd.synthetic.mixtures import Mixture
-    from wsikd.tiles.regions import RegionTable
 
 MPP = 0.5
 GRIDS, TRUTH = "grids", "truth.json"

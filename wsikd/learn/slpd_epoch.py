@@ -19,11 +19,11 @@ from wsikd.learn.region_data import centre
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wsikd.bags.region_table import RegionTable
     from wsikd.learn.region_data import RegionSet
     from wsikd.learn.slpd_settings import Prototypes
     from wsikd.learn.team import Team
     from wsikd.models.region_vit import RegionEncoder
-    from wsikd.tiles.regions import RegionTable
 
 logger = logging.getLogger(__name__)
 _LEAST, _MOST, _REGIONS_EACH, _FACTOR = 2, 6, 12, 8

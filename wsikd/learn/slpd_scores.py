@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.bags.region_table import RegionTable
     from wsikd.learn.bag_data import BagSet
     from wsikd.learn.bag_settings import BagData
     from wsikd.learn.prototypes import PrototypeTable
     from wsikd.learn.settings import Split
     from wsikd.learn.slpd_settings import Prototypes
     from wsikd.models.region_bundle import LoadedRegionEncoder
-    from wsikd.tiles.regions import RegionTable
 
 
 def bottleneck_of(

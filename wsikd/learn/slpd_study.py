@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.bags.bag import find_bags
+from wsikd.bags.region_table import open_regions
+from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
 from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.output.lock import locked
@@ -22,7 +25,6 @@ from wsikd.learn.bag_data import divided_anew, load_bags
 from wsikd.learn.bag_folds import PREDICTIONS, cross_validate
 from wsikd.learn.bag_settings import BagData, MilConfig
 from wsikd.learn.prepare import seed_weights
-from wsikd.learn.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
 from wsikd.learn.settings import Split
 from wsikd.learn.slpd_cohort import TRUTH, deal_labels, make_cohort, read_truth
 from wsikd.learn.slpd_scores import (
@@ -41,8 +43,6 @@ from wsikd.learn.studies import claim
 from wsikd.models.bundle import CARD
 from wsikd.models.region_bundle import save_region_encoder
 from wsikd.synthetic.mixtures import TYPES
-from wsikd.tiles.bags import find_bags
-from wsikd.tiles.regions import open_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.bags.bag import Bag
+    from wsikd.bags.region_table import RegionTable
+    from wsikd.bags.region_vectors import Encode
     from wsikd.learn.bag_data import BagSet
-    from wsikd.learn.region_vectors import Encode
     from wsikd.learn.slpd_study_settings import StudyConfig
-    from wsikd.tiles.bags import Bag
-    from wsikd.tiles.regions import RegionTable
 
 logger = logging.getLogger(__name__)
 FOLDS_OF = "per_fold"

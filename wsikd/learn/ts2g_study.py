@@ -19,6 +19,8 @@ import numpy as np
 import torch
 import yaml
 
+from wsikd.bags.bag import open_bag
+from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import Settings, parse_config
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
@@ -35,7 +37,6 @@ from wsikd.learn.detect_train import (
     load_detector,
     train_detector,
 )
-from wsikd.learn.embed import Embedder, settings_for
 from wsikd.learn.select import choose, open_scorer
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.studies import claim
@@ -49,10 +50,9 @@ from wsikd.models.bundle import CARD
 from wsikd.models.encoder import open_encoder
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cells import write_cells
-from wsikd.tiles.bags import open_bag
-from wsikd.tiles.record import SlideNotes
+from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.store import StoreSettings, TileStore
-from wsikd.tiles.tiling import tile_slide
+from wsikd.tiles.write import tile_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.bags.bag import Bag
     from wsikd.learn.data import PatchSet
     from wsikd.learn.ts2g_settings import Trunk, Ts2gConfig
     from wsikd.models.backbone import Backbone
-    from wsikd.tiles.bags import Bag
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from wsikd.core.errors import UNREADABLE, StoreError, WsikdError
-from wsikd.tiles.whole import REMEDY
+from wsikd.tiles.completeness import REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

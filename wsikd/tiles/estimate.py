@@ -15,7 +15,7 @@ from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import label_patches
 from wsikd.tiles.layout import encode
-from wsikd.tiles.record import can_go_on
+from wsikd.tiles.metadata import can_go_on
 from wsikd.tiles.store import PatchTable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wsikd.slides.base import Slide
     from wsikd.tiles.blocks import Job
-    from wsikd.tiles.record import SlideNotes
+    from wsikd.tiles.metadata import SlideNotes
     from wsikd.tiles.store import StoreSettings
 
 MB_PER_MP = {"zstd": 2.1, "jpeg": 0.4}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.annotations.read import Annotation, Region
-    from wsikd.tiles.record import SlideNotes
+    from wsikd.tiles.metadata import SlideNotes
     from wsikd.tiles.store import StoreSettings
 
 __all__ = ["UNLABELLED", "LabelCount", "label_fields", "label_patches"]

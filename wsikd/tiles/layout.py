@@ -21,8 +21,8 @@ import zarr
 
 from wsikd.tiles import ome
 from wsikd.tiles.codecs import check_codec, encoder, v2_pipeline, v3_pipeline
+from wsikd.tiles.completeness import WHOLE
 from wsikd.tiles.store import FILL, is_group
-from wsikd.tiles.whole import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

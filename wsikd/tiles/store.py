@@ -31,9 +31,9 @@ from wsikd.core.errors import (
 )
 from wsikd.core.reading import read_json
 from wsikd.tiles.arrays import check_places, check_record, check_rgb, member, read_column, reading
+from wsikd.tiles.completeness import REMEDY, WHOLE, check_pixels, check_table, lacks_chunk
 from wsikd.tiles.patch_table import PatchTable as PatchTable
 from wsikd.tiles.shards import RawShards
-from wsikd.tiles.whole import REMEDY, WHOLE, check_pixels, check_table, lacks_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsikd.bags.bag import ATTRIBUTE
 from wsikd.slides.file_format import zarr_attributes
 from wsikd.slides.listing.once import Made
-from wsikd.tiles.bags import ATTRIBUTE
 from wsikd.tiles.store import read_meta
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from wsikd.core.output.place import Place
 from wsikd.core.timing import StageClock
 from wsikd.slides.file_format import files_of
 from wsikd.tiles.blocks import fill_block
-from wsikd.tiles.build import StoreBuild
-from wsikd.tiles.record import SlideNotes, describe, flat, reader_of
-from wsikd.tiles.remote import clear_leftovers, fill_there, stop_all
+from wsikd.tiles.cluster import clear_leftovers, fill_there, stop_all
+from wsikd.tiles.metadata import SlideNotes, describe, flat, reader_of
+from wsikd.tiles.new_store import StoreBuild
 from wsikd.tiles.store import TileStore, differences, read_meta
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from wsikd.slides.scaled_view import Canvas
 from wsikd.slides.tissue.find import TissueAreas, find_tissue
 from wsikd.slides.tissue.overlay import write_overlay
 from wsikd.tiles.blocks import PYRAMID, BlockPlan
+from wsikd.tiles.cluster import allow_all, clear_leftovers
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import UNLABELLED, label_patches
 from wsikd.tiles.layout import add_label, add_table, create_group
-from wsikd.tiles.record import can_go_on
-from wsikd.tiles.remote import allow_all, clear_leftovers
+from wsikd.tiles.metadata import can_go_on
 from wsikd.tiles.store import PatchTable, is_group
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.tissue.find import TissueMask
     from wsikd.tiles.blocks import Job
-    from wsikd.tiles.record import SlideNotes
+    from wsikd.tiles.metadata import SlideNotes
     from wsikd.tiles.store import StoreSettings
 
 log = logging.getLogger(__name__)

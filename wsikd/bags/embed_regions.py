@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsikd.bags.bag import write_bag
+from wsikd.bags.embed import Embedded, Embedder, EmbedSettings, settings_for, there
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
-from wsikd.learn.embed import Embedded, Embedder, EmbedSettings, settings_for, there
 from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
 from wsikd.slides.scaled_view import Canvas
 from wsikd.slides.tissue.find import find_tissue
-from wsikd.tiles.bags import write_bag
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.embed import Progress
+    from wsikd.bags.embed import Progress
     from wsikd.models.encoder import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry

@@ -7,7 +7,7 @@ Layout of ``<slide>.zarr``::
 
 The attribute ``wsikd_bag`` carries the slide, the encoder with its transform and licence, the
 patches' size, and the mark of completeness, which is written last. Arrays are not compressed;
-the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.tiles.regions``).
+the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.bags.region_table``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import h5py
 import numpy as np
 import zarr
 
+from wsikd.bags.h5_text import text_attribute
 from wsikd.core.errors import UNREADABLE, DataError, OutputError
 from wsikd.core.output.files import aside, check_file
 from wsikd.core.output.markers import BAG, GRID, FileKind
 from wsikd.core.output.place import Place
 from wsikd.tiles.arrays import member
-from wsikd.tiles.h5_text import text_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

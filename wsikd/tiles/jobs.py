@@ -13,12 +13,12 @@ from wsikd.slides.annotations.read import read_annotation
 from wsikd.slides.annotations.survey import Survey, survey_annotation
 from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
-from wsikd.tiles import tiling
+from wsikd.tiles import write as tiling
 from wsikd.tiles.blocks import BlockPlan
-from wsikd.tiles.compare import compare_routes
+from wsikd.tiles.compare_levels import compare_routes
 from wsikd.tiles.estimate import Estimate, estimate
 from wsikd.tiles.labels import LabelCount
-from wsikd.tiles.record import SlideNotes, describe
+from wsikd.tiles.metadata import SlideNotes, describe
 from wsikd.tiles.store import TileStore
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsikd.slides.annotations.read import LabelMap
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
-    from wsikd.tiles.compare import RouteDifference
+    from wsikd.tiles.compare_levels import RouteDifference
     from wsikd.tiles.store import StoreSettings
 
     Report = Callable[..., None]
@@ -95,7 +95,7 @@ def tile_job(report: Report, job: TileJob) -> Tiled:
 
     Raises:
         WsikdError: as :func:`wsikd.slides.base.open_slide` and
-            :func:`wsikd.tiles.tiling.tile_slide` have it.
+            :func:`wsikd.tiles.write.tile_slide` have it.
     """
     _one_thread_each()
     clock, start = StageClock(), time.perf_counter()
@@ -143,7 +143,7 @@ def estimate_job(report: Report, job: TileJob) -> Foreseen:
 
 
 def survey_job(report: Report, file: Path, label_map: LabelMap) -> Survey:
-    """What an annotation file holds; see :func:`wsikd.slides.annotations.survey.survey_annotation`."""
+    """What an annotation file holds; see :mod:`wsikd.slides.annotations.survey`."""
     return survey_annotation(file, label_map)
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wsikd.bags.bag import open_bag, write_bag
+from wsikd.bags.embed import Embedded, there
 from wsikd.core.errors import DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
-from wsikd.learn.embed import Embedded, there
 from wsikd.models.device import pick_device
 from wsikd.models.region_bundle import load_region_encoder
-from wsikd.tiles.bags import open_bag, write_bag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.tiles.bags import Bag
+    from wsikd.bags.bag import Bag
 
     Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wsikd.bags.bag import BagInfo, bag_place, open_bag, write_bag
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
@@ -16,9 +17,8 @@ from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
 from wsikd.slides.scaled_view import Canvas
 from wsikd.slides.tissue.find import find_tissue
-from wsikd.tiles.bags import BagInfo, bag_place, open_bag, write_bag
 from wsikd.tiles.grid import TileGrid
-from wsikd.tiles.record import hide_patient
+from wsikd.tiles.metadata import hide_patient
 from wsikd.tiles.store import TileStore, differences
 from wsikd.tiles.stream import stream_patches
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from wsikd.bags.bag import H5_SUFFIXES, REMEDY, find_bags, open_bag
 from wsikd.core.errors import MALFORMED, UNREADABLE, DataError
 from wsikd.core.reading import read_json
 from wsikd.tiles.arrays import member
-from wsikd.tiles.bags import H5_SUFFIXES, REMEDY, find_bags, open_bag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.tiles.bags import Bag
+    from wsikd.bags.bag import Bag
 
 logger = logging.getLogger(__name__)
 _ENCODER = ("id", "sha256", "input_px", "mean", "std")
@@ -79,7 +79,7 @@ class RegionTable:
         Raises:
             DataError: slides are not ascending, or regions not slide by slide.
         """
-        remedy = "list them with wsikd.tiles.regions.open_regions"
+        remedy = "list them with wsikd.bags.region_table.open_regions"
         if any(a >= b for a, b in zip(self.slides, self.slides[1:], strict=False)):
             raise DataError("slides of regions", "are not ascending, each once", remedy)
         index, count = self.slide_index, len(self.slides)

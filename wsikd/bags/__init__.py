@@ -1,0 +1,1 @@
+"""Embeddings of a slide's patches and regions."""
