@@ -29,13 +29,13 @@ from wsikd.learn.losses import downsample
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch, Progress
 from wsikd.learn.settings import Data, Split
-from wsikd.models.backbone import macs
-from wsikd.models.grader import build_grader
+from wsikd.models.backbones.base import macs
+from wsikd.models.graders.pooled import build_grader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 CLASSES = 4
 WEIGHTS = {"ce": 1.0, "fm": 0.1, "at_plus": 10.0}

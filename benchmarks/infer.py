@@ -39,8 +39,8 @@ from wsikd.grade.engines import Place
 from wsikd.grade.engines.choose import default_precision
 from wsikd.grade.engines.with_openvino import OpenVinoEngine
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.slides.tissue.find import find_tissue

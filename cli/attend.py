@@ -72,7 +72,7 @@ def attend(
     from wsikd.core.output.place import Place
     from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
-    from wsikd.models.peek import check_network
+    from wsikd.models.files.peek import check_network
     from wsikd.slides.listing.manifest import find_slides, open_entry
     from wsikd.slides.listing.once import settle_names
     from wsikd.slides.what_is import BAGS, CLASSIFIER, check_role
@@ -96,7 +96,7 @@ def attend(
     import torch
 
     from wsikd.learn.bag_evaluate import BagReader
-    from wsikd.models.bag_bundle import load_bag_network
+    from wsikd.models.files.bag_bundle import load_bag_network
 
     bundle = load_bag_network(run)
     reads = BagReader(bundle)

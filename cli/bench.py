@@ -253,7 +253,7 @@ def bench(
 
 def _check_models(teacher: Path, students: tuple[Path, ...]) -> None:
     """Look at the cards; a mistake is found before anything heavy is imported."""
-    from wsikd.models.peek import check_pair, peek_grader
+    from wsikd.models.files.peek import check_pair, peek_grader
 
     card = peek_grader(teacher, "--teacher")
     cards = [peek_grader(path, "--student") for path in students]
@@ -264,8 +264,8 @@ def _check_models(teacher: Path, students: tuple[Path, ...]) -> None:
 def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
     from wsikd.grade.bench import Contender
     from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.backbone import macs
-    from wsikd.models.bundle import load_bundle
+    from wsikd.models.backbones.base import macs
+    from wsikd.models.files.bundle import load_bundle
 
     bundle = load_bundle(path)
     network = bundle.network()
@@ -303,9 +303,9 @@ def _untrained(
 
     from wsikd.grade.bench import Contender
     from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.backbone import macs
-    from wsikd.models.bundle import InputSpec
-    from wsikd.models.grader import build_grader
+    from wsikd.models.backbones.base import macs
+    from wsikd.models.files.bundle import InputSpec
+    from wsikd.models.graders.pooled import build_grader
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.tiles.grid import patch_sizes
 

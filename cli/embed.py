@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wsikd.bags.embed import Embedder
-    from wsikd.models.encoder import Encoder
+    from wsikd.models.encoders.open import Encoder
     from wsikd.slides.listing.manifest import SlideEntry
 
 
@@ -177,7 +177,7 @@ def embed(
     if not entries:
         batch.finish("nothing embedded")
 
-    from wsikd.models.encoder import open_encoder
+    from wsikd.models.encoders.open import open_encoder
 
     encoder = open_encoder(encoder_name, weights=weights, licence=licence)
     embedder = _embedder(

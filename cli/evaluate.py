@@ -121,7 +121,7 @@ def evaluate(
 
     from wsikd.core.ranks import refuse_team
     from wsikd.learn.preflight import PATCHES, check_data
-    from wsikd.models.peek import peek_grader
+    from wsikd.models.files.peek import peek_grader
 
     refuse_team("wsikd evaluate", "start it once")
     peek_grader(subject, "RUN")

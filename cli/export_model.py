@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsikd.models.bundle import InputSpec
+    from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.listing.manifest import SlideEntry
 
 _FIELDS = 32
@@ -68,8 +68,8 @@ def export_model(
     greatest one; else nothing is left. export.json tells how to use it and how well it agreed.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.models.bundle import load_bundle
-    from wsikd.models.peek import peek_grader
+    from wsikd.models.files.bundle import load_bundle
+    from wsikd.models.files.peek import peek_grader
     from wsikd.models.tables import FILES
     from wsikd.slides.listing.manifest import find_slides
 
@@ -79,7 +79,7 @@ def export_model(
     check_slides(inputs)
     entries = find_slides(inputs, slide_mpp=slide_mpp) if inputs else []
 
-    from wsikd.models.portable import export_model as write
+    from wsikd.models.files.export import export_model as write
 
     use_threads(1)
     bundle = load_bundle(student)

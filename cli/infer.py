@@ -237,7 +237,7 @@ def infer(
 
 def _check_models(model: Path, teacher: Path | None) -> None:
     """Look at the cards; a mistake is found before anything heavy is imported."""
-    from wsikd.models.peek import check_pair, peek_grader, teacher_note
+    from wsikd.models.files.peek import check_pair, peek_grader, teacher_note
 
     student = peek_grader(model, "-m")
     if teacher is not None:

@@ -51,7 +51,7 @@ OWNERS = {
     "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
     "timm": ["wsikd.models."],
     "openvino": ["wsikd.grade.engines."],
-    "onnxruntime": ["wsikd.grade.engines.", "wsikd.models.portable"],
+    "onnxruntime": ["wsikd.grade.engines.", "wsikd.models.files.export"],
     "lightning": ["wsikd.learn.team", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],

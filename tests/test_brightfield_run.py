@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.slides.pixels import tissue_rgb
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.synthetic.cohort import write_pyramid
 
 FAST = ["--threads", "1"]

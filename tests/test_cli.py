@@ -16,8 +16,8 @@ from wsikd.cli.main import main
 from tests.slides.pixels import GLASS, break_tile, copy_slide, tissue_rgb
 from wsikd import RESEARCH_USE, __version__
 from wsikd.grade.predict import PredictSettings
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import TileStore
 

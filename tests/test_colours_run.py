@@ -10,8 +10,8 @@ from wsikd.cli.main import main
 
 from tests.slides.dicom_slides import frames_of, write_level
 from tests.slides.pixels import tissue_rgb
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.tiles.store import StoreSettings, settings_digest
 
 RGB = tissue_rgb(640, 512, (100, 80, 400, 400))

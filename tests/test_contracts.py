@@ -16,8 +16,8 @@ from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.runs import SETTINGS, load_settings
 from wsikd.learn.settings import TERMS
-from wsikd.models.backbone import BACKBONES, build_backbone
-from wsikd.models.grader import build_grader
+from wsikd.models.backbones.base import BACKBONES, build_backbone
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import READERS, Slide, open_slide
 from wsikd.slides.tissue.maskers import MASKERS
 from wsikd.synthetic.cohort import write_pyramid

@@ -21,9 +21,9 @@ WRITERS = {"open", "write_text", "write_bytes", "touch", "imwrite", "save", "sav
 ALLOWED = {
     ("wsikd.grade.bench_choice_report", "plot_trade"): "a place that the caller has aside",
     ("wsikd.grade.bench_report", "plot"): "the same",
-    ("wsikd.models.portable", "_write_onnx"): "the same",
-    ("wsikd.models.portable", "_write_torchscript"): "the same",
-    ("wsikd.models.weights", "write_weights"): "the same",
+    ("wsikd.models.files.export", "_write_onnx"): "the same",
+    ("wsikd.models.files.export", "_write_torchscript"): "the same",
+    ("wsikd.models.files.weights", "write_weights"): "the same",
     ("wsikd.learn.slpd_train", "made"): "PrototypeTable.save writes aside itself",
     ("wsikd.core.output.lock", "_take"): "opens a lock that check_file has recognised",
     ("wsikd.core.run", "append_metrics"): "appends",

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from shapely.geometry import shape
 from wsikd.cli.main import main
 
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 from wsikd.tiles.store import TileStore
 
 TEST_SLIDES = ("demo-07", "demo-08")

@@ -19,8 +19,8 @@ from wsikd.cli.main import main
 
 from tests.grade.deadly import deadly_job, stuck_job
 from tests.slides.pixels import copy_slide, tissue_rgb
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.synthetic.cohort import write_pyramid
 
 FAST = ("--format", "zarr,csv", "--threads", "1")

@@ -10,8 +10,8 @@ import zarr
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tia import student_model

@@ -57,8 +57,8 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
         BundleError: the bundle is missing, damaged, or does not fit its card.
         ConfigError: the stride is not within the patch.
     """
-    from wsikd.models.bundle import load_bundle
-    from wsikd.models.portable import calibrated
+    from wsikd.models.files.bundle import load_bundle
+    from wsikd.models.files.export import calibrated
 
     student = load_bundle(bundle)
     side = student.spec.patch_px

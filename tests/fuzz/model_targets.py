@@ -15,8 +15,8 @@ CURVE = {"threshold": [0.0, 0.5, 1.0], "share": [1.0, 0.4, 0.0], "agreement": [1
 
 
 def build_student(folder):
-    from wsikd.models.bundle import InputSpec, save_bundle
-    from wsikd.models.grader import build_grader
+    from wsikd.models.files.bundle import InputSpec, save_bundle
+    from wsikd.models.graders.pooled import build_grader
     from wsikd.slides.appearance import STATISTICS
 
     spec = InputSpec(4.0, 32, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4"))
@@ -37,8 +37,8 @@ def use_student(folder):
 
     from wsikd.grade.likeness import trained_on
     from wsikd.grade.rule import rule_of
-    from wsikd.models.bundle import load_bundle
-    from wsikd.models.portable import calibrated, wsinfer_config
+    from wsikd.models.files.bundle import load_bundle
+    from wsikd.models.files.export import calibrated, wsinfer_config
 
     bundle = load_bundle(folder)
     assert bundle.key
@@ -56,8 +56,8 @@ def use_student(folder):
 
 
 def build_bag_network(folder):
-    from wsikd.models.bag_bundle import save_bag_network
-    from wsikd.models.mil import build_mil
+    from wsikd.models.files.bag_bundle import save_bag_network
+    from wsikd.models.slide_level.mil import build_mil
 
     network = build_mil("gated", 6, 2, hidden=8, attention=4)
     save_bag_network(
@@ -70,7 +70,7 @@ def build_bag_network(folder):
 def use_bag_network(folder):
     import torch
 
-    from wsikd.models.bag_bundle import load_bag_network
+    from wsikd.models.files.bag_bundle import load_bag_network
 
     bundle = load_bag_network(folder)
     assert bundle.arch
@@ -82,8 +82,8 @@ def use_bag_network(folder):
 
 
 def build_region_encoder(folder):
-    from wsikd.models.region_bundle import save_region_encoder
-    from wsikd.models.region_vit import RegionShape, RegionStudent
+    from wsikd.models.files.region_bundle import save_region_encoder
+    from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
     shape = RegionShape(
         dim=6, table=4, width=8, depth=2, heads=2, hidden=12, bottleneck=6, outputs=20
@@ -97,7 +97,7 @@ def build_region_encoder(folder):
 def use_region_encoder(folder):
     import torch
 
-    from wsikd.models.region_bundle import load_region_encoder
+    from wsikd.models.files.region_bundle import load_region_encoder
 
     encoder = load_region_encoder(folder)
     assert encoder.sha256

@@ -13,7 +13,7 @@ from wsikd.grade import bench
 from wsikd.grade.bench import STAGES, Contender, agreement, run_bench
 from wsikd.grade.bench_report import agreement_text, plot, stage_rows, to_markdown
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec
+from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid
 

@@ -26,8 +26,8 @@ from wsikd.grade.bench_choice import (
 )
 from wsikd.grade.bench_choice_report import plot_trade, trade_lines
 from wsikd.grade.bench_report import to_markdown
-from wsikd.models.bundle import save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry
 
 ASK = Question((0.1, 0.5), 0.05)

@@ -19,8 +19,8 @@ from wsikd.grade.bench_report import to_markdown
 from wsikd.grade.bench_slides import check_labels, gather_slides, grade_group
 from wsikd.grade.results import ResultSettings, infer_slide
 from wsikd.grade.slide_scores import SlideLabel
-from wsikd.models.bundle import save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 
 # by hand: the greatest pattern, then the highest other one

@@ -15,7 +15,7 @@ from wsikd.grade.engines.choose import open_engine
 from wsikd.grade.engines.with_onnx import OnnxEngine
 from wsikd.grade.engines.with_openvino import OpenVinoEngine
 from wsikd.grade.engines.with_torch import TorchEngine
-from wsikd.models.grader import build_grader
+from wsikd.models.graders.pooled import build_grader
 
 ARCHS = ["mobilenet_v3_large", "vgg_small"]
 

@@ -17,7 +17,7 @@ from wsikd.grade.exports.ome_zarr import read
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
 from wsikd.grade.rule import Rule
-from wsikd.models.bundle import InputSpec
+from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry
 
 CLASSES = ("NC", "G3", "G4")

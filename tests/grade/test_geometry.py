@@ -27,7 +27,7 @@ from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.exports.ome_tiff import pixel_px
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec
+from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.base import Mpp, open_slide
 
 PATCH, MODEL_MPP = 32, 4.0

@@ -7,7 +7,7 @@ import torch
 from tests.grade.maps import FakeSlide
 from wsikd.core.errors import ConfigError, RegionReadError, SlideError
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec
+from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.scaled_view import Canvas
 
 CLASSES = ("NC", "G3", "G4")

@@ -26,7 +26,7 @@ from wsikd.grade.exports import DEFAULT, FILES
 from wsikd.grade.likeness import COLUMNS, trained_on
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide, write_summary
-from wsikd.models.bundle import InputSpec, StudentBundle
+from wsikd.models.files.bundle import InputSpec, StudentBundle
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 from wsikd.slides.scaled_view import Canvas

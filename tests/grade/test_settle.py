@@ -16,8 +16,8 @@ from wsikd.grade.engines import check, choose
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.settle import Computing, settle
-from wsikd.models.bundle import InputSpec, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid
 

@@ -9,7 +9,7 @@ from wsikd.learn.curves import plot_attention, plot_confusion, plot_curves, plot
 from wsikd.learn.data import load_patches
 from wsikd.learn.metrics import softmax
 from wsikd.learn.settings import Data, Split
-from wsikd.models.grader import build_grader
+from wsikd.models.graders.pooled import build_grader
 
 MAX_BYTES = 300_000
 

@@ -16,7 +16,7 @@ from wsikd.core.errors import DataError, OutputError
 from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_evaluate import evaluate_bags, run_network
 from wsikd.learn.bag_train import train_bags
-from wsikd.models.bag_bundle import load_bag_network
+from wsikd.models.files.bag_bundle import load_bag_network
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from wsikd.learn.bag_data import load_bags
 from wsikd.learn.bag_settings import MilConfig
 from wsikd.learn.bag_train import operating_point, train_bags
 from wsikd.learn.metrics import softmax
-from wsikd.models.bag_bundle import load_bag_network
-from wsikd.models.mil import AGGREGATORS
+from wsikd.models.files.bag_bundle import load_bag_network
+from wsikd.models.slide_level.mil import AGGREGATORS
 
 SPLITS = ("train", "train", "train", "val", "test")
 

@@ -15,8 +15,8 @@ from wsikd.learn.detect_settings import DetectConfig
 from wsikd.learn.detect_train import Detect, load_detector, mirrored, train_detector
 from wsikd.learn.ts2g_settings import Trunk
 from wsikd.learn.ts2g_train import open_trunk
+from wsikd.models.backbones.resnet_trunks import resnet_weights
 from wsikd.models.detectors import DETECTORS, build_detector
-from wsikd.models.trunks import resnet_weights
 
 SMALL = {
     "encoder_layers": 1, "decoder_layers": 2, "num_queries": 10, "d_model": 32,

@@ -14,7 +14,7 @@ from wsikd.learn.data import load_patches
 from wsikd.learn.prepare import build_student, input_spec
 from wsikd.learn.settings import RunConfig, Split
 from wsikd.learn.train import distill
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 from wsikd.synthetic.cohort import write_pyramid
 
 SHAPE = {"units": [2, 1, 1], "dim": 16, "heads": 2, "depth": 1, "positions": 1}

@@ -15,7 +15,7 @@ from wsikd.learn.methods.supervised import Supervised
 from wsikd.learn.settings import Augment, RunConfig
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer, distill
-from wsikd.models.grader import build_grader
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings

@@ -23,7 +23,7 @@ from wsikd.learn.reproduce import Plan, read_rows, run_all
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.table import make_table, to_markdown
 from wsikd.learn.train import Trainer
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 
 TINY = [
     "network.arch=vgg_small", "network.width=0.25", "network.init=random", "optim.epochs=1",

@@ -16,8 +16,8 @@ from wsikd.core.output.lock import locked
 from wsikd.learn import ahead, data, loggers
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill
-from wsikd.models.bundle import load_bundle
 from wsikd.models.device import deterministic
+from wsikd.models.files.bundle import load_bundle
 
 
 @pytest.fixture(autouse=True, scope="module")

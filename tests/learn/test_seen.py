@@ -14,7 +14,7 @@ from wsikd.core.leak_hashes import HASH_CHARS
 from wsikd.learn import seen
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.train import distill
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 
 TINY = {"epochs": 1, "epoch_patches": 9, "batch_size": 9, "warmup_epochs": 0}
 

@@ -20,9 +20,9 @@ from wsikd.learn.prototypes import NOBODY, PrototypeTable
 from wsikd.learn.region_data import check_crops, load_regions
 from wsikd.learn.runs import load_run, load_settings
 from wsikd.learn.slpd_train import train_regions
-from wsikd.models.bundle import load_bundle
-from wsikd.models.region_bundle import load_region_encoder
-from wsikd.models.region_vit import RegionShape
+from wsikd.models.files.bundle import load_bundle
+from wsikd.models.files.region_bundle import load_region_encoder
+from wsikd.models.slide_level.region_vit import RegionShape
 
 
 @pytest.fixture(autouse=True, scope="module")

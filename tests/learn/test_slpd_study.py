@@ -36,8 +36,8 @@ from wsikd.learn.slpd_study import Study, Vectors
 from wsikd.learn.slpd_study_settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
 from wsikd.learn.slpd_table import write_table
 from wsikd.learn.slpd_train import train_regions
-from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
-from wsikd.models.region_vit import RegionEncoder, RegionShape
+from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
+from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 from wsikd.synthetic.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
 
 COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8, noise=2.0)

@@ -12,7 +12,7 @@ from wsikd.learn.evaluate import ABOVE
 from wsikd.learn.losses import downsample
 from wsikd.learn.settings import Data, RunConfig, Split
 from wsikd.learn.train import distill
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles.store import StoreSettings, TileStore

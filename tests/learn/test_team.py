@@ -18,7 +18,7 @@ from wsikd.learn.settings import RunConfig
 from wsikd.learn.splits import share_of
 from wsikd.learn.team import Team
 from wsikd.learn.train import distill
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
 
 ROOT = Path(__file__).parents[2]

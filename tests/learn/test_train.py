@@ -34,7 +34,7 @@ from wsikd.learn.settings import Augment, Optim, RunConfig
 from wsikd.learn.sources import FileSource
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer, distill
-from wsikd.models.bundle import load_bundle
+from wsikd.models.files.bundle import load_bundle
 from wsikd.slides.appearance import STATISTICS, Appearance, field_statistics
 
 

@@ -14,7 +14,7 @@ from wsikd.learn.methods.ts2g import embedding_terms
 from wsikd.learn.select import choose
 from wsikd.learn.ts2g_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g_train import EmbedTrainer, fit_of, train_embedder
-from wsikd.models.encoder import Encoder, EncoderSpec, open_encoder
+from wsikd.models.encoders.open import Encoder, EncoderSpec, open_encoder
 from wsikd.tiles.store import TileStore
 
 SLIDES, DIM = 6, 5

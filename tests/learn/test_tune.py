@@ -14,8 +14,8 @@ from wsikd.learn import tune as module
 from wsikd.learn.runs import load_run
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.tune import Tuning, parse_grid, trial_folder, tune
-from wsikd.models.backbone import macs
-from wsikd.models.bundle import load_bundle
+from wsikd.models.backbones.base import macs
+from wsikd.models.files.bundle import load_bundle
 
 GRID = {"optim.lr": (1e-3, 1e-6), "optim.batch_size": (9, 18)}
 

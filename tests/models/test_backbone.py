@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import BACKBONES, build_backbone, macs
-from wsikd.models.families import imagenet_weights
-from wsikd.models.grader import Grader, build_grader
+from wsikd.models.backbones.base import BACKBONES, build_backbone, macs
+from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.graders.pooled import Grader, build_grader
 
 
 @pytest.fixture(params=BACKBONES)

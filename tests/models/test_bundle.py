@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wsikd.core.errors import BundleError
-from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
-from wsikd.models.folder import write_network
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
+from wsikd.models.files.folder import write_network
+from wsikd.models.graders.pooled import build_grader
 
 CLASSES = ("NC", "G3", "G4", "G5")
 SPEC = InputSpec(4.0, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CLASSES, "half", 2)

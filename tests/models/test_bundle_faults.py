@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from wsikd.cli.main import main
 
 from wsikd.core.errors import BundleError
-from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 
 SPEC = InputSpec(4.0, 32, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
 NUMBERS = [0, -1, 10**9, 10**400, math.nan, math.inf, 1e-300, True, "3", None, [], {}]

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tests.grade.maps import MPP, FakeSlide
 from wsikd.core.errors import BundleError
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
-from wsikd.models.colour import without_colour
-from wsikd.models.grader import build_grader
-from wsikd.models.portable import export_model
+from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
+from wsikd.models.files.export import export_model
+from wsikd.models.graders.colour_input import without_colour
+from wsikd.models.graders.pooled import build_grader
 
 HAEMATOXYLIN, EOSIN, REST = (0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776)
 

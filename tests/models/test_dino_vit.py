@@ -12,8 +12,8 @@ from wsikd.cli.main import main
 
 from wsikd.bags.region_table import open_regions
 from wsikd.core.errors import ConfigError
-from wsikd.models.dino_vit import DinoViT
-from wsikd.models.encoder import open_encoder
+from wsikd.models.encoders.dino_vit import DinoViT
+from wsikd.models.encoders.open import open_encoder
 
 WIDTH, DEPTH, TOKEN, TABLE = 128, 2, 8, 3
 

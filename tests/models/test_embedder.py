@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import save_file
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.models.backbone import build_backbone
-from wsikd.models.bundle import CARD, WEIGHTS, InputSpec, save_bundle
-from wsikd.models.embedder import (
+from wsikd.models.backbones.base import build_backbone
+from wsikd.models.encoders.adapter import (
     ADAPTERS,
     Adapter,
     Embedder,
     masked_mean,
     save_embedder,
 )
-from wsikd.models.encoder import EncoderSpec, open_encoder
-from wsikd.models.grader import build_grader
+from wsikd.models.encoders.open import EncoderSpec, open_encoder
+from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
 
 
 def params(net):

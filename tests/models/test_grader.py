@@ -1,7 +1,7 @@
 import torch
 
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 
 
 def corners(x, factor):

@@ -9,11 +9,11 @@ from scipy import ndimage, special
 from torch import nn
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.models.backbone import macs
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import GRADERS, build_grader
-from wsikd.models.hybrid import Attention, Block, ChannelSpatialAttention, TokenHead
-from wsikd.models.hybrid_options import Hybrid
+from wsikd.models.backbones.base import macs
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.hdkd import Attention, Block, ChannelSpatialAttention, TokenHead
+from wsikd.models.graders.hdkd_options import Hybrid
+from wsikd.models.graders.pooled import GRADERS, build_grader
 
 SMALL = {"dim": 16, "heads": 2, "depth": 1, "positions": 4, "units": [2, 1, 1]}
 

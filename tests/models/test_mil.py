@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.mil import AGGREGATORS, build_mil, masked_softmax
-from wsikd.models.transmil import nystrom, pseudo_inverse
+from wsikd.models.slide_level.mil import AGGREGATORS, build_mil, masked_softmax
+from wsikd.models.slide_level.transmil import nystrom, pseudo_inverse
 
 DIM, CLASSES = 12, 3
 SMALL = {

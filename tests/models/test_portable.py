@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision import transforms
 
 from wsikd.core.errors import BundleError, ConfigError, OutputError
-from wsikd.models import portable
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import assemble, build_grader
-from wsikd.models.portable import export_model
+from wsikd.models.files import export as portable
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.files.export import export_model
+from wsikd.models.graders.pooled import assemble, build_grader
 
 CLASSES = ("NC", "G3", "G4", "G5")
 SPEC = InputSpec(4.0, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CLASSES, "half", 2)

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.models.region_bundle import load_region_encoder, save_region_encoder
-from wsikd.models.region_vit import DropPath, RegionEncoder, RegionShape, RegionStudent, RegionViT
+from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
+from wsikd.models.slide_level.region_vit import (
+    DropPath,
+    RegionEncoder,
+    RegionShape,
+    RegionStudent,
+    RegionViT,
+)
 
 SMALL = RegionShape(dim=5, table=4, width=8, depth=2, heads=2, hidden=12, bottleneck=6, outputs=20)
 

@@ -5,10 +5,10 @@ import timm
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import build_backbone, macs
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.families import imagenet_weights
-from wsikd.models.grader import build_grader
+from wsikd.models.backbones.base import build_backbone, macs
+from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 
 CHAINS = ["test_convnext", "test_resnet", "test_efficientnet", "mobilenetv3_small_050"]
 TRANSFORMERS = ["test_vit", "vit_tiny_patch16_224"]

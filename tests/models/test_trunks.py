@@ -7,8 +7,8 @@ from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import build_backbone
-from wsikd.models.trunks import arch_of, resnet_weights
+from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.resnet_trunks import arch_of, resnet_weights
 
 
 @pytest.fixture(scope="module")

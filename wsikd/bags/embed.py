@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.models.encoder import Encoder
+    from wsikd.models.encoders.open import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 
@@ -63,7 +63,7 @@ class Embedder:
     """Runs one encoder over slides and stores.
 
     Args:
-        encoder: see ``wsikd.models.encoder``.
+        encoder: see ``wsikd.models.encoders.open``.
         settings: see :class:`EmbedSettings`.
         device: auto, cpu or cuda:0.
         batch_size: patches in a step.

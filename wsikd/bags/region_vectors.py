@@ -14,7 +14,7 @@ from wsikd.core.errors import DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
 from wsikd.models.device import pick_device
-from wsikd.models.region_bundle import load_region_encoder
+from wsikd.models.files.region_bundle import load_region_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

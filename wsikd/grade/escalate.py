@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
     from wsikd.grade.rule import Rule
-    from wsikd.models.bundle import InputSpec
+    from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.scaled_view import Canvas
     from wsikd.slides.tissue.find import TissueMask

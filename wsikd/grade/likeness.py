@@ -6,11 +6,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import MALFORMED, BundleError
-from wsikd.models.bundle import CARD
+from wsikd.models.files.bundle import CARD
 from wsikd.slides.appearance import Appearance
 
 if TYPE_CHECKING:
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
     from wsikd.slides.appearance import Watcher
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from wsikd.models.bundle import InputSpec
+    from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.tissue.find import TissueMask

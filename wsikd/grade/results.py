@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from wsikd.grade.ahead import Opened
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry

@@ -17,7 +17,7 @@ from wsikd.core.escalation import best_place, place_for, place_for_kappa
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 BUDGET = 0.1
 AGREEMENT = 0.95
@@ -80,7 +80,7 @@ def rule_of(
     except ConfigError:
         raise
     except MALFORMED as error:
-        from wsikd.models.bundle import CARD
+        from wsikd.models.files.bundle import CARD
 
         raise BundleError(
             student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it anew"

@@ -17,7 +17,7 @@ from shapely.geometry import shape
 
 from wsikd.grade.exports import write_all
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.models.bundle import InputSpec
+from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_geometry_slide
 from wsikd.tiles.store import StoreSettings

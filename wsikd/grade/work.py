@@ -16,7 +16,7 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.results import ResultSettings, infer_slide
 from wsikd.grade.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.grade.settle import Settled, begun_with, compute_as, settle
-from wsikd.models.bundle import StudentBundle, load_bundle
+from wsikd.models.files.bundle import StudentBundle, load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.data import PatchSet
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 MAX_PATCHES = 256
 

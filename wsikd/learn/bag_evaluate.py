@@ -26,7 +26,7 @@ from wsikd.learn.bag_settings import MilConfig
 from wsikd.learn.bag_train import score_bags
 from wsikd.learn.metrics import softmax, weighted
 from wsikd.learn.subjects import SCORES, read_scores
-from wsikd.models.bag_bundle import load_bag_network
+from wsikd.models.files.bag_bundle import load_bag_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.bag_data import BagSet
-    from wsikd.models.bag_bundle import BagBundle
+    from wsikd.models.files.bag_bundle import BagBundle
 
 logger = logging.getLogger(__name__)
 

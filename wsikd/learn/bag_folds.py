@@ -19,8 +19,8 @@ from wsikd.learn.bag_evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.bag_train import figure, train_bags
 from wsikd.learn.metrics import weighted
 from wsikd.learn.operating import with_intervals
-from wsikd.models.bag_bundle import load_bag_network
-from wsikd.models.bundle import CARD
+from wsikd.models.files.bag_bundle import load_bag_network
+from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -32,7 +32,7 @@ class MilNetwork(Settings):
     """The network over a bag."""
 
     arch: str = "gated"
-    """Entry of wsikd.models.mil.AGGREGATORS."""
+    """Entry of wsikd.models.slide_level.mil.AGGREGATORS."""
     hidden: Annotated[int, Field(gt=0)] | None = None
     """Width of projected instances; none takes the network's own."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

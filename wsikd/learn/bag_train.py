@@ -24,9 +24,9 @@ from wsikd.learn.parts import checked, never_predicted, told_missing, told_slide
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
-from wsikd.models.bag_bundle import save_bag_network
 from wsikd.models.device import deterministic
-from wsikd.models.mil import BagNetwork, build_mil
+from wsikd.models.files.bag_bundle import save_bag_network
+from wsikd.models.slide_level.mil import BagNetwork, build_mil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -21,12 +21,12 @@ from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
-from wsikd.models.bundle import CARD
+from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.detectors import Detector, build_detector
 from wsikd.models.device import deterministic
-from wsikd.models.encoder import read_state
-from wsikd.models.folder import read_network, write_network
-from wsikd.models.trunks import TRUNK_FILE, resnet_weights
+from wsikd.models.encoders.open import read_state
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.folder import read_network, write_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data import PatchSet
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 __all__ = [
     "balanced_accuracy", "check_fit", "choose_min_fields", "confusion",

@@ -17,7 +17,7 @@ from wsikd.learn.metrics import softmax
 from wsikd.learn.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.prepare import init_stream
 from wsikd.learn.seen import record_seen
-from wsikd.models.bundle import save_bundle
+from wsikd.models.files.bundle import save_bundle
 from wsikd.slides.appearance import Appearance, field_statistics
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsikd.learn.data import PatchSet
     from wsikd.learn.schedules import Best
     from wsikd.learn.train import Trainer
-    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.models.files.bundle import InputSpec, StudentBundle
 
 logger = logging.getLogger(__name__)
 FEW_SLIDES = 3

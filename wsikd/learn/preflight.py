@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.registry import check_known
-from wsikd.models.peek import peek_grader
+from wsikd.models.files.peek import peek_grader
 from wsikd.models.tables import AGGREGATORS, BACKBONES, GRADERS
 from wsikd.slides.what_is import BAGS, GRIDS, IMAGES, STORES, check_role
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsikd.learn.settings import Data, RunConfig, Split
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 PATCHES = (STORES, IMAGES)
 _TAKES = {"mil": (BAGS, GRIDS), "slpd": (GRIDS,), "ts2g": PATCHES}

@@ -12,18 +12,18 @@ from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.learn.preflight import peek_teacher
-from wsikd.models.backbone import macs
-from wsikd.models.bundle import InputSpec, StudentBundle, load_bundle
-from wsikd.models.families import imagenet_weights
-from wsikd.models.grader import build_grader
-from wsikd.models.hybrid import PATCH, TokenGrader
+from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.files.bundle import InputSpec, StudentBundle, load_bundle
+from wsikd.models.graders.hdkd import PATCH, TokenGrader
+from wsikd.models.graders.pooled import build_grader
 
 if TYPE_CHECKING:
     from wsikd.core.run import RunDir
     from wsikd.learn.data import PatchSet
     from wsikd.learn.methods.base import Method
     from wsikd.learn.settings import RunConfig
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from wsikd.learn.reproduce_plan import Row as Row
 from wsikd.learn.reproduce_plan import Unit as Unit
 from wsikd.learn.reproduce_plan import read_rows as read_rows
 from wsikd.learn.train import distill
-from wsikd.models.bundle import CARD, load_bundle
 from wsikd.models.device import pick_device
+from wsikd.models.files.bundle import CARD, load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -66,7 +66,7 @@ def _attention(
 ) -> tuple[float | None, list[AttentionPair]]:
     """Agreement and pairs on validation patches; nothing for a run without a usable teacher."""
     from wsikd.learn.attention import compare_attention
-    from wsikd.models.bundle import load_bundle
+    from wsikd.models.files.bundle import load_bundle
 
     config, patches = subject.config, scored.patches
     if config is None or config.teacher is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data import PatchSet
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 logger = logging.getLogger(__name__)
 MAX_IMAGES = 10_000

@@ -27,7 +27,7 @@ def open_scorer(run: Path) -> Score:
         BundleError: the run holds no bag network.
         ConfigError: its network says nothing of single patches.
     """
-    from wsikd.models.bag_bundle import load_bag_network
+    from wsikd.models.files.bag_bundle import load_bag_network
 
     bundle = load_bag_network(run)
     network = bundle.network()

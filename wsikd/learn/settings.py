@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from wsikd.core.config import Settings
 from wsikd.learn.augment_settings import Augment, Positive, Share
 from wsikd.learn.hdkd_settings import Hdkd
-from wsikd.models.hybrid_options import Hybrid
+from wsikd.models.graders.hdkd_options import Hybrid
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,7 +22,7 @@ class Network(Settings):
     """The network that is trained."""
 
     arch: str = "vgg_small"
-    """Entry of wsikd.models.backbone.BACKBONES, hdkd_teacher, hdkd_student, or a model of timm,
+    """Entry of wsikd.models.backbones.base.BACKBONES, hdkd_teacher, hdkd_student, or a model of timm,
     e.g. timm:convnext_tiny."""
     width: Positive = 1.0
     """Factor on the channels (vgg_small, mobilenet_v3_large, hdkd_teacher, hdkd_student)."""

@@ -26,8 +26,8 @@ from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
 from wsikd.learn.settings import RunConfig
 from wsikd.learn.slpd_study_settings import ASKED_BY
 from wsikd.learn.train import distill
-from wsikd.models.bundle import CARD
-from wsikd.models.encoder import open_encoder
+from wsikd.models.encoders.open import open_encoder
+from wsikd.models.files.bundle import CARD
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.mixtures import (
     KINDS,

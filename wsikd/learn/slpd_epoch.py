@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsikd.learn.region_data import RegionSet
     from wsikd.learn.slpd_settings import Prototypes
     from wsikd.learn.team import Team
-    from wsikd.models.region_vit import RegionEncoder
+    from wsikd.models.slide_level.region_vit import RegionEncoder
 
 logger = logging.getLogger(__name__)
 _LEAST, _MOST, _REGIONS_EACH, _FACTOR = 2, 6, 12, 8

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsikd.learn.prototypes import PrototypeTable
     from wsikd.learn.settings import Split
     from wsikd.learn.slpd_settings import Prototypes
-    from wsikd.models.region_bundle import LoadedRegionEncoder
+    from wsikd.models.files.region_bundle import LoadedRegionEncoder
 
 
 def bottleneck_of(

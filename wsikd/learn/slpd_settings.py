@@ -41,7 +41,7 @@ class RegionData(Settings):
 
 
 class RegionNetwork(Settings):
-    """The region encoder and its head; see wsikd.models.region_vit.RegionShape."""
+    """The region encoder and its head; see wsikd.models.slide_level.region_vit.RegionShape."""
 
     width: Count = 192
     """Of a token, and of the region vector."""

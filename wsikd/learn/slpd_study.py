@@ -40,8 +40,8 @@ from wsikd.learn.slpd_settings import SlpdConfig
 from wsikd.learn.slpd_study_settings import ASKED_BY, RAW, SHUFFLED, TRUE, UNTRAINED
 from wsikd.learn.slpd_train import build, train_regions
 from wsikd.learn.studies import claim
-from wsikd.models.bundle import CARD
-from wsikd.models.region_bundle import save_region_encoder
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.region_bundle import save_region_encoder
 from wsikd.synthetic.mixtures import TYPES
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from wsikd.learn.splits import groups_of
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
 from wsikd.models.device import deterministic
-from wsikd.models.region_bundle import save_region_encoder
-from wsikd.models.region_vit import RegionShape, RegionStudent
+from wsikd.models.files.region_bundle import save_region_encoder
+from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

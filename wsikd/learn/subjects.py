@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.data import PatchSet
     from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 logger = logging.getLogger(__name__)
 SCORES = "scores.json"
@@ -54,7 +54,7 @@ def open_subject(path: Path) -> Subject:
     """
     from wsikd.core.config import load_config
     from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import load_bundle
+    from wsikd.models.files.bundle import load_bundle
 
     bundle = load_bundle(path)
     for place in (path, bundle.path.parent):
@@ -99,7 +99,7 @@ def teacher_beside(
         JSON values ``mpp``, ``macs`` and ``figures``; None for a run without a teacher, or whose
         teacher is not there, reads finer patches, or was not scored on this test part.
     """
-    from wsikd.models.bundle import load_bundle
+    from wsikd.models.files.bundle import load_bundle
 
     if subject.config is None or subject.config.teacher is None:
         return None

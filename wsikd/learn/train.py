@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.settings import RunConfig
-    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.models.files.bundle import InputSpec, StudentBundle
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ class Trunk(Settings):
     """The frozen network in front."""
 
     arch: str = "resnet50"
-    """Entry of wsikd.models.backbone.BACKBONES, or timm:NAME."""
+    """Entry of wsikd.models.backbones.base.BACKBONES, or timm:NAME."""
     weights: str | None = None
     """Run of method detector, or a state dict: of the network itself, or of a detector with a
     ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2). None: ImageNet's, from
@@ -68,7 +68,7 @@ class Ts2gConfig(Settings):
     split: Split = Split()
     trunk: Trunk = Trunk()
     adapter: Literal["p", "m", "mp", "mpa"] = "mpa"
-    """See wsikd.models.embedder.Adapter."""
+    """See wsikd.models.encoders.adapter.Adapter."""
     targets: Literal["plain", "standardise", "normalise"] = "standardise"
     """"standardise": each number to mean 0 and deviation 1 over the training patches, undone in
     what the embedder gives; "normalise": length 1; "plain": as they are."""

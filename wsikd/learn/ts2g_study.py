@@ -45,9 +45,9 @@ from wsikd.learn.ts2g_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
 from wsikd.learn.ts2g_study_settings import ASKED_BY, TEACHER, slug
 from wsikd.learn.ts2g_train import fit_of, train_embedder
-from wsikd.models.bag_bundle import load_bag_network
-from wsikd.models.bundle import CARD
-from wsikd.models.encoder import open_encoder
+from wsikd.models.encoders.open import open_encoder
+from wsikd.models.files.bag_bundle import load_bag_network
+from wsikd.models.files.bundle import CARD
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cells import write_cells
 from wsikd.tiles.metadata import SlideNotes

@@ -11,7 +11,7 @@ from wsikd.learn.bag_train import figure
 from wsikd.learn.studies import read_json
 from wsikd.learn.ts2g_figures import agreement, difference, figures
 from wsikd.learn.ts2g_study_settings import TEACHER
-from wsikd.models.bundle import CARD
+from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:
     from wsikd.learn.ts2g_figures import Said

@@ -21,13 +21,13 @@ from wsikd.learn.parts import check_parts, told_slides
 from wsikd.learn.prepare import seed_weights
 from wsikd.learn.team import Team
 from wsikd.learn.train import Trainer
-from wsikd.models.backbone import build_backbone
+from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
+from wsikd.models.backbones.torchvision import imagenet_weights
 from wsikd.models.device import deterministic
-from wsikd.models.embedder import Adapter, Embedder, save_embedder
-from wsikd.models.encoder import RANDOM, Encoder, EncoderSpec, read_state
-from wsikd.models.families import imagenet_weights
-from wsikd.models.grader import IMAGENET_MEAN, IMAGENET_STD
-from wsikd.models.trunks import TRUNK_FILE, arch_of, resnet_weights
+from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
+from wsikd.models.encoders.open import RANDOM, Encoder, EncoderSpec, read_state
+from wsikd.models.graders.pooled import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from wsikd.bags.bag import Bag
     from wsikd.learn.data import PatchSet
     from wsikd.learn.ts2g_settings import Trunk, Ts2gConfig
-    from wsikd.models.backbone import Backbone
+    from wsikd.models.backbones.base import Backbone
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from wsikd.learn.train import distill
 from wsikd.learn.tune_plan import METRICS as METRICS
 from wsikd.learn.tune_plan import Tuning as Tuning  # noqa: TC001 - for those who import it here
 from wsikd.learn.tune_plan import parse_grid as parse_grid
-from wsikd.models.bundle import CARD
+from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

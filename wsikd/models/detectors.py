@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
-from wsikd.models.grader import IMAGENET_MEAN, IMAGENET_STD
-from wsikd.models.trunks import resnet_weights
+from wsikd.models.backbones.resnet_trunks import resnet_weights
+from wsikd.models.graders.pooled import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 BACKBONES: dict[str, str] = {
-    "vgg_small": "wsikd.models.families:vgg_small",
-    "strided_small": "wsikd.models.families:strided_small",
-    "vgg16": "wsikd.models.families:vgg16",
-    "resnet18": "wsikd.models.families:resnet18",
-    "resnet50": "wsikd.models.families:resnet50",
-    "mobilenet_v3_large": "wsikd.models.families:mobilenet_v3_large",
-    "efficientnet_b0": "wsikd.models.families:efficientnet_b0",
+    "vgg_small": "wsikd.models.backbones.torchvision:vgg_small",
+    "strided_small": "wsikd.models.backbones.torchvision:strided_small",
+    "vgg16": "wsikd.models.backbones.torchvision:vgg16",
+    "resnet18": "wsikd.models.backbones.torchvision:resnet18",
+    "resnet50": "wsikd.models.backbones.torchvision:resnet50",
+    "mobilenet_v3_large": "wsikd.models.backbones.torchvision:mobilenet_v3_large",
+    "efficientnet_b0": "wsikd.models.backbones.torchvision:efficientnet_b0",
 }
 """Networks with named taps."""
 
 GRADERS: dict[str, str] = {
-    "hdkd_teacher": "wsikd.models.hybrid:hdkd_teacher",
-    "hdkd_student": "wsikd.models.hybrid:hdkd_student",
+    "hdkd_teacher": "wsikd.models.graders.hdkd:hdkd_teacher",
+    "hdkd_student": "wsikd.models.graders.hdkd:hdkd_student",
 }
 """Networks that are no backbone with a linear layer behind it."""
 
 AGGREGATORS: dict[str, str] = {
-    "mean": "wsikd.models.mil:MeanMil",
-    "max": "wsikd.models.mil:MaxMil",
-    "abmil": "wsikd.models.mil:AttentionMil",
-    "gated": "wsikd.models.mil:GatedMil",
-    "clam_sb": "wsikd.models.mil:ClamSb",
-    "dsmil": "wsikd.models.mil:DsMil",
-    "transmil": "wsikd.models.transmil:TransMil",
-    "hipt": "wsikd.models.transmil:HiptHead",
+    "mean": "wsikd.models.slide_level.mil:MeanMil",
+    "max": "wsikd.models.slide_level.mil:MaxMil",
+    "abmil": "wsikd.models.slide_level.mil:AttentionMil",
+    "gated": "wsikd.models.slide_level.mil:GatedMil",
+    "clam_sb": "wsikd.models.slide_level.mil:ClamSb",
+    "dsmil": "wsikd.models.slide_level.mil:DsMil",
+    "transmil": "wsikd.models.slide_level.transmil:TransMil",
+    "hipt": "wsikd.models.slide_level.transmil:HiptHead",
 }
 """Networks over bags."""
 

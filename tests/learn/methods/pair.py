@@ -4,7 +4,7 @@ import torch
 
 from wsikd.learn.losses import downsample
 from wsikd.learn.methods.base import Batch, Progress
-from wsikd.models.grader import build_grader
+from wsikd.models.graders.pooled import build_grader
 
 AT = Progress(0, 1)
 

@@ -5,7 +5,7 @@ import torch
 
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.methods.slpd import Options, Slpd
-from wsikd.models.region_vit import RegionShape, RegionStudent
+from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
 SHAPE = RegionShape(
     dim=5, table=4, width=8, depth=1, heads=2, hidden=12, bottleneck=6, outputs=20, drop_path=0.0

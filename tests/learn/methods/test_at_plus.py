@@ -11,8 +11,8 @@ from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.supervised import Supervised
-from wsikd.models.backbone import Backbone
-from wsikd.models.grader import Grader
+from wsikd.models.backbones.base import Backbone
+from wsikd.models.graders.pooled import Grader
 
 
 def pooled(feature, factor):

@@ -13,7 +13,7 @@ from wsikd.learn.methods.hdkd import Hdkd, stage_distance
 from wsikd.learn.prepare import param_groups
 from wsikd.learn.schedules import cosine_of_epochs
 from wsikd.learn.settings import Optim
-from wsikd.models.grader import build_grader
+from wsikd.models.graders.pooled import build_grader
 
 
 def pair(**options):

@@ -13,8 +13,8 @@ from wsikd.learn import losses, losses_logits, losses_relations
 from wsikd.learn.methods.at_plus import TERMS, AtPlus
 from wsikd.learn.prepare import build_method, log_cost
 from wsikd.learn.settings import KNOWN_TERMS, RunConfig
-from wsikd.models.bundle import InputSpec, load_bundle, save_bundle
-from wsikd.models.grader import build_grader
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 
 
 def chain(net, x):

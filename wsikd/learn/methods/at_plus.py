@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.methods.pairs import TapPair
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 DEFAULT_TERMS = ("ce", "fm", "at_plus")
 TERMS = (

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Parameter
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 
 class Taught(NamedTuple):

@@ -15,7 +15,7 @@ lkd    soft: T^2 KL(teacher || student) over softmax(z/T), divided by patches an
 fkd    sum over stages i of i^g times the mean of (S_i - T_i)^2                    -
 =====  ==========================================================================  =============
 
-As published: weights 1/2, 1/2 and 10, T = 1, g = 1. ``wsikd.models.hybrid`` has the networks.
+As published: weights 1/2, 1/2 and 10, T = 1, g = 1. ``wsikd.models.graders.hdkd`` has the networks.
 
 Departures from the released code: taps are named and come from one forward pass, so that batch
 norm sees each batch once, where the code runs the first stages again for each map; the teacher is
@@ -35,7 +35,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.learn.losses import cross_entropy
 from wsikd.learn.losses_logits import distillation
 from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.models.hybrid import TokenGrader
+from wsikd.models.graders.hdkd import TokenGrader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 TERMS = ("ce", "lkd", "fkd")
 

@@ -14,11 +14,11 @@ from wsikd.learn.methods.base import Batch, Method, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wsikd.models.mil import BagNetwork
+    from wsikd.models.slide_level.mil import BagNetwork
 
 
 class Mil(Method):
-    """Trains ``student``, a network of ``wsikd.models.mil``.
+    """Trains ``student``, a network of ``wsikd.models.slide_level.mil``.
 
     A batch has the views "bag" float (B, N, D) and "mask" bool (B, N).
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsikd.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 
 class TapPair(NamedTuple):

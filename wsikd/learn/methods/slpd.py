@@ -36,7 +36,7 @@ from wsikd.learn.schedules import cosine_steps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikd.models.region_vit import RegionStudent
+    from wsikd.models.slide_level.region_vit import RegionStudent
 
 TARGETS = ("intra", "inter")
 

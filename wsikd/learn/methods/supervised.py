@@ -10,7 +10,7 @@ from wsikd.learn.methods.base import Batch, Method, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 
 class Supervised(Method):

@@ -114,7 +114,7 @@ def build_backbone(
 
 def _make(arch: str, width: float, weights: Mapping[str, Tensor] | None) -> Backbone:
     if arch.startswith("timm:"):
-        from wsikd.models.timm_models import TimmBackbone
+        from wsikd.models.backbones.timm import TimmBackbone
 
         if width != 1:
             raise ConfigError(f"network.width {width:g}", f"{arch} has one width", "leave it at 1")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 COLOURS = ("rgb", "grey", "haematoxylin")
-"""What a network may see of a patch, see ``wsikd.models.colour``."""
+"""What a network may see of a patch, see ``wsikd.models.graders.colour_input``."""
 CARD = "card.json"
 CARD_BYTES = 4 << 20
 LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.models.bundle import peek_bundle
-from wsikd.models.card import CARD
+from wsikd.models.files.bundle import peek_bundle
+from wsikd.models.files.card import CARD
 from wsikd.slides.what_is import GRADER, UNFINISHED, check_role, what_is
 
 if TYPE_CHECKING:
-    from wsikd.models.bundle import StudentBundle
+    from wsikd.models.files.bundle import StudentBundle
 
 _TEACHING_MPP = 2.0
 _STUDENT_MPP = 4.0

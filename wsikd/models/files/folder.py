@@ -19,9 +19,9 @@ from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
-from wsikd.models.bundle import CARD, FORMAT, WEIGHTS
-from wsikd.models.card import check_finite
-from wsikd.models.weights import write_weights
+from wsikd.models.files.bundle import CARD, FORMAT, WEIGHTS
+from wsikd.models.files.card import check_finite
+from wsikd.models.files.weights import write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import Backbone, Tap
-from wsikd.models.grader import Grader
+from wsikd.models.backbones.base import Backbone, Tap
+from wsikd.models.graders.pooled import Grader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from wsikd.models.hybrid_options import Hybrid
+    from wsikd.models.graders.hdkd_options import Hybrid
 
 CHANNELS = (64, 96, 192)
 TEACHER_UNITS = (6, 6, 9)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.registry import nearest
-from wsikd.models.backbone import Backbone, build_backbone
-from wsikd.models.bundle import CARD
-from wsikd.models.encoder import Encoder, EncoderSpec
-from wsikd.models.folder import read_network, write_network
+from wsikd.models.backbones.base import Backbone, build_backbone
+from wsikd.models.encoders.open import Encoder, EncoderSpec
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.folder import read_network, write_network
 
 if TYPE_CHECKING:
     from pathlib import Path

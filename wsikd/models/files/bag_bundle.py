@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError, ConfigError
-from wsikd.models.bundle import CARD
-from wsikd.models.card import class_names, number, optional, whole
-from wsikd.models.folder import check_shapes, read_network, write_network
-from wsikd.models.mil import BagNetwork, build_mil
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.card import class_names, number, optional, whole
+from wsikd.models.files.folder import check_shapes, read_network, write_network
+from wsikd.models.slide_level.mil import BagNetwork, build_mil
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

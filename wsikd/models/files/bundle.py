@@ -18,17 +18,17 @@ from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
-from wsikd.models.card import CARD as CARD
-from wsikd.models.card import FORMAT as FORMAT
-from wsikd.models.card import InputSpec as InputSpec
-from wsikd.models.card import input_spec, network_of, number, read_card
+from wsikd.models.files.card import CARD as CARD
+from wsikd.models.files.card import FORMAT as FORMAT
+from wsikd.models.files.card import InputSpec as InputSpec
+from wsikd.models.files.card import input_spec, network_of, number, read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 WEIGHTS = "model.safetensors"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -116,8 +116,8 @@ def save_bundle(
     Raises:
         OutputError: the folder cannot be written, or holds something else than a bundle.
     """
-    from wsikd.models.backbone import macs
-    from wsikd.models.weights import write_weights
+    from wsikd.models.backbones.base import macs
+    from wsikd.models.files.weights import write_weights
 
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in grader.state_dict().items()}
@@ -248,7 +248,7 @@ def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
 
 
 def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
-    from wsikd.models.grader import assemble
+    from wsikd.models.graders.pooled import assemble
 
     grader = assemble(
         classes=len(spec.classes), mean=spec.mean, std=spec.std, upsample=spec.upsample,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import Backbone, Tap
+from wsikd.models.backbones.base import Backbone, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

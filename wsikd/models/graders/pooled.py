@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
-from wsikd.models.backbone import build_backbone
-from wsikd.models.colour import without_colour
+from wsikd.models.backbones.base import build_backbone
+from wsikd.models.graders.colour_input import without_colour
 from wsikd.models.tables import GRADERS as GRADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from wsikd.models.backbone import Backbone
+    from wsikd.models.backbones.base import Backbone
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -172,7 +172,7 @@ def assemble(
         plain.colour = colour
         return plain
     from wsikd.core.config import parse_config
-    from wsikd.models.hybrid_options import Hybrid
+    from wsikd.models.graders.hdkd_options import Hybrid
 
     if drop_pools:
         raise ConfigError(

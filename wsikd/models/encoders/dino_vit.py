@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.encoder import (
+from wsikd.models.encoders.open import (
     DINO,
     HIPT,
     Encoder,
@@ -31,7 +31,7 @@ from wsikd.models.encoder import (
     read_state,
     state_digest,
 )
-from wsikd.models.region_vit import positions
+from wsikd.models.slide_level.region_vit import positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +73,7 @@ class DinoViT(nn.Module):
         return self.net.norm(self.net.blocks(tokens))[:, 0]  # type: ignore[no-any-return]
 
     def positions(self, height: int, width: int) -> Tensor:
-        """See :func:`wsikd.models.region_vit.positions`."""
+        """See :func:`wsikd.models.slide_level.region_vit.positions`."""
         return positions(self.net.pos_embed, self.table, height, width)
 
 

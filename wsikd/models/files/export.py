@@ -23,9 +23,9 @@ from wsikd.core.errors import BundleError, ConfigError, OutputError, one_line
 from wsikd.core.output.markers import PORTABLE
 from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
-from wsikd.models.bundle import LICENCE
+from wsikd.models.backbones.timm import PREFIX
+from wsikd.models.files.bundle import LICENCE
 from wsikd.models.tables import FILES as FILES
-from wsikd.models.timm_models import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from wsikd.models.bundle import InputSpec, StudentBundle
+    from wsikd.models.files.bundle import InputSpec, StudentBundle
 
     Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbone import Backbone, Tap
+from wsikd.models.backbones.base import Backbone, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,7 +155,7 @@ def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
     if file is not None:
         return _weights_file(file)
     if arch.startswith("timm:"):
-        from wsikd.models.timm_models import timm_weights
+        from wsikd.models.backbones.timm import timm_weights
 
         return timm_weights(arch.removeprefix("timm:"))
     from torchvision import models

@@ -3,7 +3,7 @@
 ========================  ======================================================================
 ``timm:NAME``             a model of timm; its pretrained weights from the hub, or a local file
 ``hipt:FILE``, ``FILE``   a vision transformer trained by DINO, with the transform of HIPT; see
-                          ``wsikd.models.dino_vit``
+                          ``wsikd.models.encoders.dino_vit``
 ``dino:FILE``             the same, with that of DINO
 a folder                  a bundle of ``wsikd distill``: what a student's head reads, i.e. pooled
                           features or, of HDKD's, its tokens; or an embedder of ``method: ts2g``
@@ -27,7 +27,7 @@ from wsikd.core.errors import BundleError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wsikd.models.grader import Grader
+    from wsikd.models.graders.pooled import Grader
 
 RANDOM = "random"
 TIMM = "timm:"
@@ -124,7 +124,7 @@ def open_encoder(name: str, *, weights: str | None = None, licence: str | None =
 
 
 def _dino(file: str, kind: str, licence: str | None) -> Encoder:
-    from wsikd.models.dino_vit import open_dino
+    from wsikd.models.encoders.dino_vit import open_dino
 
     return open_dino(Path(file), kind, licence=licence).eval()
 
@@ -236,9 +236,9 @@ class _Headless(nn.Module):
 
 
 def _bundle(folder: Path) -> Encoder:
-    from wsikd.models.bundle import load_bundle
-    from wsikd.models.embedder import KIND, load_embedder
-    from wsikd.models.folder import kind_of
+    from wsikd.models.encoders.adapter import KIND, load_embedder
+    from wsikd.models.files.bundle import load_bundle
+    from wsikd.models.files.folder import kind_of
 
     if kind_of(folder) == KIND:
         return load_embedder(folder)

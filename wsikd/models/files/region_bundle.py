@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError
-from wsikd.models.bundle import CARD
-from wsikd.models.card import number, optional, whole
-from wsikd.models.folder import check_shapes, read_network, write_network
-from wsikd.models.region_vit import RegionEncoder, RegionShape
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.card import number, optional, whole
+from wsikd.models.files.folder import check_shapes, read_network, write_network
+from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsikd.models.mil import BagNetwork, BagOutput, GatedScore, masked_softmax
+from wsikd.models.slide_level.mil import BagNetwork, BagOutput, GatedScore, masked_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable

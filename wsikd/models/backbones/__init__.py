@@ -1,0 +1,1 @@
+"""Networks that turn a patch into feature maps."""

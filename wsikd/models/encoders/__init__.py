@@ -1,0 +1,1 @@
+"""Networks that turn a patch or a region into a vector."""

@@ -1,0 +1,1 @@
+"""Networks as files: weights with a card that describes them."""

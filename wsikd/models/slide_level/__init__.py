@@ -1,0 +1,1 @@
+"""Networks that read a whole slide or a whole region."""
