@@ -27,20 +27,20 @@ from sklearn.cluster import KMeans as Peer
 from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.bags.region_table import open_regions
 from wsikd.core.timing import Waiting
-from wsikd.learn.augment import Part
-from wsikd.learn.kmeans import KMeans, cluster_slides
-from wsikd.learn.matching import find_neighbours
+from wsikd.learn.data.augment import Part
 from wsikd.learn.methods.base import Progress
-from wsikd.learn.region_data import RegionSet, RegionViews
-from wsikd.learn.slpd_settings import SlpdConfig
-from wsikd.learn.slpd_train import build
+from wsikd.learn.slpd.data import RegionSet, RegionViews
+from wsikd.learn.slpd.kmeans import KMeans, cluster_slides
+from wsikd.learn.slpd.settings import SlpdConfig
+from wsikd.learn.slpd.slide_similarity import find_neighbours
+from wsikd.learn.slpd.train import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.methods.slpd import Slpd
+    from wsikd.learn.slpd.method import Slpd
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def attend(
 
     import torch
 
-    from wsikd.learn.bag_evaluate import BagReader
+    from wsikd.learn.mil.evaluate import BagReader
     from wsikd.models.files.bag_bundle import load_bag_network
 
     bundle = load_bag_network(run)

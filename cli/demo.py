@@ -215,9 +215,9 @@ def _reading(result: Path) -> str:
 
 def _colour_kappa(stores: Path, mpp: float) -> float:
     """Quadratic kappa that colour histograms alone reach on the test slides."""
-    from wsikd.learn.colour import histogram_kappa
-    from wsikd.learn.data import load_patches
-    from wsikd.learn.settings import Data, Split
+    from wsikd.learn.data.patches import load_patches
+    from wsikd.learn.patch.settings import Data, Split
+    from wsikd.learn.score.colour_baseline import histogram_kappa
 
     patches = load_patches(Data(paths=[str(stores)], mpp=mpp), Split())
     kappa = histogram_kappa(patches, patches.indices("train"), patches.indices("test"))

@@ -81,8 +81,8 @@ def distill(
     from wsikd.core.errors import WsikdError
     from wsikd.core.output.lock import locked
     from wsikd.core.ranks import processes, rank
-    from wsikd.learn.loggers import check_loggers
-    from wsikd.learn.runs import load_run
+    from wsikd.learn.engine.loggers import check_loggers
+    from wsikd.learn.engine.runs import load_run
 
     try:
         check_loggers(loggers)

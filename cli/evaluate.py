@@ -128,8 +128,8 @@ def evaluate(
     if data:
         check_data(data, *PATCHES)
 
-    from wsikd.learn import scoring
-    from wsikd.learn.run_report import write_pictures
+    from wsikd.learn.score import test_record as scoring
+    from wsikd.learn.score.pictures import write_pictures
     from wsikd.models.device import pick_device
 
     where = str(pick_device(device))

@@ -32,7 +32,7 @@ def scored(
     for places in filter(None, (data, against)):
         check_data(places, BAGS, GRIDS)
 
-    from wsikd.learn.bag_evaluate import evaluate_bags
+    from wsikd.learn.mil.evaluate import evaluate_bags
 
     return evaluate_bags(
         subject, split, by=by, data=[str(p) for p in data], against=[str(p) for p in against],
@@ -63,7 +63,7 @@ def text(record: dict[str, Any]) -> str:
 
 
 def _figures(found: dict[str, Any]) -> list[str]:
-    from wsikd.learn.bag_train import TOLD
+    from wsikd.learn.mil.train import TOLD
 
     names = ("accuracy", *TOLD)
     return [

@@ -114,7 +114,7 @@ def reproduce(
     from wsikd.core.output.markers import TABLE, TABLE_FILES
     from wsikd.core.ranks import refuse_team
     from wsikd.learn.preflight import PATCHES, check_data
-    from wsikd.learn.reproduce_plan import Plan, read_rows
+    from wsikd.learn.reproduce.plan import Plan, read_rows
 
     refuse_team("wsikd reproduce", "start it once")
     if paper == TS2G:
@@ -155,13 +155,13 @@ def reproduce(
     check_data(data, *PATCHES)
     if paper == "hdkd":
         parts = _shares(shares)
-        from wsikd.learn.efficiency import make_study, run_shares, write_study
+        from wsikd.learn.reproduce.label_efficiency import make_study, run_shares, write_study
 
         run_shares(plan, output, parts, device=device)
         click.echo(write_study(make_study(plan, output, parts), output), nl=False)
         return
-    from wsikd.learn.reproduce import run_all
-    from wsikd.learn.table import make_table, write_table
+    from wsikd.learn.reproduce.run_rows import run_all
+    from wsikd.learn.reproduce.table import make_table, write_table
 
     run_all(plan, output, device=device)
     click.echo(write_table(make_table(plan, output), output), nl=False)
@@ -169,12 +169,12 @@ def reproduce(
 
 def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> None:
     """All stages on a generated cohort, and their tables."""
-    from wsikd.learn.ts2g_study_settings import read_study
+    from wsikd.learn.ts2g.study_settings import read_study
 
     settings = read_study(overrides)
 
-    from wsikd.learn.ts2g_study import Study
-    from wsikd.learn.ts2g_table import write_table
+    from wsikd.learn.ts2g.study import Study
+    from wsikd.learn.ts2g.study_table import write_table
 
     study = Study(settings, output, device=device)
     study.run()
@@ -186,15 +186,15 @@ def _reproduce_slpd(
 ) -> None:
     """Region encoders with and without prototypes, and their tables."""
     from wsikd.learn.preflight import check_data
-    from wsikd.learn.slpd_study_settings import read_study
+    from wsikd.learn.slpd.study_settings import read_study
     from wsikd.slides.what_is import GRIDS
 
     settings = read_study(overrides, own_data=bool(data))
     if data:
         check_data(data, GRIDS)
 
-    from wsikd.learn.slpd_study import Study
-    from wsikd.learn.slpd_table import write_table
+    from wsikd.learn.slpd.study import Study
+    from wsikd.learn.slpd.study_table import write_table
 
     study = Study(settings, output, device=device, data=data)
     study.run()
@@ -213,7 +213,7 @@ def _cross_validate(
     from importlib.resources import as_file, files
 
     from wsikd.core.config import load_config
-    from wsikd.learn.bag_settings import MilConfig
+    from wsikd.learn.mil.settings import MilConfig
     from wsikd.learn.preflight import check_run
 
     with as_file(files("wsikd.configs") / TS2G / "3_mil.yaml") as file:
@@ -222,7 +222,7 @@ def _cross_validate(
     config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
     check_run(config)
 
-    from wsikd.learn.bag_folds import cross_validate, write_folds
+    from wsikd.learn.mil.cross_validate import cross_validate, write_folds
 
     found = cross_validate(config, output, folds=folds, seeds=seeds, device=device)
     click.echo(write_folds(found, config, output, folds), nl=False)

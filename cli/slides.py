@@ -14,7 +14,7 @@ from .roles import check_slides
 
 if TYPE_CHECKING:
     from wsikd.grade.similar import Match, Region
-    from wsikd.learn.prototypes import PrototypeTable
+    from wsikd.learn.slpd.prototypes import PrototypeTable
 
 
 @click.group()
@@ -74,7 +74,7 @@ def similar(
     check_role(run, "RUN", REGIONS, UNFINISHED)
     check_slides(inputs)
     from wsikd.grade.similar import SimilarPage, write_similar
-    from wsikd.learn.prototypes import PrototypeTable
+    from wsikd.learn.slpd.prototypes import PrototypeTable
     from wsikd.slides.listing.manifest import find_slides
 
     table = PrototypeTable.load(run)

@@ -88,8 +88,8 @@ def tune(
 
     from wsikd.core.errors import ConfigError
     from wsikd.core.ranks import refuse_team
+    from wsikd.learn.patch.tune_plan import METRICS, Tuning, parse_grid
     from wsikd.learn.preflight import check_run
-    from wsikd.learn.tune_plan import METRICS, Tuning, parse_grid
 
     refuse_team("wsikd tune", "start it once in each of several shells: they share -o")
     if metric not in METRICS:
@@ -109,7 +109,7 @@ def tune(
     )
     check_run(*(tuning.config(point) for point in tuning.points()))
 
-    from wsikd.learn import tune as engine
+    from wsikd.learn.patch import tune as engine
 
     result = engine.tune(tuning, output, storage=storage, device=device)
     click.echo(f"{result.finished} of {result.total} trials, in {result.trials_file}")

@@ -11,7 +11,7 @@ from wsikd.cli.main import main
 from tests.learn.test_bag_train import config, write_cohort
 from wsikd.bags.bag import Bag, BagInfo, open_bag, write_bag
 from wsikd.core.errors import DataError
-from wsikd.learn.bag_train import train_bags
+from wsikd.learn.mil.train import train_bags
 from wsikd.slides.base import open_slide
 from wsikd.tiles.grid import TileGrid
 

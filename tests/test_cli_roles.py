@@ -12,8 +12,8 @@ from wsikd.cli.main import main
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.preflight import check_run
-from wsikd.learn.settings import RunConfig
 from wsikd.models.files.peek import check_pair, peek_bundle, teacher_note
 from wsikd.slides import what_is as w
 from wsikd.slides.what_is import check_role, kinds_in, what_is

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from wsikd.learn.prototypes import FILE, NOBODY, PrototypeTable
+from wsikd.learn.slpd.prototypes import FILE, NOBODY, PrototypeTable
 from wsikd.synthetic.cohort import write_pyramid
 
 SLIDES = ("ant", "bee", "cat <1>", "dog", "eel")

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from wsikd.learn.metrics import measure
+from wsikd.learn.score.metrics import measure
 from wsikd.synthetic.bands import (
     CLASSES,
     STRENGTH,

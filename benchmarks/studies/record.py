@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from wsikd.learn.reproduce import read_predictions
-from wsikd.learn.table import to_markdown
+from wsikd.learn.reproduce.run_rows import read_predictions
+from wsikd.learn.reproduce.table import to_markdown
 
 SHOWN = ("kappa", "auc_cancer", "balanced_accuracy")
 LEAST_SEEDS = 5

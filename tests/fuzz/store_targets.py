@@ -44,7 +44,7 @@ def build_old_store(folder):
 
 
 def use_store(folder):
-    from wsikd.learn.sources import StoreSource
+    from wsikd.learn.data.sources import StoreSource
     from wsikd.tiles.exports.h5 import clam_attributes, trident_attributes, whole_coords
     from wsikd.tiles.store import TileStore, read_meta
 
@@ -89,9 +89,9 @@ def build_h5(folder):
 def use_bag(folder):
     from wsikd.bags.bag import open_bag
     from wsikd.core.errors import DataError
-    from wsikd.learn.bag_data import load_bags
-    from wsikd.learn.bag_settings import BagData
-    from wsikd.learn.settings import Split
+    from wsikd.learn.mil.data import load_bags
+    from wsikd.learn.mil.settings import BagData
+    from wsikd.learn.patch.settings import Split
 
     path = next(p for p in (folder / "s.h5", folder / STORE) if p.exists())
     bag = open_bag(path)
@@ -188,7 +188,7 @@ def use_map(folder):
 
 def build_run(folder):
     from wsikd.core.run import RunDir
-    from wsikd.learn.settings import RunConfig
+    from wsikd.learn.patch.settings import RunConfig
 
     run = RunDir(folder / "run")
     run.start(RunConfig(method="supervised"), seed=3)
@@ -199,7 +199,7 @@ def build_run(folder):
 
 def use_run(folder):
     from wsikd.core.run import RunDir
-    from wsikd.learn.settings import RunConfig
+    from wsikd.learn.patch.settings import RunConfig
 
     run = RunDir(folder / "run")
     run.check(RunConfig(method="supervised"), resume=True, seed=3)

@@ -114,7 +114,7 @@ def build_patches(folder):
 
 
 def use_patches(folder):
-    from wsikd.learn.sources import read_csv
+    from wsikd.learn.data.sources import read_csv
 
     read_csv(folder / "labels.csv", CLASSES)
 
@@ -126,7 +126,7 @@ def build_bag_labels(folder):
 
 
 def use_bag_labels(folder):
-    from wsikd.learn.bag_data import read_labels
+    from wsikd.learn.mil.data import read_labels
 
     read_labels(folder / "labels.csv")
 
@@ -155,7 +155,7 @@ def build_config(folder):
 
 def use_config(folder):
     from wsikd.core.errors import WsikdError
-    from wsikd.learn.runs import load_run, load_settings
+    from wsikd.learn.engine.runs import load_run, load_settings
 
     for file in _changed(folder):
         load_settings(file)
@@ -186,7 +186,7 @@ def build_boxes(folder):
 
 
 def use_boxes(folder):
-    from wsikd.learn.detect_data import load_boxes
+    from wsikd.learn.ts2g.detect_data import load_boxes
 
     load_boxes(folder / "train.json", folder / "val.json")
 
@@ -203,7 +203,7 @@ def build_images(folder):
 
 
 def use_images(folder):
-    from wsikd.learn.sources import read_csv
+    from wsikd.learn.data.sources import read_csv
 
     found = read_csv(folder / "labels.csv", CLASSES)
     for row in range(3):

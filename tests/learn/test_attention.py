@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.learn.attention import compare_attention
-from wsikd.learn.curves import plot_attention, plot_confusion, plot_curves, plot_reliability
-from wsikd.learn.data import load_patches
-from wsikd.learn.metrics import softmax
-from wsikd.learn.settings import Data, Split
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.patch.settings import Data, Split
+from wsikd.learn.score.attention_maps import compare_attention
+from wsikd.learn.score.metrics import softmax
+from wsikd.learn.score.plots import plot_attention, plot_confusion, plot_curves, plot_reliability
 from wsikd.models.graders.pooled import build_grader
 
 MAX_BYTES = 300_000

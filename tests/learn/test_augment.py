@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.learn.augment import Chance, Part, augment
-from wsikd.learn.losses import downsample
-from wsikd.learn.settings import Augment
+from wsikd.learn.data.augment import Chance, Part, augment
+from wsikd.learn.losses.maps import downsample
+from wsikd.learn.patch.settings import Augment
 
 NONE = {"flips": False, "brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 

@@ -13,9 +13,9 @@ from wsikd.cli.main import main
 from tests.learn.test_bag_train import config, write_cohort
 from wsikd.bags.bag import open_bag, write_bag
 from wsikd.core.errors import DataError, OutputError
-from wsikd.learn.bag_data import load_bags
-from wsikd.learn.bag_evaluate import evaluate_bags, run_network
-from wsikd.learn.bag_train import train_bags
+from wsikd.learn.mil.data import load_bags
+from wsikd.learn.mil.evaluate import evaluate_bags, run_network
+from wsikd.learn.mil.train import train_bags
 from wsikd.models.files.bag_bundle import load_bag_network
 
 
@@ -94,7 +94,7 @@ def test_embeddings_of_another_width_are_refused(trained):
 
 
 def test_the_speed_of_the_encoders(trained):
-    from wsikd.learn.bag_evaluate import _seconds
+    from wsikd.learn.mil.evaluate import _seconds
 
     fast = noisy(trained, "fast", 0.0, seconds={"read": 0.5, "forward": 0.25})
     made = config(fast)

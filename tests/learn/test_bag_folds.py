@@ -10,7 +10,7 @@ from wsikd.cli.main import main
 
 from tests.learn.test_bag_train import write_cohort
 from wsikd.core.errors import DataError
-from wsikd.learn.bag_folds import pool
+from wsikd.learn.mil.cross_validate import pool
 from wsikd.models.files.bag_bundle import load_bag_network
 
 FOLDS = 3

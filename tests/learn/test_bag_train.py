@@ -12,10 +12,10 @@ from wsikd.cli.main import main
 from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.config import parse_config
 from wsikd.core.errors import BundleError
-from wsikd.learn.bag_data import load_bags
-from wsikd.learn.bag_settings import MilConfig
-from wsikd.learn.bag_train import operating_point, train_bags
-from wsikd.learn.metrics import softmax
+from wsikd.learn.mil.data import load_bags
+from wsikd.learn.mil.settings import MilConfig
+from wsikd.learn.mil.train import operating_point, train_bags
+from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS
 
@@ -91,7 +91,7 @@ def test_every_network_trains(cohort, tmp_path, arch):
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(cohort, tmp_path, monkeypatch):
-    from wsikd.learn import train
+    from wsikd.learn.engine import trainer as train
 
     whole = config(cohort, optim={"epochs": 5, "batch_size": 4})
     train_bags(whole, tmp_path / "whole", device="cpu", seed=3)

@@ -10,13 +10,13 @@ from torchvision.models import resnet50
 from tests.learn.test_detect_data import coco
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError
-from wsikd.learn.detect_data import load_boxes
-from wsikd.learn.detect_settings import DetectConfig
-from wsikd.learn.detect_train import Detect, load_detector, mirrored, train_detector
-from wsikd.learn.ts2g_settings import Trunk
-from wsikd.learn.ts2g_train import open_trunk
+from wsikd.learn.ts2g.adapter_settings import Trunk
+from wsikd.learn.ts2g.adapter_train import open_trunk
+from wsikd.learn.ts2g.detect_data import load_boxes
+from wsikd.learn.ts2g.detect_settings import DetectConfig
+from wsikd.learn.ts2g.detect_train import Detect, load_detector, mirrored, train_detector
+from wsikd.learn.ts2g.detectors import DETECTORS, build_detector
 from wsikd.models.backbones.resnet_trunks import resnet_weights
-from wsikd.models.detectors import DETECTORS, build_detector
 
 SMALL = {
     "encoder_layers": 1, "decoder_layers": 2, "num_queries": 10, "d_model": 32,
@@ -145,7 +145,7 @@ def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
 
 
 def test_resume_is_bit_for_bit(boxes, trunk, tmp_path, monkeypatch):
-    from wsikd.learn import train
+    from wsikd.learn.engine import trainer as train
 
     whole = config(boxes, trunk, epochs=2)
     train_detector(whole, tmp_path / "whole", device="cpu")
@@ -186,7 +186,7 @@ def method_target(images, index):
 
 def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
     """What is measured is that of the validation images."""
-    from wsikd.learn import detect_train
+    from wsikd.learn.ts2g import detect_train
 
     images = load_boxes(*boxes)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wsikd.core.errors import DataError
-from wsikd.learn.detect_data import load_boxes
+from wsikd.learn.ts2g.detect_data import load_boxes
 
 
 def coco(folder, name, count, *, size=(40, 30), start=0):

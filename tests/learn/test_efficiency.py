@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn import metrics as oracle
 from wsikd.cli.main import main
 
-from wsikd.learn.efficiency import SHARES, make_study, to_markdown
-from wsikd.learn.reproduce import Plan, read_rows
+from wsikd.learn.reproduce.label_efficiency import SHARES, make_study, to_markdown
+from wsikd.learn.reproduce.run_rows import Plan, read_rows
 
 ROWS = ("teacher", "none", "logit", "feature", "both")
 RUN = ("teacher", "none", "both")
@@ -105,8 +105,8 @@ def test_given_again_it_only_reads(made, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("done again")
 
-    monkeypatch.setattr("wsikd.learn.reproduce.distill", never)
-    monkeypatch.setattr("wsikd.learn.scoring.score", never)
+    monkeypatch.setattr("wsikd.learn.reproduce.run_rows.distill", never)
+    monkeypatch.setattr("wsikd.learn.score.test_record.score", never)
     again = command(csv, out)
     assert again.stdout == done.stdout
     with Image.open(out / "kappa.png") as picture:

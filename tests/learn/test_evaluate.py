@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from wsikd.grade.gleason import grade_slide
-from wsikd.learn import evaluate
-from wsikd.learn.data import PatchSet
-from wsikd.learn.finish import choose_least_area
+from wsikd.learn.data.patches import PatchSet
+from wsikd.learn.patch.export import choose_least_area
+from wsikd.learn.score import predict_patches as evaluate
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,10 +10,10 @@ from wsikd.cli.main import main
 from tests.learn.test_train import Killed, kill_before_checkpoint, kill_in_step, rows
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
-from wsikd.learn.data import load_patches
-from wsikd.learn.prepare import build_student, input_spec
-from wsikd.learn.settings import RunConfig, Split
-from wsikd.learn.train import distill
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.build import build_student, input_spec
+from wsikd.learn.patch.settings import RunConfig, Split
 from wsikd.models.files.bundle import load_bundle
 from wsikd.synthetic.cohort import write_pyramid
 

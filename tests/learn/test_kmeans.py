@@ -5,10 +5,10 @@ import pytest
 from sklearn.cluster import KMeans as Peer
 from sklearn.metrics import adjusted_rand_score
 
-from wsikd.learn import kmeans
-from wsikd.learn.kmeans import KMeans, cluster_slides
-from wsikd.learn.slpd_epoch import sizes
-from wsikd.learn.slpd_settings import Prototypes
+from wsikd.learn.slpd import kmeans
+from wsikd.learn.slpd.cluster_epoch import sizes
+from wsikd.learn.slpd.kmeans import KMeans, cluster_slides
+from wsikd.learn.slpd.settings import Prototypes
 
 
 def cohort(slides=7, kinds=3, dim=10, noise=0.3, seed=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsikd.learn import losses
+from wsikd.learn.losses import maps as losses
 
 
 def tensors(*shapes, seed=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.learn.losses_logits import decoupled_distillation, distillation, standardised
+from wsikd.learn.losses.logits import decoupled_distillation, distillation, standardised
 
 
 def logits(count=5, classes=4, seed=0, scale=3.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsikd.learn.losses_relations import (
+from wsikd.learn.losses.relations import (
     relational_angle,
     relational_distance,
     similarity_preserving,

@@ -7,14 +7,14 @@ import torch
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.core.run import RunDir
-from wsikd.learn.augment import Chance, augment
-from wsikd.learn.data import load_patches
-from wsikd.learn.losses import downsample
+from wsikd.learn.data.augment import Chance, augment
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.trainer import Trainer, distill
+from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.methods.supervised import Supervised
-from wsikd.learn.settings import Augment, RunConfig
-from wsikd.learn.team import Team
-from wsikd.learn.train import Trainer, distill
+from wsikd.learn.patch.settings import Augment, RunConfig
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid

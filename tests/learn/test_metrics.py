@@ -6,10 +6,11 @@ from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as oracle
 
 from wsikd.core.resampling import multiplicities
-from wsikd.learn import calibrate, colour, metrics
-from wsikd.learn.colour import colour_histograms, histogram_baseline, histogram_kappa
-from wsikd.learn.data import load_patches
-from wsikd.learn.settings import Data, Split
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.patch.settings import Data, Split
+from wsikd.learn.score import calibrate, metrics
+from wsikd.learn.score import colour_baseline as colour
+from wsikd.learn.score.colour_baseline import colour_histograms, histogram_baseline, histogram_kappa
 
 
 def drawn(seed, count=80, classes=4, ties=False):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_curve
 
-from wsikd.learn.operating import at_threshold, choose_threshold, with_intervals
+from wsikd.learn.score.thresholds import at_threshold, choose_threshold, with_intervals
 
 
 def draw(seed, count=80):

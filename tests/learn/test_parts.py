@@ -8,7 +8,7 @@ from wsikd.cli.main import main
 
 from tests.learn.conftest import read_rows, write_rows, write_set
 from wsikd.core.errors import DataError
-from wsikd.learn.parts import check_parts, never_predicted, told_missing
+from wsikd.learn.data.parts import check_parts, never_predicted, told_missing
 
 CLASSES = ("NC", "G3", "G4")
 
@@ -80,7 +80,7 @@ def distil(tmp_path):
 
 
 def test_the_last_line_has_slides_and_missing_classes(distil, tmp_path, monkeypatch, caplog):
-    from wsikd.learn.train import Trainer
+    from wsikd.learn.engine.trainer import Trainer
 
     path = write_set(tmp_path / "set", slides=8)
     plain = Trainer.predict

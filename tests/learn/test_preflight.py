@@ -9,11 +9,11 @@ import pytest
 
 from tests.tiles.stores import write_store
 from wsikd.core.errors import StoreError
-from wsikd.learn import sources
-from wsikd.learn.joined import join
+from wsikd.learn.data import sources
+from wsikd.learn.data.joined import join
+from wsikd.learn.data.sources import list_sources, open_sources
+from wsikd.learn.patch.settings import Data, RunConfig, Split
 from wsikd.learn.preflight import check_labels, check_run
-from wsikd.learn.settings import Data, RunConfig, Split
-from wsikd.learn.sources import list_sources, open_sources
 from wsikd.tiles.store import TileStore, read_labels
 
 PART = {0: "train", 1: "train", 2: "val"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from wsikd.core.errors import DataError
-from wsikd.learn.matching import find_neighbours, match
-from wsikd.learn.prototypes import NOBODY, PrototypeTable
+from wsikd.learn.slpd.prototypes import NOBODY, PrototypeTable
+from wsikd.learn.slpd.slide_similarity import find_neighbours, match
 
 
 def unit(rng, *shape):

@@ -17,12 +17,13 @@ from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run_places import absolute_places
-from wsikd.learn import reproduce, scoring
-from wsikd.learn.metrics import softmax
-from wsikd.learn.reproduce import Plan, read_rows, run_all
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.table import make_table, to_markdown
-from wsikd.learn.train import Trainer
+from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.reproduce import run_rows as reproduce
+from wsikd.learn.reproduce.run_rows import Plan, read_rows, run_all
+from wsikd.learn.reproduce.table import make_table, to_markdown
+from wsikd.learn.score import test_record as scoring
+from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bundle import load_bundle
 
 TINY = [
@@ -380,7 +381,7 @@ def test_every_row_of_the_paper_loads(folder):
 
 def test_gap_closed_only_where_there_is_a_gap(monkeypatch, tmp_path):
     """A blind baseline, a student half way, and a teacher that is right or blind: made up."""
-    from wsikd.learn import table as module
+    from wsikd.learn.reproduce import table as module
 
     rng = np.random.default_rng(0)
     truth, group = np.tile(np.arange(4), 60), np.repeat([f"slide {i}" for i in range(12)], 20)
@@ -429,7 +430,7 @@ def gain_of(table, metric="accuracy"):
 
 
 def table_of(monkeypatch, tmp_path, plan, found):
-    from wsikd.learn import table as module
+    from wsikd.learn.reproduce import table as module
 
     monkeypatch.setattr(module, "GAINS", ("accuracy",))
     monkeypatch.setattr(module, "read_card", lambda *_: {"macs": 10**9})
@@ -544,7 +545,7 @@ def test_scores_cannot_be_kept_where_nothing_can_be_written(made, tmp_path, monk
 def test_a_run_is_not_scored_on_data_that_have_changed(monkeypatch, tmp_path):
     """Its split would be drawn anew, and patches of its training would be tested."""
     own = SimpleNamespace(digests=["a"])
-    monkeypatch.setattr("wsikd.learn.data.load_patches", lambda *_, **__: own)
+    monkeypatch.setattr("wsikd.learn.data.patches.load_patches", lambda *_, **__: own)
     card = {"data": ["a"]}
     bundle = SimpleNamespace(card=card, spec=None)
     run = scoring.Subject(bundle, tmp_path, RunConfig(method="supervised"))

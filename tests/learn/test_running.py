@@ -13,9 +13,11 @@ from wsikd.cli.main import main
 from wsikd.core import timing as clock
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.lock import locked
-from wsikd.learn import ahead, data, loggers
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.train import distill
+from wsikd.learn.data import patches as data
+from wsikd.learn.data import prefetch as ahead
+from wsikd.learn.engine import loggers
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.models.device import deterministic
 from wsikd.models.files.bundle import load_bundle
 

@@ -11,9 +11,9 @@ from wsikd.cli.main import main
 
 from wsikd.core.errors import BundleError, DataError
 from wsikd.core.leak_hashes import HASH_CHARS
-from wsikd.learn import seen
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.train import distill
+from wsikd.learn.engine import leakage as seen
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.models.files.bundle import load_bundle
 
 TINY = {"epochs": 1, "epoch_patches": 9, "batch_size": 9, "warmup_epochs": 0}

@@ -14,12 +14,12 @@ from wsikd.cli.main import main
 from tests.learn.cohort import ENCODER, TINY, write_cohort
 from tests.learn.test_team import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
-from wsikd.learn import slpd_train
-from wsikd.learn.methods.slpd import Bank
-from wsikd.learn.prototypes import NOBODY, PrototypeTable
-from wsikd.learn.region_data import check_crops, load_regions
-from wsikd.learn.runs import load_run, load_settings
-from wsikd.learn.slpd_train import train_regions
+from wsikd.learn.engine.runs import load_run, load_settings
+from wsikd.learn.slpd import train as slpd_train
+from wsikd.learn.slpd.data import check_crops, load_regions
+from wsikd.learn.slpd.method import Bank
+from wsikd.learn.slpd.prototypes import NOBODY, PrototypeTable
+from wsikd.learn.slpd.train import train_regions
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.files.region_bundle import load_region_encoder
 from wsikd.models.slide_level.region_vit import RegionShape

@@ -18,12 +18,14 @@ from wsikd.bags.bag import open_bag, write_bag
 from wsikd.bags.region_table import open_regions
 from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
 from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
-from wsikd.learn.bag_data import load_bags
-from wsikd.learn.bag_settings import BagData
-from wsikd.learn.settings import Split
-from wsikd.learn.slpd_cohort import make_cohort, read_truth
-from wsikd.learn.slpd_pool import over_seeds, pool_areas, pool_scores
-from wsikd.learn.slpd_scores import (
+from wsikd.learn.mil.data import load_bags
+from wsikd.learn.mil.settings import BagData
+from wsikd.learn.patch.settings import Split
+from wsikd.learn.slpd.settings import Prototypes
+from wsikd.learn.slpd.study import Study, Vectors
+from wsikd.learn.slpd.study_cohort import make_cohort, read_truth
+from wsikd.learn.slpd.study_pool import over_seeds, pool_areas, pool_scores
+from wsikd.learn.slpd.study_scores import (
     check_left_out,
     figures,
     mean_of,
@@ -31,11 +33,9 @@ from wsikd.learn.slpd_scores import (
     nearest_neighbours,
     score_clusters,
 )
-from wsikd.learn.slpd_settings import Prototypes
-from wsikd.learn.slpd_study import Study, Vectors
-from wsikd.learn.slpd_study_settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
-from wsikd.learn.slpd_table import write_table
-from wsikd.learn.slpd_train import train_regions
+from wsikd.learn.slpd.study_settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
+from wsikd.learn.slpd.study_table import write_table
+from wsikd.learn.slpd.train import train_regions
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 from wsikd.synthetic.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures

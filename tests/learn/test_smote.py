@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.learn.data import load_patches
-from wsikd.learn.settings import Data, RunConfig, Split
-from wsikd.learn.smote import oversample, read_targets
-from wsikd.learn.train import distill
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.smote import oversample, read_targets
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.settings import Data, RunConfig, Split
 
 pytest.importorskip("imblearn")
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
-from wsikd.learn.settings import Split
-from wsikd.learn.splits import assign, check_leaks, deal_folds, epoch_order, frozen_pool
+from wsikd.learn.data.splits import assign, check_leaks, deal_folds, epoch_order, frozen_pool
+from wsikd.learn.patch.settings import Split
 
 
 def deal(slides, per_slide, seed=0):

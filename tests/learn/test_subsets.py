@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from wsikd.learn.data import load_patches
-from wsikd.learn.settings import Data, Split
-from wsikd.learn.subsets import LEFT_OUT, keep_share
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.subsets import LEFT_OUT, keep_share
+from wsikd.learn.patch.settings import Data, Split
 
 
 def slides(counts, per_slide=4):

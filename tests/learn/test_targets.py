@@ -8,14 +8,14 @@ import torch
 
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import RunDir
-from wsikd.learn.augment import turned
-from wsikd.learn.data import load_patches
+from wsikd.learn.data.augment import turned
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.trainer import Trainer, distill
 from wsikd.learn.methods.base import Progress
-from wsikd.learn.prepare import build_method, build_student, open_teacher, seed_weights
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.targets import open_targets
-from wsikd.learn.team import Team
-from wsikd.learn.train import Trainer, distill
+from wsikd.learn.patch.build import build_method, build_student, open_teacher, seed_weights
+from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.teacher_cache import open_targets
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 JITTER = {"brightness": 0.2, "stain": 0.1, "colour_of": "student"}

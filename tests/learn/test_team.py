@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from wsikd.core.errors import ConfigError
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.splits import share_of
-from wsikd.learn.team import Team
-from wsikd.learn.train import distill
+from wsikd.learn.data.splits import share_of
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
 

@@ -23,17 +23,20 @@ from wsikd.core.errors import (
     OutputError,
 )
 from wsikd.core.run import RunDir
-from wsikd.learn import checkpoints, evaluate, finish, train
-from wsikd.learn.augment import augment
-from wsikd.learn.data import load_patches
-from wsikd.learn.evaluate import evaluate_bundle
-from wsikd.learn.losses import downsample
-from wsikd.learn.prepare import build_student, open_teacher
-from wsikd.learn.schedules import Best, learning_rate
-from wsikd.learn.settings import Augment, Optim, RunConfig
-from wsikd.learn.sources import FileSource
-from wsikd.learn.team import Team
-from wsikd.learn.train import Trainer, distill
+from wsikd.learn.data.augment import augment
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.sources import FileSource
+from wsikd.learn.engine import checkpoints
+from wsikd.learn.engine import trainer as train
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.schedules import Best, learning_rate
+from wsikd.learn.engine.trainer import Trainer, distill
+from wsikd.learn.losses.maps import downsample
+from wsikd.learn.patch import export as finish
+from wsikd.learn.patch.build import build_student, open_teacher
+from wsikd.learn.patch.settings import Augment, Optim, RunConfig
+from wsikd.learn.score import predict_patches as evaluate
+from wsikd.learn.score.predict_patches import evaluate_bundle
 from wsikd.models.files.bundle import load_bundle
 from wsikd.slides.appearance import STATISTICS, Appearance, field_statistics
 
@@ -291,7 +294,7 @@ def test_the_test_split_is_never_decoded(tmp_path, patches_on_disk, monkeypatch)
 
 
 def test_a_term_that_is_not_finite_is_named(stripes, teacher, tmp_path, monkeypatch):
-    from wsikd.learn import losses
+    from wsikd.learn.losses import maps as losses
 
     matching, calls = losses.feature_matching, []
 

@@ -9,11 +9,11 @@ from wsikd.bags.bag import open_bag, write_h5
 from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.learn.embed_data import load_pairs
-from wsikd.learn.methods.ts2g import embedding_terms
-from wsikd.learn.select import choose
-from wsikd.learn.ts2g_settings import Select, Ts2gConfig
-from wsikd.learn.ts2g_train import EmbedTrainer, fit_of, train_embedder
+from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
+from wsikd.learn.ts2g.adapter_train import EmbedTrainer, fit_of, train_embedder
+from wsikd.learn.ts2g.method import embedding_terms
+from wsikd.learn.ts2g.pairs import load_pairs
+from wsikd.learn.ts2g.select_patches import choose
 from wsikd.models.encoders.open import Encoder, EncoderSpec, open_encoder
 from wsikd.tiles.store import TileStore
 
@@ -121,7 +121,7 @@ def test_variance_around_another_centre():
 
 
 def test_resume_is_bit_for_bit(cohort, tmp_path, monkeypatch):
-    from wsikd.learn import train
+    from wsikd.learn.engine import trainer as train
 
     short = config(cohort, optim={"epochs": 5})
     train_embedder(short, tmp_path / "whole", device="cpu")

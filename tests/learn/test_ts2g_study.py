@@ -9,10 +9,10 @@ from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
 from wsikd.cli.main import main
 
 from wsikd.core.errors import ConfigError
-from wsikd.learn.detect_data import load_boxes
-from wsikd.learn.ts2g_figures import agreement, areas, difference, figures, rates
-from wsikd.learn.ts2g_study_data import cut_boxes, holds, write_teacher_patches
-from wsikd.learn.ts2g_study_settings import read_study
+from wsikd.learn.ts2g.detect_data import load_boxes
+from wsikd.learn.ts2g.study_data import cut_boxes, holds, write_teacher_patches
+from wsikd.learn.ts2g.study_figures import agreement, areas, difference, figures, rates
+from wsikd.learn.ts2g.study_settings import read_study
 from wsikd.synthetic.cells import SHAPES, write_cells
 
 TINY = (

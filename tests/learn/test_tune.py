@@ -10,10 +10,10 @@ from wsikd.cli.main import main
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
 from wsikd.core.output.lock import locked
-from wsikd.learn import tune as module
-from wsikd.learn.runs import load_run
-from wsikd.learn.settings import RunConfig
-from wsikd.learn.tune import Tuning, parse_grid, trial_folder, tune
+from wsikd.learn.engine.runs import load_run
+from wsikd.learn.patch import tune as module
+from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.tune import Tuning, parse_grid, trial_folder, tune
 from wsikd.models.backbones.base import macs
 from wsikd.models.files.bundle import load_bundle
 

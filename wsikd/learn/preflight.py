@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from wsikd.learn.settings import Data, RunConfig, Split
+    from wsikd.learn.patch.settings import Data, RunConfig, Split
     from wsikd.models.files.bundle import StudentBundle
 
 PATCHES = (STORES, IMAGES)
@@ -60,10 +60,10 @@ def check_labels(data: Data, split: Split) -> None:
             cohort of one class.
         StoreError: a tile store cannot be used.
     """
-    from wsikd.learn.joined import join
-    from wsikd.learn.parts import refuse_parts
-    from wsikd.learn.sources import kind_of, list_sources
-    from wsikd.learn.splits import assign
+    from wsikd.learn.data.joined import join
+    from wsikd.learn.data.parts import refuse_parts
+    from wsikd.learn.data.sources import kind_of, list_sources
+    from wsikd.learn.data.splits import assign
 
     if any(kind_of(Path(path), data) == "sicapv2" for path in data.paths):
         return

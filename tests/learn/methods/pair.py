@@ -2,7 +2,7 @@
 
 import torch
 
-from wsikd.learn.losses import downsample
+from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Batch, Progress
 from wsikd.models.graders.pooled import build_grader
 

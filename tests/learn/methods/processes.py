@@ -14,7 +14,7 @@ from tests.learn.methods.slpd_parts import held, region_batch, slpd_method
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.methods.hdkd import Hdkd
-from wsikd.learn.methods.mil import Mil
+from wsikd.learn.mil.method import Mil
 from wsikd.models.slide_level.mil import build_mil
 
 TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad")

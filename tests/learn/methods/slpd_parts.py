@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from wsikd.learn.methods.base import Batch
-from wsikd.learn.methods.slpd import Options, Slpd
+from wsikd.learn.slpd.method import Options, Slpd
 from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
 SHAPE = RegionShape(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.learn.methods.pair import AT, grader
-from wsikd.learn.losses import downsample
+from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch
 

@@ -7,12 +7,12 @@ from scipy import special
 
 from tests.learn.methods.pair import AT, HYBRID, batch, hybrid
 from wsikd.core.errors import ConfigError
-from wsikd.learn.losses import downsample
+from wsikd.learn.engine.schedules import cosine_of_epochs
+from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Batch, Progress
 from wsikd.learn.methods.hdkd import Hdkd, stage_distance
-from wsikd.learn.prepare import param_groups
-from wsikd.learn.schedules import cosine_of_epochs
-from wsikd.learn.settings import Optim
+from wsikd.learn.patch.build import param_groups
+from wsikd.learn.patch.settings import Optim
 from wsikd.models.graders.pooled import build_grader
 
 

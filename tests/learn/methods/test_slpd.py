@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tests.learn.methods.slpd_parts import draw, held, region_batch, slpd_method
-from wsikd.learn.losses_dino import dino_loss, moved_centre, prototype_loss, sharpened
+from wsikd.learn.losses.dino import dino_loss, moved_centre, prototype_loss, sharpened
 from wsikd.learn.methods.base import Progress
-from wsikd.learn.methods.slpd import Slpd
-from wsikd.learn.region_data import centre, crop
+from wsikd.learn.slpd.data import centre, crop
+from wsikd.learn.slpd.method import Slpd
 
 AT = Progress(1, 4, 2, 5)
 

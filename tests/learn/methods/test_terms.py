@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from tests.learn.methods.pair import AT, batch, grader
 from wsikd.core.errors import ConfigError
-from wsikd.learn import losses, losses_logits, losses_relations
+from wsikd.learn.losses import logits as losses_logits
+from wsikd.learn.losses import maps as losses
+from wsikd.learn.losses import relations as losses_relations
 from wsikd.learn.methods.at_plus import TERMS, AtPlus
-from wsikd.learn.prepare import build_method, log_cost
-from wsikd.learn.settings import KNOWN_TERMS, RunConfig
+from wsikd.learn.patch.build import build_method, log_cost
+from wsikd.learn.patch.settings import KNOWN_TERMS, RunConfig
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
 

@@ -37,8 +37,10 @@ import torch
 from torch import nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.learn import losses, losses_logits, losses_relations
-from wsikd.learn.losses import to_grid
+from wsikd.learn.losses import logits as losses_logits
+from wsikd.learn.losses import maps as losses
+from wsikd.learn.losses import relations as losses_relations
+from wsikd.learn.losses.maps import to_grid
 from wsikd.learn.methods.base import Batch, Method, Progress, Taught
 from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 

@@ -42,8 +42,8 @@ class Batch:
         label: int64 (B,).
         slide: name of each patch's slide.
         box: int64 (B,), index of each patch in its data set.
-        taught: the teacher's part where it was kept (see ``wsikd.learn.targets``); its maps are on
-            the student's grids. None: the method asks the teacher.
+        taught: the teacher's part where it was kept (see ``wsikd.learn.patch.teacher_cache``); its
+            maps are on the student's grids. None: the method asks the teacher.
     """
 
     __slots__ = ("box", "label", "slide", "taught", "views")

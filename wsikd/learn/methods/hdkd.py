@@ -32,8 +32,8 @@ from torch import nn
 from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
-from wsikd.learn.losses import cross_entropy
-from wsikd.learn.losses_logits import distillation
+from wsikd.learn.losses.logits import distillation
+from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.models.graders.hdkd import TokenGrader
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsikd.learn.losses import cross_entropy
+from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
 
 if TYPE_CHECKING:

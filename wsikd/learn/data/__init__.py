@@ -1,0 +1,1 @@
+"""Labelled patches, their splits and their augmentation."""

@@ -1,0 +1,139 @@
+"""The views of a batch: what teacher and student see of each patch, from one draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wsikd.learn.data.augment import Chance, augment, bend, draw_turns, recolour, recolours, turned
+from wsikd.learn.losses.maps import downsample
+from wsikd.learn.methods.base import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from wsikd.learn.data.augment import Part
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.methods.base import Progress
+    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.learn.patch.teacher_cache import Targets
+
+
+class Views:
+    """Makes batches of patches.
+
+    Attributes:
+        targets: the teacher's answers, where they were kept; its view is then not made.
+    """
+
+    targets: Targets | None = None
+
+    def __init__(
+        self,
+        patches: PatchSet,
+        config: RunConfig,
+        wanted: Collection[str],
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Make the views ``wanted`` in training; see ``Trainer`` for the rest."""
+        self.patches, self.config, self.wanted = patches, config, wanted
+        self.seed, self.device = seed, device
+        self.factor = round(config.factor)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the averages of patches suffice: turning them is turning the patches first."""
+        fine = "high" in self.wanted and self.targets is None
+        return self.factor > 1 and not fine and is_enumerable(self.config)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """What :meth:`batch` is to be given: patches, or their averages where these suffice."""
+        if self.averaged:
+            return self.patches.averages(indices, self.factor)
+        return self.patches.images(indices)
+
+    def batch(
+        self,
+        images: Tensor,
+        indices: NDArray[np.int64],
+        at: Progress | None,
+        part: Part | None = None,
+    ) -> Batch:
+        """Views on the device; ``at`` draws the augmentation, None means none.
+
+        Args:
+            images: (B, 3, side, side), of :meth:`read`.
+            indices: int64 (B,), of the patches.
+            at: where the training stands.
+            part: which patches of the step these are; None: all.
+        """
+        images = images.to(self.device, non_blocking=True)
+        taught, wanted = None, self.wanted
+        if at is None:
+            views = {"low": images if self.averaged else downsample(images, self.factor)}
+            wanted = ("low",)
+        elif self.averaged:
+            chance, options = self.chance(at, part), self.config.augment
+            turns = torch.zeros(3, len(images), dtype=torch.bool, device=self.device)
+            if options.flips:
+                turns = draw_turns(len(images), options, chance)
+            views = {"low": recolour(turned(images, turns), options, chance)}
+            wanted = ("low",)
+            if self.targets is not None:
+                taught = self.targets.of(indices, turns).to(self.device)
+        else:
+            views = self._drawn(images, indices, at, part)
+        return Batch(
+            views={k: views[k].contiguous(memory_format=torch.channels_last) for k in wanted},
+            label=torch.from_numpy(self.patches.label[indices]).to(self.device),
+            slide=tuple(self.patches.slide[i] for i in indices),
+            box=torch.from_numpy(indices),
+            taught=taught,
+        )
+
+    def _drawn(
+        self, images: Tensor, indices: NDArray[np.int64], at: Progress, part: Part | None
+    ) -> dict[str, Tensor]:
+        """Both views, from the patches themselves."""
+        source, options = self.config.data.low_source, self.config.augment
+        low = None if source == "area" else self._stored_low(indices, at, part)
+        chance = self.chance(at, part)
+        if options.colour_of == "both":
+            high = augment(images, options, chance)
+            average = downsample(high, self.factor)
+        else:
+            high = bend(images, options, chance)
+            average = recolour(downsample(high, self.factor), options, chance)
+        if low is None:
+            low = average
+        elif source == "mixed":
+            toss = chance.rand(len(low)) < 0.5
+            low = torch.where(toss[:, None, None, None], low, average)
+        return {"high": high, "low": low}
+
+    def chance(self, at: Progress, part: Part | None = None) -> Chance:
+        """The chance of a step; the same at every call."""
+        entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        return Chance(generator, part)
+
+    def _stored_low(self, indices: NDArray[np.int64], at: Progress, part: Part | None) -> Tensor:
+        """The slides' own pixels at the student's mpp, augmented by the draw of the high ones."""
+        low = self.patches.low_images(indices, self.config.low_mpp).to(self.device)
+        return augment(low, self.config.augment, self.chance(at, part))
+
+
+def is_enumerable(config: RunConfig) -> bool:
+    """Whether a patch has eight views at most, apart from colours changed after averaging."""
+    options = config.augment
+    before = recolours(options) and options.colour_of == "both"
+    moved = options.moves or options.crop_px
+    return config.data.low_source == "area" and not moved and not before

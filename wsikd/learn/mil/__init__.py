@@ -1,0 +1,1 @@
+"""Slide classifiers on bags (multiple-instance learning)."""

@@ -1,0 +1,1 @@
+"""Graders of patches: settings, construction, teacher cache and export."""

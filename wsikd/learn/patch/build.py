@@ -1,0 +1,246 @@
+"""From a configuration to what is trained: networks, the teacher, the method, the bundle's spec."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wsikd.core.errors import CheckpointError, ConfigError
+from wsikd.core.registry import resolve
+from wsikd.learn.methods import METHODS
+from wsikd.learn.preflight import peek_teacher
+from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.files.bundle import InputSpec, StudentBundle, load_bundle
+from wsikd.models.graders.hdkd import PATCH, TokenGrader
+from wsikd.models.graders.pooled import build_grader
+
+if TYPE_CHECKING:
+    from wsikd.core.run import RunDir
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.methods.base import Method
+    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.models.graders.pooled import Grader
+
+logger = logging.getLogger(__name__)
+
+
+def open_teacher(config: RunConfig) -> StudentBundle | None:
+    """The teacher that a method needs, None for one without.
+
+    Raises:
+        ConfigError: none is named, or it reads another resolution than ``data.mpp``.
+        BundleError: it cannot be used.
+    """
+    if peek_teacher(config) is None:
+        return None
+    assert config.teacher is not None
+    return load_bundle(config.teacher)
+
+
+def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle | None) -> Grader:
+    """The network that is trained, initialised as asked.
+
+    Raises:
+        ConfigError: unknown network, weights that do not fit, or a teacher of another shape.
+    """
+    network = config.network
+    weights = None
+    if network.init == "imagenet":
+        weights = imagenet_weights(network.arch, network.weights_file)
+    student = build_grader(
+        network.arch,
+        len(patches.classes),
+        width=network.width,
+        input_norm=network.input_norm,
+        upsample=config.upsample,
+        weights=weights,
+        drop_pools=network.drop_pools,
+        colour=network.colour,
+        options=network.hybrid.model_dump(),
+    )
+    student.corner_aligned = config.corner_aligned
+    if network.init == "teacher" and teacher is not None:
+        if (teacher.arch, teacher.width) != (network.arch, network.width):
+            raise ConfigError(
+                "network.init: teacher",
+                f"the teacher is {teacher.arch} of width {teacher.width:g}",
+                "use the same network and width, or another init",
+            )
+        if teacher.spec.classes != patches.classes:
+            raise ConfigError(
+                "network.init: teacher",
+                f"the teacher knows {', '.join(teacher.spec.classes)}, "
+                f"the patches {', '.join(patches.classes)}",
+                "use a teacher of these classes, or another init",
+            )
+        state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}
+        student.load_state_dict(state, strict=False)
+    return student
+
+
+def build_method(
+    config: RunConfig, student: Grader, teacher: StudentBundle | None, classes: tuple[str, ...]
+) -> Method:
+    """The method around a student.
+
+    Raises:
+        ConfigError: teacher and data disagree on the classes, or a tap is unknown.
+    """
+    make = resolve(METHODS, config.method, kind="methods")
+    if teacher is None:
+        return make(student)  # type: ignore[no-any-return]
+    if teacher.spec.classes != classes:
+        ours, theirs = ", ".join(classes), ", ".join(teacher.spec.classes)
+        raise ConfigError(
+            "data.classes", f"are {ours}; the teacher's are {theirs}", "set them as the teacher's"
+        )
+    terms = [name for name, weight in config.weights.items() if weight > 0]
+    if config.method == "hdkd":
+        return make(  # type: ignore[no-any-return]
+            student, teacher.network(), terms=terms, ratio=config.ratio, **config.hdkd.model_dump()
+        )
+    return make(  # type: ignore[no-any-return]
+        student,
+        teacher.network(),
+        terms=terms,
+        **config.attention.model_dump(),
+        fm_tap=config.taps.fm,
+        at_taps=config.taps.at,
+        sr_tap=config.taps.sr,
+        project=config.taps.project,
+        grid=config.grid,
+        kd=config.kd.model_dump(),
+        dkd=config.dkd.model_dump(),
+        at=config.at.model_dump(),
+        ratio=config.ratio,
+    )
+
+
+def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSpec:
+    """What the trained network is to be given.
+
+    Raises:
+        ConfigError: the patches do not divide into the network's pixels, or are too small for it.
+        DataError: ``data.low_source`` wants pixels that the data do not hold.
+    """
+    factor = round(config.factor)
+    if patches.patch_px % factor:
+        best = patches.patch_px // factor * factor
+        raise ConfigError(
+            "data.student_mpp",
+            f"patches of {patches.patch_px} px do not divide by {factor}",
+            f"set data.patch_px={best}" if best else "read finer patches",
+        )
+    if config.data.low_source != "area":
+        patches.check_low(config.low_mpp)
+    crop = config.augment.crop_px
+    if crop is not None and crop > patches.patch_px:
+        raise ConfigError(
+            f"augment.crop_px {crop}",
+            f"is more than the {patches.patch_px} px of a patch",
+            "lower it",
+        )
+    _check_size(student, (crop or patches.patch_px) // factor)
+    _tell_positions(student, (crop or patches.patch_px) // factor)
+    mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
+    return InputSpec(
+        mpp=config.low_mpp,
+        patch_px=patches.patch_px // factor,
+        mean=mean,
+        std=std,
+        classes=patches.classes,
+        student_input=config.student_input,
+        upsample=config.upsample,
+        corner_aligned=config.corner_aligned,
+        colour=config.network.colour,
+    )
+
+
+def _check_size(student: Grader, patch_px: int) -> None:
+    try:
+        macs(student, patch_px)
+    except RuntimeError as error:  # how torch says that nothing is left of a map
+        raise ConfigError(
+            "data.student_mpp",
+            f"leaves {patch_px} px of a patch, too few for this network",
+            "lower it, take larger patches, or raise network.drop_pools",
+        ) from error
+
+
+def _tell_positions(student: Grader, patch_px: int) -> None:
+    """Warn where a table of positions is of another size than the patches' grid of tokens."""
+    if not isinstance(student, TokenGrader):
+        return
+    deepest = student.backbone.taps[student.backbone.deepest]
+    side, table = patch_px * student.upsample // (PATCH * deepest.stride), student.head.side
+    if side != table:
+        logger.warning(
+            "%d x %d positions are interpolated to %d x %d tokens: set network.hybrid.positions=%d",
+            table, table, side, side, side,
+        )  # fmt: skip
+
+
+def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) -> None:
+    """Log the multiply-accumulates of a patch, the student's beside the teacher's."""
+    own = macs(student, spec.patch_px)
+    how = f"{spec.patch_px} px, {spec.student_input}"
+    if teacher is None:
+        logger.info("%.3g G multiply-accumulates a patch (%s)", own / 1e9, how)
+        return
+    theirs = teacher.card.get("macs")
+    if not isinstance(theirs, int):
+        theirs = macs(teacher.network(), teacher.spec.patch_px)
+    logger.info(
+        "%.3g G multiply-accumulates a patch (%s), %.3g times the teacher's %.3g G",
+        own / 1e9, how, own / theirs, theirs / 1e9,
+    )  # fmt: skip
+
+
+def init_stream(config: RunConfig) -> str:
+    """Which chance initialises the network: "teacher" for labels at ``data.mpp``, else "student".
+
+    Were they one, a teacher and a student of the same seed would start from the same weights, and
+    terms that compare their maps would have it easier than with a teacher met by chance. Students
+    of one seed share theirs, distilled or not, so that they can be compared in pairs.
+    """
+    alone = config.method == "supervised" and round(config.factor) == 1
+    return "teacher" if alone else "student"
+
+
+def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:
+    """What the optimiser trains; parameters of one dimension apart, if they are not to decay."""
+    groups: list[dict[str, Any]] = list(method.param_groups())
+    if decay_vectors:
+        return groups
+    parted = []
+    for group in groups:
+        flat = [p for p in group["params"] if p.ndim <= 1]
+        rest = [p for p in group["params"] if p.ndim > 1]
+        parted += [group | {"params": rest}, group | {"params": flat, "weight_decay": 0.0}]
+    return [group for group in parted if group["params"]]
+
+
+def seed_weights(seed: int, stream: str = "teacher") -> None:
+    """Fix the random initialisation of networks made after this; see :func:`init_stream`."""
+    if stream == "student":
+        seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
+    torch.manual_seed(seed)
+
+
+def check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
+    """Refuse to resume with another teacher, whose losses and digest the run has not seen.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    made = run.read_provenance()
+    if "teacher_sha256" in made and made["teacher_sha256"] != (teacher and teacher.sha256):
+        raise CheckpointError(
+            run.path,
+            "was started with another teacher",
+            "give the same --teacher or another -o",
+        )

@@ -1,0 +1,251 @@
+"""The end of a run: score the best student, choose its least area, write its bundle."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.escalation import doubt, trade_off
+from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
+from wsikd.learn.engine.leakage import record_seen
+from wsikd.learn.patch.build import init_stream
+from wsikd.learn.score import predict_patches as evaluate
+from wsikd.learn.score.calibrate import calibration, fit_temperature
+from wsikd.learn.score.colour_baseline import histogram_kappa
+from wsikd.learn.score.metrics import softmax
+from wsikd.models.files.bundle import save_bundle
+from wsikd.slides.appearance import Appearance, field_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.engine.schedules import Best
+    from wsikd.learn.engine.trainer import Trainer
+    from wsikd.models.files.bundle import InputSpec, StudentBundle
+
+logger = logging.getLogger(__name__)
+FEW_SLIDES = 3
+LOOKED_AT = 2000
+_LOOK_BATCH = 32
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        path: the run folder.
+        bundle: the bundle in it.
+        best_epoch: epoch the bundle was taken from, counted from 1.
+        metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
+        colour_kappa: kappa of colour histograms alone on the same patches.
+        min_area_mm2: area a pattern must cover to count on a slide.
+        val_slides: slides that the validation patches lie on.
+        missing: classes that the bundle never predicts on them.
+    """
+
+    path: Path
+    bundle: Path
+    best_epoch: int
+    metrics: Mapping[str, Any]
+    colour_kappa: float | None
+    min_area_mm2: float
+    val_slides: int
+    missing: tuple[str, ...]
+
+    def told(self) -> str:
+        """What it came to, in a line."""
+        colour = "undefined" if self.colour_kappa is None else f"{self.colour_kappa:.3f}"
+        kappa = self.metrics["kappa"]
+        return (
+            f"{self.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
+            f", balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
+            f" {self.metrics['patches']} patches of {told_slides(self.val_slides)})"
+            f"{told_missing(self.missing)}; colour histograms alone reach kappa {colour}"
+        )
+
+
+@dataclass(frozen=True)
+class LeastArea:
+    """The area that a pattern must cover on a slide to count, and what the choice rests on.
+
+    Attributes:
+        mm2: the area; 0 where the data do not say how large a field is.
+        jaccard: agreement of slides there, None where nothing was chosen.
+        slides: validation slides that it was chosen on.
+    """
+
+    mm2: float
+    jaccard: float | None
+    slides: int
+
+
+def finish(
+    trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
+) -> RunResult:
+    """Score the best student on validation, choose the area threshold, write the bundle."""
+    logits = trainer.predict(trainer.val_indices)
+    return trainer.team.first(lambda: _write(trainer, spec, teacher, best, logits))
+
+
+def _write(
+    trainer: Trainer,
+    spec: InputSpec,
+    teacher: StudentBundle | None,
+    best: Best,
+    logits: NDArray[np.float64],
+) -> RunResult:
+    patches, run, config = trainer.patches, trainer.run, trainer.config
+    val = trainer.val_indices
+    predicted = logits.argmax(1)
+    temperature = fit_temperature(logits, patches.label[val])
+    matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
+    metrics = evaluate.summarise(matrix, patches.classes)
+    colour = histogram_kappa(patches, trainer.train_indices, val)
+    least = choose_least_area(patches, val, predicted)
+    _compare_colour(metrics["kappa"], colour)
+    final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
+    final["temperature"] = temperature
+    missing = never_predicted(predicted, patches.classes)
+    final |= {"val_slides": least.slides, "never_predicted": list(missing)}
+    run.append_metrics({"event": "final", **final, "min_area_mm2": least.mm2})
+    student = trainer.method.student.to("cpu")
+    bundle = save_bundle(
+        run.student, student, spec,
+        arch=config.network.arch, width=config.network.width, method=config.method,
+        teacher=None if teacher is None else {
+            "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
+        },
+        benign=[patches.classes[i] for i in patches.benign],
+        seen=record_seen(patches, teacher),
+        data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
+        temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
+        min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
+        escalation=None if teacher is None else escalation(
+            patches, val, logits, temperature, teacher, device=str(trainer.device)
+        ),
+        training={
+            "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
+            "processes": trainer.team.size,
+            "epochs": config.optim.epochs, "best_epoch": best.epoch,
+        },
+        appearance=training_appearance(trainer).as_card(),
+    )  # fmt: skip
+    found = (metrics, colour, least.mm2, least.slides, missing)
+    return RunResult(run.path, bundle, best.epoch, *found)
+
+
+def training_appearance(trainer: Trainer, most: int = LOOKED_AT) -> Appearance:
+    """Stain and focus of the training patches as the student sees a slide, not augmented.
+
+    Args:
+        trainer: with its patches.
+        most: how many to look at; of every slide about as many.
+    """
+    patches = trainer.patches
+    by_slide: dict[str, list[int]] = {}
+    for index in trainer.train_indices.tolist():
+        by_slide.setdefault(patches.slide[index], []).append(index)
+    each = max(1, most // len(by_slide))
+    chosen: list[int] = []
+    for found in by_slide.values():
+        count = min(each, len(found))
+        chosen += [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
+    rows = []
+    for images, indices in patches.batches(np.array(chosen[:most]), _LOOK_BATCH):
+        seen = trainer.batch(images, indices, None).views["low"].round().byte()
+        pixels = seen.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        rows += [field_statistics(patch) for patch in pixels]
+    return Appearance.of(np.array(rows), [patches.slide[i] for i in chosen[:most]])
+
+
+def escalation(
+    patches: PatchSet,
+    indices: NDArray[np.int64],
+    logits: NDArray[Any],
+    temperature: float,
+    teacher: StudentBundle,
+    *,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """What asking the teacher about doubtful fields costs and brings, as ``infer`` may use it.
+
+    Args:
+        patches: at the teacher's resolution.
+        indices: validation patches, int64 (M,).
+        logits: the student's, (M, C).
+        temperature: of the student.
+        teacher: who is asked.
+        device: where to compute.
+
+    Returns:
+        For the card: the teacher's digest, fields, slides, and the curve of
+        :func:`wsikd.core.escalation.trade_off`.
+    """
+    network = teacher.network().to(device)
+    theirs = evaluate.predict(network, patches, indices, mpp=teacher.spec.mpp, device=device)
+    curve = trade_off(
+        doubt(softmax(logits, temperature)),
+        logits.argmax(1),
+        theirs.argmax(1),
+        patches.label[indices],
+        len(patches.classes),
+    )
+    return {
+        "teacher_sha256": teacher.sha256,
+        "split": "val",
+        "fields": len(indices),
+        "slides": len({patches.slide[i] for i in indices}),
+        "curve": {k: [v if v is None else round(v, 9) for v in values]
+                  for k, values in curve.items()},
+    }  # fmt: skip
+
+
+def choose_least_area(
+    patches: PatchSet, indices: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> LeastArea:
+    """Choose the least area on these patches; see ``evaluate.choose_min_fields``.
+
+    A warning is logged where fewer than three slides support the choice, or a class has no patch.
+
+    Args:
+        patches: where they are.
+        indices: validation patches, int64 (M,).
+        predicted: their predicted classes, int64 (M,).
+    """
+    slides = [patches.slide[i] for i in indices]
+    count = len(set(slides))
+    if patches.field_mm2 is None:
+        return LeastArea(0.0, None, count)
+    if not patches.benign:
+        logger.warning("min_area_mm2 is not chosen: no class is known as benign (data.benign)")
+        return LeastArea(0.0, None, count)
+    truth = patches.label[indices]
+    fields, jaccard = evaluate.choose_min_fields(
+        truth, predicted, slides, patches.tissue[indices], patches.benign
+    )
+    if count < FEW_SLIDES:
+        logger.warning("min_area_mm2 rests on %d validation slide(s) only", count)
+    for number in sorted(set(range(len(patches.classes))) - set(truth.tolist())):
+        logger.warning(
+            "min_area_mm2 is chosen without class %s: no validation patch of it",
+            patches.classes[number],
+        )
+    return LeastArea(fields * patches.field_mm2, jaccard, count)
+
+
+def _compare_colour(kappa: float | None, colour: float | None) -> None:
+    logger.info(
+        "validation kappa %.3f; colour histograms alone reach %.3f",
+        math.nan if kappa is None else kappa, math.nan if colour is None else colour,
+    )  # fmt: skip
+    if kappa is not None and colour is not None and kappa <= colour:
+        logger.warning("no better than colour histograms: the network may have learnt the stain")

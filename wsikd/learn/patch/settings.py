@@ -1,0 +1,386 @@
+"""Every key of a training configuration, with its unit. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import Field, field_validator, model_validator
+
+from wsikd.core.config import Settings
+from wsikd.learn.data.augment_settings import Augment, Positive, Share
+from wsikd.learn.patch.hdkd_settings import Hdkd
+from wsikd.models.graders.hdkd_options import Hybrid
+
+if TYPE_CHECKING:
+    from typing import Self
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Network(Settings):
+    """The network that is trained."""
+
+    arch: str = "vgg_small"
+    """Entry of wsikd.models.backbones.base.BACKBONES, hdkd_teacher, hdkd_student, or a model of
+    timm, e.g. timm:convnext_tiny."""
+    width: Positive = 1.0
+    """Factor on the channels (vgg_small, mobilenet_v3_large, hdkd_teacher, hdkd_student)."""
+    hybrid: Hybrid = Hybrid()
+    """Shape of hdkd_teacher and hdkd_student."""
+    drop_pools: Annotated[int, Field(ge=0, le=3)] = 0
+    """The last halvings of the grid to leave out; later convolutions are dilated instead."""
+    init: Literal["random", "imagenet", "teacher"] = "random"
+    """Where the backbone starts from; "teacher" copies the teacher, head included."""
+    weights_file: str | None = None
+    """Local file of ImageNet weights; none asks the hub of torchvision or timm."""
+    input_norm: Literal["none", "imagenet"] = "imagenet"
+    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation."""
+    colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
+    """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
+    brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
+
+
+class Data(Settings):
+    """Where patches come from, and the resolution at which they are read."""
+
+    source: Literal["auto", "stores", "folders", "csv", "sicapv2"] = "auto"
+    """Tile stores, class folders, a labels CSV, or SICAPv2 as distributed; "auto" looks at each
+    path."""
+    fold: Literal["Val1", "Val2", "Val3", "Val4"] = "Val1"
+    """Validation fold of SICAPv2."""
+    paths: list[str] = Field(default_factory=list)
+    """Folders and files; --data adds to them."""
+    classes: list[str] | None = None
+    """Names in order of grade; none takes what the data say."""
+    benign: Annotated[list[str], Field(min_length=1)] | None = None
+    """Classes that are no cancer, for the AUC of benign against cancer and for the least area of a
+    pattern; none: those named NC, benign, normal, non-tumor, stroma or 0."""
+    mpp: Positive = 1.0
+    """um per pixel of the patches that are read; the teacher's resolution in a distillation."""
+    patch_px: Annotated[int, Field(gt=0)] | None = None
+    """Side of those patches in pixels; none takes theirs. Larger images are centre-cropped."""
+    student_mpp: Positive | None = None
+    """um per pixel of the network that is trained, a multiple of mpp; none: mpp itself."""
+    low_source: Literal["area", "pyramid", "mixed"] = "area"
+    """What the trained network reads while it learns: averages of the finer pixels, the slide's own
+    level (stores tiled with --route pyramid), or either with equal chance; validation averages."""
+    slide_pattern: str | None = None
+    """Regular expression with one group, the slide, for the file stems of class folders; none:
+    what stands before "_Block_", case and block of "Case-3-A15-..." or "P9-B12-..." (the case is
+    the patient), else what stands before the first "_"."""
+    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Patches of a store with less tissue than this share are left out."""
+    cache_gb: NonNegative = 4.0
+    """Patches are kept decoded in memory up to this size in GB, beyond it read at every use."""
+    smote: str | None = None
+    """JSON file of class -> number of training patches, up to which SMOTE invents patches between
+    neighbours in pixel space (extra "smote"); none: off. Balanced drawing is the better choice."""
+
+    @field_validator("slide_pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"'{value}' is no regular expression ({error}); escape what is meant literally"
+            ) from None
+        return value
+
+
+class Split(Settings):
+    """How slides are divided into training and validation."""
+
+    by: Literal["auto", "patient", "slide"] = "auto"
+    """What is never divided; "auto": the patient where known, else the slide."""
+    given: bool = True
+    """Use the split that the data bring; otherwise, and where they bring none, draw one."""
+    val: Share = 0.25
+    """Share of the patches for validation."""
+    val_by: Literal["group", "slide"] = "group"
+    """What validation is drawn by, where none is given: what ``by`` keeps together; or slides, for
+    a few patients of many slides each, who are then in training and validation. The test part
+    shares none with either."""
+    test: Share = 0.0
+    """Share of the patches put aside, never read in training."""
+    seed: int = 0
+    """Seed of the draw, apart from the seed of the training."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-fitting: groups are dealt into so many folds, by ``seed``, whatever split they bring;
+    one of them is the test part, and validation is drawn from the others."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which fold is the test part, counted from 0."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training slides of each class that is used, one at least."""
+    share_seed: int = 0
+    """Seed of that choice; a smaller share is a part of a larger one."""
+    check_images: bool = True
+    """Refuse identical images in two splits (in memory only)."""
+    check_teacher: bool = True
+    """Refuse a teacher that was trained on slides, patients or images of the validation or test
+    part, or selected on those of the test part; false where only names are the same by chance."""
+
+
+class Attention(Settings):
+    """Class attention of AT+."""
+
+    form: Literal["relu_product", "positive_grad", "gradcam"] = "relu_product"
+    """How channels are summed; see wsikd.learn.losses.maps.class_attention."""
+    tap: str | None = None
+    """Feature map in teacher and student, e.g. F4, or F3:F4 for the student's F3 and the teacher's
+    F4; none: the deepest of each."""
+    normalise: Literal["minmax", "softmax"] = "minmax"
+    """"minmax" scales a patch's maps to 0 to 1; "softmax" makes each a distribution over places."""
+    distance: Literal["l2", "kl", "bce"] = "l2"
+    """Between normalised maps; see wsikd.learn.losses.maps.attention_distance."""
+
+
+class Taps(Settings):
+    """Feature maps of the other terms, named as attention.tap."""
+
+    fm: str | None = None
+    """For fm and sp; none: as attention.tap."""
+    at: Annotated[list[str], Field(min_length=1)] | None = None
+    """For at, several if wanted; none: attention.tap alone."""
+    sr: str | None = None
+    """The student's, for sr_spatial; none: the deepest whose grid is the teacher's."""
+    project: bool = False
+    """Bring the student's channels to the teacher's by a trained 1x1 convolution where they
+    differ (fm, sr_last)."""
+
+
+class Kd(Settings):
+    """Distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    form: Literal["hinton", "code"] = "hinton"
+    """"hinton": T^2 KL; "code": the released code of AT+, where T divides the teacher's only."""
+    standardise: bool = False
+    """Logits of each patch to mean 0 and deviation 1 first (Sun et al. 2024; T = 2 there)."""
+
+
+class Dkd(Settings):
+    """Decoupled distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    alpha: NonNegative = 1.0
+    """Weight of the label's class against the rest."""
+    beta: NonNegative = 8.0
+    """Weight of the classes beside the label's."""
+
+
+class At(Settings):
+    """Activation attention (Zagoruyko and Komodakis 2017)."""
+
+    form: Literal["mean_square", "l2"] = "mean_square"
+    """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
+    power: Positive = 2.0
+    """Exponent of the activations."""
+
+
+class Optim(Settings):
+    """How the network is trained."""
+
+    name: Literal["adamw", "adam"] = "adamw"
+    """AdamW, or Adam, whose weight decay is an L2 penalty."""
+    lr: Positive = 1e-3
+    """Learning rate at its highest."""
+    weight_decay: NonNegative = 1e-4
+    """Decoupled in AdamW."""
+    decay_vectors: bool = True
+    """Weight decay on biases and other parameters of one dimension too."""
+    epochs: Annotated[int, Field(gt=0)] = 20
+    """Passes; each draws as many patches as there are training patches."""
+    hold_epochs: Annotated[int, Field(ge=0)] = 0
+    """Further passes at the schedule's last rate, at most, until patience ends the run."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop after so many epochs that were not better on validation; none: never."""
+    epoch_patches: Annotated[int, Field(gt=0)] | None = None
+    """Patches drawn in an epoch, where another number is wanted."""
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    """Patches in a step, of all processes together."""
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Parts in which a process computes its patches of a step, where memory is short; batch norm
+    sees a part at a time, and roots over the batch are taken of each."""
+    schedule: Literal["cosine", "constant", "cosine_epochs"] = "cosine"
+    """Course of the learning rate after the warm-up; "cosine_epochs" changes it between epochs only
+    and counts the warm-up as part of the cosine."""
+    warmup_epochs: NonNegative = 1.0
+    """Epochs over which the learning rate rises from zero."""
+    lr_start: NonNegative = 0.0
+    """Rate at which the warm-up of cosine_epochs starts."""
+    lr_end: NonNegative = 0.0
+    """Rate at which cosine and cosine_epochs end."""
+    lag: bool = False
+    """Each epoch of cosine_epochs but the first has the rate of the one before it."""
+    balance: bool | Literal["frozen_pool"] = True
+    """Draw every class equally often; "frozen_pool" does as the released code of AT+: one draw for
+    the whole run, which never reaches some patches."""
+    min_delta: NonNegative = 0.0
+    """Kappa on validation by which an epoch must be better to be kept; at 0 a tie goes to the
+    lower loss."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
+    deterministic: bool = False
+    """Only algorithms that repeat bit for bit, on a GPU slower ones; a CPU repeats anyway."""
+    threads: Annotated[int, Field(gt=0)] = 2
+    """Threads that read patches which are not in memory."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide by accumulate {self.accumulate}; "
+                "set it to a multiple"
+            )
+        if self.hold_epochs and self.patience is None:
+            raise ValueError("hold_epochs goes on until patience ends it; set patience too")
+        if self.hold_epochs and not self.lr_end and self.schedule != "constant":
+            raise ValueError("hold_epochs at a rate of 0 learns nothing; set lr_end, e.g. lr / 50")
+        return self
+
+    @property
+    def most_epochs(self) -> int:
+        """Passes after which a run ends in any case."""
+        return self.epochs + self.hold_epochs
+
+
+class Training(Protocol):
+    """What the configurations of all methods have."""
+
+    @property
+    def optim(self) -> Optim:
+        """How the network is trained."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor on each loss term."""
+
+
+class RunConfig(Settings):
+    """One training run: a teacher or a student."""
+
+    method: Literal["supervised", "at_plus", "hdkd"]
+    """"supervised" trains a network on labels; "at_plus" and "hdkd" distil a teacher as well."""
+    teacher: str | None = None
+    """Run folder or bundle of the teacher (at_plus, hdkd); --teacher sets it."""
+    network: Network = Network()
+    student_input: Literal["native", "half", "upsampled"] = "native"
+    """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
+    "upsampled": enlarged to the teacher's size, at the teacher's cost."""
+    corner_aligned: bool = False
+    """Enlarge with corners on corners, as the released code of AT+ does: off by up to 3.5 px of the
+    teacher's at 1.25x. Otherwise half-pixel centred."""
+    data: Data = Data()
+    split: Split = Split()
+    weights: dict[str, NonNegative] = Field(default_factory=dict)
+    """Factor on each loss term; a term that is not named keeps its default, 0 leaves it out."""
+    attention: Attention = Attention()
+    taps: Taps = Taps()
+    grid: Literal["teacher_down", "student_up"] = "teacher_down"
+    """Where maps are compared: on the student's grid, or on the teacher's."""
+    teacher_cache: Literal["auto", "off", "ram", "disk"] = "auto"
+    """Ask the teacher once for each view of a patch and keep its answers, in memory or in the run
+    folder. That needs views that can be counted (flips only, or augment.colour_of: student);
+    "auto" keeps them in memory where that is so, pays and fits into data.cache_gb."""
+    teacher_cache_dir: str | None = None
+    """Folder of the answers for "disk", to share them among students; none: RUN/targets."""
+    kd: Kd = Kd()
+    dkd: Dkd = Dkd()
+    at: At = At()
+    hdkd: Hdkd = Hdkd()
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+
+    @field_validator("weights")
+    @classmethod
+    def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
+        from wsikd.core.registry import nearest
+
+        method = info.data.get("method", "at_plus")
+        known = KNOWN_TERMS[method]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"'{name}' is no term of this method; {nearest(name, known)}")
+        weights = {**TERMS[method], **value}
+        if not any(weights.values()):
+            raise ValueError("every term has weight 0; give one a weight above 0")
+        return weights
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.network.init == "teacher" and self.method == "supervised":
+            raise ValueError(
+                "network.init 'teacher' needs a teacher; use method at_plus, or another init"
+            )
+        if self.kd.form == "code" and self.kd.standardise:
+            raise ValueError("kd.standardise needs kd.form 'hinton'; choose one of the two")
+        if self.teacher is not None and self.method == "supervised":
+            raise ValueError(
+                "method supervised has no teacher; leave teacher out or use at_plus or hdkd"
+            )
+        factor = self.factor
+        if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
+            raise ValueError(
+                f"data.student_mpp {self.low_mpp:g} is no multiple of data.mpp {self.data.mpp:g};"
+                " choose a whole factor"
+            )
+        if self.data.low_source != "area" and round(factor) < 2:
+            raise ValueError(
+                f"data.low_source '{self.data.low_source}' needs data.student_mpp above data.mpp; "
+                "set data.student_mpp"
+            )
+        crop = self.augment.crop_px
+        if crop is not None and (crop % round(factor) or self.data.low_source != "area"):
+            raise ValueError(
+                f"augment.crop_px {crop} must be a multiple of {round(factor)}, with "
+                "data.low_source area; change it"
+            )
+        if self.student_input != "native" and round(factor) < 2:
+            raise ValueError(
+                f"student_input '{self.student_input}' needs data.student_mpp above data.mpp; "
+                "set data.student_mpp"
+            )
+        return self
+
+    @property
+    def low_mpp(self) -> float:
+        """um per pixel of the network that is trained."""
+        return self.data.student_mpp or self.data.mpp
+
+    @property
+    def factor(self) -> float:
+        """How many pixels of the patches that are read make one of the trained network's."""
+        return self.low_mpp / self.data.mpp
+
+    @property
+    def upsample(self) -> int:
+        """Factor by which the trained network enlarges its input."""
+        return {"native": 1, "half": 2, "upsampled": round(self.factor)}[self.student_input]
+
+    @property
+    def ratio(self) -> float:
+        """Side in pixels of what the teacher's backbone reads over the trained network's."""
+        return round(self.factor) / self.upsample
+
+
+TERMS: dict[str, dict[str, float]] = {
+    "supervised": {"ce": 1.0},
+    "at_plus": {"ce": 1.0, "fm": 0.1, "at_plus": 10.0},
+    "hdkd": {"ce": 0.5, "lkd": 0.5, "fkd": 10.0},
+}
+"""Loss terms of each method and their default factors (at_plus: Del Amor et al. 2023, at 2.5x;
+hdkd: EL-Assiouti et al. 2024)."""
+
+KNOWN_TERMS: dict[str, tuple[str, ...]] = {
+    "supervised": ("ce",),
+    "at_plus": (
+        "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad", "sp",
+        "rkd_distance", "rkd_angle",
+    ),
+    "hdkd": ("ce", "lkd", "fkd"),
+}  # fmt: skip
+"""Every term that ``weights`` may name; those without a default factor are left out by default."""

@@ -1,0 +1,282 @@
+"""A frozen teacher's answers, asked once for every patch and view and kept.
+
+Where augmentation only mirrors and turns, a patch has eight views. The teacher's logits, its maps
+averaged to the student's grids and its class attention are then a table, and a step of distillation
+costs what a step on labels costs. The table is what the teacher would say in the step, but for
+the last digits of sums in other batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wsikd.core.errors import ConfigError, DataError
+from wsikd.core.run import aside, write_json_atomic
+from wsikd.learn.data.augment import turned
+from wsikd.learn.data.views import is_enumerable
+from wsikd.learn.losses.maps import to_grid
+from wsikd.learn.methods.at_plus import AtPlus
+from wsikd.learn.methods.base import Taught
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from wsikd.learn.engine.trainer import Trainer
+    from wsikd.learn.patch.settings import RunConfig
+
+logger = logging.getLogger(__name__)
+FORMAT = 1
+OWN_GRID = ("sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad")
+"""Terms that read the teacher's maps on its own grid."""
+_TURNS = torch.tensor([1, 2, 4])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Answers for N patches in V views.
+
+    Attributes:
+        place: row of each patch's index.
+        tables: "logits" (V, N, C), "tap NAME" (V, N, K, h, w), "attention" (V, N, C, h, w) where
+            it was asked for; float32.
+    """
+
+    place: dict[int, int]
+    tables: dict[str, list[NDArray[np.float32]]]
+
+    def of(self, indices: NDArray[np.int64], turns: Tensor) -> Taught:
+        """What the teacher says.
+
+        Args:
+            indices: int64 (B,), of the patches.
+            turns: bool (3, B), of ``augment.draw_turns``.
+        """
+        view = (turns.cpu() * _TURNS[:, None]).sum(0).tolist()
+        cells = [(v, self.place[int(i)]) for v, i in zip(view, indices, strict=True)]
+        found = {
+            name: torch.from_numpy(np.stack([table[v][row] for v, row in cells]))
+            for name, table in self.tables.items()
+        }
+        taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}
+        return Taught(found["logits"], taps, found.get("attention"))
+
+
+def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
+    """Fault and remedy where the teacher's answers cannot be kept, None where they can."""
+    if not is_enumerable(config):
+        return (
+            "the views of a patch cannot be counted",
+            "turn off crop_px, rotate_deg and scale of augment, colours too or colour_of=student",
+        )
+    if round(config.factor) < 2:
+        return "teacher and student read the same pixels", "set teacher_cache=off"
+    if own := sorted(terms & set(OWN_GRID)):
+        return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"
+    if config.grid == "student_up":
+        return "maps are compared on the teacher's grid", "set grid=teacher_down"
+    if "at_plus" in terms and config.attention.normalise == "softmax":
+        return "attention.normalise softmax reads the teacher's grid", "use minmax"
+    return None
+
+
+def open_targets(trainer: Trainer, teacher_sha256: str) -> Targets | None:
+    """The kept answers of a run's teacher, made where they are missing.
+
+    Args:
+        trainer: of the run, before it starts.
+        teacher_sha256: digest of the teacher's weights.
+
+    Returns:
+        None where the teacher is asked in every step: ``teacher_cache`` is off, or auto and keeping
+        does not pay.
+
+    Raises:
+        ConfigError: ``teacher_cache`` is ram or disk, and the answers cannot be kept.
+        DataError: a file of answers is damaged.
+        OutputError: the folder cannot be written.
+    """
+    config, method = trainer.config, trainer.method
+    if not isinstance(method, AtPlus) and config.teacher_cache in ("ram", "disk"):
+        raise ConfigError(
+            f"teacher_cache {config.teacher_cache}",
+            f"method {config.method} asks its teacher in every step", "set teacher_cache=auto",
+        )  # fmt: skip
+    if not isinstance(method, AtPlus) or config.teacher_cache == "off" or method.terms <= {"ce"}:
+        return None
+    fault = why_not(config, method.terms)
+    if config.teacher_cache != "auto" and fault:
+        raise ConfigError(f"teacher_cache {config.teacher_cache}", *fault)
+    if fault:
+        return None
+    views = 8 if config.augment.flips else 1
+    try:
+        asker = _Asker(trainer, method, views)
+    except ConfigError:
+        if config.teacher_cache == "auto":
+            return None
+        raise
+    if config.teacher_cache == "auto" and not asker.pays():
+        return None
+    identity = asker.identity(teacher_sha256)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    memo = trainer.patches.memo
+    if memo.get("targets_key") == key:
+        return memo["targets"]  # type: ignore[no-any-return]
+    if config.teacher_cache == "disk":
+        root = trainer.run.path / "targets"
+        if config.teacher_cache_dir is not None:
+            root = type(root)(config.teacher_cache_dir)
+        tables = asker.on_disk(root / key, identity)
+    else:
+        tables = asker.in_memory()
+    targets = Targets({int(i): n for n, i in enumerate(asker.indices)}, tables)
+    memo.update(targets_key=key, targets=targets)
+    return targets
+
+
+class _Asker:
+    """Asks a teacher about every training patch in every view."""
+
+    def __init__(self, trainer: Trainer, method: AtPlus, views: int) -> None:
+        self.trainer, self.method, self.views = trainer, method, views
+        self.indices = trainer.train_indices
+        self.grids = self._grids()
+        self.sizes = self._sizes()
+
+    @torch.no_grad()
+    def _grids(self) -> dict[str, tuple[int, int]]:
+        """The student's grid for each of the teacher's taps, and for "attention"."""
+        method, px = self.method, self.trainer.patches.patch_px // self.trainer.views.factor
+        empty = torch.zeros(1, 3, px, px, device=self.trainer.device)
+        training, student = method.training, method.student.eval()
+        pairs = (method.tap, method.fm_tap, method.deepest, *method.at_taps)
+        _, taps = student.with_taps(empty, {pair.student for pair in pairs})
+        method.train(training)
+        found: dict[str, tuple[int, int]] = {}
+        for pair in pairs:
+            height, width = taps[pair.student].shape[-2:]
+            if found.setdefault(pair.teacher, (height, width)) != (height, width):
+                raise ConfigError(
+                    f"taps: {pair.teacher} of the teacher",
+                    "is compared on two grids of the student",
+                    "set teacher_cache=off",
+                )
+        return {**found, "attention": found[method.tap.teacher]}
+
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one answer of each table."""
+        one = self.trainer.patches.images(self.indices[:1]).to(self.trainer.device)
+        return {name: tuple(t.shape[1:]) for name, t in self._ask(one.float()).items()}
+
+    def pays(self) -> bool:
+        """Whether a run asks more often than there are views, and memory suffices."""
+        trainer = self.trainer
+        asked = trainer.config.optim.epochs * trainer.drawn
+        values = self.views * len(self.indices) * sum(map(np.prod, self.sizes.values()))
+        fits = values * 4 <= trainer.config.data.cache_gb * 1e9
+        return bool(asked > self.views * len(self.indices) and fits)
+
+    def identity(self, teacher_sha256: str) -> dict[str, Any]:
+        """Everything that the answers depend on."""
+        trainer, method = self.trainer, self.method
+        return {
+            "format": FORMAT, "teacher": teacher_sha256, "data": list(trainer.patches.digests),
+            "patches": hashlib.sha256(self.indices.tobytes()).hexdigest(),
+            "patch_px": trainer.patches.patch_px, "views": self.views,
+            "tables": {k: list(v) for k, v in self.sizes.items()},
+            "attention": [method.tap.teacher, method.form], "precision":
+            trainer.config.optim.precision,
+        }  # fmt: skip
+
+    def _ask(self, patches: Tensor) -> dict[str, Tensor]:
+        """The tables' rows for float patches (B, 3, side, side)."""
+        patches = patches.contiguous(memory_format=torch.channels_last)
+        with self.trainer.fabric.autocast():
+            taught = self.method.teach(patches, always=True)
+        found = {"logits": taught.logits.float()}
+        for name, tap in taught.taps.items():
+            found[f"tap {name}"] = to_grid(tap.float(), self.grids[name])
+        if taught.attention is not None:
+            found["attention"] = to_grid(taught.attention.float(), self.grids["attention"])
+        return found
+
+    def _answers(self, view: int) -> Iterator[tuple[slice, dict[str, NDArray[np.float32]]]]:
+        trainer, start = self.trainer, 0
+        flags = torch.tensor([bool(view & bit) for bit in (1, 2, 4)])[:, None]
+        for images, part in trainer.patches.batches(
+            self.indices, trainer.batch_size, threads=trainer.config.optim.threads
+        ):
+            turns = flags.expand(3, len(part)).to(trainer.device)
+            found = self._ask(turned(images.to(trainer.device), turns).float())
+            yield (
+                slice(start, start + len(part)),
+                {name: value.cpu().numpy() for name, value in found.items()},
+            )
+            start += len(part)
+
+    def in_memory(self) -> dict[str, list[NDArray[np.float32]]]:
+        """Ask, and hold the answers."""
+        logger.info("asking the teacher: %d patches, %d views", len(self.indices), self.views)
+        count = len(self.indices)
+        tables = {
+            name: [np.empty((count, *size), np.float32) for _ in range(self.views)]
+            for name, size in self.sizes.items()
+        }
+        for view in range(self.views):
+            for rows, found in self._answers(view):
+                for name, values in found.items():
+                    tables[name][view][rows] = values
+        return tables
+
+    def on_disk(
+        self, folder: Path, identity: dict[str, Any]
+    ) -> dict[str, list[NDArray[np.float32]]]:
+        """Ask for the views whose files are missing; the files are mapped, not loaded."""
+        write_json_atomic(folder / "identity.json", identity)
+        for view in range(self.views):
+            files = {name: _file(folder, name, view) for name in self.sizes}
+            if all(file.is_file() for file in files.values()):
+                continue
+            logger.info("asking the teacher: view %d of %d", view + 1, self.views)
+            tables = {
+                name: np.empty((len(self.indices), *size), np.float32)
+                for name, size in self.sizes.items()
+            }
+            for rows, found in self._answers(view):
+                for name, values in found.items():
+                    tables[name][rows] = values
+            for name, file in files.items():
+                with aside(file) as part, part.open("wb") as stream:
+                    np.save(stream, tables[name], allow_pickle=False)
+        return {
+            name: [
+                _mapped(_file(folder, name, view), (len(self.indices), *size))
+                for view in range(self.views)
+            ]
+            for name, size in self.sizes.items()
+        }
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        table = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(file, "cannot be read", "remove it; it is made again") from error
+    if table.shape != shape or table.dtype != np.float32:
+        raise DataError(file, "does not hold these answers", "remove it; it is made again")
+    return np.asanyarray(table)
+
+
+def _file(folder: Path, table: str, view: int) -> Path:
+    return folder / f"{table.replace(' ', '-')}-{view}.npy"

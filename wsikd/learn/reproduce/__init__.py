@@ -1,0 +1,1 @@
+"""Tables of papers: rows of settings become runs, runs become a table."""

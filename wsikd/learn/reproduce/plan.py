@@ -1,0 +1,147 @@
+"""The rows, seeds and folds of a comparison, read from its options. Imports no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsikd.core.config import load_config
+from wsikd.core.errors import ConfigError
+from wsikd.core.registry import nearest
+from wsikd.learn.patch.settings import RunConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+TEACHER = "teacher"
+_FILE = re.compile(r"(\d+)_(.+)\.yaml")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its name and settings."""
+
+    name: str
+    config: RunConfig
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it takes the teacher of its seed."""
+        return self.config.method != "supervised" and self.config.teacher is None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run of a row: its seed and, in cross-fitting, which repeat and fold."""
+
+    seed: int
+    repeat: int = 0
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"seed{self.seed}" + (
+            "" if self.fold is None else f"-repeat{self.repeat}-fold{self.fold}"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be run.
+
+    Attributes:
+        rows: in the order of the table, the teacher among them.
+        seeds: of initialisation, order and augmentation.
+        folds: of cross-fitting; None keeps the data's own test part.
+        repeats: how often the folds are dealt anew.
+        redeal: deal them anew for each seed instead; the seed is then the name of the repeat.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    folds: int | None = None
+    repeats: int = 1
+    redeal: bool = False
+
+    def units(self) -> list[Unit]:
+        """Every run of a row, those on the same patches one after another."""
+        if self.folds is None:
+            return [Unit(seed) for seed in self.seeds]
+        if self.redeal:
+            return [Unit(seed, seed, fold) for seed in self.seeds for fold in range(self.folds)]
+        return [
+            Unit(seed, repeat, fold)
+            for repeat in range(self.repeats)
+            for fold in range(self.folds)
+            for seed in self.seeds
+        ]
+
+
+def read_rows(
+    folder: Path,
+    *,
+    data: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+) -> tuple[Row, ...]:
+    """Read the rows of a table: files ``<number>_<name>.yaml``, in the order of their numbers.
+
+    Args:
+        folder: where they are.
+        data: places of the data, beside those that the files name.
+        overrides: ``"key=value"`` for every row, ``"NAME:key=value"`` for those whose name matches
+            (``*`` stands for anything).
+        wanted: names of rows, ``*`` as above; none takes all. The teacher comes along where a
+            student needs it.
+
+    Raises:
+        ConfigError: there is no row, a name matches none, a setting is wrong, or a student has no
+            teacher.
+    """
+    found = sorted(
+        (int(m[1]), m[2], file)
+        for file in folder.glob("*.yaml")
+        if (m := _FILE.fullmatch(file.name))
+    )
+    names = [name for _, name, _ in found]
+    if not found:
+        raise ConfigError(folder, "holds no row", "name its files 1_teacher.yaml, 2_ce.yaml, ...")
+    if len(set(names)) < len(names):
+        raise ConfigError(folder, "two rows have the same name", "rename one of the files")
+    split = [_target(text) for text in overrides]
+    for pattern in (*wanted, *(p for p, _ in split)):
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(pattern, "no such row", nearest(pattern, names))
+    rows = []
+    for _, name, file in found:
+        own = [text for pattern, text in split if fnmatch.fnmatch(name, pattern)]
+        config = load_config(RunConfig, file, own)
+        paths = {"paths": [*config.data.paths, *data]}
+        rows.append(
+            Row(name, config.model_copy(update={"data": config.data.model_copy(update=paths)}))
+        )
+    return _chosen(folder, rows, wanted)
+
+
+def _target(text: str) -> tuple[str, str]:
+    """("fm_*", "weights.fm=1") of "fm_*:weights.fm=1"; every row where none is named."""
+    key, equals, value = text.partition("=")
+    pattern, colon, rest = key.partition(":")
+    return (pattern, f"{rest}{equals}{value}") if colon else ("*", text)
+
+
+def _chosen(folder: Path, rows: list[Row], wanted: Sequence[str]) -> tuple[Row, ...]:
+    chosen = [r for r in rows if not wanted or any(fnmatch.fnmatch(r.name, p) for p in wanted)]
+    if any(r.needs_teacher for r in chosen):
+        teacher = next((r for r in rows if r.name == TEACHER), None)
+        if teacher is None or teacher.needs_teacher:
+            raise ConfigError(
+                folder, "its students have no teacher", f"add 0_{TEACHER}.yaml of method supervised"
+            )
+        if teacher not in chosen:
+            chosen.insert(0, teacher)
+    return tuple(sorted(chosen, key=lambda r: r.name != TEACHER))

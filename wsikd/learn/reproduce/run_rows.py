@@ -1,0 +1,235 @@
+"""Run every row of a comparison with every seed and fold, and score each once.
+
+A row is a configuration; students take the teacher of the same seed and fold. What is finished
+stays, what was interrupted goes on, and other settings are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd.core.errors import CheckpointError, DataError
+from wsikd.core.output.lock import locked
+from wsikd.core.run import RunDir
+from wsikd.learn.data.patches import load_patches
+from wsikd.learn.engine.trainer import distill
+from wsikd.learn.reproduce.plan import TEACHER as TEACHER
+from wsikd.learn.reproduce.plan import Plan as Plan
+from wsikd.learn.reproduce.plan import Row as Row
+from wsikd.learn.reproduce.plan import Unit as Unit
+from wsikd.learn.reproduce.plan import read_rows as read_rows
+from wsikd.learn.score import test_record as scoring
+from wsikd.learn.score.colour_baseline import histogram_baseline
+from wsikd.learn.score.metrics import softmax
+from wsikd.models.device import pick_device
+from wsikd.models.files.bundle import CARD, load_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.patch.settings import RunConfig
+
+logger = logging.getLogger(__name__)
+CPU_THREADS = 2
+COLOUR = "colour_histogram"
+ASKED_BY = "wsikd reproduce"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of its test part: truth int64 (N,), probability float64 (N, C), index int64
+    (N,) into the data, the slide or patient of each patch, the fold whose network said it, and
+    which classes are benign."""
+
+    truth: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    index: NDArray[np.int64]
+    group: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    benign: tuple[int, ...] = (0,)
+
+
+def run_folder(out: Path, row: str, unit: Unit) -> Path:
+    """Where a run of a row lies."""
+    return out / "runs" / row / unit.name
+
+
+def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
+    """Train and score what is not finished.
+
+    Args:
+        plan: what to run.
+        out: folder of the table; runs lie in ``runs/<row>/<seed>``.
+        device: "auto", "cpu" or "cuda:0".
+
+    Raises:
+        WsikdError: a run failed; what is finished stays for the next call.
+    """
+    patches, loaded = None, ""
+    total = len(plan.units()) * len(plan.rows)
+    for number, (unit, row) in enumerate((u, r) for u in plan.units() for r in plan.rows):
+        config = _settings(row, unit, plan, out)
+        key = data_key(config)
+        if patches is None or key != loaded:
+            patches = None  # those of one split at a time
+            patches, loaded = load_patches(config.data, config.split), key
+            if not len(patches.indices("test")):
+                raise DataError(
+                    "split", "leaves no test patches", "set split.test, or pass --folds"
+                )
+            patches.keep(np.arange(len(patches)), config.data.cache_gb, CPU_THREADS)
+        if row.name == plan.rows[0].name:
+            keep_colour(_colour_file(out, unit), patches)
+        logger.info("%s, %s: %d of %d", row.name, unit.name, number + 1, total)
+        folder = run_folder(out, row.name, unit)
+        with locked(folder):
+            train_unit(config, folder, unit.seed, patches, device)
+            score_unit(folder, patches, _colour_file(out, unit), str(pick_device(device)))
+
+
+def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
+    """A row's settings for one unit: its fold and its teacher."""
+    config = row.config
+    changes: dict[str, object] = {}
+    if plan.folds is not None:
+        fold = {"folds": plan.folds, "fold": unit.fold, "seed": config.split.seed + unit.repeat}
+        changes["split"] = config.split.model_copy(update=fold)
+    if row.needs_teacher:
+        changes["teacher"] = str(run_folder(out, TEACHER, unit))
+    return config.model_copy(update=changes)
+
+
+def data_key(config: RunConfig) -> str:
+    """What decides which patches a run reads and how they are divided."""
+    data = config.data.model_dump_json(exclude={"student_mpp", "low_source", "cache_gb"})
+    return data + config.split.model_dump_json()
+
+
+def train_unit(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
+    """Train a run, go on with it, or check that a finished one is the one that is asked for."""
+    if not (RunDir(folder).student / CARD).is_file():
+        distill(config, folder, seed=seed, device=device, resume=True, patches=patches)
+        return
+    run = RunDir(folder)
+    run.check(config, resume=True, seed=seed)
+    made = run.read_provenance()
+    teacher = None if config.teacher is None else load_bundle(config.teacher).sha256
+    for what, now in (("data", patches.digests), ("teacher_sha256", teacher)):
+        if what in made and made[what] != now:
+            name = "data" if what == "data" else "teacher"
+            raise CheckpointError(folder, f"was made with another {name}", "choose another -o")
+
+
+def score_unit(folder: Path, patches: PatchSet, colour_file: Path, device: str) -> None:
+    """Score the test part of a run, unless that is done and its predictions are kept."""
+    subject = scoring.open_subject(folder)
+    kept = [s for s in scoring.read_scores(subject.scores_file) if s["split"] == "test"]
+    predictions = folder / scoring.PREDICTIONS
+    if kept and predictions.is_file():
+        return
+    colour = read_predictions(colour_file).probability
+    assert subject.config is not None
+    split = subject.config.split
+    scoring.score(
+        subject, patches, "test", by=ASKED_BY, again=bool(kept), colour=colour, device=device,
+        keep=predictions, allow_seen=not split.check_teacher,
+    )  # fmt: skip
+
+
+def _colour_file(out: Path, unit: Unit) -> Path:
+    part = "own" if unit.fold is None else f"repeat{unit.repeat}-fold{unit.fold}"
+    return out / "runs" / COLOUR / f"{part}.npz"
+
+
+def keep_colour(file: Path, patches: PatchSet) -> None:
+    """Keep what colour alone says of a test part. Raises DataError where it says nothing."""
+    if file.is_file():
+        return
+    chosen = patches.indices("test")
+    found = histogram_baseline(patches, patches.indices("train"), chosen)
+    if found is None:
+        raise DataError("split", "leaves one class for training", "add slides of another class")
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(found), -1e3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scoring.save_predictions(logits, patches, chosen, file)
+
+
+def read_predictions(file: Path, fold: int = 0) -> Predictions:
+    """Read what ``scoring.save_predictions`` kept. Raises DataError where it cannot be read."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            truth = kept["truth"]
+            return Predictions(
+                truth, softmax(kept["logits"]), kept["index"], kept["group"],
+                np.full(len(truth), fold, np.int64), tuple(kept["benign"].tolist()),
+            )  # fmt: skip
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(file, "cannot be read as predictions", "remove it and run again") from error
+
+
+def collect(plan: Plan, out: Path) -> dict[str, dict[tuple[int, int], Predictions]]:
+    """Predictions of every row by (seed, repeat), the folds of each put together.
+
+    Figures are then of all patches at once, but for an AUC, which is averaged over the folds.
+
+    Args:
+        plan: what was run.
+        out: folder of the table.
+
+    Returns:
+        Row -> (seed, repeat) -> predictions, by index; the colour baseline is the last row.
+
+    Raises:
+        DataError: predictions are missing.
+    """
+    found: dict[str, dict[tuple[int, int], Predictions]] = {}
+    for name in (*(row.name for row in plan.rows), COLOUR):
+        parts: dict[tuple[int, int], list[Predictions]] = {}
+        for unit in plan.units():
+            of_colour = name == COLOUR
+            folder = run_folder(out, name, unit)
+            file = _colour_file(out, unit) if of_colour else folder / scoring.PREDICTIONS
+            parts.setdefault((unit.seed, unit.repeat), []).append(
+                read_predictions(file, unit.fold or 0)
+            )
+        found[name] = {key: join_folds(folds) for key, folds in parts.items()}
+    for name, units in found.items():
+        for key, own in units.items():
+            colour = found[COLOUR][key]
+            same = np.array_equal(own.index, colour.index)
+            if not (same and np.array_equal(own.truth, colour.truth)):
+                raise DataError(
+                    f"{out}, row {name}",
+                    "was scored on another test part than the colour baseline",
+                    "give every row the same split, or choose another -o",
+                )
+    return found
+
+
+def join_folds(parts: list[Predictions]) -> Predictions:
+    """Predictions of several folds as one, in the order of the data."""
+    index = np.concatenate([p.index for p in parts])
+    order = np.argsort(index, kind="stable")
+    return Predictions(
+        np.concatenate([p.truth for p in parts])[order],
+        np.concatenate([p.probability for p in parts])[order],
+        index[order],
+        np.concatenate([p.group for p in parts])[order],
+        np.concatenate([p.fold for p in parts])[order],
+        parts[0].benign,
+    )
+
+
+def read_card(out: Path, row: str, unit: Unit) -> dict[str, object]:
+    """The card of a finished run's bundle."""
+    file = RunDir(run_folder(out, row, unit)).student / CARD
+    return dict(json.loads(file.read_text(encoding="utf-8")))

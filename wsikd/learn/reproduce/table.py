@@ -1,0 +1,355 @@
+"""The table of a comparison: means over seeds, intervals over slides, and paired gains.
+
+Three kinds of chance are told apart. The deviation over seeds (population, ddof 0), each seed the
+mean of its repeats, says what another training would give on the same slides; that over repeats,
+what another dealing of the folds would; the interval, from resampled slides or patients, what
+other slides would give with the same trainings averaged. Where the folds are dealt anew for each
+seed, the deviation over seeds holds that over dealings too.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.config import first_difference
+from wsikd.core.output.cells import csv_text
+from wsikd.core.output.files import check_names
+from wsikd.core.output.markers import TABLE, TABLE_FILES
+from wsikd.core.resampling import RESAMPLES, interval, multiplicities
+from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, read_card
+from wsikd.learn.score.metrics import METRICS, measure, weighted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.learn.reproduce.run_rows import Plan, Predictions, Row
+
+    Key = tuple[int, int]
+    Units = Mapping[Key, Predictions]
+    Points = dict[Key, dict[str, float]]
+    Resampled = dict[str, NDArray[np.float64]]
+
+SHOWN = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "kappa": "quadratic kappa",
+    "auc_cancer": "AUC benign/cancer",
+}
+GAINS = ("kappa", "balanced_accuracy", "auc_cancer")
+
+
+def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Sum up what ``reproduce.run_all`` made.
+
+    Args:
+        plan: what was run.
+        out: folder of the table.
+        resamples: of slides or patients.
+
+    Returns:
+        JSON values: ``rows`` (name, mpp, input, macs, units, mean, deviation and interval of each
+        figure), ``gains`` of distilled rows over cross-entropy alone with the same input, network,
+        schedule and augmentation, paired by seed, ``warnings``, ``plan`` and ``provenance``.
+
+    Raises:
+        DataError: predictions are missing.
+    """
+    found = collect(plan, out)
+    groups = sorted({g for units in found.values() for p in units.values() for g in set(p.group)})
+    times = multiplicities(len(groups), resamples=resamples)
+    if len(groups) < 2:
+        times = times[:0]  # a single slide says nothing of others: no intervals
+    resampled = {name: resample_units(units, groups, times) for name, units in found.items()}
+    points = {n: {k: point_of(p) for k, p in _distinct(n, u).items()} for n, u in found.items()}
+    rows = [_row(row, plan, out, points[row.name], resampled[row.name]) for row in plan.rows]
+    colour = {"name": COLOUR, "mpp": None, "input": "colours only", "macs": None}
+    rows.append(colour | summary_of(points[COLOUR], resampled[COLOUR]))
+    gains = _gains(plan, points, resampled)
+    return {
+        "rows": rows,
+        "gains": gains,
+        "warnings": [*_warnings(plan, rows), *_unpaired(plan), *_unnamed(found[COLOUR])],
+        "plan": {
+            "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
+            "redeal": plan.redeal,
+            "groups": len(groups), "resamples": resamples,
+            "test_patches": len(next(iter(found[COLOUR].values())).truth),
+        },
+        "provenance": provenance(),
+    }  # fmt: skip
+
+
+def _distinct(name: str, units: Units) -> Units:
+    """Runs of a row; the colour baseline depends on the dealing of the folds, not on the seed."""
+    if name != COLOUR:
+        return units
+    first = {repeat: seed for seed, repeat in sorted(units, reverse=True)}
+    return {key: p for key, p in units.items() if key[0] == first[key[1]]}
+
+
+def point_of(p: Predictions) -> dict[str, float]:
+    """Every figure of one set of predictions, see ``metrics.measure``."""
+    return measure(p.truth, p.probability, benign=p.benign, fold=p.fold)
+
+
+def resample_units(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
+    """Mean over units of each figure in each resample of groups: name -> float64 (R,)."""
+    place = {name: i for i, name in enumerate(groups)}
+    drawn: list[Resampled] = []
+    seen: dict[int, Resampled] = {}
+    for p in units.values():
+        if id(p) not in seen:
+            group = np.array([place[g] for g in p.group.tolist()], np.int64)
+            seen[id(p)] = weighted(
+                p.truth, p.probability, group, times, benign=p.benign, fold=p.fold
+            )
+        drawn.append(seen[id(p)])
+    return {k: np.mean([d[k] for d in drawn], 0) for k in METRICS}
+
+
+def _row(row: Row, plan: Plan, out: Path, points: Points, resampled: Resampled) -> dict[str, Any]:
+    config = row.config
+    card = read_card(out, row.name, plan.units()[0])
+    fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
+    return fixed | {"macs": card["macs"]} | summary_of(points, resampled)
+
+
+def summary_of(points: Points, resampled: Resampled) -> dict[str, Any]:
+    """Mean, deviations and interval of each figure of a row, as JSON values."""
+    values = {m: {key: p[m] for key, p in points.items()} for m in METRICS}
+    return {
+        "units": len(points),
+        "mean": {m: _number(_over(v, 0).mean()) for m, v in values.items()},
+        "deviation": {m: _number(_over(v, 0).std()) for m, v in values.items()},
+        "deviation_repeats": {m: _number(_over(v, 1).std()) for m, v in values.items()},
+        "interval": {m: interval(resampled[m]) for m in METRICS},
+        "each": {m: [_number(x) for x in v.values()] for m, v in values.items()},
+        "each_is": [{"seed": seed, "repeat": repeat} for seed, repeat in points],
+    }
+
+
+def _over(values: Mapping[Key, float], part: int) -> NDArray[np.float64]:
+    """Means by seed, over its repeats (part 0), or by repeat, over its seeds (part 1)."""
+    kinds = sorted({key[part] for key in values})
+    return np.array([np.mean([v for k, v in values.items() if k[part] == own]) for own in kinds])
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _alike(config: RunConfig) -> dict[str, Any]:
+    """What a distilled row and its baseline must share."""
+    told = config.model_dump(mode="json")
+    left_out = {"network": ("init", "weights_file"), "data": ("paths", "cache_gb")}
+    parts = ("student_input", "network", "data", "split", "optim", "augment")
+    shared = {k: told[k] for k in parts}
+    for part, names in left_out.items():
+        shared[part] = {k: v for k, v in told[part].items() if k not in names}
+    return shared
+
+
+def _alone(row: Row, plan: Plan) -> list[Row]:
+    """Rows of cross-entropy alone at the magnification and input of a distilled row."""
+    same = (row.config.low_mpp, row.config.student_input)
+    return [
+        other
+        for other in plan.rows
+        if other.config.method == "supervised"
+        and other.name != TEACHER
+        and (other.config.low_mpp, other.config.student_input) == same
+    ]
+
+
+def _baseline(row: Row, plan: Plan) -> Row | None:
+    """Cross-entropy alone with the same input, network, schedule and augmentation."""
+    mine = _alike(row.config)
+    return next((r for r in _alone(row, plan) if _alike(r.config) == mine), None)
+
+
+def _unpaired(plan: Plan) -> list[str]:
+    """Distilled rows that have no equal baseline, and in what the nearest differs."""
+    told = []
+    for row in plan.rows:
+        others = _alone(row, plan)
+        if row.config.method == "supervised" or not others or _baseline(row, plan):
+            continue
+        key = first_difference(_alike(others[0].config), _alike(row.config))
+        told.append(f"{row.name}: no gain is given, since {others[0].name} has another {key}")
+    return told
+
+
+def _gains(
+    plan: Plan, points: dict[str, Points], resampled: dict[str, Resampled]
+) -> list[dict[str, Any]]:
+    """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
+
+    *Gap closed* is (distilled - CE) / (teacher - CE), given only where the interval of
+    teacher - CE excludes zero.
+    """
+    gains = []
+    for row in plan.rows:
+        base = _baseline(row, plan)
+        if row.config.method == "supervised" or base is None:
+            continue
+        for metric in GAINS:
+            entry = difference_of(row.name, base.name, metric, points, resampled)
+            if TEACHER in points:
+                gap = difference_of(TEACHER, base.name, metric, points, resampled)
+                reach = gap["interval_slides"]
+                certain = reach is not None and reach[0] > 0
+                entry["gap"] = gap["mean"]
+                entry["gap_closed"] = entry["mean"] / gap["mean"] if certain else None
+            gains.append(entry)
+    return gains
+
+
+def difference_of(
+    one: str,
+    other: str,
+    metric: str,
+    points: dict[str, Points],
+    resampled: dict[str, Resampled],
+) -> dict[str, Any]:
+    """A figure of row ``one`` minus that of ``other``, paired by (seed, repeat), as JSON values."""
+    from scipy.stats import t
+
+    one_by_one = {key: p[metric] - points[other][key][metric] for key, p in points[one].items()}
+    each, reach = _over(one_by_one, 0), None
+    if len(each) > 1 and np.isfinite(each).all():
+        half = float(t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
+        reach = (float(each.mean()) - half, float(each.mean()) + half)
+    return {
+        "row": one,
+        "over": other,
+        "metric": metric,
+        "mean": _number(each.mean()),
+        "interval_slides": interval(resampled[one][metric] - resampled[other][metric]),
+        "interval_seeds": reach,
+        "each": [_number(v) for v in one_by_one.values()],
+    }
+
+
+def _unnamed(units: Units) -> list[str]:
+    """Why there is no AUC of benign against cancer."""
+    if all(p.benign for p in units.values()):
+        return []
+    return ["no AUC of benign against cancer: no class is known as benign (data.benign)"]
+
+
+def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
+    """Rows that colour alone equals, and magnifications that bring nothing."""
+    told = []
+    kappa = {row["name"]: row["mean"]["kappa"] for row in rows}
+    for name, value in kappa.items():
+        if name != COLOUR and None not in (value, kappa[COLOUR]) and value <= kappa[COLOUR]:
+            told.append(
+                f"{name}: kappa {value:.3f} is no better than the {kappa[COLOUR]:.3f} of colour "
+                "histograms alone"
+            )
+    alone = sorted(
+        (r for r in plan.rows if r.config.method == "supervised"), key=lambda r: r.config.low_mpp
+    )
+    for fine, coarse in pairwise(alone):
+        values = kappa[fine.name], kappa[coarse.name]
+        if None not in values and fine.config.low_mpp < coarse.config.low_mpp:
+            if values[0] > values[1]:
+                continue
+            told.append(
+                f"{fine.name} ({fine.config.low_mpp:g} um/px): kappa {values[0]:.3f} is no better "
+                f"than the {values[1]:.3f} of {coarse.name} ({coarse.config.low_mpp:g} um/px): on "
+                "these data detail does not pay"
+            )
+    return told
+
+
+def write_table(table: dict[str, Any], out: Path) -> str:
+    """Write ``table.md``, ``table.csv`` and ``table.json``; returns the Markdown.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    text = to_markdown(table)
+    check_names(out, TABLE_FILES, TABLE)
+    write_json_atomic(out / "table.json", table)
+    write_text_atomic(out / "table.csv", _to_csv(table))
+    write_text_atomic(out / "table.md", text)
+    return text
+
+
+def to_markdown(table: dict[str, Any]) -> str:
+    """The table as Markdown: mean, deviation over seeds, interval over slides."""
+    plan = table["plan"]
+    head = ["row", "um/px", "input", "GMAC", "runs", *SHOWN.values()]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in table["rows"]:
+        cells = [
+            row["name"],
+            "-" if row["mpp"] is None else f"{row['mpp']:g}",
+            row["input"],
+            "-" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
+            str(row["units"]),
+            *(_cell(row, metric) for metric in SHOWN),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    way = "the data's own test part"
+    if plan["folds"] is not None:
+        dealt = f"{plan['repeats']} x " if not plan.get("redeal") else "each seed's own "
+        way = f"{dealt}{plan['folds']}-fold cross-fitting"
+    seeds = ", ".join(map(str, plan["seeds"]))
+    note = (
+        f"Mean ± deviation over seeds ({seeds}; ddof 0), then the 95 % interval over "
+        f"{plan['groups']} slides or patients ({plan['resamples']} resamples); "
+        f"{plan['test_patches']} patches of {way}, scored once a run."
+    )
+    lines += ["", note]
+    if table["gains"]:
+        lines += ["", "| gain | over | figure | mean | over slides | over seeds | gap closed |"]
+        lines += ["|---" * 7 + "|", *(_gain_line(gain) for gain in table["gains"])]
+    if table["warnings"]:
+        lines += ["", *(f"Warning: {text}." for text in table["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    mean, deviation = row["mean"][metric], row["deviation"][metric]
+    if mean is None:
+        return "-"
+    return f"{mean:.3f} ± {deviation:.3f} {span_of(row['interval'][metric])}"
+
+
+def span_of(reach: tuple[float, float] | None) -> str:
+    """An interval as "(0.1 to 0.2)"."""
+    return "(-)" if reach is None else f"({reach[0]:.3f} to {reach[1]:.3f})"
+
+
+def _gain_line(gain: dict[str, Any]) -> str:
+    closed, mean = gain.get("gap_closed"), gain["mean"]
+    cells = [
+        gain["row"], gain["over"], SHOWN[gain["metric"]],
+        "-" if mean is None else f"{mean:+.3f}",
+        span_of(gain["interval_slides"]), span_of(gain["interval_seeds"]),
+        "-" if closed is None else f"{closed:.2f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _to_csv(table: dict[str, Any]) -> str:
+    names = [f"{m}_{k}" for m in METRICS for k in ("mean", "deviation", "low", "high")]
+    rows = []
+    for row in table["rows"]:
+        cells = [row[k] for k in ("name", "mpp", "input", "macs", "units")]
+        for metric in METRICS:
+            reach = row["interval"][metric] or (None, None)
+            cells += [row["mean"][metric], row["deviation"][metric], *reach]
+        rows.append(cells)
+    return csv_text(["row", "mpp", "input", "macs", "runs", *names], rows)

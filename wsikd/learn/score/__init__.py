@@ -1,0 +1,1 @@
+"""Figures of a trained network: metrics, calibration, thresholds, plots."""

@@ -1,0 +1,194 @@
+"""How good a grader is: agreement and recall."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.models.files.bundle import StudentBundle
+
+__all__ = [
+    "balanced_accuracy", "check_fit", "choose_min_fields", "confusion",
+    "evaluate_bundle", "f1_per_class", "predict", "quadratic_kappa", "summarise",
+]  # fmt: skip
+
+MAX_FIELDS = 20
+ABOVE = 1e-3
+
+_NEARLY_WHOLE = 0.025
+
+
+def quadratic_kappa(matrix: NDArray[np.int64]) -> float:
+    """Cohen's kappa with quadratic weights; see ``wsikd.core.agreement.kappa``."""
+    return kappa(matrix, quadratic=True)
+
+
+def f1_per_class(matrix: NDArray[np.int64]) -> list[float]:
+    """2 TP / (2 TP + FP + FN) of each class; 0 where it neither occurs nor is predicted."""
+    both = matrix.sum(0) + matrix.sum(1)
+    return [float(f) for f in 2 * np.diag(matrix) / np.maximum(both, 1)]
+
+
+def summarise(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Metrics of a confusion matrix as JSON values; what is undefined is None."""
+    count = int(matrix.sum())
+    plain = float(np.trace(matrix) / count) if count else math.nan
+    values = {
+        "kappa": quadratic_kappa(matrix),
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "accuracy": plain,
+    }
+    return {
+        **{k: v if math.isfinite(v) else None for k, v in values.items()},
+        "f1": dict(zip(classes, f1_per_class(matrix), strict=True)),
+        "confusion": matrix.tolist(),
+        "classes": list(classes),
+        "patches": count,
+    }
+
+
+def predict(
+    network: Callable[[Any], Any],
+    patches: PatchSet,
+    indices: NDArray[np.int64],
+    *,
+    mpp: float,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> NDArray[np.float32]:
+    """Logits of patches, brought to the network's resolution by area averaging.
+
+    Args:
+        network: float (B, 3, H, W) of 0 to 255 -> logits (B, C), on ``device``.
+        patches: where they are.
+        indices: which, int64 (M,).
+        mpp: um per pixel that the network reads.
+        batch_size: patches at a time.
+        device: where the network is.
+
+    Returns:
+        float32 (M, C).
+    """
+    import torch
+
+    from wsikd.learn.losses.maps import downsample
+
+    parts = []
+    with torch.inference_mode():
+        for images, _ in patches.batches(indices, batch_size):
+            low = downsample(images.to(device), _factor(mpp / patches.mpp))
+            low = low.contiguous(memory_format=torch.channels_last)
+            parts.append(network(low).float().cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _factor(ratio: float) -> float:
+    """The factor between two resolutions: whole, as training has it, where they nearly are."""
+    whole = round(ratio)
+    return float(whole) if whole and abs(ratio - whole) <= _NEARLY_WHOLE * ratio else ratio
+
+
+def check_fit(bundle: StudentBundle, patches: PatchSet) -> None:
+    """Refuse patches of other classes than a network's, or coarser ones. Raises DataError."""
+    if tuple(patches.classes) != tuple(bundle.spec.classes):
+        ours, theirs = ", ".join(patches.classes), ", ".join(bundle.spec.classes)
+        raise DataError("data.classes", f"are {ours}; the network's are {theirs}", "set them alike")
+    if patches.mpp > bundle.spec.mpp * 1.02:
+        raise DataError(
+            "data.mpp", f"{patches.mpp:g} is coarser than the network's {bundle.spec.mpp:g}",
+            "read finer patches",
+        )  # fmt: skip
+
+
+def evaluate_bundle(
+    bundle: StudentBundle,
+    patches: PatchSet,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Score a bundle on labelled patches.
+
+    Args:
+        bundle: a student or teacher.
+        patches: at the bundle's resolution or a finer one; the same classes in the same order.
+        split: "train", "val" or "test"; None takes all.
+        batch_size: patches at a time.
+        device: where to compute.
+
+    Returns:
+        kappa (quadratic), balanced_accuracy, accuracy, f1, confusion, classes, patches.
+
+    Raises:
+        DataError: the classes differ, the patches are coarser, or there are none.
+    """
+    check_fit(bundle, patches)
+    chosen = np.arange(len(patches)) if split is None else patches.indices(split)
+    if not len(chosen):
+        raise DataError("split", f"there are no {split} patches", "choose another split")
+    network = bundle.network().to(device)
+    logits = predict(
+        network, patches, chosen, mpp=bundle.spec.mpp, batch_size=batch_size, device=device
+    )
+    matrix = confusion(patches.label[chosen], logits.argmax(1), len(patches.classes))
+    return summarise(matrix, patches.classes)
+
+
+def choose_min_fields(
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    slide: Sequence[str],
+    tissue: NDArray[np.float64] | None = None,
+    benign: Sequence[int] = (0,),
+) -> tuple[float, float]:
+    """Tissue that a class must cover on a slide to count, in whole fields.
+
+    The smallest of 1, 2, ... 20 fields, and ``ABOVE`` a field more so that a single field never
+    suffices, that maximises the mean over slides of the Jaccard index between the classes of cancer
+    that a slide truly has, in one labelled field or more, and those predicted over at
+    least that much tissue. Two empty sets agree fully. The choice is as good as the slides are
+    many.
+
+    Args:
+        truth: int64 (N,).
+        predicted: int64 (N,).
+        slide: slide of each field.
+        tissue: float64 (N,), share of each field that is tissue; all of it where it is not known.
+        benign: the classes that are no cancer.
+
+    Returns:
+        Number of fields, and the mean Jaccard index there.
+    """
+    names = np.asarray(slide)
+    share = np.ones(len(truth)) if tissue is None else tissue
+    size = max(int(truth.max()), int(predicted.max())) + 1
+    cut = [c for c in benign if c < size]
+    tables = []
+    for name in np.unique(names):
+        own = names == name
+        has = np.bincount(truth[own], minlength=size) > 0
+        area = np.bincount(predicted[own], share[own], size)
+        tables.append((np.delete(has, cut), np.delete(area, cut)))
+    best, best_score = 0.0, -1.0
+    for fields in np.arange(1, MAX_FIELDS + 1) + ABOVE:
+        score = float(np.mean([_jaccard(has, area >= fields) for has, area in tables]))
+        if score > best_score + 1e-12:
+            best, best_score = float(fields), score
+    return best, best_score
+
+
+def _jaccard(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0

@@ -1,0 +1,1 @@
+"""SLPD: a region encoder trained without labels."""

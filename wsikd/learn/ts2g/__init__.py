@@ -1,0 +1,1 @@
+"""TS2G-KD: a lesion detector guides an adapter between resolutions."""

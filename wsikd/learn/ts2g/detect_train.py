@@ -1,0 +1,278 @@
+"""Training a detector: ``wsikd.learn.engine.trainer``, selected by mean average precision."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.run import RunDir
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.epochs import run_epochs
+from wsikd.learn.engine.loggers import check_loggers, log_to
+from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.patch.build import seed_weights
+from wsikd.learn.ts2g.detect_data import load_boxes
+from wsikd.learn.ts2g.detect_settings import DetectNetwork
+from wsikd.learn.ts2g.detectors import Detector, build_detector
+from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
+from wsikd.models.device import deterministic
+from wsikd.models.encoders.open import read_state
+from wsikd.models.files.bundle import CARD
+from wsikd.models.files.folder import read_network, write_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from wsikd.learn.data.augment import Part
+    from wsikd.learn.ts2g.detect_data import BoxSet
+    from wsikd.learn.ts2g.detect_settings import DetectConfig
+
+logger = logging.getLogger(__name__)
+KIND = "detector"
+
+
+class Detect(Method):
+    """Trains ``student``, a detector; term ``loss``, the sum of its library's own."""
+
+    student: Detector  # type: ignore[assignment]
+    views = ("image",)
+
+    def __init__(self, student: Detector, images: BoxSet, *, flips: bool) -> None:
+        """Boxes are looked up in ``images`` by index."""
+        super().__init__()
+        self.student, self.images, self.flips = student, images, flips
+
+    def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
+        """``loss`` of images, each mirrored with its boxes by an even chance."""
+        images, targets = [], []
+        for padded, index in zip(batch.views["image"], batch.box.tolist(), strict=True):
+            image, target = self._cut(padded, index), self._target(index, padded.device)
+            if self.flips and bool(torch.rand(()) < 0.5):
+                image, target = mirrored(image, target)
+            images.append(image)
+            targets.append(target)
+        losses = self.student.losses(images, targets)
+        return {"loss": torch.stack([v.sum() for v in losses.values()]).sum()}
+
+    def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Detections of whole images, on the CPU."""
+        images = [
+            self._cut(padded, index)
+            for padded, index in zip(batch.views["image"], batch.box.tolist(), strict=True)
+        ]
+        return [{k: v.cpu() for k, v in d.items()} for d in self.student.detect(images)]
+
+    def _cut(self, padded: Tensor, index: int) -> Tensor:
+        width, height = self.images.size[index].tolist()
+        return padded[:, :height, :width].float() / 255
+
+    def _target(self, index: int, device: torch.device) -> dict[str, Tensor]:
+        return {
+            "boxes": torch.from_numpy(self.images.boxes[index]).to(device),
+            "labels": torch.from_numpy(self.images.labels[index]).to(device),
+        }
+
+
+def mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image (3, H, W) and its boxes, left to right."""
+    boxes = target["boxes"].clone()
+    boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
+    return image.flip(2), {**target, "boxes": boxes}
+
+
+class ImageViews:
+    """Makes batches of images; the counterpart of ``wsikd.learn.data.views.Views``."""
+
+    targets = None
+
+    def __init__(self, images: BoxSet, device: torch.device) -> None:
+        """For one device."""
+        self.images, self.device = images, device
+
+    def read(self, indices: Sequence[int] | NDArray[Any]) -> Tensor:
+        """Images filled up with zeros: uint8 (B, 3, H, W)."""
+        return self.images.padded(indices)
+
+    def batch(
+        self, images: Tensor, indices: NDArray[Any], at: Progress | None, part: Part | None = None
+    ) -> Batch:
+        """View "image"."""
+        return Batch(
+            views={"image": images.to(self.device, non_blocking=True)},
+            label=torch.from_numpy(self.images.label[indices]).to(self.device),
+            slide=tuple(self.images.files[i].stem for i in indices),
+            box=torch.from_numpy(indices),
+        )
+
+
+class DetectTrainer(Trainer):
+    """Trains a detector; an epoch is better by its mAP (COCO's, 0.50 to 0.95) on validation."""
+
+    score = "map"
+
+    def _make_views(self) -> Any:
+        return ImageViews(cast("Any", self.patches), self.device)
+
+    def _validate(self) -> dict[str, Any]:
+        return self.precision()
+
+    def precision(self) -> dict[str, Any]:
+        """``map`` and ``map_50`` on validation, and ``loss``, which falls as mAP rises."""
+        self.wrapped.eval()
+        method = self.method
+        assert isinstance(method, Detect)
+        with self.fabric.autocast():
+            told = average_precision(
+                method, cast("Any", self.views), self.val_indices, self.batch_size,
+                self.config.optim.threads,
+            )  # fmt: skip
+        return {"loss": -(told["map"] or 0.0), **told}
+
+
+def average_precision(
+    method: Detect, views: ImageViews, indices: NDArray[Any], size: int, threads: int = 2
+) -> dict[str, float | None]:
+    """COCO's mAP of a detector in eval mode, and that at IoU 0.50; None where there is no box.
+
+    Args:
+        method: the detector.
+        views: of the images.
+        indices: int64 (M,), which of them.
+        size: images in a batch.
+        threads: that read.
+    """
+    from torchmetrics.detection import MeanAveragePrecision
+
+    metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
+    metric.warn_on_many_detections = False
+    with torch.inference_mode():
+        for batch, chosen in views.images.batches(indices, size, threads=threads, read=views.read):
+            found = method.detect(views.batch(batch, chosen, None))
+            metric.update(found, [method._target(int(i), torch.device("cpu")) for i in chosen])
+    made = {k: float(v) for k, v in metric.compute().items() if k in ("map", "map_50")}
+    return {k: None if v < 0 else v for k, v in made.items()}
+
+
+def load_detector(run: Path) -> Detector:
+    """The detector of a run, in eval mode on the CPU. Raises BundleError."""
+    place, card, weights = read_network(run, KIND)
+    try:
+        network = DetectNetwork(**card["network"])
+        detector = _built(network, len(card["classes"]))
+        detector.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(
+            place / CARD, f"does not go with its weights ({type(error).__name__})",
+            "copy the whole folder anew, or train it again",
+        ) from error  # fmt: skip
+    return detector.eval()
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """What a run came to: its folder, the detector in it, the best epoch, mAP on validation."""
+
+    path: Path
+    bundle: Path
+    best_epoch: int
+    metrics: dict[str, Any]
+
+    def told(self) -> str:
+        """What it came to, in a line."""
+        parts = [
+            f"{name} {'undefined' if v is None else f'{v:.3f}'}" for name, v in self.metrics.items()
+        ]
+        return f"{self.bundle}: on validation {', '.join(parts)} (epoch {self.best_epoch})"
+
+
+def train_detector(
+    config: DetectConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    loggers: Sequence[str] = (),
+    told: Callable[[int, int], None] | None = None,
+) -> DetectResult:
+    """Train a detector and write its run folder, its trunk apart; see ``train_bags``.
+
+    Raises:
+        WsikdError: of the kind that names the fault.
+    """
+    check_loggers(loggers)
+    for name in ("pycocotools", "torchmetrics"):
+        if find_spec(name) is None:
+            raise ConfigError("method detector", f"needs {name}", "pip install 'wsikd[detect]'")
+    data = config.data
+    if data.train is None or data.val is None:
+        missing = "data.train" if data.train is None else "data.val"
+        raise ConfigError(missing, "names no annotation file", f"set {missing}=FILE.json")
+    run, team = RunDir(out), Team(config, device)
+    with deterministic(wanted=config.optim.deterministic), team:
+        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
+        folder = None if data.images is None else Path(data.images)
+        images = load_boxes(Path(data.train), Path(data.val), folder)
+        seed_weights(seed)
+        detector = _start(config, len(images.classes))
+        method = Detect(detector, images, flips=data.flips)
+        trainer = DetectTrainer(
+            method, cast("Any", images), cast("Any", config), run, seed=seed, team=team, told=told
+        )
+        made = {"device": team.device.type, "processes": team.size, "data": images.digests}
+        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
+        with log_to(run.log_file) if team.is_first else nullcontext():
+            for name in ("train", "val"):
+                chosen = images.indices(name)
+                boxes = sum(len(images.labels[i]) for i in chosen)
+                logger.info("%s: %d images, %d boxes", name, len(chosen), boxes)
+            run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
+            return _finish(trainer, config, images)
+
+
+def _start(config: DetectConfig, classes: int) -> Detector:
+    network = config.network
+    if network.arch == "deformable_detr" and network.trunk is None:
+        raise ConfigError(
+            "network.trunk", "deformable_detr, whose norms are frozen, needs a trained trunk",
+            f"set it to the weights of a {network.backbone}, or use fasterrcnn",
+        )  # fmt: skip
+    detector = _built(network, classes)
+    if network.trunk is not None:
+        detector.load_trunk(resnet_weights(read_state(Path(network.trunk)), network.trunk))
+    return detector
+
+
+def _built(network: DetectNetwork, classes: int) -> Detector:
+    return build_detector(
+        network.arch, classes, image_px=network.image_px, backbone=network.backbone,
+        layers=network.layers, anchors_px=network.anchors_px, **network.options,
+    )  # fmt: skip
+
+
+def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> DetectResult:
+    metrics, bundle = trainer.precision(), trainer.run.student
+    metrics.pop("loss")
+    if trainer.team.is_first:
+        detector = trainer.method.student.to("cpu")
+        assert isinstance(detector, Detector)
+        trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
+        write_network(bundle, detector.state_dict(), KIND, {
+            "network": config.network.model_dump(), "classes": list(images.classes),
+            "data": images.digests, "metrics": {"split": "val", **metrics},
+            "training": {"seed": trainer.seed, "epochs": config.optim.epochs,
+                         "best_epoch": trainer.best.epoch},
+        }, {TRUNK_FILE: trunk})  # fmt: skip
+        trainer.run.append_metrics({"event": "final", "val": metrics})
+    return DetectResult(trainer.run.path, bundle, trainer.best.epoch, metrics)
