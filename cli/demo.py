@@ -161,8 +161,8 @@ def _report(
     import json
 
     from wsikd.grade.exports.ome_zarr import read
-    from wsikd.grade.report import Report, only_where, slide_row, write_report
-    from wsikd.grade.truth import score_maps, truth_map
+    from wsikd.grade.reports.compare_drawn import score_maps, truth_map
+    from wsikd.grade.reports.demo_report import Report, only_where, slide_row, write_report
     from wsikd.slides.annotations.read import read_geojson
     from wsikd.slides.base import open_slide
 

@@ -130,7 +130,7 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _geometry() -> Iterator[tuple[str, bool, str]]:
-    from wsikd.grade.selftest import geometry_checks
+    from wsikd.grade.geometry_check import geometry_checks
 
     with tempfile.TemporaryDirectory() as folder:
         for check in geometry_checks(Path(folder)):

@@ -12,7 +12,7 @@ _SHOWN = 5
 
 def scored(out: Path, labels: Path) -> dict[str, Any]:
     """The record of a folder of results; raises WsikdError."""
-    from wsikd.grade.slide_scores import read_labels, read_results, score_slides
+    from wsikd.grade.runs.compare_labels import read_labels, read_results, score_slides
 
     known = read_labels(labels)
     return score_slides(read_results(out), known)

@@ -188,7 +188,7 @@ def infer(
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.grade.engines.choose import check_names
     from wsikd.grade.predict import PredictSettings
-    from wsikd.grade.work import Escalation, Grading
+    from wsikd.grade.runs.jobs import Escalation, Grading
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.sidecar import tissue_method
 

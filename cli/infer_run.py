@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikd.core.workers.process import Outcome, Task
-    from wsikd.grade.settle import Settled
-    from wsikd.grade.work import Grading, InferJob, Loaded
+    from wsikd.grade.runs.jobs import Grading, InferJob, Loaded
+    from wsikd.grade.runs.resume_engine import Settled
     from wsikd.slides.listing.manifest import SlideEntry
 
     Run = Callable[[Iterable[Task], Callable[[Task, tuple[Any, ...]], None] | None],
@@ -54,7 +54,7 @@ def grade_slides(
     out: Path,
 ) -> None:
     """Load the networks, find the slides, grade them, tell of each; exits as ``Batch.finish``."""
-    from wsikd.grade.results import check_summary, keep_card, results_made, write_summary
+    from wsikd.grade.runs.results import check_summary, keep_card, results_made, write_summary
     from wsikd.slides.listing.once import settle_names
 
     batch = Batch(out)
@@ -100,7 +100,7 @@ def _load(run: Run, grading: Grading) -> Loaded:
     """Have the networks loaded where they will run; raises what is wrong with them."""
     from wsikd.core.errors import BundleError
     from wsikd.core.workers.process import Task
-    from wsikd.grade.work import load_job
+    from wsikd.grade.runs.jobs import load_job
 
     (outcome,) = run([Task(str(grading.model), load_job, (grading,))], None)
     if outcome.died and outcome.error:
@@ -121,7 +121,7 @@ def _settle(
     """Decide what computes; a slide that kills the process over it is told at its own turn."""
     from wsikd.core.errors import ConfigError
     from wsikd.core.workers.process import Task
-    from wsikd.grade.work import settle_job
+    from wsikd.grade.runs.jobs import settle_job
 
     first: Sequence[SlideEntry] = entries
     begun = None if overwrite and grading.settings.precision == "bf16" else out
@@ -143,9 +143,9 @@ def _jobs(
     out: Path,
     settled: Settled,
 ) -> list[InferJob]:
-    from wsikd.grade.likeness import trained_on
-    from wsikd.grade.results import ResultSettings
-    from wsikd.grade.work import InferJob
+    from wsikd.grade.domain_shift import trained_on
+    from wsikd.grade.runs.jobs import InferJob
+    from wsikd.grade.runs.results import ResultSettings
 
     student, teacher = loaded.student, loaded.teacher
     settings = ResultSettings(
@@ -171,7 +171,7 @@ def _outcomes(
     of the two killed it is not known: the first is done again, alone.
     """
     from wsikd.core.workers.process import Task
-    from wsikd.grade.work import infer_job
+    from wsikd.grade.runs.jobs import infer_job
 
     todo = deque(jobs)
     given: dict[str, InferJob] = {}

@@ -17,7 +17,7 @@ def report(out: Path) -> None:
     from wsikd.slides.what_is import RESULTS, check_role
 
     check_role(out, "wsikd report", RESULTS)
-    from wsikd.grade.results_report import write_results_report
+    from wsikd.grade.reports.folder_report import write_results_report
 
     path, slides, failures = write_results_report(out)
     click.echo(f"{path}: {slides} slide(s), {failures} failure(s)")

@@ -13,7 +13,7 @@ from .exits import SOME_FAILED, told
 from .roles import check_slides
 
 if TYPE_CHECKING:
-    from wsikd.grade.similar import Match, Region
+    from wsikd.grade.reports.similar_slides import Match, Region
     from wsikd.learn.slpd.prototypes import PrototypeTable
 
 
@@ -73,7 +73,7 @@ def similar(
 
     check_role(run, "RUN", REGIONS, UNFINISHED)
     check_slides(inputs)
-    from wsikd.grade.similar import SimilarPage, write_similar
+    from wsikd.grade.reports.similar_slides import SimilarPage, write_similar
     from wsikd.learn.slpd.prototypes import PrototypeTable
     from wsikd.slides.listing.manifest import find_slides
 
@@ -110,7 +110,7 @@ def _find(table: PrototypeTable, slide: str) -> int:
 
 
 def _matches(table: PrototypeTable, own: int, count: int, per: int) -> list[Match]:
-    from wsikd.grade.similar import Match, Pair, Region
+    from wsikd.grade.reports.similar_slides import Match, Pair, Region
 
     def regions(slide: int, prototype: int) -> list[Region]:
         return [

@@ -42,9 +42,9 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
 
     check_role(out, "wsikd view", RESULTS)
     check_slides(inputs)
-    from wsikd.grade.results import results_made
-    from wsikd.grade.view import ViewServer
-    from wsikd.grade.viewing import Viewing
+    from wsikd.grade.runs.results import results_made
+    from wsikd.grade.viewer.server import ViewServer
+    from wsikd.grade.viewer.session import Viewing
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.once import settle_names
 

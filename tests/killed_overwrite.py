@@ -37,7 +37,7 @@ def infer(slide, out, value):
     """Grade with a smallest area of ``value`` mm2."""
     from tests.grade.test_results import SPEC, Purple
     from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.grade.results import ResultSettings, infer_slide
+    from wsikd.grade.runs.results import ResultSettings, infer_slide
 
     settings = PredictSettings(workers=1)
     predictor = SlidePredictor(Purple(), SPEC, device="cpu", settings=settings)

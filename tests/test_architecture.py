@@ -12,26 +12,29 @@ ROOT = Path(__file__).parents[1]
 FLOOR = {
     "core": 0,
     "slides": 1,
+    "synthetic": 1,
     "tiles": 2,
     "models": 2,
-    "learn": 3,
-    "grade": 3,
-    "cli": 4,
-    "tia": 4,
+    "bags": 3,
+    "learn": 4,
+    "grade": 4,
+    "cli": 5,
+    "tia": 5,
 }
 EVERYWHERE = {"numpy", "scipy"}
 # Circles of imports that are still there. The list may only shrink.
 CIRCLES = [
     {"cli.demo", "cli.main"},
-    {"grade.bench", "grade.bench_choice", "grade.bench_slides"},
+    {"grade.bench.run", "grade.bench.choice", "grade.bench.slide_grades"},
     {"grade.gleason", "grade.intervals"},
-    {"learn.checkpoints", "learn.epochs", "learn.finish", "learn.targets", "learn.train"}
-    | {"learn.views"},
-    {"learn.data", "learn.subsets"},
-    {"learn.sicap", "learn.sources"},
-    {"models.backbone", "models.timm_models"},
-    {"models.dino_vit", "models.embedder", "models.encoder"},
-    {"slides.annotations", "slides.asap", "slides.label_mask", "slides.shares"},
+    {"learn.engine.checkpoints", "learn.engine.epochs", "learn.patch.export"}
+    | {"learn.patch.teacher_cache", "learn.engine.trainer", "learn.data.views"},
+    {"learn.data.patches", "learn.data.subsets"},
+    {"learn.data.sicap", "learn.data.sources"},
+    {"models.backbones.base", "models.backbones.timm"},
+    {"models.encoders.dino_vit", "models.encoders.adapter", "models.encoders.open"},
+    {"slides.annotations.read", "slides.annotations.asap", "slides.annotations.mask"}
+    | {"slides.annotations.coverage"},
 ]
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {
@@ -47,14 +50,21 @@ OWNERS = {
     ],
     "google_crc32c": ["wsikd.tiles.shards"],
     "dask": ["wsikd.tiles.write", "wsikd.tiles.store", "wsikd.cli."],
-    "zarr": ["wsikd.tiles.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
-    "torch": ["wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli.", "wsikd.tia"],
+    "zarr": ["wsikd.tiles.", "wsikd.bags.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
+    "torch": [
+        "wsikd.models.",
+        "wsikd.bags.",
+        "wsikd.learn.",
+        "wsikd.grade.",
+        "wsikd.cli.",
+        "wsikd.tia",
+    ],
     "timm": ["wsikd.models."],
     "openvino": ["wsikd.grade.engines."],
     "onnxruntime": ["wsikd.grade.engines.", "wsikd.models.files.export"],
     "lightning": ["wsikd.learn.engine.distributed", "wsikd.cli.doctor"],
     "pydantic": ["wsikd.core.", "wsikd.models.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
-    "tifffile": ["wsikd.slides.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
+    "tifffile": ["wsikd.slides.", "wsikd.synthetic.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
     "highdicom": ["wsikd.grade.exports.dicom_seg"],
     "pydicom": ["wsikd.grade.exports.dicom_seg", "wsikd.slides.dicom.frames"],
     "matplotlib": ["wsikd.grade.", "wsikd.learn.score.plots", "wsikd.cli."],
@@ -147,7 +157,7 @@ def test_imports_go_down(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_files_stay_short(name):
-    assert len(MODULES[name].read_text().splitlines()) <= 400
+    assert len(MODULES[name].read_text().splitlines()) <= 600
 
 
 def test_no_new_circle_of_imports():

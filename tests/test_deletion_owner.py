@@ -19,8 +19,8 @@ WRITERS = {"open", "write_text", "write_bytes", "touch", "imwrite", "save", "sav
            "savez_compressed", "savefig", "File", "TiffWriter", "save_as"}  # fmt: skip
 # What writes to a place that is not spelt "part": (module, function) and why that is no danger.
 ALLOWED = {
-    ("wsikd.grade.bench_choice_report", "plot_trade"): "a place that the caller has aside",
-    ("wsikd.grade.bench_report", "plot"): "the same",
+    ("wsikd.grade.bench.choice_report", "plot_trade"): "a place that the caller has aside",
+    ("wsikd.grade.bench.report", "plot"): "the same",
     ("wsikd.models.files.export", "_write_onnx"): "the same",
     ("wsikd.models.files.export", "_write_torchscript"): "the same",
     ("wsikd.models.files.weights", "write_weights"): "the same",

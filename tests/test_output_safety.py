@@ -41,9 +41,9 @@ from wsikd.core.output.markers import (
     SUMMARY,
 )
 from wsikd.core.output.place import Place
-from wsikd.grade.ahead import open_now
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.runs.prefetch import open_now
+from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.write import tile_slide

@@ -35,8 +35,8 @@ def build_student(folder):
 def use_student(folder):
     import torch
 
-    from wsikd.grade.likeness import trained_on
-    from wsikd.grade.rule import rule_of
+    from wsikd.grade.domain_shift import trained_on
+    from wsikd.grade.escalation.rule import rule_of
     from wsikd.models.files.bundle import load_bundle
     from wsikd.models.files.export import calibrated, wsinfer_config
 

@@ -148,11 +148,11 @@ def use_results(folder):
     from wsikd.core.output.markers import RESULT
     from wsikd.core.output.place import Place
     from wsikd.grade.predict import PredictSettings
-    from wsikd.grade.results import _made, write_summary
-    from wsikd.grade.results_report import write_results_report
-    from wsikd.grade.settle import begun_with
-    from wsikd.grade.slide_scores import SlideLabel, read_results, score_slides
-    from wsikd.grade.viewing import Viewing
+    from wsikd.grade.reports.folder_report import write_results_report
+    from wsikd.grade.runs.compare_labels import SlideLabel, read_results, score_slides
+    from wsikd.grade.runs.results import _made, write_summary
+    from wsikd.grade.runs.resume_engine import begun_with
+    from wsikd.grade.viewer.session import Viewing
 
     write_summary(folder)
     write_results_report(folder)
@@ -177,7 +177,7 @@ def build_map(folder):
 
 
 def use_map(folder):
-    from wsikd.grade.viewing import Viewing
+    from wsikd.grade.viewer.session import Viewing
 
     viewing = Viewing(folder)
     about = viewing.about(0)

@@ -138,7 +138,7 @@ def build_grades(folder):
 
 
 def use_grades(folder):
-    from wsikd.grade.slide_scores import read_labels
+    from wsikd.grade.runs.compare_labels import read_labels
 
     read_labels(folder / "grades.csv")
 

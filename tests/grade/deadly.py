@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from wsikd.grade.work import infer_job
+from wsikd.grade.runs.jobs import infer_job
 
 
 def deadly_job(report, job):

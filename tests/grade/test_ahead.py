@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsikd.core.errors import SlideError
-from wsikd.grade.ahead import Ahead, Opened
+from wsikd.grade.runs.prefetch import Ahead, Opened
 from wsikd.slides.listing.manifest import SlideEntry
 
 
@@ -32,7 +32,7 @@ def opened(monkeypatch):
         slides[one.name] = Slide()
         return slides[one.name]
 
-    monkeypatch.setattr("wsikd.grade.ahead.open_entry", open_entry)
+    monkeypatch.setattr("wsikd.grade.runs.prefetch.open_entry", open_entry)
     return slides
 
 

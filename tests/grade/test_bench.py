@@ -9,9 +9,9 @@ from sklearn.metrics import cohen_kappa_score
 
 from tests.grade.maps import map_of
 from wsikd.core.errors import ConfigError, SlideError, UnforeseenError
-from wsikd.grade import bench
-from wsikd.grade.bench import STAGES, Contender, agreement, run_bench
-from wsikd.grade.bench_report import agreement_text, plot, stage_rows, to_markdown
+from wsikd.grade.bench import run as bench
+from wsikd.grade.bench.report import agreement_text, plot, stage_rows, to_markdown
+from wsikd.grade.bench.run import STAGES, Contender, agreement, run_bench
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry

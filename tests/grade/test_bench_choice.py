@@ -14,8 +14,7 @@ from wsikd.cli.main import main
 from tests.grade.maps import map_of
 from tests.grade.test_bench import CLASSES, contender, pair
 from wsikd.core.leak_hashes import seen_hash
-from wsikd.grade.bench import run_bench
-from wsikd.grade.bench_choice import (
+from wsikd.grade.bench.choice import (
     Gradings,
     Question,
     choose,
@@ -24,8 +23,9 @@ from wsikd.grade.bench_choice import (
     graded,
     seen_slides,
 )
-from wsikd.grade.bench_choice_report import plot_trade, trade_lines
-from wsikd.grade.bench_report import to_markdown
+from wsikd.grade.bench.choice_report import plot_trade, trade_lines
+from wsikd.grade.bench.report import to_markdown
+from wsikd.grade.bench.run import run_bench
 from wsikd.models.files.bundle import save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry

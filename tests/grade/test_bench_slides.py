@@ -12,13 +12,13 @@ from wsikd.cli.main import main
 from tests.grade.maps import map_of
 from tests.grade.test_bench import contender, pair
 from wsikd.core.errors import ConfigError
-from wsikd.grade.bench import run_bench
-from wsikd.grade.bench_choice import Benched, Gradings, Question, choose, graded
-from wsikd.grade.bench_choice_report import plot_trade, trade_lines
-from wsikd.grade.bench_report import to_markdown
-from wsikd.grade.bench_slides import check_labels, gather_slides, grade_group
-from wsikd.grade.results import ResultSettings, infer_slide
-from wsikd.grade.slide_scores import SlideLabel
+from wsikd.grade.bench.choice import Benched, Gradings, Question, choose, graded
+from wsikd.grade.bench.choice_report import plot_trade, trade_lines
+from wsikd.grade.bench.report import to_markdown
+from wsikd.grade.bench.run import run_bench
+from wsikd.grade.bench.slide_grades import check_labels, gather_slides, grade_group
+from wsikd.grade.runs.compare_labels import SlideLabel
+from wsikd.grade.runs.results import ResultSettings, infer_slide
 from wsikd.models.files.bundle import save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry, open_entry

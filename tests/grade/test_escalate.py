@@ -11,12 +11,12 @@ import zarr
 
 from tests.grade.maps import FakeSlide, map_of, white_slide
 from wsikd.core.errors import ConfigError, StoreMismatchError
-from wsikd.grade.escalate import EscalatingPredictor, check_comparable, teacher_settings
+from wsikd.grade.escalation.predictor import EscalatingPredictor, check_comparable, teacher_settings
+from wsikd.grade.escalation.rule import Rule
 from wsikd.grade.exports import write_all
 from wsikd.grade.exports.ome_zarr import read
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.results import ResultSettings, infer_slide, write_summary
-from wsikd.grade.rule import Rule
+from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry
 

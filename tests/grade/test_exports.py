@@ -30,11 +30,11 @@ from tests.grade.maps import (
 )
 from wsikd.core.errors import ConfigError, OutputError, SlideError
 from wsikd.core.registry import resolve
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, FILES, aside, formats_for, write_all
 from wsikd.grade.exports import geojson as geojson_export
 from wsikd.grade.exports import png as png_export
-from wsikd.grade.thumbnail import thumbnail
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.reports.thumbnail import thumbnail
 from wsikd.slides.base import Slide, open_slide
 
 OF_ANY_SLIDE = [name for name in EXPORTERS if name != "dicom-seg"]

@@ -23,10 +23,10 @@ from PIL import Image
 
 from tests.grade.maps import SQUARE, FakeSlide, square_map
 from wsikd.core.errors import SlideError
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import EXPORTERS, write_all
 from wsikd.grade.exports.ome_tiff import pixel_px
 from wsikd.grade.predict import PredictSettings, SlidePredictor
+from wsikd.grade.reports.class_colours import class_colour
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.base import Mpp, open_slide
 

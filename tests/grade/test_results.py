@@ -21,11 +21,11 @@ from wsikd.core.errors import (
     StoreMismatchError,
 )
 from wsikd.core.output.lock import locked
-from wsikd.grade import results
+from wsikd.grade.domain_shift import COLUMNS, trained_on
 from wsikd.grade.exports import DEFAULT, FILES
-from wsikd.grade.likeness import COLUMNS, trained_on
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.runs import results
+from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.files.bundle import InputSpec, StudentBundle
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
 from wsikd.slides.listing.manifest import SlideEntry, open_entry

@@ -17,7 +17,7 @@ from tests.grade.maps import square_map
 from tests.grade.test_view import CHROMIUM
 from wsikd.core.errors import NoSlidesError
 from wsikd.grade.exports import write_all
-from wsikd.grade.results_report import THUMBNAIL_PX, write_results_report
+from wsikd.grade.reports.folder_report import THUMBNAIL_PX, write_results_report
 
 ODD = [
     'a"b',

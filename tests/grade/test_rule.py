@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.grade.rule import rule_of
+from wsikd.grade.escalation.rule import rule_of
 
 CURVE = {
     "threshold": [1.0, 0.4, 0.2, 0.0],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsikd.grade import selftest
+from wsikd.grade import geometry_check as selftest
 from wsikd.slides.scaled_view import Canvas
 
 

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.slides.pixels import tissue_rgb
-from wsikd.grade import settle as module
 from wsikd.grade.engines import check, choose
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.settle import Computing, settle
+from wsikd.grade.runs import resume_engine as module
+from wsikd.grade.runs.resume_engine import Computing, settle
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.grade.maps import CELL, CLASSES, FakeSlide, map_of
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import geojson as geojson_export
-from wsikd.grade.thumbnail import thumbnail, view
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.reports.thumbnail import thumbnail, view
 from wsikd.grade.vectorise import regions
 
 # --- polygons --------------------------------------------------------------------------------

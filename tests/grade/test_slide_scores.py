@@ -13,7 +13,7 @@ from tests.grade.maps import map_of
 from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.core.leak_hashes import seen_hash
 from wsikd.grade.gleason import expected_cancer
-from wsikd.grade.slide_scores import read_labels, read_results, score_slides
+from wsikd.grade.runs.compare_labels import read_labels, read_results, score_slides
 
 
 def write_labels(path, text):

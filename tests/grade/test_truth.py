@@ -6,7 +6,7 @@ import shapely
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, confusion_matrix
 
 from tests.grade.maps import CLASSES, square_map
-from wsikd.grade.truth import score_labels, score_maps, truth_map
+from wsikd.grade.reports.compare_drawn import score_labels, score_maps, truth_map
 from wsikd.slides.annotations.read import Region
 
 

@@ -23,14 +23,14 @@ from tests.grade.test_results import SPEC, Purple
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError, NoSlidesError
-from wsikd.grade import viewing as viewing_module
-from wsikd.grade.colours import class_colour
-from wsikd.grade.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.results import ResultSettings, infer_slide
-from wsikd.grade.view import ViewServer
-from wsikd.grade.viewing import Viewing
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.runs.results import ResultSettings, infer_slide
+from wsikd.grade.viewer import session as viewing_module
+from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
+from wsikd.grade.viewer.server import ViewServer
+from wsikd.grade.viewer.session import Viewing
 from wsikd.slides.base import Mpp, open_slide
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid

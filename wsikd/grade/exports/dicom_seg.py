@@ -17,8 +17,8 @@ import numpy as np
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import SlideError, WsikdError
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import aside
+from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
     from pathlib import Path

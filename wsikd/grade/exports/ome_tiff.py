@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd import RESEARCH_USE
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import aside
+from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

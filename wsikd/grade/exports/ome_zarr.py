@@ -10,7 +10,7 @@ import numpy as np
 from wsikd.core.errors import UNREADABLE, StoreNotFoundError
 from wsikd.core.output.markers import GRADES
 from wsikd.core.output.place import Place
-from wsikd.grade.colours import class_colour
+from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd import RESEARCH_USE
-from wsikd.grade.colours import class_colour
 from wsikd.grade.exports import aside
 from wsikd.grade.gleason import class_areas
-from wsikd.grade.thumbnail import View, view
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.reports.thumbnail import View, view
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.grade.engines import AUTO
 from wsikd.grade.engines.check import CHECK_FIELDS, Checked
-from wsikd.grade.escalate import EscalatingPredictor
-from wsikd.grade.record import read_record
+from wsikd.grade.escalation.predictor import EscalatingPredictor
+from wsikd.grade.runs.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

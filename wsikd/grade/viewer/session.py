@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import NoSlidesError, WsikdError
-from wsikd.grade.colours import class_colour
-from wsikd.grade.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.ome_zarr import read_alone
-from wsikd.grade.record import read_record
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.runs.record import read_record
+from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.listing.manifest import open_entry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE
-from wsikd.grade.bench_choice_report import trade_lines
+from wsikd.grade.bench.choice_report import trade_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,12 +29,12 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.faults import explain
 from wsikd.core.timing import StageClock
-from wsikd.grade.bench_choice import Benched, Question, drawn_grades, trade
-from wsikd.grade.bench_slides import check_labels
-from wsikd.grade.escalate import EscalatingPredictor, check_comparable
+from wsikd.grade.bench.choice import Benched, Question, drawn_grades, trade
+from wsikd.grade.bench.slide_grades import check_labels
+from wsikd.grade.escalation.predictor import EscalatingPredictor, check_comparable
+from wsikd.grade.escalation.rule import Rule
 from wsikd.grade.exports import write_all
-from wsikd.grade.results import ACCEPTED
-from wsikd.grade.rule import Rule
+from wsikd.grade.runs.results import ACCEPTED
 from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from wsikd.core.output.lock import locked
 from wsikd.core.output.markers import CARD, RESULT, SUMMARY
 from wsikd.core.output.place import Place
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
-from wsikd.grade.ahead import open_now
-from wsikd.grade.escalate import EscalatingPredictor, escalation_row
+from wsikd.grade.domain_shift import likeness
+from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason import summarise
 from wsikd.grade.intervals import intervals
-from wsikd.grade.likeness import likeness
-from wsikd.grade.record import read_record
+from wsikd.grade.runs.prefetch import open_now
+from wsikd.grade.runs.record import read_record
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
 from wsikd.slides.file_format import files_of
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from wsikd.grade.ahead import Opened
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
+    from wsikd.grade.runs.prefetch import Opened
     from wsikd.models.files.bundle import StudentBundle
     from wsikd.slides.appearance import Appearance
     from wsikd.slides.base import Slide

@@ -16,8 +16,8 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
-from wsikd.grade.report import data_uri, templates
-from wsikd.grade.thumbnail import view
+from wsikd.grade.reports.demo_report import data_uri, templates
+from wsikd.grade.reports.thumbnail import view
 from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.grade.gleason import grade_group
-from wsikd.grade.record import read_record, student_card
+from wsikd.grade.runs.record import read_record, student_card
 from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A comparison judged by the grade group of each slide, where a pathologist gave one.
 
-What :mod:`wsikd.grade.bench_choice` does with fields, over slides: one grade group a slide and
+What :mod:`wsikd.grade.bench.choice` does with fields, over slides: one grade group a slide and
 contender, as ``wsikd infer`` gives it, against that of the labels.
 """
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import ConfigError
-from wsikd.grade.bench_choice import Gradings
+from wsikd.grade.bench.choice import Gradings
 from wsikd.grade.gleason import class_areas, grade_slide, patterns_of
-from wsikd.grade.slide_scores import GROUPS
+from wsikd.grade.runs.compare_labels import GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsikd.grade.bench import Contender
-    from wsikd.grade.bench_choice import Benched, Question
+    from wsikd.grade.bench.choice import Benched, Question
+    from wsikd.grade.bench.run import Contender
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.listing.manifest import SlideEntry
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import torch
 
     from wsikd.grade.engines import Engine
+    from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
-    from wsikd.grade.rule import Rule
     from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.scaled_view import Canvas

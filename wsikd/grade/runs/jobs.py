@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
 from wsikd.core.workers.memory import keep_freed
-from wsikd.grade import escalate
-from wsikd.grade.ahead import Ahead
 from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import check_names, device_name, starts_from_graph
+from wsikd.grade.escalation import predictor as escalate
+from wsikd.grade.escalation.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.results import ResultSettings, infer_slide
-from wsikd.grade.rule import AGREEMENT, BUDGET, rule_of
-from wsikd.grade.settle import Settled, begun_with, compute_as, settle
+from wsikd.grade.runs.prefetch import Ahead
+from wsikd.grade.runs.results import ResultSettings, infer_slide
+from wsikd.grade.runs.resume_engine import Settled, begun_with, compute_as, settle
 from wsikd.models.files.bundle import StudentBundle, load_bundle
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from wsikd.core.agreement import confusion, kappas
 from wsikd.core.classes import pattern_of
 from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound, multiplicities
-from wsikd.grade.escalate import EscalatingPredictor
+from wsikd.grade.escalation.predictor import EscalatingPredictor
 from wsikd.slides.annotations.read import read_annotation
 from wsikd.slides.listing.manifest import open_entry
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.grade.bench import Contender
+    from wsikd.grade.bench.run import Contender
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.slide_scores import SlideLabel
+    from wsikd.grade.runs.compare_labels import SlideLabel
     from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def trade(
         For the record: ``compared``, ``points``, ``choice``, ``seen``, and with labels of slides
         ``compared_slides``.
     """
-    from wsikd.grade.bench_slides import gather_slides
+    from wsikd.grade.bench.slide_grades import gather_slides
 
     teacher = everyone[0].name
     alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]

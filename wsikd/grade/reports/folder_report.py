@@ -19,8 +19,8 @@ from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import FILES
 from wsikd.grade.exports.png import PICTURE_KEY
-from wsikd.grade.record import read_record, student_card
-from wsikd.grade.report import data_uri, legend, templates
+from wsikd.grade.reports.demo_report import data_uri, legend, templates
+from wsikd.grade.runs.record import read_record, student_card
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,7 +20,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsikd.grade.viewing import Viewing
+    from wsikd.grade.viewer.session import Viewing
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _answer(viewing: Viewing, target: str) -> Answer | None:
     path = parts.path
     if path in _STATIC:
         name, kind = _STATIC[path]
-        return files("wsikd.grade").joinpath("viewer", name).read_bytes(), kind
+        return files("wsikd.grade.viewer").joinpath(name).read_bytes(), kind
     if path == "/slides.json":
         return _json({"slides": viewing.names(), "note": RESEARCH_USE, "version": __version__})
     for pattern, make in _ROUTES:

@@ -14,11 +14,11 @@ import numpy as np
 
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.run import aside, write_text_atomic
-from wsikd.grade.bench_report import agreement_text, plot, stage_rows
-from wsikd.grade.colours import class_colour
+from wsikd.grade.bench.report import agreement_text, plot, stage_rows
 from wsikd.grade.exports.png import paint
 from wsikd.grade.gleason import class_areas, grade_slide
-from wsikd.grade.thumbnail import view
+from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.reports.thumbnail import view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.truth import Score
+    from wsikd.grade.reports.compare_drawn import Score
     from wsikd.slides.base import Slide
 
 PICTURE_PX = 420
@@ -128,7 +128,7 @@ def templates() -> Environment:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     return Environment(
-        loader=PackageLoader("wsikd.grade", "."),
+        loader=PackageLoader("wsikd.grade.reports", "."),
         autoescape=select_autoescape(["html", "html.j2"]),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,0 +1,1 @@
+"""Doubtful fields go to the teacher."""

@@ -1,0 +1,1 @@
+"""Many slides graded into one output folder."""

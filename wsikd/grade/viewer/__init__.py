@@ -1,0 +1,1 @@
+"""Slides and grade maps in a browser."""
