@@ -35,7 +35,7 @@ def kill_at(step):
 
 def infer(slide, out, value):
     """Grade with a smallest area of ``value`` mm2."""
-    from tests.grade.test_results import SPEC, Purple
+    from tests.grade.runs.test_results import SPEC, Purple
     from wsikd.grade.predict import PredictSettings, SlidePredictor
     from wsikd.grade.runs.results import ResultSettings, infer_slide
 

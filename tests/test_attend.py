@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from wsikd.cli.attend import attention_map
 from wsikd.cli.main import main
 
-from tests.learn.test_bag_train import config, write_cohort
+from tests.learn.mil.test_train import config, write_cohort
 from wsikd.bags.bag import Bag, BagInfo, open_bag, write_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.mil.train import train_bags

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsikd.cli.main import main
 
-from tests.grade.test_results import SPEC, Purple
+from tests.grade.runs.test_results import SPEC, Purple
 from tests.killed_overwrite import tile_settings
 from wsikd.bags.bag import BagInfo, open_bag, write_bag
 from wsikd.core.errors import OutputError, WsikdError

@@ -119,7 +119,7 @@ def use_regions(folder):
 
 
 def build_results(folder):
-    from tests.grade.test_results_report import result
+    from tests.grade.reports.test_folder_report import result
 
     made = {"student": "0123456789ab", "slide": "0" * 16, "slide_mpp": [0.5, 0.5], "stride_px": 64,
             "specimen": "biopsy", "min_area_mm2": 0.0, "temperature": None, "engine": "auto",
@@ -170,7 +170,7 @@ def use_results(folder):
 
 
 def build_map(folder):
-    from tests.grade.test_results_report import result
+    from tests.grade.reports.test_folder_report import result
 
     result(folder, "s", ("zarr",))
     return _files(folder, ("zarr.json",), ("c",))

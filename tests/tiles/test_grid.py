@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.slides.pixels import MemorySlide
-from tests.slides.test_resample import slow_sums
+from tests.slides.resample.test_area import slow_sums
 from wsikd.core.errors import ConfigError
 from wsikd.slides.tissue.find import TissueMask
 from wsikd.tiles.grid import TileGrid, patch_sizes

@@ -5,9 +5,9 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.learn.test_bag_train import write_cohort
-from tests.learn.test_team import epochs, names, torchrun
-from tests.learn.test_ts2g import write_pairs
+from tests.learn.engine.test_distributed import epochs, names, torchrun
+from tests.learn.mil.test_train import write_cohort
+from tests.learn.ts2g.test_adapter_train import write_pairs
 
 BAGS = {
     "method": "mil", "network": {"arch": "gated", "hidden": 16, "dropout": 0.0},

@@ -11,8 +11,8 @@ from sklearn.metrics import cohen_kappa_score
 from wsikd.cli.bench import _students
 from wsikd.cli.main import main
 
+from tests.grade.bench.test_run import CLASSES, contender, pair
 from tests.grade.maps import map_of
-from tests.grade.test_bench import CLASSES, contender, pair
 from wsikd.core.leak_hashes import seen_hash
 from wsikd.grade.bench.choice import (
     Gradings,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.cohort import ENCODER, TINY, write_cohort
-from tests.learn.test_team import ROOT, torchrun
+from tests.learn.engine.test_distributed import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
 from wsikd.learn.engine.runs import load_run, load_settings
 from wsikd.learn.slpd import train as slpd_train

@@ -7,7 +7,7 @@ import tifffile
 from scipy import ndimage
 
 from tests.slides.pixels import GLASS, MemorySlide, tissue_rgb
-from tests.slides.test_resample import slow_sums
+from tests.slides.resample.test_area import slow_sums
 from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.slides.base import open_slide
 from wsikd.slides.tissue import otsu as tissue_otsu

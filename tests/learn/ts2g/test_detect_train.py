@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
-from tests.learn.test_detect_data import coco
+from tests.learn.ts2g.test_detect_data import coco
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError
 from wsikd.learn.ts2g.adapter_settings import Trunk

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
-from tests.grade.test_results import SPEC, Purple
+from tests.grade.runs.test_results import SPEC, Purple
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError, NoSlidesError
@@ -307,7 +307,7 @@ def test_the_command_tells_its_address_and_ends_with_an_interrupt(out, slide_fil
 
 
 def test_the_vendored_file_is_as_released():
-    folder = Path(viewing_module.__file__).parent / "viewer"
+    folder = Path(viewing_module.__file__).parent
     script = (folder / "openseadragon.min.js").read_bytes()
     digest = "14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad"
     assert hashlib.sha256(script).hexdigest() == digest

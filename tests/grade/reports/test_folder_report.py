@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.grade.maps import square_map
-from tests.grade.test_view import CHROMIUM
+from tests.grade.viewer.test_server import CHROMIUM
 from wsikd.core.errors import NoSlidesError
 from wsikd.grade.exports import write_all
 from wsikd.grade.reports.folder_report import THUMBNAIL_PX, write_results_report

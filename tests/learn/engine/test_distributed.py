@@ -21,7 +21,7 @@ from wsikd.learn.patch.settings import RunConfig
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from wsikd.cli.main import main
 
-from tests.learn.test_bag_train import config, write_cohort
+from tests.learn.mil.test_train import config, write_cohort
 from wsikd.bags.bag import open_bag, write_bag
 from wsikd.core.errors import DataError, OutputError
 from wsikd.learn.mil.data import load_bags

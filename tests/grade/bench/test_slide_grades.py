@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from sklearn.metrics import cohen_kappa_score
 from wsikd.cli.main import main
 
+from tests.grade.bench.test_run import contender, pair
 from tests.grade.maps import map_of
-from tests.grade.test_bench import contender, pair
 from wsikd.core.errors import ConfigError
 from wsikd.grade.bench.choice import Benched, Gradings, Question, choose, graded
 from wsikd.grade.bench.choice_report import plot_trade, trade_lines

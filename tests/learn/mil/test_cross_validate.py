@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 from wsikd.cli.main import main
 
-from tests.learn.test_bag_train import write_cohort
+from tests.learn.mil.test_train import write_cohort
 from wsikd.core.errors import DataError
 from wsikd.learn.mil.cross_validate import pool
 from wsikd.models.files.bag_bundle import load_bag_network

@@ -10,7 +10,7 @@ import simplejpeg
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.learn.test_embed import by_hand, encoder, entry_of
+from tests.bags.test_embed import by_hand, encoder, entry_of
 from tests.slides.pixels import area_average, level0, tissue_rgb
 from wsikd.bags.bag import open_bag
 from wsikd.bags.embed_regions import RegionEmbedder, region_settings, tiles_of
