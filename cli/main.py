@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from typing import Any
 
 import click
 
 from wsikd import RESEARCH_USE
-from wsikd.core.workers.worker import ENVIRONMENT
 
 from .attend import attend
 from .bench import bench
@@ -28,6 +25,7 @@ from .init import init
 from .report import report
 from .reproduce import reproduce
 from .slides import slides
+from .start import LEVELS, begin
 from .tile import tile
 from .tune import tune
 from .view import view
@@ -58,19 +56,14 @@ class _Wsikd(click.Group):
 @click.version_option(package_name="wsikd")
 @click.option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(LEVELS),
     default="info",
     show_default=True,
     help="How much is told on standard error.",
 )
 def main(log_level: str) -> None:
     """Distil a 10x teacher into a 2.5x student and grade whole-slide images with it."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("wsikd").setLevel(log_level.upper())
-    if log_level != "debug":
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
+    begin(log_level)
 
 
 COMMANDS = (

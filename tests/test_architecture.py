@@ -190,6 +190,11 @@ def test_every_folder_is_in_the_wheel():
     assert all((ROOT / folder / "__init__.py").exists() for folder in ("cli", "configs"))
 
 
+def test_studies_import_the_package_and_not_the_other_way():
+    for name, path in MODULES.items():
+        assert "benchmarks" not in {target.split(".")[0] for target in imports(name, path)}, name
+
+
 def test_nobody_names_tia_but_the_tables():
     for name, path in MODULES.items():
         if name != "wsikd.tia":

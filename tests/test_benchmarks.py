@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-HELPERS = {"harness", "infer_peers", "peers", "synthetic"}
+HELPERS = {"__init__", "harness", "infer_peers", "peers", "synthetic"}
 THEMES = sorted(p.stem for p in BENCHMARKS.glob("*.py") if p.stem not in HELPERS)
 
 

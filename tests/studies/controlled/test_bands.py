@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wsikd.synthetic.bands import (
+from benchmarks.studies.controlled.bands import (
     NUISANCE,
     STRENGTH,
     Cue,

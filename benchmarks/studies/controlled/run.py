@@ -1,6 +1,6 @@
 """The controlled set: write it, and say what an ideal observer would reach on it.
 
-    python benchmarks/studies/controlled.py --shares 0.25,0.25,0.25,0.25 -o DIR
+    python benchmarks/studies/controlled/run.py --shares 0.25,0.25,0.25,0.25 -o DIR
 
 writes DIR/labels.csv with its images and DIR/oracle.json: for each magnification the share of the
 cue that survives, what Bayes' rule reaches on the true band amplitudes, and what logistic
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ import cv2
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from wsikd.learn.score.metrics import measure
-from wsikd.synthetic.bands import (
+if not __package__:  # run as a file: its folder is on the path, the checkout is not
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+from benchmarks.studies.controlled.bands import (
     CLASSES,
     STRENGTH,
     Cue,
@@ -31,6 +34,7 @@ from wsikd.synthetic.bands import (
     paint,
     write_bands,
 )
+from wsikd.learn.score.metrics import measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Research that is run from a checkout: one study a folder."""

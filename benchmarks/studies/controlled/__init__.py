@@ -1,0 +1,1 @@
+"""Patches whose cue lies in known bands of texture."""

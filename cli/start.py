@@ -1,0 +1,24 @@
+"""How a command begins: the environment of its libraries, and what is logged."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from wsikd.core.workers.worker import ENVIRONMENT
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def begin(log_level: str) -> None:
+    """Set the environment, where the caller has not, and log to standard error.
+
+    Args:
+        log_level: one of ``LEVELS``.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("wsikd").setLevel(log_level.upper())
+    if log_level != "debug":
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
