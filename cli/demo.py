@@ -38,16 +38,16 @@ _FULL_PX, _SMALL_PX = 6144, 2560
     "--small", is_flag=True, help="Smaller slides and hardly any training: a minute, and poor maps."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
-def demo(output: Path, seed: int, small: bool, device: str) -> None:
+@click.pass_context
+def demo(ctx: click.Context, output: Path, seed: int, small: bool, device: str) -> None:
     """Make eight synthetic slides, train teacher and student, grade two slides kept apart, report.
 
     Takes some minutes on two cores; what an interrupted demo finished is not done again.
     """
     from wsikd.slides.listing.manifest import find_slides
 
-    from .main import main
-
     begun = time.perf_counter()
+    group = ctx.find_root().command
     _check_same(output, seed, small)
     slides = output / "slides"
     click.echo(f"# eight synthetic slides in {slides}")
@@ -80,7 +80,7 @@ def demo(output: Path, seed: int, small: bool, device: str) -> None:
             continue
         made = Path(step[step.index("-o") + 1])
         resumed = step[0] == "distill" and made.exists()
-        main([*step, *(["--resume"] if resumed else [])], standalone_mode=False)
+        group.main([*step, *(["--resume"] if resumed else [])], standalone_mode=False)
     entries = find_slides([test])
     html = _report(output, entries, maps, commands, seed)
     click.echo(f"\n# {html}: open it in a browser ({time.perf_counter() - begun:.0f} s in all)")

@@ -24,7 +24,6 @@ FLOOR = {
 EVERYWHERE = {"numpy", "scipy"}
 # Circles of imports that are still there. The list may only shrink.
 CIRCLES = [
-    {"cli.demo", "cli.main"},
     {"grade.bench.run", "grade.bench.choice", "grade.bench.slide_grades"},
     {"grade.gleason", "grade.intervals"},
     {"learn.engine.checkpoints", "learn.engine.epochs", "learn.patch.export"}
