@@ -10,8 +10,9 @@ from scipy import ndimage, stats
 
 from tests.grade.maps import CLASSES, map_of
 from wsikd.grade import intervals as made
-from wsikd.grade.gleason import class_areas, grade_slide, summarise
+from wsikd.grade.gleason import grade_slide
 from wsikd.grade.intervals import BLOCK_MM, DRAWS, intervals, limits
+from wsikd.grade.summary import class_areas, summarise
 
 CELL_MM = 0.5
 

@@ -12,8 +12,8 @@ from wsikd.cli.main import main
 from tests.grade.maps import map_of
 from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.core.leak_hashes import seen_hash
-from wsikd.grade.gleason import expected_cancer
 from wsikd.grade.runs.compare_labels import read_labels, read_results, score_slides
+from wsikd.grade.summary import expected_cancer
 
 
 def write_labels(path, text):

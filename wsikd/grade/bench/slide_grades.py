@@ -13,8 +13,9 @@ import numpy as np
 
 from wsikd.core.errors import ConfigError
 from wsikd.grade.bench.choice import Gradings
-from wsikd.grade.gleason import class_areas, grade_slide, patterns_of
+from wsikd.grade.gleason import grade_slide, patterns_of
 from wsikd.grade.runs.compare_labels import GROUPS
+from wsikd.grade.summary import class_areas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

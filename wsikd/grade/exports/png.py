@@ -13,9 +13,9 @@ import numpy as np
 
 from wsikd import RESEARCH_USE
 from wsikd.grade.exports import aside
-from wsikd.grade.gleason import class_areas
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import View, view
+from wsikd.grade.summary import class_areas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

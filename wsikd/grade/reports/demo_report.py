@@ -16,9 +16,10 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.grade.bench.report import agreement_text, plot, stage_rows
 from wsikd.grade.exports.png import paint
-from wsikd.grade.gleason import class_areas, grade_slide
+from wsikd.grade.gleason import grade_slide
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import view
+from wsikd.grade.summary import class_areas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

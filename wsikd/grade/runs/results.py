@@ -25,10 +25,10 @@ from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
-from wsikd.grade.gleason import summarise
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import read_record
+from wsikd.grade.summary import summarise
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
 from wsikd.slides.file_format import files_of
