@@ -21,7 +21,7 @@ from .roles import check_slides, existing
 from .sections import Sectioned
 
 if TYPE_CHECKING:
-    from wsikd.grade.bench.run import Contender
+    from wsikd.grade.bench.types import Contender
     from wsikd.grade.predict import PredictSettings
 
 
@@ -166,7 +166,7 @@ def bench(
     from wsikd.core.output.markers import BENCH, BENCH_FILES
     from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.core.workers.memory import keep_freed
-    from wsikd.grade.bench.choice import BUDGETS, Question
+    from wsikd.grade.bench.types import BUDGETS, Question
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.runs.compare_labels import read_labels
     from wsikd.slides.annotations.label_map import parse_label_map
@@ -262,7 +262,7 @@ def _check_models(teacher: Path, students: tuple[Path, ...]) -> None:
 
 
 def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
-    from wsikd.grade.bench.run import Contender
+    from wsikd.grade.bench.types import Contender
     from wsikd.grade.predict import SlidePredictor
     from wsikd.models.backbones.base import macs
     from wsikd.models.files.bundle import load_bundle
@@ -301,7 +301,7 @@ def _untrained(
 ) -> tuple[Contender, ...]:
     import torch
 
-    from wsikd.grade.bench.run import Contender
+    from wsikd.grade.bench.types import Contender
     from wsikd.grade.predict import SlidePredictor
     from wsikd.models.backbones.base import macs
     from wsikd.models.files.bundle import InputSpec

@@ -14,18 +14,11 @@ from wsikd.cli.main import main
 from tests.grade.bench.test_run import CLASSES, contender, pair
 from tests.grade.maps import map_of
 from wsikd.core.leak_hashes import seen_hash
-from wsikd.grade.bench.choice import (
-    Gradings,
-    Question,
-    choose,
-    drawn_grades,
-    gather,
-    graded,
-    seen_slides,
-)
+from wsikd.grade.bench.choice import choose, drawn_grades, gather, graded, seen_slides
 from wsikd.grade.bench.choice_report import plot_trade, trade_lines
 from wsikd.grade.bench.report import to_markdown
 from wsikd.grade.bench.run import run_bench
+from wsikd.grade.bench.types import Gradings, Question
 from wsikd.models.files.bundle import save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry

@@ -11,7 +11,8 @@ from tests.grade.maps import map_of
 from wsikd.core.errors import ConfigError, SlideError, UnforeseenError
 from wsikd.grade.bench import run as bench
 from wsikd.grade.bench.report import agreement_text, plot, stage_rows, to_markdown
-from wsikd.grade.bench.run import STAGES, Contender, agreement, run_bench
+from wsikd.grade.bench.run import STAGES, agreement, run_bench
+from wsikd.grade.bench.types import Contender, Run
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry
@@ -160,14 +161,14 @@ def test_memory_of_a_gpu_is_asked_of_torch(monkeypatch):
     with bench._PeakMemory(device) as memory:
         assert asked == [device]
     assert memory.cuda_mb == 3.0
-    run = bench.Run(dict.fromkeys(STAGES, 1.0), 1.0, 1.0, 9.0, 2.0, 3.0, 1, 1.0)
+    run = Run(dict.fromkeys(STAGES, 1.0), 1.0, 1.0, 9.0, 2.0, 3.0, 1, 1.0)
     found = bench._totals([[run, run]])
     assert (found["peak_rss_mb"], found["rise_mb"], found["cuda_mb"]) == (9.0, 2.0, 3.0)
 
 
 def test_rises_are_compared_by_their_median():
     runs = [
-        bench.Run(dict.fromkeys(STAGES, 1.0), 1.0, 1.0, peak, rise, None, 1, 1.0)
+        Run(dict.fromkeys(STAGES, 1.0), 1.0, 1.0, peak, rise, None, 1, 1.0)
         for peak, rise in ((900.0, 1.0), (950.0, 40.0), (910.0, 2.0))
     ]
     found = bench._totals([runs])

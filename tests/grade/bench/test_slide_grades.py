@@ -12,11 +12,12 @@ from wsikd.cli.main import main
 from tests.grade.bench.test_run import contender, pair
 from tests.grade.maps import map_of
 from wsikd.core.errors import ConfigError
-from wsikd.grade.bench.choice import Benched, Gradings, Question, choose, graded
+from wsikd.grade.bench.choice import choose, graded
 from wsikd.grade.bench.choice_report import plot_trade, trade_lines
 from wsikd.grade.bench.report import to_markdown
 from wsikd.grade.bench.run import run_bench
 from wsikd.grade.bench.slide_grades import check_labels, gather_slides, grade_group
+from wsikd.grade.bench.types import Benched, Gradings, Question
 from wsikd.grade.runs.compare_labels import SlideLabel
 from wsikd.grade.runs.results import ResultSettings, infer_slide
 from wsikd.models.files.bundle import save_bundle

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.agreement import confusion, kappas
+from wsikd.core.agreement import confusion
 from wsikd.core.classes import pattern_of
 from wsikd.core.leak_hashes import saw_scan
-from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound, multiplicities
+from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound
+from wsikd.grade.bench.slide_grades import gather_slides
+from wsikd.grade.bench.types import Gradings
 from wsikd.grade.escalation.predictor import EscalatingPredictor
 from wsikd.slides.annotations.read import read_annotation
 from wsikd.slides.listing.manifest import open_entry
@@ -31,44 +32,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.grade.bench.run import Contender
+    from wsikd.grade.bench.types import Benched, Contender, Question
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.runs.compare_labels import SlideLabel
     from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
-BUDGETS = (0.02, 0.05, 0.1, 0.2)
 MIN_COVER = 0.5
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked beside the times.
-
-    Attributes:
-        budgets: shares of the fields that the teacher reads again after a single student.
-        margin: of kappa, for the choice among the students; None asks for none.
-        label_map: classes of the slides' annotations.
-        labels: what a pathologist said of whole slides, by name of the slide. Where there are any,
-            the choice is made by grade groups of slides, not by fields.
-        specimen: rule for the Gleason score, see ``grade_slide``.
-    """
-
-    budgets: Sequence[float] = ()
-    margin: float | None = None
-    label_map: Sequence[tuple[str, str]] = ()
-    labels: Mapping[str, SlideLabel] = field(default_factory=dict)
-    specimen: str = "biopsy"
-
-
-@dataclass(frozen=True)
-class Benched:
-    """A slide, what each contender made of it, and what a person said (see ``drawn_grades``)."""
-
-    entry: SlideEntry
-    passes: Sequence[Any]
-    drawn: NDArray[np.int16] | None
 
 
 def trade(
@@ -91,8 +60,6 @@ def trade(
         For the record: ``compared``, ``points``, ``choice``, ``seen``, and with labels of slides
         ``compared_slides``.
     """
-    from wsikd.grade.bench.slide_grades import gather_slides
-
     teacher = everyone[0].name
     alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]
     gradings = gather(maps, [s.drawn for s in done], [s.entry for s in done], teacher)
@@ -159,57 +126,6 @@ def drawn_grades(
         found[grade_map.valid_hw] = grade_map.classes.index(entry.label)
         return found
     return None
-
-
-@dataclass(frozen=True)
-class Gradings:
-    """Each contender's grades against a reference, slide by slide.
-
-    Attributes:
-        tables: name -> int64 (groups, classes, classes), the reference's class first; groups are
-            patients where they are known, else slides.
-        reference: "drawn" or "teacher" for the class of each field, "labels" for the grade group
-            of each slide.
-        fields: that were compared; slides, where those are graded.
-        slides: they lie on.
-        quadratic: the classes are grades in order.
-    """
-
-    tables: Mapping[str, NDArray[np.int64]]
-    reference: str
-    fields: int
-    slides: int
-    quadratic: bool
-
-    @property
-    def groups(self) -> int:
-        """How many patients or slides there are."""
-        return len(next(iter(self.tables.values())))
-
-    @property
-    def unit(self) -> str:
-        """What is graded: "slide" or "field"."""
-        return "slide" if self.reference == "labels" else "field"
-
-    def told(self) -> dict[str, Any]:
-        """What was compared, as JSON values."""
-        return {
-            "unit": self.unit,
-            "reference": self.reference,
-            "quadratic": self.quadratic,
-            **({} if self.unit == "slide" else {"fields": self.fields}),
-            "slides": self.slides,
-            "groups": self.groups,
-        }
-
-    def kappa(self, name: str) -> float:
-        """Kappa of a contender with the reference; NaN where it is undefined."""
-        return float(kappas(self.tables[name].sum(0)[None], quadratic=self.quadratic)[0])
-
-    def resampled(self, name: str) -> NDArray[np.float64]:
-        """The same over resampled groups, alike for every contender: float64 (R,)."""
-        times = multiplicities(self.groups, resamples=RESAMPLES)
-        return kappas(np.tensordot(times, self.tables[name], 1), quadratic=self.quadratic)
 
 
 def gather(

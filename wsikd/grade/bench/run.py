@@ -15,7 +15,6 @@ import platform
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,8 +28,9 @@ from wsikd import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.faults import explain
 from wsikd.core.timing import StageClock
-from wsikd.grade.bench.choice import Benched, Question, drawn_grades, trade
+from wsikd.grade.bench.choice import drawn_grades, trade
 from wsikd.grade.bench.slide_grades import check_labels
+from wsikd.grade.bench.types import Benched, Contender, Passes, Question, Run
 from wsikd.grade.escalation.predictor import EscalatingPredictor, check_comparable
 from wsikd.grade.escalation.rule import Rule
 from wsikd.grade.exports import write_all
@@ -38,45 +38,14 @@ from wsikd.grade.runs.results import ACCEPTED
 from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from wsikd.core.errors import WsikdError
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.predict import SlidePredictor
     from wsikd.slides.listing.manifest import SlideEntry
 
 log = logging.getLogger(__name__)
 STAGES = ("open", "tissue", "read", "resize", "forward", "write")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One network of the comparison."""
-
-    name: str
-    predictor: SlidePredictor | EscalatingPredictor
-    macs: int
-    trained: bool
-    card: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system.
-
-    ``peak_rss_mb`` is the greatest resident memory of the process during the pass, with all that
-    lay in it before; ``rise_mb`` is how far that is above the resident memory at its start;
-    ``cuda_mb`` the most memory of the GPU that tensors took, None without one. All in MiB.
-    """
-
-    stages: dict[str, float]
-    wall: float
-    cpu: float
-    peak_rss_mb: float
-    rise_mb: float
-    cuda_mb: float | None
-    fields: int
-    mm2: float
 
 
 def run_bench(
@@ -215,16 +184,8 @@ def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[
     }
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """Timed passes of one contender over one slide, and the map of the pass before them."""
-
-    runs: list[Run]
-    grade_map: GradeMap
-
-
-def _bench_slide(pair: Sequence[Contender], entry: SlideEntry, repeats: int) -> list[_Passes]:
-    first = [_Passes([], _one_pass(contender, entry)[1]) for contender in pair]
+def _bench_slide(pair: Sequence[Contender], entry: SlideEntry, repeats: int) -> list[Passes]:
+    first = [Passes([], _one_pass(contender, entry)[1]) for contender in pair]
     for _ in range(repeats):
         for contender, passes in zip(pair, first, strict=True):
             passes.runs.append(_one_pass(contender, entry)[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import ConfigError
-from wsikd.grade.bench.choice import Gradings
+from wsikd.grade.bench.types import Gradings
 from wsikd.grade.gleason import grade_slide, patterns_of
 from wsikd.grade.runs.compare_labels import GROUPS
 from wsikd.grade.summary import class_areas
@@ -20,8 +20,7 @@ from wsikd.grade.summary import class_areas
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsikd.grade.bench.choice import Benched, Question
-    from wsikd.grade.bench.run import Contender
+    from wsikd.grade.bench.types import Benched, Contender, Question
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.listing.manifest import SlideEntry
 

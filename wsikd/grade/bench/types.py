@@ -1,0 +1,143 @@
+"""The parts of a comparison: contenders, timed passes, the question, grades counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.agreement import kappas
+from wsikd.core.resampling import multiplicities
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.grade.escalation.predictor import EscalatingPredictor
+    from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.grade.runs.compare_labels import SlideLabel
+    from wsikd.slides.listing.manifest import SlideEntry
+
+BUDGETS = (0.02, 0.05, 0.1, 0.2)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One network of the comparison."""
+
+    name: str
+    predictor: SlidePredictor | EscalatingPredictor
+    macs: int
+    trained: bool
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system.
+
+    ``peak_rss_mb`` is the greatest resident memory of the process during the pass, with all that
+    lay in it before; ``rise_mb`` is how far that is above the resident memory at its start;
+    ``cuda_mb`` the most memory of the GPU that tensors took, None without one. All in MiB.
+    """
+
+    stages: dict[str, float]
+    wall: float
+    cpu: float
+    peak_rss_mb: float
+    rise_mb: float
+    cuda_mb: float | None
+    fields: int
+    mm2: float
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Timed passes of one contender over one slide, and the map of the pass before them."""
+
+    runs: list[Run]
+    grade_map: GradeMap
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked beside the times.
+
+    Attributes:
+        budgets: shares of the fields that the teacher reads again after a single student.
+        margin: of kappa, for the choice among the students; None asks for none.
+        label_map: classes of the slides' annotations.
+        labels: what a pathologist said of whole slides, by name of the slide. Where there are any,
+            the choice is made by grade groups of slides, not by fields.
+        specimen: rule for the Gleason score, see ``grade_slide``.
+    """
+
+    budgets: Sequence[float] = ()
+    margin: float | None = None
+    label_map: Sequence[tuple[str, str]] = ()
+    labels: Mapping[str, SlideLabel] = field(default_factory=dict)
+    specimen: str = "biopsy"
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A slide, each contender's passes, and what a person drew: see ``choice.drawn_grades``."""
+
+    entry: SlideEntry
+    passes: Sequence[Passes]
+    drawn: NDArray[np.int16] | None
+
+
+@dataclass(frozen=True)
+class Gradings:
+    """Each contender's grades against a reference, slide by slide.
+
+    Attributes:
+        tables: name -> int64 (groups, classes, classes), the reference's class first; groups are
+            patients where they are known, else slides.
+        reference: "drawn" or "teacher" for the class of each field, "labels" for the grade group
+            of each slide.
+        fields: that were compared; slides, where those are graded.
+        slides: they lie on.
+        quadratic: the classes are grades in order.
+    """
+
+    tables: Mapping[str, NDArray[np.int64]]
+    reference: str
+    fields: int
+    slides: int
+    quadratic: bool
+
+    @property
+    def groups(self) -> int:
+        """How many patients or slides there are."""
+        return len(next(iter(self.tables.values())))
+
+    @property
+    def unit(self) -> str:
+        """What is graded: "slide" or "field"."""
+        return "slide" if self.reference == "labels" else "field"
+
+    def told(self) -> dict[str, Any]:
+        """What was compared, as JSON values."""
+        return {
+            "unit": self.unit,
+            "reference": self.reference,
+            "quadratic": self.quadratic,
+            **({} if self.unit == "slide" else {"fields": self.fields}),
+            "slides": self.slides,
+            "groups": self.groups,
+        }
+
+    def kappa(self, name: str) -> float:
+        """Kappa of a contender with the reference; NaN where it is undefined."""
+        return float(kappas(self.tables[name].sum(0)[None], quadratic=self.quadratic)[0])
+
+    def resampled(self, name: str) -> NDArray[np.float64]:
+        """The same over resampled groups, alike for every contender: float64 (R,)."""
+        times = multiplicities(self.groups, resamples=RESAMPLES)
+        return kappas(np.tensordot(times, self.tables[name], 1), quadratic=self.quadratic)
