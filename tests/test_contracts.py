@@ -16,8 +16,9 @@ from wsikd.learn.engine.runs import SETTINGS, load_settings
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.patch.settings import TERMS
-from wsikd.models.backbones.base import BACKBONES, build_backbone
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.pooled import build_grader
+from wsikd.models.tables import BACKBONES
 from wsikd.slides.base import READERS, Slide, open_slide
 from wsikd.slides.tissue.maskers import MASKERS
 from wsikd.synthetic.cohort import write_pyramid

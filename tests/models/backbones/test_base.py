@@ -3,9 +3,10 @@ import torch
 from torch import nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbones.base import BACKBONES, build_backbone, macs
-from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.pooled import Grader, build_grader
+from wsikd.models.tables import BACKBONES
 
 
 @pytest.fixture(params=BACKBONES)
@@ -119,35 +120,3 @@ def test_logits_and_taps_come_from_one_pass():
     pooled = taps["F4"].mean((2, 3))
     assert torch.allclose(logits, pooled @ grader.head.weight.T + grader.head.bias)
     assert set(taps) == {"F2", "F4"}
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: build_backbone("vgg17"), "not among the known backbones.* vgg16.*, or timm:NAME$"),
-        (lambda: build_backbone("resnet18", width=0.5), "one width"),
-        (lambda: build_backbone("vgg_small", weights={}), "no ImageNet weights"),
-        (lambda: build_backbone("resnet18", weights={"x": torch.zeros(1)}), "do not fit"),
-        (lambda: imagenet_weights("vgg_small", None), "torchvision has no ImageNet weights"),
-        (lambda: imagenet_weights("vgg16", "/nowhere/vgg16.pth"), "no file of network weights"),
-    ],
-)
-def test_faults_are_one_line(call, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-
-
-def test_imagenet_weights_from_files(tmp_path):
-    from safetensors.torch import save_file
-
-    state = {"a": torch.arange(3.0)}
-    save_file(state, tmp_path / "w.safetensors")
-    torch.save(state, tmp_path / "w.pth")
-    torch.save([1], tmp_path / "list.pth")
-    (tmp_path / "text.pth").write_text("x")
-    for name in ("w.safetensors", "w.pth"):
-        assert torch.equal(imagenet_weights("vgg16", str(tmp_path / name))["a"], state["a"])
-    for name in ("list.pth", "text.pth"):
-        with pytest.raises(ConfigError, match=r"weights|state dict"):
-            imagenet_weights("vgg16", str(tmp_path / name))

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbones.base import BACKBONES, build_backbone, macs
+from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
+from wsikd.models.tables import BACKBONES
 
 EXACT = ("vgg_small", "vgg16", "resnet18")  # the others squeeze whole maps
 

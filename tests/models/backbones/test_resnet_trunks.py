@@ -7,7 +7,7 @@ from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.backbones.resnet_trunks import arch_of, resnet_weights
 
 

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.backbones.base import build_backbone, macs
-from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.open import build_backbone, imagenet_weights
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.encoders.adapter import (
     ADAPTERS,
     Adapter,

@@ -13,7 +13,7 @@ from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
 from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbones.base import macs
-from wsikd.models.backbones.torchvision import imagenet_weights
+from wsikd.models.backbones.open import imagenet_weights
 from wsikd.models.files.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.graders.hdkd import PATCH, TokenGrader
 from wsikd.models.graders.pooled import build_grader

@@ -22,7 +22,7 @@ class Network(Settings):
     """The network that is trained."""
 
     arch: str = "vgg_small"
-    """Entry of wsikd.models.backbones.base.BACKBONES, hdkd_teacher, hdkd_student, or a model of
+    """Entry of wsikd.models.tables.BACKBONES, hdkd_teacher, hdkd_student, or a model of
     timm, e.g. timm:convnext_tiny."""
     width: Positive = 1.0
     """Factor on the channels (vgg_small, mobilenet_v3_large, hdkd_teacher, hdkd_student)."""

@@ -39,7 +39,7 @@ class Trunk(Settings):
     """The frozen network in front."""
 
     arch: str = "resnet50"
-    """Entry of wsikd.models.backbones.base.BACKBONES, or timm:NAME."""
+    """Entry of wsikd.models.tables.BACKBONES, or timm:NAME."""
     weights: str | None = None
     """Run of method detector, or a state dict: of the network itself, or of a detector with a
     ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2). None: ImageNet's, from

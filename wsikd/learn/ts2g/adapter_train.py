@@ -21,9 +21,8 @@ from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.ts2g.method import Ts2g, embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
-from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.open import build_backbone, imagenet_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
-from wsikd.models.backbones.torchvision import imagenet_weights
 from wsikd.models.device import deterministic
 from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
 from wsikd.models.encoders.open import RANDOM, Encoder, EncoderSpec, read_state

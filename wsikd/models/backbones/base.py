@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.registry import resolve
-from wsikd.models.tables import BACKBONES as BACKBONES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True)
@@ -82,48 +80,6 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The deepest tap: float (B, 3, H, W) -> (B, channels, h, w)."""
         return self.forward_taps(x, [self.deepest])[self.deepest]
-
-
-def build_backbone(
-    arch: str,
-    *,
-    width: float = 1.0,
-    weights: Mapping[str, Tensor] | None = None,
-    drop_pools: int = 0,
-) -> Backbone:
-    """Make a network of ``BACKBONES``, or one of timm.
-
-    Args:
-        arch: its name; "timm:NAME" asks timm.
-        width: factor on the channels, for those that scale (vgg_small, mobilenet_v3_large).
-        weights: state dict in the names of torchvision or timm; None leaves it randomly
-            initialised.
-        drop_pools: halvings of the grid to leave out, see :func:`drop_strides`.
-
-    Raises:
-        ConfigError: the name is unknown, it does not scale, the weights do not fit, or it has
-            fewer halvings.
-    """
-    try:
-        return drop_strides(_make(arch, width, weights), drop_pools)
-    except RuntimeError as error:  # how torch reports weights of another shape
-        if weights is None:
-            raise
-        raise ConfigError(arch, "the weights do not fit this network", str(error)[:200]) from error
-
-
-def _make(arch: str, width: float, weights: Mapping[str, Tensor] | None) -> Backbone:
-    if arch.startswith("timm:"):
-        from wsikd.models.backbones.timm import TimmBackbone
-
-        if width != 1:
-            raise ConfigError(f"network.width {width:g}", f"{arch} has one width", "leave it at 1")
-        return TimmBackbone(arch.removeprefix("timm:"), weights)
-    try:
-        make = resolve(BACKBONES, arch, kind="backbones")
-    except ConfigError as error:
-        raise ConfigError(arch, error.fault, f"{error.remedy}, or timm:NAME") from None
-    return make(width, weights)  # type: ignore[no-any-return]
 
 
 def drop_strides(backbone: Backbone, count: int) -> Backbone:

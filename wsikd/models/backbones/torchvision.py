@@ -140,24 +140,12 @@ def _torchvision(name: str, width: float, weights: State, **options: Any) -> Any
     return net
 
 
-def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
-    """Weights trained on ImageNet, in the names of torchvision, or of timm for its networks.
-
-    Args:
-        arch: name of the network.
-        file: a local ``.safetensors`` or ``.pth`` file of theirs; None asks their hub, which needs
-            the network.
+def torchvision_weights(arch: str) -> Mapping[str, Tensor]:
+    """Weights trained on ImageNet, from torchvision's hub.
 
     Raises:
-        ConfigError: the file cannot be read as weights, the hub cannot be reached, or there are
-            no ImageNet weights for this network.
+        ConfigError: there are none, or they cannot be downloaded.
     """
-    if file is not None:
-        return _weights_file(file)
-    if arch.startswith("timm:"):
-        from wsikd.models.backbones.timm import timm_weights
-
-        return timm_weights(arch.removeprefix("timm:"))
     from torchvision import models
 
     try:
@@ -175,20 +163,3 @@ def imagenet_weights(arch: str, file: str | None) -> Mapping[str, Tensor]:
             f"the weights of {arch} cannot be downloaded",
             "set network.weights_file to a local copy, or network.init: random",
         ) from error
-
-
-def _weights_file(file: str) -> Mapping[str, Tensor]:
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        if file.endswith(".safetensors"):
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
-    except Exception as error:  # the unpickler fails in any way on another file
-        raise ConfigError(
-            file, "no file of network weights", "pass torchvision's .pth or a .safetensors"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(file, "holds no state dict", "pass torchvision's .pth or a .safetensors")
-    return state

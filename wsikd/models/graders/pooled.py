@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
-from wsikd.models.backbones.base import build_backbone
+from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.colour_input import without_colour
 from wsikd.models.tables import GRADERS as GRADERS
 
