@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wsikd.bags.embed import Embedder
-    from wsikd.models.encoders.open import Encoder
+    from wsikd.models.encoders.base import Encoder
     from wsikd.slides.listing.manifest import SlideEntry
 
 

@@ -28,7 +28,6 @@ CIRCLES = [
     | {"learn.patch.teacher_cache", "learn.engine.trainer", "learn.data.views"},
     {"learn.data.patches", "learn.data.subsets"},
     {"learn.data.sicap", "learn.data.sources"},
-    {"models.encoders.dino_vit", "models.encoders.adapter", "models.encoders.open"},
     {"slides.annotations.read", "slides.annotations.asap", "slides.annotations.mask"}
     | {"slides.annotations.coverage"},
 ]

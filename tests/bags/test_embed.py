@@ -12,7 +12,7 @@ from tests.slides.pixels import copy_slide, tissue_rgb
 from tests.tiles.stores import settings_of, write_store
 from wsikd.bags.bag import open_bag
 from wsikd.bags.embed import Embedder, settings_for
-from wsikd.models.encoders.open import Encoder, EncoderSpec
+from wsikd.models.encoders.base import Encoder, EncoderSpec
 from wsikd.slides.base import open_slide
 from wsikd.slides.scaled_view import Canvas
 from wsikd.synthetic.cohort import write_pyramid

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.models.encoders.open import Encoder
+    from wsikd.models.encoders.base import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 

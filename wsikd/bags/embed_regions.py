@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.bags.embed import Progress
-    from wsikd.models.encoders.open import Encoder
+    from wsikd.models.encoders.base import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.tissue.find import TissueMask

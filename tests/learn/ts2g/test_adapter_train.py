@@ -14,7 +14,8 @@ from wsikd.learn.ts2g.adapter_train import EmbedTrainer, fit_of, train_embedder
 from wsikd.learn.ts2g.method import embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
 from wsikd.learn.ts2g.select_patches import choose
-from wsikd.models.encoders.open import Encoder, EncoderSpec, open_encoder
+from wsikd.models.encoders.base import Encoder, EncoderSpec
+from wsikd.models.encoders.open import open_encoder
 from wsikd.tiles.store import TileStore
 
 SLIDES, DIM = 6, 5

@@ -16,7 +16,8 @@ from wsikd.models.encoders.adapter import (
     masked_mean,
     save_embedder,
 )
-from wsikd.models.encoders.open import EncoderSpec, open_encoder
+from wsikd.models.encoders.base import EncoderSpec
+from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
 

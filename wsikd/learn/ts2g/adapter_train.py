@@ -25,7 +25,7 @@ from wsikd.models.backbones.open import build_backbone, imagenet_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
 from wsikd.models.device import deterministic
 from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
-from wsikd.models.encoders.open import RANDOM, Encoder, EncoderSpec, read_state
+from wsikd.models.encoders.base import RANDOM, Encoder, EncoderSpec, read_state
 from wsikd.models.graders.pooled import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from wsikd.learn.ts2g.detect_settings import DetectNetwork
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.device import deterministic
-from wsikd.models.encoders.open import read_state
+from wsikd.models.encoders.base import read_state
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.folder import read_network, write_network
 

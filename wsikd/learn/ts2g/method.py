@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from wsikd.models.encoders.open import Encoder
+    from wsikd.models.encoders.base import Encoder
 
 
 def embedding_terms(found: Tensor, target: Tensor) -> dict[str, Tensor]:

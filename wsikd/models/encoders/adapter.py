@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.registry import nearest
 from wsikd.models.backbones.open import build_backbone
-from wsikd.models.encoders.open import Encoder, EncoderSpec
+from wsikd.models.encoders.base import Encoder, EncoderSpec
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.folder import read_network, write_network
 

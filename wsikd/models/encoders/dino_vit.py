@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
-from wsikd.models.encoders.open import (
+from wsikd.models.encoders.base import (
     DINO,
     HIPT,
     Encoder,
