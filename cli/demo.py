@@ -163,7 +163,7 @@ def _report(
     from wsikd.grade.exports.ome_zarr import read
     from wsikd.grade.reports.compare_drawn import score_maps, truth_map
     from wsikd.grade.reports.demo_report import Report, only_where, slide_row, write_report
-    from wsikd.slides.annotations.read import read_geojson
+    from wsikd.slides.annotations.geojson import read_geojson
     from wsikd.slides.base import open_slide
 
     bench = json.loads((output / "bench" / "bench.json").read_text(encoding="utf-8"))

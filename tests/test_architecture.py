@@ -28,8 +28,6 @@ CIRCLES = [
     | {"learn.patch.teacher_cache", "learn.engine.trainer", "learn.data.views"},
     {"learn.data.patches", "learn.data.subsets"},
     {"learn.data.sicap", "learn.data.sources"},
-    {"slides.annotations.read", "slides.annotations.asap", "slides.annotations.mask"}
-    | {"slides.annotations.coverage"},
 ]
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {

@@ -4,7 +4,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsikd.slides.annotations.read import DrawnAnnotation, Region
+from wsikd.slides.annotations.base import DrawnAnnotation, Region
 from wsikd.tiles.labels import UNLABELLED, label_fields, label_patches
 from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.store import StoreSettings

@@ -25,7 +25,7 @@ from wsikd.core.errors import (
     StoreMismatchError,
 )
 from wsikd.core.output.lock import locked
-from wsikd.slides.annotations.read import DrawnAnnotation, Region
+from wsikd.slides.annotations.base import DrawnAnnotation, Region
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
 from wsikd.tiles import write as tiling

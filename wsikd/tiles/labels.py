@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.slides.annotations.coverage import UNLABELLED, majority, region_shares
-from wsikd.slides.annotations.read import Remarks
+from wsikd.slides.annotations.base import UNLABELLED, Remarks, majority, region_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from wsikd.slides.annotations.read import Annotation, Region
+    from wsikd.slides.annotations.base import Annotation, Region
     from wsikd.tiles.metadata import SlideNotes
     from wsikd.tiles.store import StoreSettings
 

@@ -17,7 +17,7 @@ from wsikd.tiles.store import read_meta, settings_digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsikd.slides.annotations.read import Annotation
+    from wsikd.slides.annotations.base import Annotation
     from wsikd.slides.base import Slide
     from wsikd.tiles.store import StoreSettings
 

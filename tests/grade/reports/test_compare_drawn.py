@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, confusio
 
 from tests.grade.maps import CLASSES, square_map
 from wsikd.grade.reports.compare_drawn import score_labels, score_maps, truth_map
-from wsikd.slides.annotations.read import Region
+from wsikd.slides.annotations.base import Region
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
-    from wsikd.slides.annotations.read import Region
+    from wsikd.slides.annotations.base import Region
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import numpy as np
 import shapely
 
 from wsikd.core.errors import AnnotationError
-from wsikd.slides.annotations.geojson_shapes import areal, check_places
+from wsikd.slides.annotations.base import Region, areal, check_places
 from wsikd.slides.annotations.label_map import plain_name
-from wsikd.slides.annotations.read import Region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import AnnotationError, ConfigError
+from wsikd.slides.annotations.base import Annotation, Remarks
 from wsikd.slides.annotations.label_map import EXCLUDED, OPTION
 from wsikd.slides.annotations.mask_image import LabelPlane
-from wsikd.slides.annotations.read import Annotation, Remarks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsikd.slides.annotations.read import MASK_SUFFIXES, DrawnAnnotation, Region, drawn_regions
+from wsikd.slides.annotations.asap import asap_sources
+from wsikd.slides.annotations.base import DrawnAnnotation, Region
+from wsikd.slides.annotations.mask import mask_classes, mask_names
+from wsikd.slides.annotations.read import MASK_SUFFIXES, drawn_regions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,12 +45,8 @@ def survey_annotation(path: Path, label_map: LabelMap = ()) -> Survey:
     names = dict(label_map)
     suffix = path.suffix.lower()
     if suffix in MASK_SUFFIXES:
-        from wsikd.slides.annotations.mask import mask_names
-
         return Survey(mask_names(path, names), mask=True)
     if suffix == ".xml":
-        from wsikd.slides.annotations.asap import asap_sources
-
         sources = asap_sources(path)
         found = named = drawn_regions(path, names, (0, 0))
     else:
@@ -62,6 +61,4 @@ def reads_pixels(path: Path, label_map: LabelMap) -> bool:
     """Whether a survey decodes an image: a mask none of whose values has a class."""
     if path.suffix.lower() not in MASK_SUFFIXES:
         return False
-    from wsikd.slides.annotations.mask import mask_classes
-
     return not mask_classes(dict(label_map))

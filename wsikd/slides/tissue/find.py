@@ -14,9 +14,9 @@ import numpy as np
 
 from wsikd.core.errors import AnnotationError, SlideError
 from wsikd.core.registry import resolve
+from wsikd.slides.annotations.geojson import read_geojson
 from wsikd.slides.annotations.mask import placed
 from wsikd.slides.annotations.mask_image import LabelPlane
-from wsikd.slides.annotations.read import read_geojson
 from wsikd.slides.checks.brightfield import check_pixels, glimpse
 from wsikd.slides.resample.area import means_over, running_sums
 from wsikd.slides.scaled_view import Canvas
