@@ -246,3 +246,20 @@ def test_the_identity_of_files_covers_what_the_csv_says_of_them(stripes, tmp_pat
     rows[1][at] = others[0] if rows[1][at] != others[0] else others[1]
     file.write_text("\n".join(map(",".join, rows)) + "\n")
     assert read_csv(file).digest != before
+
+
+def test_a_run_uses_its_share(stripes):
+    data, split = Data(paths=[str(stripes)]), Split(share=0.34, share_seed=3)
+    whole, part = load_patches(data, Split()), load_patches(data, split)
+    assert {whole.slide[i] for i in whole.indices("train")} == {f"s{i}" for i in range(6)}
+    assert len({part.slide[i] for i in part.indices("train")}) == 2
+    assert part.indices("val").tolist() == whole.indices("val").tolist()
+    assert part.digests == whole.digests
+
+
+def test_the_same_image_twice_within_training_is_no_leak(tmp_path, patches_on_disk):
+    csv = patches_on_disk.write(tmp_path / "set", split=lambda s: "val" if s >= 6 else "train")
+    image = csv.parent / "images"
+    (image / "s1_000.png").write_bytes((image / "s0_000.png").read_bytes())
+    for seed in range(4):
+        assert load_patches(Data(paths=[str(csv)]), Split(share=0.2, share_seed=seed))

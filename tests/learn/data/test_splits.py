@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
-from wsikd.learn.data.splits import assign, check_leaks, deal_folds, epoch_order, frozen_pool
+from wsikd.learn.data.splits import (
+    LEFT_OUT,
+    assign,
+    check_leaks,
+    deal_folds,
+    epoch_order,
+    frozen_pool,
+    keep_share,
+)
 from wsikd.learn.patch.settings import Split
 
 
@@ -193,3 +201,53 @@ def test_the_frozen_pool_is_that_of_the_released_code(counts):
     assert all(set(d) <= set(pool) for d in drawn)
     large = epoch_order(labels, 3 * len(pool), seed=3, epoch=0, balance="frozen_pool")
     assert sorted(large) == sorted(np.tile(pool, 3))
+
+
+def slides(counts, per_slide=4):
+    """So many slides of each class, each of one class."""
+    label, group = [], []
+    for c, count in enumerate(counts):
+        for s in range(count):
+            label += [c] * per_slide
+            group += [f"c{c}s{s}"] * per_slide
+    return np.array(label), group
+
+
+def kept(names, group):
+    return {g for g, n in zip(group, names, strict=True) if n == "train"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_stratified_nested_and_never_without_a_class(seed):
+    label, group = slides((40, 12, 3))
+    names = np.full(len(label), "train", "U5")
+    before: set[str] = set()
+    for share, expected in (
+        (0.1, (4, 1, 1)),
+        (0.25, (10, 3, 1)),
+        (0.5, (20, 6, 2)),
+        (1, (40, 12, 3)),
+    ):
+        found = kept(keep_share(names, label, group, share, seed), group)
+        assert before <= found
+        assert tuple(sum(g.startswith(f"c{c}s") for g in found) for c in range(3)) == expected
+        before = found
+
+
+def test_other_seeds_draw_other_slides_and_other_parts_are_left_alone():
+    label, group = slides((20, 20))
+    names = np.array(["val" if g.endswith("0") else "train" for g in group], "U5")
+    draws = {frozenset(kept(keep_share(names, label, group, 0.25, s), group)) for s in range(6)}
+    assert len(draws) > 3
+    found = keep_share(names, label, group, 0.25, 0)
+    assert set(found[names == "train"]) == {"train", LEFT_OUT}
+    assert (found[names == "val"] == "val").all()
+    assert (names != LEFT_OUT).all()  # the given array stays
+
+
+def test_a_rare_class_within_slides_of_another_is_kept():
+    label = np.array([0, 0, 0, 1] + [0] * 36)
+    group = [f"s{i // 4}" for i in range(40)]
+    names = np.full(40, "train", "U5")
+    for seed in range(8):
+        assert "s0" in kept(keep_share(names, label, group, 0.1, seed), group)

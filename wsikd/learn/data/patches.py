@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from wsikd.core.errors import DataError
 from wsikd.learn.data.joined import join
 from wsikd.learn.data.prefetch import read_ahead
 from wsikd.learn.data.sources import StoreSource, open_sources
-from wsikd.learn.data.splits import assign, check_leaks, groups_of
-from wsikd.learn.data.subsets import with_share
+from wsikd.learn.data.splits import assign, check_leaks, groups_of, keep_share
 from wsikd.learn.losses.maps import downsample
 
 if TYPE_CHECKING:
@@ -253,6 +252,21 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
     patches = with_share(patches, split)
     _report(patches)
     return patches
+
+
+def with_share(patches: PatchSet, split: Split) -> PatchSet:
+    """The same patches, but for the training slides that ``split.share`` leaves out.
+
+    What was decoded is shared. Raises DataError as ``splits.groups_of``.
+    """
+    if split.share >= 1:
+        return patches
+    groups = patches.group if split.by == "auto" else list(patches.slide)
+    return replace(
+        patches,
+        split=keep_share(patches.split, patches.label, groups, split.share, split.share_seed),
+        _averages=dict(patches._averages),
+    )
 
 
 def _side(reader: tuple[Source, int]) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsikd.learn.patch.settings import Split
 
 NAMES = ("train", "val", "test")
+LEFT_OUT = "none"
 _NAMED = 5
 
 
@@ -168,6 +169,49 @@ def deal_folds(
         filled[dealt[g]] += counts[g]
         members[dealt[g]] += 1
     return dealt[group]
+
+
+def keep_share(
+    names: NDArray[np.str_],
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    share: float,
+    seed: int,
+) -> NDArray[np.str_]:
+    """Leave out training slides or patients, stratified by class; other parts stay as they are.
+
+    Of the groups that mostly show a class, that share is kept, rounded, one at least; a class that
+    is then without a patch gets one group more. With the same seed a smaller share is a part of
+    every larger one.
+
+    Args:
+        names: str (N,), "train", "val" or "test".
+        labels: int64 (N,).
+        groups: slide or patient of each patch.
+        share: of the groups of each class, above 0 to 1.
+        seed: of the draw.
+
+    Returns:
+        str (N,), ``LEFT_OUT`` where a training patch is left out.
+    """
+    if share >= 1:
+        return names
+    train = np.flatnonzero(names == "train")
+    known, group = np.unique(np.asarray(groups)[train], return_inverse=True)
+    counts = np.zeros((len(known), int(labels.max()) + 1), np.int64)
+    np.add.at(counts, (group, labels[train]), 1)
+    order = np.random.default_rng(seed).permutation(len(known))
+    mostly = counts[order].argmax(1)
+    kept = np.zeros(len(known), bool)
+    for label in np.unique(mostly):
+        own = order[mostly == label]
+        kept[own[: max(1, round(share * len(own)))]] = True
+    for label in np.flatnonzero(counts.any(0)):
+        if not counts[kept, label].any():
+            kept[order[counts[order, label] > 0][0]] = True
+    found = names.copy()
+    found[train[~kept[group]]] = LEFT_OUT
+    return found
 
 
 def check_leaks(

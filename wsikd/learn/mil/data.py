@@ -18,8 +18,7 @@ from wsikd.core.errors import DataError
 from wsikd.core.reading import parse_csv
 from wsikd.core.registry import nearest
 from wsikd.learn.data.prefetch import read_ahead
-from wsikd.learn.data.splits import assign, groups_of
-from wsikd.learn.data.subsets import keep_share
+from wsikd.learn.data.splits import assign, groups_of, keep_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -19,8 +19,7 @@ from wsikd.core.output.lock import locked
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
-from wsikd.learn.data.patches import load_patches
-from wsikd.learn.data.subsets import with_share
+from wsikd.learn.data.patches import load_patches, with_share
 from wsikd.learn.reproduce.run_rows import (
     COLOUR,
     TEACHER,
