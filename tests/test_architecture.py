@@ -26,7 +26,6 @@ EVERYWHERE = {"numpy", "scipy"}
 CIRCLES = [
     {"learn.engine.checkpoints", "learn.engine.epochs", "learn.patch.export"}
     | {"learn.patch.teacher_cache", "learn.engine.trainer", "learn.data.views"},
-    {"learn.data.sicap", "learn.data.sources"},
 ]
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {

@@ -114,7 +114,7 @@ def build_patches(folder):
 
 
 def use_patches(folder):
-    from wsikd.learn.data.sources import read_csv
+    from wsikd.learn.data.source_base import read_csv
 
     read_csv(folder / "labels.csv", CLASSES)
 
@@ -203,7 +203,7 @@ def build_images(folder):
 
 
 def use_images(folder):
-    from wsikd.learn.data.sources import read_csv
+    from wsikd.learn.data.source_base import read_csv
 
     found = read_csv(folder / "labels.csv", CLASSES)
     for row in range(3):

@@ -7,7 +7,7 @@ import pytest
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.data.sources import read_csv, slide_of
+from wsikd.learn.data.source_base import read_csv, slide_of
 from wsikd.learn.patch.settings import Data, RunConfig, Split
 
 

@@ -25,7 +25,7 @@ from wsikd.core.errors import (
 from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import augment
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.data.sources import FileSource
+from wsikd.learn.data.source_base import FileSource
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine import trainer as train
 from wsikd.learn.engine.distributed import Team

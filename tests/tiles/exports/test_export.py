@@ -214,7 +214,7 @@ def test_images_of_a_store_without_classes(tmp_path):
 
 
 def test_distill_reads_the_images(tmp_path):
-    from wsikd.learn.data.sources import read_csv
+    from wsikd.learn.data.source_base import read_csv
 
     store = write_store(tmp_path / "s.zarr", labels=[0, 1, 0, 1, 0, 1, 1], split="train")
     find_export("images").write(store, tmp_path / "out", Options())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.data.sources import Source
+    from wsikd.learn.data.source_base import Source
     from wsikd.learn.patch.settings import Data, Split
 
 logger = logging.getLogger(__name__)

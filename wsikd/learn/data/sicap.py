@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import DataError
 from wsikd.learn.data.listing import Listing
-from wsikd.learn.data.sources import IMAGE_SUFFIXES, FileSource, slide_of
+from wsikd.learn.data.source_base import IMAGE_SUFFIXES, FileSource, slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
