@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-PAPERS = {"at_plus": "sicapv2", "hdkd": "efficiency"}
+if TYPE_CHECKING:
+    from wsikd.learn.reproduce.plan import Plan
+
+PAPERS = {"at_plus": "sicapv2"}
 """Paper -> folder of its rows."""
-TS2G, MIL, SLPD = "ts2g", "mil", "slpd"
+MIL = "mil"
+STUDIES = ("hdkd", "slpd", "ts2g")
+"""Run from a checkout; not installed."""
 ALWAYS = ("paper", "output", "overrides", "device")
 """Options that go with every paper."""
 
@@ -75,12 +81,6 @@ ALWAYS = ("paper", "output", "overrides", "device")
     is_flag=True,
     help="Deal the folds anew for each seed: a table's spread over seeds is then over both.",
 )
-@click.option(
-    "--shares",
-    default="10,25,50,100",
-    show_default=True,
-    help="hdkd: shares of the training slides in per cent.",
-)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.pass_context
 def reproduce(
@@ -96,16 +96,13 @@ def reproduce(
     folds: int | None,
     repeats: int,
     redeal: bool,
-    shares: str,
     device: str,
 ) -> None:
     """Train and score every row of a comparison and print its table.
 
-    PAPER is at_plus, hdkd, ts2g, mil or slpd. hdkd runs its rows on shares of the training slides
-    and draws kappa.png. ts2g draws its own slides, so it takes only --set and --device; so does
-    slpd, unless --data names region grids. mil cross-validates stage 3 of ts2g on --data bags, in
-    --folds (5) by patient. Give the same command again to go on where it stopped; the test part is
-    scored once a run.
+    PAPER is at_plus or mil. mil cross-validates slide classifiers on --data bags, in --folds (5) by
+    patient. Give the same command again to go on where it stopped; the test part is scored once a
+    run. The studies of hdkd, slpd and ts2g are scripts in benchmarks/studies of a checkout.
     """
     from importlib.resources import as_file, files
 
@@ -113,53 +110,26 @@ def reproduce(
     from wsikd.core.output.files import check_names
     from wsikd.core.output.markers import TABLE, TABLE_FILES
     from wsikd.core.ranks import refuse_team
-    from wsikd.learn.preflight import PATCHES, check_data
-    from wsikd.learn.reproduce.plan import Plan, read_rows
 
     refuse_team("wsikd reproduce", "start it once")
-    if paper == TS2G:
-        _refuse_others(context, ALWAYS)
-        _reproduce_ts2g(output, overrides, device)
-        return
-    if paper == SLPD:
-        _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
-        given = context.get_parameter_source("seeds") is click.core.ParameterSource.COMMANDLINE
-        changes = [f"seeds={list(_numbers(seeds))}"] if given else []
-        changes += [f"folds={folds}"] if folds else []
-        _reproduce_slpd(data, output, (*overrides, *changes), device)
-        return
+    if paper in STUDIES:
+        script = f"python benchmarks/studies/{paper}/run.py"
+        raise ConfigError(paper, "is a study and not installed", f"run {script} in a checkout")
     check_names(output, TABLE_FILES, TABLE)
     if paper == MIL:
         _refuse_others(context, (*ALWAYS, "data", "folds", "seeds"))
-        _cross_validate(data, output, overrides, folds or 5, _numbers(seeds), device)
+        _cross_validate(data, output, overrides, folds or 5, numbers(seeds), device)
         return
     if paper not in PAPERS:
-        raise ConfigError(
-            paper, "no such paper", f"give {', '.join(PAPERS)}, {TS2G}, {MIL} or {SLPD}"
-        )
-    if not data:
-        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+        raise ConfigError(paper, "no such paper", f"give {', '.join(PAPERS)} or {MIL}")
     place = files("wsikd.configs") / paper / PAPERS[paper]
     if config_dir is not None and recommended:
         raise ConfigError("--recommended", "does not go with --config-dir", "leave one out")
     with as_file(place / "recommended" if recommended else place) as own:
-        wanted = [name.strip() for name in (rows or "").split(",") if name.strip()]
-        found = read_rows(
-            config_dir or own, data=[str(p) for p in data], overrides=overrides, wanted=wanted
-        )
-    if redeal and (folds is None or repeats > 1):
-        raise ConfigError(
-            "--redeal", "deals the folds once a seed", "give --folds, and leave --repeats out"
-        )
-    plan = Plan(found, _numbers(seeds), folds, repeats, redeal)
-    check_data(data, *PATCHES)
-    if paper == "hdkd":
-        parts = _shares(shares)
-        from wsikd.learn.reproduce.label_efficiency import make_study, run_shares, write_study
-
-        run_shares(plan, output, parts, device=device)
-        click.echo(write_study(make_study(plan, output, parts), output), nl=False)
-        return
+        plan = read_plan(
+            config_dir or own, data, rows=rows, overrides=overrides, seeds=seeds, folds=folds,
+            repeats=repeats, redeal=redeal,
+        )  # fmt: skip
     from wsikd.learn.reproduce.run_rows import run_all
     from wsikd.learn.reproduce.table import make_table, write_table
 
@@ -167,38 +137,43 @@ def reproduce(
     click.echo(write_table(make_table(plan, output), output), nl=False)
 
 
-def _reproduce_ts2g(output: Path, overrides: tuple[str, ...], device: str) -> None:
-    """All stages on a generated cohort, and their tables."""
-    from wsikd.learn.ts2g.study_settings import read_study
+def read_plan(
+    folder: Path,
+    data: tuple[Path, ...],
+    *,
+    rows: str | None,
+    overrides: tuple[str, ...],
+    seeds: str,
+    folds: int | None,
+    repeats: int,
+    redeal: bool,
+) -> Plan:
+    """What the options ask for, with data that can be read.
 
-    settings = read_study(overrides)
+    Args:
+        folder: of the rows' files.
+        data: what ``--data`` names, and so on for the other options.
 
-    from wsikd.learn.ts2g.study import Study
-    from wsikd.learn.ts2g.study_table import write_table
+    Raises:
+        click.UsageError: there is no data, or the seeds are no numbers.
+        ConfigError: a row or setting is wrong, or options do not go together.
+    """
+    from wsikd.core.errors import ConfigError
+    from wsikd.learn.preflight import PATCHES, check_data
+    from wsikd.learn.reproduce.plan import Plan, read_rows
 
-    study = Study(settings, output, device=device)
-    study.run()
-    click.echo(write_table(study), nl=False)
-
-
-def _reproduce_slpd(
-    data: tuple[Path, ...], output: Path, overrides: tuple[str, ...], device: str
-) -> None:
-    """Region encoders with and without prototypes, and their tables."""
-    from wsikd.learn.preflight import check_data
-    from wsikd.learn.slpd.study_settings import read_study
-    from wsikd.slides.what_is import GRIDS
-
-    settings = read_study(overrides, own_data=bool(data))
-    if data:
-        check_data(data, GRIDS)
-
-    from wsikd.learn.slpd.study import Study
-    from wsikd.learn.slpd.study_table import write_table
-
-    study = Study(settings, output, device=device, data=data)
-    study.run()
-    click.echo(write_table(study), nl=False)
+    if not data:
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+    wanted = [name.strip() for name in (rows or "").split(",") if name.strip()]
+    paths = [str(path) for path in data]
+    found = read_rows(folder, data=paths, overrides=overrides, wanted=wanted)
+    if redeal and (folds is None or repeats > 1):
+        raise ConfigError(
+            "--redeal", "deals the folds once a seed", "give --folds, and leave --repeats out"
+        )
+    plan = Plan(found, numbers(seeds), folds, repeats, redeal)
+    check_data(data, *PATCHES)
+    return plan
 
 
 def _cross_validate(
@@ -216,7 +191,7 @@ def _cross_validate(
     from wsikd.learn.mil.settings import MilConfig
     from wsikd.learn.preflight import check_run
 
-    with as_file(files("wsikd.configs") / TS2G / "3_mil.yaml") as file:
+    with as_file(files("wsikd.configs") / "ts2g" / "3_mil.yaml") as file:
         config = load_config(MilConfig, file, overrides)
     paths = [*config.data.paths, *map(str, data)]
     config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
@@ -237,20 +212,9 @@ def _refuse_others(context: click.Context, known: tuple[str, ...]) -> None:
             raise click.UsageError(f"{option.opts[0]} does not go with {context.params['paper']}")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     """Seeds of "22,32,43"; raises a usage error for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise click.BadParameter(f"'{text}' is no list of different seeds, e.g. 22,32,43")
     return tuple(map(int, parts))
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    """Shares of "25,10", the smallest first; raises a usage error for anything else."""
-    try:
-        found = tuple(float(part) / 100 for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or len(set(found)) < len(found) or not all(0 < s <= 1 for s in found):
-        raise click.BadParameter(f"'{text}' is no list of different per cents, e.g. 10,25,50,100")
-    return tuple(sorted(found))

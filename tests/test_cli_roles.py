@@ -215,7 +215,6 @@ LATE = [
     "tune -c run.yaml -o out --grid weights.fmm=1,2 --data stores --teacher teacher",
     "reproduce -o out --data gone",
     "reproduce mil -o out --data gone",
-    "reproduce ts2g -o out --set gone=1",
     "export-model gone --to onnx -o out",
     "export-model student --to gone -o out",
     "attend gone -i slides --bags bags -o out",

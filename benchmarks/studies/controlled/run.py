@@ -62,7 +62,8 @@ def read(folder: Path) -> dict[str, tuple[list[NDArray[np.uint8]], NDArray[np.in
     found = {}
     for split in ("train", "val", "test"):
         own = [row for row in rows if row["split"] == split]
-        images = [cv2.imread(str(folder / "images" / row["image"])) for row in own]
+        files = [folder / "images" / row["image"] for row in own]
+        images = [np.asarray(cv2.imread(str(file)), np.uint8) for file in files]
         found[split] = images, np.array([int(row["label"]) for row in own])
     return found
 

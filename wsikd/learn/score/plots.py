@@ -33,7 +33,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """
     epochs = [r for r in rows if "epoch" in r]
     number = [r["epoch"] for r in epochs]
-    figure, axes = _figure(3, (13, 3.6))
+    figure, axes = new_figure(3, (13, 3.6))
     for axis, kind in zip(axes[:2], ("raw", "weighted"), strict=True):
         for name in sorted({k for r in epochs for k in r[kind]}):
             axis.plot(number, [r[kind].get(name, np.nan) for r in epochs], label=name, marker=".")
@@ -47,7 +47,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         axis.set_xlabel("epoch")
         if number:
             axis.legend(fontsize=8)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], file: Path) -> None:
@@ -60,7 +60,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], file
     """
     counts = np.asarray(matrix)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, (axis,) = _figure(1, (4.2, 3.8))
+    figure, (axis,) = new_figure(1, (4.2, 3.8))
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         dark = share[row, column] > 0.5
@@ -69,7 +69,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], file
     axis.set_yticks(range(len(classes)), classes)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_reliability(
@@ -84,7 +84,7 @@ def plot_reliability(
     """
     from wsikd.learn.score.calibrate import expected_calibration_error, reliability
 
-    figure, axes = _figure(len(probabilities), (3.9 * len(probabilities), 3.8))
+    figure, axes = new_figure(len(probabilities), (3.9 * len(probabilities), 3.8))
     for axis, (title, probability) in zip(axes, probabilities.items(), strict=True):
         count, _, accuracy = reliability(probability, truth)
         edges = (np.arange(len(count)) + 0.5) / len(count)
@@ -94,7 +94,7 @@ def plot_reliability(
         axis.set_title(f"{title}: ECE {error:.3f}", fontsize=10)
         axis.set_xlabel("confidence")
         axis.set_ylabel("accuracy")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_attention(pairs: Sequence[AttentionPair], classes: Sequence[str], file: Path) -> None:
@@ -105,7 +105,7 @@ def plot_attention(pairs: Sequence[AttentionPair], classes: Sequence[str], file:
         classes: names of the classes.
         file: the PNG to write.
     """
-    figure, axes = _figure(3 * len(pairs), (6.6, 2.3 * len(pairs)), columns=3)
+    figure, axes = new_figure(3 * len(pairs), (6.6, 2.3 * len(pairs)), columns=3)
     for row, pair in enumerate(pairs):
         patch, teacher, student = axes[3 * row : 3 * row + 3]
         height, width = pair.image.shape[:2]
@@ -117,45 +117,11 @@ def plot_attention(pairs: Sequence[AttentionPair], classes: Sequence[str], file:
         patch.set_title(classes[pair.label], fontsize=9)
         teacher.set_title("teacher", fontsize=9)
         student.set_title(f"student (r = {pair.correlation:.2f})", fontsize=9)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
-def plot_shares(points: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Quadratic kappa against the share of training slides, one line a row, with every run.
-
-    Bars reach one deviation over seeds either way; rows stand a little apart so that they show.
-
-    Args:
-        points: as ``efficiency.make_study`` gives them, one at least.
-        file: the PNG to write.
-    """
-    figure, (axis,) = _figure(1, (7.6, 4.6))
-    names = list(dict.fromkeys(p["row"] for p in points))
-    for number, name in enumerate(names):
-        own = [p for p in points if p["row"] == name and p["mean"]["kappa"] is not None]
-        apart = 1.03 ** (number - (len(names) - 1) / 2)
-        place = [100 * p["share"] * apart for p in own]
-        mean = [p["mean"]["kappa"] for p in own]
-        style = {"teacher": ":", "colour_histogram": "--"}.get(name, "-")
-        line = axis.errorbar(
-            place, mean, yerr=[p["deviation"]["kappa"] for p in own], label=name.replace("_", " "),
-            linestyle=style, marker="o", markersize=4, capsize=2, linewidth=1.4,
-        )  # fmt: skip
-        for x, point in zip(place, own, strict=True):
-            each = [v for v in point["each"]["kappa"] if v is not None]
-            axis.plot([x] * len(each), each, ".", color=line[0].get_color(), alpha=0.35)
-    shares = sorted({100 * p["share"] for p in points})
-    axis.set_xscale("log")
-    axis.set_xticks(shares, [f"{s:g}" for s in shares])
-    axis.set_xticks([], minor=True)
-    axis.set_xlabel("training slides, % of each class (one at least)")
-    axis.set_ylabel("quadratic kappa on the test part")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    _save(figure, file)
-
-
-def _figure(panels: int, size: tuple[float, float], *, columns: int | None = None) -> Any:
+def new_figure(panels: int, size: tuple[float, float], *, columns: int | None = None) -> Any:
+    """A figure of some panels, inches wide and high, and its axes, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -164,7 +130,8 @@ def _figure(panels: int, size: tuple[float, float], *, columns: int | None = Non
     return figure, axes.ravel().tolist()
 
 
-def _save(figure: Any, file: Path) -> None:
+def save_figure(figure: Any, file: Path) -> None:
+    """Write a figure as a PNG of few colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Every key of ``wsikd reproduce slpd``."""
+"""Every key of the study ``benchmarks/studies/slpd/run.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsikd.learn.slpd.settings import Prototypes, RegionCrops, RegionNetwork, Sl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ASKED_BY = "wsikd reproduce slpd"
+ASKED_BY = "benchmarks/studies/slpd"
 RAW = "mean of tiles"
 """The baseline: a region's vector is the mean of its tiles' embeddings."""
 TRUE = "true types"
@@ -28,7 +28,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Cohort(Settings):
-    """The generated cohort; see wsikd.synthetic.mixtures."""
+    """The generated cohort; see benchmarks.studies.slpd.mixtures."""
 
     form: Literal["grids", "slides"] = "grids"
     """"grids": embeddings of tiles are drawn, means alike by construction; "slides": slides are

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.studies.study_folder import read_json
+from benchmarks.studies.ts2g.figures import agreement, difference, figures
+from benchmarks.studies.ts2g.settings import TEACHER
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.mil.train import figure
-from wsikd.learn.reproduce.study_folder import read_json
-from wsikd.learn.ts2g.study_figures import agreement, difference, figures
-from wsikd.learn.ts2g.study_settings import TEACHER
 from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:
-    from wsikd.learn.ts2g.study import Study
-    from wsikd.learn.ts2g.study_figures import Said
+    from benchmarks.studies.ts2g.figures import Said
+    from benchmarks.studies.ts2g.study import Study
 
 FIGURES = ("auc", "sensitivity", "specificity")
 

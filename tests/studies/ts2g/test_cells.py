@@ -7,8 +7,8 @@ import openslide
 import pytest
 from scipy import ndimage
 
+from benchmarks.studies.ts2g.cells import SHAPES, draw_cells, draw_shapes, write_cells
 from wsikd.core.errors import ConfigError
-from wsikd.synthetic.cells import SHAPES, draw_cells, draw_shapes, write_cells
 
 
 def cells_seen(rgb):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.studies.hdkd.plot import plot_shares
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
@@ -33,7 +34,6 @@ from wsikd.learn.reproduce.run_rows import (
 )
 from wsikd.learn.reproduce.table import difference_of, point_of, resample_units, span_of, summary_of
 from wsikd.learn.score import test_record as scoring
-from wsikd.learn.score.plots import plot_shares
 from wsikd.models.device import pick_device
 
 if TYPE_CHECKING:

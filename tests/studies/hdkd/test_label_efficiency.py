@@ -1,4 +1,4 @@
-"""``wsikd reproduce hdkd``: rows on shares of the training slides."""
+"""HDKD's study: rows on shares of the training slides."""
 
 import json
 from importlib.resources import files
@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from sklearn import metrics as oracle
-from wsikd.cli.main import main
 
-from wsikd.learn.reproduce.label_efficiency import SHARES, make_study, to_markdown
+from benchmarks.studies.hdkd.label_efficiency import SHARES, make_study, to_markdown
+from benchmarks.studies.hdkd.run import main
+from tests.learn.conftest import write_set
 from wsikd.learn.reproduce.run_rows import Plan, read_rows
 
 ROWS = ("teacher", "none", "logit", "feature", "both")
@@ -33,9 +34,9 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, patches_on_disk):
+def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
-    csv = patches_on_disk.write(
+    csv = write_set(
         root / "set", slides=10, per_slide=3,
         split=lambda s: "test" if s >= 8 else "val" if s >= 6 else "train",
     )  # fmt: skip
@@ -47,7 +48,7 @@ def made(tmp_path_factory, patches_on_disk):
 def command(csv, out, *more):
     options = [part for text in SMALL for part in ("--set", text)]
     arguments = [
-        "reproduce", "hdkd", "--data", csv, "-o", out, "--seeds", "0,1", "--shares", "34,100",
+        "--data", csv, "-o", out, "--seeds", "0,1", "--shares", "34,100",
         "--rows", "none,both", "--device", "cpu", *options, *more,
     ]  # fmt: skip
     return CliRunner().invoke(main, [str(a) for a in arguments])
@@ -145,7 +146,7 @@ def test_rows_differ_in_their_terms_only():
 @pytest.mark.parametrize("shares", ["0,10", "10,10", "abc", "101"])
 def test_odd_shares_are_refused(shares, tmp_path):
     (tmp_path / "labels.csv").write_text("image,slide,class\n")
-    asked = ["hdkd", "--data", tmp_path / "labels.csv", "-o", tmp_path / "out", "--shares", shares]
-    done = CliRunner().invoke(main, ["reproduce", *map(str, asked)])
+    asked = ["--data", tmp_path / "labels.csv", "-o", tmp_path / "out", "--shares", shares]
+    done = CliRunner().invoke(main, [*map(str, asked)])
     assert done.exit_code == 2
     assert "is no list of different per cents" in done.output

@@ -1,4 +1,4 @@
-"""Every key of ``wsikd reproduce ts2g``."""
+"""Every key of the study ``benchmarks/studies/ts2g/run.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 TEACHER = "teacher"
-ASKED_BY = "wsikd reproduce ts2g"
+ASKED_BY = "benchmarks/studies/ts2g"
 Count = Annotated[int, Field(gt=0)]
 
 

@@ -1,9 +1,8 @@
-"""``wsikd reproduce slpd``: vectors, folds, leaks, scores and the whole way on a tiny cohort."""
+"""SLPD's study: vectors, folds, leaks, scores and the whole way on a tiny cohort."""
 
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,21 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from wsikd.cli.main import main
 
+from benchmarks.studies.slpd.cohort import make_cohort, read_truth
+from benchmarks.studies.slpd.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
+from benchmarks.studies.slpd.pool import over_seeds, pool_areas, pool_scores
+from benchmarks.studies.slpd.run import main as compare
+from benchmarks.studies.slpd.scores import (
+    check_left_out,
+    figures,
+    mean_of,
+    nearest_means,
+    nearest_neighbours,
+    score_clusters,
+)
+from benchmarks.studies.slpd.settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
+from benchmarks.studies.slpd.study import Study, Vectors
+from benchmarks.studies.slpd.table import write_table
 from wsikd.bags.bag import open_bag, write_bag
 from wsikd.bags.region_table import open_regions
 from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
@@ -22,23 +36,9 @@ from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData
 from wsikd.learn.patch.settings import Split
 from wsikd.learn.slpd.settings import Prototypes
-from wsikd.learn.slpd.study import Study, Vectors
-from wsikd.learn.slpd.study_cohort import make_cohort, read_truth
-from wsikd.learn.slpd.study_pool import over_seeds, pool_areas, pool_scores
-from wsikd.learn.slpd.study_scores import (
-    check_left_out,
-    figures,
-    mean_of,
-    nearest_means,
-    nearest_neighbours,
-    score_clusters,
-)
-from wsikd.learn.slpd.study_settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
-from wsikd.learn.slpd.study_table import write_table
 from wsikd.learn.slpd.train import train_regions
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
-from wsikd.synthetic.mixtures import LABELS, PLAIN, draw_vectors, plan_mixtures
 
 COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8, noise=2.0)
 TINY = (
@@ -348,8 +348,8 @@ def test_means_with_intervals_resample_groups():
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     changes = [a for s in TINY for a in ("--set", s)]
-    command = ["reproduce", "slpd", "-o", str(out), "--device", "cpu", *changes]
-    found = CliRunner().invoke(main, command)
+    command = ["-o", str(out), "--device", "cpu", *changes]
+    found = CliRunner().invoke(compare, command)
     assert found.exit_code == 0, found.output
     return out, command, found.output
 
@@ -440,7 +440,7 @@ def test_a_planted_leak_stops_the_study(study, tmp_path):
     shutil.rmtree(run / "student")
     shutil.copytree(runs / "transductive" / "intra_inter" / "student", run / "student")
     shutil.rmtree(copy / "vectors" / "seed0" / "per_fold")
-    found = CliRunner().invoke(main, [str(copy) if c == str(out) else c for c in command])
+    found = CliRunner().invoke(compare, [str(copy) if c == str(out) else c for c in command])
     assert found.exit_code == 2
     assert "is in the test part, but" in found.output
 
@@ -451,13 +451,13 @@ def test_what_is_finished_stays_and_other_settings_are_refused(study):
     kept = {f: f.stat().st_mtime_ns for f in files if not f.name.startswith("table")}
     scored = next(f for f in kept if f.name == "nearest.json")
     scored.unlink()  # as if it had been stopped before the last step
-    again = CliRunner().invoke(main, command)
+    again = CliRunner().invoke(compare, command)
     assert again.exit_code == 0, again.output
     assert again.output == output
     assert scored.is_file()
     kept.pop(scored)
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
-    other = CliRunner().invoke(main, [*command, "--set", "folds=3"])
+    other = CliRunner().invoke(compare, [*command, "--set", "folds=3"])
     assert other.exit_code == 2
     assert "holds a study with another 'folds'" in other.output
 
@@ -499,11 +499,3 @@ def test_a_users_own_regions_start_from_the_published_settings():
     assert (own.network.width, own.optim.epochs, own.head.arch) == (192, 100, "hipt")
     assert (own.head_optim.lr, own.head_optim.epochs, own.head_optim.batch_size) == (2e-4, 20, 1)
     assert small.network.width < own.network.width
-
-
-def test_options_that_would_do_nothing_are_refused(tmp_path):
-    for option in (("--recommended",), ("--rows", "a"), ("--repeats", "2")):
-        found = CliRunner().invoke(main, ["reproduce", "slpd", "-o", str(tmp_path / "o"), *option])
-        assert found.exit_code == 2
-        assert f"{option[0]} does not go with slpd" in found.output
-    assert not Path(tmp_path / "o").exists()

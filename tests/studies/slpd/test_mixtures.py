@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from wsikd.core.errors import ConfigError
-from wsikd.synthetic.mixtures import (
+from benchmarks.studies.slpd.mixtures import (
     KINDS,
     LABELS,
     PLAIN,
@@ -18,6 +17,7 @@ from wsikd.synthetic.mixtures import (
     plan_mixtures,
     write_mixture,
 )
+from wsikd.core.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from benchmarks.studies.slpd.mixtures import (
+    KINDS,
+    draw_tile,
+    draw_vectors,
+    plan_mixtures,
+    stain_tiles,
+    write_mixture,
+)
+from benchmarks.studies.slpd.mixtures import region_corners as corners_of
+from benchmarks.studies.slpd.settings import ASKED_BY
 from wsikd.bags.bag import BagInfo, open_bag, write_bag
 from wsikd.bags.embed import there
 from wsikd.bags.embed_regions import RegionEmbedder, region_settings
@@ -25,19 +35,9 @@ from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
 from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.settings import RunConfig
-from wsikd.learn.slpd.study_settings import ASKED_BY
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bundle import CARD
 from wsikd.slides.listing.manifest import SlideEntry
-from wsikd.synthetic.mixtures import (
-    KINDS,
-    draw_tile,
-    draw_vectors,
-    plan_mixtures,
-    stain_tiles,
-    write_mixture,
-)
-from wsikd.synthetic.mixtures import region_corners as corners_of
 from wsikd.tiles.metadata import hide_patient
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from benchmarks.studies.slpd.mixtures import Mixture
+    from benchmarks.studies.slpd.settings import Cohort
     from wsikd.bags.region_table import RegionTable
-    from wsikd.learn.slpd.study_settings import Cohort
-    from wsikd.synthetic.mixtures import Mixture
 
 MPP = 0.5
 GRIDS, TRUTH = "grids", "truth.json"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.studies.slpd.scores import mean_of
 from wsikd.core.errors import DataError
 from wsikd.core.resampling import LEVEL, interval, multiplicities
 from wsikd.learn.score.metrics import weighted
-from wsikd.learn.slpd.study_scores import mean_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def pool_scores(found: Sequence[Mapping[str, Mapping[str, Any]]], key: str) -> dict[str, Any]:
-    """``mean_of`` of :mod:`~wsikd.learn.slpd.study_scores` for the mean over seeds, and each seed.
+    """``mean_of`` of :mod:`~benchmarks.studies.slpd.scores` for the mean over seeds, and each seed.
 
     Args:
         found: by seed, and in it by slide.

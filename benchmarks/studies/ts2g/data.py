@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from benchmarks.studies.ts2g.cells import SHAPES, draw_shapes
 from wsikd.core.errors import OutputError
 from wsikd.core.output.cells import csv_text
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.slides.base import open_slide
-from wsikd.synthetic.cells import SHAPES, draw_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from wsikd.synthetic.cells import CellSlide
+    from benchmarks.studies.ts2g.cells import CellSlide
 
 EACH = 4
 """Patches of a slide with each shape, and without any, that the teacher learns from."""
@@ -122,7 +122,7 @@ def holds(xy: NDArray[np.float64], side: float, boxes: NDArray[np.int64]) -> NDA
     Args:
         xy: corners of the patches, level-0 px, float64 (N, 2).
         side: of a patch in level-0 px.
-        boxes: (M, 4), see :class:`~wsikd.synthetic.cells.CellSlide`.
+        boxes: (M, 4), see :class:`~benchmarks.studies.ts2g.cells.CellSlide`.
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = (middle[None] >= xy[:, None]) & (middle[None] < xy[:, None] + side)

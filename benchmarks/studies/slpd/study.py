@@ -14,6 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.studies.slpd.cohort import TRUTH, deal_labels, make_cohort, read_truth
+from benchmarks.studies.slpd.mixtures import TYPES
+from benchmarks.studies.slpd.scores import (
+    bottleneck_of,
+    check_left_out,
+    mean_tiles_of,
+    nearest_means,
+    nearest_neighbours,
+    read_rows,
+    score_clusters,
+)
+from benchmarks.studies.slpd.settings import ASKED_BY, RAW, SHUFFLED, TRUE, UNTRAINED
+from benchmarks.studies.study_folder import claim
 from wsikd.bags.bag import find_bags
 from wsikd.bags.region_table import open_regions
 from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
@@ -26,23 +39,10 @@ from wsikd.learn.mil.data import divided_anew, load_bags
 from wsikd.learn.mil.settings import BagData, MilConfig
 from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.patch.settings import Split
-from wsikd.learn.reproduce.study_folder import claim
 from wsikd.learn.slpd.settings import SlpdConfig
-from wsikd.learn.slpd.study_cohort import TRUTH, deal_labels, make_cohort, read_truth
-from wsikd.learn.slpd.study_scores import (
-    bottleneck_of,
-    check_left_out,
-    mean_tiles_of,
-    nearest_means,
-    nearest_neighbours,
-    read_rows,
-    score_clusters,
-)
-from wsikd.learn.slpd.study_settings import ASKED_BY, RAW, SHUFFLED, TRUE, UNTRAINED
 from wsikd.learn.slpd.train import build, train_regions
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.region_bundle import save_region_encoder
-from wsikd.synthetic.mixtures import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from benchmarks.studies.slpd.settings import StudyConfig
     from wsikd.bags.bag import Bag
     from wsikd.bags.region_table import RegionTable
     from wsikd.bags.region_vectors import Encode
     from wsikd.learn.mil.data import BagSet
-    from wsikd.learn.slpd.study_settings import StudyConfig
 
 logger = logging.getLogger(__name__)
 FOLDS_OF = "per_fold"

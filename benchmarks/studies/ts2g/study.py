@@ -19,6 +19,10 @@ import numpy as np
 import torch
 import yaml
 
+from benchmarks.studies.study_folder import claim
+from benchmarks.studies.ts2g.cells import write_cells
+from benchmarks.studies.ts2g.data import cut_boxes, holds, write_teacher_patches
+from benchmarks.studies.ts2g.settings import ASKED_BY, TEACHER, slug
 from wsikd.bags.bag import open_bag
 from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import Settings, parse_config
@@ -30,7 +34,6 @@ from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.mil.train import train_bags
 from wsikd.learn.patch.settings import RunConfig
-from wsikd.learn.reproduce.study_folder import claim
 from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g.adapter_train import fit_of, train_embedder
 from wsikd.learn.ts2g.detect_data import load_boxes
@@ -43,13 +46,10 @@ from wsikd.learn.ts2g.detect_train import (
     train_detector,
 )
 from wsikd.learn.ts2g.select_patches import choose, open_scorer
-from wsikd.learn.ts2g.study_data import cut_boxes, holds, write_teacher_patches
-from wsikd.learn.ts2g.study_settings import ASKED_BY, TEACHER, slug
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.files.bundle import CARD
 from wsikd.slides.base import open_slide
-from wsikd.synthetic.cells import write_cells
 from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.store import StoreSettings, TileStore
 from wsikd.tiles.write import tile_slide
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from wsikd.learn.ts2g.study_settings import Student, StudyConfig
-    from wsikd.synthetic.cells import CellSlide
+    from benchmarks.studies.ts2g.cells import CellSlide
+    from benchmarks.studies.ts2g.settings import Student, StudyConfig
 
 logger = logging.getLogger(__name__)
 FEW_BOXES = {

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.studies.slpd.pool import pool_areas, pool_scores
+from benchmarks.studies.slpd.scores import figures
+from benchmarks.studies.slpd.study import HEAD, NEAREST
+from benchmarks.studies.study_folder import read_json
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.mil.train import figure
-from wsikd.learn.reproduce.study_folder import read_json
-from wsikd.learn.slpd.study import HEAD, NEAREST
-from wsikd.learn.slpd.study_pool import pool_areas, pool_scores
-from wsikd.learn.slpd.study_scores import figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikd.learn.slpd.study import Study, Vectors
+    from benchmarks.studies.slpd.study import Study, Vectors
 
 BASE = "dino"
 
@@ -27,8 +27,8 @@ def make_table(study: Study) -> dict[str, Any]:
         JSON values: ``clusters`` (by way of making vectors the adjusted Rand index, and the share
         of slides whose nearest one is of their class), ``slides`` (by way and share of labels, AUC
         of the slide's network and of the nearest neighbours, with the difference to "dino" of the
-        same protocol), each as :mod:`wsikd.learn.slpd.study_pool` has it, and ``each``, the figures
-        of the AUC of every seed; ``left_out``, ``settings`` and ``provenance``.
+        same protocol), each as :mod:`benchmarks.studies.slpd.pool` has it, and ``each``, the
+        figures of the AUC of every seed; ``left_out``, ``settings`` and ``provenance``.
 
     Raises:
         WsikdError: a stage's results cannot be read.

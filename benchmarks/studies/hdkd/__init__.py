@@ -1,0 +1,1 @@
+"""HDKD: how a distilled student depends on the number of training slides."""

@@ -1,0 +1,1 @@
+"""SLPD: region encoders with and without prototypes, and what each is worth."""
