@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +23,6 @@ FLOOR = {
     "tia": 5,
 }
 EVERYWHERE = {"numpy", "scipy"}
-# Circles of imports that are still there. The list may only shrink.
-CIRCLES = [
-    {"learn.engine.checkpoints", "learn.engine.epochs", "learn.patch.export"}
-    | {"learn.patch.teacher_cache", "learn.engine.trainer", "learn.data.views"},
-]
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {
     "tiatoolbox": ["wsikd.tia"],
@@ -138,12 +134,29 @@ def test_imports_go_down(name):
         if top in OWNERS and own:
             allowed = any(f"{name}.".startswith(owner.rstrip(".") + ".") for owner in OWNERS[top])
             assert allowed, f"{name} imports {target}"
-        if name.startswith("wsikd.learn.methods") and target.startswith(("wsikd.", "lightning")):
-            near = ("learn.methods", "learn.losses", "learn.schedules", "models", "core")
-            assert target.startswith(tuple(f"wsikd.{n}" for n in near)), f"{name} imports {target}"
         if own == "core":
             known = {*sys.stdlib_module_names, *EVERYWHERE, "pydantic", "yaml", "wsikd"}
             assert top in known, f"{name} imports {target}"
+
+
+def is_method(name):
+    return name.startswith("wsikd.learn.methods") or name.endswith(".method")
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if is_method(n)])
+def test_methods_know_no_data_and_no_trainer(name):
+    own = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    near = ("learn.methods.base", "learn.losses", "learn.engine.schedules", "models", "core")
+    for target in imports(name, MODULES[name]):
+        if target.startswith(("wsikd.", "lightning")):
+            assert target.startswith((own, *(f"wsikd.{n}" for n in near))), f"{name}: {target}"
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("wsikd.learn.engine")])
+def test_the_engine_knows_no_task(name):
+    tasks = tuple(f"wsikd.learn.{n}" for n in ("patch", "mil", "slpd", "ts2g", "score"))
+    for target in imports(name, MODULES[name]):
+        assert not target.startswith(tasks), f"{name} imports {target}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -151,14 +164,17 @@ def test_files_stay_short(name):
     assert len(MODULES[name].read_text().splitlines()) <= 600
 
 
-def test_no_new_circle_of_imports():
+def test_folders_stay_small():
+    files = Counter(path.parent for path in (ROOT / "wsikd").rglob("*.py"))
+    assert {str(folder): n for folder, n in files.items() if n > 20} == {}
+    learn = ROOT / "wsikd/learn"
+    assert len({path.relative_to(learn).parts[0] for path in learn.rglob("*.py")}) <= 12
+
+
+def test_no_modules_import_each_other_in_a_circle():
     """Imports under TYPE_CHECKING and within functions count."""
     graph = {n: {module_of(t) for t in imports(n, p)} - {n, ""} for n, p in MODULES.items()}
-    found = [{name.removeprefix("wsikd.") for name in circle} for circle in circles(graph)]
-    new = [sorted(circle) for circle in found if not any(circle <= known for known in CIRCLES)]
-    assert not new, f"modules import each other in a circle: {new}"
-    gone = [sorted(known) for known in CIRCLES if not any(known == circle for circle in found)]
-    assert not gone, f"shrunk or gone, so take it off CIRCLES: {gone}"
+    assert [sorted(circle) for circle in circles(graph)] == []
 
 
 def test_circles_are_found():

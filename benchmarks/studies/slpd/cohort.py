@@ -33,8 +33,8 @@ from wsikd.core.errors import OutputError
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.train import distill
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bundle import CARD
 from wsikd.slides.listing.manifest import SlideEntry

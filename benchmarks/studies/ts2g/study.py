@@ -28,12 +28,12 @@ from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import Settings, parse_config
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.mil.train import train_bags
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.train import distill
 from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g.adapter_train import fit_of, train_embedder
 from wsikd.learn.ts2g.detect_data import load_boxes

@@ -16,8 +16,8 @@ from wsikd.cli.main import main
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.splits import share_of
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
 

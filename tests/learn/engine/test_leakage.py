@@ -12,8 +12,8 @@ from wsikd.cli.main import main
 from wsikd.core.errors import BundleError, DataError
 from wsikd.core.leak_hashes import HASH_CHARS
 from wsikd.learn.engine import leakage as seen
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 
 TINY = {"epochs": 1, "epoch_patches": 9, "batch_size": 9, "warmup_epochs": 0}

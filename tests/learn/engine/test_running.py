@@ -16,8 +16,8 @@ from wsikd.core.output.lock import locked
 from wsikd.learn.data import patches as data
 from wsikd.learn.data import prefetch as ahead
 from wsikd.learn.engine import loggers
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.train import distill
 from wsikd.models.device import deterministic
 from wsikd.models.files.bundle import load_bundle
 

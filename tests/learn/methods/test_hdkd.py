@@ -8,11 +8,11 @@ from scipy import special
 from tests.learn.methods.pair import AT, HYBRID, batch, hybrid
 from wsikd.core.errors import ConfigError
 from wsikd.learn.engine.schedules import cosine_of_epochs
+from wsikd.learn.engine.settings import Optim
+from wsikd.learn.engine.trainer import param_groups
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Batch, Progress
 from wsikd.learn.methods.hdkd import Hdkd, stage_distance
-from wsikd.learn.patch.build import param_groups
-from wsikd.learn.patch.settings import Optim
 from wsikd.models.graders.pooled import build_grader
 
 

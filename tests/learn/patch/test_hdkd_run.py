@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.learn.engine.test_trainer import Killed, kill_before_checkpoint, kill_in_step, rows
 from wsikd.cli.main import main
 
-from tests.learn.engine.test_trainer import Killed, kill_before_checkpoint, kill_in_step, rows
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.build import build_student, input_spec
 from wsikd.learn.patch.settings import RunConfig, Split
+from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.synthetic.cohort import write_pyramid
 

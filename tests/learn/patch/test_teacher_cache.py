@@ -11,11 +11,12 @@ from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import turned
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.trainer import Trainer, distill
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.patch.build import build_method, build_student, open_teacher, seed_weights
 from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.teacher_cache import open_targets
+from wsikd.learn.patch.train import distill
+from wsikd.learn.patch.trainer import PatchTrainer
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 JITTER = {"brightness": 0.2, "stain": 0.1, "colour_of": "student"}
@@ -64,7 +65,9 @@ def trainer(settings, folder):
     seed_weights(0)
     student = build_student(settings, patches, bundle)
     method = build_method(settings, student, bundle, patches.classes)
-    made = Trainer(method, patches, settings, RunDir(folder), seed=5, team=Team(settings, "cpu"))
+    made = PatchTrainer(
+        method, patches, settings, RunDir(folder), seed=5, team=Team(settings, "cpu")
+    )
     made.views.targets = open_targets(made, bundle.sha256)
     return made
 

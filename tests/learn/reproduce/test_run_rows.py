@@ -17,8 +17,8 @@ from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run_places import absolute_places
-from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.trainer import PatchTrainer
 from wsikd.learn.reproduce import run_rows as reproduce
 from wsikd.learn.reproduce.run_rows import Plan, read_rows, run_all
 from wsikd.learn.reproduce.table import make_table, to_markdown
@@ -138,7 +138,7 @@ class Killed(BaseException):
 
 def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypatch):
     out, done = made
-    validate, calls = Trainer._validate, []
+    validate, calls = PatchTrainer._validate, []
 
     def dying(self):
         calls.append(1)
@@ -147,7 +147,7 @@ def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypat
         return validate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_validate", dying)
+        patch.setattr(PatchTrainer, "_validate", dying)
         with pytest.raises(Killed):
             run(*command(sicap, tmp_path / "out"))
     assert not (tmp_path / "out/table.md").exists()

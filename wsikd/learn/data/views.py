@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
     from wsikd.learn.data.augment import Part
     from wsikd.learn.data.patches import PatchSet
-    from wsikd.learn.methods.base import Progress
+    from wsikd.learn.methods.base import Progress, Targets
     from wsikd.learn.patch.settings import RunConfig
-    from wsikd.learn.patch.teacher_cache import Targets
 
 
 class Views:
@@ -42,7 +41,7 @@ class Views:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Make the views ``wanted`` in training; see ``Trainer`` for the rest."""
+        """Make the views ``wanted`` in training; see ``PatchTrainer`` for the rest."""
         self.patches, self.config, self.wanted = patches, config, wanted
         self.seed, self.device = seed, device
         self.factor = round(config.factor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -12,7 +12,36 @@ from wsikd.learn.engine.schedules import Best
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsikd.learn.engine.trainer import Trainer
+    from wsikd.learn.engine.distributed import Team
+    from wsikd.learn.methods.base import Method
+
+
+class Digested(Protocol):
+    """Data whose identity is known."""
+
+    @property
+    def digests(self) -> list[str]:
+        """Of every source, sorted."""
+
+
+class Resumable(Protocol):
+    """A training, of which a checkpoint is made; its attributes as in ``Trainer``."""
+
+    epoch: int
+    best: Best
+    optimizer: Any
+
+    @property
+    def method(self) -> Method:
+        """With what it trains."""
+
+    @property
+    def patches(self) -> Digested:
+        """What it learns from."""
+
+    @property
+    def team(self) -> Team:
+        """Its processes."""
 
 
 def kept(epoch: int) -> str:
@@ -20,7 +49,7 @@ def kept(epoch: int) -> str:
     return f"checkpoints/last.ckpt holds epoch {epoch}" if epoch else "no epoch is kept"
 
 
-def state_of(trainer: Trainer) -> dict[str, Any]:
+def state_of(trainer: Resumable) -> dict[str, Any]:
     """Everything that the next epoch depends on; chance is drawn anew from seed and epoch."""
     method, best, scaling = trainer.method, trainer.best, trainer.team.scaling
     return {
@@ -34,7 +63,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any], file: Path) -> None:
+def restore(trainer: Resumable, state: dict[str, Any], file: Path) -> None:
     """Put a state of :func:`state_of`, read from ``file``, into a trainer.
 
     Raises:

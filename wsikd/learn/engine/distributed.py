@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins import MixedPrecision
 
-    from wsikd.learn.patch.settings import Training
+    from wsikd.learn.engine.settings import Training
 
 T = TypeVar("T")
 E = TypeVar("E", bound=WsikdError)

@@ -26,7 +26,7 @@ SETTINGS: dict[str, str] = {
 """Of each method that does not learn classes from patches, and of those that do."""
 
 TRAININGS: dict[str, str] = {
-    PATCHES: "wsikd.learn.engine.trainer:distill",
+    PATCHES: "wsikd.learn.patch.train:distill",
     "mil": "wsikd.learn.mil.train:train_bags",
     "ts2g": "wsikd.learn.ts2g.adapter_train:train_embedder",
     "detector": "wsikd.learn.ts2g.detect_train:train_detector",

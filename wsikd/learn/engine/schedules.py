@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wsikd.learn.patch.settings import Optim
+    from wsikd.learn.engine.settings import Optim
 
 
 @dataclass
@@ -49,7 +49,7 @@ def cosine_of_epochs(optim: Optim, epoch: int) -> float:
         optim: ``lr``, ``lr_start``, ``lr_end``, ``warmup_epochs``, ``epochs``, ``lag``.
         epoch: t, counted from 0.
 
-    >>> from wsikd.learn.patch.settings import Optim
+    >>> from wsikd.learn.engine.settings import Optim
     >>> o = Optim(lr=5e-5, lr_start=2e-5, lr_end=2e-5, warmup_epochs=5, epochs=200)
     >>> [round(cosine_of_epochs(o, t) * 1e6, 3) for t in (0, 1, 100)]
     [20.0, 26.0, 35.0]

@@ -9,80 +9,113 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError, NonFiniteLossError
-from wsikd.core.run import RunDir, aside
+from wsikd.core.run import aside
 from wsikd.core.timing import Waiting, span
 from wsikd.learn.data.augment import Part
-from wsikd.learn.data.parts import checked
-from wsikd.learn.data.patches import PatchSet, load_patches
-from wsikd.learn.data.smote import with_invented
 from wsikd.learn.data.splits import epoch_order, share_of
-from wsikd.learn.data.views import Views
 from wsikd.learn.engine import checkpoints
-from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.epochs import run_epochs
-from wsikd.learn.engine.leakage import check_unseen
-from wsikd.learn.engine.loggers import EpochLog, check_loggers, log_to, told_scores, write_csv
+from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
 from wsikd.learn.engine.schedules import Best, learning_rate
-from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.learn.patch.build import (
-    build_method,
-    build_student,
-    check_teacher,
-    init_stream,
-    input_spec,
-    log_cost,
-    open_teacher,
-    param_groups,
-    seed_weights,
-)
-from wsikd.learn.patch.export import RunResult, finish
-from wsikd.learn.patch.teacher_cache import open_targets
-from wsikd.learn.score import predict_patches as evaluate
-from wsikd.learn.score.calibrate import negative_log_likelihood
-from wsikd.models.device import deterministic
+from wsikd.learn.engine.settings import Training
+from wsikd.learn.methods.base import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.patch.settings import RunConfig
-    from wsikd.models.files.bundle import InputSpec, StudentBundle
+    from wsikd.core.run import RunDir
+    from wsikd.learn.engine.distributed import Team
+    from wsikd.learn.methods.base import Batch, Method
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer:
-    """Trains a method on patches and keeps the best student.
+class Samples(Protocol):
+    """N samples to train on: patches, bags, regions, images."""
 
-    Those of other data make other views, and judge an epoch otherwise.
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """Class of each, int64 (N,)."""
+
+    @property
+    def digests(self) -> list[str]:
+        """Identity of every source, sorted."""
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Indices of a split, int64."""
+
+    def batches(
+        self,
+        order: NDArray[np.int64],
+        size: int,
+        *,
+        threads: int = 2,
+        read: Callable[[NDArray[np.int64]], torch.Tensor] | None = None,
+    ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
+        """What ``read`` gives of each batch, and the indices, in this order."""
+
+
+class BatchMaker(Protocol):
+    """Makes batches of samples that were read; see :class:`wsikd.learn.data.views.Views`."""
+
+    def read(self, indices: NDArray[np.int64], /) -> torch.Tensor:
+        """What :meth:`batch` is to be given."""
+
+    def batch(
+        self,
+        images: torch.Tensor,
+        indices: NDArray[np.int64],
+        at: Progress | None,
+        part: Part | None = None,
+        /,
+    ) -> Batch:
+        """Views on the device; ``at`` draws the augmentation, None means none."""
+
+
+D = TypeVar("D", bound=Samples)
+C = TypeVar("C", bound=Training)
+
+
+class Trainer(Generic[D, C]):
+    """Trains a method on samples and keeps the best student.
+
+    A subclass makes the views of its data and judges an epoch.
 
     Attributes:
         score: the entry of an epoch's validation that decides which epoch is best; None: its loss.
     """
 
-    score: str | None = "kappa"
+    score: str | None = None
 
     def __init__(
         self,
         method: Method,
-        patches: PatchSet,
-        config: RunConfig,
+        patches: D,
+        config: C,
         run: RunDir,
         *,
         seed: int,
         team: Team,
         told: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Put the method on its device; see :func:`distill` for the arguments."""
+        """Put the method on its device.
+
+        Args:
+            method: what is trained.
+            patches: the samples, with the parts "train" and "val".
+            config: its optimiser and the weights of its terms count.
+            run: folder that metrics and checkpoints are written into.
+            seed: of order and augmentation.
+            team: the processes of the training.
+            told: is given steps done and steps in all, after each.
+        """
         self.config, self.patches, self.run, self.seed = config, patches, run, seed
         self.team, self.told, self.device = team, told, team.device
         self.train_indices, self.val_indices = patches.indices("train"), patches.indices("val")
@@ -99,10 +132,13 @@ class Trainer:
         self.views = self._make_views()
         self.epoch, self.best = 0, Best()
 
-    def _make_views(self) -> Views:
-        return Views(
-            self.patches, self.config, self.method.views, seed=self.seed, device=self.device
-        )
+    def _make_views(self) -> BatchMaker:
+        """What makes batches of the samples."""
+        raise NotImplementedError
+
+    def _validate(self) -> dict[str, Any]:
+        """Figures of the epoch on validation: ``loss``, and what ``score`` names."""
+        raise NotImplementedError
 
     def _batch_size(self) -> int:
         """Patches in a step of all processes; all that an epoch draws where it draws fewer."""
@@ -237,11 +273,11 @@ class Trainer:
         at: Progress | None,
         part: Part | None = None,
     ) -> Batch:
-        """Views of patches on the device; see :meth:`Views.batch`."""
+        """Views of samples on the device; see :meth:`BatchMaker.batch`."""
         return self.views.batch(images, indices, at, part)
 
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Logits of patches without augmentation, each process its share: float64 (M, C)."""
+        """Logits of samples without augmentation, each process its share: float64 (M, C)."""
         self.wrapped.eval()
         parts = []
         with torch.inference_mode(), self.fabric.autocast():
@@ -274,14 +310,6 @@ class Trainer:
                 )
             )
         return logits
-
-    def _validate(self) -> dict[str, Any]:
-        logits = self._checked_logits()
-        truth = self.patches.label[self.val_indices]
-        loss = negative_log_likelihood(logits, truth)
-        matrix = evaluate.confusion(truth, logits.argmax(1), len(self.patches.classes))
-        summary = evaluate.summarise(matrix, self.patches.classes)
-        return {"loss": loss, **{k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}}
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
         if not self.team.is_first:
@@ -316,86 +344,33 @@ class Trainer:
         self.method.student.load_state_dict(state["student"])
 
 
-def distill(
-    config: RunConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    patches: PatchSet | None = None,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> RunResult:
-    """Train the network of a configuration and write its run folder.
-
-    Where ``torchrun`` has started several processes, they train it together, and all return the
-    same.
-
-    Args:
-        config: see ``wsikd.learn.patch.settings``.
-        out: the run folder.
-        seed: of initialisation, order and augmentation; the split has its own.
-        device: "auto", "cpu" or "cuda:0".
-        resume: continue the run in ``out``; a finished one only writes its bundle again.
-        patches: of ``config.data`` and ``config.split``, where they are loaded already.
-        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
-        told: is given steps done and steps in all, after each.
-
-    Raises:
-        WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
-            checkpoint, or a loss that is not finite.
-    """
-    check_loggers(loggers)
-    run, team = RunDir(out), Team(config, device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        teacher = open_teacher(config)
-        if resumed:
-            check_teacher(run, teacher)
-        patches = checked(patches or load_patches(config.data, config.split))
-        if teacher is not None:
-            check_unseen(
-                teacher,
-                patches,
-                ("val", "test"),
-                who="the teacher",
-                remedy="give a teacher of the same split, or set split.check_teacher=false if only "
-                "the names are the same",
-                allow=not config.split.check_teacher,
-            )
-        seed_weights(seed, init_stream(config))
-        student = build_student(config, patches, teacher)
-        spec = input_spec(config, student, patches)
-        method = build_method(config, student, teacher, patches.classes)
-        made: dict[str, Any] = {"device": team.device.type, "processes": team.size}
-        made |= {"data": patches.digests, "teacher_sha256": teacher and teacher.sha256}
-        if config.data.smote is not None:
-            before = run.read_provenance() if resumed else None
-            patches, made["smote"] = with_invented(patches, config.data, seed=seed, made=before)
-        trainer = Trainer(method, patches, config, run, seed=seed, team=team, told=told)
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            log_cost(spec, student, teacher)
-            return _train(trainer, spec, teacher, resume=resume, resumed=resumed, loggers=loggers)
+def run_epochs(
+    trainer: Trainer[Any, Any], *, resume: bool, resumed: bool, loggers: Sequence[str] = ()
+) -> Best:
+    """Train to the end, from where the run stopped if asked, and take up the best epoch."""
+    team = trainer.team
+    if resume:
+        trainer.resume()
+    if resumed and team.is_first:
+        trainer.run.note_resume()
+    log = EpochLog(trainer.run, loggers, epoch=trainer.epoch) if team.is_first else None
+    try:
+        best = trainer.fit(log)
+    finally:
+        if log is not None:
+            log.close()
+    trainer.load_best()
+    return best
 
 
-def _train(
-    trainer: Trainer,
-    spec: InputSpec,
-    teacher: StudentBundle | None,
-    *,
-    resume: bool,
-    resumed: bool,
-    loggers: Sequence[str],
-) -> RunResult:
-    """Read the patches, train, and finish."""
-    config, patches = trainer.config, trainer.patches
-    used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
-    patches.keep(used, config.data.cache_gb, config.optim.threads)
-    if teacher is not None:
-        trainer.views.targets = open_targets(trainer, teacher.sha256)
-    if trainer.views.averaged:
-        patches.keep_averages(trainer.views.factor, config.data.cache_gb)
-    best = run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-    return finish(trainer, spec, teacher, best)
+def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:
+    """What the optimiser trains; parameters of one dimension apart, if they are not to decay."""
+    groups: list[dict[str, Any]] = list(method.param_groups())
+    if decay_vectors:
+        return groups
+    parted = []
+    for group in groups:
+        flat = [p for p in group["params"] if p.ndim <= 1]
+        rest = [p for p in group["params"] if p.ndim > 1]
+        parted += [group | {"params": rest}, group | {"params": flat, "weight_decay": 0.0}]
+    return [group for group in parted if group["params"]]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
     from torch.nn import Parameter
 
     from wsikd.models.graders.pooled import Grader
+
+_TURNS = torch.tensor([1, 2, 4])
 
 
 class Taught(NamedTuple):
@@ -31,6 +36,36 @@ class Taught(NamedTuple):
         attention = None if self.attention is None else self.attention.to(device)
         taps = {name: tap.to(device) for name, tap in self.taps.items()}
         return Taught(self.logits.to(device), taps, attention)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A frozen teacher's answers for N patches in V views, asked once and kept.
+
+    Attributes:
+        place: row of each patch's index.
+        tables: "logits" (V, N, C), "tap NAME" (V, N, K, h, w), "attention" (V, N, C, h, w) where
+            it was asked for; float32.
+    """
+
+    place: dict[int, int]
+    tables: dict[str, list[NDArray[np.float32]]]
+
+    def of(self, indices: NDArray[np.int64], turns: Tensor) -> Taught:
+        """What the teacher says.
+
+        Args:
+            indices: int64 (B,), of the patches.
+            turns: bool (3, B), of ``augment.draw_turns``.
+        """
+        view = (turns.cpu() * _TURNS[:, None]).sum(0).tolist()
+        cells = [(v, self.place[int(i)]) for v, i in zip(view, indices, strict=True)]
+        found = {
+            name: torch.from_numpy(np.stack([table[v][row] for v, row in cells]))
+            for name, table in self.tables.items()
+        }
+        taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}
+        return Taught(found["logits"], taps, found.get("attention"))
 
 
 class Batch:

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
-from wsikd.learn.patch.settings import NonNegative, Optim, Split
+from wsikd.learn.engine.settings import NonNegative, Optim
+from wsikd.learn.patch.settings import Split
 
 TERMS = ("ce", "instance")
 

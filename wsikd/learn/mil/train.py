@@ -14,12 +14,12 @@ import torch
 from wsikd.core.run import RunDir
 from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.epochs import run_epochs
 from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.engine.trainer import Trainer, run_epochs
 from wsikd.learn.methods.base import Batch
-from wsikd.learn.mil.data import load_bags
+from wsikd.learn.mil.data import BagSet, load_bags
 from wsikd.learn.mil.method import Mil
+from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.score.calibrate import fit_temperature, negative_log_likelihood
 from wsikd.learn.score.metrics import intervals, measure, softmax
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.data.augment import Part
     from wsikd.learn.methods.base import Progress
-    from wsikd.learn.mil.data import BagSet
-    from wsikd.learn.mil.settings import MilConfig, Point
+    from wsikd.learn.mil.settings import Point
 
 logger = logging.getLogger(__name__)
 TOLD = ("auc", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")
@@ -46,8 +45,6 @@ TOLD = ("auc", "balanced_accuracy", "sensitivity", "specificity", "precision", "
 
 class BagViews:
     """Makes batches of bags; the counterpart of ``wsikd.learn.data.views.Views``."""
-
-    targets = None
 
     def __init__(self, bags: BagSet, device: torch.device) -> None:
         """For one device."""
@@ -75,13 +72,13 @@ class BagViews:
         )
 
 
-class BagTrainer(Trainer):
+class BagTrainer(Trainer[BagSet, MilConfig]):
     """Trains a bag network; an epoch is better by its AUC on validation."""
 
     score = "auc"
 
-    def _make_views(self) -> Any:
-        return BagViews(cast("Any", self.patches), self.device)
+    def _make_views(self) -> BagViews:
+        return BagViews(self.patches, self.device)
 
     def _validate(self) -> dict[str, Any]:
         logits = self._checked_logits()
@@ -168,9 +165,7 @@ def train_bags(
             config.network.arch, bags.dim, len(bags.classes), **config.network.options()
         )
         method = Mil(network, instance=config.weights["instance"] > 0)
-        trainer = BagTrainer(
-            method, cast("Any", bags), cast("Any", config), run, seed=seed, team=team, told=told
-        )
+        trainer = BagTrainer(method, bags, config, run, seed=seed, team=team, told=told)
         made = {"device": team.device.type, "processes": team.size, "data": bags.digests}
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
         with log_to(run.log_file) if team.is_first else nullcontext():

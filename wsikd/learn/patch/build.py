@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -209,19 +209,6 @@ def init_stream(config: RunConfig) -> str:
     """
     alone = config.method == "supervised" and round(config.factor) == 1
     return "teacher" if alone else "student"
-
-
-def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:
-    """What the optimiser trains; parameters of one dimension apart, if they are not to decay."""
-    groups: list[dict[str, Any]] = list(method.param_groups())
-    if decay_vectors:
-        return groups
-    parted = []
-    for group in groups:
-        flat = [p for p in group["params"] if p.ndim <= 1]
-        rest = [p for p in group["params"] if p.ndim > 1]
-        parted += [group | {"params": rest}, group | {"params": flat, "weight_decay": 0.0}]
-    return [group for group in parted if group["params"]]
 
 
 def seed_weights(seed: int, stream: str = "teacher") -> None:

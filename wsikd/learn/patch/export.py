@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.engine.schedules import Best
-    from wsikd.learn.engine.trainer import Trainer
+    from wsikd.learn.patch.trainer import PatchTrainer
     from wsikd.models.files.bundle import InputSpec, StudentBundle
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class LeastArea:
 
 
 def finish(
-    trainer: Trainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
+    trainer: PatchTrainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
 ) -> RunResult:
     """Score the best student on validation, choose the area threshold, write the bundle."""
     logits = trainer.predict(trainer.val_indices)
@@ -97,7 +97,7 @@ def finish(
 
 
 def _write(
-    trainer: Trainer,
+    trainer: PatchTrainer,
     spec: InputSpec,
     teacher: StudentBundle | None,
     best: Best,
@@ -143,7 +143,7 @@ def _write(
     return RunResult(run.path, bundle, best.epoch, *found)
 
 
-def training_appearance(trainer: Trainer, most: int = LOOKED_AT) -> Appearance:
+def training_appearance(trainer: PatchTrainer, most: int = LOOKED_AT) -> Appearance:
     """Stain and focus of the training patches as the student sees a slide, not augmented.
 
     Args:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
 from wsikd.learn.data.augment_settings import Augment, Positive, Share
+from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.patch.hdkd_settings import Hdkd
 from wsikd.models.graders.hdkd_options import Hybrid
 
 if TYPE_CHECKING:
     from typing import Self
-
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Network(Settings):
@@ -179,85 +178,6 @@ class At(Settings):
     """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
     power: Positive = 2.0
     """Exponent of the activations."""
-
-
-class Optim(Settings):
-    """How the network is trained."""
-
-    name: Literal["adamw", "adam"] = "adamw"
-    """AdamW, or Adam, whose weight decay is an L2 penalty."""
-    lr: Positive = 1e-3
-    """Learning rate at its highest."""
-    weight_decay: NonNegative = 1e-4
-    """Decoupled in AdamW."""
-    decay_vectors: bool = True
-    """Weight decay on biases and other parameters of one dimension too."""
-    epochs: Annotated[int, Field(gt=0)] = 20
-    """Passes; each draws as many patches as there are training patches."""
-    hold_epochs: Annotated[int, Field(ge=0)] = 0
-    """Further passes at the schedule's last rate, at most, until patience ends the run."""
-    patience: Annotated[int, Field(gt=0)] | None = None
-    """Stop after so many epochs that were not better on validation; none: never."""
-    epoch_patches: Annotated[int, Field(gt=0)] | None = None
-    """Patches drawn in an epoch, where another number is wanted."""
-    batch_size: Annotated[int, Field(gt=0)] = 32
-    """Patches in a step, of all processes together."""
-    accumulate: Annotated[int, Field(gt=0)] = 1
-    """Parts in which a process computes its patches of a step, where memory is short; batch norm
-    sees a part at a time, and roots over the batch are taken of each."""
-    schedule: Literal["cosine", "constant", "cosine_epochs"] = "cosine"
-    """Course of the learning rate after the warm-up; "cosine_epochs" changes it between epochs only
-    and counts the warm-up as part of the cosine."""
-    warmup_epochs: NonNegative = 1.0
-    """Epochs over which the learning rate rises from zero."""
-    lr_start: NonNegative = 0.0
-    """Rate at which the warm-up of cosine_epochs starts."""
-    lr_end: NonNegative = 0.0
-    """Rate at which cosine and cosine_epochs end."""
-    lag: bool = False
-    """Each epoch of cosine_epochs but the first has the rate of the one before it."""
-    balance: bool | Literal["frozen_pool"] = True
-    """Draw every class equally often; "frozen_pool" does as the released code of AT+: one draw for
-    the whole run, which never reaches some patches."""
-    min_delta: NonNegative = 0.0
-    """Kappa on validation by which an epoch must be better to be kept; at 0 a tie goes to the
-    lower loss."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
-    deterministic: bool = False
-    """Only algorithms that repeat bit for bit, on a GPU slower ones; a CPU repeats anyway."""
-    threads: Annotated[int, Field(gt=0)] = 2
-    """Threads that read patches which are not in memory."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size {self.batch_size} does not divide by accumulate {self.accumulate}; "
-                "set it to a multiple"
-            )
-        if self.hold_epochs and self.patience is None:
-            raise ValueError("hold_epochs goes on until patience ends it; set patience too")
-        if self.hold_epochs and not self.lr_end and self.schedule != "constant":
-            raise ValueError("hold_epochs at a rate of 0 learns nothing; set lr_end, e.g. lr / 50")
-        return self
-
-    @property
-    def most_epochs(self) -> int:
-        """Passes after which a run ends in any case."""
-        return self.epochs + self.hold_epochs
-
-
-class Training(Protocol):
-    """What the configurations of all methods have."""
-
-    @property
-    def optim(self) -> Optim:
-        """How the network is trained."""
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Factor on each loss term."""
 
 
 class RunConfig(Settings):

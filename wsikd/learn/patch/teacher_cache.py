@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from wsikd.learn.data.augment import turned
 from wsikd.learn.data.views import is_enumerable
 from wsikd.learn.losses.maps import to_grid
 from wsikd.learn.methods.at_plus import AtPlus
-from wsikd.learn.methods.base import Taught
+from wsikd.learn.methods.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,44 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from wsikd.learn.engine.trainer import Trainer
     from wsikd.learn.patch.settings import RunConfig
+    from wsikd.learn.patch.trainer import PatchTrainer
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
 OWN_GRID = ("sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad")
 """Terms that read the teacher's maps on its own grid."""
-_TURNS = torch.tensor([1, 2, 4])
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Answers for N patches in V views.
-
-    Attributes:
-        place: row of each patch's index.
-        tables: "logits" (V, N, C), "tap NAME" (V, N, K, h, w), "attention" (V, N, C, h, w) where
-            it was asked for; float32.
-    """
-
-    place: dict[int, int]
-    tables: dict[str, list[NDArray[np.float32]]]
-
-    def of(self, indices: NDArray[np.int64], turns: Tensor) -> Taught:
-        """What the teacher says.
-
-        Args:
-            indices: int64 (B,), of the patches.
-            turns: bool (3, B), of ``augment.draw_turns``.
-        """
-        view = (turns.cpu() * _TURNS[:, None]).sum(0).tolist()
-        cells = [(v, self.place[int(i)]) for v, i in zip(view, indices, strict=True)]
-        found = {
-            name: torch.from_numpy(np.stack([table[v][row] for v, row in cells]))
-            for name, table in self.tables.items()
-        }
-        taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}
-        return Taught(found["logits"], taps, found.get("attention"))
 
 
 def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
@@ -90,7 +58,7 @@ def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
     return None
 
 
-def open_targets(trainer: Trainer, teacher_sha256: str) -> Targets | None:
+def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
     """The kept answers of a run's teacher, made where they are missing.
 
     Args:
@@ -148,7 +116,7 @@ def open_targets(trainer: Trainer, teacher_sha256: str) -> Targets | None:
 class _Asker:
     """Asks a teacher about every training patch in every view."""
 
-    def __init__(self, trainer: Trainer, method: AtPlus, views: int) -> None:
+    def __init__(self, trainer: PatchTrainer, method: AtPlus, views: int) -> None:
         self.trainer, self.method, self.views = trainer, method, views
         self.indices = trainer.train_indices
         self.grids = self._grids()

@@ -24,8 +24,8 @@ from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.data.sources import open_sources
-from wsikd.learn.engine.trainer import distill
 from wsikd.learn.patch.build import open_teacher
+from wsikd.learn.patch.train import distill
 from wsikd.learn.patch.tune_plan import METRICS as METRICS
 from wsikd.learn.patch.tune_plan import Tuning as Tuning  # noqa: TC001 - for those who import it here
 from wsikd.learn.patch.tune_plan import parse_grid as parse_grid

@@ -17,7 +17,7 @@ from wsikd.core.errors import CheckpointError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.engine.trainer import distill
+from wsikd.learn.patch.train import distill
 from wsikd.learn.reproduce.plan import TEACHER as TEACHER
 from wsikd.learn.reproduce.plan import Plan as Plan
 from wsikd.learn.reproduce.plan import Row as Row

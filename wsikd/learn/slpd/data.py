@@ -165,8 +165,6 @@ class RegionViews:
     how many processes divide the batch.
     """
 
-    targets = None
-
     def __init__(
         self, regions: RegionSet, crops: RegionCrops, device: torch.device, *, seed: int
     ) -> None:
@@ -177,8 +175,16 @@ class RegionViews:
         """Regions float32 (B, D, g, g)."""
         return self.regions.read(indices)
 
-    def batch(self, grids: Tensor, indices: NDArray[np.int64], at: Progress, part: Part) -> Batch:
+    def batch(
+        self,
+        grids: Tensor,
+        indices: NDArray[np.int64],
+        at: Progress | None,
+        part: Part | None = None,
+    ) -> Batch:
         """Views "global" (G, B, D, h, h) and "local" (L, B, D, l, l) of this process's part."""
+        assert at is not None
+        assert part is not None
         crops = self.crops
         rng = np.random.default_rng((self.seed, 1, at.epoch, at.step))
         x = grids.to(self.device, non_blocking=True)

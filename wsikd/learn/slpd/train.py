@@ -24,10 +24,9 @@ from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import groups_of
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.epochs import run_epochs
 from wsikd.learn.engine.loggers import check_loggers, log_to
 from wsikd.learn.engine.schedules import cosine_steps
-from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.engine.trainer import Trainer, run_epochs
 from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.slpd.cluster_epoch import encode, make_table, sizes, tensors
 from wsikd.learn.slpd.data import RegionSet, RegionViews, check_crops, load_regions
@@ -84,7 +83,7 @@ class RegionResult:
         )
 
 
-class SlpdTrainer(Trainer):
+class SlpdTrainer(Trainer[RegionSet, Any]):
     """Trains student and teacher on regions."""
 
     method: Slpd
@@ -93,14 +92,14 @@ class SlpdTrainer(Trainer):
     @property
     def regions(self) -> RegionSet:
         """What is learnt from."""
-        return cast("RegionSet", self.patches)
+        return self.patches
 
     @property
     def settings(self) -> SlpdConfig:
         """The run's."""
         return cast("SlpdConfig", self.config)
 
-    def _make_views(self) -> Any:
+    def _make_views(self) -> RegionViews:
         return RegionViews(self.regions, self.settings.crops, self.device, seed=self.seed)
 
     def fit(self, log: EpochLog | None = None) -> Best:
@@ -263,9 +262,7 @@ def train_regions(
             sizes(config.prototypes, regions.table.counts)
         seed_weights(seed)
         method = build(config, regions.table.shape[0])
-        trainer = SlpdTrainer(
-            method, cast("Any", regions), cast("Any", config), run, seed=seed, team=team, told=told
-        )
+        trainer = SlpdTrainer(method, regions, config, run, seed=seed, team=team, told=told)
         made = {"device": team.device.type, "processes": team.size, "data": regions.digests}
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
         with log_to(run.log_file) if team.is_first else nullcontext():

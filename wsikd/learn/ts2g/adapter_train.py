@@ -14,11 +14,13 @@ import torch
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import RunDir
 from wsikd.learn.data.parts import check_parts, told_slides
+from wsikd.learn.data.patches import PatchSet
+from wsikd.learn.data.views import Views
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.epochs import run_epochs
 from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.engine.trainer import Trainer, run_epochs
 from wsikd.learn.patch.build import seed_weights
+from wsikd.learn.ts2g.adapter_settings import Ts2gConfig
 from wsikd.learn.ts2g.method import Ts2g, embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
 from wsikd.models.backbones.open import build_backbone, imagenet_weights
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.bags.bag import Bag
-    from wsikd.learn.data.patches import PatchSet
-    from wsikd.learn.ts2g.adapter_settings import Trunk, Ts2gConfig
+    from wsikd.learn.ts2g.adapter_settings import Trunk
     from wsikd.models.backbones.base import Backbone
 
 logger = logging.getLogger(__name__)
@@ -71,16 +72,18 @@ class EmbedResult:
         )
 
 
-class EmbedTrainer(Trainer):
+class EmbedTrainer(Trainer[PatchSet, Ts2gConfig]):
     """Trains an adapter; an epoch is better by its loss on validation.
 
     The loss is the configured mix of terms. The cosine, which it went by before, is blind to the
     length of an embedding: on a weak trunk its best epoch may explain less than no variance.
     """
 
-    score = None
-    outputs: int
     targets: NDArray[np.float32]
+
+    def _make_views(self) -> Views:
+        config = cast("Any", self.config)
+        return Views(self.patches, config, self.method.views, seed=self.seed, device=self.device)
 
     def _validate(self) -> dict[str, Any]:
         target = torch.from_numpy(self.targets[self.val_indices])
@@ -133,9 +136,7 @@ def train_embedder(
         student = _student(config, trunk, patches, targets, bags)
         scaled = _as_taught(student, targets, config)
         method = Ts2g(student, torch.from_numpy(scaled), list(config.weights))
-        trainer = EmbedTrainer(
-            method, cast("Any", patches), cast("Any", config), run, seed=seed, team=team, told=told
-        )
+        trainer = EmbedTrainer(method, patches, config, run, seed=seed, team=team, told=told)
         trainer.targets = scaled
         made = {"device": team.device.type, "processes": team.size, "data": patches.digests}
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))

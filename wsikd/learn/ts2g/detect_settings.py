@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wsikd.core.config import Settings
-from wsikd.learn.patch.settings import NonNegative, Optim
+from wsikd.learn.engine.settings import NonNegative, Optim
 
 if TYPE_CHECKING:
     from typing import Self

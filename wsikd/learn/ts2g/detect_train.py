@@ -7,20 +7,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.run import RunDir
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.epochs import run_epochs
 from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.engine.trainer import Trainer, run_epochs
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.patch.build import seed_weights
-from wsikd.learn.ts2g.detect_data import load_boxes
-from wsikd.learn.ts2g.detect_settings import DetectNetwork
+from wsikd.learn.ts2g.detect_data import BoxSet, load_boxes
+from wsikd.learn.ts2g.detect_settings import DetectConfig, DetectNetwork
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.device import deterministic
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.data.augment import Part
-    from wsikd.learn.ts2g.detect_data import BoxSet
-    from wsikd.learn.ts2g.detect_settings import DetectConfig
 
 logger = logging.getLogger(__name__)
 KIND = "detector"
@@ -94,8 +91,6 @@ def mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str
 class ImageViews:
     """Makes batches of images; the counterpart of ``wsikd.learn.data.views.Views``."""
 
-    targets = None
-
     def __init__(self, images: BoxSet, device: torch.device) -> None:
         """For one device."""
         self.images, self.device = images, device
@@ -116,13 +111,14 @@ class ImageViews:
         )
 
 
-class DetectTrainer(Trainer):
+class DetectTrainer(Trainer[BoxSet, DetectConfig]):
     """Trains a detector; an epoch is better by its mAP (COCO's, 0.50 to 0.95) on validation."""
 
     score = "map"
+    views: ImageViews
 
-    def _make_views(self) -> Any:
-        return ImageViews(cast("Any", self.patches), self.device)
+    def _make_views(self) -> ImageViews:
+        return ImageViews(self.patches, self.device)
 
     def _validate(self) -> dict[str, Any]:
         return self.precision()
@@ -134,8 +130,7 @@ class DetectTrainer(Trainer):
         assert isinstance(method, Detect)
         with self.fabric.autocast():
             told = average_precision(
-                method, cast("Any", self.views), self.val_indices, self.batch_size,
-                self.config.optim.threads,
+                method, self.views, self.val_indices, self.batch_size, self.config.optim.threads
             )  # fmt: skip
         return {"loss": -(told["map"] or 0.0), **told}
 
@@ -227,9 +222,7 @@ def train_detector(
         seed_weights(seed)
         detector = _start(config, len(images.classes))
         method = Detect(detector, images, flips=data.flips)
-        trainer = DetectTrainer(
-            method, cast("Any", images), cast("Any", config), run, seed=seed, team=team, told=told
-        )
+        trainer = DetectTrainer(method, images, config, run, seed=seed, team=team, told=told)
         made = {"device": team.device.type, "processes": team.size, "data": images.digests}
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
         with log_to(run.log_file) if team.is_first else nullcontext():

@@ -3,7 +3,6 @@ import math
 import os
 import shutil
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,16 @@ from wsikd.learn.data.augment import augment
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.source_base import FileSource
 from wsikd.learn.engine import checkpoints
-from wsikd.learn.engine import trainer as train
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.schedules import Best, learning_rate
-from wsikd.learn.engine.trainer import Trainer, distill
+from wsikd.learn.engine.settings import Optim
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.losses.maps import downsample
+from wsikd.learn.methods.base import Progress
 from wsikd.learn.patch import export as finish
-from wsikd.learn.patch.build import build_student, open_teacher
-from wsikd.learn.patch.settings import Augment, Optim, RunConfig
+from wsikd.learn.patch.build import build_method, build_student, open_teacher
+from wsikd.learn.patch.settings import Augment, RunConfig
+from wsikd.learn.patch.train import distill
+from wsikd.learn.patch.trainer import PatchTrainer
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.predict_patches import evaluate_bundle
 from wsikd.models.files.bundle import load_bundle
@@ -377,18 +378,6 @@ def test_enlarged_student_in_bfloat16(student_input, stripes, teacher, tmp_path)
     assert (spec.patch_px, spec.upsample) == (8, {"half": 2, "upsampled": 4}[student_input])
 
 
-def test_best_is_strictly_better_or_cheaper_at_a_tie():
-    best = Best(3, 0.5, 1.0)
-    assert best.beaten_by(0.51, 2.0)
-    assert best.beaten_by(0.5, 0.9)
-    assert not best.beaten_by(0.5, 1.0)
-    assert not best.beaten_by(0.49, 0.1)
-    assert Best().beaten_by(-1.0, 5.0)
-    assert Best().beaten_by(-1.0, 5.0, 0.01)
-    assert best.beaten_by(0.511, 2.0, 0.01)
-    assert not best.beaten_by(0.51, 0.1, 0.01)
-
-
 def test_adam_takes_the_step_of_its_paper(stripes, tmp_path):
     """The first step of Adam moves every weight by the rate, against its gradient's sign."""
     settings = config(
@@ -404,25 +393,6 @@ def test_adam_takes_the_step_of_its_paper(stripes, tmp_path):
     moved = (after - before).abs()
     assert moved.max() <= 1e-3 * (1 + 1e-3)
     assert moved.median() == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_learning_rate_rises_then_falls_to_nothing():
-    optim = Optim(lr=1.0, epochs=10, warmup_epochs=2)
-    rates = [learning_rate(optim, s, 5) for s in range(50)]
-    assert rates[:10] == pytest.approx([(s + 1) / 11 for s in range(10)])
-    assert rates[10] == 1.0
-    assert all(a > b for a, b in pairwise(rates[10:]))
-    assert rates[-1] < 0.01
-    constant = Optim(lr=1.0, schedule="constant", warmup_epochs=0)
-    assert {learning_rate(constant, s, 5) for s in range(100)} == {1.0}
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "cosine_epochs"])
-def test_held_epochs_have_the_last_rate(schedule):
-    optim = Optim(lr=1.0, lr_end=0.02, schedule=schedule, epochs=4, hold_epochs=6, patience=3)
-    rates = [learning_rate(optim, s, 5) for s in range(50)]
-    assert rates[20:] == pytest.approx([0.02] * 30)
-    assert min(rates[5:20]) > 0.02
 
 
 def test_a_held_run_ends_when_validation_is_flat(stripes, tmp_path):
@@ -592,14 +562,14 @@ def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_pa
         patches = load_patches(settings.data, settings.split)
         bundle = open_teacher(settings)
         student = build_student(settings, patches, bundle)
-        made = Trainer(
-            train.build_method(settings, student, bundle, patches.classes), patches, settings,
+        made = PatchTrainer(
+            build_method(settings, student, bundle, patches.classes), patches, settings,
             RunDir(tmp_path / whose), seed=3, team=Team(settings, "cpu"),
         )  # fmt: skip
         chosen = made.train_indices[:4]
-        seen[whose] = made.batch(patches.images(chosen), chosen, train.Progress(0, 2, 1, 4)).views
+        seen[whose] = made.batch(patches.images(chosen), chosen, Progress(0, 2, 1, 4)).views
     still = Augment(**changed | {"stain": 0, "brightness": 0, "contrast": 0, "saturation": 0})
-    generator = made.views.chance(train.Progress(0, 2, 1, 4))
+    generator = made.views.chance(Progress(0, 2, 1, 4))
     bent = augment(patches.images(chosen), still, generator)
     torch.testing.assert_close(seen["student"]["high"], bent)
     assert not torch.allclose(seen["both"]["high"], bent, atol=5)
@@ -611,12 +581,12 @@ def test_crops_are_of_training_alone_and_must_fit(stripes, teacher, tmp_path):
     patches = load_patches(settings.data, settings.split)
     bundle = open_teacher(settings)
     student = build_student(settings, patches, bundle)
-    method = train.build_method(settings, student, bundle, patches.classes)
+    method = build_method(settings, student, bundle, patches.classes)
     run = RunDir(tmp_path / "run")
-    made = Trainer(method, patches, settings, run, seed=3, team=Team(settings, "cpu"))
+    made = PatchTrainer(method, patches, settings, run, seed=3, team=Team(settings, "cpu"))
     chosen = made.train_indices[:4]
     images = made.views.read(chosen)
-    drawn = made.batch(images, chosen, train.Progress(0, 2, 1, 4)).views
+    drawn = made.batch(images, chosen, Progress(0, 2, 1, 4)).views
     assert drawn["high"].shape[-2:] == (16, 16)
     torch.testing.assert_close(drawn["low"], downsample(drawn["high"], 2))
     assert made.batch(images, chosen, None).views["low"].shape[-2:] == (16, 16)  # half of 32
