@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from tests.learn.engine.test_trainer import Killed, kill_before_checkpoint, kill_in_step, rows
 from wsikd.cli.main import main
 
+from tests.learn.patch.test_train import Killed, kill_before_checkpoint, kill_in_step, rows
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.patches import load_patches
