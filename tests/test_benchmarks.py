@@ -32,7 +32,7 @@ def harness():
 
 
 def test_the_themes_are_known():
-    assert THEMES == ["distill_step", "infer", "slpd_step", "tiling"]
+    assert THEMES == ["distill_step", "drawn_colour", "infer", "slpd_step", "tiling"]
 
 
 @pytest.mark.parametrize("theme", THEMES)

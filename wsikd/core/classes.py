@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _NO_CANCER = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)
 def pattern_of(name: str) -> int | None:
     """Gleason pattern a class name stands for: 3, 4 or 5; 0 for no cancer; None for neither.
 

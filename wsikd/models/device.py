@@ -1,17 +1,34 @@
-"""Which device to compute on."""
+"""Which device to compute on, and networks on none."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from wsikd.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks made within have shapes, but neither memory nor weights."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no weights: to draw them without memory, PyTorch imports its compiler, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

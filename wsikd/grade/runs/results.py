@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wsikd import RESEARCH_USE, __version__
@@ -27,7 +28,7 @@ from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.prefetch import open_now
-from wsikd.grade.runs.record import read_record
+from wsikd.grade.runs.record import FILE, read_record
 from wsikd.grade.summary import summarise
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
@@ -254,8 +255,7 @@ def write_summary(out: Path) -> Path:
     asked also by which, within which budget and from which doubt, and that it is for research use
     only.
     """
-    found = [(p.name, read_record(p)) for p in sorted(out.iterdir()) if p.is_dir()]
-    rows = [r["summary"] for name, r in found if r and r["summary"]["slide"] == name]
+    rows = [row for place in sorted(out.iterdir()) if (row := _row_of(place)) is not None]
     last = (*HOW, *(ASKED if any("teacher" in row for row in rows) else ()))
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
@@ -263,6 +263,22 @@ def write_summary(out: Path) -> Path:
     path = out / SUMMARY_FILE
     write_text_atomic(path, _csv_text([*columns, "note"], lines), SUMMARY)
     return path
+
+
+def _row_of(folder: Path) -> Mapping[str, Any] | None:
+    """The row of a folder that bears its slide's name; a file that did not change is read once."""
+    try:
+        state = (folder / FILE).stat()
+    except OSError:
+        return None
+    row = _read_row(folder, state.st_mtime_ns, state.st_size, state.st_ino)
+    return row if row and row["slide"] == folder.name else None
+
+
+@lru_cache(maxsize=10_000)
+def _read_row(folder: Path, *_state: int) -> Mapping[str, Any] | None:
+    record = read_record(folder)
+    return record["summary"] if record else None
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.core.ranks import processes as processes
 from wsikd.core.ranks import rank as rank
 from wsikd.core.ranks import refuse_team as refuse_team
+from wsikd.learn.engine.one_process import OneProcess
 from wsikd.models.device import pick_device
 from wsikd.models.shared_norm import share_norms
 
@@ -41,7 +42,7 @@ class Team:
     """The processes of one training.
 
     Attributes:
-        fabric: Lightning's, which knows devices, precision and the other processes.
+        fabric: knows the device, the precision and the other processes.
         size: how many processes there are.
         rank: number of this one, 0 the first.
         scaling: of the loss in half precision, whose state belongs into a checkpoint; else None.
@@ -60,11 +61,18 @@ class Team:
             ConfigError: the device is not there, cannot compute in that precision, or cannot be
                 shared; or the batch does not divide.
         """
-        from lightning.fabric import Fabric
-
         self.size, self.rank = processes(), rank()
         where = pick_device(device)
         _check(config, where, device, self.size)
+        self.fabric: Fabric | OneProcess
+        if self.size == 1 and where.type == "cpu":
+            self.fabric = OneProcess(config.optim.precision)
+        else:
+            self.fabric = self._fabric(config, where)
+
+    def _fabric(self, config: Training, where: torch.device) -> Fabric:
+        from lightning.fabric import Fabric
+
         more: dict[str, Any] = {}
         if self.size > 1:
             from lightning.fabric.strategies.ddp import DDPStrategy
@@ -83,7 +91,7 @@ class Team:
             more["plugins"] = [self.scaling]
         else:
             more["precision"] = config.optim.precision
-        self.fabric: Fabric = Fabric(accelerator=where.type, **more)
+        return Fabric(accelerator=where.type, **more)
 
     def __enter__(self) -> Self:
         """Meet the others."""
@@ -104,6 +112,13 @@ class Team:
                 torch.distributed.barrier()
             _left.append(torch.distributed.group.WORLD)
             torch.distributed.destroy_process_group()
+
+    def setup(
+        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        """The module and its optimiser, in the precision and for all processes."""
+        made: Any = self.fabric.setup(module, optimizer)
+        return made[0], made[1]
 
     @property
     def device(self) -> torch.device:

@@ -119,13 +119,13 @@ class Trainer(Generic[D, C]):
         self.config, self.patches, self.run, self.seed = config, patches, run, seed
         self.team, self.told, self.device = team, told, team.device
         self.train_indices, self.val_indices = patches.indices("train"), patches.indices("val")
-        self.fabric = team.fabric
+        self.fabric: Any = team.fabric
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optim.name]
         groups = param_groups(method, decay_vectors=config.optim.decay_vectors)
         optimizer = make(groups, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
-        self.wrapped, self.optimizer = self.fabric.setup(self.method, optimizer)
+        self.wrapped, self.optimizer = team.setup(self.method, optimizer)
         self.drawn = config.optim.epoch_patches or len(self.train_indices)
         self.batch_size = self._batch_size()
         self.steps = self.drawn // self.batch_size

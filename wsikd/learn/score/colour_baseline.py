@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,29 @@ def colour_histograms(patches: PatchSet, indices: NDArray[np.int64]) -> NDArray[
     return found
 
 
+def fit_histograms(histograms: NDArray[np.float32], label: NDArray[np.int64]) -> Any:
+    """Logistic regression on standardised histograms in which classes weigh equally.
+
+    Args:
+        histograms: float32 (N, 96), see :func:`colour_histograms`.
+        label: int64 (N,), two classes at least.
+
+    Returns:
+        A fitted scikit-learn pipeline.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits do not matter
+        return model.fit(histograms, label)
+
+
 def histogram_baseline(
     patches: PatchSet, train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> NDArray[np.float64] | None:
@@ -62,22 +85,12 @@ def histogram_baseline(
     Returns:
         float64 (M, C); None where the training patches have fewer than two classes.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     if len(train) > MAX_FITTED:
         train = np.sort(np.random.default_rng(0).choice(train, MAX_FITTED, replace=False))
     known = patches.label[train]
     if len(np.unique(known)) < 2:
         return None
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits do not matter
-        model.fit(colour_histograms(patches, train), known)
+    model = fit_histograms(colour_histograms(patches, train), known)
     found = np.zeros((len(test), len(patches.classes)))
     if len(test):
         found[:, model.classes_] = model.predict_proba(colour_histograms(patches, test))

@@ -306,10 +306,10 @@ def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: Inpu
 
 
 def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:
-    import torch
+    from wsikd.models.device import without_memory
 
     try:
-        with torch.device("meta"):
+        with without_memory():
             return _empty(network, spec).state_dict()
     except NotImplementedError:  # some of timm's compute with weights while they are made
         return _empty(network, spec).state_dict()

@@ -19,6 +19,7 @@ from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
+from wsikd.models.device import without_memory
 from wsikd.models.files.bundle import CARD, FORMAT, WEIGHTS
 from wsikd.models.files.card import check_finite
 from wsikd.models.files.weights import write_weights
@@ -120,7 +121,7 @@ def check_shapes(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -
         ValueError: they are of another network.
     """
     try:
-        with torch.device("meta"):
+        with without_memory():
             expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
     except NotImplementedError:  # some compute with weights while they are made
         return
