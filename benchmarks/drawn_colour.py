@@ -52,6 +52,7 @@ def tiled(folder: Path, seed: int, slides: int, side_px: int) -> Path:
     """Draw a cohort and tile it with the demo's settings: the folder of stores."""
     write_cohort(folder / "slides", seed=seed, slides=slides, size_px=(side_px, side_px))
     line = [sys.executable, "-m", "wsikd", "tile", "-i", folder / "slides", "-o", folder / "stores"]
+    line += ["--annotations", folder / "slides"]
     line += ["--mag", "10", "--mag", "2.5", "--patch-size", "256"]
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     return folder / "stores"
