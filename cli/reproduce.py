@@ -54,7 +54,8 @@ ALWAYS = ("paper", "output", "overrides", "device")
     "--config-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="DIR",
-    help="Rows of your own: files 0_teacher.yaml, 1_NAME.yaml, ...",
+    help="Rows of your own: base.yaml, and rows.yaml with each row's name and what differs from "
+    "it; or files 0_teacher.yaml, 1_NAME.yaml, ...",
 )
 @click.option(
     "--set",

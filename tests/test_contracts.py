@@ -16,6 +16,7 @@ from wsikd.learn.engine.runs import SETTINGS, load_settings
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.patch.settings import TERMS
+from wsikd.learn.reproduce.row_files import ROWS
 from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.pooled import build_grader
 from wsikd.models.tables import BACKBONES
@@ -26,6 +27,7 @@ from wsikd.synthetic.cohort import write_pyramid
 CONFIGS = sorted(
     str(file.relative_to(str(files("wsikd.configs"))))
     for file in Path(str(files("wsikd.configs"))).rglob("*.yaml")
+    if file.name != ROWS  # a part of base.yaml's, tested in learn/reproduce
 )
 
 

@@ -11,6 +11,7 @@ from tests.fuzz.runner import Target
 
 BOXES = np.array([[0, 0, 100, 100], [50, 80, 400, 300], [900, 0, 64, 64]], np.float64)
 CLASSES = ("NC", "G3", "G4")
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def square(x, y, side):
@@ -144,11 +145,10 @@ def use_grades(folder):
 
 
 def build_config(folder):
-    """Every configuration that comes with wsikd."""
-    place = Path(__file__).parents[2] / "configs"
+    """Every configuration that comes with wsikd; rows are apart."""
     names = []
-    for file in sorted(place.rglob("*.yaml")):
-        names.append("-".join(file.relative_to(place).parts))
+    for file in sorted(f for f in CONFIGS.rglob("*.yaml") if f.name != "rows.yaml"):
+        names.append("-".join(file.relative_to(CONFIGS).parts))
         (folder / names[-1]).write_bytes(file.read_bytes())
     return names
 
@@ -161,6 +161,19 @@ def use_config(folder):
         load_settings(file)
         with suppress(WsikdError):  # it names no data
             load_run(file, [])
+
+
+def build_rows(folder):
+    names = ["base.yaml", "rows.yaml"]
+    for name in names:
+        (folder / name).write_bytes((CONFIGS / "at_plus/sicapv2/recommended" / name).read_bytes())
+    return names
+
+
+def use_rows(folder):
+    from wsikd.learn.reproduce.plan import read_rows
+
+    read_rows(folder)
 
 
 def _changed(folder):
@@ -220,5 +233,6 @@ TEXTS = (
     Target("bag_labels", build_bag_labels, use_bag_labels),
     Target("grades", build_grades, use_grades),
     Target("config", build_config, use_config),
+    Target("rows", build_rows, use_rows),
     Target("boxes", build_boxes, use_boxes),
 )

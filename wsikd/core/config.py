@@ -20,7 +20,7 @@ from wsikd.core.registry import nearest
 from wsikd.core.run_places import absolute_places, relative_places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 RUN_CONFIG, RUN_RECORD = "config.yaml", "provenance.json"
@@ -53,7 +53,7 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
             override is wrong.
     """
     path = Path(path)
-    content = _read_mapping(path)
+    content = read_mapping(path)
     record = _RECORDS.get(path.name)
     if record is not None and (path.parent / record).is_file():
         content = absolute_places(content, path.parent)
@@ -69,21 +69,25 @@ def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
     Raises:
         ConfigError: the file is missing or is no YAML mapping, or an override is none.
     """
-    content = _read_mapping(Path(path))
+    content = read_mapping(Path(path))
     for override in overrides:
         _apply(content, override)
     return content.get(key)
 
 
 def parse_config(
-    model: type[Model], content: Mapping[str, Any], *, name: str, overrides: Sequence[str] = ()
+    model: type[Model],
+    content: Mapping[str, Any],
+    *,
+    name: str | Callable[[Sequence[str]], str],
+    overrides: Sequence[str] = (),
 ) -> Model:
     """Check a mapping that was read elsewhere; ``name`` opens every message.
 
     Args:
         model: the class to fill.
         content: nested keys and values; it is not changed.
-        name: see above.
+        name: see above, or what gives it for the parts of the key at fault.
         overrides: as of :func:`load_config`.
 
     Raises:
@@ -117,7 +121,12 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
     return None
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked; none of an empty file.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -168,7 +177,10 @@ def _apply(content: dict[str, Any], override: str) -> str:
 
 
 def _build(
-    model: type[Model], content: Mapping[str, Any], name: str, overridden: set[str]
+    model: type[Model],
+    content: Mapping[str, Any],
+    name: str | Callable[[Sequence[str]], str],
+    overridden: set[str],
 ) -> Model:
     try:
         return model.model_validate(content)
@@ -178,7 +190,8 @@ def _build(
         fault, more = faults[0], len(faults) - 1
         place = [str(p) for p in fault["loc"]]
         key = ".".join(place)
-        subject = f"--set {key}" if key in overridden else f"{name}: {key}" if key else name
+        file = name if isinstance(name, str) else name(place)
+        subject = f"--set {key}" if key in overridden else f"{file}: {key}" if key else file
         what, remedy = _explain(model, fault, place)
         others = f" (and {more} more)" if more else ""
         raise ConfigError(subject, what, remedy + others) from None

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import nearest
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.reproduce.row_files import ROWS, find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from wsikd.learn.patch.settings import RunConfig
+
 TEACHER = "teacher"
-_FILE = re.compile(r"(\d+)_(.+)\.yaml")
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def read_rows(
     overrides: Sequence[str] = (),
     wanted: Sequence[str] = (),
 ) -> tuple[Row, ...]:
-    """Read the rows of a table: files ``<number>_<name>.yaml``, in the order of their numbers.
+    """Read the rows of a table, in the order of ``rows.yaml`` or of the numbers of their files.
 
     Args:
-        folder: where they are.
+        folder: holds ``base.yaml`` and ``rows.yaml``, or files ``<number>_<name>.yaml``.
         data: places of the data, beside those that the files name.
         overrides: ``"key=value"`` for every row, ``"NAME:key=value"`` for those whose name matches
             (``*`` stands for anything).
@@ -102,24 +101,15 @@ def read_rows(
         ConfigError: there is no row, a name matches none, a setting is wrong, or a student has no
             teacher.
     """
-    found = sorted(
-        (int(m[1]), m[2], file)
-        for file in folder.glob("*.yaml")
-        if (m := _FILE.fullmatch(file.name))
-    )
-    names = [name for _, name, _ in found]
-    if not found:
-        raise ConfigError(folder, "holds no row", "name its files 1_teacher.yaml, 2_ce.yaml, ...")
-    if len(set(names)) < len(names):
-        raise ConfigError(folder, "two rows have the same name", "rename one of the files")
+    found = find_rows(folder)
+    names = list(found)
     split = [_target(text) for text in overrides]
     for pattern in (*wanted, *(p for p, _ in split)):
         if not fnmatch.filter(names, pattern):
             raise ConfigError(pattern, "no such row", nearest(pattern, names))
     rows = []
-    for _, name, file in found:
-        own = [text for pattern, text in split if fnmatch.fnmatch(name, pattern)]
-        config = load_config(RunConfig, file, own)
+    for name, read in found.items():
+        config = read([text for pattern, text in split if fnmatch.fnmatch(name, pattern)])
         paths = {"paths": [*config.data.paths, *data]}
         rows.append(
             Row(name, config.model_copy(update={"data": config.data.model_copy(update=paths)}))
@@ -139,8 +129,9 @@ def _chosen(folder: Path, rows: list[Row], wanted: Sequence[str]) -> tuple[Row, 
     if any(r.needs_teacher for r in chosen):
         teacher = next((r for r in rows if r.name == TEACHER), None)
         if teacher is None or teacher.needs_teacher:
+            file = f"{TEACHER} to {ROWS}," if (folder / ROWS).is_file() else f"0_{TEACHER}.yaml"
             raise ConfigError(
-                folder, "its students have no teacher", f"add 0_{TEACHER}.yaml of method supervised"
+                folder, "its students have no teacher", f"add {file} of method supervised"
             )
         if teacher not in chosen:
             chosen.insert(0, teacher)
