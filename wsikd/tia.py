@@ -142,7 +142,10 @@ def open_jp2(path: Path) -> _Jp2:
     """Resolutions of a JP2 file through TIAToolbox's JP2WSIReader, which decodes parts of it."""
     with _quiet("wsicore.wsireader") as tia:
         _check_openjpeg()
-        return _Jp2(tia.JP2WSIReader(path, post_proc=None))
+        opened = _Jp2(tia.JP2WSIReader(path, post_proc=None))
+    # glymur warns of bytes beyond the image; what cannot be decoded raises.
+    warnings.filterwarnings("ignore", category=UserWarning, module="glymur")
+    return opened
 
 
 class _Arrays:
