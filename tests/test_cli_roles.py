@@ -76,6 +76,9 @@ def write_all_kinds(root):
     (root / "first.yaml").write_text("method: supervised\n")
     (root / "mil.yaml").write_text("method: mil\n")
     (root / "slpd.yaml").write_text("method: slpd\n")
+    (root / "rows").mkdir()
+    for name, text in (("base", "method: at_plus\n"), ("rows", "ce: {}\n")):
+        (root / "rows" / f"{name}.yaml").write_text(text)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,9 @@ WRONG = [
      "um/px, not the teacher of 1 um/px (data.mpp); give the run that this student was distilled")),
     ("distill -c run.yaml --data stores --teacher mil", "mil: is a slide classifier"),
     ("tune -c run.yaml --grid weights.fm=1,2 --data slides", "wsikd tile -i slides -o STORES"),
+    ("distill -c rows/rows.yaml --data stores", ("rows/rows.yaml: holds the rows of a comparison, "
+     "not one training; run wsikd reproduce at_plus --config-dir rows, or give")),
+    ("tune -c rows/rows.yaml --grid weights.fm=1,2 --data stores", "holds the rows of a compari"),
     ("reproduce --data slides", "wsikd tile -i slides -o STORES"),
     ("reproduce mil --data stores", "wsikd embed -i stores --encoder NAME -o BAGS"),
     ("attend student -i slides --bags bags", "student: is a student or teacher, which RUN does n"),

@@ -12,11 +12,10 @@ from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
 from wsikd.grade.exports import EXPORTERS
-from wsikd.learn.engine.runs import SETTINGS, load_settings
+from wsikd.learn.engine.runs import ROWS, SETTINGS, load_settings
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.learn.patch.settings import TERMS
-from wsikd.learn.reproduce.row_files import ROWS
 from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.pooled import build_grader
 from wsikd.models.tables import BACKBONES

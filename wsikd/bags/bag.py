@@ -207,7 +207,7 @@ def write_bag(
 
 
 def bag_place(path: Path, *, regions: bool, inputs: Sequence[Path] = ()) -> Place:
-    """Where a bag of patches or of regions goes; see :class:`wsikd.core.output.files.Place`."""
+    """Where a bag of patches or of regions goes; see :class:`wsikd.core.output.place.Place`."""
     return Place(path, GRID if regions else BAG, path.parent, inputs)
 
 

@@ -94,11 +94,6 @@ def open_grids(path: Path) -> Bag:
     return bag
 
 
-def mean_of_tiles(grids: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a region encoder is compared with: grids (N, D, g, g) to means over tiles (N, D)."""
-    return np.asarray(grids.mean((2, 3)), np.float32)
-
-
 def write_vectors(
     bag: Bag,
     path: Path,

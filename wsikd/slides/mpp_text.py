@@ -30,7 +30,6 @@ _POWER = re.compile(
     rf"[\"']?\s*[=:>]\s*[\"']?\s*{_NUMBER}",
     re.IGNORECASE,
 )
-_IMAGEJ_UNIT = re.compile(rf"^unit={_UNIT}\s*$|^unit=\\u00B5m\s*$", re.MULTILINE)
 _MOST = 1 << 16
 
 
@@ -62,14 +61,6 @@ def description_power(text: str) -> float | None:
     """Power of the objective that an image description names, such as ``AppMag = 20``."""
     match = _POWER.search(text[:_MOST])
     return float(match[1].replace(",", ".")) if match else None
-
-
-def imagej_unit_um(text: str) -> float | None:
-    """um in the unit of ImageJ's resolution tags, where ImageJ wrote the file and names one."""
-    if not text.startswith("ImageJ="):
-        return None
-    match = _IMAGEJ_UNIT.search(text[:_MOST])
-    return _UM.get((match[1] or "um").lower(), 1.0) if match else None
 
 
 def _um(value: str, unit: str | None) -> float:

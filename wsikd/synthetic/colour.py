@@ -50,7 +50,7 @@ def colour_shift(
     found = rgb.astype(np.float32)
     for _ in range(ROUNDS):
         found += fine.change(found) * soft
-        found += _resize(coarse.change(_shrink(found)), tissue.shape) * soft
+        found += resized(coarse.change(_shrink(found)), tissue.shape) * soft
     found += fine.change(found) * soft
     found += (_varied(found, tissue, rng, um) - found) * soft
     shift = np.rint(found.clip(0, 255) - rgb)
@@ -132,7 +132,7 @@ def _varied(pixels: Float, tissue: Float, rng: np.random.Generator, um: float) -
     sigma = 40 / um / COARSER
     weight = np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3)[..., None]
     mean = cv2.GaussianBlur(small * share[..., None], (0, 0), sigma) / weight
-    mean, rough = _resize(mean, tissue.shape), _resize(small, tissue.shape)
+    mean, rough = resized(mean, tissue.shape), resized(small, tissue.shape)
     grain, blob, strength, hue = fields
     out = mean + cv2.exp(CONTRAST * blob)[..., None] * (rough - mean)
     out += cv2.exp(CONTRAST * grain)[..., None] * (pixels - rough)
@@ -146,7 +146,7 @@ def _fields(rng: np.random.Generator, shape: tuple[int, ...], um: float) -> list
     """Four smooth fields of deviation 1, a part of it common to the slide."""
     coarse = (math.ceil(shape[0] / 8), math.ceil(shape[1] / 8))
     common = rng.normal(0, 0.5, 4).astype(np.float32)
-    return [_resize(0.87 * noise(rng, coarse, FIELD_UM / um / 8) + one, shape) for one in common]
+    return [resized(0.87 * noise(rng, coarse, FIELD_UM / um / 8) + one, shape) for one in common]
 
 
 def _shrink(field: NDArray[Any]) -> NDArray[Any]:
@@ -154,5 +154,6 @@ def _shrink(field: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_AREA))
 
 
-def _resize(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
+def resized(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
+    """A field interpolated to (rows, columns): float32."""
     return np.asarray(cv2.resize(field, (shape[1], shape[0])), np.float32)

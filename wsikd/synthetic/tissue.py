@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from wsikd.synthetic.colour import FINE_UM, colour_shift
+from wsikd.synthetic.colour import FINE_UM, colour_shift, resized
 from wsikd.synthetic.glands import GRADES, NUCLEI_SCALE, draw_glands, draw_nuclei, noise
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _gain(
         hue[channel] = np.clip(hue[channel] * step(channel), 0.84, 1.19)
     coarse = (math.ceil(tissue.shape[1] / 8), math.ceil(tissue.shape[0] / 8))
     shift = [cv2.resize(field, coarse, interpolation=cv2.INTER_AREA) for field in hue]
-    blue_gain, pink_gain = (_resize(gain, shape) for gain in (blue_gain, pink_gain))
+    blue_gain, pink_gain = (resized(gain, shape) for gain in (blue_gain, pink_gain))
     return (blue_gain, pink_gain), np.asarray(shift, np.float32)
 
 
@@ -299,11 +299,7 @@ def _blur(field: Float, sigma_px: float) -> Float:
     """A wide Gaussian, computed eight times coarser."""
     small = cv2.resize(field, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma_px / 8)
-    return _resize(small, field.shape)
-
-
-def _resize(field: NDArray[Any], shape: tuple[int, ...]) -> Float:
-    return np.asarray(cv2.resize(field, (shape[1], shape[0])), np.float32)
+    return resized(small, field.shape)
 
 
 def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
@@ -315,7 +311,7 @@ def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
         for band in _bands(tissue)
     ]
     fine = np.concatenate(small)
-    inside = _resize(tissue.masks[0], fine.shape[:2])
+    inside = resized(tissue.masks[0], fine.shape[:2])
     rng = np.random.default_rng([tissue.grain_seed, 1])
     shift = colour_shift(np.asarray(fine, np.uint8), inside, rng, tissue.um / PLAN_PX * factor)
     first = 0
@@ -387,4 +383,4 @@ def _coarse_rows(field: Float, size: tuple[int, int], top: int, shape: tuple[int
     y = np.clip(rows - 0.5, 0, field.shape[0] - 1).astype(np.float32)
     x, y = np.meshgrid(np.arange(field.shape[1], dtype=np.float32), y)
     narrow = cv2.remap(field, x, y, cv2.INTER_LINEAR)
-    return _resize(narrow, shape)
+    return resized(narrow, shape)

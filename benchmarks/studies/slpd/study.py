@@ -29,13 +29,14 @@ from benchmarks.studies.slpd.settings import ASKED_BY, RAW, SHUFFLED, TRUE, UNTR
 from benchmarks.studies.study_folder import claim
 from wsikd.bags.bag import find_bags
 from wsikd.bags.region_table import open_regions
-from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, open_grids, write_vectors
+from wsikd.bags.region_vectors import VectorEmbedder, open_grids, write_vectors
 from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
+from wsikd.learn.data.splits import assign, keep_share
 from wsikd.learn.mil.cross_validate import PREDICTIONS, cross_validate
-from wsikd.learn.mil.data import divided_anew, load_bags
+from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData, MilConfig
 from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.patch.settings import Split
@@ -243,7 +244,7 @@ class Study:
         key = data.paths[0]
         if key not in self._loaded:
             self._loaded[key] = load_bags(data, split)
-        return divided_anew(self._loaded[key], split)
+        return divided_again(self._loaded[key], split)
 
     def _keep(self, row: Vectors, made: Callable[[], dict[str, Any]]) -> None:
         if not self.scores_file(row).is_file():
@@ -356,3 +357,21 @@ class Study:
 def _always(vectors: NDArray[np.float32]) -> Encode:
     """What gives these vectors, whatever the grids."""
     return lambda _: vectors
+
+
+def mean_of_tiles(grids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a region encoder is compared with: grids (N, D, g, g) to means over tiles (N, D)."""
+    return np.asarray(grids.mean((2, 3)), np.float32)
+
+
+def divided_again(bags: BagSet, split: Split) -> BagSet:
+    """The same bags under a split that heeds none that they bring (``given`` false, or folds).
+
+    Raises:
+        ConfigError, DataError: as ``load_bags``.
+    """
+    slides = bags.slide
+    patients = [None if g == f"slide {s}" else g for g, s in zip(bags.group, slides, strict=True)]
+    names = assign(bags.label, slides, patients, [None] * len(slides), split)
+    names = keep_share(names, bags.label, bags.group, split.share, split.share_seed)
+    return replace(bags, split=names)

@@ -86,7 +86,7 @@ def test_rows_are_the_same_in_either_form(tmp_path):
         ("- 1", ROWS, "base.yaml: holds a list, not keys;"),
         (BASE, "[teacher]", "rows.yaml: holds a list, not keys;"),
         (BASE, "", "rows.yaml: holds no row;"),
-        (BASE, "teacher: {}\nce: 5", "rows.yaml: ce: holds a int, not keys;"),
+        (BASE, "teacher: {}\nce: 5", "rows.yaml: ce: holds one value, not keys;"),
         (BASE, "teacher: {}\n../ce: {}", "rows.yaml: ../ce: is no name of a row;"),
         (BASE, "1: {}", "rows.yaml: 1: is no name of a row;"),
         (BASE, "ce: {}\nteacher: {}\nce: {}", "rows.yaml: ce: two rows have the same name;"),

@@ -26,11 +26,11 @@ from benchmarks.studies.slpd.scores import (
     score_clusters,
 )
 from benchmarks.studies.slpd.settings import RAW, SHUFFLED, TRUE, UNTRAINED, Cohort, read_study
-from benchmarks.studies.slpd.study import Study, Vectors
+from benchmarks.studies.slpd.study import Study, Vectors, mean_of_tiles
 from benchmarks.studies.slpd.table import write_table
 from wsikd.bags.bag import open_bag, write_bag
 from wsikd.bags.region_table import open_regions
-from wsikd.bags.region_vectors import VectorEmbedder, mean_of_tiles, write_vectors
+from wsikd.bags.region_vectors import VectorEmbedder, write_vectors
 from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData

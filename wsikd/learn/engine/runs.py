@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.config import Settings
 
+BASE, ROWS = "base.yaml", "rows.yaml"  # of a comparison
 PATCHES = "patches"
 SETTINGS: dict[str, str] = {
     PATCHES: "wsikd.learn.patch.settings:RunConfig",
@@ -89,6 +90,16 @@ def _train(kind: str, *arguments: Any, **more: Any) -> Any:
     return resolve(TRAININGS, kind, kind="trainings")(*arguments, **more)
 
 
+def refuse_rows(path: Path) -> None:
+    """Refuse the rows of a comparison where one training is asked for. Raises ConfigError."""
+    if path.name == ROWS and (path.parent / BASE).is_file():
+        raise ConfigError(
+            path, "holds the rows of a comparison, not one training",
+            f"run wsikd reproduce at_plus --config-dir {path.parent}, or give one training's file",
+        )  # fmt: skip
+
+
 def _kind(path: Path, overrides: Sequence[str]) -> str:
+    refuse_rows(path)
     method = peek(path, overrides, "method")
     return method if isinstance(method, str) and method in SETTINGS else PATCHES

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,19 +173,6 @@ def load_bags(data: BagData, split: Split) -> BagSet:
     found = BagSet(bags, label, names, classes, groups, left_out, sorted(digests), data.cache_gb)
     _report(found)
     return found
-
-
-def divided_anew(bags: BagSet, split: Split) -> BagSet:
-    """The same bags under a split that heeds none that they bring (``given`` false, or folds).
-
-    Raises:
-        ConfigError, DataError: as :func:`load_bags`.
-    """
-    slides = bags.slide
-    patients = [None if g == f"slide {s}" else g for g, s in zip(bags.group, slides, strict=True)]
-    names = assign(bags.label, slides, patients, [None] * len(slides), split)
-    names = keep_share(names, bags.label, bags.group, split.share, split.share_seed)
-    return replace(bags, split=names)
 
 
 def read_labels(path: Path) -> dict[str, _Row]:

@@ -10,6 +10,7 @@ import yaml
 
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
+from wsikd.learn.engine.runs import refuse_rows
 from wsikd.learn.patch.settings import RunConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Tuning:
 
     def config(self, values: Mapping[str, Any]) -> RunConfig:
         """Settings of one trial. Raises ConfigError."""
+        refuse_rows(self.config_file)
         entries = [f"{k}={yaml.safe_dump(v, default_flow_style=True)}" for k, v in values.items()]
         config = load_config(RunConfig, self.config_file, [*self.overrides, *entries])
         paths = {"paths": [*config.data.paths, *self.data]}

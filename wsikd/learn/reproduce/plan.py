@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import nearest
-from wsikd.learn.reproduce.row_files import ROWS, find_rows
+from wsikd.learn.engine.runs import ROWS
+from wsikd.learn.reproduce.row_files import find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,13 +15,13 @@ import yaml
 from wsikd.core.config import load_config, parse_config, read_mapping
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.names import safe_name
+from wsikd.learn.engine.runs import BASE, ROWS
 from wsikd.learn.patch.settings import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-BASE, ROWS = "base.yaml", "rows.yaml"
 _FILE = re.compile(r"(\d+)_(.+)\.yaml")
 
 
@@ -80,7 +80,7 @@ def _differences(file: Path) -> dict[str, dict[str, Any]]:
                 f"{file.name}: {name}", "is no name of a row", "choose one that a folder can have"
             )
         if own is not None and not isinstance(own, dict):
-            what = f"holds a {type(own).__name__}, not keys"
+            what = f"holds {'a list' if isinstance(own, list) else 'one value'}, not keys"
             raise ConfigError(f"{file.name}: {name}", what, "write what differs from the base")
     _refuse_doubles(file)
     return {name: own or {} for name, own in found.items()}

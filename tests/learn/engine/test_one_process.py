@@ -1,0 +1,64 @@
+"""One process without Lightning computes, bit for bit, what Lightning's Fabric does."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from wsikd.learn.engine.one_process import OneProcess
+
+
+class Terms(nn.Module):
+    """A small network that returns terms, as a method does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)
+        )
+
+    def forward(self, x, y):
+        logits = self.net(x)
+        return {"ce": nn.functional.cross_entropy(logits, y), "size": logits.square().mean()}
+
+
+def trained(fabric, network):
+    """Terms and weights of three steps."""
+    rng = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    fabric.launch()
+    wrapped, optimizer = fabric.setup(network, optimizer)
+    found = []
+    for _ in range(3):
+        x = torch.randn(5, 3, 8, 8, generator=rng)
+        y = torch.randint(4, (5,), generator=rng)
+        optimizer.zero_grad(set_to_none=True)
+        for part in (slice(0, 2), slice(2, 5)):
+            with fabric.no_backward_sync(wrapped, enabled=part.start == 0):
+                terms = wrapped(x[part], y[part])
+                fabric.backward(sum(terms.values()) / 2)
+            found.append({k: v.detach().clone() for k, v in terms.items()})
+        optimizer.step()
+    with torch.inference_mode(), fabric.autocast():
+        found.append({"logits": network.net(x)})
+    return found, network.state_dict()
+
+
+@pytest.mark.slow  # imports Lightning, for 10 s
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_it_is_fabric_to_the_bit(precision):
+    from lightning.fabric import Fabric
+
+    torch.manual_seed(0)
+    network = Terms()
+    theirs, their_weights = trained(
+        Fabric(accelerator="cpu", devices=1, precision=precision), copy.deepcopy(network)
+    )
+    ours, weights = trained(OneProcess(precision), copy.deepcopy(network))
+    for a, b in zip([*ours, weights], [*theirs, their_weights], strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            assert torch.equal(a[key], b[key]), key
+    assert not torch.equal(weights["net.4.weight"], network.state_dict()["net.4.weight"])
