@@ -42,16 +42,19 @@ def formats_of(values: Sequence[str]) -> tuple[str, ...]:
     """The formats named by a repeatable ``--format`` whose values may be lists with commas.
 
     Raises:
-        ConfigError: one is unknown, or none is named.
+        ConfigError: one is unknown or cannot be imported, or none is named.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.core.registry import check_known
-    from wsikd.grade.exports import ALL, EXPORTERS
+    from wsikd.core.registry import check_known, known_names
+    from wsikd.grade.exports import ALL, EXPORTERS, find_exporter
 
+    known = known_names(EXPORTERS, "exporters")
     asked = [name.strip() for value in values for name in value.split(",") if name.strip()]
     if not asked:
-        raise ConfigError("--format", "names nothing", f"give some of {', '.join(EXPORTERS)}")
+        raise ConfigError("--format", "names nothing", f"give some of {', '.join(known)}")
     for name in sorted({*asked} - {ALL}):
         check_known(EXPORTERS, name, kind="exporters")
-    others = [name for name in dict.fromkeys(asked) if name not in (*EXPORTERS, ALL)]
-    return (*(name for name in (*EXPORTERS, ALL) if name in asked), *others)
+    for name in known:
+        if name not in EXPORTERS and (name in asked or ALL in asked):
+            find_exporter(name)  # imported now, so that a fault of its package is reported once
+    return tuple(name for name in (*known, ALL) if name in asked)

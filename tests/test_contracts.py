@@ -11,7 +11,7 @@ from tests.grade.maps import square_map
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
-from wsikd.grade.exports import EXPORTERS
+from wsikd.grade.exports import EXPORTERS, find_exporter
 from wsikd.learn.engine.runs import ROWS, SETTINGS, load_settings
 from wsikd.learn.methods import METHODS
 from wsikd.learn.methods.base import Batch, Method, Progress
@@ -96,8 +96,7 @@ def test_method(name):
 # A DICOM segmentation refers to its slide and is tested with one, in tests/grade.
 @pytest.mark.parametrize("name", [n for n in EXPORTERS if n != "dicom-seg"])
 def test_exporter(name, tmp_path):
-    writer = resolve(EXPORTERS, name, kind="exporters")
-    writer(square_map(), tmp_path / "result", slide=None)
+    find_exporter(name).write(square_map(), tmp_path / "result", slide=None)
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
 
 

@@ -29,20 +29,20 @@ from tests.grade.maps import (
     white_slide,
 )
 from wsikd.core.errors import ConfigError, OutputError, SlideError
-from wsikd.core.registry import resolve
-from wsikd.grade.exports import EXPORTERS, FILES, aside, formats_for, write_all
+from wsikd.grade.exports import EXPORTERS, Exporter, aside, find_exporter, formats_for, write_all
 from wsikd.grade.exports import geojson as geojson_export
 from wsikd.grade.exports import png as png_export
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import thumbnail
 from wsikd.slides.base import Slide, open_slide
 
+FILES = {name: find_exporter(name).file for name in EXPORTERS}
 OF_ANY_SLIDE = [name for name in EXPORTERS if name != "dicom-seg"]
 
 
 @pytest.fixture(params=OF_ANY_SLIDE)
 def exporter(request):
-    return request.param, resolve(EXPORTERS, request.param, kind="exporters")
+    return request.param, find_exporter(request.param).write
 
 
 def near_boundary(made):
@@ -126,6 +126,13 @@ def test_formats_of_a_slide():
     assert formats_for(["all"], slide) == tuple(EXPORTERS)
 
 
+def test_the_file_of_an_exporter_is_recognised_in_a_result():
+    assert Exporter("grades.sqlite", write_all).file == "grades.sqlite"
+    for file in ("slide.sqlite", "grades", "grades.a.b.c", "a/grades.csv", "../grades.csv"):
+        with pytest.raises(ValueError, match=r"named grades\.SUFFIX, not '"):
+            Exporter(file, write_all)
+
+
 def test_write_all_refuses_an_unknown_format_before_writing(tmp_path):
     with pytest.raises(ConfigError, match="zarr, ome-tiff, csv, uncertain, geojson"):
         write_all(square_map(), tmp_path / "s", ["csv", "dwg"])
@@ -199,7 +206,7 @@ def test_csv_writes_whole_numbers_as_wsinfer_does(tmp_path):
 @pytest.mark.parametrize(("name", "count"), [("geojson", 2), ("geojson-tiles", 40)])
 def test_square_through_geojson(name, count, tmp_path):
     made = square_map()
-    resolve(EXPORTERS, name, kind="exporters")(made, tmp_path / "a.geojson")
+    find_exporter(name).write(made, tmp_path / "a.geojson")
     features = json.loads((tmp_path / "a.geojson").read_text("utf-8"))["features"]
     assert len(features) == count
     shapes = {}

@@ -22,7 +22,7 @@ from wsikd.core.errors import (
 )
 from wsikd.core.output.lock import locked
 from wsikd.grade.domain_shift import COLUMNS, trained_on
-from wsikd.grade.exports import DEFAULT, FILES
+from wsikd.grade.exports import DEFAULT, EXPORTERS, find_exporter
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs import results
 from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
@@ -67,7 +67,7 @@ def test_a_slide_is_graded_once(predictor, entry, tmp_path):
     shares = [v for k, v in row.items() if k.endswith("_share")]
     assert sum(shares) == pytest.approx(1)
     files = {p.name for p in (tmp_path / "odd").iterdir()}
-    assert files == {*(FILES[name] for name in DEFAULT), "result.json"}
+    assert files == {*(find_exporter(name).file for name in DEFAULT), "result.json"}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     again, made = run(predictor, entry, tmp_path)
     assert not made
@@ -95,7 +95,7 @@ def test_other_settings_are_refused_by_name(predictor, entry, tmp_path, change, 
 def test_all_is_what_the_slide_can_have(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path, ResultSettings(formats=("all",)))
     files = {p.name for p in (tmp_path / "odd").iterdir()}
-    assert files == {*FILES.values(), "result.json"} - {"grades.dcm"}
+    assert files == {*(find_exporter(n).file for n in EXPORTERS), "result.json"} - {"grades.dcm"}
     with pytest.raises(SlideError, match="no DICOM slide"):
         run(predictor, entry, tmp_path / "x", ResultSettings(formats=("csv", "dicom-seg")))
     assert not (tmp_path / "x").exists()

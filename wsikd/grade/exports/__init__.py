@@ -1,20 +1,19 @@
-"""Files a grade map can be written to.
-
-An exporter is a function ``(grade_map, path, *, slide=None) -> None``.
-"""
+"""Files a grade map can be written to: one :class:`Exporter` for each format."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from wsikd.core.errors import WsikdError
+from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.core.output.files import aside
-from wsikd.core.registry import resolve
+from wsikd.core.output.markers import RESULT
+from wsikd.core.registry import known_names, resolve
 from wsikd.core.workers.progress import progressing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from wsikd.grade.grademap import GradeMap
@@ -22,43 +21,106 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ALL", "DEFAULT", "EXPORTERS", "FILES", "aside", "formats_for", "write_all"]
+__all__ = [
+    "ALL", "DEFAULT", "EXPORTERS", "MAP_FILE", "OVERLAY_FILE", "Exporter", "aside",
+    "find_exporter", "formats_for", "write_all",
+]  # fmt: skip
 
 EXPORTERS: dict[str, str] = {
-    "zarr": "wsikd.grade.exports.ome_zarr:write",
-    "ome-tiff": "wsikd.grade.exports.ome_tiff:write",
-    "csv": "wsikd.grade.exports.csv:write",
-    "uncertain": "wsikd.grade.exports.csv:write_uncertain",
-    "geojson": "wsikd.grade.exports.geojson:write",
-    "geojson-tiles": "wsikd.grade.exports.geojson:write_tiles",
-    "png": "wsikd.grade.exports.png:write",
-    "heat": "wsikd.grade.exports.png:write_heat",
-    "dicom-seg": "wsikd.grade.exports.dicom_seg:write",
+    "zarr": "wsikd.grade.exports.ome_zarr:ZARR",
+    "ome-tiff": "wsikd.grade.exports.ome_tiff:OME_TIFF",
+    "csv": "wsikd.grade.exports.csv:TILES",
+    "uncertain": "wsikd.grade.exports.csv:UNCERTAIN",
+    "geojson": "wsikd.grade.exports.geojson:REGIONS",
+    "geojson-tiles": "wsikd.grade.exports.geojson:TILES",
+    "png": "wsikd.grade.exports.png:OVERLAY",
+    "heat": "wsikd.grade.exports.png:HEAT",
+    "dicom-seg": "wsikd.grade.exports.dicom_seg:DICOM_SEG",
 }
-
-FILES: dict[str, str] = {
-    "zarr": "grades.zarr",
-    "ome-tiff": "grades.ome.tiff",
-    "csv": "tiles.csv",
-    "uncertain": "uncertain.csv",
-    "geojson": "grades.geojson",
-    "geojson-tiles": "tiles.geojson",
-    "png": "overlay.png",
-    "heat": "heat.png",
-    "dicom-seg": "grades.dcm",
-}
-
+"""Format -> its :class:`Exporter`; packages add theirs to the group ``wsikd.exporters``."""
+MAP_FILE = "grades.zarr"
+"""Written for ``zarr``: what other commands read a grade map from."""
+OVERLAY_FILE = "overlay.png"
+"""Written for ``png``: what a report shows of a slide."""
 DEFAULT = ("zarr", "csv", "uncertain", "geojson", "png")
 ALL = "all"
-_LIMITED = {"dicom-seg": "wsikd.grade.exports.dicom_seg:check"}
-"""Formats that only some slides can have, and what raises SlideError for the others."""
+
+
+class Write(Protocol):
+    """Writes a grade map to ``path``, which it makes aside and renames.
+
+    ``slide`` is the open slide, for exporters that show its pixels; None where there is none.
+    """
+
+    def __call__(self, grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
+        """Raises OutputError where the file cannot be written."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A format that a grade map can be written in.
+
+    Attributes:
+        file: what is written into a slide's folder of results: ``grades.SUFFIX``. A folder of
+            results is recognised and replaced by the names in it, also where the package that
+            wrote one of them is not installed.
+        write: writes it.
+        check: raises SlideError for a slide that cannot be written so; None where any slide can.
+    """
+
+    file: str
+    write: Write
+    check: Callable[[Slide], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a file that would not be recognised as part of a result."""
+        if not RESULT.member.fullmatch(self.file):
+            raise ValueError(f"the file of an exporter is named grades.SUFFIX, not '{self.file}'")
+
+    def fits(self, slide: Slide) -> bool:
+        """Whether the slide can be written so."""
+        try:
+            if self.check is not None:
+                self.check(slide)
+        except WsikdError as error:
+            log.debug("%s", error)
+            return False
+        return True
+
+
+def find_exporter(name: str) -> Exporter:
+    """The exporter of a format. Raises ConfigError where it is unknown or cannot be imported."""
+    found = resolve(EXPORTERS, name, kind="exporters")
+    if not isinstance(found, Exporter):
+        fault = f"is {type(found).__name__}, not wsikd.grade.exports.Exporter"
+        raise ConfigError(f"exporters '{name}'", fault, "correct the package that offers it")
+    return found
+
+
+def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
+    """The exporters of several formats, ``all`` being every one; own ones first.
+
+    Raises:
+        ConfigError: one is unknown or cannot be imported, or two write the same file.
+    """
+    named, known = set(names), known_names(EXPORTERS, "exporters")
+    wanted = known if ALL in named else [name for name in known if name in named]
+    wanted += sorted(named - {ALL, *known})  # unknown: refused by the next line
+    found = {name: find_exporter(name) for name in wanted}
+    written: dict[str, str] = {}
+    for name, exporter in found.items():
+        other = written.setdefault(exporter.file, name)
+        if other != name:
+            fault = f"writes {exporter.file}, as '{other}' does"
+            raise ConfigError(f"exporters '{name}'", fault, "leave one of the two out")
+    return found
 
 
 def formats_for(asked: Iterable[str], slide: Slide) -> tuple[str, ...]:
-    """The formats to write of a slide, in the order of ``EXPORTERS``.
+    """The formats to write of a slide, in the order of ``EXPORTERS``, then those of packages.
 
     Args:
-        asked: entries of ``EXPORTERS``, or ``all``: those among them that the slide can have.
+        asked: names of exporters, or ``all``: those among them that the slide can have.
         slide: the open slide.
 
     Raises:
@@ -66,23 +128,12 @@ def formats_for(asked: Iterable[str], slide: Slide) -> tuple[str, ...]:
         SlideError: one that was asked for by name cannot be had of this slide.
     """
     named = set(asked)
+    found = find_exporters(named)
     for name in sorted(named - {ALL}):
-        resolve(EXPORTERS, name, kind="exporters")
-        if name in _LIMITED:
-            resolve(_LIMITED, name, kind="checks")(slide)
-    if ALL in named:
-        named |= {name for name in EXPORTERS if _fits(name, slide)}
-    return tuple(name for name in EXPORTERS if name in named)
-
-
-def _fits(name: str, slide: Slide) -> bool:
-    if name in _LIMITED:
-        try:
-            resolve(_LIMITED, name, kind="checks")(slide)
-        except WsikdError as error:
-            log.debug("%s", error)
-            return False
-    return True
+        check = found[name].check
+        if check is not None:
+            check(slide)
+    return tuple(n for n, exporter in found.items() if n in named or exporter.fits(slide))
 
 
 def write_all(
@@ -97,7 +148,7 @@ def write_all(
     Args:
         grade_map: what to write.
         folder: where; made if missing. Earlier results in it are replaced one by one.
-        formats: entries of ``EXPORTERS``.
+        formats: names of exporters.
         slide: the open slide, for exporters that show its pixels.
 
     Returns:
@@ -107,9 +158,9 @@ def write_all(
         ConfigError: a format is unknown; nothing is written.
         OutputError: a file cannot be written, or a folder is in its place.
     """
-    writers = {name: resolve(EXPORTERS, name, kind="exporters") for name in formats}
-    paths = {name: folder / FILES.get(name, f"grades.{name}") for name in writers}
-    for name, writer in writers.items():
-        writer(grade_map, paths[name], slide=slide)
+    writers = find_exporters(formats)
+    paths = {name: folder / exporter.file for name, exporter in writers.items()}
+    for name, exporter in writers.items():
+        exporter.write(grade_map, paths[name], slide=slide)
         progressing()
     return paths

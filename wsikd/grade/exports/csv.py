@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.output.cells import csv_text
-from wsikd.grade.exports import aside
+from wsikd.grade.exports import Exporter, aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,3 +85,7 @@ def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[l
 
 def _short(value: float) -> str:
     return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0")
+
+
+TILES = Exporter("tiles.csv", write)
+UNCERTAIN = Exporter("uncertain.csv", write_uncertain)

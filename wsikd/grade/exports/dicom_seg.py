@@ -17,7 +17,7 @@ import numpy as np
 from wsikd import RESEARCH_USE, __version__
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import SlideError, WsikdError
-from wsikd.grade.exports import aside
+from wsikd.grade.exports import Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -211,3 +211,6 @@ def _uid(grade_map: GradeMap, kind: str) -> str:
     content = hashlib.sha256(grade_map.probability_khw.tobytes()).hexdigest()
     place = f"{grade_map.origin_xy} {grade_map.cell_px} {grade_map.classes}"
     return str(generate_uid(entropy_srcs=[grade_map.slide.fingerprint, content, place, kind]))
+
+
+DICOM_SEG = Exporter("grades.dcm", write, check)

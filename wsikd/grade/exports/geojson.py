@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.grade.exports import aside
+from wsikd.grade.exports import Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -130,3 +130,7 @@ def _feature(
             "measurements": values,
         },
     }
+
+
+REGIONS = Exporter("grades.geojson", write)
+TILES = Exporter("tiles.geojson", write_tiles)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd import RESEARCH_USE
-from wsikd.grade.exports import aside
+from wsikd.grade.exports import Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -181,3 +181,6 @@ def _rgba(red: int, green: int, blue: int) -> int:
     """A colour as OME writes it: a signed 32-bit integer, red first, opaque."""
     value = red << 24 | green << 16 | blue << 8 | 255
     return value - 2**32 if value >= 2**31 else value
+
+
+OME_TIFF = Exporter("grades.ome.tiff", write)

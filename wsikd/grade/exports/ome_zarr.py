@@ -10,6 +10,7 @@ import numpy as np
 from wsikd.core.errors import UNREADABLE, StoreNotFoundError
 from wsikd.core.output.markers import GRADES
 from wsikd.core.output.place import Place
+from wsikd.grade.exports import MAP_FILE, Exporter
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -248,3 +249,6 @@ def _placement(grade_map: GradeMap) -> dict[str, Any]:
         },
         "complete": True,
     }
+
+
+ZARR = Exporter(MAP_FILE, write)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd import RESEARCH_USE
-from wsikd.grade.exports import aside
+from wsikd.grade.exports import OVERLAY_FILE, Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import View, view
 from wsikd.grade.summary import class_areas
@@ -298,3 +298,7 @@ def _font() -> FreeTypeFont:
         return ImageFont.load_default(_FONT_PX)  # type: ignore[return-value]
     file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(file, _FONT_PX)
+
+
+OVERLAY = Exporter(OVERLAY_FILE, write)
+HEAT = Exporter("heat.png", write_heat)

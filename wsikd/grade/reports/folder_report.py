@@ -17,7 +17,7 @@ from wsikd.core.output.failures import read_failures
 from wsikd.core.output.files import check_file
 from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
-from wsikd.grade.exports import FILES
+from wsikd.grade.exports import OVERLAY_FILE
 from wsikd.grade.exports.png import PICTURE_KEY
 from wsikd.grade.reports.demo_report import data_uri, legend, templates
 from wsikd.grade.runs.record import read_record, student_card
@@ -130,11 +130,11 @@ def _card(folder: Path, record: Mapping[str, Any]) -> Card:
     taken = {f"{n}{end}" for n in names for end in ends} | _PLAIN
     left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
     flags = [_flag(k, v) for k, v in left.items() if _is_flag(k) and v]
-    overlay = folder / FILES["png"]
+    overlay = folder / OVERLAY_FILE
     return Card(
         name=folder.name,
         picture=_thumbnail(overlay),
-        link=f"./{quote(folder.name)}/{FILES['png']}" if overlay.is_file() else None,
+        link=f"./{quote(folder.name)}/{OVERLAY_FILE}" if overlay.is_file() else None,
         summary=summary,
         shares=shares,
         more=[(k.replace("_", " "), _told(v)) for k, v in left.items() if not _is_flag(k)],

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from wsikd.core.errors import NoSlidesError, WsikdError
-from wsikd.grade.exports import FILES
+from wsikd.grade.exports import MAP_FILE
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.runs.record import read_record
@@ -65,9 +65,7 @@ class Viewing:
         self.records = [
             (folder, record)
             for folder, record in found
-            if record
-            and record["summary"]["slide"] == folder.name
-            and (folder / FILES["zarr"]).is_dir()
+            if record and record["summary"]["slide"] == folder.name and (folder / MAP_FILE).is_dir()
         ]
         if not self.records:
             remedy = "give a folder of wsikd infer, made with --format zarr among others"
@@ -161,7 +159,7 @@ class Viewing:
     def _map(self, number: int) -> tuple[GradeMap, Plane]:
         with self._lock:
             if number not in self._maps:
-                found = read_alone(self.records[number][0] / FILES["zarr"])
+                found = read_alone(self.records[number][0] / MAP_FILE)
                 mpp = found.slide.mpp
                 assert mpp is not None  # infer refuses slides without one
                 plane = Plane.over(found.slide.bounds, (mpp.x, mpp.y))
