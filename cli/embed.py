@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
 
+_FILES = ("", "hipt", "dino")
+"""Prefixes of encoders that are a path."""
+
+
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of region grids."""
     for option in (
@@ -73,8 +77,8 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     required=True,
     metavar="NAME|FILE|FOLDER",
     help="timm:NAME; a run of wsikd distill, or a bundle; a file of a transformer trained by DINO, "
-    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch; for region "
-    "grids a run of method slpd.",
+    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch; "
+    "PREFIX:ARGUMENT of an installed package; for region grids a run of method slpd.",
 )
 @click.option(
     "--weights",
@@ -213,17 +217,14 @@ def embed(
 
 def _check_encoder(name: str) -> None:
     """Refuse what is no encoder before anything heavy is imported."""
-    from wsikd.core.errors import ConfigError
+    from wsikd.models.names import no_encoder, split_encoder
     from wsikd.slides.what_is import EMBEDDER, GRADER, REGIONS, UNFINISHED, WEIGHTS, check_role
 
-    if name.startswith("timm:"):
+    prefix, file = split_encoder(name) or ("", name)
+    if prefix not in _FILES:
         return
-    file = name.removeprefix("hipt:").removeprefix("dino:")
     if not Path(file).exists():
-        raise ConfigError(
-            f"--encoder {name}", "is no bundle and no network of timm, nor a file",
-            "give a folder, hipt:FILE, or timm:NAME",
-        )  # fmt: skip
+        raise no_encoder(name)
     check_role(file, "--encoder", GRADER, EMBEDDER, REGIONS, UNFINISHED, WEIGHTS)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 
 from wsikd.core.errors import OutputError, UnforeseenError, WsikdError, one_line
+from wsikd.core.registry import culprit
 
 REPORT_IT = "run it alone with --log-level debug and report it"
 _OS_REMEDIES = {
@@ -22,7 +23,7 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
         subject: what was worked on; named where the exception itself names no file.
         error: a WsikdError is returned as it is; what the system refused becomes an OutputError,
             no memory a WsikdError, and anything else, which is a fault of the program, an
-            UnforeseenError.
+            UnforeseenError, which names the installed package whose code failed, if it is one's.
         remedy: of an UnforeseenError.
     """
     if isinstance(error, WsikdError):
@@ -33,6 +34,10 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
     if isinstance(error, OSError):
         return system_error(error, subject)
     fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")
+    if (other := culprit(error)) is not None:
+        return UnforeseenError(
+            subject, f"{fault}, in the package {other.source}", f"report it to {other.package}"
+        )
     return UnforeseenError(subject, fault, remedy)
 
 

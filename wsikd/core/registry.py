@@ -135,6 +135,17 @@ def source_of(table: Mapping[str, str], name: str, *, kind: str) -> str | None:
     return None if found is None else found.source
 
 
+def culprit(error: BaseException) -> Extension | None:
+    """The extension whose own code an exception came through last; None where it is nobody's."""
+    roots = {one.point.module.partition(".")[0]: one for one in extensions()}
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        root = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        found = roots.get(root, found)
+        trace = trace.tb_next
+    return found
+
+
 @lru_cache(maxsize=4)
 def _installed(_path: tuple[str, ...]) -> tuple[Extension, ...]:
     """Every entry point for wsikd on this ``sys.path``: reading them takes tens of milliseconds."""

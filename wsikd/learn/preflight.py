@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, DataError
-from wsikd.core.registry import check_known
 from wsikd.models.files.peek import peek_grader
-from wsikd.models.tables import AGGREGATORS, BACKBONES, GRADERS
+from wsikd.models.names import check_arch
 from wsikd.slides.what_is import BAGS, GRIDS, IMAGES, STORES, check_role
 
 if TYPE_CHECKING:
@@ -157,9 +156,5 @@ def _check_arch(config: Any) -> None:
     """Refuse a network that no table and no package offers; timm's are asked for by timm."""
     network = getattr(config, "network", None)
     arch = getattr(network, "arch", None)
-    if arch is None or config.method in ("detector", "slpd") or arch.startswith("timm:"):
-        return
-    if config.method == "mil":
-        check_known(AGGREGATORS, arch, kind="aggregators")
-    else:
-        check_known({**BACKBONES, **GRADERS}, arch, kind="backbones")
+    if arch is not None and config.method not in ("detector", "slpd"):
+        check_arch(arch, config.method)

@@ -31,6 +31,13 @@ AGGREGATORS: dict[str, str] = {
 }
 """Networks over bags."""
 
+ENCODERS: dict[str, str] = {
+    "timm": "wsikd.models.encoders.open:open_timm",
+    "hipt": "wsikd.models.encoders.dino_vit:open_hipt",
+    "dino": "wsikd.models.encoders.dino_vit:open_dino",
+}
+"""Prefix of ``PREFIX:ARGUMENT`` -> ``(argument, *, weights, licence) -> Encoder``."""
+
 FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "wsinfer": "torchscript_model.pt"}
 """What a student is written as for other programs: kind -> file of weights; the last is the name
 that WSInfer and QuPath look for."""

@@ -107,7 +107,9 @@ def test_the_loggers_agree(stripes, tmp_path):
 
 
 def test_loggers_that_are_not_there_are_refused(stripes, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="--logger wandb: is not known; give tensorboard"):
+    with pytest.raises(
+        ConfigError, match="--logger wandb: not among the known loggers; choose one of tensorboard"
+    ):
         distill(config(stripes), tmp_path / "run", device="cpu", loggers=["wandb"])
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'wsikd\[loggers\]'"):

@@ -27,7 +27,11 @@ PRECISIONS = (AUTO, "fp32", "bf16")
 
 
 class Engine(Protocol):
-    """A network ready to run."""
+    """A network ready to run; made as ``Engine(Network, Place)``.
+
+    A class may say what it can do: ``bf16 = True`` where it computes in bf16 on processors that do,
+    ``cpu_only = True`` where it needs the CPU. Otherwise it is asked for fp32, on any device.
+    """
 
     @property
     def name(self) -> str:

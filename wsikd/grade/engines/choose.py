@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.registry import resolve
+from wsikd.core.registry import resolve, source_of
 from wsikd.grade.engines import AUTO, ENGINES, PRECISIONS, Place
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.graph import cache_folder, is_kept, keep, read_sealed
@@ -69,10 +69,10 @@ def open_engine(
     check_names(engine, precision)
     where = device_name(device)
     name = engine if engine != AUTO else _fastest(network, where, fields)
-    if where != "cpu" and name in ("onnx", "openvino"):
+    kind = resolve(ENGINES, name, kind="engines")
+    if where != "cpu" and getattr(kind, "cpu_only", False):
         raise ConfigError(f"--engine {name}", f"computes on the CPU, not on {where}",
                           "give --device cpu, or --engine torch")  # fmt: skip
-    kind = resolve(ENGINES, name, kind="engines")
     place = Place(where, threads, "fp32")
     full = partial(kind, network, place)
     wanted = precision if precision != AUTO else default_precision(name, where)
@@ -127,7 +127,7 @@ def _fastest(network: Network, device: str, fields: int) -> str:
 
 def default_precision(engine: str, device: str) -> str:
     """What ``auto`` stands for: bf16 where engine and processor compute in it, else fp32."""
-    if engine == "onnx":
+    if not getattr(resolve(ENGINES, engine, kind="engines"), "bf16", False):
         return "fp32"
     if device == "cpu":
         return "bf16" if _processor()[1] & _BF16_FLAGS else "fp32"
@@ -159,8 +159,10 @@ def _verdict(network: Network, engine: str) -> Path | None:
         return None
     from importlib.metadata import version
 
-    package = {"openvino": "openvino"}.get(engine, "torch")
-    what = (network.key, network.patch_px, engine, version(package), *map(str, _machine()))
+    made_by = source_of(ENGINES, engine, kind="engines") or version(
+        "openvino" if engine == "openvino" else "torch"
+    )
+    what = (network.key, network.patch_px, engine, made_by, *map(str, _machine()))
     digest = hashlib.sha256(repr(what).encode()).hexdigest()
     return cache_folder() / f"{digest[:40]}.bf16"
 

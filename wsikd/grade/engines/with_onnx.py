@@ -20,6 +20,7 @@ class OnnxEngine:
 
     name = "onnx"
     precision = "fp32"
+    cpu_only = True
 
     def __init__(self, network: Network, place: Place) -> None:
         """Make the session.

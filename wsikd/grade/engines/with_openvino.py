@@ -30,6 +30,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    bf16, cpu_only = True, True
 
     def __init__(self, network: Network, place: Place) -> None:
         """Compile the graph: a tenth of a second a thread.

@@ -19,6 +19,7 @@ class TorchEngine:
     """Channels last; bf16 is PyTorch's autocast, on a GPU with pinned copies."""
 
     name = "torch"
+    bf16 = True
 
     def __init__(self, network: Network, place: Place) -> None:
         """Move the network to its device.

@@ -1,14 +1,15 @@
-"""What a run tells beside ``metrics.jsonl``: its log, ``metrics.csv``, and TensorBoard's events."""
+"""What a run writes beside ``metrics.jsonl``: its log, ``metrics.csv``, and what loggers keep."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, one_line
 from wsikd.core.output.cells import csv_records
+from wsikd.core.registry import resolve
 from wsikd.core.run import write_text_atomic
 
 if TYPE_CHECKING:
@@ -18,49 +19,104 @@ if TYPE_CHECKING:
     from wsikd.core.run import RunDir
 
 CSV = "metrics.csv"
-LOGGERS = ("tensorboard",)
+LOGGERS: dict[str, str] = {"tensorboard": "wsikd.learn.engine.loggers:TensorBoard"}
+"""Name -> ``(run, *, epoch) -> Logger``; packages add theirs to the group ``wsikd.loggers``.
+
+``run`` is the run's folder, ``epoch`` the last epoch that counts: what a killed run has written of
+later ones is void. A class may have a static method ``check()``, called before training begins,
+which raises ConfigError where the logger cannot be used.
+"""
+
+log = logging.getLogger(__name__)
+
+
+class Logger(Protocol):
+    """Keeps the figures of every epoch somewhere."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Take an epoch: the row of ``metrics.jsonl``; :func:`flat` joins its nested names."""
+
+    def close(self) -> None:
+        """No epoch follows."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse a logger that is unknown or not installed. Raises ConfigError."""
+    """Refuse a logger that is unknown or cannot be used. Raises ConfigError."""
     for name in names:
-        if name not in LOGGERS:
-            raise ConfigError(f"--logger {name}", "is not known", f"give {', '.join(LOGGERS)}")
-        if find_spec(name) is None:
+        try:
+            found = resolve(LOGGERS, name, kind="loggers")
+        except ConfigError as error:
+            raise ConfigError(f"--logger {name}", error.fault, error.remedy) from error
+        if (check := getattr(found, "check", None)) is not None:
+            check()
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in ``tensorboard/`` of the run."""
+
+    def __init__(self, run: Path, *, epoch: int = 0) -> None:
+        """Continue after ``epoch``."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=epoch + 1)
+
+    @staticmethod
+    def check() -> None:
+        """Raise ConfigError where it is not installed."""
+        if find_spec("tensorboard") is None:
             raise ConfigError(
-                f"--logger {name}", "is not installed", "pip install 'wsikd[loggers]'"
+                "--logger tensorboard", "is not installed", "pip install 'wsikd[loggers]'"
             )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Take an epoch."""
+        for name, value in flat(row).items():
+            if isinstance(value, (int, float)) and name != "epoch":
+                self._writer.add_scalar(name.replace(".", "/"), value, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """No epoch follows."""
+        self._writer.close()
 
 
 class EpochLog:
-    """Takes the row of every epoch.
+    """Takes the row of every epoch and gives it to the loggers.
 
-    ``metrics.csv`` is written anew from ``metrics.jsonl`` each time, so that the two agree also
-    after a kill; TensorBoard's events lie in ``tensorboard/``.
+    ``metrics.csv`` is written from ``metrics.jsonl`` each time, so that the two agree also after a
+    kill. A logger that fails is dropped with a warning: training does not end for it.
     """
 
     def __init__(self, run: RunDir, names: Sequence[str] = (), *, epoch: int = 0) -> None:
-        """Go on after ``epoch``."""
+        """Continue after ``epoch``. Raises ConfigError for an unknown logger."""
         self.run = run
-        self._writer: Any = None
-        if "tensorboard" in names:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=epoch + 1)
+        self._loggers: dict[str, Logger] = {}
+        for name in dict.fromkeys(names):
+            make = resolve(LOGGERS, name, kind="loggers")
+            self._loggers[name] = make(run.path, epoch=epoch)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Take an epoch, which ``metrics.jsonl`` holds already."""
         write_csv(self.run)
-        if self._writer is not None:
-            for name, value in flat(row).items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    self._writer.add_scalar(name.replace(".", "/"), value, row["epoch"])
-            self._writer.flush()
+        for name, logger in list(self._loggers.items()):
+            try:
+                logger.write(row)
+            except Exception as error:  # noqa: BLE001 - its service may be gone, its code wrong
+                del self._loggers[name]
+                self._failed(name, error, "it gets no further epochs")
 
     def close(self) -> None:
-        """Nothing comes any more."""
-        if self._writer is not None:
-            self._writer.close()
+        """No epoch follows."""
+        for name, logger in self._loggers.items():
+            try:
+                logger.close()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(name, error, "what it keeps may be incomplete")
+
+    def _failed(self, name: str, error: Exception, then: str) -> None:
+        told = one_line(f"{type(error).__name__}: {error}")
+        log.warning("--logger %s: failed (%.300s); %s", name, told, then)
+        log.debug("%s", name, exc_info=error)
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.patch.settings import Split
+from wsikd.models.tables import AGGREGATORS
 
 TERMS = ("ce", "instance")
 
@@ -74,7 +75,8 @@ class MilConfig(Settings):
     split: Split = Split()
     network: MilNetwork = MilNetwork()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Factor on each term: ce, of the bag; instance, for clam_sb (0.3) and dsmil (0.5)."""
+    """Factor on each term: ce, of the bag; instance, for clam_sb (0.3), dsmil (0.5) and networks of
+    other packages that have a loss on instances (0)."""
     optim: MilOptim = MilOptim()
     point: Point = Point()
 
@@ -86,7 +88,8 @@ class MilConfig(Settings):
                 raise ValueError(f"'{name}' is no term of this method; {nearest(name, TERMS)}")
         network = info.data.get("network") or MilNetwork()
         instance = {"clam_sb": 0.3, "dsmil": 0.5}.get(network.arch, 0.0)
-        if value.get("instance") and not instance:
+        own = network.arch in AGGREGATORS  # a package's network may have such a loss
+        if value.get("instance") and own and not instance:
             raise ValueError(f"'{network.arch}' has no loss on instances; leave 'instance' out")
         weights = {"ce": 1.0 - instance, "instance": instance, **value}
         if not any(weights.values()):

@@ -18,6 +18,7 @@ from wsikd.models.backbones.open import build_backbone
 from wsikd.models.encoders.base import Encoder, EncoderSpec
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.folder import read_network, write_network
+from wsikd.models.names import card_entry, install_it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +146,7 @@ def save_embedder(
         "arch": arch, "tap": embedder.tap, "adapter": embedder.adapter.kind, "dim": spec.dim,
         "channels": embedder.trunk.taps[embedder.tap].channels,
     }  # fmt: skip
-    about = {"network": network, "encoder": spec.record(), **card}
+    about = {"network": network, "encoder": spec.record(), **card_entry(arch, "backbones"), **card}
     return write_network(folder, embedder.state_dict(), KIND, about)
 
 
@@ -161,8 +162,9 @@ def load_embedder(folder: Path) -> Encoder:
         exact = {"mean": tuple(about["mean"]), "std": tuple(about["std"]), "sha256": card["sha256"]}
         spec = EncoderSpec(**{**about, **exact})
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = error.fault if isinstance(error, ConfigError) else type(error).__name__
+        remedy = install_it(card, "copy the whole folder anew, or train it again")
         raise BundleError(
-            place / CARD, f"does not go with its weights ({type(error).__name__})",
-            "copy the whole folder anew, or train it again",
-        ) from error  # fmt: skip
+            place / CARD, f"does not go with its weights ({reason:.200})", remedy
+        ) from error
     return Encoder(embedder, spec).eval()

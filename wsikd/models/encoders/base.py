@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RANDOM = "random"
-TIMM = "timm:"
-HIPT, DINO = "hipt:", "dino:"
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,12 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings."""
         return self.network(self.normalise(x))  # type: ignore[no-any-return]
+
+
+def refuse_weights(weights: str | None) -> None:
+    """Refuse ``--weights`` for an encoder that brings its own. Raises ConfigError."""
+    if weights is not None:
+        raise ConfigError("--weights", "a bundle or file brings its own", "leave it out")
 
 
 def read_state(file: Path) -> Mapping[str, Tensor]:

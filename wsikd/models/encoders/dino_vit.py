@@ -16,6 +16,7 @@ token and grid of positions are read off its shapes, heads are 64 wide as in all
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,24 +24,22 @@ from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
 from wsikd.models.encoders.base import (
-    DINO,
-    HIPT,
     Encoder,
     EncoderSpec,
     load_weights,
     read_state,
+    refuse_weights,
     state_digest,
 )
 from wsikd.models.slide_level.region_vit import positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 _TRANSFORMS: dict[str, dict[str, Any]] = {
-    HIPT: {"input_px": None, "mean": (0.5,) * 3, "std": (0.5,) * 3, "patch_px": 256},
-    DINO: {"input_px": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "hipt": {"input_px": None, "mean": (0.5,) * 3, "std": (0.5,) * 3, "patch_px": 256},
+    "dino": {"input_px": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
 _HEAD = 64
 
@@ -77,17 +76,28 @@ class DinoViT(nn.Module):
         return positions(self.net.pos_embed, self.table, height, width)
 
 
-def open_dino(file: Path, kind: str, *, licence: str | None = None) -> Encoder:
-    """Open a file of weights as an encoder.
+def open_hipt(file: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:
+    """Open a file of weights as an encoder, with the transform of HIPT.
 
     Args:
         file: a checkpoint of DINO, or a state dict by torch or as ``.safetensors``.
-        kind: ``HIPT`` or ``DINO``, which says the transform.
+        weights: None; the file brings its own.
         licence: terms of the weights, to be recorded.
 
     Raises:
         ConfigError: it is no vision transformer, or cannot be read.
     """
+    refuse_weights(weights)
+    return _open(Path(file), "hipt", licence)
+
+
+def open_dino(file: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:
+    """As :func:`open_hipt`, with the transform of DINO."""
+    refuse_weights(weights)
+    return _open(Path(file), "dino", licence)
+
+
+def _open(file: Path, kind: str, licence: str | None) -> Encoder:
     subject = f"--encoder {file}"
     state = read_state(file)
     network = DinoViT(**_sizes(state, subject))
@@ -95,10 +105,10 @@ def open_dino(file: Path, kind: str, *, licence: str | None = None) -> Encoder:
     transform = _TRANSFORMS[kind]
     logger.info(
         "%s: a transformer of width %d; mean %s, deviation %s, as %s has it",
-        file.name, network.net.embed_dim, transform["mean"], transform["std"], kind[:-1].upper(),
+        file.name, network.net.embed_dim, transform["mean"], transform["std"], kind.upper(),
     )  # fmt: skip
     spec = EncoderSpec(
-        id=f"{kind}{file.name}",
+        id=f"{kind}:{file.name}",
         licence=licence or "not stated; ask its authors",
         dim=int(network.net.embed_dim),
         sha256=state_digest(network.net),

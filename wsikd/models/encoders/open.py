@@ -7,6 +7,8 @@
 ``dino:FILE``             the same, with that of DINO
 a folder                  a bundle of ``wsikd distill``: what a student's head reads, i.e. pooled
                           features or, of HDKD's, its tokens; or an embedder of ``method: ts2g``
+``PREFIX:ARGUMENT``       what an installed package offers under the name PREFIX in the group
+                          ``wsikd.encoders``
 ========================  ======================================================================
 """
 
@@ -19,21 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.registry import resolve
 from wsikd.models.encoders.adapter import KIND, load_embedder
 from wsikd.models.encoders.base import (
-    DINO,
-    HIPT,
     RANDOM,
-    TIMM,
     Encoder,
     EncoderSpec,
     load_weights,
     read_state,
+    refuse_weights,
     state_digest,
 )
-from wsikd.models.encoders.dino_vit import open_dino
+from wsikd.models.encoders.dino_vit import open_hipt
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.files.folder import kind_of
+from wsikd.models.names import no_encoder, split_encoder
+from wsikd.models.tables import ENCODERS
 
 if TYPE_CHECKING:
     from wsikd.models.graders.pooled import Grader
@@ -52,28 +55,26 @@ def open_encoder(name: str, *, weights: str | None = None, licence: str | None =
         ConfigError: the network or its weights are not to be had, or do not fit.
         BundleError: the folder is no bundle.
     """
-    if name.startswith(TIMM):
-        return _timm(name.removeprefix(TIMM), weights, licence).eval()
-    if weights is not None:
-        raise ConfigError("--weights", "a bundle or file brings its own", "leave it out")
-    for kind in (HIPT, DINO):
-        if name.startswith(kind):
-            return open_dino(Path(name.removeprefix(kind)), kind, licence=licence).eval()
+    found = split_encoder(name)
+    if found is not None:
+        opened: Encoder = resolve(ENCODERS, found[0], kind="encoders")(
+            found[1], weights=weights, licence=licence
+        )
+        return opened.eval()
+    refuse_weights(weights)
     if not Path(name).exists():
-        raise ConfigError(
-            f"--encoder {name}", "is no bundle and no network of timm, nor a file",
-            f"give a folder, {HIPT}FILE, or {TIMM}NAME",
-        )  # fmt: skip
+        raise no_encoder(name)
     if Path(name).is_file():
-        return open_dino(Path(name), HIPT, licence=licence).eval()
+        return open_hipt(name, licence=licence).eval()
     return _bundle(Path(name)).eval()
 
 
-def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
+def open_timm(name: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:
+    """Open a network of timm; see :func:`open_encoder`."""
     import timm
     from timm.data.config import resolve_model_data_config
 
-    subject = f"--encoder {TIMM}{name}"
+    subject = f"--encoder timm:{name}"
     net: Any
     try:
         if weights is None:
@@ -95,7 +96,7 @@ def _timm(name: str, weights: str | None, licence: str | None) -> Encoder:
     terms = licence or net.pretrained_cfg.get("license") or "not stated; ask its authors"
     source = {None: "hub", RANDOM: RANDOM}.get(weights) or Path(weights or "").name
     spec = EncoderSpec(
-        id=f"{TIMM}{name} ({source})",
+        id=f"timm:{name} ({source})",
         licence="none needed: random weights" if weights == RANDOM else terms,
         dim=int(getattr(net, "head_hidden_size", net.num_features)),
         sha256=state_digest(net),
@@ -123,7 +124,7 @@ def _bundle(folder: Path) -> Encoder:
     try:
         bundle = load_bundle(folder)
     except BundleError as error:
-        raise BundleError(error.subject, error.fault, f"{error.remedy}, or {TIMM}NAME") from error
+        raise BundleError(error.subject, error.fault, f"{error.remedy}, or timm:NAME") from error
     grader = bundle.network()
     spec = EncoderSpec(
         id=f"{bundle.arch} of wsikd, {'pooled' if grader.pooled else 'tokens'}",

@@ -9,6 +9,7 @@ from wsikd.core.errors import MALFORMED, BundleError, ConfigError
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.card import class_names, number, optional, whole
 from wsikd.models.files.folder import check_shapes, read_network, write_network
+from wsikd.models.names import card_entry, install_it
 from wsikd.models.slide_level.mil import BagNetwork, build_mil
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def save_bag_network(
     """Write a bag network; the card comes last. Raises OutputError."""
     about = {
         "network": {"arch": arch, "options": dict(options), "dim": dim},
-        "classes": list(classes), "encoder": dict(encoder), **card,
+        "classes": list(classes), "encoder": dict(encoder), **card_entry(arch, "aggregators"),
+        **card,
     }  # fmt: skip
     return write_network(folder, network.state_dict(), KIND, about)
 
@@ -82,7 +84,7 @@ def load_bag_network(path: Path) -> BagBundle:
         _fitted(card, classes, dim, weights)
     except (*MALFORMED, RuntimeError, MemoryError, ConfigError) as error:
         fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
-        remedy = "copy the whole folder again, or train it again"
+        remedy = install_it(card, "copy the whole folder again, or train it again")
         raise BundleError(folder / CARD, fault, remedy) from error
     return found
 

@@ -22,6 +22,7 @@ from wsikd.models.files.card import CARD as CARD
 from wsikd.models.files.card import FORMAT as FORMAT
 from wsikd.models.files.card import InputSpec as InputSpec
 from wsikd.models.files.card import input_spec, network_of, number, read_card
+from wsikd.models.names import card_entry, install_it
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -133,6 +134,7 @@ def save_bundle(
         "input": asdict(spec),
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
+        **card_entry(arch, "backbones", "graders"),
         **card,
     }
     with Place(folder, BUNDLE, folder, whole=True).made() as part:
@@ -269,7 +271,9 @@ def _check_fit(
         empty = _shapes(network, spec)
     except ConfigError as error:
         raise BundleError(
-            folder / CARD, f"network '{arch}': {error.fault}", "use a wsikd that knows it"
+            folder / CARD,
+            f"network '{arch}': {error.fault}",
+            install_it(card, "use a wsikd that knows it"),
         ) from error
     expected = {k: tuple(v.shape) for k, v in empty.items()}
     for name in [*expected, *shapes]:

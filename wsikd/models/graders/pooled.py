@@ -12,6 +12,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
 from wsikd.models.backbones.open import build_backbone
 from wsikd.models.graders.colour_input import without_colour
+from wsikd.models.names import is_grader
 from wsikd.models.tables import GRADERS as GRADERS
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def assemble(
     colour: str = "rgb",
 ) -> Grader:
     """As :func:`build_grader`, with any mean and deviation of the input, in units of 0 to 1."""
-    if arch not in GRADERS:
+    if not is_grader(arch):
         backbone = build_backbone(arch, width=width, weights=weights, drop_pools=drop_pools)
         plain = Grader(backbone, classes, mean=mean, std=std, upsample=upsample)
         plain.colour = colour

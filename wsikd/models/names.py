@@ -1,0 +1,81 @@
+"""What the name of a network means, and which package makes it. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import ConfigError
+from wsikd.core.registry import KINDS, check_known, known_names, load_target, source_of
+from wsikd.models.tables import AGGREGATORS, BACKBONES, ENCODERS, GRADERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TIMM = "timm"
+
+
+def split_encoder(name: str) -> tuple[str, str] | None:
+    """Prefix and argument of an encoder's name; None where it is the path of a file or folder."""
+    prefix, colon, argument = name.partition(":")
+    known = colon and prefix in known_names(ENCODERS, "encoders")
+    return (prefix, argument) if known else None
+
+
+def no_encoder(name: str) -> ConfigError:
+    """The error of a name that is neither an encoder nor a path that exists."""
+    prefixes = known_names(ENCODERS, "encoders")
+    prefix, colon, argument = name.partition(":")
+    close = difflib.get_close_matches(prefix, prefixes, n=1, cutoff=0.5) if colon else []
+    meant = f"did you mean '{close[0]}:{argument}'? " if close else ""
+    forms = [f"{p}:NAME" if p == TIMM else f"{p}:FILE" for p in ENCODERS]
+    forms += [f"{p}:ARGUMENT" for p in prefixes if p not in ENCODERS]
+    return ConfigError(
+        f"--encoder {name}",
+        "is no bundle and no network of timm, nor a file",
+        f"{meant}give a folder, {', '.join(forms[:-1])} or {forms[-1]}",
+    )
+
+
+def is_grader(arch: str) -> bool:
+    """Whether a name is one of ``GRADERS`` or of a package's graders, and no backbone."""
+    if arch in GRADERS:
+        return True
+    return arch not in BACKBONES and source_of(GRADERS, arch, kind="graders") is not None
+
+
+def check_arch(arch: str, method: str) -> None:
+    """Refuse a network that no table and no package offers; timm's are asked for by timm.
+
+    Args:
+        arch: ``network.arch`` of a configuration.
+        method: its method; that of ``mil`` is an aggregator.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if method == "mil":
+        check_known(AGGREGATORS, arch, kind="aggregators")
+    elif not arch.startswith(f"{TIMM}:") and not is_grader(arch):
+        check_known({**BACKBONES, **GRADERS}, arch, kind="backbones")
+
+
+def card_entry(arch: str, *kinds: str) -> dict[str, str]:
+    """What a card records of a network that another package makes: its name and version.
+
+    Args:
+        arch: name of the network.
+        kinds: what it may be, of ``wsikd.core.registry.KINDS``.
+
+    Returns:
+        ``{"package": "name 1.0"}``, or nothing for networks of wsikd and of timm.
+    """
+    found = [source_of(load_target(KINDS[kind]), arch, kind=kind) for kind in kinds]
+    source = next((one for one in found if one is not None), None)
+    return {} if source is None else {"package": source}
+
+
+def install_it(card: Mapping[str, Any], remedy: str) -> str:
+    """The remedy for a network that cannot be made: install the package that its card names."""
+    package = card.get("package")
+    return f"install the package {package}, which makes it" if package else remedy
