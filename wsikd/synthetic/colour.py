@@ -1,8 +1,9 @@
 """Colour of drawn tissue that does not depend on the grade.
 
-Around every point, the histogram of each channel is made that of the slide's whole tissue, at a
-fine and at a four times coarser resolution by turns. Then contrast and strength of stain vary by
-smooth fields that are drawn without the grade. Shapes stay where they are.
+Around every point, the histogram of each channel is given a shape that is the same for every grade:
+that of the slide's whole tissue, with a contrast and a strength of stain that vary by smooth
+random fields. This is done at a fine and at a four times coarser resolution by turns, each with a
+field of contrast of its own. Shapes stay where they are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CELL_UM = 32.0
 FIELD_UM = 280.0
 CONTRAST = 0.4  # deviation of the logarithm of local contrast
 STRENGTH = 0.25  # the same of optical density
+TINTS = (0.3, -0.3, 0.0)  # effect of the field of hue on R, G, B
 ROUNDS = 2
 WHITE = 245.0
 
@@ -46,21 +48,27 @@ def colour_shift(
         int8 (rows, columns, 3); 0 on glass.
     """
     soft = np.clip(2 * tissue - 0.5, 0, 1)[..., None]
-    fine, coarse = _Alike(rgb, tissue, um), _Alike(_shrink(rgb), _shrink(tissue), um * COARSER)
+    grain, blob, strength, hue = _fields(rng, tissue.shape, um)
+    fine = _Alike(rgb, tissue, um, (grain, strength, hue))
+    coarse = _Alike(_shrink(rgb), _shrink(tissue), um * COARSER, (blob, strength, hue))
     found = rgb.astype(np.float32)
     for _ in range(ROUNDS):
         found += fine.change(found) * soft
         found += resized(coarse.change(_shrink(found)), tissue.shape) * soft
     found += fine.change(found) * soft
-    found += (_varied(found, tissue, rng, um) - found) * soft
     shift = np.rint(found.clip(0, 255) - rgb)
     return np.asarray(shift.clip(-128, 127), np.int8)
 
 
 class _Alike:
-    """Makes local histograms those of the whole tissue, at one resolution."""
+    """Makes local histograms those of the whole tissue but for random fields, at one resolution.
 
-    def __init__(self, rgb: NDArray[np.uint8], tissue: Float, um: float) -> None:
+    The fields are of contrast, strength of stain, and hue.
+    """
+
+    def __init__(
+        self, rgb: NDArray[np.uint8], tissue: Float, um: float, fields: tuple[Float, ...]
+    ) -> None:
         self.inside = tissue > 0.5
         self.cell = max(1, round(CELL_UM / um))
         self.sigma = NEAR_UM / um / self.cell
@@ -68,7 +76,9 @@ class _Alike:
         self.shape = (rows, columns)
         y, x = (np.arange(n) // self.cell for n in tissue.shape)
         self.place = (y[:, None] * columns + x)[self.inside]
-        self.wanted = [self._ranks(h.sum((0, 1))) for h in self._histograms(rgb)]
+        self.ranks = [self._ranks(h.sum((0, 1))) for h in self._histograms(rgb)]
+        self.middle = rgb[self.inside].mean(0) if self.inside.any() else np.zeros(3)
+        self.fields = [resized(field, self.shape)[..., None] for field in fields]
 
     def change(self, pixels: Float) -> Float:
         """Difference to add to float32 (rows, columns, 3) pixels."""
@@ -83,10 +93,19 @@ class _Alike:
                     part, (0, 0), self.sigma, borderType=cv2.BORDER_CONSTANT
                 )
             known = near.sum(-1, keepdims=True) > 0.3 * self.cell**2
-            table = np.interp(self._ranks(near), self.wanted[channel], levels)
+            table = np.interp(self._ranks(near), self.ranks[channel], levels)
+            table = self._varied(table, channel)
             table = np.where(known, table, levels).astype(np.float32)
             out[..., channel] = self._look_up(rgb[..., channel], table)
         return out - pixels
+
+    def _varied(self, table: NDArray[np.float64], channel: int) -> NDArray[np.float64]:
+        """Levels (rows, columns, 256) with the contrast and the stain of their place."""
+        contrast, strength, hue = self.fields
+        middle = self.middle[channel]
+        table = middle + np.exp(CONTRAST * contrast) * (table - middle)
+        factor = np.exp(STRENGTH * (strength + TINTS[channel] * hue))
+        return np.asarray(WHITE * (table.clip(1, 255) / WHITE) ** factor)
 
     def _histograms(self, rgb: NDArray[np.uint8]) -> list[Float]:
         """Counts of each channel's levels in each cell: float32 (rows, columns, 256)."""
@@ -125,28 +144,11 @@ class _Alike:
         return before, (place - before).astype(np.float32)
 
 
-def _varied(pixels: Float, tissue: Float, rng: np.random.Generator, um: float) -> Float:
-    """Pixels with contrast and optical density that vary at random."""
-    fields = _fields(rng, tissue.shape, um)
-    small, share = _shrink(pixels), _shrink(tissue)
-    sigma = 40 / um / COARSER
-    weight = np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3)[..., None]
-    mean = cv2.GaussianBlur(small * share[..., None], (0, 0), sigma) / weight
-    mean, rough = resized(mean, tissue.shape), resized(small, tissue.shape)
-    grain, blob, strength, hue = fields
-    out = mean + cv2.exp(CONTRAST * blob)[..., None] * (rough - mean)
-    out += cv2.exp(CONTRAST * grain)[..., None] * (pixels - rough)
-    density = np.log(out.clip(1, 255) / np.float32(WHITE))
-    for channel, sign in enumerate((0.3, -0.3, 0.0)):
-        density[..., channel] *= cv2.exp(np.float32(STRENGTH) * (strength + sign * hue))
-    return np.asarray(np.float32(WHITE) * cv2.exp(density), np.float32)
-
-
 def _fields(rng: np.random.Generator, shape: tuple[int, ...], um: float) -> list[Float]:
-    """Four smooth fields of deviation 1, a part of it common to the slide."""
+    """Four smooth fields of deviation 1, eight times coarser; a part is common to the slide."""
     coarse = (math.ceil(shape[0] / 8), math.ceil(shape[1] / 8))
     common = rng.normal(0, 0.5, 4).astype(np.float32)
-    return [resized(0.87 * noise(rng, coarse, FIELD_UM / um / 8) + one, shape) for one in common]
+    return [0.87 * noise(rng, coarse, FIELD_UM / um / 8) + one for one in common]
 
 
 def _shrink(field: NDArray[Any]) -> NDArray[Any]:

@@ -317,7 +317,7 @@ def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
     first = 0
     for band in _bands(tissue):
         last = first + band.shape[0] // factor
-        more = _enlarge(shift, first, last, factor)
+        more = _enlarge_shift(shift, first, last, factor)
         whole = np.asarray(cv2.add(band, more, dtype=cv2.CV_8U), np.uint8)
         yield whole[: height - first * factor, :width]
         first = last
@@ -370,6 +370,15 @@ def _enlarge(field: NDArray[Any], first: int, last: int, factor: int) -> Float:
     wide = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
     start = (first - low) * factor
     return np.asarray(wide[start : start + (last - first) * factor], np.float32)
+
+
+def _enlarge_shift(shift: NDArray[Any], first: int, last: int, factor: int) -> Float:
+    """As :func:`_enlarge`, but blocks of ``factor`` pixels keep their mean exactly."""
+    wide = _enlarge(shift, first, last, factor)
+    size = (shift.shape[1], last - first)
+    lost = shift[first:last] - cv2.resize(wide, size, interpolation=cv2.INTER_AREA)
+    wide += cv2.resize(lost, (wide.shape[1], wide.shape[0]), interpolation=cv2.INTER_NEAREST)
+    return wide
 
 
 def _steep(soft: Float) -> Float:
