@@ -21,7 +21,7 @@ from wsikd.synthetic.cohort import (
     write_geometry_slide,
     write_pyramid,
 )
-from wsikd.synthetic.tissue import GRADES, plan_tissue
+from wsikd.synthetic.tissue import GRADES, _enlarge_shift, plan_tissue
 
 FIELD_PX = 512  # 256 um at 0.5 um/px
 SIDE_PX = 3072
@@ -252,3 +252,12 @@ def test_colour_histograms_do_not_depend_on_the_grade(shown, shrink):
         guess[held] = model.fit(colour[~held], grade[~held]).predict(colour[held])
     assert cohen_kappa_score(grade, guess, weights="quadratic") < 0.3
     assert cohen_kappa_score(grade, guess) < 0.3
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_shift_of_colour_keeps_its_mean_in_every_block(factor):
+    """Else averages of level 0 would not have the histograms that were made at 1 um/px."""
+    shift = np.random.default_rng(0).integers(-90, 90, (24, 16, 3)).astype(np.int8)
+    wide = _enlarge_shift(shift, 4, 20, factor)
+    blocks = wide.reshape(16, factor, 16, factor, 3).mean((1, 3))
+    np.testing.assert_allclose(blocks, shift[4:20], atol=1e-3)
