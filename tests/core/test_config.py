@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from wsikd.core import run as run_module
-from wsikd.core.config import Settings, dump_config, first_difference, load_config
+from wsikd.core.config import (
+    Settings,
+    dump_config,
+    first_difference,
+    load_config,
+    read_mapping,
+)
 from wsikd.core.errors import ConfigError, OutputError
 from wsikd.core.run import RunDir, aside, provenance, write_json_atomic, write_text_atomic
 
@@ -73,6 +79,26 @@ def test_faults_name_file_and_key(tmp_path, text, message):
         load_config(Example, write(tmp_path, text))
     assert str(caught.value).startswith(f"2_student.yaml: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3\n", 3),
+        ("optim:\n  lr: 1\n  seed: 2\n  lr: 3\n", 4),
+        ("w: {x: 1, x: 1}\n", 1),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_line(text, line, tmp_path):
+    """YAML readers take the last, so that the first would silently not count."""
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"is given twice \(line {line}\)"):
+        read_mapping(tmp_path / "run.yaml")
+
+
+def test_a_key_may_stand_in_two_sections_and_override_a_merge(tmp_path):
+    (tmp_path / "run.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert read_mapping(tmp_path / "run.yaml")["b"] == {"x": 3, "y": 2}
 
 
 def test_invalid_yaml_and_missing_file_are_one_line(tmp_path):

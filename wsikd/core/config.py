@@ -141,7 +141,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(path.name, f"no valid YAML: {problem}{place}", "mend it there") from error
+        fault = f"no valid YAML: {problem}{place}"
+        raise ConfigError(path.name, fault, "correct it there") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

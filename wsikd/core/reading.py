@@ -52,19 +52,41 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def parse_yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader] | None = None) -> Any:
+class _Unique(yaml.constructor.BaseConstructor):
+    """Refuses a key that a mapping gives twice; YAML readers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 (yaml's signature)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    fault = f"key '{key.value}' is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _SafeLoader(_Unique, yaml.SafeLoader):
+    pass
+
+
+class _TextLoader(_Unique, yaml.BaseLoader):
+    pass
+
+
+def parse_yaml(text: str, *, as_text: bool = False) -> Any:
     """Read YAML.
 
     Args:
         text: one document.
-        loader: ``yaml.BaseLoader`` keeps every scalar as text.
+        as_text: keep every scalar as text.
 
     Raises:
-        yaml.YAMLError: it is none, a value is impossible, it is nested too deep, or its aliases
-            stand for more than a million values.
+        yaml.YAMLError: it is none, a key is given twice, a value is impossible, it is nested too
+            deep, or its aliases stand for more than a million values.
     """
     try:
-        found = yaml.load(text, Loader=loader or yaml.SafeLoader)
+        found = yaml.load(text, Loader=_TextLoader if as_text else _SafeLoader)
         _count(found)
     except MALFORMED as error:
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error

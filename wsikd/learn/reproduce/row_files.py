@@ -10,8 +10,6 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from wsikd.core.config import load_config, parse_config, read_mapping
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.names import safe_name
@@ -82,20 +80,7 @@ def _differences(file: Path) -> dict[str, dict[str, Any]]:
         if own is not None and not isinstance(own, dict):
             what = f"holds {'a list' if isinstance(own, list) else 'one value'}, not keys"
             raise ConfigError(f"{file.name}: {name}", what, "write what differs from the base")
-    _refuse_doubles(file)
     return {name: own or {} for name, own in found.items()}
-
-
-def _refuse_doubles(file: Path) -> None:
-    """Refuse two rows of one name, which YAML readers silently take as the last."""
-    seen = set()
-    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.value in seen:
-            raise ConfigError(
-                f"{file.name}: {key.value}", "two rows have the same name", "rename one of them"
-            )
-        seen.add(key.value)
 
 
 def _merged(base: Any, own: Any) -> Any:

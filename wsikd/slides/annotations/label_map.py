@@ -63,7 +63,7 @@ def _pairs(item: str) -> list[tuple[str, str]]:
 def _from_file(path: Path) -> list[tuple[str, str]]:
     try:
         # The base loader keeps every scalar as text: 1 stays "1" and no stays "no".
-        content: Any = parse_yaml(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+        content: Any = parse_yaml(path.read_text(encoding="utf-8"), as_text=True)
     except OSError as error:
         raise ConfigError(path, f"cannot be read ({error.strerror})", _REMEDY) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
