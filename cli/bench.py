@@ -269,7 +269,7 @@ def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> C
 
     bundle = load_bundle(path)
     network = bundle.network()
-    cost = bundle.card.get("macs")
+    cost = bundle.card.macs
     if not isinstance(cost, int):  # a card of an earlier or another maker
         cost = macs(network, bundle.spec.patch_px)
     predictor = SlidePredictor(network, bundle.spec, device=device, settings=settings)

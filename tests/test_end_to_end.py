@@ -85,7 +85,7 @@ def test_teacher_and_student_saw_the_same_fields(demo):
     assert student.spec.mpp == 4.0
     assert teacher.spec.field_um == student.spec.field_um == 256
     assert teacher.spec.classes == student.spec.classes == ("NC", "G3", "G4", "G5")
-    assert student.card["teacher"]["sha256"] == teacher.sha256
+    assert student.card.teacher.sha256 == teacher.sha256
     store = TileStore.open(demo / "stores" / "demo-01.zarr")
     high, low = (store.read_patch(0, mpp) for mpp in (1.0, 4.0))
     mean = high.reshape(64, 4, 64, 4, 3).mean((1, 3))
@@ -100,7 +100,7 @@ def test_training_never_saw_the_test_slides(demo):
         assert TileStore.open(demo / "stores" / f"{name}.zarr").split == wanted
     made = json.loads((demo / "runs" / "student" / "provenance.json").read_text())
     assert made["seed"] == 0
-    counts = load_bundle(demo / "runs" / "student").card["metrics"]
+    counts = load_bundle(demo / "runs" / "student").card.metrics
     val = TileStore.open(demo / "stores" / "demo-06.zarr").patches
     assert counts["patches"] == (val.label >= 0).sum()
 

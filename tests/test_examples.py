@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on(own):
     for one, other in zip(found, whole, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-2)
         assert one["val"] == pytest.approx(other["val"], rel=1e-2)
-    assert load_bundle(run).card["training"]["best_epoch"] > 0
+    assert load_bundle(run).card.training.best_epoch > 0
 
 
 def test_a_finished_run_is_a_teacher(own):
@@ -190,14 +190,14 @@ def test_a_finished_run_is_a_teacher(own):
     wsikd("distill", "-c", "student.yaml", "--data", "stores", "--teacher", "runs/teacher",
           "-o", "runs/new", "--set", "optim.epochs=1", *CPU)  # fmt: skip
     teacher = load_bundle("runs/teacher")
-    assert load_bundle("runs/new").card["teacher"]["sha256"] == teacher.sha256
+    assert load_bundle("runs/new").card.teacher.sha256 == teacher.sha256
 
 
 def test_a_run_is_scored_and_its_test_part_only_once(own):
     own("stores", "runs")
     asked = ("evaluate", "runs/student", "--no-report", "--by", "tester", "--json", *CPU)
     record = json.loads(wsikd(*asked))
-    metrics = load_bundle("runs/student").card["metrics"]
+    metrics = load_bundle("runs/student").card.metrics
     assert record["figures"]["kappa"] == pytest.approx(metrics["kappa"], abs=1e-6)
     assert record["confusion"] == metrics["confusion"]
     refusal = wsikd(*asked, "--split", "test", code=2)

@@ -117,21 +117,21 @@ def test_what_never_varied_is_measured_by_the_least_half_range():
 
 
 def test_the_card_brings_it_back(training):
-    back = Appearance.from_card({"appearance": training.as_card()})
+    back = Appearance.from_card(training.as_card())
     for name, values in training.quantiles.items():
         assert back.quantiles[name] == pytest.approx(values, abs=1e-5)
     assert (back.slides, back.fields) == (5, 60)
-    assert Appearance.from_card({}) is None
+    assert Appearance.from_card(None) is None
 
 
 @pytest.mark.parametrize("spoilt", [{}, {"slides": 1}, [], "x"])
 def test_a_malformed_card_is_an_error(training, spoilt):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        Appearance.from_card({"appearance": spoilt})
+        Appearance.from_card(spoilt)
     entry = training.as_card()
     entry["quantiles"]["focus"] = [3, 2, 1]
     with pytest.raises(ValueError, match="focus"):
-        Appearance.from_card({"appearance": entry})
+        Appearance.from_card(entry)
 
 
 @pytest.mark.parametrize("count", [1, 47, 48, 49, 500])

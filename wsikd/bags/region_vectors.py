@@ -56,7 +56,7 @@ class VectorEmbedder:
     def record(self, tiles: object) -> dict[str, Any]:
         """As it is written into bags; ``tiles`` is what embedded the tiles."""
         return {
-            "id": f"region encoder of wsikd ({self.encoder.card.get('variant', 'slpd')})",
+            "id": f"region encoder of wsikd ({self.encoder.card.variant or 'slpd'})",
             "licence": "not stated", "dim": self.dim, "sha256": self.encoder.sha256,
             "tiles": tiles,
         }  # fmt: skip

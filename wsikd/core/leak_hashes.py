@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-CARD_KEY = "seen"
 HASH_CHARS = 12
 
 
@@ -23,11 +19,11 @@ def hashes(text: str) -> set[str]:
     return {text[i : i + HASH_CHARS] for i in range(0, len(text), HASH_CHARS)}
 
 
-def saw_scan(card: Mapping[str, Any], fingerprint: str) -> str | None:
+def saw_scan(records: Any, fingerprint: str) -> str | None:
     """Whether a network or its teacher learnt from a slide file.
 
     Args:
-        card: of the network.
+        records: the entry ``seen`` of its card.
         fingerprint: of the slide, see ``SlideInfo``.
 
     Returns:
@@ -36,7 +32,6 @@ def saw_scan(card: Mapping[str, Any], fingerprint: str) -> str | None:
     Raises:
         LookupError: the card does not say what was seen.
     """
-    records = card.get(CARD_KEY)
     if not isinstance(records, list):
         raise LookupError("the card does not say what its network has seen")
     for part in ("train", "val"):

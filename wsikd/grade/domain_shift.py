@@ -24,7 +24,7 @@ def trained_on(bundle: StudentBundle) -> Appearance | None:
         BundleError: the card's entry is malformed.
     """
     try:
-        found = Appearance.from_card(bundle.card)
+        found = Appearance.from_card(bundle.card.appearance)
     except MALFORMED as error:
         fault = f"its entry 'appearance' is malformed ({error!r})"
         raise BundleError(bundle.path / CARD, fault, "copy the bundle anew") from error

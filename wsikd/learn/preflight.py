@@ -131,7 +131,7 @@ def check_resolution(config: RunConfig, teacher: StudentBundle) -> None:
     own, wanted = teacher.spec.mpp, config.data.mpp
     if abs(own - wanted) <= 0.02 * own:
         return
-    if own > wanted and teacher.card.get("teacher"):
+    if own > wanted and teacher.card.teacher:
         raise ConfigError(
             f"--teacher {config.teacher}",
             f"is a student of {own:g} um/px, not the teacher of {wanted:g} um/px (data.mpp)",

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import KINDS, check_known, known_names, load_target, source_of
 from wsikd.models.tables import AGGREGATORS, BACKBONES, ENCODERS, GRADERS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TIMM = "timm"
 
@@ -75,7 +71,11 @@ def card_entry(arch: str, *kinds: str) -> dict[str, str]:
     return {} if source is None else {"package": source}
 
 
-def install_it(card: Mapping[str, Any], remedy: str) -> str:
-    """The remedy for a network that cannot be made: install the package that its card names."""
-    package = card.get("package")
+def install_it(package: str | None, remedy: str) -> str:
+    """The remedy for a network that cannot be made: install the package that its card names.
+
+    Args:
+        package: entry of the card; None where it names none.
+        remedy: without a package.
+    """
     return f"install the package {package}, which makes it" if package else remedy

@@ -99,13 +99,12 @@ class Appearance:
         return cls(found, len(names), len(statistics))
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any]) -> Appearance | None:
-        """What a card tells under ``appearance``; None where it tells nothing.
+    def from_card(cls, entry: Mapping[str, Any] | None) -> Appearance | None:
+        """Read the entry ``appearance`` of a card; None where the card has none.
 
         Raises:
             KeyError, TypeError, ValueError: the entry is malformed.
         """
-        entry = card.get("appearance")
         if entry is None:
             return None
         found = {}

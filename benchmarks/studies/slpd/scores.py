@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import DataError
-from wsikd.core.leak_hashes import CARD_KEY, hashes, seen_hash
+from wsikd.core.leak_hashes import hashes, seen_hash
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.learn.data.splits import groups_of
 from wsikd.learn.mil.cross_validate import pool
@@ -204,7 +204,7 @@ def check_left_out(encoder: LoadedRegionEncoder, names: Sequence[str]) -> None:
     Raises:
         DataError: one was seen, or the card does not say.
     """
-    records = encoder.card.get(CARD_KEY)
+    records = encoder.card.seen
     if not isinstance(records, list) or not records:
         raise DataError(encoder.path, "does not say what it has seen", "train it again")
     for record in records:

@@ -168,7 +168,7 @@ def test_one_slide_alone_answers_nothing(caplog):
 def test_slides_of_the_training_are_warned_of(caplog):
     maps = [map_of([[0]])]
     record = {"salt": "x", "train": {"images": seen_hash("0123abcd", "x")}, "val": {"images": ""}}
-    found = seen_slides({"teacher": {"seen": [record]}, "student": {}}, maps)
+    found = seen_slides({"teacher": [record], "student": None}, maps)
     assert found == {"teacher": {"slide 1": "train"}, "student": None}
     assert "teacher has learnt from 1 of the slides" in caplog.text
     assert "the card of student does not say" in caplog.text

@@ -21,6 +21,7 @@ from wsikd.grade.bench.types import Benched, Gradings, Question
 from wsikd.grade.runs.compare_labels import SlideLabel
 from wsikd.grade.runs.results import ResultSettings, infer_slide
 from wsikd.models.files.bundle import save_bundle
+from wsikd.models.files.card import GraderCard
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 
@@ -66,17 +67,21 @@ def test_kappa_of_slides_equals_sklearn_and_patients_are_groups():
     }  # fmt: skip
 
 
+def card(least):
+    return GraderCard.model_construct(min_area_mm2=least)
+
+
 def test_a_grade_group_is_that_of_infer(slide_file, tmp_path):
     one = contender("student", 4.0, 16)
     entry = SlideEntry(slide_file, "odd")
     for least, specimen in ((0.0, "biopsy"), (0.05, "prostatectomy")):
-        one = replace(one, card={"min_area_mm2": least})
+        one = replace(one, card=card(least))
         settings = ResultSettings(formats=("csv",), specimen=specimen, min_area_mm2=least)
         row, _ = infer_slide(one.predictor, entry, tmp_path / specimen, settings, student="x")
         found = grade_group(one, one.predictor.predict(open_entry(entry)), specimen)
         assert found == (row["isup_grade_group"] or 0)
-    assert grade_group(replace(one, card={"min_area_mm2": 9.0}), map_of(FIELDS[5]), "biopsy") == 0
-    assert grade_group(replace(one, card={}), map_of(FIELDS[5]), "biopsy") == 5
+    assert grade_group(replace(one, card=card(9.0)), map_of(FIELDS[5]), "biopsy") == 0
+    assert grade_group(replace(one, card=None), map_of(FIELDS[5]), "biopsy") == 5
 
 
 def test_both_units_are_told_and_the_choice_is_by_slides(slide_file, tmp_path, caplog):

@@ -18,7 +18,10 @@ CURVE = {
 
 def card(**more):
     found = {"teacher_sha256": "t", "fields": 80, "slides": 2, "curve": CURVE}
-    return SimpleNamespace(card={"escalation": found | more}, temperature=1.5)
+    return SimpleNamespace(card=SimpleNamespace(escalation=found | more), temperature=1.5)
+
+
+BARE = SimpleNamespace(card=SimpleNamespace(escalation=None), temperature=None)
 
 
 def test_the_rule_comes_from_the_card_of_that_teacher_alone():
@@ -32,8 +35,7 @@ def test_the_rule_comes_from_the_card_of_that_teacher_alone():
     rule = rule_of(card(teacher_sha256="x"), teacher, budget=0.1, agreement=0.9)
     assert rule.threshold is None
     assert "is of another teacher: 0.1 of the fields" in rule.told
-    bare = SimpleNamespace(card={}, temperature=None)
-    rule = rule_of(bare, teacher, budget=0.1, agreement=0.9)
+    rule = rule_of(BARE, teacher, budget=0.1, agreement=0.9)
     assert (rule.threshold, rule.temperature) == (None, None)
     assert "has no threshold of doubt" in rule.told
     assert "uncalibrated" in rule.told
@@ -108,7 +110,10 @@ def test_a_teacher_alone_is_told():
         (card(curve={k: v for k, v in CURVE.items() if k != "truth_kappa"}), "did not keep kappa"),
         (card(curve=CURVE | {"truth_kappa": [None] * 4}), "is undefined on the 80 validation"),
         (card(teacher_sha256="x"), "is of another teacher"),
-        (SimpleNamespace(card={}, temperature=None), "has no threshold of doubt"),
+        (
+            SimpleNamespace(card=SimpleNamespace(escalation=None), temperature=None),
+            "has no threshold of doubt",
+        ),
     ],
 )
 def test_a_card_that_tells_no_kappa_is_one_line(student, fault):

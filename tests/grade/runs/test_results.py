@@ -27,6 +27,7 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs import results
 from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
 from wsikd.models.files.bundle import InputSpec, StudentBundle
+from wsikd.models.files.card import GraderCard
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 from wsikd.slides.scaled_view import Canvas
@@ -317,7 +318,7 @@ def test_the_same_slide_recoloured_or_blurred_is_flagged(
 
 def test_what_a_card_tells_of_its_training(trained_on_pink, tmp_path, caplog):
     def bundle(card):
-        return StudentBundle(tmp_path, SPEC, card)
+        return StudentBundle(tmp_path, SPEC, GraderCard.model_construct(**card))
 
     assert trained_on(bundle({"appearance": trained_on_pink.as_card()})).slides == 3
     assert not caplog.records

@@ -101,10 +101,10 @@ def test_training_chooses_a_least_area(tmp_path, stores):
     fields = result.min_area_mm2 / 0.064**2
     assert fields == pytest.approx(round(fields) + ABOVE, abs=1e-6)
     assert fields > 1
-    assert card["min_area_slides"] == 2
-    assert card["min_area_mm2"] == result.min_area_mm2
-    assert 0 <= card["min_area_jaccard"] <= 1
+    assert card.min_area_slides == 2
+    assert card.min_area_mm2 == result.min_area_mm2
+    assert 0 <= card.min_area_jaccard <= 1
     digests = {TileStore.open(stores / f"s{i}.zarr").digest for i in range(4)}
-    assert card["data"] == sorted(digests)
+    assert card.data == sorted(digests)
     assert ".zarr" not in (tmp_path / "run/student/card.json").read_text()
     shutil.rmtree(tmp_path / "run")

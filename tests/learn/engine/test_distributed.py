@@ -89,7 +89,7 @@ def test_two_processes_train_what_one_does(stripes, teacher, tmp_path):
     assert two[0]["raw.at_plus"] == pytest.approx(one[0]["raw.at_plus"], rel=1e-4)
     assert two[0]["raw.fm"] == pytest.approx(one[0]["raw.fm"], rel=1e-4)
     card = load_bundle(tmp_path / "two").card
-    assert card["training"]["processes"] == 2
+    assert card.training.processes == 2
     assert names(tmp_path / "two") == names(tmp_path / "one")
     again = torchrun(*asked, "-o", tmp_path / "two")  # the fault is found by the first, told once
     assert again.returncode == 1  # torchrun's own, whatever its processes ended with

@@ -46,8 +46,8 @@ def teacher(stripes, tmp_path_factory):
 
 def test_a_teacher_of_the_same_split_is_taken_and_its_record_handed_on(stripes, teacher, tmp_path):
     distill(config(stripes, teacher, folds=4, fold=0, by="slide"), tmp_path / "s", device="cpu")
-    own = load_bundle(tmp_path / "s").card["seen"]
-    assert own == load_bundle(teacher).card["seen"]
+    own = load_bundle(tmp_path / "s").card.seen
+    assert own == load_bundle(teacher).card.seen
     assert len(own) == 1
     text = json.dumps(own)
     assert not any(f"s{i}" in text for i in range(8))  # no names
@@ -91,8 +91,8 @@ def test_slides_are_known_again_in_other_cuts(stripes, teacher, tmp_path, patche
     with pytest.raises(DataError, match="was trained on a slide or patient of that name"):
         distill(config(csv, teacher, **given), tmp_path / "s", device="cpu")
     distill(config(csv, teacher, **given, check_teacher=False), tmp_path / "s", device="cpu")
-    both = load_bundle(tmp_path / "s").card["seen"]
-    assert both[1:] == load_bundle(teacher).card["seen"]
+    both = load_bundle(tmp_path / "s").card.seen
+    assert both[1:] == load_bundle(teacher).card.seen
 
 
 def test_evaluate_refuses_what_was_seen_and_records_if_told(
@@ -134,9 +134,9 @@ def test_a_sample_of_many_images_still_meets_them(stripes, teacher, monkeypatch,
     monkeypatch.setattr(seen, "MAX_IMAGES", 5)
     settings = config(stripes, folds=4, fold=0, by="slide")
     distill(settings, tmp_path / "t", device="cpu")
-    record = load_bundle(tmp_path / "t").card["seen"][0]
+    record = load_bundle(tmp_path / "t").card.seen[0]
     assert len(record["train"]["images"]) == 5 * HASH_CHARS
-    whole = load_bundle(teacher).card["seen"][0]["train"]["images"]
+    whole = load_bundle(teacher).card.seen[0]["train"]["images"]
     assert whole.startswith(record["train"]["images"])
 
 

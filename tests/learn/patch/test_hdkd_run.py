@@ -64,7 +64,7 @@ def test_terms_are_weighed_as_published(student):
         loss = 0.5 * raw["ce"] + 0.5 * raw["lkd"] + 10 * raw["fkd"]
         assert row["loss"] == pytest.approx(loss)
     assert final["event"] == "final"
-    assert load_bundle(student).card["method"] == "hdkd"
+    assert load_bundle(student).card.method == "hdkd"
 
 
 @pytest.mark.parametrize("kill", [kill_in_step, kill_before_checkpoint])

@@ -108,20 +108,20 @@ def test_card_and_bundle_agree_with_the_best_epoch(student, teacher, stripes):
     bundle = load_bundle(student)
     assert (bundle.spec.mpp, bundle.spec.patch_px) == (2.0, 16)
     assert bundle.spec.classes == ("NC", "G3", "G4")
-    assert bundle.card["teacher"]["sha256"] == load_bundle(teacher).sha256
+    assert bundle.card.teacher.sha256 == load_bundle(teacher).sha256
     patches = load_patches(config(stripes).data, config(stripes).split)
     scored = evaluate_bundle(bundle, patches, split="val")
-    assert scored == {k: v for k, v in bundle.card["metrics"].items() if k != "split"}
+    assert scored == {k: v for k, v in bundle.card.metrics.items() if k != "split"}
     epochs = rows(student)[:-1]
     ranked = max(epochs, key=lambda r: (r["val"]["kappa"], -r["val"]["loss"]))
-    assert bundle.card["training"]["best_epoch"] == ranked["epoch"]
+    assert bundle.card.training.best_epoch == ranked["epoch"]
     assert scored["kappa"] == pytest.approx(ranked["val"]["kappa"])
-    assert bundle.card["min_area_mm2"] == 0.0  # files do not say whether they overlap
+    assert bundle.card.min_area_mm2 == 0.0  # files do not say whether they overlap
 
 
 def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes):
     card = load_bundle(student).card
-    found, patches = card["escalation"], load_patches(config(stripes).data, config(stripes).split)
+    found, patches = card.escalation, load_patches(config(stripes).data, config(stripes).split)
     val = patches.indices("val")
     assert (found["teacher_sha256"], found["split"]) == (load_bundle(teacher).sha256, "val")
     assert (found["fields"], found["slides"]) == (len(val), 2)
@@ -129,7 +129,7 @@ def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes
         evaluate.predict(b.network(), patches, val, mpp=b.spec.mpp)
         for b in map(load_bundle, (student, teacher))
     )
-    doubts = 1 - softmax(logits / card["temperature"], axis=1).max(1)
+    doubts = 1 - softmax(logits / card.temperature, axis=1).max(1)
     for place, threshold in enumerate(found["curve"]["threshold"]):
         again = doubts >= threshold - 1e-6
         assert found["curve"]["share"][place] == pytest.approx(again.mean())
@@ -138,7 +138,7 @@ def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes
         assert found["curve"]["agreement"][place] == pytest.approx(same)
         with_labels = cohen_kappa_score(patches.label[val], merged, weights="quadratic")
         assert found["curve"]["truth_kappa"][place] == pytest.approx(with_labels)
-    assert load_bundle(teacher).card["escalation"] is None
+    assert load_bundle(teacher).card.escalation is None
 
 
 def test_evaluation_refuses_what_does_not_fit(student, stripes):
@@ -359,8 +359,8 @@ def test_teacher_and_student_of_a_seed_start_apart(stripes, teacher, student, tm
         distill(settings, tmp_path / name, seed=1, device="cpu")
         bundle = load_bundle(tmp_path / name)
         first[name] = bundle.weights["backbone.stages.F1.0.weight"]
-        made = bundle.card["training"]
-        assert made["init_stream"] == ("teacher" if name == "teacher" else "student")
+        made = bundle.card.training
+        assert made.init_stream == ("teacher" if name == "teacher" else "student")
     assert torch.equal(first["ce"], first["fm"])
     theirs, own = first["teacher"].flatten(), first["ce"].flatten()
     assert torch.corrcoef(torch.stack([theirs, own]))[0, 1].abs() < 0.3
@@ -503,8 +503,8 @@ def test_moved_data_and_teacher_are_the_same_run(stripes, teacher, student, tmp_
 
 def test_the_card_keeps_temperature_stain_and_focus(student, stripes):
     bundle = load_bundle(student)
-    assert bundle.temperature == bundle.card["calibration"]["temperature"] > 0
-    kept = Appearance.from_card(bundle.card)
+    assert bundle.temperature == bundle.card.calibration.temperature > 0
+    kept = Appearance.from_card(bundle.card.appearance)
     assert (kept.slides, kept.fields) == (6, 54)
     patches = load_patches(config(stripes).data, config(stripes).split)
     rows = []

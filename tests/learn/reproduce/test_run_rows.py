@@ -215,7 +215,7 @@ def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, cap
     assert warned == (theirs <= own)
     cost = next(x for x in done.stdout.splitlines() if "multiply-accumulates" in x)
     assert cost.startswith(f"{record['macs'] / 1e9:.3g} G multiply-accumulates a patch (2 um/px")
-    assert cost.endswith(f"times the teacher's {teacher.card['macs'] / 1e9:.3g} G (1 um/px)")
+    assert cost.endswith(f"times the teacher's {teacher.card.macs / 1e9:.3g} G (1 um/px)")
 
 
 def test_the_teacher_s_test_figures_are_those_of_its_one_scoring(made, tmp_path, caplog):

@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from wsikd.core.errors import BundleError
 from wsikd.models.files.bundle import CARD, WEIGHTS, InputSpec, load_bundle, save_bundle
+from wsikd.models.files.card import DetectorCard
 from wsikd.models.files.folder import write_network
 from wsikd.models.graders.pooled import build_grader
 
+BARE = {"network": {}, "classes": ["lesion"]}
 CLASSES = ("NC", "G3", "G4", "G5")
 SPEC = InputSpec(4.0, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CLASSES, "half", 2)
 
@@ -46,7 +48,7 @@ def test_others_may_read_what_the_umask_lets_them(folder, grader, tmp_path):
     modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in (CARD, WEIGHTS)}
     (tmp_path / "plain").touch()
     assert modes == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
-    made = write_network(tmp_path / "other", grader.state_dict(), "test", {})
+    made = write_network(tmp_path / "other", grader.state_dict(), DetectorCard, BARE)
     assert (made / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

@@ -94,7 +94,7 @@ def trade(
         **({"compared_slides": {**slides.told(), **told}} if slides else {}),
         "points": sorted(points, key=lambda p: p["cpu_s"]["median"]),
         "choice": choice,
-        "seen": seen_slides({c.name: c.card for c in alone}, maps[teacher]),
+        "seen": seen_slides({c.name: c.card and c.card.seen for c in alone}, maps[teacher]),
     }
 
 
@@ -248,21 +248,21 @@ def _no_bound(gradings: Gradings) -> str:
 
 
 def seen_slides(
-    cards: Mapping[str, Mapping[str, Any]], maps: Sequence[GradeMap]
+    records: Mapping[str, Any], maps: Sequence[GradeMap]
 ) -> dict[str, dict[str, str] | None]:
     """Slides that each network or its teacher learnt from, by part; warns of them.
 
     Args:
-        cards: of the networks, by name.
+        records: the entry ``seen`` of each network's card, by name.
         maps: of the slides.
 
     Returns:
         Name -> {slide: part}; None where the card does not say what was seen.
     """
     found: dict[str, dict[str, str] | None] = {}
-    for name, card in cards.items():
+    for name, record in records.items():
         try:
-            parts = {m.slide.name: saw_scan(card, m.slide.fingerprint) for m in maps}
+            parts = {m.slide.name: saw_scan(record, m.slide.fingerprint) for m in maps}
         except (LookupError, TypeError):
             log.warning("the card of %s does not say what it has seen: no check for leaks", name)
             found[name] = None

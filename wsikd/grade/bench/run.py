@@ -130,7 +130,7 @@ def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
     """The student that asks its teacher about so many fields, the most doubtful first."""
     assert not isinstance(student.predictor, EscalatingPredictor)
     assert not isinstance(teacher.predictor, EscalatingPredictor)
-    temperature = student.card.get("temperature")
+    temperature = None if student.card is None else student.card.temperature
     predictor = EscalatingPredictor(
         student.predictor, teacher.predictor, Rule(budget, None, temperature)
     )

@@ -53,7 +53,7 @@ def grade_group(contender: Contender, grade_map: GradeMap, specimen: str) -> int
         grade_map: of a whole slide.
         specimen: rule for the score, see ``grade_slide``.
     """
-    least = float(contender.card.get("min_area_mm2") or 0.0)
+    least = float((contender.card and contender.card.min_area_mm2) or 0.0)
     areas = class_areas(grade_map)
     found = grade_slide(areas, grade_map.classes, specimen=specimen, min_area_mm2=least)
     return found.grade_group if found else 0

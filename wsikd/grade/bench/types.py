@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.grade.runs.compare_labels import SlideLabel
+    from wsikd.models.files.card import GraderCard
     from wsikd.slides.listing.manifest import SlideEntry
 
 BUDGETS = (0.02, 0.05, 0.1, 0.2)
@@ -33,7 +34,7 @@ class Contender:
     predictor: SlidePredictor | EscalatingPredictor
     macs: int
     trained: bool
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: GraderCard | None = None
 
 
 @dataclass(frozen=True)

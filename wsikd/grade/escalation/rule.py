@@ -65,7 +65,7 @@ def rule_of(
     unsure = "the most doubtful first" if temperature else "the most doubtful first (uncalibrated)"
     if budget >= 1:
         return Rule(1.0, None, temperature, "every field is read again")
-    found = student.card.get("escalation")
+    found = student.card.escalation
     if not isinstance(found, dict) or found.get("teacher_sha256") != teacher.sha256:
         why = "is of another teacher" if isinstance(found, dict) else "has no threshold of doubt"
         if kappa is not None:

@@ -258,7 +258,7 @@ def _figures(
 def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
     """Slides that the student learnt from, by part; None where its card does not say. Warns."""
     try:
-        parts = {s: saw_scan(results.card, results.fingerprint[s]) for s in slides}
+        parts = {s: saw_scan(results.card.get("seen"), results.fingerprint[s]) for s in slides}
     except MALFORMED:
         log.warning("the student's card does not say what it has seen: no check for leaks")
         return None

@@ -236,7 +236,9 @@ def keep_card(out: Path, bundle: StudentBundle) -> Path:
     path = out / f"student-{bundle.sha256[:12]}.json"
     made = provenance()
     versions = {k: made[k] for k in ("wsikd", "git", "python", "platform") if made[k]}
-    write_json_atomic(path, {**bundle.card, "made_with": versions | made["packages"]}, CARD)
+    write_json_atomic(
+        path, {**bundle.card.record(), "made_with": versions | made["packages"]}, CARD
+    )
     return path
 
 

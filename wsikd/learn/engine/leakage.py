@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError, DataError
-from wsikd.core.leak_hashes import CARD_KEY, hashes, seen_hash
+from wsikd.core.leak_hashes import hashes, seen_hash
 from wsikd.learn.data.splits import listed
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[s
         names = sorted({h for _, h in _names(patches, indices, salt)})
         images = sorted({h for _, h in _images(patches, indices, salt)})[:MAX_IMAGES]
         own[part] = {"names": "".join(names), "images": "".join(images)}
-    before = [] if teacher is None else list(teacher.card.get(CARD_KEY) or [])
+    before = [] if teacher is None else list(teacher.card.seen or [])
     return [own, *(record for record in before if record != own)]
 
 
@@ -80,7 +80,7 @@ def check_unseen(
         DataError: some were seen; the message names their slides.
         BundleError: the card's record is damaged.
     """
-    records = bundle.card.get(CARD_KEY)
+    records = bundle.card.seen
     if not isinstance(records, list):
         logger.warning("the card of %s does not say what it has seen: no check for leaks", who)
         return False

@@ -94,7 +94,7 @@ def _fold(
     else:
         train_bags(config, folder, seed=seed, device=device, resume=True, bags=bags)
     bundle = load_bag_network(folder)
-    if bundle.card.get("data") != bags.digests:
+    if bundle.card.data != bags.digests:
         raise DataError(folder, "was trained on other bags", "restore them, or choose another -o")
     file = folder / PREDICTIONS
     if file.is_file():

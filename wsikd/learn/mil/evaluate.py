@@ -55,7 +55,7 @@ class BagReader:
     def __init__(self, bundle: BagBundle) -> None:
         """Make the network."""
         self.network = bundle.network()
-        self.temperature = float(bundle.card.get("temperature") or 1.0)
+        self.temperature = float(bundle.card.temperature or 1.0)
 
     def __call__(self, features: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Calibrated probabilities (C,) and attention (n,) of embeddings float32 (n, D)."""
@@ -113,7 +113,7 @@ def evaluate_bags(
     bundle = load_bag_network(run)
     config = load_config(MilConfig, RunDir(run).config_file)
     bags = loaded or _bags(config, data)
-    if bags.digests != bundle.card.get("data"):
+    if bags.digests != bundle.card.data:
         raise DataError(run, "was trained on other bags", "restore them, or name them with --data")
     chosen = bags.indices(split)
     if not len(chosen):

@@ -191,7 +191,7 @@ def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) ->
     if teacher is None:
         logger.info("%.3g G multiply-accumulates a patch (%s)", own / 1e9, how)
         return
-    theirs = teacher.card.get("macs")
+    theirs = teacher.card.macs
     if not isinstance(theirs, int):
         theirs = macs(teacher.network(), teacher.spec.patch_px)
     logger.info(

@@ -118,7 +118,7 @@ def teacher_beside(
         return None
     if figures is None:
         return None
-    return {"mpp": bundle.spec.mpp, "macs": bundle.card.get("macs"), "figures": figures}
+    return {"mpp": bundle.spec.mpp, "macs": bundle.card.macs, "figures": figures}
 
 
 def _recorded(bundle: StudentBundle, patches: PatchSet) -> dict[str, float | None] | None:

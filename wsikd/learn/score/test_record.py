@@ -77,11 +77,11 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
 
     spec = subject.bundle.spec
     if subject.config is None:
-        benign = subject.bundle.card.get("benign") or None
+        benign = subject.bundle.card.benign or None
         own = Data(paths=list(data), mpp=mpp or spec.mpp, classes=list(spec.classes), benign=benign)
         return load_patches(own, Split(), undivided="test")
     found = subject.config.data
-    made = subject.bundle.card.get("data")
+    made = subject.bundle.card.data
     if not data:
         patches = load_patches(found, subject.config.split)
         if made is not None and patches.digests != made:
@@ -188,7 +188,7 @@ def _score(
         if colour is None
         else numbers(measure(truth, colour, benign=patches.benign)),
         "calibration": None if temperature is None else calibration(logits, truth, temperature),
-        "macs": subject.bundle.card.get("macs"),
+        "macs": subject.bundle.card.macs,
         "mpp": subject.bundle.spec.mpp,
         "input": subject.bundle.spec.student_input,
         "teacher": teacher_beside(subject, patches, split, device=device),
@@ -210,9 +210,8 @@ def _logits(
         return evaluate.predict(network, patches, indices, mpp=bundle.spec.mpp, device=device)
 
     logits = of(chosen)
-    kept = bundle.card.get("temperature")
-    if isinstance(kept, (int, float)) and kept > 0:
-        return logits, float(kept)
+    if bundle.temperature is not None:
+        return logits, bundle.temperature
     val = patches.indices("val")
     if not len(val):
         return logits, None

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.leak_hashes import CARD_KEY, seen_hash
+from wsikd.core.leak_hashes import seen_hash
 from wsikd.core.run import RunDir
 from wsikd.core.timing import span
 from wsikd.learn.data.augment import Part
@@ -315,7 +315,7 @@ def _finish(trainer: SlpdTrainer) -> RegionResult:
             grid=table.shape[1], region_px=table.region_px, variant=config.variant,
             data=trainer.regions.digests, metrics={"spread": spread},
             training={"seed": trainer.seed, "epochs": trainer.epoch},
-            **{CARD_KEY: [seen(trainer.regions)]},
+            seen=[seen(trainer.regions)],
         )  # fmt: skip
         trainer.run.append_metrics({"event": "final", "spread": spread})
     return RegionResult(run.path, run.student, prototypes, trainer.epoch, trainer.loss, spread)

@@ -24,7 +24,7 @@ from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.device import deterministic
 from wsikd.models.encoders.base import read_state
-from wsikd.models.files.bundle import CARD
+from wsikd.models.files.card import CARD, REMEDY, DetectorCard
 from wsikd.models.files.folder import read_network, write_network
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from wsikd.learn.data.augment import Part
 
 logger = logging.getLogger(__name__)
-KIND = "detector"
 
 
 class Detect(Method):
@@ -161,15 +160,15 @@ def average_precision(
 
 def load_detector(run: Path) -> Detector:
     """The detector of a run, in eval mode on the CPU. Raises BundleError."""
-    place, card, weights = read_network(run, KIND)
+    place, card, weights = read_network(run, DetectorCard)
     try:
-        network = DetectNetwork(**card["network"])
-        detector = _built(network, len(card["classes"]))
+        network = DetectNetwork(**card.network)
+        detector = _built(network, len(card.classes))
         detector.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
             place / CARD, f"does not go with its weights ({type(error).__name__})",
-            "copy the whole folder anew, or train it again",
+            REMEDY,
         ) from error  # fmt: skip
     return detector.eval()
 
@@ -261,7 +260,7 @@ def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> Det
         detector = trainer.method.student.to("cpu")
         assert isinstance(detector, Detector)
         trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
-        write_network(bundle, detector.state_dict(), KIND, {
+        write_network(bundle, detector.state_dict(), DetectorCard, {
             "network": config.network.model_dump(), "classes": list(images.classes),
             "data": images.digests, "metrics": {"split": "val", **metrics},
             "training": {"seed": trainer.seed, "epochs": config.optim.epochs,

@@ -16,7 +16,7 @@ from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.registry import nearest
 from wsikd.models.backbones.open import build_backbone
 from wsikd.models.encoders.base import Encoder, EncoderSpec
-from wsikd.models.files.bundle import CARD
+from wsikd.models.files.card import CARD, REMEDY, EmbedderCard
 from wsikd.models.files.folder import read_network, write_network
 from wsikd.models.names import card_entry, install_it
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from wsikd.models.backbones.base import Backbone
 
-KIND = "embedder"
 ADAPTERS = ("p", "m", "mp", "mpa")
 
 
@@ -141,29 +140,31 @@ def save_embedder(
 
     Raises:
         OutputError: the folder cannot be written.
+        ValueError: an entry of the card has the wrong type or is out of range.
     """
     network = {
         "arch": arch, "tap": embedder.tap, "adapter": embedder.adapter.kind, "dim": spec.dim,
         "channels": embedder.trunk.taps[embedder.tap].channels,
     }  # fmt: skip
     about = {"network": network, "encoder": spec.record(), **card_entry(arch, "backbones"), **card}
-    return write_network(folder, embedder.state_dict(), KIND, about)
+    return write_network(folder, embedder.state_dict(), EmbedderCard, about)
 
 
 def load_embedder(folder: Path) -> Encoder:
     """Read an embedder as an encoder, in eval mode. Raises BundleError."""
-    place, card, weights = read_network(folder, KIND)
+    place, card, weights = read_network(folder, EmbedderCard)
     try:
-        network, about = card["network"], card["encoder"]
-        trunk = build_backbone(str(network["arch"]))
-        adapter = Adapter(str(network["adapter"]), int(network["channels"]), int(network["dim"]))
-        embedder = Embedder(trunk, str(network["tap"]), adapter, int(network["dim"]))
+        network, about = card.network, card.encoder
+        adapter = Adapter(network.adapter, network.channels, network.dim)
+        embedder = Embedder(build_backbone(network.arch), network.tap, adapter, network.dim)
         embedder.load_state_dict(weights)
-        exact = {"mean": tuple(about["mean"]), "std": tuple(about["std"]), "sha256": card["sha256"]}
-        spec = EncoderSpec(**{**about, **exact})
+        spec = EncoderSpec(
+            about.id, about.licence, about.dim, card.sha256, about.input_px, tuple(about.mean),
+            tuple(about.std), about.mpp, about.patch_px,
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = error.fault if isinstance(error, ConfigError) else type(error).__name__
-        remedy = install_it(card, "copy the whole folder anew, or train it again")
+        remedy = install_it(card.package, REMEDY)
         raise BundleError(
             place / CARD, f"does not go with its weights ({reason:.200})", remedy
         ) from error

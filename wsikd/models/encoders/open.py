@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.registry import resolve
-from wsikd.models.encoders.adapter import KIND, load_embedder
+from wsikd.models.encoders.adapter import load_embedder
 from wsikd.models.encoders.base import (
     RANDOM,
     Encoder,
@@ -34,6 +34,7 @@ from wsikd.models.encoders.base import (
 )
 from wsikd.models.encoders.dino_vit import open_hipt
 from wsikd.models.files.bundle import load_bundle
+from wsikd.models.files.card import EmbedderCard
 from wsikd.models.files.folder import kind_of
 from wsikd.models.names import no_encoder, split_encoder
 from wsikd.models.tables import ENCODERS
@@ -119,7 +120,7 @@ class _Headless(nn.Module):
 
 
 def _bundle(folder: Path) -> Encoder:
-    if kind_of(folder) == KIND:
+    if kind_of(folder) == EmbedderCard.KIND:
         return load_embedder(folder)
     try:
         bundle = load_bundle(folder)
@@ -128,7 +129,7 @@ def _bundle(folder: Path) -> Encoder:
     grader = bundle.network()
     spec = EncoderSpec(
         id=f"{bundle.arch} of wsikd, {'pooled' if grader.pooled else 'tokens'}",
-        licence=str(bundle.card.get("licence", "not stated")),
+        licence=bundle.card.licence or "not stated",
         dim=grader.embedding_dim,
         sha256=bundle.sha256,
         input_px=None,

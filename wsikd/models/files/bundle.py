@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.files.card import CARD as CARD
-from wsikd.models.files.card import FORMAT as FORMAT
+from wsikd.models.files.card import GraderCard, GraderInput, read_grader_card
 from wsikd.models.files.card import InputSpec as InputSpec
-from wsikd.models.files.card import input_spec, network_of, number, read_card
 from wsikd.models.names import card_entry, install_it
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ class StudentBundle:
 
     path: Path
     spec: InputSpec
-    card: Mapping[str, Any]
+    card: GraderCard
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
@@ -54,48 +52,48 @@ class StudentBundle:
     @property
     def sha256(self) -> str:
         """Digest of the weights file."""
-        return str(self.card["sha256"])
+        return self.card.sha256
 
     @property
     def key(self) -> str:
         """Digest of all that decides its logits."""
-        parts = [self.sha256, self.card["network"], self.card["input"]]
+        parts = [self.sha256, self.card.network.record(), self.card.input.record()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def arch(self) -> str:
         """Name of the network."""
-        return str(self.card["network"]["arch"])
+        return self.card.network.arch
 
     @property
     def width(self) -> float:
         """Factor on its channels."""
-        return float(self.card["network"].get("width", 1.0))
+        return float(self.card.network.width)
 
     @property
     def drop_pools(self) -> int:
         """Halvings of its grid that were left out."""
-        return int(self.card["network"].get("drop_pools", 0))
+        return int(self.card.network.drop_pools)
 
     @property
     def options(self) -> Mapping[str, Any]:
         """Settings of a network that has any, see ``grader.GRADERS``."""
-        return dict(self.card["network"].get("options") or {})
+        return dict(self.card.network.options or {})
 
     @property
     def min_area_mm2(self) -> float:
         """Area in mm2 that a pattern must cover to count on a slide."""
-        return float(self.card.get("min_area_mm2") or 0.0)
+        return float(self.card.min_area_mm2 or 0.0)
 
     @property
     def temperature(self) -> float | None:
         """What its logits are divided by to be taken at their word; None where nobody fitted it."""
-        value = self.card.get("temperature")
+        value = self.card.temperature
         return None if value is None else float(value)
 
     def network(self) -> Grader:
         """The network in eval mode, on the CPU."""
-        grader = _empty(network_of(self.card["network"]), self.spec)
+        grader = _empty(self.card.network.settings(), self.spec)
         grader.load_state_dict(dict(self.weights))
         return grader.eval()
 
@@ -112,9 +110,10 @@ def save_bundle(
         spec: what it is to be given.
         arch: its entry in ``BACKBONES``.
         width: factor on its channels.
-        card: further entries of the card, JSON values (teacher, data, metrics, min_area_mm2...).
+        card: further entries of :class:`GraderCard`, JSON values.
 
     Raises:
+        ValueError: an entry of the card has the wrong type or is out of range.
         OutputError: the folder cannot be written, or holds something else than a bundle.
     """
     from wsikd.models.backbones.base import macs
@@ -125,21 +124,19 @@ def save_bundle(
     network = {"arch": arch, "width": width, "drop_pools": grader.backbone.drop_pools}
     if grader.options:
         network["options"] = grader.options
-    content = {
-        "format": FORMAT,
-        "wsikd": __version__,
-        "use": RESEARCH_USE,
+    entries = {
         "licence": LICENCE,
         "network": network,
-        "input": asdict(spec),
+        "input": GraderInput.of(spec).record(),
         "macs": macs(grader, spec.patch_px),
         "parameters": sum(p.numel() for p in grader.parameters()),
         **card_entry(arch, "backbones", "graders"),
         **card,
     }
     with Place(folder, BUNDLE, folder, whole=True).made() as part:
-        write_weights(part / WEIGHTS, state, {"wsikd": _sealed(network, asdict(spec))})
-        write_json_atomic(part / CARD, content | {"sha256": _sha256(part / WEIGHTS)})
+        write_weights(part / WEIGHTS, state, {"wsikd": _sealed(network, entries["input"])})
+        made = GraderCard.made(_sha256(part / WEIGHTS), entries)
+        write_json_atomic(part / CARD, made.record())
     return folder
 
 
@@ -152,25 +149,8 @@ def peek_bundle(path: str | Path) -> StudentBundle:
         BundleError: there is none, it is unfinished, or its card is damaged.
     """
     folder = _find(Path(path))
-    card = read_card(folder / CARD)
-    if "input" not in card and isinstance(card.get("kind"), str):
-        raise BundleError(
-            folder / CARD, f"describes a network of kind '{card['kind']}', which grades no patches",
-            "give a run of method supervised, at_plus or hdkd",
-        )  # fmt: skip
-    try:
-        spec = input_spec(card["input"])
-        network_of(card["network"])
-        _ = card["sha256"]
-        number(card.get("min_area_mm2") or 0.0, "min_area_mm2", least=0.0)
-        if card.get("temperature") is not None:
-            number(card["temperature"], "temperature")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(
-            folder / CARD, f"is not a card of wsikd ({reason:.200})", "export the student again"
-        ) from error
-    return StudentBundle(folder, spec, card)
+    card = read_grader_card(folder / CARD)
+    return StudentBundle(folder, card.input.spec(), card)
 
 
 def load_bundle(
@@ -191,7 +171,7 @@ def load_bundle(
     folder, card, digest = bundle.path, bundle.card, bundle.sha256
     if known and digest == _sha256(folder / WEIGHTS) and known(bundle):
         return bundle
-    _check_fit(folder, card, bundle.spec, network_of(card["network"]))
+    _check_fit(folder, card, bundle.spec)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
             folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
@@ -261,19 +241,17 @@ def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
     return grader
 
 
-def _check_fit(
-    folder: Path, card: Mapping[str, Any], spec: InputSpec, network: Mapping[str, Any]
-) -> None:
+def _check_fit(folder: Path, card: GraderCard, spec: InputSpec) -> None:
     """Header of the weights against the card and against the network that the card names."""
     shapes, types, sealed = _read_header(folder / WEIGHTS)
-    arch = network["arch"]
+    arch = card.network.arch
     try:
-        empty = _shapes(network, spec)
+        empty = _shapes(card.network.settings(), spec)
     except ConfigError as error:
         raise BundleError(
             folder / CARD,
             f"network '{arch}': {error.fault}",
-            install_it(card, "use a wsikd that knows it"),
+            install_it(card.package, "use a wsikd that knows it"),
         ) from error
     expected = {k: tuple(v.shape) for k, v in empty.items()}
     for name in [*expected, *shapes]:
@@ -287,7 +265,7 @@ def _check_fit(
             fault = f"of type {types[name]}, not {empty[name].dtype}".replace("torch.", "")
             break
     else:
-        if sealed not in (None, _sealed(card["network"], card["input"])):
+        if sealed not in (None, _sealed(card.network.record(), card.input.record())):
             fault = "tells other classes, resolution or network than the weights were saved with"
             raise BundleError(folder / CARD, fault, "copy both files anew")
         return

@@ -1,28 +1,43 @@
-"""A bundle's card: what is read from ``card.json``, and how it must look. Needs no PyTorch."""
+"""What the ``card.json`` of a bundle says: one pydantic model for each kind of network.
+
+A card is written from its model and read into it. Entries that the model does not know, of another
+wsikd of the same format, are kept. This module needs no PyTorch.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+
+from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.reading import read_json
+from wsikd.models.files.limits import ClassNames, NetworkName, Within, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import Self
 
 FORMAT = 1
-COLOURS = ("rgb", "grey", "haematoxylin")
-"""What a network may see of a patch, see ``wsikd.models.graders.colour_input``."""
 CARD = "card.json"
 CARD_BYTES = 4 << 20
-LARGEST = {"patch_px": 8192, "upsample": 16, "width": 16.0, "drop_pools": 16, "mpp": 1000.0,
-           "options": 4096.0, "temperature": 100.0, "threshold": 1.0, "dim": 1 << 20,
-           "grid": 1 << 10}  # fmt: skip
-SMALLEST = {"mpp": 0.01, "patch_px": 8, "upsample": 1, "width": 0.01, "temperature": 0.01,
-            "std": 1e-6}  # fmt: skip
+REMEDY = "copy the whole folder again, or train it again"
+Real = int | float
+"""A number as it is in the file: 2 does not become 2.0."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +73,451 @@ class InputSpec:
         return self.mpp * self.patch_px
 
 
-def read_card(file: Path) -> dict[str, Any]:
-    """Read ``card.json``. Raises BundleError where it is none, or of another format."""
+class CardPart(BaseModel):
+    """A part of a card."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def record(self) -> dict[str, Any]:
+        """JSON values: the entries that it was made with, and no defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Training(CardPart):
+    """How a network was trained."""
+
+    seed: int | None = None
+    init: str | None = None
+    init_stream: str | None = None
+    processes: int | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+
+
+class Calibration(CardPart):
+    """Errors of the probabilities on validation, before and after the temperature."""
+
+    temperature: Real | None = None
+    ece_before: Real | None = None
+    nll_before: Real | None = None
+    ece_after: Real | None = None
+    nll_after: Real | None = None
+
+
+class TaughtBy(CardPart):
+    """The teacher of a network: a grader, or an encoder."""
+
+    id: str | None = None
+    licence: str | None = None
+    sha256: str | None = None
+    arch: str | None = None
+    mpp: Real | None = None
+    dim: int | None = None
+
+
+class Card(CardPart):
+    """What every card says.
+
+    Attributes:
+        format: version of the card. It rises when an older wsikd could not read a newer card.
+        wsikd: version of the program that wrote it.
+        use: what the network may be used for.
+        sha256: digest of the weights file.
+    """
+
+    KIND: ClassVar[str]
+    format: Literal[1]
+    wsikd: str | None = None
+    use: str | None = None
+    sha256: str
+
+    @classmethod
+    def made(cls, sha256: str, entries: Mapping[str, Any]) -> Self:
+        """The card of a network that was just made.
+
+        Args:
+            sha256: digest of the weights file.
+            entries: JSON values.
+
+        Raises:
+            ValueError: an entry has the wrong type or is out of range.
+        """
+        kind = {"kind": cls.KIND} if "kind" in cls.model_fields else {}
+        own = {"format": FORMAT, **kind, "wsikd": __version__, "use": RESEARCH_USE}
+        return cls.model_validate(json.loads(json.dumps({**own, **entries, "sha256": sha256})))
+
+    def record(self) -> dict[str, Any]:
+        """As it is written to ``card.json``: format and kind first, the digest last."""
+        entries = super().record()
+        first: dict[str, Any] = {k: entries.pop(k) for k in ("format", "kind") if k in entries}
+        digest = {"sha256": entries.pop("sha256")}
+        return {**first, **entries, **digest}
+
+
+class GraderNetwork(CardPart):
+    """The network of a grader."""
+
+    arch: NetworkName
+    width: Annotated[float, Within("width")] = 1.0
+    drop_pools: Annotated[int, Within("drop_pools", integer=True)] = 0
+    options: dict[str, Any] | None = None
+
+    @field_validator("options")
+    @classmethod
+    def _in_range(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
+        for value in (options or {}).values():
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, int | float) and not isinstance(one, bool):
+                    number(one, "options")
+        return options
+
+    def settings(self) -> dict[str, Any]:
+        """As ``wsikd.models.graders.pooled.assemble`` takes them."""
+        return {
+            "arch": self.arch,
+            "width": float(self.width),
+            "drop_pools": int(self.drop_pools),
+            "options": dict(self.options or {}),
+        }
+
+
+_Mean = Annotated[float, Within("mean")]
+_Std = Annotated[float, Within("std")]
+
+
+class GraderInput(CardPart):
+    """What a grader is to be given, see :class:`InputSpec`."""
+
+    mpp: Annotated[float, Within("mpp")]
+    patch_px: Annotated[int, Within("patch_px", integer=True)]
+    mean: Annotated[list[_Mean], Field(min_length=3, max_length=3)]
+    std: Annotated[list[_Std], Field(min_length=3, max_length=3)]
+    classes: ClassNames
+    student_input: Literal["native", "half", "upsampled"] = "native"
+    upsample: Annotated[int, Within("upsample", integer=True)] = 1
+    corner_aligned: bool = False
+    colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
+
+    @classmethod
+    def of(cls, spec: InputSpec) -> GraderInput:
+        """The part of a card for a network's input. Raises ValueError."""
+        return cls.model_validate(json.loads(json.dumps(asdict(spec))))
+
+    def spec(self) -> InputSpec:
+        """The same as plain numbers and tuples."""
+        mean, std = (tuple(map(float, values)) for values in (self.mean, self.std))
+        return InputSpec(
+            mpp=float(self.mpp),
+            patch_px=int(self.patch_px),
+            mean=(mean[0], mean[1], mean[2]),
+            std=(std[0], std[1], std[2]),
+            classes=tuple(self.classes),
+            student_input=self.student_input,
+            upsample=int(self.upsample),
+            corner_aligned=self.corner_aligned,
+            colour=self.colour,
+        )
+
+
+class GraderCard(Card):
+    """A student or teacher: patches in, one class each out.
+
+    Attributes:
+        licence: terms of the weights.
+        network: what ``model.safetensors`` belongs to.
+        input: resolution, patch and classes.
+        macs: multiply-accumulates of a patch.
+        parameters: how many weights.
+        package: that makes the network; None where wsikd or timm does.
+        method: that it was trained with.
+        teacher: that it was distilled from.
+        benign: classes that are no cancer.
+        seen: keyed hashes of slides, patients and images that it learnt from; checked by
+            ``wsikd.learn.engine.leakage``.
+        data: digests of the data that it was trained on.
+        metrics: figures on the validation part.
+        colour_kappa: kappa of colour histograms on the same patches.
+        temperature: its logits are divided by it; None where none was fitted.
+        calibration: errors of the probabilities before and after.
+        min_area_mm2: area that a pattern must cover to count on a slide.
+        min_area_jaccard: agreement of slides with that area.
+        min_area_slides: validation slides that it was chosen on.
+        escalation: which share of fields a teacher has to read again for which agreement; checked
+            by ``wsikd.grade.escalation.rule``.
+        training: seed and epochs.
+        appearance: stain and focus of the training; checked by ``wsikd.slides.appearance``.
+    """
+
+    KIND: ClassVar[str] = "grader"
+    licence: str | None = None
+    network: GraderNetwork
+    input: GraderInput
+    macs: Real | None = None
+    parameters: int | None = None
+    package: str | None = None
+    method: str | None = None
+    teacher: TaughtBy | None = None
+    benign: list[str] | None = None
+    seen: Any = None
+    data: list[str] | None = None
+    metrics: dict[str, Any] | None = None
+    colour_kappa: Real | None = None
+    temperature: Annotated[float, Within("temperature")] | None = None
+    calibration: Calibration | None = None
+    min_area_mm2: Annotated[float, Within("min_area_mm2", least=0.0)] | None = None
+    min_area_jaccard: Real | None = None
+    min_area_slides: int | None = None
+    escalation: Any = None
+    training: Training | None = None
+    appearance: Any = None
+
+
+class BagNetworkSizes(CardPart):
+    """The network of a bag classifier."""
+
+    arch: str
+    options: dict[str, Any]
+    dim: Annotated[int, Within("dim", least=1, integer=True)]
+
+    @field_validator("options")
+    @classmethod
+    def _in_range(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name, value in options.items():
+            number(value, name, least=0.0 if name == "dropout" else 1.0, most=1 << 20)
+        return options
+
+
+class BagCard(Card):
+    """A bag network: the embeddings of a slide in, one class out.
+
+    Attributes:
+        kind: "mil".
+        network: its entry in ``AGGREGATORS``, options, and width of the embeddings.
+        classes: names in the order of the logits.
+        encoder: the record of what embedded the bags that it was trained on.
+        package: that makes the network; None where wsikd does.
+        threshold: a slide is positive where the last class's probability reaches it; None where
+            none was chosen.
+        point: how the threshold was chosen.
+        temperature: its logits are divided by it.
+        data: digests of the bags.
+        metrics: figures on the validation part.
+        left_out: bags without a usable label.
+        training: seed and epochs.
+    """
+
+    KIND: ClassVar[str] = "mil"
+    kind: Literal["mil"]
+    network: BagNetworkSizes
+    classes: ClassNames
+    encoder: dict[str, Any]
+    package: str | None = None
+    threshold: Annotated[float, Within("threshold", least=0.0, most=1.0)] | None = None
+    point: dict[str, Any] | None = None
+    temperature: Annotated[float, Within("temperature")] | None = None
+    data: list[str] | None = None
+    metrics: dict[str, Any] | None = None
+    left_out: int | None = None
+    training: Training | None = None
+
+
+def _size(name: str, most: int) -> Within:
+    return Within(name, least=1, most=most, integer=True)
+
+
+class RegionSizes(CardPart):
+    """The network of a region encoder; an unknown size is refused, since it changes the output."""
+
+    model_config = ConfigDict(extra="forbid")
+    dim: Annotated[int, _size("dim", 1 << 20)] = 384
+    table: Annotated[int, _size("table", 1 << 10)] = 14
+    width: Annotated[int, _size("width", 1 << 14)] = 192
+    depth: Annotated[int, _size("depth", 1 << 8)] = 6
+    heads: Annotated[int, _size("heads", 1 << 8)] = 6
+    mlp_ratio: Annotated[float, Within("mlp_ratio", least=0.0, most=64.0)] = 4.0
+    drop_path: Annotated[float, Within("drop_path", least=0.0, most=1.0)] = 0.1
+    hidden: Annotated[int, _size("hidden", 1 << 16)] = 2048
+    bottleneck: Annotated[int, _size("bottleneck", 1 << 14)] = 256
+    outputs: Annotated[int, _size("outputs", 1 << 24)] = 65_536
+    init_std: Annotated[float, Within("init_std", least=0.0, most=1e3)] = 0.02
+
+
+class RegionCard(Card):
+    """A region encoder: a grid of tile embeddings in, one vector out.
+
+    Attributes:
+        kind: "region".
+        network: its sizes.
+        encoder: the record of what embedded the tiles.
+        mpp: um per pixel of the tiles; None where the grids did not say.
+        grid: tiles along a side of a region.
+        region_px: side of a region.
+        variant: method of its training.
+        data: digests of the grids.
+        metrics: figures of its training.
+        training: seed and epochs.
+        seen: keyed hashes of slides and patients that it learnt from.
+    """
+
+    KIND: ClassVar[str] = "region"
+    kind: Literal["region"]
+    network: RegionSizes
+    encoder: dict[str, Any]
+    mpp: Annotated[float, Within("mpp")] | None = None
+    grid: Annotated[int, Within("grid", least=1, integer=True)]
+    region_px: int | None = None
+    variant: str | None = None
+    data: list[str] | None = None
+    metrics: dict[str, Any] | None = None
+    training: Training | None = None
+    seen: Any = None
+
+
+class EmbedderNetwork(CardPart):
+    """A trunk and the adapter behind it."""
+
+    arch: str
+    tap: str
+    adapter: str
+    dim: int
+    channels: int
+
+
+class EncoderRecord(CardPart):
+    """What an encoder is, see ``wsikd.models.encoders.base.EncoderSpec``."""
+
+    id: str
+    licence: str
+    dim: int
+    sha256: str
+    input_px: int | None
+    mean: list[Real]
+    std: list[Real]
+    mpp: Real | None = None
+    patch_px: int | None = None
+
+
+class EmbedderCard(Card):
+    """An embedder: patches in, another encoder's embeddings out.
+
+    Attributes:
+        kind: "embedder".
+        network: trunk and adapter.
+        encoder: what it is to be given; its digest is that of the file.
+        package: that makes the trunk; None where wsikd or timm does.
+        teacher: the encoder whose embeddings it learnt.
+        targets: how they were scaled.
+        data: digests of the data that it was trained on.
+        metrics: figures on the validation part.
+        training: seed and epochs.
+    """
+
+    KIND: ClassVar[str] = "embedder"
+    kind: Literal["embedder"]
+    network: EmbedderNetwork
+    encoder: EncoderRecord
+    package: str | None = None
+    teacher: TaughtBy | None = None
+    targets: str | None = None
+    data: list[str] | None = None
+    metrics: dict[str, Any] | None = None
+    training: Training | None = None
+
+
+class DetectorCard(Card):
+    """A detector: images in, boxes out.
+
+    Attributes:
+        kind: "detector".
+        network: settings of ``wsikd.learn.ts2g.detect_settings.DetectNetwork``.
+        classes: of the boxes.
+        data: digests of the images.
+        metrics: figures on the validation part.
+        training: seed and epochs.
+    """
+
+    KIND: ClassVar[str] = "detector"
+    kind: Literal["detector"]
+    network: dict[str, Any]
+    classes: list[str]
+    data: list[str] | None = None
+    metrics: dict[str, Any] | None = None
+    training: Training | None = None
+
+
+def _kind(content: Any) -> str | None:
+    if isinstance(content, Card):
+        return content.KIND
+    kind = content.get("kind", GraderCard.KIND) if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+AnyCard = Annotated[
+    Annotated[GraderCard, Tag("grader")]
+    | Annotated[BagCard, Tag("mil")]
+    | Annotated[RegionCard, Tag("region")]
+    | Annotated[EmbedderCard, Tag("embedder")]
+    | Annotated[DetectorCard, Tag("detector")],
+    Discriminator(_kind),
+]
+
+
+def card_schema() -> dict[str, Any]:
+    """The JSON schema of ``card.json``, of any kind."""
+    return TypeAdapter(AnyCard).json_schema()
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a ``card.json``, before its entries are checked.
+
+    Raises:
+        BundleError: it is not a card, has another format, or holds NaN or infinity.
+    """
+    again = "copy the bundle again"
     try:
         if file.stat().st_size > CARD_BYTES:
-            raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", "copy the bundle anew")
-        card = read_json(file)
+            raise BundleError(file, f"is larger than {CARD_BYTES >> 20} MB", again)
+        content = read_json(file)
     except (OSError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(file, "is no JSON", "copy the bundle anew") from error
-    if not isinstance(card, dict):
-        raise BundleError(file, "is not a card of wsikd", "copy the bundle anew")
-    if card.get("format") != FORMAT:
-        raise BundleError(
-            file, f"format {card.get('format')!r:.40} is not known", "use a wsikd that reads it"
-        )
-    check_finite(file, card)
-    return card
-
-
-def check_finite(file: Path, card: Mapping[str, Any]) -> None:
-    """Refuse a card with NaN or infinity anywhere. Raises BundleError."""
-    if place := _not_finite(card):
+        raise BundleError(file, "is no JSON", again) from error
+    if not isinstance(content, dict):
+        raise BundleError(file, "is not a card of wsikd", again)
+    if content.get("format") != FORMAT:
+        fault = f"format {content.get('format')!r:.40} is not known"
+        raise BundleError(file, fault, "use a wsikd that reads it")
+    if place := _not_finite(content):
         fault = f"{place:.100} is not a finite number"
         raise BundleError(file, fault, "export the student again")
+    return content
+
+
+def read_grader_card(file: Path) -> GraderCard:
+    """Read the card of a student or teacher. Raises BundleError."""
+    content = read_content(file)
+    if "input" not in content and isinstance(content.get("kind"), str):
+        raise BundleError(
+            file, f"describes a network of kind '{content['kind']}', which grades no patches",
+            "give a run of method supervised, at_plus or hdkd",
+        )  # fmt: skip
+    try:
+        return GraderCard.model_validate(content)
+    except ValueError as error:
+        fault = f"is not a card of wsikd ({reason(error):.200})"
+        raise BundleError(file, fault, "export the student again") from error
+
+
+def reason(error: Exception) -> str:
+    """The first fault that pydantic found, with its place; the text of any other error."""
+    if not isinstance(error, ValidationError):
+        return str(error) or type(error).__name__
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"no '{place}'"
+    own = first.get("ctx", {}).get("error")
+    return str(own) if own is not None else f"{place}: {first['msg']}"
 
 
 def _not_finite(value: Any) -> str | None:
@@ -94,105 +529,3 @@ def _not_finite(value: Any) -> str | None:
         if (found := _not_finite(part)) is not None:
             return f"{name}.{found}".rstrip(".")
     return None
-
-
-def input_spec(entries: Mapping[str, Any]) -> InputSpec:
-    """What a card says of the input. Raises KeyError, TypeError, ValueError, AttributeError."""
-    mean, std = (
-        tuple(number(v, k) for v in _list(entries[k], k, length=3)) for k in ("mean", "std")
-    )
-    spec = InputSpec(
-        mpp=number(entries["mpp"], "mpp"),
-        patch_px=whole(entries["patch_px"], "patch_px"),
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-        classes=class_names(entries["classes"]),
-        student_input=str(entries.get("student_input", "native")),
-        upsample=whole(entries.get("upsample", 1), "upsample"),
-        corner_aligned=entries.get("corner_aligned", False) is True,
-        colour=str(entries.get("colour", "rgb")),
-    )
-    if spec.student_input not in ("native", "half", "upsampled"):
-        raise ValueError("student_input must be native, half or upsampled")
-    if spec.colour not in COLOURS:
-        raise ValueError(f"colour {spec.colour!r} is not one of {COLOURS}")
-    return spec
-
-
-def network_of(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of its network, as ``assemble`` takes it; raises as :func:`input_spec`."""
-    arch, options = entries["arch"], entries.get("options") or {}
-    if not isinstance(arch, str) or not arch.isprintable() or len(arch) > 200:
-        raise ValueError("arch must be a name")
-    width = number(entries.get("width", 1.0), "width")
-    for value in dict(options).values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float):
-                number(float(one), "options")
-    return {
-        "arch": arch,
-        "width": width,
-        "drop_pools": whole(entries.get("drop_pools", 0), "drop_pools"),
-        "options": dict(options),
-    }
-
-
-def number(value: Any, name: str, *, least: float = -math.inf, most: float | None = None) -> float:
-    """A finite number.
-
-    Args:
-        value: of a card.
-        name: its entry.
-        least: the smallest that will do, beside ``SMALLEST``.
-        most: the largest, by default that of ``LARGEST``.
-
-    Raises:
-        TypeError, ValueError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number")
-    found = float(value) if abs(value) < 2**1000 else math.inf
-    low, high = least, LARGEST.get(name, math.inf) if most is None else most
-    if most is None:
-        low = max(low, SMALLEST.get(name, -math.inf))
-    if not math.isfinite(found) or not low <= found <= high:
-        raise ValueError(f"{name} {found:g} is out of range, {low:g} to {high:g}")
-    return found
-
-
-def optional(
-    card: Mapping[str, Any], name: str, *, least: float = -math.inf, most: float | None = None
-) -> float | None:
-    """A number of a card, None where it has none; raises as :func:`number`."""
-    value = card.get(name)
-    return None if value is None else number(value, name, least=least, most=most)
-
-
-def whole(value: Any, name: str, *, least: float = 0.0, most: float | None = None) -> int:
-    """A whole number within the same limits. Raises TypeError, ValueError."""
-    found = number(value, name, least=least, most=most)
-    if not found.is_integer():
-        raise ValueError(f"{name} must be a whole number")
-    return int(found)
-
-
-def _list(value: Any, name: str, length: int | None = None) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list) or length not in (None, len(value)):
-        raise TypeError(f"{name} must be a list{'' if length is None else f' of {length}'}")
-    return value
-
-
-def class_names(value: Any) -> tuple[str, ...]:
-    """Two or more names, each once. Raises TypeError, ValueError."""
-    classes = tuple(map(_class_name, _list(value, "classes")))
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise ValueError("classes must be two or more, each named once")
-    return classes
-
-
-def _class_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise TypeError("classes must be names")
-    if len(value) > 200:
-        raise ValueError("classes must be names of up to 200 characters")
-    return value

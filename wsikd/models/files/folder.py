@@ -7,21 +7,20 @@ unfinished.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from wsikd import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
 from wsikd.models.device import without_memory
-from wsikd.models.files.bundle import CARD, FORMAT, WEIGHTS
-from wsikd.models.files.card import check_finite
+from wsikd.models.files.bundle import WEIGHTS
+from wsikd.models.files.card import CARD, REMEDY, Card, read_content, reason
 from wsikd.models.files.weights import write_weights
 
 if TYPE_CHECKING:
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-_AGAIN = "copy the whole folder anew, or train it again"
+OneCard = TypeVar("OneCard", bound=Card)
 
 
 def write_network(
     folder: Path,
     state: Mapping[str, Tensor],
-    kind: str,
-    card: Mapping[str, Any],
+    card: type[Card],
+    entries: Mapping[str, Any],
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write weights and their card, which comes last.
@@ -45,22 +44,21 @@ def write_network(
     Args:
         folder: made if missing. An older network stays there until the new one is whole.
         state: weights by name.
-        kind: what the network is.
-        card: JSON values.
+        card: the model of its card.
+        entries: of the card, JSON values.
         more: further files of weights, by name.
 
     Raises:
         OutputError: the folder cannot be written, or holds something else than a network.
+        ValueError: an entry of the card has the wrong type or is out of range.
     """
-    content = {
-        "format": FORMAT, "kind": kind, "wsikd": __version__, "use": RESEARCH_USE, **card,
-    }  # fmt: skip
     with Place(folder, BUNDLE, folder, whole=True).made() as part:
         for name, weights in {WEIGHTS: state, **(more or {})}.items():
             # cloned, since some networks of other libraries share weights between layers
             own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
             write_weights(part / name, own)
-        write_json_atomic(part / CARD, content | {"sha256": _sha256(part / WEIGHTS)})
+        made = card.made(_sha256(part / WEIGHTS), entries)
+        write_json_atomic(part / CARD, made.record())
     return folder
 
 
@@ -73,11 +71,15 @@ def kind_of(path: Path) -> str | None:
     return None if kind is None else str(kind)
 
 
-def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+def read_network(path: Path, card: type[OneCard]) -> tuple[Path, OneCard, dict[str, Tensor]]:
     """Read a folder of ``write_network``, or the one in a run folder.
 
+    Args:
+        path: the folder.
+        card: the model of its card.
+
     Returns:
-        Where it is, the card, and the weights, which are the card's; floating point as float32.
+        The folder, its card, and the weights that the card describes; floating point as float32.
 
     Raises:
         BundleError: there is none, it is of another kind, unfinished or damaged.
@@ -86,32 +88,34 @@ def read_network(path: Path, kind: str) -> tuple[Path, dict[str, Any], dict[str,
     file = folder / CARD
     if not file.is_file():
         raise BundleError(
-            path, f"holds no {CARD}", f"give a finished run of wsikd distill ({kind})"
+            path, f"holds no {CARD}", f"give a finished run of wsikd distill ({card.KIND})"
         )
+    content = read_content(file)
+    if content.get("kind") != card.KIND:
+        have = content.get("kind", "student")
+        fault = f"describes a network of kind '{have}', not '{card.KIND}'"
+        raise BundleError(file, fault, "give another")
     try:
-        card = read_json(file)
-    except (OSError, ValueError) as error:
-        raise BundleError(file, "is no JSON", _AGAIN) from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise BundleError(file, "is not a card that this wsikd knows", _AGAIN)
-    if card.get("kind") != kind:
-        have = card.get("kind", "student")
-        raise BundleError(
-            file, f"describes a network of kind '{have}', not '{kind}'", "give another"
-        )
-    weights_file = folder / WEIGHTS
+        found = card.model_validate(content)
+    except ValueError as error:
+        fault = f"does not go with its weights ({reason(error):.200})"
+        raise BundleError(file, fault, REMEDY) from error
+    return folder, found, _weights(folder / WEIGHTS, found.sha256)
+
+
+def _weights(file: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a file with that digest."""
     try:
-        weights = load_file(weights_file)
-        digest = _sha256(weights_file)
+        weights = load_file(file)
+        digest = _sha256(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(weights_file, "is no safetensors file", _AGAIN) from error
-    if digest != card.get("sha256"):
-        raise BundleError(weights_file, f"is not the file that {CARD} describes", _AGAIN)
-    check_finite(file, card)
+        raise BundleError(file, "is no safetensors file", REMEDY) from error
+    if digest != sha256:
+        raise BundleError(file, f"is not the file that {CARD} describes", REMEDY)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BundleError(weights_file, f"'{name}' holds NaN or infinity", "train it again")
-    return folder, card, {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+            raise BundleError(file, f"'{name}' holds NaN or infinity", "train it again")
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def check_shapes(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> None:

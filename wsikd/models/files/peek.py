@@ -68,8 +68,8 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
         ConfigError: they are swapped.
     """
     own, theirs = teacher.spec.mpp, student.spec.mpp
-    taught_by = teacher.card.get("teacher")
-    reverse = isinstance(taught_by, dict) and taught_by.get("sha256") == student.sha256
+    taught_by = teacher.card.teacher
+    reverse = taught_by is not None and taught_by.sha256 == student.sha256
     if not reverse and own <= 1.02 * theirs:
         return
     fault = f"reads {own:g} um/px, the student {theirs:g} um/px: the two are swapped"
@@ -81,7 +81,7 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
 def teacher_note(bundle: StudentBundle) -> str | None:
     """A line for those who grade slides with a teacher by mistake; None for a student."""
     mpp = bundle.spec.mpp
-    taught = bundle.card.get("method") != "supervised" or bundle.card.get("teacher")
+    taught = bundle.card.method != "supervised" or bundle.card.teacher
     if taught or mpp > _TEACHING_MPP:
         return None
     more = (_STUDENT_MPP / mpp) ** 2

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError
-from wsikd.models.files.bundle import CARD
-from wsikd.models.files.card import number, optional, whole
+from wsikd.models.files.card import CARD, REMEDY, RegionCard, reason
 from wsikd.models.files.folder import check_shapes, read_network, write_network
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-KIND = "region"
-_WHOLE = {"dim": 1 << 20, "table": 1 << 10, "width": 1 << 14, "depth": 1 << 8, "heads": 1 << 8,
-          "hidden": 1 << 16, "bottleneck": 1 << 14, "outputs": 1 << 24}  # fmt: skip
-_REAL = {"mlp_ratio": 64.0, "drop_path": 1.0, "init_std": 1e3}
 _ENCODER = ("id", "sha256", "input_px", "mean", "std")
 
 
@@ -35,7 +30,7 @@ class LoadedRegionEncoder(RegionEncoder):
     """
 
     path: Path
-    card: Mapping[str, Any]
+    card: RegionCard
     encoder: Mapping[str, Any]
     mpp: float | None
     grid: int
@@ -43,7 +38,7 @@ class LoadedRegionEncoder(RegionEncoder):
     @property
     def sha256(self) -> str:
         """Digest of the weights file."""
-        return str(self.card["sha256"])
+        return self.card.sha256
 
     def check(
         self, encoder: Mapping[str, Any], shape: Sequence[int], mpp: float | None, *, what: object
@@ -89,13 +84,14 @@ def save_region_encoder(
 
     Raises:
         OutputError: the folder cannot be written.
+        ValueError: an entry of the card has the wrong type or is out of range.
     """
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("last.")}
     about = {
         "network": network.shape.record(), "encoder": dict(encoder), "mpp": mpp, "grid": grid,
         **card,
     }  # fmt: skip
-    return write_network(folder, state, KIND, about)
+    return write_network(folder, state, RegionCard, about)
 
 
 def load_region_encoder(path: Path) -> LoadedRegionEncoder:
@@ -104,33 +100,21 @@ def load_region_encoder(path: Path) -> LoadedRegionEncoder:
     Raises:
         BundleError: there is none, or it is damaged.
     """
-    folder, card, weights = read_network(path, KIND)
+    folder, card, weights = read_network(path, RegionCard)
     try:
-        shape = _shape(card["network"])
+        shape = RegionShape(**card.network.record())
         check_shapes(lambda: LoadedRegionEncoder(shape), weights)
         found = LoadedRegionEncoder(shape)
         found.load_state_dict(weights)
-        found.path, found.card, found.encoder = folder, card, dict(card["encoder"])
-        found.mpp = optional(card, "mpp")
-        found.grid = whole(card["grid"], "grid", least=1)
+        found.path, found.card, found.encoder = folder, card, dict(card.encoder)
+        found.mpp = None if card.mpp is None else float(card.mpp)
+        found.grid = int(card.grid)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
-        fault = f"does not go with its weights ({str(error)[:200] or type(error).__name__})"
-        remedy = "copy the whole folder again, or train it again"
-        raise BundleError(folder / CARD, fault, remedy) from error
+        fault = f"does not go with its weights ({reason(error):.200})"
+        raise BundleError(folder / CARD, fault, REMEDY) from error
     frozen: nn.Module = found.requires_grad_(requires_grad=False).eval()
     assert frozen is found
     return found
-
-
-def _shape(entries: Mapping[str, Any]) -> RegionShape:
-    """Sizes as a card has them. Raises KeyError, TypeError, ValueError."""
-    sizes: dict[str, Any] = {
-        key: number(value, key, least=0.0, most=_REAL[key])
-        if key in _REAL
-        else whole(value, key, least=1, most=_WHOLE[key])
-        for key, value in entries.items()
-    }
-    return RegionShape(**sizes)
 
 
 def _refused(what: object, fault: str) -> BundleError:
