@@ -25,10 +25,10 @@ import torch
 from torch.nn import functional
 
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.methods.base import Batch, Progress
-from wsikd.learn.patch.settings import Data, Split
 from wsikd.models.backbones.base import macs
 from wsikd.models.graders.pooled import build_grader
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from wsikd.core.agreement import confusion, kappa
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.patch.settings import Data, Split
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.score.colour_baseline import colour_histograms, fit_histograms
 from wsikd.synthetic.cohort import write_cohort
 

@@ -216,7 +216,7 @@ def _reading(result: Path) -> str:
 def _colour_kappa(stores: Path, mpp: float) -> float:
     """Quadratic kappa that colour histograms alone reach on the test slides."""
     from wsikd.learn.data.patches import load_patches
-    from wsikd.learn.patch.settings import Data, Split
+    from wsikd.learn.data.settings import Data, Split
     from wsikd.learn.score.colour_baseline import histogram_kappa
 
     patches = load_patches(Data(paths=[str(stores)], mpp=mpp), Split())

@@ -89,9 +89,9 @@ def build_h5(folder):
 def use_bag(folder):
     from wsikd.bags.bag import open_bag
     from wsikd.core.errors import DataError
+    from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.data import load_bags
     from wsikd.learn.mil.settings import BagData
-    from wsikd.learn.patch.settings import Split
 
     path = next(p for p in (folder / "s.h5", folder / STORE) if p.exists())
     bag = open_bag(path)

@@ -11,8 +11,9 @@ from tests.tiles.stores import write_store
 from wsikd.core.errors import StoreError
 from wsikd.learn.data import sources
 from wsikd.learn.data.joined import join
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.data.sources import list_sources, open_sources
-from wsikd.learn.patch.settings import Data, RunConfig, Split
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.preflight import check_labels, check_run
 from wsikd.tiles.store import TileStore, read_labels
 

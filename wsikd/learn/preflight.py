@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from wsikd.learn.patch.settings import Data, RunConfig, Split
+    from wsikd.learn.data.settings import Data, Split
+    from wsikd.learn.patch.settings import RunConfig
     from wsikd.models.files.bundle import StudentBundle
 
 PATCHES = (STORES, IMAGES)

@@ -34,12 +34,12 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
+from wsikd.learn.data.settings import Split
 from wsikd.learn.data.splits import assign, keep_share
 from wsikd.learn.mil.cross_validate import PREDICTIONS, cross_validate
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData, MilConfig
 from wsikd.learn.patch.build import seed_weights
-from wsikd.learn.patch.settings import Split
 from wsikd.learn.slpd.settings import SlpdConfig
 from wsikd.learn.slpd.train import build, train_regions
 from wsikd.models.files.bundle import CARD

@@ -7,8 +7,9 @@ import pytest
 from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.data.source_base import read_csv, slide_of
-from wsikd.learn.patch.settings import Data, RunConfig, Split
+from wsikd.learn.patch.settings import RunConfig
 
 
 def load(*paths, split=None, **options):

@@ -7,7 +7,7 @@ from openpyxl import load_workbook
 from tests.learn.miniature import COLUMNS, write_sicap, write_table
 from wsikd.core.errors import DataError
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.patch.settings import Data, Split
+from wsikd.learn.data.settings import Data, Split
 
 
 @pytest.fixture(scope="module")

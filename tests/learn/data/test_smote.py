@@ -7,8 +7,9 @@ import pytest
 
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.data.smote import oversample, read_targets
-from wsikd.learn.patch.settings import Data, RunConfig, Split
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 
 pytest.importorskip("imblearn")

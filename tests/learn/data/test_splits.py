@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikd.core.errors import DataError
+from wsikd.learn.data.settings import Split
 from wsikd.learn.data.splits import (
     LEFT_OUT,
     assign,
@@ -13,7 +14,6 @@ from wsikd.learn.data.splits import (
     frozen_pool,
     keep_share,
 )
-from wsikd.learn.patch.settings import Split
 
 
 def deal(slides, per_slide, seed=0):

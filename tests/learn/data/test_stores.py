@@ -8,8 +8,9 @@ import pytest
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.losses.maps import downsample
-from wsikd.learn.patch.settings import Data, RunConfig, Split
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.learn.score.predict_patches import ABOVE
 from wsikd.models.files.bundle import load_bundle

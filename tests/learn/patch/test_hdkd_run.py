@@ -11,8 +11,9 @@ from tests.learn.patch.test_train import Killed, kill_before_checkpoint, kill_in
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.settings import Split
 from wsikd.learn.patch.build import build_student, input_spec
-from wsikd.learn.patch.settings import RunConfig, Split
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.synthetic.cohort import write_pyramid

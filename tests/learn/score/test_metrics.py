@@ -7,7 +7,7 @@ from sklearn import metrics as oracle
 
 from wsikd.core.resampling import multiplicities
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.patch.settings import Data, Split
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.score import calibrate, metrics
 from wsikd.learn.score import colour_baseline as colour
 from wsikd.learn.score.colour_baseline import colour_histograms, histogram_baseline, histogram_kappa

@@ -32,9 +32,9 @@ from wsikd.bags.bag import open_bag, write_bag
 from wsikd.bags.region_table import open_regions
 from wsikd.bags.region_vectors import VectorEmbedder, write_vectors
 from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
+from wsikd.learn.data.settings import Split
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData
-from wsikd.learn.patch.settings import Split
 from wsikd.learn.slpd.settings import Prototypes
 from wsikd.learn.slpd.train import train_regions
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder

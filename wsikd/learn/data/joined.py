@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data.listing import Listed
-    from wsikd.learn.patch.settings import Data
+    from wsikd.learn.data.settings import Data
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.learn.data.settings import Data, Split
     from wsikd.learn.data.source_base import Source
-    from wsikd.learn.patch.settings import Data, Split
 
 logger = logging.getLogger(__name__)
 KEPT_AT_ONCE = 64

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data.patches import PatchSet
-    from wsikd.learn.patch.settings import Data
+    from wsikd.learn.data.settings import Data
 
 logger = logging.getLogger(__name__)
 NEIGHBOURS = 5

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.data.listing import Listed
+    from wsikd.learn.data.settings import Data
     from wsikd.learn.data.source_base import FileSource, Source
-    from wsikd.learn.patch.settings import Data
 
 S = TypeVar("S")
 

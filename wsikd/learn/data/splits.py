@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.patch.settings import Split
+    from wsikd.learn.data.settings import Split
 
 NAMES = ("train", "val", "test")
 LEFT_OUT = "none"

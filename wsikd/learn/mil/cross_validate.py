@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.data import BagSet
     from wsikd.learn.mil.settings import BagData, MilConfig
-    from wsikd.learn.patch.settings import Split
 
 logger = logging.getLogger(__name__)
 PREDICTIONS = "predictions.json"

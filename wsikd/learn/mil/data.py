@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.settings import BagData
-    from wsikd.learn.patch.settings import Split
 
 logger = logging.getLogger(__name__)
 

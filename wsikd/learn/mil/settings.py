@@ -8,8 +8,8 @@ from pydantic import Field, field_validator
 
 from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
+from wsikd.learn.data.settings import Split
 from wsikd.learn.engine.settings import NonNegative, Optim
-from wsikd.learn.patch.settings import Split
 from wsikd.models.tables import AGGREGATORS
 
 TERMS = ("ce", "instance")

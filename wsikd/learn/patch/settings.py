@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
-from wsikd.learn.data.augment_settings import Augment, Positive, Share
+from wsikd.learn.data.augment_settings import Augment, Positive
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.patch.hdkd_settings import Hdkd
 from wsikd.models.graders.hdkd_options import Hybrid
@@ -38,87 +38,6 @@ class Network(Settings):
     colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
     """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
     brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
-
-
-class Data(Settings):
-    """Where patches come from, and the resolution at which they are read."""
-
-    source: Literal["auto", "stores", "folders", "csv", "sicapv2"] = "auto"
-    """Tile stores, class folders, a labels CSV, or SICAPv2 as distributed; "auto" looks at each
-    path."""
-    fold: Literal["Val1", "Val2", "Val3", "Val4"] = "Val1"
-    """Validation fold of SICAPv2."""
-    paths: list[str] = Field(default_factory=list)
-    """Folders and files; --data adds to them."""
-    classes: list[str] | None = None
-    """Names in order of grade; none takes what the data say."""
-    benign: Annotated[list[str], Field(min_length=1)] | None = None
-    """Classes that are no cancer, for the AUC of benign against cancer and for the least area of a
-    pattern; none: those named NC, benign, normal, non-tumor, stroma or 0."""
-    mpp: Positive = 1.0
-    """um per pixel of the patches that are read; the teacher's resolution in a distillation."""
-    patch_px: Annotated[int, Field(gt=0)] | None = None
-    """Side of those patches in pixels; none takes theirs. Larger images are centre-cropped."""
-    student_mpp: Positive | None = None
-    """um per pixel of the network that is trained, a multiple of mpp; none: mpp itself."""
-    low_source: Literal["area", "pyramid", "mixed"] = "area"
-    """What the trained network reads while it learns: averages of the finer pixels, the slide's own
-    level (stores tiled with --route pyramid), or either with equal chance; validation averages."""
-    slide_pattern: str | None = None
-    """Regular expression with one group, the slide, for the file stems of class folders; none:
-    what stands before "_Block_", case and block of "Case-3-A15-..." or "P9-B12-..." (the case is
-    the patient), else what stands before the first "_"."""
-    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Patches of a store with less tissue than this share are left out."""
-    cache_gb: NonNegative = 4.0
-    """Patches are kept decoded in memory up to this size in GB, beyond it read at every use."""
-    smote: str | None = None
-    """JSON file of class -> number of training patches, up to which SMOTE invents patches between
-    neighbours in pixel space (extra "smote"); none: off. Balanced drawing is the better choice."""
-
-    @field_validator("slide_pattern")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(
-                f"'{value}' is no regular expression ({error}); escape what is meant literally"
-            ) from None
-        return value
-
-
-class Split(Settings):
-    """How slides are divided into training and validation."""
-
-    by: Literal["auto", "patient", "slide"] = "auto"
-    """What is never divided; "auto": the patient where known, else the slide."""
-    given: bool = True
-    """Use the split that the data bring; otherwise, and where they bring none, draw one."""
-    val: Share = 0.25
-    """Share of the patches for validation."""
-    val_by: Literal["group", "slide"] = "group"
-    """What validation is drawn by, where none is given: what ``by`` keeps together; or slides, for
-    a few patients of many slides each, who are then in training and validation. The test part
-    shares none with either."""
-    test: Share = 0.0
-    """Share of the patches put aside, never read in training."""
-    seed: int = 0
-    """Seed of the draw, apart from the seed of the training."""
-    folds: Annotated[int, Field(ge=2)] | None = None
-    """Cross-fitting: groups are dealt into so many folds, by ``seed``, whatever split they bring;
-    one of them is the test part, and validation is drawn from the others."""
-    fold: Annotated[int, Field(ge=0)] = 0
-    """Which fold is the test part, counted from 0."""
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training slides of each class that is used, one at least."""
-    share_seed: int = 0
-    """Seed of that choice; a smaller share is a part of a larger one."""
-    check_images: bool = True
-    """Refuse identical images in two splits (in memory only)."""
-    check_teacher: bool = True
-    """Refuse a teacher that was trained on slides, patients or images of the validation or test
-    part, or selected on those of the test part; false where only names are the same by chance."""
 
 
 class Attention(Settings):

@@ -73,7 +73,7 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
         DataError: there is no data, or it cannot be used, or a run's own have changed.
     """
     from wsikd.learn.data.patches import load_patches
-    from wsikd.learn.patch.settings import Data, Split
+    from wsikd.learn.data.settings import Data, Split
 
     spec = subject.bundle.spec
     if subject.config is None:

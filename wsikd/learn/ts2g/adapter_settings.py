@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
 from wsikd.learn.data.augment_settings import Augment
+from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.settings import NonNegative, Optim
-from wsikd.learn.patch.settings import Data, Split
 
 TERMS = ("mae", "mse", "cosine")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.bags.bag import Bag
-    from wsikd.learn.patch.settings import Split
+    from wsikd.learn.data.settings import Split
     from wsikd.learn.ts2g.adapter_settings import Ts2gData
 
 logger = logging.getLogger(__name__)
