@@ -204,10 +204,12 @@ def _report(
 
 def _reading(result: Path) -> str:
     """The Gleason score that `wsikd infer` wrote for a slide, and the area it asked for."""
-    import json
+    from wsikd.grade.runs.record import read_record
 
-    record = json.loads((result / "result.json").read_text(encoding="utf-8"))
-    row, least = record["summary"], record["made_with"]["min_area_mm2"]
+    record = read_record(result)
+    if record is None:
+        return "no score"
+    row, least = record.summary, record.made_with["min_area_mm2"]
     found = row["gleason_score"]
     score = f"{found} (grade group {row['isup_grade_group']})" if found else "no score"
     return f"{score}, patterns from {least:.2g} mm2"

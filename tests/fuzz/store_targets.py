@@ -119,6 +119,7 @@ def use_regions(folder):
 
 
 def build_results(folder):
+    from tests.grade.cards import whole_card
     from tests.grade.reports.test_folder_report import result
 
     made = {"student": "0123456789ab", "slide": "0" * 16, "slide_mpp": [0.5, 0.5], "stride_px": 64,
@@ -130,10 +131,10 @@ def build_results(folder):
         file = folder / name / "result.json"
         record = json.loads(file.read_text()) | {"made_with": made, "mpp_source": "file"}
         file.write_text(json.dumps(record))
-    card = {"sha256": "0" * 64, "network": {"arch": "vgg_small"}, "method": "at_plus",
-            "input": {"classes": ["NC", "G4"], "mpp": 4.0, "patch_px": 64},
-            "seen": [{"salt": "a", "fingerprints": ["0" * 16]}], "metrics": {"val": {"kappa": 0.7}},
-            "use": "x", "licence": "y", "macs": 5, "parameters": 7}  # fmt: skip
+    card = whole_card(
+        method="at_plus", seen=[{"salt": "a", "fingerprints": ["0" * 16]}],
+        metrics={"val": {"kappa": 0.7}}, macs=5, parameters=7,
+    )  # fmt: skip
     (folder / "student-0123456789ab.json").write_text(json.dumps(card))
     rows = "slide,error,fault,remedy\ns3,SlideError,cut short,copy it again\n"
     (folder / "failures.csv").write_text(rows)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from wsikd.cli.main import main
 
+from tests.grade.cards import whole_card
 from tests.grade.maps import map_of
 from wsikd.core.errors import AnnotationError, ConfigError
 from wsikd.core.leak_hashes import seen_hash
@@ -172,7 +173,7 @@ def test_slides_of_the_training_are_warned_of(tmp_path, caplog):
         {"salt": "y", "train": {"images": ""}, "val": {"images": seen_hash("print-s05", "y")}},
     ]
     card = tmp_path / "out/student-0123456789ab.json"
-    card.write_text(json.dumps({"seen": seen}))
+    card.write_text(json.dumps(whole_card(seen=seen)))
     assert scored(tmp_path)["seen"] == {"s03": "train", "s05": "val"}
     assert "2 of the slides were in the student's own training or validation data" in caplog.text
 

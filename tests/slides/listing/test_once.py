@@ -138,7 +138,7 @@ def test_masks_and_annotations_that_are_used_are_no_slides(tmp_path):
 
 def test_results_and_zarr_folders_without_image_are_no_slides(tmp_path, caplog):
     slide(tmp_path / "S.svs")
-    slide(tmp_path / "maps" / "S" / "result.json", '{"made_with": {}}')
+    slide(tmp_path / "maps" / "S" / "result.json", '{"summary": {}, "made_with": {}}')
     slide(tmp_path / "maps" / "S" / "grades.tif")
     for n in range(20):
         slide(tmp_path / "plain.zarr" / "0" / str(n) / "0")

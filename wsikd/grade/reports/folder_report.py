@@ -20,11 +20,13 @@ from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import OVERLAY_FILE
 from wsikd.grade.exports.png import PICTURE_KEY
 from wsikd.grade.reports.demo_report import data_uri, legend, templates
-from wsikd.grade.runs.record import read_record, student_card
+from wsikd.grade.runs.record import named_records, student_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from wsikd.grade.runs.record import ResultRecord
 
 PAGE = "report.html"
 THUMBNAIL_PX = 320
@@ -35,7 +37,6 @@ _PLAIN = frozenset(
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
     + ("mpp", "temperature", "isup_low", "isup_high")
 )
-_NEEDED = ("network", "input")
 _FLAGS = ("flag", "warning", "unlike", "ood")
 
 
@@ -73,7 +74,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
         OutputError: the page cannot be written.
     """
     check_file(out / PAGE, REPORT)
-    records = list(_records(out))
+    records = list(named_records(out))
     failures = read_failures(out)
     if not records and not failures:
         raise NoSlidesError(out, "holds no results", "give the -o of wsikd infer")
@@ -102,17 +103,9 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
     return out / PAGE, len(cards), len(failures)
 
 
-def _records(out: Path) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """Whole results, by name; folders that do not bear their slide's name are passed over."""
-    for path in sorted(out.glob("*/result.json")):
-        record = read_record(path.parent)
-        if record and record["summary"]["slide"] == path.parent.name:
-            yield path.parent, record
-
-
-def _card(folder: Path, record: Mapping[str, Any]) -> Card:
-    summary = record["summary"] | {
-        k: _number(record["summary"].get(k)) for k in ("tissue_mm2", "seconds")
+def _card(folder: Path, record: ResultRecord) -> Card:
+    summary = record.summary | {
+        k: _number(record.summary.get(k)) for k in ("tissue_mm2", "seconds")
     }
     names = [k.removesuffix("_share") for k in summary if k.endswith("_share")]
     colours = dict(legend(names))
@@ -139,9 +132,9 @@ def _card(folder: Path, record: Mapping[str, Any]) -> Card:
         shares=shares,
         more=[(k.replace("_", " "), _told(v)) for k, v in left.items() if not _is_flag(k)],
         flags=flags,
-        stages=[(k, _number(v)) for k, v in _entries(record.get("seconds")).items()],
-        settings=_entries(record.get("made_with")),
-        facts={k: record.get(k) for k in ("wsikd", "created", "mpp_source") if record.get(k)},
+        stages=[(k, _number(v)) for k, v in record.seconds.items()],
+        settings=record.made_with,
+        facts={k: v for k in ("wsikd", "created", "mpp_source") if (v := getattr(record, k))},
     )
 
 
@@ -151,10 +144,6 @@ def _is_flag(column: str) -> bool:
 
 def _flag(column: str, value: Any) -> str:
     return column.replace("_", " ") if value is True else f"{column.replace('_', ' ')}: {value}"
-
-
-def _entries(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float:
@@ -209,11 +198,7 @@ def _students(cards: Sequence[Card]) -> list[str]:
 
 def _student(out: Path, digest: str) -> dict[str, Any]:
     """A student's card as ``wsikd infer`` left it beside the results, digest alone without one."""
-    card = student_card(out, {"student": digest})
-    whole = all(isinstance(card.get(k), dict) for k in _NEEDED) and isinstance(
-        card["input"].get("classes"), list
-    )
-    return {"digest": digest, "card": card if whole else {}}
+    return {"digest": digest, "card": student_card(out, digest)}
 
 
 def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:

@@ -20,13 +20,15 @@ from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.grade.gleason import grade_group
-from wsikd.grade.runs.record import read_record, student_card
+from wsikd.grade.runs.record import named_records, student_card
 from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from wsikd.models.files.card import GraderCard
 
 log = logging.getLogger(__name__)
 GROUPS = 6
@@ -134,7 +136,7 @@ class Results:
     rows: dict[str, dict[str, Any]]
     fingerprint: dict[str, str]
     failed: dict[str, str]
-    card: dict[str, Any]
+    card: GraderCard | None
 
 
 def read_results(out: Path) -> Results:
@@ -145,11 +147,9 @@ def read_results(out: Path) -> Results:
             classes that are no Gleason patterns.
     """
     rows, prints = {}, {}
-    for folder in sorted(p for p in out.iterdir() if p.is_dir()) if out.is_dir() else ():
-        record = read_record(folder)
-        if record and record["summary"]["slide"] == folder.name and "slide" in record["made_with"]:
-            rows[folder.name] = record["summary"]
-            prints[folder.name] = str(record["made_with"]["slide"])
+    for folder, record in named_records(out):
+        if record.fingerprint is not None:
+            rows[folder.name], prints[folder.name] = record.summary, record.fingerprint
     if not rows:
         raise ConfigError(out, "holds no finished result", "give the -o of wsikd infer")
     for key in _SAME:
@@ -159,7 +159,7 @@ def read_results(out: Path) -> Results:
     first = next(iter(rows.values()))
     if "isup_grade_group" not in first:
         raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
-    return Results(rows, prints, _failures(out), student_card(out, first))
+    return Results(rows, prints, _failures(out), student_card(out, first.get("student")))
 
 
 def _failures(out: Path) -> dict[str, str]:
@@ -257,8 +257,9 @@ def _figures(
 
 def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
     """Slides that the student learnt from, by part; None where its card does not say. Warns."""
+    records = results.card and results.card.seen
     try:
-        parts = {s: saw_scan(results.card.get("seen"), results.fingerprint[s]) for s in slides}
+        parts = {s: saw_scan(records, results.fingerprint[s]) for s in slides}
     except MALFORMED:
         log.warning("the student's card does not say what it has seen: no check for leaks")
         return None

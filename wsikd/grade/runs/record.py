@@ -1,58 +1,27 @@
-"""``result.json`` as it is read back: what has not the shape of a result is none."""
+"""What ``result.json`` says of a graded slide: a pydantic model, and its only reader.
+
+A file that has not the shape of a result is read as none.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from wsikd.core.reading import read_json
+from wsikd.models.files.card import GraderCard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 FILE = "result.json"
+FORMAT: Final = 1
 _GROUPS = (None, 0, 1, 2, 3, 4, 5)
 _DIGEST = re.compile(r"[0-9a-f]{1,64}")
 _MOST = 2**53
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a slide's folder of results; None where there is none, or it is malformed.
-
-    Its ``summary`` holds texts, numbers, truth values and lists of them; ``made_with`` and
-    ``seconds`` are there, if need be empty.
-    """
-    try:
-        record = read_json(folder / FILE, finite=True)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    record = {**record, **{k: record.get(k, {}) for k in ("made_with", "seconds")}}
-    summary = record.get("summary")
-    sections = (summary, record["made_with"], record["seconds"])
-    if not isinstance(summary, dict) or not all(isinstance(s, dict) for s in sections):
-        return None
-    whole = (
-        isinstance(summary.get("slide"), str)
-        and summary.get("isup_grade_group") in _GROUPS
-        and all(_plain(v) for v in summary.values())
-        and all(_plain(v) and not isinstance(v, list | str) for v in record["seconds"].values())
-    )
-    return record if whole else None
-
-
-def student_card(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of the student that made a row, as ``wsikd infer`` left it; empty without one."""
-    digest = row.get("student")
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        return {}
-    try:
-        card = read_json(out / f"student-{digest}.json", finite=True)
-    except (OSError, ValueError):
-        return {}
-    return card if isinstance(card, dict) else {}
 
 
 def _plain(value: Any) -> bool:
@@ -62,3 +31,126 @@ def _plain(value: Any) -> bool:
     if isinstance(value, bool | str | None):
         return True
     return isinstance(value, int | float) and abs(value) < _MOST
+
+
+def _row(columns: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(columns.get("slide"), str):
+        raise ValueError("a row names its slide")
+    if columns.get("isup_grade_group") not in _GROUPS:
+        raise ValueError("a grade group is 0 to 5, or none")
+    if not all(map(_plain, columns.values())):
+        raise ValueError("columns are texts, numbers, truth values, or lists of them")
+    return columns
+
+
+def _seconds(stages: dict[str, Any]) -> dict[str, Any]:
+    if not all(_plain(v) and not isinstance(v, list | str) for v in stages.values()):
+        raise ValueError("seconds are numbers")
+    return stages
+
+
+_GROUP_SCHEMA = {"enum": list(_GROUPS)}
+_ROW_SCHEMA = {
+    "type": "object",
+    "required": ["slide"],
+    "properties": {"slide": {"type": "string"}, "isup_grade_group": _GROUP_SCHEMA},
+    "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]},
+}
+_SECONDS_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {"type": ["number", "boolean", "null"]},
+}
+
+
+class ResultRecord(BaseModel):
+    """A graded slide. Entries that this wsikd does not know are kept.
+
+    Attributes:
+        format: version of the record. It rises when an older wsikd could not read a newer record;
+            wsikd 0.1.0 wrote none.
+        summary: the slide's row of ``summary.csv``: a value for each column. Columns follow the
+            student's classes, and the order is that of the file.
+        intervals: of areas, shares and grades, see ``wsikd.grade.intervals``.
+        made_with: student, slide and settings that decide the result; another run of
+            ``wsikd infer`` compares its own with them, entry by entry.
+        seconds: that each stage took.
+        mpp_source: where the slide's resolution was read.
+        series: which image of the slide file.
+        engine: what computed, and in which precision.
+        escalation: by which rule a teacher was asked.
+        read: level, reader and reduction of what was read.
+        wsikd: version of the program.
+        created: date and time in UTC.
+        note: what the result may be used for.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    format: Literal[1] = 1
+    summary: Annotated[dict[str, Any], AfterValidator(_row), WithJsonSchema(_ROW_SCHEMA)]
+    intervals: Any = None
+    made_with: dict[str, Any] = {}
+    seconds: Annotated[
+        dict[str, Any], AfterValidator(_seconds), WithJsonSchema(_SECONDS_SCHEMA)
+    ] = {}
+    mpp_source: Any = None
+    series: Any = None
+    engine: Any = None
+    escalation: Any = None
+    read: Any = None
+    wsikd: Any = None
+    created: Any = None
+    note: Any = None
+
+    @property
+    def slide(self) -> str:
+        """Name of the slide."""
+        return str(self.summary["slide"])
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the slide file, see ``SlideInfo``; None where the record has none."""
+        found = self.made_with.get("slide")
+        return found if isinstance(found, str) else None
+
+    def record(self) -> dict[str, Any]:
+        """As it is written to ``result.json``."""
+        return self.model_dump(exclude_unset=True)
+
+
+def read_record(folder: Path) -> ResultRecord | None:
+    """The record of a slide's folder of results; None where there is none, or it is malformed."""
+    try:
+        return ResultRecord.model_validate(read_json(folder / FILE, finite=True))
+    except (OSError, ValueError):
+        return None
+
+
+def named_records(out: Path) -> Iterator[tuple[Path, ResultRecord]]:
+    """The finished results in a folder, sorted by name.
+
+    A folder that does not have its slide's name, as a killed run leaves one, is left out.
+    """
+    for file in sorted(out.glob(f"*/{FILE}")):
+        record = read_record(file.parent)
+        if record and record.slide == file.parent.name:
+            yield file.parent, record
+
+
+def student_card(out: Path, digest: Any) -> GraderCard | None:
+    """The card of a student, as ``wsikd infer`` left it beside its results.
+
+    Args:
+        out: folder of results.
+        digest: the first digits of its SHA-256, as a row has them.
+
+    Returns:
+        None where there is no card, or it is malformed.
+    """
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        return None
+    try:
+        content = read_json(out / f"student-{digest}.json", finite=True)
+        return GraderCard.model_validate(content)
+    except (OSError, ValueError):
+        return None

@@ -28,7 +28,7 @@ from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.prefetch import open_now
-from wsikd.grade.runs.record import FILE, read_record
+from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, read_record
 from wsikd.grade.summary import summarise
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
@@ -153,21 +153,22 @@ def infer_slide(
                 write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
             row |= _how(made_with, predictor.spec.mpp) | {"engine": _engine(predictor)}
-            record = {
-                "summary": row,
-                "intervals": spread,
-                "made_with": made_with,
-                "seconds": {k: round(v, 4) for k, v in clock.seconds.items()},
-                "mpp_source": slide.mpp.source,
-                "series": slide.info.series,
-                "engine": _engine(predictor),
-                "escalation": _rule(predictor),
-                "read": _read_how(predictor, slide),
-                "wsikd": __version__,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "note": RESEARCH_USE,
-            }
-            write_json_atomic(part / "result.json", record)
+            record = ResultRecord(
+                format=FORMAT,
+                summary=row,
+                intervals=spread,
+                made_with=made_with,
+                seconds={k: round(v, 4) for k, v in clock.seconds.items()},
+                mpp_source=slide.mpp.source,
+                series=slide.info.series,
+                engine=_engine(predictor),
+                escalation=_rule(predictor),
+                read=_read_how(predictor, slide),
+                wsikd=__version__,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                note=RESEARCH_USE,
+            )
+            write_json_atomic(part / FILE, record.record())
     return row, True
 
 
@@ -178,8 +179,8 @@ def results_made(out: Path) -> Made:
     """
 
     def slide_of(folder: Path) -> str | None:
-        found = (read_record(folder) or {}).get("made_with", {}).get("slide")
-        return found if isinstance(found, str) else None
+        record = read_record(folder)
+        return record.fingerprint if record else None
 
     return Made(out, "", slide_of)
 
@@ -280,7 +281,7 @@ def _row_of(folder: Path) -> Mapping[str, Any] | None:
 @lru_cache(maxsize=10_000)
 def _read_row(folder: Path, *_state: int) -> Mapping[str, Any] | None:
     record = read_record(folder)
-    return record["summary"] if record else None
+    return record.summary if record else None
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,7 +345,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     if not found:
         fault = "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
-    old, new = found["made_with"], json.loads(json.dumps(made_with))
+    old, new = found.made_with, json.loads(json.dumps(made_with))
     keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]
     if keys:
         what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)
@@ -353,7 +354,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
             f"made with other settings ({what})",
             "choose another -o, or replace it with --overwrite",
         )
-    return dict(found["summary"])
+    return dict(found.summary)
 
 
 def _file_hash(path: Path | None) -> str | None:

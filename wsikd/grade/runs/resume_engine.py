@@ -15,7 +15,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.grade.engines import AUTO
 from wsikd.grade.engines.check import CHECK_FIELDS, Checked
 from wsikd.grade.escalation.predictor import EscalatingPredictor
-from wsikd.grade.runs.record import read_record
+from wsikd.grade.runs.record import FILE, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def begun_with(
     Returns:
         None where there is no such result. The teacher is None where none of them asked it.
     """
-    found = map(_made_with, sorted(out.glob("*/result.json")))
+    found = map(_made_with, sorted(out.glob(f"*/{FILE}")))
     made = [m for m in found if _texts(m, "engine", "precision")]
     made = [m for m in made if m.get("student") == student]
     if not made:
@@ -96,7 +96,7 @@ def _asked(asked: PredictSettings, engine: str, precision: str) -> Computing:
 
 def _made_with(path: Path) -> Mapping[str, Any]:
     record = read_record(path.parent)
-    return record["made_with"] if record else {}
+    return record.made_with if record else {}
 
 
 def settle(

@@ -15,7 +15,7 @@ from wsikd.core.errors import NoSlidesError, WsikdError
 from wsikd.grade.exports import MAP_FILE
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.reports.class_colours import class_colour
-from wsikd.grade.runs.record import read_record
+from wsikd.grade.runs.record import named_records
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.listing.manifest import open_entry
@@ -61,11 +61,10 @@ class Viewing:
     ) -> None:
         """Look for maps; none is read yet."""
         known = {entry.name: entry for entry in entries}
-        found = ((p.parent, read_record(p.parent)) for p in sorted(out.glob("*/result.json")))
         self.records = [
             (folder, record)
-            for folder, record in found
-            if record and record["summary"]["slide"] == folder.name and (folder / MAP_FILE).is_dir()
+            for folder, record in named_records(out)
+            if (folder / MAP_FILE).is_dir()
         ]
         if not self.records:
             remedy = "give a folder of wsikd infer, made with --format zarr among others"
@@ -97,7 +96,7 @@ class Viewing:
                 {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(name, i))}
                 for i, name in enumerate(grade_map.classes)
             ],
-            "summary": self.records[number][1]["summary"],
+            "summary": self.records[number][1].summary,
             "notice": notice,
         }
 
@@ -207,12 +206,11 @@ class Viewing:
         entry = self._entries[number]
         if entry is None:
             raise NoSlidesError(folder.name, "only its map is shown", UNKNOWN)
-        made_with = record["made_with"]
+        made_with = record.made_with
         mpp = next(iter(m if isinstance(m := made_with.get("slide_mpp"), list) else ()), None)
         if entry.mpp is None and isinstance(mpp, int | float):
             entry = replace(entry, mpp=float(mpp), mpp_source=FILLS_GAPS)
-        series = record.get("series")
-        series = series if isinstance(series, int) else None
+        series = record.series if isinstance(record.series, int) else None
         slide = open_entry(replace(entry, series=series))
         plane = self._map(number)[1]
         same = made_with.get("slide") in (None, slide.info.fingerprint)

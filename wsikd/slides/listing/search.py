@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsikd.core.reading import read_json
+from wsikd.core.output.markers import RESULT
 from wsikd.slides.base import printable
 from wsikd.slides.dicom.grouping import (
     DICOM_SUFFIX,
@@ -31,8 +31,6 @@ SLIDE_SUFFIXES = frozenset(
     | {".svslide", ".bif", ".vms", ".vmu", ".czi", DICOM_SUFFIX, ".zarr"}
 )
 _FILE_SUFFIXES = SLIDE_SUFFIXES - {".zarr"}
-RESULT_FILE = "result.json"
-"""Marks a folder that ``wsikd infer`` made of one slide."""
 NO_SLIDE = "no slide by its name"
 _HIDDEN = "hidden, as systems leave files beside others"
 _COMPANION = re.compile(
@@ -286,7 +284,7 @@ def _is_meant(path: Path, pattern: str) -> bool:
 
 def _no_image(folder: Path) -> str | None:
     """Why a folder is no slide, nor holds any; None where it may."""
-    if _is_result(folder):
+    if RESULT.own(folder):
         return "a result of wsikd"
     if not is_zarr(folder) or is_image_zarr(folder):
         return None
@@ -296,15 +294,6 @@ def _no_image(folder: Path) -> str | None:
     if "wsikd_bag" in attributes:
         return "a bag of wsikd embed, no slide"
     return "a Zarr folder without multiscales, so no OME-Zarr image"
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether ``wsikd infer`` made a folder: its maps are images, but no slides."""
-    try:
-        content = read_json(folder / RESULT_FILE)
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "made_with" in content
 
 
 def _grouped(files: Iterable[Path]) -> list[tuple[Series, list[Path]]]:
