@@ -94,13 +94,13 @@ def distill(
 
     def train() -> None:
         with ExitStack() as stack:
-            told = None
+            on_step = None
             if rank() == 0:
                 stack.enter_context(locked(output))
-                told = stack.enter_context(progress("training"))
+                on_step = stack.enter_context(progress("training"))
             result = run.train(
                 run.config, output, seed=seed, device=device, resume=resume, loggers=loggers,
-                told=told,
+                on_step=on_step,
             )  # fmt: skip
         if rank() == 0:
             click.echo(result.told())

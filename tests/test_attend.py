@@ -11,7 +11,8 @@ from wsikd.cli.main import main
 from tests.learn.mil.test_train import config, write_cohort
 from wsikd.bags.bag import Bag, BagInfo, open_bag, write_bag
 from wsikd.core.errors import DataError
-from wsikd.learn.mil.train import train_bags
+from wsikd.learn.engine.train import train
+from wsikd.learn.mil.train import BagTask
 from wsikd.slides.base import open_slide
 from wsikd.tiles.grid import TileGrid
 
@@ -20,7 +21,7 @@ from wsikd.tiles.grid import TileGrid
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("attend")
     cohort = write_cohort(root / "cohort")
-    train_bags(config(cohort), root / "run", device="cpu")
+    train(BagTask, config(cohort), root / "run", device="cpu")
     return root / "run"
 
 

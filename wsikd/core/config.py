@@ -9,7 +9,7 @@ from __future__ import annotations
 import reprlib
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -38,6 +38,13 @@ class Settings(BaseModel):
 
 
 Model = TypeVar("Model", bound=Settings)
+
+
+class Dumped(Protocol):
+    """What a run keeps of its settings; every :class:`Settings` has it."""
+
+    def model_dump(self, *, mode: str = ...) -> dict[str, Any]:
+        """Nested keys and values."""
 
 
 def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
@@ -98,7 +105,7 @@ def parse_config(
     return _build(model, changed, name, overridden)
 
 
-def dump_config(config: BaseModel, run: Path | None = None) -> str:
+def dump_config(config: Dumped, run: Path | None = None) -> str:
     """The settings as YAML, defaults filled in; ``load_config`` reads it back unchanged.
 
     Args:

@@ -30,8 +30,7 @@ from wsikd.core.run_places import relative_places
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pydantic import BaseModel
-
+    from wsikd.core.config import Dumped
     from wsikd.core.output.markers import FileKind
 
 RECORDED_PACKAGES = (
@@ -121,7 +120,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"
 
-    def start(self, config: BaseModel, *, resume: bool = False, **more: Any) -> None:
+    def start(self, config: Dumped, *, resume: bool = False, **more: Any) -> None:
         """Make the folder, or take up the run in it.
 
         Args:
@@ -161,7 +160,7 @@ class RunDir:
             return {}
         return made if isinstance(made, dict) else {}
 
-    def check(self, config: BaseModel, *, resume: bool = False, **more: Any) -> bool:
+    def check(self, config: Dumped, *, resume: bool = False, **more: Any) -> bool:
         """Raise what :meth:`start` would, writing nothing; true if there is a run to resume."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(self.path, "is a file", "choose another -o")
@@ -191,7 +190,7 @@ class RunDir:
         started = (f"{f.name}." for f in (self.provenance_file, self.config_file))
         return path.name.startswith(tuple(started)) and path.suffix == ".part"
 
-    def _check_same(self, config: BaseModel, more: Mapping[str, Any]) -> None:
+    def _check_same(self, config: Dumped, more: Mapping[str, Any]) -> None:
         try:
             old = parse_yaml(self.config_file.read_text(encoding="utf-8")) or {}
             made = read_json(self.provenance_file)

@@ -36,12 +36,12 @@ from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.data.settings import Split
 from wsikd.learn.data.splits import assign, keep_share
+from wsikd.learn.engine.train import seed_weights, train
 from wsikd.learn.mil.cross_validate import PREDICTIONS, cross_validate
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData, MilConfig
-from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.slpd.settings import SlpdConfig
-from wsikd.learn.slpd.train import build, train_regions
+from wsikd.learn.slpd.train import SlpdTask, build
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.region_bundle import save_region_encoder
 
@@ -304,7 +304,7 @@ class Study:
         if (RunDir(run).student / CARD).is_file():
             RunDir(run).check(config, resume=True, seed=row.seed)
             return
-        train_regions(config, run, seed=row.seed, device=self.device, resume=True)
+        train(SlpdTask, config, run, seed=row.seed, device=self.device, resume=True)
 
     def _untrained(self, row: Vectors, run: Path) -> None:
         """The encoder that a training of this seed begins with."""

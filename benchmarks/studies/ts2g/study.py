@@ -28,22 +28,23 @@ from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import Settings, parse_config
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
+from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.mil.settings import MilConfig
-from wsikd.learn.mil.train import train_bags
+from wsikd.learn.mil.train import BagTask
 from wsikd.learn.patch.settings import RunConfig
-from wsikd.learn.patch.train import distill
+from wsikd.learn.patch.train import PatchTask
 from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
-from wsikd.learn.ts2g.adapter_train import fit_of, train_embedder
+from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
 from wsikd.learn.ts2g.detect_data import load_boxes
 from wsikd.learn.ts2g.detect_settings import DetectConfig
 from wsikd.learn.ts2g.detect_train import (
     Detect,
+    DetectTask,
     ImageViews,
     average_precision,
     load_detector,
-    train_detector,
 )
 from wsikd.learn.ts2g.select_patches import choose, open_scorer
 from wsikd.models.encoders.open import open_encoder
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
     from benchmarks.studies.ts2g.cells import CellSlide
     from benchmarks.studies.ts2g.settings import Student, StudyConfig
+    from wsikd.learn.engine.trainer import Task
 
 logger = logging.getLogger(__name__)
 FEW_BOXES = {
@@ -177,7 +179,7 @@ class Study:
             "network": {"arch": TRUNK},
             "optim": {"epochs": own.teacher_epochs, "batch_size": 16},
         })  # fmt: skip
-        self._train(distill, config, folder, self.seed)
+        self._train(PatchTask, config, folder, self.seed)
         self._embed(TEACHER, folder, self.seed)
 
     def _detector(self, slides: list[CellSlide]) -> None:
@@ -196,7 +198,7 @@ class Study:
                         "options": FEW_BOXES},
             "optim": {"epochs": config.detector_epochs, "batch_size": 4, "lr": 1e-3},
         })  # fmt: skip
-        self._train(train_detector, settings, self.detector, self.seed)
+        self._train(DetectTask, settings, self.detector, self.seed)
         file = self.out / "detector.json"
         if not file.is_file():
             found = load_boxes(boxes / "test.json", boxes / "val.json", boxes / "images")
@@ -242,7 +244,7 @@ class Study:
                 "trunk": {"arch": TRUNK, "weights": trunk},
                 "optim": {"epochs": own.adapter_epochs, "epoch_patches": own.adapter_patches},
             })  # fmt: skip
-            self._train(train_embedder, config, self.adapter(name, seed), seed)
+            self._train(EmbedTask, config, self.adapter(name, seed), seed)
             self._embed(name, self.adapter(name, seed), seed)
             self._measure_fit(name, seed, slides)
 
@@ -277,7 +279,7 @@ class Study:
             "optim": {"epochs": self.config.mil_epochs, "lr": 1e-3, "batch_size": 4},
         })  # fmt: skip
         run = self.head(encoder, arch, seed)
-        self._train(train_bags, config, run, seed)
+        self._train(BagTask, config, run, seed)
         return run
 
     def _heads(self, encoder: str) -> None:
@@ -336,9 +338,11 @@ class Study:
                         timed.setdefault(encoder, []).append(1000 * spent / len(rows))
         write_json_atomic(file, {"patches": len(rows), "ms_per_patch": timed})
 
-    def _train(self, train: Callable[..., Any], config: Settings, folder: Path, seed: int) -> None:
+    def _train(
+        self, kind: type[Task[Any, Any, Any]], config: Settings, folder: Path, seed: int
+    ) -> None:
         if not (RunDir(folder).student / CARD).is_file():
-            train(config, folder, seed=seed, device=self.device, resume=True)
+            train(kind, config, folder, seed=seed, device=self.device, resume=True)
 
 
 def _parsed(model: Any, content: dict[str, Any]) -> Any:

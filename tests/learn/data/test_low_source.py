@@ -6,16 +6,13 @@ import torch
 
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
-from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import Chance, augment
 from wsikd.learn.data.patches import load_patches
-from wsikd.learn.engine.distributed import Team
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.methods.supervised import Supervised
 from wsikd.learn.patch.settings import Augment, RunConfig
-from wsikd.learn.patch.train import distill
-from wsikd.learn.patch.trainer import PatchTrainer
+from wsikd.learn.patch.train import PatchTask, distill
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
@@ -56,11 +53,10 @@ def views(stores, low_source, tmp_path, at=Progress(0, 2, 3, 9), **augmentation)
     settings = config(stores, low_source, **augmentation)
     patches = load_patches(settings.data, settings.split)
     method = Supervised(build_grader("vgg_small", 2, width=0.25))
-    trainer = PatchTrainer(
-        method, patches, settings, RunDir(tmp_path), seed=4, team=Team(settings, "cpu")
-    )
-    chosen = np.arange(12)
-    return patches, chosen, trainer.batch(trainer.views.read(chosen), chosen, at).views["low"]
+    task = PatchTask(settings, seed=4)
+    task.data, task.method = patches, method
+    views, chosen = task.make_views(torch.device("cpu")), np.arange(12)
+    return patches, chosen, views.batch(views.read(chosen), chosen, at).views["low"]
 
 
 STILL = {"flips": False, "brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}

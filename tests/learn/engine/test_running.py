@@ -70,12 +70,12 @@ def test_a_set_that_does_not_fit_is_held_a_few_batches_at_a_time(stripes, tmp_pa
     monkeypatch.setattr(data.PatchSet, "images", watched)
     settings = config(stripes, data={"cache_gb": 1e-9}, optim={"batch_size": 4})
     patches = data.load_patches(settings.data, settings.split)
-    distill(settings, tmp_path / "run", device="cpu", patches=patches)
+    distill(settings, tmp_path / "run", device="cpu", data=patches)
     assert patches._images is None
     assert 2 <= most[0] <= ahead.AHEAD + 2  # of 13 in an epoch
     kept = data.load_patches(settings.data, settings.split)
     plain = config(stripes, optim={"batch_size": 4})
-    distill(plain, tmp_path / "kept", device="cpu", patches=kept)
+    distill(plain, tmp_path / "kept", device="cpu", data=kept)
     assert kept._images is not None
     assert load_bundle(tmp_path / "kept").sha256 == load_bundle(tmp_path / "run").sha256
 
@@ -86,7 +86,7 @@ def test_the_loggers_agree(stripes, tmp_path):
     told = []
     distill(
         config(stripes), tmp_path / "run", device="cpu", loggers=["tensorboard"],
-        told=lambda done, total: told.append((done, total)),
+        on_step=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "epoch" in row]

@@ -13,9 +13,10 @@ from wsikd.cli.main import main
 from tests.learn.mil.test_train import config, write_cohort
 from wsikd.bags.bag import open_bag, write_bag
 from wsikd.core.errors import DataError, OutputError
+from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import evaluate_bags, run_network
-from wsikd.learn.mil.train import train_bags
+from wsikd.learn.mil.train import BagTask
 from wsikd.models.files.bag_bundle import load_bag_network
 
 
@@ -23,7 +24,7 @@ from wsikd.models.files.bag_bundle import load_bag_network
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     cohort = write_cohort(root / "bags", 60)
-    train_bags(config(cohort), root / "run", device="cpu")
+    train(BagTask, config(cohort), root / "run", device="cpu")
     return root
 
 

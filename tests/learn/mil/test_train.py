@@ -12,9 +12,11 @@ from wsikd.cli.main import main
 from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.config import parse_config
 from wsikd.core.errors import BundleError
+from wsikd.learn.engine.train import train
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import MilConfig
-from wsikd.learn.mil.train import operating_point, train_bags
+from wsikd.learn.mil.train import BagTask, operating_point
 from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS
@@ -62,7 +64,7 @@ def rows(run):
 
 
 def test_it_learns_what_decides_the_class(cohort, tmp_path):
-    result = train_bags(config(cohort), tmp_path / "run", device="cpu")
+    result = train(BagTask, config(cohort), tmp_path / "run", device="cpu")
     assert result.metrics["auc"]["value"] > 0.9
     assert set(result.metrics) >= {"sensitivity", "specificity", "precision", "f1"}
     bundle = load_bag_network(tmp_path / "run")
@@ -85,29 +87,27 @@ def test_every_network_trains(cohort, tmp_path, arch):
     found = config(
         cohort, network={"arch": arch, "hidden": hidden}, optim={"epochs": 1, "batch_size": 4}
     )
-    result = train_bags(found, tmp_path / "run", device="cpu")
+    result = train(BagTask, found, tmp_path / "run", device="cpu")
     assert np.isfinite(rows(tmp_path / "run")[0]["loss"])
     assert load_bag_network(result.path).arch == arch
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(cohort, tmp_path, monkeypatch):
-    from wsikd.learn.engine import trainer as train
-
     whole = config(cohort, optim={"epochs": 5, "batch_size": 4})
-    train_bags(whole, tmp_path / "whole", device="cpu", seed=3)
+    train(BagTask, whole, tmp_path / "whole", device="cpu", seed=3)
 
-    fit = train.Trainer._train_epoch
+    fit = Trainer._train_epoch
 
     def dies(self):
         if self.epoch == 3:
             raise KeyboardInterrupt
         return fit(self)
 
-    monkeypatch.setattr(train.Trainer, "_train_epoch", dies)
+    monkeypatch.setattr(Trainer, "_train_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_bags(whole, tmp_path / "killed", device="cpu", seed=3)
-    monkeypatch.setattr(train.Trainer, "_train_epoch", fit)
-    train_bags(whole, tmp_path / "killed", device="cpu", seed=3, resume=True)
+        train(BagTask, whole, tmp_path / "killed", device="cpu", seed=3)
+    monkeypatch.setattr(Trainer, "_train_epoch", fit)
+    train(BagTask, whole, tmp_path / "killed", device="cpu", seed=3, resume=True)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     own, other = (load_bag_network(tmp_path / n).weights for n in ("killed", "whole"))
     assert all(torch.equal(own[k], other[k]) for k in own)
@@ -115,11 +115,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cohort, tmp_path, monke
 
 def test_the_threshold_never_sees_the_test_part(cohort, tmp_path):
     """The same run with the test slides' labels turned round chooses the same threshold."""
-    plain = train_bags(config(cohort), tmp_path / "plain", device="cpu")
+    plain = train(BagTask, config(cohort), tmp_path / "plain", device="cpu")
     bags = load_bags(config(cohort).data, config(cohort).split)
     test = bags.indices("test")
     bags.label[test] = 1 - bags.label[test]
-    turned = train_bags(config(cohort), tmp_path / "turned", device="cpu", bags=bags)
+    turned = train(BagTask, config(cohort), tmp_path / "turned", device="cpu", data=bags)
     assert turned.threshold == plain.threshold
     assert turned.metrics == plain.metrics
 

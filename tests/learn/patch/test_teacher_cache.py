@@ -9,14 +9,12 @@ import torch
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import turned
-from wsikd.learn.data.patches import load_patches
 from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.train import seed_weights
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.methods.base import Progress
-from wsikd.learn.patch.build import build_method, build_student, open_teacher, seed_weights
 from wsikd.learn.patch.settings import RunConfig
-from wsikd.learn.patch.teacher_cache import open_targets
-from wsikd.learn.patch.train import distill
-from wsikd.learn.patch.trainer import PatchTrainer
+from wsikd.learn.patch.train import PatchTask, distill
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 JITTER = {"brightness": 0.2, "stain": 0.1, "colour_of": "student"}
@@ -59,16 +57,12 @@ def config(csv, teacher, cache="ram", augment=PLAIN, **changes):
 
 
 def trainer(settings, folder):
-    patches = load_patches(settings.data, settings.split)
-    patches.keep(np.flatnonzero(patches.split != "test"), 1.0, 1)
-    bundle = open_teacher(settings)
+    task = PatchTask(settings, seed=5)
+    task.load()
     seed_weights(0)
-    student = build_student(settings, patches, bundle)
-    method = build_method(settings, student, bundle, patches.classes)
-    made = PatchTrainer(
-        method, patches, settings, RunDir(folder), seed=5, team=Team(settings, "cpu")
-    )
-    made.views.targets = open_targets(made, bundle.sha256)
+    task.build()
+    made = Trainer(task, RunDir(folder), team=Team(settings, "cpu"))
+    task.begin(made)
     return made
 
 
@@ -84,7 +78,7 @@ def test_terms_equal_those_of_the_live_teacher(stripes, teacher, tmp_path, augme
     for cache in ("off", "ram"):
         made = trainer(config(stripes, teacher, cache, augment), tmp_path / cache)
         chosen = made.train_indices[[3, 0, 17, 8, 9, 21, 22, 40]]
-        batch = made.batch(made.views.read(chosen), chosen, at)
+        batch = made.views.batch(made.views.read(chosen), chosen, at)
         assert set(batch.views) == ({"high", "low"} if cache == "off" else {"low"})
         assert (batch.taught is None) == (cache == "off")
         lows[cache] = batch.views["low"]
@@ -97,7 +91,7 @@ def test_terms_equal_those_of_the_live_teacher(stripes, teacher, tmp_path, augme
 def test_each_view_is_the_teacher_on_that_view(stripes, teacher, tmp_path):
     made = trainer(config(stripes, teacher), tmp_path / "run")
     chosen = made.train_indices[:4]
-    images = made.patches.images(chosen)
+    images = made.data.images(chosen)
     seen = set()
     for view in range(8):
         turns = torch.tensor([[bool(view & bit)] * 4 for bit in (1, 2, 4)])

@@ -34,8 +34,7 @@ from wsikd.learn.methods.base import Progress
 from wsikd.learn.patch import export as finish
 from wsikd.learn.patch.build import build_method, build_student, open_teacher
 from wsikd.learn.patch.settings import Augment, RunConfig
-from wsikd.learn.patch.train import distill
-from wsikd.learn.patch.trainer import PatchTrainer
+from wsikd.learn.patch.train import PatchTask, distill
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.predict_patches import evaluate_bundle
 from wsikd.models.files.bundle import load_bundle
@@ -76,6 +75,14 @@ def student(stripes, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("student") / "run"
     distill(config(stripes, "at_plus", teacher), folder, seed=1, device="cpu")
     return folder
+
+
+def trainer(settings, folder):
+    task = PatchTask(settings, seed=3)
+    task.load()
+    student = build_student(settings, task.data, task.teacher)
+    task.method = build_method(settings, student, task.teacher, task.data.classes)
+    return Trainer(task, RunDir(folder), team=Team(settings, "cpu"))
 
 
 def rows(run):
@@ -161,10 +168,10 @@ class Killed(BaseException):
 def kill_in_step(monkeypatch):
     step = Trainer._step
 
-    def dying(self, images, indices, at, rate):
+    def dying(self, images, indices, at):
         if at.epoch == 2 and at.step == 1:
             raise Killed
-        return step(self, images, indices, at, rate)
+        return step(self, images, indices, at)
 
     monkeypatch.setattr(Trainer, "_step", dying)
 
@@ -388,7 +395,7 @@ def test_adam_takes_the_step_of_its_paper(stripes, tmp_path):
     patches = load_patches(settings.data, settings.split)
     torch.manual_seed(0)
     before = build_student(settings, patches, None).state_dict()["head.weight"].clone()
-    distill(settings, tmp_path / "run", seed=0, device="cpu", patches=patches)
+    distill(settings, tmp_path / "run", seed=0, device="cpu", data=patches)
     after = load_bundle(tmp_path / "run").weights["head.weight"]
     moved = (after - before).abs()
     assert moved.max() <= 1e-3 * (1 + 1e-3)
@@ -559,18 +566,13 @@ def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_pa
     seen = {}
     for whose in ("both", "student"):
         settings = config(stripes, "at_plus", teacher, augment=changed | {"colour_of": whose})
-        patches = load_patches(settings.data, settings.split)
-        bundle = open_teacher(settings)
-        student = build_student(settings, patches, bundle)
-        made = PatchTrainer(
-            build_method(settings, student, bundle, patches.classes), patches, settings,
-            RunDir(tmp_path / whose), seed=3, team=Team(settings, "cpu"),
-        )  # fmt: skip
+        made = trainer(settings, tmp_path / whose)
         chosen = made.train_indices[:4]
-        seen[whose] = made.batch(patches.images(chosen), chosen, Progress(0, 2, 1, 4)).views
+        images = made.data.images(chosen)
+        seen[whose] = made.views.batch(images, chosen, Progress(0, 2, 1, 4)).views
     still = Augment(**changed | {"stain": 0, "brightness": 0, "contrast": 0, "saturation": 0})
     generator = made.views.chance(Progress(0, 2, 1, 4))
-    bent = augment(patches.images(chosen), still, generator)
+    bent = augment(images, still, generator)
     torch.testing.assert_close(seen["student"]["high"], bent)
     assert not torch.allclose(seen["both"]["high"], bent, atol=5)
     assert not torch.allclose(seen["student"]["low"], downsample(bent, 2), atol=5)
@@ -578,18 +580,13 @@ def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_pa
 
 def test_crops_are_of_training_alone_and_must_fit(stripes, teacher, tmp_path):
     settings = config(stripes, "at_plus", teacher, augment={"crop_px": 16})
-    patches = load_patches(settings.data, settings.split)
-    bundle = open_teacher(settings)
-    student = build_student(settings, patches, bundle)
-    method = build_method(settings, student, bundle, patches.classes)
-    run = RunDir(tmp_path / "run")
-    made = PatchTrainer(method, patches, settings, run, seed=3, team=Team(settings, "cpu"))
+    made = trainer(settings, tmp_path / "run")
     chosen = made.train_indices[:4]
     images = made.views.read(chosen)
-    drawn = made.batch(images, chosen, Progress(0, 2, 1, 4)).views
+    drawn = made.views.batch(images, chosen, Progress(0, 2, 1, 4)).views
     assert drawn["high"].shape[-2:] == (16, 16)
     torch.testing.assert_close(drawn["low"], downsample(drawn["high"], 2))
-    assert made.batch(images, chosen, None).views["low"].shape[-2:] == (16, 16)  # half of 32
+    assert made.views.batch(images, chosen, None).views["low"].shape[-2:] == (16, 16)  # half of 32
     for crop, fault in ((15, "multiple of 2"), (34, "more than the 32 px")):
         with pytest.raises((ValueError, ConfigError), match=fault):
             distill(

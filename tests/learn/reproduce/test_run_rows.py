@@ -18,7 +18,7 @@ from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run_places import absolute_places
 from wsikd.learn.patch.settings import RunConfig
-from wsikd.learn.patch.trainer import PatchTrainer
+from wsikd.learn.patch.train import PatchTask
 from wsikd.learn.reproduce import run_rows as reproduce
 from wsikd.learn.reproduce.run_rows import Plan, read_rows, run_all
 from wsikd.learn.reproduce.table import make_table, to_markdown
@@ -138,16 +138,16 @@ class Killed(BaseException):
 
 def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypatch):
     out, done = made
-    validate, calls = PatchTrainer._validate, []
+    validate, calls = PatchTask.validate, []
 
-    def dying(self):
+    def dying(self, logits):
         calls.append(1)
         if len(calls) == 3:
             raise Killed
-        return validate(self)
+        return validate(self, logits)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PatchTrainer, "_validate", dying)
+        patch.setattr(PatchTask, "validate", dying)
         with pytest.raises(Killed):
             run(*command(sicap, tmp_path / "out"))
     assert not (tmp_path / "out/table.md").exists()

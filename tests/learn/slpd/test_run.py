@@ -15,11 +15,12 @@ from tests.learn.cohort import ENCODER, TINY, write_cohort
 from tests.learn.engine.test_distributed import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
 from wsikd.learn.engine.runs import load_run, load_settings
-from wsikd.learn.slpd import train as slpd_train
+from wsikd.learn.engine.train import train
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.slpd.data import check_crops, load_regions
 from wsikd.learn.slpd.method import Bank
 from wsikd.learn.slpd.prototypes import NOBODY, PrototypeTable
-from wsikd.learn.slpd.train import train_regions
+from wsikd.learn.slpd.train import SlpdTask
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.files.region_bundle import load_region_encoder
 from wsikd.models.slide_level.region_vit import RegionShape
@@ -88,20 +89,20 @@ def test_a_slide_with_few_regions_has_no_prototypes_and_is_no_neighbour(finished
 @pytest.mark.parametrize("variant", ["intra_inter", pytest.param("dino", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(place, tmp_path, monkeypatch, variant):
     config = settings(place, f"variant={variant}", "optim.keep_every=0")
-    train_regions(config, tmp_path / "whole", device="cpu")
-    begin, entered = slpd_train.SlpdTrainer.begin_epoch, []
+    train(SlpdTask, config, tmp_path / "whole", device="cpu")
+    begin, entered = SlpdTask.begin_epoch, []
 
-    def killed(self):
-        entered.append(self.epoch)
-        if self.epoch == 2 and len(entered) == 3:
+    def killed(self, trainer):
+        entered.append(trainer.epoch)
+        if trainer.epoch == 2 and len(entered) == 3:
             raise KeyboardInterrupt
-        begin(self)
+        begin(self, trainer)
 
-    monkeypatch.setattr(slpd_train.SlpdTrainer, "begin_epoch", killed)
+    monkeypatch.setattr(SlpdTask, "begin_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_regions(config, tmp_path / "broken", device="cpu")
+        train(SlpdTask, config, tmp_path / "broken", device="cpu")
     torch.rand(7)  # other chance in between must not matter
-    train_regions(config, tmp_path / "broken", device="cpu", resume=True)
+    train(SlpdTask, config, tmp_path / "broken", device="cpu", resume=True)
     assert entered == [0, 1, 2, 2]
     whole, broken = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
@@ -157,7 +158,7 @@ def rows_of(run):
 
 
 def test_the_last_layer_is_held_and_decay_follows_the_step(place, tmp_path, monkeypatch):
-    seen, step = [], slpd_train.SlpdTrainer._step
+    seen, step = [], Trainer._step
 
     def watched(self, *given):
         found = step(self, *given)
@@ -168,9 +169,14 @@ def test_the_last_layer_is_held_and_decay_follows_the_step(place, tmp_path, monk
         ))  # fmt: skip
         return found
 
-    monkeypatch.setattr(slpd_train.SlpdTrainer, "_step", watched)
-    train_regions(settings(place, "variant=dino"), tmp_path / "run", device="cpu")
+    monkeypatch.setattr(Trainer, "_step", watched)
+    done = []
+    train(
+        SlpdTask, settings(place, "variant=dino"), tmp_path / "run", device="cpu",
+        on_step=lambda *counts: done.append(counts),
+    )  # fmt: skip
     steps = 50 // 8  # what does not fill a batch is left out
+    assert done == [(i + 1, 3 * steps) for i in range(3 * steps)]
     assert [s[0] for s in seen] == [0] * steps + [1] * steps + [2] * steps
     first, whole = seen[0][1], 3 * steps
     assert all(torch.equal(s[1], first) for s in seen[:steps])
@@ -188,7 +194,7 @@ def test_the_last_layer_is_held_and_decay_follows_the_step(place, tmp_path, monk
 def test_a_loss_that_is_no_number_stops_the_run(place, tmp_path):
     config = settings(place, "optim.lr=1e30", "optim.clip=0", "optim.warmup_epochs=0")
     with pytest.raises(NonFiniteLossError, match="loss term 'dino': is nan in epoch"):
-        train_regions(config, tmp_path / "run", device="cpu")
+        train(SlpdTask, config, tmp_path / "run", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +211,7 @@ def test_a_loss_that_is_no_number_stops_the_run(place, tmp_path):
 )
 def test_settings_that_cannot_be_are_told_in_a_line(place, tmp_path, override, told):
     with pytest.raises(ConfigError, match=told):
-        train_regions(settings(place, override), tmp_path / "run", device="cpu")
+        train(SlpdTask, settings(place, override), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

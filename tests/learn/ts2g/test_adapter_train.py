@@ -9,8 +9,10 @@ from wsikd.bags.bag import open_bag, write_h5
 from wsikd.bags.embed import Embedder, settings_for
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError, DataError
+from wsikd.learn.engine.train import train
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
-from wsikd.learn.ts2g.adapter_train import EmbedTrainer, fit_of, train_embedder
+from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
 from wsikd.learn.ts2g.method import embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
 from wsikd.learn.ts2g.select_patches import choose
@@ -74,7 +76,7 @@ def config(cohort, **changes):
 
 @pytest.mark.parametrize("adapter", ["p", "m", "mp", "mpa"])
 def test_every_adapter_learns(cohort, tmp_path, adapter):
-    result = train_embedder(config(cohort, adapter=adapter), tmp_path, device="cpu")
+    result = train(EmbedTask, config(cohort, adapter=adapter), tmp_path, device="cpu")
     assert result.metrics["r2"] > 0.3
     assert result.metrics["cosine"] > 0.5
 
@@ -83,13 +85,13 @@ def test_every_adapter_learns(cohort, tmp_path, adapter):
 @pytest.mark.parametrize("term", ["mae", "mse", "cosine"])
 def test_every_term_and_target(cohort, tmp_path, targets, term):
     changed = config(cohort, targets=targets, weights={term: 1.0}, optim={"epochs": 1})
-    result = train_embedder(changed, tmp_path, device="cpu")
+    result = train(EmbedTask, changed, tmp_path, device="cpu")
     assert np.isfinite(list(result.metrics.values())).all()
 
 
 def test_a_student_at_a_sixteenth_of_the_pixels(cohort, tmp_path):
     low = config(cohort, data={"student_mpp": 4.0}, optim={"epochs": 30})
-    result = train_embedder(low, tmp_path / "run", device="cpu")
+    result = train(EmbedTask, low, tmp_path / "run", device="cpu")
     encoder = open_encoder(str(tmp_path / "run"))
     assert (encoder.spec.mpp, encoder.spec.patch_px, encoder.spec.dim) == (4.0, 16, DIM)
     assert "colours" in encoder.spec.id
@@ -98,7 +100,7 @@ def test_a_student_at_a_sixteenth_of_the_pixels(cohort, tmp_path):
     Embedder(encoder, settings_for(encoder, None, None)).embed_store(store, tmp_path / "b.zarr")
     own = open_bag(tmp_path / "b.zarr").features()
     theirs = open_bag(cohort / "bags" / "s5.zarr").features()
-    trained, _, _ = load_pairs(low.data, low.split)
+    trained = load_pairs(low.data, low.split)
     assert len(trained.indices("val")) == len(own)
     rest = ((own - theirs) ** 2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
     assert rest < 0.8, "what it gives is in the teacher's own scale"
@@ -109,8 +111,8 @@ def test_the_epoch_of_lowest_loss_is_kept(cohort, tmp_path, monkeypatch):
     """Not that of best cosine, which does not see the length of an embedding."""
     rows = [(1.0, 0.9), (0.5, 0.4), (0.7, 0.8)]
     told = iter([{"loss": loss, "cosine": cosine, "r2": -loss} for loss, cosine in rows])
-    monkeypatch.setattr(EmbedTrainer, "_validate", lambda self: next(told))
-    result = train_embedder(config(cohort, optim={"epochs": 3}), tmp_path, device="cpu")
+    monkeypatch.setattr(EmbedTask, "validate", lambda self, logits: next(told))
+    result = train(EmbedTask, config(cohort, optim={"epochs": 3}), tmp_path, device="cpu")
     assert result.best_epoch == 2
 
 
@@ -122,22 +124,20 @@ def test_variance_around_another_centre():
 
 
 def test_resume_is_bit_for_bit(cohort, tmp_path, monkeypatch):
-    from wsikd.learn.engine import trainer as train
-
     short = config(cohort, optim={"epochs": 5})
-    train_embedder(short, tmp_path / "whole", device="cpu")
-    fit = train.Trainer._train_epoch
+    train(EmbedTask, short, tmp_path / "whole", device="cpu")
+    fit = Trainer._train_epoch
 
     def dies(self):
         if self.epoch == 3:
             raise KeyboardInterrupt
         return fit(self)
 
-    monkeypatch.setattr(train.Trainer, "_train_epoch", dies)
+    monkeypatch.setattr(Trainer, "_train_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_embedder(short, tmp_path / "killed", device="cpu")
-    monkeypatch.setattr(train.Trainer, "_train_epoch", fit)
-    train_embedder(short, tmp_path / "killed", device="cpu", resume=True)
+        train(EmbedTask, short, tmp_path / "killed", device="cpu")
+    monkeypatch.setattr(Trainer, "_train_epoch", fit)
+    train(EmbedTask, short, tmp_path / "killed", device="cpu", resume=True)
     x = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         whole, killed = (open_encoder(str(tmp_path / n))(x) for n in ("whole", "killed"))
@@ -160,11 +160,11 @@ def test_h5_bags_serve_as_teachers(cohort, tmp_path):
     """Whole coordinates find the patches of a fractional grid."""
     for k in range(SLIDES):
         write_h5(tmp_path / f"s{k}.h5", open_bag(cohort / "bags" / f"s{k}.zarr"))
-    own, targets, _ = load_pairs(config(cohort).data, config(cohort).split)
+    own = load_pairs(config(cohort).data, config(cohort).split)
     h5 = config(cohort, data={"targets": [str(tmp_path)]})
-    other, same, _ = load_pairs(h5.data, h5.split)
+    other = load_pairs(h5.data, h5.split)
     assert own.slide == other.slide
-    np.testing.assert_array_equal(targets, same)
+    np.testing.assert_array_equal(own.targets, other.targets)
 
 
 def test_one_unreadable_bag_among_many(cohort, tmp_path, caplog):
@@ -172,7 +172,7 @@ def test_one_unreadable_bag_among_many(cohort, tmp_path, caplog):
         write_h5(tmp_path / f"s{k}.h5", open_bag(cohort / "bags" / f"s{k}.zarr"))
     (tmp_path / "s2.h5").write_bytes(b"torn")
     h5 = config(cohort, data={"targets": [str(tmp_path)]})
-    patches, _, _ = load_pairs(h5.data, h5.split)
+    patches = load_pairs(h5.data, h5.split)
     assert set(patches.slide) == {f"s{k}" for k in range(SLIDES) if k != 2}
     assert "s2.h5: cannot be read" in caplog.text
     assert "no bag of slide 's2'" in caplog.text
@@ -195,7 +195,7 @@ def test_bags_of_other_patches_are_refused(cohort, tmp_path):
 )  # fmt: skip
 def test_trunks_that_will_not_do(cohort, tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
-        train_embedder(config(cohort, **changes), tmp_path, device="cpu")
+        train(EmbedTask, config(cohort, **changes), tmp_path, device="cpu")
 
 
 def score(features):

@@ -10,11 +10,13 @@ from torchvision.models import resnet50
 from tests.learn.ts2g.test_detect_data import coco
 from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError
+from wsikd.learn.engine.train import train
+from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.ts2g.adapter_settings import Trunk
 from wsikd.learn.ts2g.adapter_train import open_trunk
 from wsikd.learn.ts2g.detect_data import load_boxes
 from wsikd.learn.ts2g.detect_settings import DetectConfig
-from wsikd.learn.ts2g.detect_train import Detect, load_detector, mirrored, train_detector
+from wsikd.learn.ts2g.detect_train import Detect, DetectTask, load_detector, mirrored
 from wsikd.learn.ts2g.detectors import DETECTORS, build_detector
 from wsikd.models.backbones.resnet_trunks import resnet_weights
 
@@ -132,7 +134,7 @@ def test_maps_and_anchors_that_will_not_do():
 
 
 def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
-    result = train_detector(config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+    result = train(DetectTask, config(boxes, trunk, epochs=1), tmp_path, device="cpu")
     assert set(result.metrics) == {"map", "map_50"}
     handed = open_trunk(Trunk(weights=str(tmp_path)))
     state = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["student"]
@@ -145,22 +147,20 @@ def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
 
 
 def test_resume_is_bit_for_bit(boxes, trunk, tmp_path, monkeypatch):
-    from wsikd.learn.engine import trainer as train
-
     whole = config(boxes, trunk, epochs=2)
-    train_detector(whole, tmp_path / "whole", device="cpu")
-    fit = train.Trainer._train_epoch
+    train(DetectTask, whole, tmp_path / "whole", device="cpu")
+    fit = Trainer._train_epoch
 
     def dies(self):
         if self.epoch == 1:
             raise KeyboardInterrupt
         return fit(self)
 
-    monkeypatch.setattr(train.Trainer, "_train_epoch", dies)
+    monkeypatch.setattr(Trainer, "_train_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_detector(whole, tmp_path / "killed", device="cpu")
-    monkeypatch.setattr(train.Trainer, "_train_epoch", fit)
-    train_detector(whole, tmp_path / "killed", device="cpu", resume=True)
+        train(DetectTask, whole, tmp_path / "killed", device="cpu")
+    monkeypatch.setattr(Trainer, "_train_epoch", fit)
+    train(DetectTask, whole, tmp_path / "killed", device="cpu", resume=True)
     own, other = (
         torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["student"]
         for n in ("killed", "whole")
@@ -186,8 +186,6 @@ def method_target(images, index):
 
 def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
     """What is measured is that of the validation images."""
-    from wsikd.learn.ts2g import detect_train
-
     images = load_boxes(*boxes)
 
     def oracle(self, batch):
@@ -197,20 +195,20 @@ def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(Detect, "detect", oracle)
-    monkeypatch.setattr(detect_train.DetectTrainer, "_train_epoch",
+    monkeypatch.setattr(Trainer, "_train_epoch",
                         lambda self: {"lr": 0.0, "loss": 0.0, "waiting": 0.0})  # fmt: skip
-    result = train_detector(config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+    result = train(DetectTask, config(boxes, trunk, epochs=1), tmp_path, device="cpu")
     assert result.metrics == {"map": pytest.approx(1.0), "map_50": pytest.approx(1.0)}
 
 
 def test_what_is_not_set(boxes, tmp_path):
     bare = parse_config(DetectConfig, {"method": "detector"}, name="test")
     with pytest.raises(ConfigError, match=r"data\.train: names no annotation file"):
-        train_detector(bare, tmp_path)
+        train(DetectTask, bare, tmp_path)
     files = {"train": str(boxes[0]), "val": str(boxes[1])}
     content = {"method": "detector", "data": files, "network": {"arch": "deformable_detr"}}
     with pytest.raises(ConfigError, match="needs a trained trunk"):
-        train_detector(parse_config(DetectConfig, content, name="test"), tmp_path / "b")
+        train(DetectTask, parse_config(DetectConfig, content, name="test"), tmp_path / "b")
 
 
 def test_a_trunk_to_start_from(boxes):

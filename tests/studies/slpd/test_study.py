@@ -33,10 +33,11 @@ from wsikd.bags.region_table import open_regions
 from wsikd.bags.region_vectors import VectorEmbedder, write_vectors
 from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
 from wsikd.learn.data.settings import Split
+from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import BagData
 from wsikd.learn.slpd.settings import Prototypes
-from wsikd.learn.slpd.train import train_regions
+from wsikd.learn.slpd.train import SlpdTask
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 
@@ -395,7 +396,7 @@ def test_an_untrained_encoder_is_what_its_training_begins_with(study, tmp_path):
                "optim.weight_decay_end=0", "variants=[dino]")  # fmt: skip
     config = Study(one, tmp_path / "s", device="cpu", data=[out / "grids"])._pretraining("dino", ())
     config.data.paths.append(str(out / "grids"))
-    train_regions(config, tmp_path / "run", seed=0, device="cpu")
+    train(SlpdTask, config, tmp_path / "run", seed=0, device="cpu")
     trained, fresh = (
         load_region_encoder(p) for p in (tmp_path / "run", out / "runs" / "seed0" / "untrained")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.data.augment import Part
+    from wsikd.learn.data.augment_settings import Augment
     from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.data.settings import Data
     from wsikd.learn.methods.base import Progress, Targets
-    from wsikd.learn.patch.settings import RunConfig
+
+
+class ViewSettings(Protocol):
+    """What the configurations of all that learns from patches have."""
+
+    @property
+    def data(self) -> Data:
+        """Which patches, and the source of the student's pixels."""
+
+    @property
+    def augment(self) -> Augment:
+        """How they are changed."""
+
+    @property
+    def low_mpp(self) -> float:
+        """um per pixel of what is trained."""
+
+    @property
+    def factor(self) -> float:
+        """How many pixels of the patches make one of what is trained."""
 
 
 class Views:
@@ -35,13 +56,13 @@ class Views:
     def __init__(
         self,
         patches: PatchSet,
-        config: RunConfig,
+        config: ViewSettings,
         wanted: Collection[str],
         *,
         seed: int,
         device: torch.device,
     ) -> None:
-        """Make the views ``wanted`` in training; see ``PatchTrainer`` for the rest."""
+        """Make the views ``wanted`` in training, by a configuration, for one device."""
         self.patches, self.config, self.wanted = patches, config, wanted
         self.seed, self.device = seed, device
         self.factor = round(config.factor)
@@ -130,7 +151,7 @@ class Views:
         return augment(low, self.config.augment, self.chance(at, part))
 
 
-def is_enumerable(config: RunConfig) -> bool:
+def is_enumerable(config: ViewSettings) -> bool:
     """Whether a patch has eight views at most, apart from colours changed after averaging."""
     options = config.augment
     before = recolours(options) and options.colour_of == "both"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -12,36 +12,33 @@ from wsikd.learn.engine.schedules import Best
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsikd.learn.engine.distributed import Team
     from wsikd.learn.methods.base import Method
 
 
-class Digested(Protocol):
-    """Data whose identity is known."""
+class Stateful(Protocol):
+    """An optimiser, or what scales a loss."""
 
-    @property
-    def digests(self) -> list[str]:
-        """Of every source, sorted."""
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Of a checkpoint."""
 
 
-class Resumable(Protocol):
-    """A training, of which a checkpoint is made; its attributes as in ``Trainer``."""
+class Parts(NamedTuple):
+    """What of a training changes, beside the number of its epoch.
 
-    epoch: int
-    best: Best
-    optimizer: Any
+    Attributes:
+        method: with the student and the helpers.
+        optimizer: of Lightning or of torch.
+        digests: identity of the data, which must be the same.
+        scaling: of the loss in half precision, else None.
+    """
 
-    @property
-    def method(self) -> Method:
-        """With what it trains."""
-
-    @property
-    def patches(self) -> Digested:
-        """What it learns from."""
-
-    @property
-    def team(self) -> Team:
-        """Its processes."""
+    method: Method
+    optimizer: Stateful
+    digests: list[str]
+    scaling: Stateful | None
 
 
 def kept(epoch: int) -> str:
@@ -49,37 +46,41 @@ def kept(epoch: int) -> str:
     return f"checkpoints/last.ckpt holds epoch {epoch}" if epoch else "no epoch is kept"
 
 
-def state_of(trainer: Resumable) -> dict[str, Any]:
-    """Everything that the next epoch depends on; chance is drawn anew from seed and epoch."""
-    method, best, scaling = trainer.method, trainer.best, trainer.team.scaling
+def state_of(parts: Parts, epoch: int, best: Best) -> dict[str, Any]:
+    """Everything that the next epoch depends on; chance is drawn again from seed and epoch."""
+    method, optimizer, digests, scaling = parts
     return {
-        "epoch": trainer.epoch,
+        "epoch": epoch,
         "student": method.student.state_dict(),
         "helpers": method.helpers.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "best": [best.epoch, best.kappa, best.loss],
-        "digests": list(trainer.patches.digests),
+        "digests": list(digests),
         "scaling": {} if scaling is None else scaling.state_dict(),
     }
 
 
-def restore(trainer: Resumable, state: dict[str, Any], file: Path) -> None:
-    """Put a state of :func:`state_of`, read from ``file``, into a trainer.
+def restore(parts: Parts, state: dict[str, Any], file: Path) -> tuple[int, Best]:
+    """Put a state of :func:`state_of`, read from ``file``, into the parts of a training.
+
+    Returns:
+        Its epoch, and the best one so far.
 
     Raises:
         CheckpointError: it is of other data, or of another network.
     """
+    method, optimizer, digests, scaling = parts
     try:
-        if state["digests"] != trainer.patches.digests:
+        if state["digests"] != digests:
             raise CheckpointError(
                 file, "was made on other data", "give the same --data or another -o"
             )
-        trainer.method.student.load_state_dict(state["student"])
-        trainer.method.helpers.load_state_dict(state["helpers"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        if trainer.team.scaling is not None:
-            trainer.team.scaling.load_state_dict(state["scaling"])
-        trainer.epoch, trainer.best = int(state["epoch"]), Best(*state["best"])
+        method.student.load_state_dict(state["student"])
+        method.helpers.load_state_dict(state["helpers"])
+        optimizer.load_state_dict(state["optimizer"])
+        if scaling is not None:
+            scaling.load_state_dict(state["scaling"])
+        return int(state["epoch"]), Best(*state["best"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(file, "does not fit this run", "choose another -o") from error
 

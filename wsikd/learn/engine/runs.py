@@ -26,12 +26,12 @@ SETTINGS: dict[str, str] = {
 }
 """Of each method that does not learn classes from patches, and of those that do."""
 
-TRAININGS: dict[str, str] = {
-    PATCHES: "wsikd.learn.patch.train:distill",
-    "mil": "wsikd.learn.mil.train:train_bags",
-    "ts2g": "wsikd.learn.ts2g.adapter_train:train_embedder",
-    "detector": "wsikd.learn.ts2g.detect_train:train_detector",
-    "slpd": "wsikd.learn.slpd.train:train_regions",
+TASKS: dict[str, str] = {
+    PATCHES: "wsikd.learn.patch.train:PatchTask",
+    "mil": "wsikd.learn.mil.train:BagTask",
+    "ts2g": "wsikd.learn.ts2g.adapter_train:EmbedTask",
+    "detector": "wsikd.learn.ts2g.detect_train:DetectTask",
+    "slpd": "wsikd.learn.slpd.train:SlpdTask",
 }
 
 
@@ -87,7 +87,9 @@ def load_run(
 
 def _train(kind: str, *arguments: Any, **more: Any) -> Any:
     """Import what trains, which takes its time, and call it."""
-    return resolve(TRAININGS, kind, kind="trainings")(*arguments, **more)
+    from wsikd.learn.engine.train import train
+
+    return train(resolve(TASKS, kind, kind="tasks"), *arguments, **more)
 
 
 def refuse_rows(path: Path) -> None:

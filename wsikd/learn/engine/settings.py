@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from wsikd.core.config import Settings
+from wsikd.core.config import Dumped, Settings
 from wsikd.learn.data.augment_settings import Positive  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
@@ -82,11 +82,75 @@ class Optim(Settings):
         return self.epochs + self.hold_epochs
 
 
-class Training(Protocol):
+class LoopOptim(Protocol):
+    """What the training loop reads of ``optim``, whatever the method; see :class:`Optim`."""
+
+    @property
+    def name(self) -> str:
+        """Of the optimiser."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate at its highest."""
+
+    @property
+    def weight_decay(self) -> float:
+        """At the start."""
+
+    @property
+    def decay_vectors(self) -> bool:
+        """Whether parameters of one dimension decay too."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes of the schedule."""
+
+    @property
+    def most_epochs(self) -> int:
+        """Passes after which a run ends in any case."""
+
+    @property
+    def patience(self) -> int | None:
+        """Epochs without gain that end a run."""
+
+    @property
+    def min_delta(self) -> float:
+        """Gain that counts."""
+
+    @property
+    def epoch_patches(self) -> int | None:
+        """Samples drawn in an epoch; None: as many as there are."""
+
+    @property
+    def balance(self) -> bool | Literal["frozen_pool"]:
+        """Whether classes are drawn equally often."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a step, of all processes together."""
+
+    @property
+    def accumulate(self) -> int:
+        """Parts of a step in a process."""
+
+    @property
+    def precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+        """Arithmetic."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether only algorithms that repeat bit for bit are used."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that read."""
+
+
+class Training(Dumped, Protocol):
     """What the configurations of all methods have."""
 
     @property
-    def optim(self) -> Optim:
+    def optim(self) -> LoopOptim:
         """How the network is trained."""
 
     @property

@@ -1,4 +1,4 @@
-"""The only training loop.
+"""The only training loop, and what a kind of learning brings to it.
 
 All chance is drawn from (seed, epoch, step), so a run that was killed and resumed repeats what an
 unbroken one does: on a CPU, bit for bit.
@@ -21,129 +21,166 @@ from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
+from wsikd.learn.engine.samples import BatchMaker, Samples
 from wsikd.learn.engine.schedules import Best, learning_rate
-from wsikd.learn.engine.settings import Training
-from wsikd.learn.methods.base import Progress
+from wsikd.learn.engine.settings import Optim, Training
+from wsikd.learn.methods.base import Method, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from wsikd.core.run import RunDir
     from wsikd.learn.engine.distributed import Team
-    from wsikd.learn.methods.base import Batch, Method
 
 logger = logging.getLogger(__name__)
 
 
-class Samples(Protocol):
-    """N samples to train on: patches, bags, regions, images."""
+class Result(Protocol):
+    """What a run came to."""
 
-    @property
-    def label(self) -> NDArray[np.int64]:
-        """Class of each, int64 (N,)."""
-
-    @property
-    def digests(self) -> list[str]:
-        """Identity of every source, sorted."""
-
-    def indices(self, split: str) -> NDArray[np.int64]:
-        """Indices of a split, int64."""
-
-    def batches(
-        self,
-        order: NDArray[np.int64],
-        size: int,
-        *,
-        threads: int = 2,
-        read: Callable[[NDArray[np.int64]], torch.Tensor] | None = None,
-    ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
-        """What ``read`` gives of each batch, and the indices, in this order."""
-
-
-class BatchMaker(Protocol):
-    """Makes batches of samples that were read; see :class:`wsikd.learn.data.views.Views`."""
-
-    def read(self, indices: NDArray[np.int64], /) -> torch.Tensor:
-        """What :meth:`batch` is to be given."""
-
-    def batch(
-        self,
-        images: torch.Tensor,
-        indices: NDArray[np.int64],
-        at: Progress | None,
-        part: Part | None = None,
-        /,
-    ) -> Batch:
-        """Views on the device; ``at`` draws the augmentation, None means none."""
+    def told(self) -> str:
+        """In a line."""
 
 
 D = TypeVar("D", bound=Samples)
 C = TypeVar("C", bound=Training)
+R = TypeVar("R", bound=Result)
 
 
-class Trainer(Generic[D, C]):
-    """Trains a method on samples and keeps the best student.
+class Task(Generic[D, C, R]):
+    """One kind of learning: its data, its method, how an epoch is judged, what is written at last.
 
-    A subclass makes the views of its data and judges an epoch.
+    :func:`wsikd.learn.engine.train.train` calls :meth:`load`, :meth:`build`, :meth:`begin` and
+    :meth:`export`; the :class:`Trainer` calls the others.
 
     Attributes:
-        score: the entry of an epoch's validation that decides which epoch is best; None: its loss.
+        score: the entry of ``val`` that decides which epoch is best; None: its loss.
+        keeps_last: the last epoch is exported; none is best, and there is no ``val``.
+        keep_every: epochs between checkpoints that are kept beside the last; 0: none is.
+        init_stream: which chance initialises the network; see :func:`~.train.seed_weights`.
+        config: settings of the run.
+        seed: of order and augmentation.
+        data: the samples, once loaded.
+        method: what is trained, once built.
+        views: what makes batches, once the device is known.
     """
 
     score: str | None = None
+    keeps_last: bool = False
+    keep_every: int = 0
+    init_stream: str = "teacher"
+    data: D
+    method: Method
+    views: BatchMaker
+
+    def __init__(self, config: C, *, seed: int = 0) -> None:
+        """Reads nothing yet."""
+        self.config, self.seed = config, seed
+
+    def load(self, given: D | None = None, resumed: RunDir | None = None) -> None:
+        """Read or take over the data, and refuse what cannot be learnt from.
+
+        Args:
+            given: the data of the configuration, where they are loaded already.
+            resumed: the run that is continued; None for a new one.
+        """
+        raise NotImplementedError
+
+    def build(self) -> None:
+        """Make the method, whose networks start from the seed."""
+        raise NotImplementedError
+
+    def make_views(self, device: torch.device) -> BatchMaker:
+        """What makes batches of the samples."""
+        raise NotImplementedError
+
+    def record(self) -> dict[str, Any]:
+        """For ``provenance.json``."""
+        return {"data": self.data.digests}
+
+    def begin(self, trainer: Trainer[D]) -> None:
+        """Once before the first epoch, with the log open; nothing by default."""
+
+    def begin_epoch(self, trainer: Trainer[D]) -> None:
+        """Before each epoch; nothing by default."""
+
+    def schedule(self, groups: list[dict[str, Any]], at: Progress, batch_size: int) -> float:
+        """Set the groups of the optimiser for a step; returns the learning rate."""
+        assert isinstance(self.config.optim, Optim)  # a task with other settings has another one
+        rate = learning_rate(self.config.optim, at.epoch * at.steps + at.step, at.steps)
+        for group in groups:
+            group["lr"] = rate
+        return rate
+
+    def before_step(self, at: Progress, unscale: Callable[[], None]) -> None:
+        """Change the gradients of a step, after ``unscale``; nothing by default."""
+
+    def judge(self, trainer: Trainer[D]) -> dict[str, Any]:
+        """Figures of an epoch beside its losses: ``val``, on validation."""
+        return {"val": self.validate(trainer.checked_logits())}
+
+    def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        """Figures of the validation part's logits (M, C): ``loss``, and what ``score`` names."""
+        raise NotImplementedError
+
+    def summary(self, row: dict[str, Any]) -> str:
+        """An epoch's row, for the log."""
+        return f"loss {row['loss']:.4f}, val {told_scores(row['val'])}"
+
+    def export(self, trainer: Trainer[D]) -> R:
+        """Score and write what was trained."""
+        raise NotImplementedError
+
+
+class Trainer(Generic[D]):
+    """Trains the method of a task on its data and keeps the best student.
+
+    Attributes:
+        row: figures of the last epoch; empty before one is trained here.
+    """
 
     def __init__(
         self,
-        method: Method,
-        patches: D,
-        config: C,
+        task: Task[D, Any, Any],
         run: RunDir,
         *,
-        seed: int,
         team: Team,
-        told: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> None:
         """Put the method on its device.
 
         Args:
-            method: what is trained.
-            patches: the samples, with the parts "train" and "val".
-            config: its optimiser and the weights of its terms count.
+            task: with its data loaded and its method built.
             run: folder that metrics and checkpoints are written into.
-            seed: of order and augmentation.
             team: the processes of the training.
-            told: is given steps done and steps in all, after each.
+            on_step: is given steps done and steps in all, after each.
         """
-        self.config, self.patches, self.run, self.seed = config, patches, run, seed
-        self.team, self.told, self.device = team, told, team.device
-        self.train_indices, self.val_indices = patches.indices("train"), patches.indices("val")
+        self.task, self.run, self.team, self.on_step = task, run, team, on_step
+        self.data, self.seed, self.device = task.data, task.seed, team.device
+        config: Training = task.config
+        self.optim, self.weights = config.optim, config.weights
+        self.train_indices, self.val_indices = self.data.indices("train"), self.data.indices("val")
         self.fabric: Any = team.fabric
+        method, optim = task.method, self.optim
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optim.name]
-        groups = param_groups(method, decay_vectors=config.optim.decay_vectors)
-        optimizer = make(groups, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
-        self.wrapped, self.optimizer = team.setup(self.method, optimizer)
-        self.drawn = config.optim.epoch_patches or len(self.train_indices)
+        make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
+        groups = param_groups(method, decay_vectors=optim.decay_vectors)
+        self._plain = make(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+        self.wrapped, self.optimizer = team.setup(self.method, self._plain)
+        self.drawn = optim.epoch_patches or len(self.train_indices)
         self.batch_size = self._batch_size()
         self.steps = self.drawn // self.batch_size
-        self.views = self._make_views()
+        self.views = task.views = task.make_views(team.device)
         self.epoch, self.best = 0, Best()
-
-    def _make_views(self) -> BatchMaker:
-        """What makes batches of the samples."""
-        raise NotImplementedError
-
-    def _validate(self) -> dict[str, Any]:
-        """Figures of the epoch on validation: ``loss``, and what ``score`` names."""
-        raise NotImplementedError
+        self.row: dict[str, Any] = {}
 
     def _batch_size(self) -> int:
         """Patches in a step of all processes; all that an epoch draws where it draws fewer."""
-        parts = self.team.size * self.config.optim.accumulate
-        size = min(self.config.optim.batch_size, self.drawn) // parts * parts
+        parts = self.team.size * self.optim.accumulate
+        size = min(self.optim.batch_size, self.drawn) // parts * parts
         if size == 0:
             raise ConfigError(
                 "optim.batch_size", f"an epoch of {self.drawn} patches does not fill {parts} parts",
@@ -151,102 +188,112 @@ class Trainer(Generic[D, C]):
             )  # fmt: skip
         return size
 
-    def fit(self, log: EpochLog | None = None) -> Best:
+    def fit(self, log: EpochLog | None = None) -> None:
         """Train until it is over; raises NonFiniteLossError where a term is not a number."""
-        begun, first = time.perf_counter(), self.epoch
+        begun, first, most = time.perf_counter(), self.epoch, self.optim.most_epochs
         while not self._is_over():
             start = time.perf_counter()
-            row = {"epoch": self.epoch + 1, **self._train_epoch()}
-            row["val"] = self._validate()
+            self.task.begin_epoch(self)
+            row = {"epoch": self.epoch + 1, **self._train_epoch(), **self.task.judge(self)}
             row["seconds"] = round(time.perf_counter() - start, 3)
-            self.epoch += 1
-            loss = row["val"]["loss"]
-            score = -loss if self.score is None else row["val"][self.score]
-            score = -1.0 if score is None else score
-            if self.best.beaten_by(score, loss, self.config.optim.min_delta):
-                self.best = Best(self.epoch, score, loss)
-                self._save("best.ckpt", {"student": self.method.student.state_dict()})
+            self.epoch, self.row = self.epoch + 1, row
+            if not self.task.keeps_last:
+                self._compare(row["val"])
             if self.team.is_first:
                 self.run.append_metrics(row)
                 if log is not None:
                     log.write(row)
-            self._save("last.ckpt", checkpoints.state_of(self))
+            state = checkpoints.state_of(self._parts, self.epoch, self.best)
+            if self.task.keep_every and self.epoch % self.task.keep_every == 0:
+                self._save(f"epoch_{self.epoch}.ckpt", state)
+            self._save("last.ckpt", state)
             each = (time.perf_counter() - begun) / (self.epoch - first)
             logger.info(
-                "epoch %d/%d: loss %.4f, val %s, %.1f s (%.0f %% waiting for data), %s left",
-                self.epoch, self.config.optim.most_epochs, row["loss"], told_scores(row["val"]),
-                row["seconds"], 100 * row["waiting"],
-                span(each * (self.config.optim.most_epochs - self.epoch)),
+                "epoch %d/%d: %s, %.1f s (%.0f %% waiting for data), %s left",
+                self.epoch, most, self.task.summary(row), row["seconds"], 100 * row["waiting"],
+                span(each * (most - self.epoch)),
             )  # fmt: skip
-        return self.best
+
+    def _compare(self, val: dict[str, Any]) -> None:
+        """Keep the student where its epoch is the best so far."""
+        loss = val["loss"]
+        score = -loss if self.task.score is None else val[self.task.score]
+        score = -1.0 if score is None else score
+        if self.best.beaten_by(score, loss, self.optim.min_delta):
+            self.best = Best(self.epoch, score, loss)
+            self._save("best.ckpt", {"student": self.method.student.state_dict()})
+
+    @property
+    def _parts(self) -> checkpoints.Parts:
+        return checkpoints.Parts(self.method, self.optimizer, self.data.digests, self.team.scaling)
 
     def _is_over(self) -> bool:
         """After the last epoch, or when ``optim.patience`` epochs brought nothing."""
-        patience = self.config.optim.patience
+        patience = self.optim.patience
         flat = patience is not None and self.epoch - self.best.epoch >= patience
-        return flat or self.epoch >= self.config.optim.most_epochs
+        return flat or self.epoch >= self.optim.most_epochs
 
     def _train_epoch(self) -> dict[str, Any]:
         chance = (self.seed, self.epoch, *([self.team.rank] if self.team.rank else []))
         torch.manual_seed(int(np.random.SeedSequence(chance).generate_state(1)[0]))
         self.wrapped.train()
         order = epoch_order(
-            self.patches.label[self.train_indices],
+            self.data.label[self.train_indices],
             self.drawn,
             seed=self.seed,
             epoch=self.epoch,
-            balance=self.config.optim.balance,
+            balance=self.optim.balance,
         )
-        batches = self.patches.batches(
+        batches = self.data.batches(
             self.train_indices[
                 share_of(order, self.batch_size, size=self.team.size, rank=self.team.rank)
             ],
             self.batch_size // self.team.size,
-            threads=self.config.optim.threads,
+            threads=self.optim.threads,
             read=self.views.read,
         )
         sums: dict[str, torch.Tensor] = {}
-        optim, before = self.config.optim, self.epoch * self.steps
+        before = self.epoch * self.steps
         rate, clock = 0.0, Waiting()
         for step, (images, indices) in enumerate(clock.watch(batches)):
-            at = Progress(self.epoch, optim.epochs, step, self.steps)
-            rate = self._rate(before + step)
-            for name, term in self._step(images, indices, at, rate).items():
+            at = Progress(self.epoch, self.optim.epochs, step, self.steps)
+            rate = self.task.schedule(self.optimizer.param_groups, at, self.batch_size)
+            for name, term in self._step(images, indices, at).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
-            if self.told is not None:
-                self.told(before + step + 1, optim.most_epochs * self.steps)
+            if self.on_step is not None:
+                self.on_step(before + step + 1, self.optim.most_epochs * self.steps)
         raw = self.team.mean({name: float(total) / self.steps for name, total in sums.items()})
-        weighted = {name: self.config.weights[name] * value for name, value in raw.items()}
+        weighted = {name: self.weights[name] * value for name, value in raw.items()}
         told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
         return {**told, "waiting": round(clock.share, 3)}
 
-    def _rate(self, step: int) -> float:
-        """Learning rate at a step, counted over the run."""
-        return learning_rate(self.config.optim, step, self.steps)
-
     def _step(
-        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, rate: float
+        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress
     ) -> dict[str, torch.Tensor]:
         """One optimiser step on this process's part of a batch; returns the detached terms."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
-        parts, size = self.config.optim.accumulate, len(indices) // self.config.optim.accumulate
+        parts, size = self.optim.accumulate, len(indices) // self.optim.accumulate
         for part in range(parts):
             own = slice(part * size, (part + 1) * size)
             place = Part(self.team.rank * len(indices) + own.start, self.batch_size)
-            batch = self.batch(images[own], indices[own], at, place)
+            batch = self.views.batch(images[own], indices[own], at, place)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part < parts - 1):
                 terms: dict[str, torch.Tensor] = self.wrapped(batch, at)
-                total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
+                total = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
                 self._check_finite(terms, total.detach(), at)
                 self.fabric.backward(total / parts)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / parts
+        self.task.before_step(at, self._unscale)
         self.optimizer.step()
         self.method.after_step(at)
         return sums
+
+    def _unscale(self) -> None:
+        """Undo the scaling of gradients in half precision."""
+        if self.team.scaling is not None:
+            self.team.scaling.unscale_gradients(self._plain)
 
     def _check_finite(
         self, terms: dict[str, torch.Tensor], total: torch.Tensor, at: Progress
@@ -266,28 +313,18 @@ class Trainer(Generic[D, C]):
             )
         )
 
-    def batch(
-        self,
-        images: torch.Tensor,
-        indices: NDArray[np.int64],
-        at: Progress | None,
-        part: Part | None = None,
-    ) -> Batch:
-        """Views of samples on the device; see :meth:`BatchMaker.batch`."""
-        return self.views.batch(images, indices, at, part)
-
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits of samples without augmentation, each process its share: float64 (M, C)."""
         self.wrapped.eval()
         parts = []
         with torch.inference_mode(), self.fabric.autocast():
-            for images, chosen in self.patches.batches(
+            for images, chosen in self.data.batches(
                 indices[self.team.rank :: self.team.size],
                 2 * self.batch_size,
-                threads=self.config.optim.threads,
+                threads=self.optim.threads,
                 read=self.views.read,
             ):
-                logits = self.method.predict(self.batch(images, chosen, None))
+                logits = self.method.predict(self.views.batch(images, chosen, None))
                 parts.append(logits.double().cpu().numpy())
         shares = self.team.gather(np.concatenate(parts) if parts else None)
         width = next(share.shape[1] for share in shares if share is not None)
@@ -297,7 +334,7 @@ class Trainer(Generic[D, C]):
                 found[rank :: self.team.size] = share
         return found
 
-    def _checked_logits(self) -> NDArray[np.float64]:
+    def checked_logits(self) -> NDArray[np.float64]:
         """What the network says of the validation part; raises NonFiniteLossError."""
         self.team.average_buffers(self.method.student)
         logits = self.predict(self.val_indices)
@@ -326,41 +363,39 @@ class Trainer(Generic[D, C]):
         if state is None:
             self._keep_metrics()
             return
-        checkpoints.restore(self, state, file)
+        self.epoch, self.best = checkpoints.restore(self._parts, state, file)
         self._keep_metrics()
         logger.info("resumed after epoch %d", self.epoch)
 
     def _keep_metrics(self) -> None:
-        """Drop what was told of epochs that are to come again."""
+        """Drop the rows of epochs that are to come again."""
         if self.team.is_first:
             rows = [r for r in self.run.read_metrics() if r.get("epoch", math.inf) <= self.epoch]
             self.run.keep_metrics(rows)
             write_csv(self.run)
 
     def load_best(self) -> None:
-        """Put the weights of the best epoch into the student."""
+        """Put the weights of the best epoch into the student, if the task keeps that one."""
+        if self.task.keeps_last:
+            return
         file = self.run.checkpoints / "best.ckpt"
         state = self.team.first(lambda: checkpoints.load(file, self.device))
         self.method.student.load_state_dict(state["student"])
 
-
-def run_epochs(
-    trainer: Trainer[Any, Any], *, resume: bool, resumed: bool, loggers: Sequence[str] = ()
-) -> Best:
-    """Train to the end, from where the run stopped if asked, and take up the best epoch."""
-    team = trainer.team
-    if resume:
-        trainer.resume()
-    if resumed and team.is_first:
-        trainer.run.note_resume()
-    log = EpochLog(trainer.run, loggers, epoch=trainer.epoch) if team.is_first else None
-    try:
-        best = trainer.fit(log)
-    finally:
-        if log is not None:
-            log.close()
-    trainer.load_best()
-    return best
+    def run_epochs(self, *, resume: bool, resumed: bool, loggers: Sequence[str] = ()) -> None:
+        """Train to the end, from where the run stopped if asked, and load the best epoch."""
+        if resume:
+            self.resume()
+        if resumed and self.team.is_first:
+            self.run.note_resume()
+        first = self.team.is_first
+        log = EpochLog(self.run, loggers, epoch=self.epoch) if first else None
+        try:
+            self.fit(log)
+        finally:
+            if log is not None:
+                log.close()
+        self.load_best()
 
 
 def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ from wsikd.core.output.lock import locked
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, provenance, write_json_atomic, write_text_atomic
+from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
-from wsikd.learn.mil.train import figure, train_bags
+from wsikd.learn.mil.train import BagTask, figure
 from wsikd.learn.score.metrics import weighted
 from wsikd.learn.score.thresholds import with_intervals
 from wsikd.models.files.bag_bundle import load_bag_network
@@ -92,7 +93,7 @@ def _fold(
     if (run.student / CARD).is_file():
         run.check(config, resume=True, seed=seed)
     else:
-        train_bags(config, folder, seed=seed, device=device, resume=True, bags=bags)
+        train(BagTask, config, folder, seed=seed, device=device, resume=True, data=bags)
     bundle = load_bag_network(folder)
     if bundle.card.data != bags.digests:
         raise DataError(folder, "was trained on other bags", "restore them, or choose another -o")

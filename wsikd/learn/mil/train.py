@@ -1,40 +1,35 @@
-"""Training over bags: the loop of ``wsikd.learn.engine.trainer``, selected by AUC."""
+"""Training a network over bags, selected by AUC."""
 
 from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from wsikd.core.run import RunDir
 from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
-from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer, run_epochs
+from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.mil.data import BagSet, load_bags
 from wsikd.learn.mil.method import Mil
 from wsikd.learn.mil.settings import MilConfig
-from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.score.calibrate import fit_temperature, negative_log_likelihood
 from wsikd.learn.score.metrics import intervals, measure, softmax
 from wsikd.learn.score.thresholds import choose_threshold, with_intervals
-from wsikd.models.device import deterministic
 from wsikd.models.files.bag_bundle import save_bag_network
-from wsikd.models.slide_level.mil import BagNetwork, build_mil
+from wsikd.models.slide_level.mil import build_mil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsikd.core.run import RunDir
     from wsikd.learn.data.augment import Part
     from wsikd.learn.methods.base import Progress
     from wsikd.learn.mil.settings import Point
@@ -70,23 +65,6 @@ class BagViews:
             slide=tuple(self.bags.slide[i] for i in indices),
             box=torch.from_numpy(indices),
         )
-
-
-class BagTrainer(Trainer[BagSet, MilConfig]):
-    """Trains a bag network; an epoch is better by its AUC on validation."""
-
-    score = "auc"
-
-    def _make_views(self) -> BagViews:
-        return BagViews(self.patches, self.device)
-
-    def _validate(self) -> dict[str, Any]:
-        logits = self._checked_logits()
-        truth = self.patches.label[self.val_indices]
-        figures = measure(truth, softmax(logits))
-        told = {"auc": figures["auc_macro"], "balanced_accuracy": figures["balanced_accuracy"]}
-        loss = negative_log_likelihood(logits, truth)
-        return {"loss": loss, **{k: None if math.isnan(v) else v for k, v in told.items()}}
 
 
 @dataclass(frozen=True)
@@ -129,74 +107,56 @@ def figure(found: Mapping[str, Any]) -> str:
     return f"{found['value']:.3f}{spread}"
 
 
-def train_bags(
-    config: MilConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    bags: BagSet | None = None,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> BagResult:
-    """Train a bag network and write its run folder.
+class BagTask(Task[BagSet, MilConfig, BagResult]):
+    """Classifies bags; an epoch is better by its AUC on validation."""
 
-    Args:
-        config: see ``wsikd.learn.mil.settings``.
-        out: the run folder.
-        seed: of initialisation and order; the split has its own.
-        device: "auto", "cpu" or "cuda:0".
-        resume: continue the run in ``out``.
-        bags: of ``config.data`` and ``config.split``, where they are loaded already.
-        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
-        told: is given steps done and steps in all, after each.
+    score = "auc"
+    method: Mil
 
-    Raises:
-        WsikdError: of the kind that names the fault.
-    """
-    check_loggers(loggers)
-    run, team = RunDir(out), Team(config, device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        bags = checked(bags or load_bags(config.data, config.split))
-        seed_weights(seed)
-        network = build_mil(
-            config.network.arch, bags.dim, len(bags.classes), **config.network.options()
-        )
-        method = Mil(network, instance=config.weights["instance"] > 0)
-        trainer = BagTrainer(method, bags, config, run, seed=seed, team=team, told=told)
-        made = {"device": team.device.type, "processes": team.size, "data": bags.digests}
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-            return _finish(trainer, bags, config)
+    def load(self, given: BagSet | None = None, resumed: RunDir | None = None) -> None:
+        """List the bags."""
+        self.data = checked(given or load_bags(self.config.data, self.config.split))
 
+    def build(self) -> None:
+        """A network over bags, with a loss on instances where its weight is not 0."""
+        own, bags = self.config.network, self.data
+        network = build_mil(own.arch, bags.dim, len(bags.classes), **own.options())
+        self.method = Mil(network, instance=self.config.weights["instance"] > 0)
 
-def _finish(trainer: BagTrainer, bags: BagSet, config: MilConfig) -> BagResult:
-    """Choose the operating point on validation, and write the network."""
-    val = trainer.val_indices
-    logits, truth = trainer.predict(val), bags.label[val]
-    probability = softmax(logits)
-    threshold = operating_point(truth, probability, config.point)
-    metrics = score_bags(truth, probability, [bags.group[i] for i in val], threshold)
-    bundle = trainer.run.student
-    if trainer.team.is_first:
-        save_bag_network(
-            bundle, cast("BagNetwork", trainer.method.student.to("cpu")), arch=config.network.arch,
-            options=config.network.options(), dim=bags.dim, classes=bags.classes,
-            encoder=bags.encoder, threshold=threshold, point=config.point.model_dump(),
-            temperature=fit_temperature(logits, truth), data=bags.digests,
-            metrics={"split": "val", **metrics}, left_out=len(bags.left_out),
-            training={"seed": trainer.seed, "epochs": config.optim.epochs,
-                      "best_epoch": trainer.best.epoch},
-        )  # fmt: skip
-        trainer.run.append_metrics({"event": "final", "val": metrics, "threshold": threshold})
-    predicted = probability.argmax(1)
-    if threshold is not None:
-        predicted = (probability[:, 1] >= threshold).astype(np.int64)
-    missing = never_predicted(predicted, bags.classes)
-    return BagResult(trainer.run.path, bundle, trainer.best.epoch, metrics, threshold, missing)
+    def make_views(self, device: torch.device) -> BagViews:
+        """Of whole bags."""
+        return BagViews(self.data, device)
+
+    def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        """Loss, AUC and balanced accuracy."""
+        truth = self.data.label[self.data.indices("val")]
+        figures = measure(truth, softmax(logits))
+        told = {"auc": figures["auc_macro"], "balanced_accuracy": figures["balanced_accuracy"]}
+        loss = negative_log_likelihood(logits, truth)
+        return {"loss": loss, **{k: None if math.isnan(v) else v for k, v in told.items()}}
+
+    def export(self, trainer: Trainer[BagSet]) -> BagResult:
+        """Choose the operating point on validation, and write the network."""
+        bags, config, run, val = self.data, self.config, trainer.run, trainer.val_indices
+        logits, truth, best = trainer.predict(val), bags.label[val], trainer.best.epoch
+        probability = softmax(logits)
+        threshold = operating_point(truth, probability, config.point)
+        metrics = score_bags(truth, probability, [bags.group[i] for i in val], threshold)
+        if trainer.team.is_first:
+            save_bag_network(
+                run.student, self.method.student.to("cpu"), arch=config.network.arch,
+                options=config.network.options(), dim=bags.dim, classes=bags.classes,
+                encoder=bags.encoder, threshold=threshold, point=config.point.model_dump(),
+                temperature=fit_temperature(logits, truth), data=bags.digests,
+                metrics={"split": "val", **metrics}, left_out=len(bags.left_out),
+                training={"seed": self.seed, "epochs": config.optim.epochs, "best_epoch": best},
+            )  # fmt: skip
+            run.append_metrics({"event": "final", "val": metrics, "threshold": threshold})
+        predicted = probability.argmax(1)
+        if threshold is not None:
+            predicted = (probability[:, 1] >= threshold).astype(np.int64)
+        missing = never_predicted(predicted, bags.classes)
+        return BagResult(run.path, run.student, best, metrics, threshold, missing)
 
 
 def operating_point(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.core.registry import resolve
 from wsikd.learn.methods import METHODS
@@ -209,13 +206,6 @@ def init_stream(config: RunConfig) -> str:
     """
     alone = config.method == "supervised" and round(config.factor) == 1
     return "teacher" if alone else "student"
-
-
-def seed_weights(seed: int, stream: str = "teacher") -> None:
-    """Fix the random initialisation of networks made after this; see :func:`init_stream`."""
-    if stream == "student":
-        seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
-    torch.manual_seed(seed)
 
 
 def check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:

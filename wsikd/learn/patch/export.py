@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.core.run import RunDir
     from wsikd.learn.data.patches import PatchSet
-    from wsikd.learn.engine.schedules import Best
-    from wsikd.learn.patch.trainer import PatchTrainer
+    from wsikd.learn.data.views import Views
+    from wsikd.learn.patch.settings import RunConfig
     from wsikd.models.files.bundle import InputSpec, StudentBundle
+    from wsikd.models.graders.pooled import Grader
 
 logger = logging.getLogger(__name__)
 FEW_SLIDES = 3
@@ -88,38 +90,62 @@ class LeastArea:
     slides: int
 
 
-def finish(
-    trainer: PatchTrainer, spec: InputSpec, teacher: StudentBundle | None, best: Best
-) -> RunResult:
-    """Score the best student on validation, choose the area threshold, write the bundle."""
-    logits = trainer.predict(trainer.val_indices)
-    return trainer.team.first(lambda: _write(trainer, spec, teacher, best, logits))
+class Trained(NamedTuple):
+    """What a training hands over.
+
+    Attributes:
+        student: the best, on the device of the training.
+        spec: what it is to be given.
+        teacher: of the training, None for one without.
+        logits: of the validation part, float64 (M, C).
+        best_epoch: epoch it was taken from, counted from 1.
+    """
+
+    student: Grader
+    spec: InputSpec
+    teacher: StudentBundle | None
+    logits: NDArray[np.float64]
+    best_epoch: int
 
 
-def _write(
-    trainer: PatchTrainer,
-    spec: InputSpec,
-    teacher: StudentBundle | None,
-    best: Best,
-    logits: NDArray[np.float64],
+def write_student(
+    trained: Trained,
+    config: RunConfig,
+    patches: PatchSet,
+    views: Views,
+    run: RunDir,
+    *,
+    seed: int,
+    processes: int,
 ) -> RunResult:
-    patches, run, config = trainer.patches, trainer.run, trainer.config
-    val = trainer.val_indices
-    predicted = logits.argmax(1)
-    temperature = fit_temperature(logits, patches.label[val])
-    matrix = evaluate.confusion(patches.label[val], predicted, len(patches.classes))
+    """Judge a student on validation, choose its least area, write its bundle.
+
+    Args:
+        trained: the student and its logits.
+        config: of the run.
+        patches: that it was trained on and is judged by.
+        views: of them, as it reads them.
+        run: the run folder.
+        seed: of the run.
+        processes: that trained together.
+    """
+    student, spec, teacher, logits, best = trained
+    val, device = patches.indices("val"), str(views.device)
+    truth, predicted = patches.label[val], logits.argmax(1)
+    temperature = fit_temperature(logits, truth)
+    matrix = evaluate.confusion(truth, predicted, len(patches.classes))
     metrics = evaluate.summarise(matrix, patches.classes)
-    colour = histogram_kappa(patches, trainer.train_indices, val)
+    colour = histogram_kappa(patches, patches.indices("train"), val)
     least = choose_least_area(patches, val, predicted)
     _compare_colour(metrics["kappa"], colour)
-    final = {"best_epoch": best.epoch, "val": metrics, "colour_kappa": colour}
-    final["temperature"] = temperature
     missing = never_predicted(predicted, patches.classes)
-    final |= {"val_slides": least.slides, "never_predicted": list(missing)}
-    run.append_metrics({"event": "final", **final, "min_area_mm2": least.mm2})
-    student = trainer.method.student.to("cpu")
+    run.append_metrics({
+        "event": "final", "best_epoch": best, "val": metrics, "colour_kappa": colour,
+        "temperature": temperature, "val_slides": least.slides, "never_predicted": list(missing),
+        "min_area_mm2": least.mm2,
+    })  # fmt: skip
     bundle = save_bundle(
-        run.student, student, spec,
+        run.student, student.to("cpu"), spec,
         arch=config.network.arch, width=config.network.width, method=config.method,
         teacher=None if teacher is None else {
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
@@ -127,32 +153,31 @@ def _write(
         benign=[patches.classes[i] for i in patches.benign],
         seen=record_seen(patches, teacher),
         data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
-        temperature=temperature, calibration=calibration(logits, patches.label[val], temperature),
+        temperature=temperature, calibration=calibration(logits, truth, temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
         escalation=None if teacher is None else escalation(
-            patches, val, logits, temperature, teacher, device=str(trainer.device)
+            patches, val, logits, temperature, teacher, device=device
         ),
         training={
-            "seed": trainer.seed, "init": config.network.init, "init_stream": init_stream(config),
-            "processes": trainer.team.size,
-            "epochs": config.optim.epochs, "best_epoch": best.epoch,
+            "seed": seed, "init": config.network.init, "init_stream": init_stream(config),
+            "processes": processes, "epochs": config.optim.epochs, "best_epoch": best,
         },
-        appearance=training_appearance(trainer).as_card(),
+        appearance=training_appearance(patches, views).as_card(),
     )  # fmt: skip
     found = (metrics, colour, least.mm2, least.slides, missing)
-    return RunResult(run.path, bundle, best.epoch, *found)
+    return RunResult(run.path, bundle, best, *found)
 
 
-def training_appearance(trainer: PatchTrainer, most: int = LOOKED_AT) -> Appearance:
+def training_appearance(patches: PatchSet, views: Views, most: int = LOOKED_AT) -> Appearance:
     """Stain and focus of the training patches as the student sees a slide, not augmented.
 
     Args:
-        trainer: with its patches.
+        patches: whose training part is looked at.
+        views: of them.
         most: how many to look at; of every slide about as many.
     """
-    patches = trainer.patches
     by_slide: dict[str, list[int]] = {}
-    for index in trainer.train_indices.tolist():
+    for index in patches.indices("train").tolist():
         by_slide.setdefault(patches.slide[index], []).append(index)
     each = max(1, most // len(by_slide))
     chosen: list[int] = []
@@ -161,7 +186,7 @@ def training_appearance(trainer: PatchTrainer, most: int = LOOKED_AT) -> Appeara
         chosen += [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
     rows = []
     for images, indices in patches.batches(np.array(chosen[:most]), _LOOK_BATCH):
-        seen = trainer.batch(images, indices, None).views["low"].round().byte()
+        seen = views.batch(images, indices, None).views["low"].round().byte()
         pixels = seen.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         rows += [field_statistics(patch) for patch in pixels]
     return Appearance.of(np.array(rows), [patches.slide[i] for i in chosen[:most]])

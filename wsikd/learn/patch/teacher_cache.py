@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsikd.learn.data.patches import PatchSet
+    from wsikd.learn.engine.distributed import Team
+    from wsikd.learn.methods.base import Method
     from wsikd.learn.patch.settings import RunConfig
-    from wsikd.learn.patch.trainer import PatchTrainer
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
@@ -58,12 +60,26 @@ def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
     return None
 
 
-def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
+def open_targets(
+    config: RunConfig,
+    method: Method,
+    patches: PatchSet,
+    teacher_sha256: str,
+    *,
+    team: Team,
+    batch_size: int,
+    run: Path,
+) -> Targets | None:
     """The kept answers of a run's teacher, made where they are missing.
 
     Args:
-        trainer: of the run, before it starts.
+        config: of the run.
+        method: on its device.
+        patches: the teacher is asked about their training part.
         teacher_sha256: digest of the teacher's weights.
+        team: device and precision.
+        batch_size: patches of a step, which are asked about at a time.
+        run: the run folder; answers on disk lie in it unless ``teacher_cache_dir`` is set.
 
     Returns:
         None where the teacher is asked in every step: ``teacher_cache`` is off, or auto and keeping
@@ -74,7 +90,6 @@ def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
         DataError: a file of answers is damaged.
         OutputError: the folder cannot be written.
     """
-    config, method = trainer.config, trainer.method
     if not isinstance(method, AtPlus) and config.teacher_cache in ("ram", "disk"):
         raise ConfigError(
             f"teacher_cache {config.teacher_cache}",
@@ -89,7 +104,7 @@ def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
         return None
     views = 8 if config.augment.flips else 1
     try:
-        asker = _Asker(trainer, method, views)
+        asker = _Asker(config, method, patches, views, team=team, batch_size=batch_size)
     except ConfigError:
         if config.teacher_cache == "auto":
             return None
@@ -98,11 +113,11 @@ def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
         return None
     identity = asker.identity(teacher_sha256)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    memo = trainer.patches.memo
+    memo = patches.memo
     if memo.get("targets_key") == key:
         return memo["targets"]  # type: ignore[no-any-return]
     if config.teacher_cache == "disk":
-        root = trainer.run.path / "targets"
+        root = run / "targets"
         if config.teacher_cache_dir is not None:
             root = type(root)(config.teacher_cache_dir)
         tables = asker.on_disk(root / key, identity)
@@ -116,17 +131,27 @@ def open_targets(trainer: PatchTrainer, teacher_sha256: str) -> Targets | None:
 class _Asker:
     """Asks a teacher about every training patch in every view."""
 
-    def __init__(self, trainer: PatchTrainer, method: AtPlus, views: int) -> None:
-        self.trainer, self.method, self.views = trainer, method, views
-        self.indices = trainer.train_indices
+    def __init__(
+        self,
+        config: RunConfig,
+        method: AtPlus,
+        patches: PatchSet,
+        views: int,
+        *,
+        team: Team,
+        batch_size: int,
+    ) -> None:
+        self.config, self.method, self.patches, self.views = config, method, patches, views
+        self.team, self.batch_size = team, batch_size
+        self.indices = patches.indices("train")
         self.grids = self._grids()
         self.sizes = self._sizes()
 
     @torch.no_grad()
     def _grids(self) -> dict[str, tuple[int, int]]:
         """The student's grid for each of the teacher's taps, and for "attention"."""
-        method, px = self.method, self.trainer.patches.patch_px // self.trainer.views.factor
-        empty = torch.zeros(1, 3, px, px, device=self.trainer.device)
+        method, px = self.method, self.patches.patch_px // round(self.config.factor)
+        empty = torch.zeros(1, 3, px, px, device=self.team.device)
         training, student = method.training, method.student.eval()
         pairs = (method.tap, method.fm_tap, method.deepest, *method.at_taps)
         _, taps = student.with_taps(empty, {pair.student for pair in pairs})
@@ -144,33 +169,33 @@ class _Asker:
 
     def _sizes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one answer of each table."""
-        one = self.trainer.patches.images(self.indices[:1]).to(self.trainer.device)
+        one = self.patches.images(self.indices[:1]).to(self.team.device)
         return {name: tuple(t.shape[1:]) for name, t in self._ask(one.float()).items()}
 
     def pays(self) -> bool:
         """Whether a run asks more often than there are views, and memory suffices."""
-        trainer = self.trainer
-        asked = trainer.config.optim.epochs * trainer.drawn
+        optim = self.config.optim
+        asked = optim.epochs * (optim.epoch_patches or len(self.indices))
         values = self.views * len(self.indices) * sum(map(np.prod, self.sizes.values()))
-        fits = values * 4 <= trainer.config.data.cache_gb * 1e9
+        fits = values * 4 <= self.config.data.cache_gb * 1e9
         return bool(asked > self.views * len(self.indices) and fits)
 
     def identity(self, teacher_sha256: str) -> dict[str, Any]:
         """Everything that the answers depend on."""
-        trainer, method = self.trainer, self.method
+        patches, method = self.patches, self.method
         return {
-            "format": FORMAT, "teacher": teacher_sha256, "data": list(trainer.patches.digests),
+            "format": FORMAT, "teacher": teacher_sha256, "data": list(patches.digests),
             "patches": hashlib.sha256(self.indices.tobytes()).hexdigest(),
-            "patch_px": trainer.patches.patch_px, "views": self.views,
+            "patch_px": patches.patch_px, "views": self.views,
             "tables": {k: list(v) for k, v in self.sizes.items()},
-            "attention": [method.tap.teacher, method.form], "precision":
-            trainer.config.optim.precision,
+            "attention": [method.tap.teacher, method.form],
+            "precision": self.config.optim.precision,
         }  # fmt: skip
 
     def _ask(self, patches: Tensor) -> dict[str, Tensor]:
         """The tables' rows for float patches (B, 3, side, side)."""
         patches = patches.contiguous(memory_format=torch.channels_last)
-        with self.trainer.fabric.autocast():
+        with self.team.fabric.autocast():
             taught = self.method.teach(patches, always=True)
         found = {"logits": taught.logits.float()}
         for name, tap in taught.taps.items():
@@ -180,13 +205,13 @@ class _Asker:
         return found
 
     def _answers(self, view: int) -> Iterator[tuple[slice, dict[str, NDArray[np.float32]]]]:
-        trainer, start = self.trainer, 0
+        start, device = 0, self.team.device
         flags = torch.tensor([bool(view & bit) for bit in (1, 2, 4)])[:, None]
-        for images, part in trainer.patches.batches(
-            self.indices, trainer.batch_size, threads=trainer.config.optim.threads
+        for images, part in self.patches.batches(
+            self.indices, self.batch_size, threads=self.config.optim.threads
         ):
-            turns = flags.expand(3, len(part)).to(trainer.device)
-            found = self._ask(turned(images.to(trainer.device), turns).float())
+            turns = flags.expand(3, len(part)).to(device)
+            found = self._ask(turned(images.to(device), turns).float())
             yield (
                 slice(start, start + len(part)),
                 {name: value.cpu().numpy() for name, value in found.items()},

@@ -1,20 +1,19 @@
-"""Training a grader of patches, with a teacher or without, from a configuration to its bundle."""
+"""Training a grader of patches, with a teacher or without."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.run import RunDir
 from wsikd.learn.data.parts import checked
 from wsikd.learn.data.patches import PatchSet, load_patches
 from wsikd.learn.data.smote import with_invented
-from wsikd.learn.engine.distributed import Team
+from wsikd.learn.data.views import Views
 from wsikd.learn.engine.leakage import check_unseen
-from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import run_epochs
+from wsikd.learn.engine.train import train
+from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.patch.build import (
     build_method,
     build_student,
@@ -23,101 +22,110 @@ from wsikd.learn.patch.build import (
     input_spec,
     log_cost,
     open_teacher,
-    seed_weights,
 )
-from wsikd.learn.patch.export import RunResult, finish
+from wsikd.learn.patch.export import RunResult, Trained, write_student
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.teacher_cache import open_targets
-from wsikd.learn.patch.trainer import PatchTrainer
-from wsikd.models.device import deterministic
+from wsikd.learn.score import predict_patches as evaluate
+from wsikd.learn.score.calibrate import negative_log_likelihood
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    import torch
+    from numpy.typing import NDArray
 
-    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.core.run import RunDir
     from wsikd.models.files.bundle import InputSpec, StudentBundle
 
 
-def distill(
-    config: RunConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    patches: PatchSet | None = None,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> RunResult:
-    """Train the network of a configuration and write its run folder.
+class PatchTask(Task[PatchSet, RunConfig, RunResult]):
+    """Grades patches; an epoch is better by its kappa on validation.
 
-    Where ``torchrun`` has started several processes, they train it together, and all return the
-    same.
-
-    Args:
-        config: see ``wsikd.learn.patch.settings``.
-        out: the run folder.
-        seed: of initialisation, order and augmentation; the split has its own.
-        device: "auto", "cpu" or "cuda:0".
-        resume: continue the run in ``out``; a finished one only writes its bundle again.
-        patches: of ``config.data`` and ``config.split``, where they are loaded already.
-        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
-        told: is given steps done and steps in all, after each.
-
-    Raises:
-        WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
-            checkpoint, or a loss that is not finite.
+    Attributes:
+        teacher: of the method, None for one without; set with the data.
+        spec: what the trained network is to be given; set with the method.
     """
-    check_loggers(loggers)
-    run, team = RunDir(out), Team(config, device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        teacher = open_teacher(config)
-        if resumed:
-            check_teacher(run, teacher)
-        patches = checked(patches or load_patches(config.data, config.split))
-        if teacher is not None:
+
+    score = "kappa"
+    views: Views
+    teacher: StudentBundle | None
+    spec: InputSpec
+
+    def __init__(self, config: RunConfig, *, seed: int = 0) -> None:
+        """See ``wsikd.learn.patch.settings``."""
+        super().__init__(config, seed=seed)
+        self.init_stream = init_stream(config)
+        self._made: dict[str, Any] | None = None
+        self._smote: dict[str, Any] = {}
+
+    def load(self, given: PatchSet | None = None, resumed: RunDir | None = None) -> None:
+        """Open the teacher and list the patches, which it must not have seen."""
+        config, self.teacher = self.config, open_teacher(self.config)
+        if resumed is not None:
+            check_teacher(resumed, self.teacher)
+            self._made = resumed.read_provenance()
+        self.data = checked(given or load_patches(config.data, config.split))
+        if self.teacher is not None:
             check_unseen(
-                teacher,
-                patches,
+                self.teacher,
+                self.data,
                 ("val", "test"),
                 who="the teacher",
                 remedy="give a teacher of the same split, or set split.check_teacher=false if only "
                 "the names are the same",
                 allow=not config.split.check_teacher,
             )
-        seed_weights(seed, init_stream(config))
-        student = build_student(config, patches, teacher)
-        spec = input_spec(config, student, patches)
-        method = build_method(config, student, teacher, patches.classes)
-        made: dict[str, Any] = {"device": team.device.type, "processes": team.size}
-        made |= {"data": patches.digests, "teacher_sha256": teacher and teacher.sha256}
+
+    def build(self) -> None:
+        """Student and method; SMOTE's patches are added to those that were given."""
+        config, patches = self.config, self.data
+        student = build_student(config, patches, self.teacher)
+        self.spec = input_spec(config, student, patches)
+        self.method = build_method(config, student, self.teacher, patches.classes)
         if config.data.smote is not None:
-            before = run.read_provenance() if resumed else None
-            patches, made["smote"] = with_invented(patches, config.data, seed=seed, made=before)
-        trainer = PatchTrainer(method, patches, config, run, seed=seed, team=team, told=told)
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            log_cost(spec, student, teacher)
-            return _train(trainer, spec, teacher, resume=resume, resumed=resumed, loggers=loggers)
+            self.data, counts = with_invented(patches, config.data, seed=self.seed, made=self._made)
+            self._smote = {"smote": counts}
+
+    def make_views(self, device: torch.device) -> Views:
+        """As the method wants them."""
+        return Views(self.data, self.config, self.method.views, seed=self.seed, device=device)
+
+    def record(self) -> dict[str, Any]:
+        """Digests of data and teacher, and SMOTE's counts."""
+        teacher = self.teacher and self.teacher.sha256
+        return {"data": self.data.digests, "teacher_sha256": teacher, **self._smote}
+
+    def begin(self, trainer: Trainer[PatchSet]) -> None:
+        """Read the patches, and ask the teacher where its answers are kept."""
+        config, patches, views = self.config, self.data, self.views
+        log_cost(self.spec, self.method.student, self.teacher)
+        used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
+        patches.keep(used, config.data.cache_gb, config.optim.threads)
+        if self.teacher is not None:
+            views.targets = open_targets(
+                config, self.method, patches, self.teacher.sha256, team=trainer.team,
+                batch_size=trainer.batch_size, run=trainer.run.path,
+            )  # fmt: skip
+        if views.averaged:
+            patches.keep_averages(views.factor, config.data.cache_gb)
+
+    def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        """Loss, kappa and accuracy."""
+        truth = self.data.label[self.data.indices("val")]
+        loss = negative_log_likelihood(logits, truth)
+        matrix = evaluate.confusion(truth, logits.argmax(1), len(self.data.classes))
+        summary = evaluate.summarise(matrix, self.data.classes)
+        return {"loss": loss, **{k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}}
+
+    def export(self, trainer: Trainer[PatchSet]) -> RunResult:
+        """Score the best student on validation, choose the area threshold, write the bundle."""
+        logits, team = trainer.predict(trainer.val_indices), trainer.team
+        best, method = trainer.best.epoch, self.method
+        trained = Trained(method.student, self.spec, self.teacher, logits, best)
+        about = {"seed": self.seed, "processes": team.size}
+        return team.first(
+            lambda: write_student(trained, self.config, self.data, self.views, trainer.run, **about)
+        )
 
 
-def _train(
-    trainer: PatchTrainer,
-    spec: InputSpec,
-    teacher: StudentBundle | None,
-    *,
-    resume: bool,
-    resumed: bool,
-    loggers: Sequence[str],
-) -> RunResult:
-    """Read the patches, train, and finish."""
-    config, patches = trainer.config, trainer.patches
-    used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
-    patches.keep(used, config.data.cache_gb, config.optim.threads)
-    if teacher is not None:
-        trainer.views.targets = open_targets(trainer, teacher.sha256)
-    if trainer.views.averaged:
-        patches.keep_averages(trainer.views.factor, config.data.cache_gb)
-    best = run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-    return finish(trainer, spec, teacher, best)
+distill = partial(train, PatchTask)
+"""Train the network of a configuration; see :func:`wsikd.learn.engine.train.train`."""

@@ -116,7 +116,7 @@ def data_key(config: RunConfig) -> str:
 def train_unit(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
     """Train a run, go on with it, or check that a finished one is the one that is asked for."""
     if not (RunDir(folder).student / CARD).is_file():
-        distill(config, folder, seed=seed, device=device, resume=True, patches=patches)
+        distill(config, folder, seed=seed, device=device, resume=True, data=patches)
         return
     run = RunDir(folder)
     run.check(config, resume=True, seed=seed)

@@ -180,6 +180,13 @@ class SlpdOptim(Settings):
     decay_vectors: ClassVar[bool] = False
     epoch_patches: ClassVar[None] = None
     balance: ClassVar[bool] = False
+    patience: ClassVar[None] = None
+    min_delta: ClassVar[float] = 0.0
+
+    @property
+    def most_epochs(self) -> int:
+        """Passes after which a run ends: all of them."""
+        return self.epochs
 
 
 class SlpdConfig(Settings):

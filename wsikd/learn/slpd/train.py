@@ -1,4 +1,4 @@
-"""Training a region encoder: ``wsikd.learn.engine.trainer`` without labels or validation.
+"""Training a region encoder, without labels or validation.
 
 The last epoch's teacher is what is kept. An epoch with prototype terms begins by clustering every
 slide with the teacher as it is then; all of that goes into the checkpoint.
@@ -8,45 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.leak_hashes import seen_hash
-from wsikd.core.run import RunDir
-from wsikd.core.timing import span
-from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import groups_of
-from wsikd.learn.engine import checkpoints
-from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.loggers import check_loggers, log_to
 from wsikd.learn.engine.schedules import cosine_steps
-from wsikd.learn.engine.trainer import Trainer, run_epochs
-from wsikd.learn.patch.build import seed_weights
+from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.slpd.cluster_epoch import encode, make_table, sizes, tensors
 from wsikd.learn.slpd.data import RegionSet, RegionViews, check_crops, load_regions
 from wsikd.learn.slpd.method import Options, Slpd
 from wsikd.learn.slpd.prototypes import FILE
-from wsikd.models.device import deterministic
+from wsikd.learn.slpd.settings import SlpdConfig
 from wsikd.models.files.region_bundle import save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.engine.loggers import EpochLog
-    from wsikd.learn.engine.schedules import Best
+    from wsikd.core.run import RunDir
     from wsikd.learn.methods.base import Progress
     from wsikd.learn.slpd.prototypes import PrototypeTable
-    from wsikd.learn.slpd.settings import SlpdConfig
 
 logger = logging.getLogger(__name__)
 _SAMPLE = 512
@@ -63,7 +52,7 @@ class RegionResult:
         prototypes: file of the slides' prototypes; None where no slide had regions enough.
         epochs: that were trained.
         loss: of the last one; None where a finished run was only taken up.
-        spread: see :meth:`SlpdTrainer.spread`.
+        spread: see :meth:`SlpdTask.spread`.
     """
 
     path: Path
@@ -83,140 +72,140 @@ class RegionResult:
         )
 
 
-class SlpdTrainer(Trainer[RegionSet, Any]):
-    """Trains student and teacher on regions."""
+class SlpdTask(Task[RegionSet, SlpdConfig, RegionResult]):
+    """Trains student and teacher on regions, to the last epoch."""
 
+    keeps_last = True
     method: Slpd
-    loss: float | None = None
 
-    @property
-    def regions(self) -> RegionSet:
-        """What is learnt from."""
-        return self.patches
+    def __init__(self, config: SlpdConfig, *, seed: int = 0) -> None:
+        """See ``wsikd.learn.slpd.settings``."""
+        super().__init__(config, seed=seed)
+        self.keep_every = config.optim.keep_every
 
-    @property
-    def settings(self) -> SlpdConfig:
-        """The run's."""
-        return cast("SlpdConfig", self.config)
+    def load(self, given: RegionSet | None = None, resumed: RunDir | None = None) -> None:
+        """List the regions, which views and prototypes must fit."""
+        config = self.config
+        self.data = given or load_regions(config.data)
+        check_crops(config.crops, self.data.table.shape)
+        if config.uses_prototypes:
+            sizes(config.prototypes, self.data.table.counts)
 
-    def _make_views(self) -> RegionViews:
-        return RegionViews(self.regions, self.settings.crops, self.device, seed=self.seed)
+    def build(self) -> None:
+        """Student and teacher."""
+        self.method = build(self.config, self.data.table.shape[0])
 
-    def fit(self, log: EpochLog | None = None) -> Best:
-        """Train to the last epoch; raises NonFiniteLossError where a term is not a number."""
-        begun, first, epochs = time.perf_counter(), self.epoch, self.settings.optim.epochs
-        while self.epoch < epochs:
-            start = time.perf_counter()
-            self.begin_epoch()
-            row = {"epoch": self.epoch + 1, **self._train_epoch(), "spread": self.spread()}
-            row["seconds"] = round(time.perf_counter() - start, 3)
-            self.epoch, self.loss = self.epoch + 1, row["loss"]
-            if self.team.is_first:
-                self.run.append_metrics(row)
-                if log is not None:
-                    log.write(row)
-            state, every = checkpoints.state_of(self), self.settings.optim.keep_every
-            if every and self.epoch % every == 0:
-                self._save(f"epoch_{self.epoch}.ckpt", state)
-            self._save("last.ckpt", state)
-            each = (time.perf_counter() - begun) / (self.epoch - first)
-            logger.info(
-                "epoch %d/%d: loss %.4f (%s), spread %.2f, %.1f s (%.0f %% waiting for data), "
-                "%s left",
-                self.epoch, epochs, row["loss"],
-                ", ".join(f"{name} {value:.4f}" for name, value in row["raw"].items()),
-                row["spread"], row["seconds"], 100 * row["waiting"],
-                span(each * (epochs - self.epoch)),
-            )  # fmt: skip
-        return self.best
+    def make_views(self, device: torch.device) -> RegionViews:
+        """Squares cut from regions."""
+        return RegionViews(self.data, self.config.crops, device, seed=self.seed)
 
-    def load_best(self) -> None:
-        """The last epoch is what is kept."""
+    def begin(self, trainer: Trainer[RegionSet]) -> None:
+        """Log what there is."""
+        logger.info(
+            "%d regions of %d slides, %d in a step, %d steps an epoch",
+            len(self.data), len(self.data.table.slides), trainer.batch_size, trainer.steps,
+        )  # fmt: skip
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, trainer: Trainer[RegionSet]) -> None:
         """Cluster the slides, where the epoch has prototype terms."""
-        config = self.settings
-        if not config.uses_prototypes or self.epoch < config.prototypes.start_epoch:
+        config = self.config
+        if not config.uses_prototypes or trainer.epoch < config.prototypes.start_epoch:
             return
-        table = self.cluster()
-        self.method.bank.put(tensors(table, self.device))
+        self.method.bank.put(tensors(self.cluster(trainer), trainer.device))
 
-    def cluster(self) -> PrototypeTable:
+    def cluster(self, trainer: Trainer[RegionSet]) -> PrototypeTable:
         """Prototypes of all slides by the teacher as it is; the same in every process."""
-        self.method.eval()
-        every = np.arange(len(self.regions))
-        features, table = self._encode(every), self.regions.table
-        about = {"epoch": self.epoch, "data": self.regions.digests, "encoder": dict(table.encoder),
+        features, table = self._encode(trainer, np.arange(len(self.data))), self.data.table
+        about = {"epoch": trainer.epoch, "data": self.data.digests, "encoder": dict(table.encoder),
                  "mpp": table.mpp, "region_px": table.region_px}  # fmt: skip
 
         def made() -> PrototypeTable:
             found = make_table(
-                features, table, self.settings.prototypes, device=self.device, **about
+                features, table, self.config.prototypes, device=trainer.device, **about
             )
-            found.save(self.run.path / FILE)
+            found.save(trainer.run.path / FILE)
             return found
 
-        return self.team.first(made)
+        return trainer.team.first(made)
 
-    def spread(self) -> float:
+    def judge(self, trainer: Trainer[RegionSet]) -> dict[str, Any]:
+        """``spread``: there is no validation."""
+        return {"spread": self.spread(trainer)}
+
+    def spread(self, trainer: Trainer[RegionSet]) -> float:
         """Deviation of unit vectors of up to 512 regions: 1 where they lie in all directions alike,
         0 where all are one, a collapse."""
-        self.method.eval()
-        count = len(self.regions)
+        count = len(self.data)
         chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
-        features = self._encode(chosen)
+        features = self._encode(trainer, chosen)
         return float(np.sqrt(features.var(0, dtype=np.float64).sum()))
 
-    def _encode(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _encode(
+        self, trainer: Trainer[RegionSet], indices: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        self.method.eval()
         return encode(
-            self.method.teacher, self.regions, indices, self.team,
-            side=self.settings.crops.global_grid, batch=2 * self.batch_size // self.team.size,
-            threads=self.settings.optim.threads,
+            self.method.teacher, self.data, indices, trainer.team,
+            side=self.config.crops.global_grid, batch=2 * trainer.batch_size // trainer.team.size,
+            threads=self.config.optim.threads,
         )  # fmt: skip
 
-    def _rate(self, step: int) -> float:
-        optim = self.settings.optim
-        return cosine_steps(
-            optim.lr * self.batch_size / _RATE_BATCH, optim.lr_end, step,
-            optim.epochs * self.steps, round(optim.warmup_epochs * self.steps),
-        )  # fmt: skip
+    def summary(self, row: dict[str, Any]) -> str:
+        """Loss, its terms, and the spread."""
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in row["raw"].items())
+        return f"loss {row['loss']:.4f} ({terms}), spread {row['spread']:.2f}"
 
-    def _step(
-        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, rate: float
-    ) -> dict[str, torch.Tensor]:
-        """One optimiser step on this process's part of a batch; returns the detached terms."""
-        self._schedule(at, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        part = Part(self.team.rank * len(indices), self.batch_size)
-        terms: dict[str, torch.Tensor] = self.wrapped(self.batch(images, indices, at, part), at)
-        total = torch.stack([self.config.weights[k] * v for k, v in terms.items()]).sum()
-        self._check_finite(terms, total.detach(), at)
-        self.fabric.backward(total)
-        self._tame(at)
-        self.optimizer.step()
-        self.method.after_step(at)
-        return {name: term.detach() for name, term in terms.items()}
-
-    def _schedule(self, at: Progress, rate: float) -> None:
+    def schedule(self, groups: list[dict[str, Any]], at: Progress, batch_size: int) -> float:
         """Learning rate and weight decay of a step; groups without decay stay so."""
-        optim = self.settings.optim
+        optim = self.config.optim
         step, steps = at.epoch * at.steps + at.step, at.epochs * at.steps
+        rate = cosine_steps(
+            optim.lr * batch_size / _RATE_BATCH, optim.lr_end, step, steps,
+            round(optim.warmup_epochs * at.steps),
+        )  # fmt: skip
         decay = cosine_steps(optim.weight_decay, optim.weight_decay_end, step, steps)
-        for group in self.optimizer.param_groups:
+        for group in groups:
             group["lr"] = rate
             if all(p.ndim > 1 for p in group["params"]):
                 group["weight_decay"] = decay
+        return rate
 
-    def _tame(self, at: Progress) -> None:
+    def before_step(self, at: Progress, unscale: Callable[[], None]) -> None:
         """Clip each parameter's gradient, and hold the last layer in the first epochs."""
-        optim = self.settings.optim
-        if self.team.scaling is not None:
-            self.team.scaling.unscale_gradients(cast("Any", self.optimizer).optimizer)
+        optim, student = self.config.optim, self.method.student
+        unscale()
         if optim.clip:
-            clip_each(self.method.student.parameters(), optim.clip)
+            clip_each(student.parameters(), optim.clip)
         if at.epoch < optim.freeze_last_epochs:
-            for weight in self.method.student.last.parameters():
+            for weight in student.last.parameters():
                 weight.grad = None
+
+    def export(self, trainer: Trainer[RegionSet]) -> RegionResult:
+        """Cluster by the final teacher, and write it."""
+        run, table, spread = trainer.run, self.data.table, self.spread(trainer)
+        prototypes: Path | None = run.path / FILE
+        if spread < 0.05:
+            logger.warning(
+                "spread %.3f: all regions are encoded alike; give more regions, lower optim.lr, or "
+                "raise network.init_std (to 0.1 in networks some tens wide)",
+                spread,
+            )
+        try:
+            self.cluster(trainer)
+        except ConfigError as error:  # without prototype terms they are only an extra
+            logger.info("no %s: %s", FILE, error)
+            prototypes = None
+        if trainer.team.is_first:
+            save_region_encoder(
+                run.student, self.method.teacher, encoder=table.encoder, mpp=table.mpp,
+                grid=table.shape[1], region_px=table.region_px, variant=self.config.variant,
+                data=self.data.digests, metrics={"spread": spread},
+                training={"seed": self.seed, "epochs": trainer.epoch},
+                seen=[seen(self.data)],
+            )  # fmt: skip
+            run.append_metrics({"event": "final", "spread": spread})
+        loss = trainer.row.get("loss")
+        return RegionResult(run.path, run.student, prototypes, trainer.epoch, loss, spread)
 
 
 def clip_each(weights: Iterable[torch.nn.Parameter], most: float) -> None:
@@ -224,54 +213,6 @@ def clip_each(weights: Iterable[torch.nn.Parameter], most: float) -> None:
     grads = [p.grad for p in weights if p.grad is not None]
     for grad, norm in zip(grads, torch._foreach_norm(grads), strict=True):
         grad.mul_((most / (norm + 1e-6)).clamp_max(1.0))
-
-
-def train_regions(
-    config: SlpdConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    regions: RegionSet | None = None,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> RegionResult:
-    """Train a region encoder and write its run folder.
-
-    Args:
-        config: see ``wsikd.learn.slpd.settings``.
-        out: the run folder.
-        seed: of initialisation, order and views.
-        device: "auto", "cpu" or "cuda:0".
-        resume: continue the run in ``out``; a finished one only writes its bundle again.
-        regions: of ``config.data``, where they are listed already.
-        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
-        told: is given steps done and steps in all, after each.
-
-    Raises:
-        WsikdError: of the kind that names the fault.
-    """
-    check_loggers(loggers)
-    run, team = RunDir(out), Team(cast("Any", config), device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        regions = regions or load_regions(config.data)
-        check_crops(config.crops, regions.table.shape)
-        if config.uses_prototypes:
-            sizes(config.prototypes, regions.table.counts)
-        seed_weights(seed)
-        method = build(config, regions.table.shape[0])
-        trainer = SlpdTrainer(method, regions, config, run, seed=seed, team=team, told=told)
-        made = {"device": team.device.type, "processes": team.size, "data": regions.digests}
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            logger.info(
-                "%d regions of %d slides, %d in a step, %d steps an epoch",
-                len(regions), len(regions.table.slides), trainer.batch_size, trainer.steps,
-            )  # fmt: skip
-            run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-            return _finish(trainer)
 
 
 def build(config: SlpdConfig, dim: int) -> Slpd:
@@ -291,34 +232,6 @@ def build(config: SlpdConfig, dim: int) -> Slpd:
         shared_centre=config.prototypes.shared_centre,
     )
     return Slpd(student, teacher, options)
-
-
-def _finish(trainer: SlpdTrainer) -> RegionResult:
-    """Cluster by the final teacher, and write it."""
-    run, table, config = trainer.run, trainer.regions.table, trainer.settings
-    spread = trainer.spread()
-    prototypes: Path | None = run.path / FILE
-    if spread < 0.05:
-        logger.warning(
-            "spread %.3f: all regions are encoded alike; give more regions, lower optim.lr, or "
-            "raise network.init_std (to 0.1 in networks some tens wide)",
-            spread,
-        )
-    try:
-        trainer.cluster()
-    except ConfigError as error:  # without prototype terms they are only an extra
-        logger.info("no %s: %s", FILE, error)
-        prototypes = None
-    if trainer.team.is_first:
-        save_region_encoder(
-            run.student, trainer.method.teacher, encoder=table.encoder, mpp=table.mpp,
-            grid=table.shape[1], region_px=table.region_px, variant=config.variant,
-            data=trainer.regions.digests, metrics={"spread": spread},
-            training={"seed": trainer.seed, "epochs": trainer.epoch},
-            seen=[seen(trainer.regions)],
-        )  # fmt: skip
-        trainer.run.append_metrics({"event": "final", "spread": spread})
-    return RegionResult(run.path, run.student, prototypes, trainer.epoch, trainer.loss, spread)
 
 
 def seen(regions: RegionSet) -> dict[str, Any]:

@@ -1,41 +1,32 @@
-"""Training an embedder: ``wsikd.learn.engine.trainer``, selected by the loss on validation."""
+"""Training an embedder, selected by the loss on validation."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.run import RunDir
 from wsikd.learn.data.parts import check_parts, told_slides
-from wsikd.learn.data.patches import PatchSet
 from wsikd.learn.data.views import Views
-from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer, run_epochs
-from wsikd.learn.patch.build import seed_weights
+from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.ts2g.adapter_settings import Ts2gConfig
 from wsikd.learn.ts2g.method import Ts2g, embedding_terms
-from wsikd.learn.ts2g.pairs import load_pairs
+from wsikd.learn.ts2g.pairs import PairSet, load_pairs
 from wsikd.models.backbones.open import build_backbone, imagenet_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
-from wsikd.models.device import deterministic
 from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
 from wsikd.models.encoders.base import RANDOM, Encoder, EncoderSpec, read_state
 from wsikd.models.graders.pooled import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
 
-    from wsikd.bags.bag import Bag
+    from wsikd.core.run import RunDir
     from wsikd.learn.ts2g.adapter_settings import Trunk
     from wsikd.models.backbones.base import Backbone
 
@@ -72,28 +63,6 @@ class EmbedResult:
         )
 
 
-class EmbedTrainer(Trainer[PatchSet, Ts2gConfig]):
-    """Trains an adapter; an epoch is better by its loss on validation.
-
-    The loss is the configured mix of terms. The cosine, which it went by before, is blind to the
-    length of an embedding: on a weak trunk its best epoch may explain less than no variance.
-    """
-
-    targets: NDArray[np.float32]
-
-    def _make_views(self) -> Views:
-        config = cast("Any", self.config)
-        return Views(self.patches, config, self.method.views, seed=self.seed, device=self.device)
-
-    def _validate(self) -> dict[str, Any]:
-        target = torch.from_numpy(self.targets[self.val_indices])
-        found = torch.from_numpy(self._checked_logits()).float()
-        terms = embedding_terms(found, target)
-        loss = sum(self.config.weights[k] * float(v) for k, v in terms.items()
-                   if k in self.config.weights)  # fmt: skip
-        return {"loss": loss, **fit_of(found.numpy(), target.numpy())}
-
-
 def fit_of(
     found: NDArray[np.float32],
     target: NDArray[np.float32],
@@ -110,45 +79,71 @@ def fit_of(
     return {"cosine": float(cosine.mean()), "r2": float(1 - rest / max(spread, 1e-12))}
 
 
-def train_embedder(
-    config: Ts2gConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> EmbedResult:
-    """Train an embedder and write its run folder; see ``train_bags`` for the arguments.
+class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
+    """Trains an adapter on a frozen trunk; an epoch is better by its loss on validation.
 
-    Raises:
-        WsikdError: of the kind that names the fault.
+    The loss is the configured mix of terms. The cosine, which it went by before, is blind to the
+    length of an embedding: on a weak trunk its best epoch may explain less than no variance.
+
+    Attributes:
+        targets: embeddings float32 (N, D) in the scale in which the adapter is to give them.
     """
-    check_loggers(loggers)
-    run, team = RunDir(out), Team(config, device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
-        patches, targets, bags = load_pairs(config.data, config.split)
-        check_parts(patches.split, patches.slide)
-        trunk = open_trunk(config.trunk)
-        seed_weights(seed)
-        student = _student(config, trunk, patches, targets, bags)
-        scaled = _as_taught(student, targets, config)
-        method = Ts2g(student, torch.from_numpy(scaled), list(config.weights))
-        trainer = EmbedTrainer(method, patches, config, run, seed=seed, team=team, told=told)
-        trainer.targets = scaled
-        made = {"device": team.device.type, "processes": team.size, "data": patches.digests}
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            for name in ("train", "val", "test"):
-                chosen = patches.indices(name)
-                slides = len({patches.slide[i] for i in chosen})
-                logger.info("%s: %d patches of %d slides", name, len(chosen), slides)
-            used = np.flatnonzero(patches.split != "test")
-            patches.keep(used, config.data.cache_gb, config.optim.threads)
-            run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-            return _finish(trainer, config, bags)
+
+    method: Ts2g
+    targets: NDArray[np.float32]
+
+    def load(self, given: PairSet | None = None, resumed: RunDir | None = None) -> None:
+        """List patches with their embeddings, and read the trunk."""
+        self.data = given or load_pairs(self.config.data, self.config.split)
+        check_parts(self.data.split, self.data.slide)
+        self._trunk = open_trunk(self.config.trunk)
+
+    def build(self) -> None:
+        """The adapter behind the trunk."""
+        student = _student(self.config, self._trunk, self.data)
+        self.targets = _as_taught(student, self.data.targets, self.config)
+        self.method = Ts2g(student, torch.from_numpy(self.targets), list(self.config.weights))
+
+    def make_views(self, device: torch.device) -> Views:
+        """As of a grader of patches."""
+        return Views(self.data, self.config, self.method.views, seed=self.seed, device=device)
+
+    def begin(self, trainer: Trainer[PairSet]) -> None:
+        """Read the patches."""
+        patches = self.data
+        for name in ("train", "val", "test"):
+            chosen = patches.indices(name)
+            slides = len({patches.slide[i] for i in chosen})
+            logger.info("%s: %d patches of %d slides", name, len(chosen), slides)
+        used = np.flatnonzero(patches.split != "test")
+        patches.keep(used, self.config.data.cache_gb, self.config.optim.threads)
+
+    def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        """Loss and fit of embeddings (M, D)."""
+        target = torch.from_numpy(self.targets[self.data.indices("val")])
+        found, weights = torch.from_numpy(logits).float(), self.config.weights
+        terms = embedding_terms(found, target)
+        loss = sum(weights[k] * float(v) for k, v in terms.items() if k in weights)
+        return {"loss": loss, **fit_of(found.numpy(), target.numpy())}
+
+    def export(self, trainer: Trainer[PairSet]) -> EmbedResult:
+        """Score the embedder on validation and write it."""
+        run, best, val, config = trainer.run, trainer.best.epoch, trainer.val_indices, self.config
+        metrics = fit_of(trainer.predict(val).astype(np.float32), self.targets[val])
+        student = self.method.student
+        assert isinstance(student.network, Embedder)
+        if trainer.team.is_first:
+            teacher = dict(self.data.bags[0].info.encoder)
+            save_embedder(
+                run.student, student.network.to("cpu"), student.spec, arch=config.trunk.arch,
+                teacher={k: teacher.get(k) for k in ("id", "licence", "sha256", "dim")},
+                targets=config.targets, data=self.data.digests,
+                metrics={"split": "val", "patches": len(val), **metrics},
+                training={"seed": self.seed, "epochs": config.optim.epochs, "best_epoch": best},
+            )  # fmt: skip
+            run.append_metrics({"event": "final", "val": metrics})
+        slides = len({self.data.slide[i] for i in val})
+        return EmbedResult(run.path, run.student, best, metrics, len(val), slides)
 
 
 def open_trunk(trunk: Trunk) -> Backbone:
@@ -182,13 +177,7 @@ def open_trunk(trunk: Trunk) -> Backbone:
         raise ConfigError(file, f"lacks {error}", f"give weights of {trunk.arch}") from error
 
 
-def _student(
-    config: Ts2gConfig,
-    trunk: Backbone,
-    patches: PatchSet,
-    targets: NDArray[np.float32],
-    bags: Sequence[Bag],
-) -> Encoder:
+def _student(config: Ts2gConfig, trunk: Backbone, patches: PairSet) -> Encoder:
     """The embedder around a trunk, with what scales its output back."""
     side, factor = patches.patch_px, round(config.factor)
     if side % factor:
@@ -196,7 +185,8 @@ def _student(
             "data.student_mpp", f"patches of {side} px do not divide by {factor}",
             f"set data.patch_px={side // factor * factor}",
         )  # fmt: skip
-    tap, dim = config.trunk.tap, targets.shape[1]
+    tap, targets = config.trunk.tap, patches.targets
+    dim = targets.shape[1]
     if tap not in trunk.taps:
         raise ConfigError(
             f"trunk.tap {tap}", "is no tap of the trunk", f"choose among {', '.join(trunk.taps)}"
@@ -206,7 +196,7 @@ def _student(
         own = targets[patches.indices("train")]
         embedder.shift.copy_(torch.from_numpy(own.mean(0)))
         embedder.scale.copy_(torch.from_numpy(np.maximum(own.std(0), 1e-6)))
-    teacher = bags[0].info.encoder
+    teacher = patches.bags[0].info.encoder
     none = config.trunk.input_norm == "none"
     spec = EncoderSpec(
         id=f"{config.adapter} on {config.trunk.arch} {tap}, after {teacher.get('id', 'unknown')}",
@@ -232,24 +222,3 @@ def _as_taught(
     embedder = student.network
     assert isinstance(embedder, Embedder)
     return (targets - embedder.shift.numpy()) / embedder.scale.numpy()  # type: ignore[no-any-return]
-
-
-def _finish(trainer: EmbedTrainer, config: Ts2gConfig, bags: Sequence[Bag]) -> EmbedResult:
-    val = trainer.val_indices
-    metrics = fit_of(trainer.predict(val).astype(np.float32), trainer.targets[val])
-    student, bundle = trainer.method.student, trainer.run.student
-    assert isinstance(student, Encoder)
-    assert isinstance(student.network, Embedder)
-    if trainer.team.is_first:
-        teacher = dict(bags[0].info.encoder)
-        save_embedder(
-            bundle, student.network.to("cpu"), student.spec, arch=config.trunk.arch,
-            teacher={k: teacher.get(k) for k in ("id", "licence", "sha256", "dim")},
-            targets=config.targets, data=trainer.patches.digests,
-            metrics={"split": "val", "patches": len(val), **metrics},
-            training={"seed": trainer.seed, "epochs": config.optim.epochs,
-                      "best_epoch": trainer.best.epoch},
-        )  # fmt: skip
-        trainer.run.append_metrics({"event": "final", "val": metrics})
-    slides = len({trainer.patches.slide[i] for i in val})
-    return EmbedResult(trainer.run.path, bundle, trainer.best.epoch, metrics, len(val), slides)

@@ -1,9 +1,8 @@
-"""Training a detector: ``wsikd.learn.engine.trainer``, selected by mean average precision."""
+"""Training a detector, selected by mean average precision."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,27 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.core.run import RunDir
-from wsikd.learn.engine.distributed import Team
-from wsikd.learn.engine.loggers import check_loggers, log_to
-from wsikd.learn.engine.trainer import Trainer, run_epochs
+from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.learn.patch.build import seed_weights
 from wsikd.learn.ts2g.detect_data import BoxSet, load_boxes
 from wsikd.learn.ts2g.detect_settings import DetectConfig, DetectNetwork
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
-from wsikd.models.device import deterministic
 from wsikd.models.encoders.base import read_state
 from wsikd.models.files.card import CARD, REMEDY, DetectorCard
 from wsikd.models.files.folder import read_network, write_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wsikd.core.run import RunDir
     from wsikd.learn.data.augment import Part
 
 logger = logging.getLogger(__name__)
@@ -110,30 +105,6 @@ class ImageViews:
         )
 
 
-class DetectTrainer(Trainer[BoxSet, DetectConfig]):
-    """Trains a detector; an epoch is better by its mAP (COCO's, 0.50 to 0.95) on validation."""
-
-    score = "map"
-    views: ImageViews
-
-    def _make_views(self) -> ImageViews:
-        return ImageViews(self.patches, self.device)
-
-    def _validate(self) -> dict[str, Any]:
-        return self.precision()
-
-    def precision(self) -> dict[str, Any]:
-        """``map`` and ``map_50`` on validation, and ``loss``, which falls as mAP rises."""
-        self.wrapped.eval()
-        method = self.method
-        assert isinstance(method, Detect)
-        with self.fabric.autocast():
-            told = average_precision(
-                method, self.views, self.val_indices, self.batch_size, self.config.optim.threads
-            )  # fmt: skip
-        return {"loss": -(told["map"] or 0.0), **told}
-
-
 def average_precision(
     method: Detect, views: ImageViews, indices: NDArray[Any], size: int, threads: int = 2
 ) -> dict[str, float | None]:
@@ -190,47 +161,68 @@ class DetectResult:
         return f"{self.bundle}: on validation {', '.join(parts)} (epoch {self.best_epoch})"
 
 
-def train_detector(
-    config: DetectConfig,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    loggers: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
-) -> DetectResult:
-    """Train a detector and write its run folder, its trunk apart; see ``train_bags``.
+class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
+    """Trains a detector; an epoch is better by its mAP (COCO's, 0.50 to 0.95) on validation."""
 
-    Raises:
-        WsikdError: of the kind that names the fault.
-    """
-    check_loggers(loggers)
-    for name in ("pycocotools", "torchmetrics"):
-        if find_spec(name) is None:
-            raise ConfigError("method detector", f"needs {name}", "pip install 'wsikd[detect]'")
-    data = config.data
-    if data.train is None or data.val is None:
-        missing = "data.train" if data.train is None else "data.val"
-        raise ConfigError(missing, "names no annotation file", f"set {missing}=FILE.json")
-    run, team = RunDir(out), Team(config, device)
-    with deterministic(wanted=config.optim.deterministic), team:
-        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
+    score = "map"
+    method: Detect
+    views: ImageViews
+
+    def load(self, given: BoxSet | None = None, resumed: RunDir | None = None) -> None:
+        """Read the boxes, where the packages that score them are installed."""
+        for name in ("pycocotools", "torchmetrics"):
+            if find_spec(name) is None:
+                raise ConfigError("method detector", f"needs {name}", "pip install 'wsikd[detect]'")
+        data = self.config.data
+        if data.train is None or data.val is None:
+            missing = "data.train" if data.train is None else "data.val"
+            raise ConfigError(missing, "names no annotation file", f"set {missing}=FILE.json")
         folder = None if data.images is None else Path(data.images)
-        images = load_boxes(Path(data.train), Path(data.val), folder)
-        seed_weights(seed)
-        detector = _start(config, len(images.classes))
-        method = Detect(detector, images, flips=data.flips)
-        trainer = DetectTrainer(method, images, config, run, seed=seed, team=team, told=told)
-        made = {"device": team.device.type, "processes": team.size, "data": images.digests}
-        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
-        with log_to(run.log_file) if team.is_first else nullcontext():
-            for name in ("train", "val"):
-                chosen = images.indices(name)
-                boxes = sum(len(images.labels[i]) for i in chosen)
-                logger.info("%s: %d images, %d boxes", name, len(chosen), boxes)
-            run_epochs(trainer, resume=resume, resumed=resumed, loggers=loggers)
-            return _finish(trainer, config, images)
+        self.data = given or load_boxes(Path(data.train), Path(data.val), folder)
+
+    def build(self) -> None:
+        """A detector on its trunk."""
+        detector = _start(self.config, len(self.data.classes))
+        self.method = Detect(detector, self.data, flips=self.config.data.flips)
+
+    def make_views(self, device: torch.device) -> ImageViews:
+        """Of whole images."""
+        return ImageViews(self.data, device)
+
+    def begin(self, trainer: Trainer[BoxSet]) -> None:
+        """Log what there is."""
+        for name in ("train", "val"):
+            chosen = self.data.indices(name)
+            boxes = sum(len(self.data.labels[i]) for i in chosen)
+            logger.info("%s: %d images, %d boxes", name, len(chosen), boxes)
+
+    def judge(self, trainer: Trainer[BoxSet]) -> dict[str, Any]:
+        """``map`` and ``map_50`` on validation, and ``loss``, which falls as mAP rises."""
+        told = self._precision(trainer)
+        return {"val": {"loss": -(told["map"] or 0.0), **told}}
+
+    def _precision(self, trainer: Trainer[BoxSet]) -> dict[str, float | None]:
+        trainer.wrapped.eval()
+        with trainer.fabric.autocast():
+            return average_precision(
+                self.method, self.views, trainer.val_indices, trainer.batch_size,
+                self.config.optim.threads,
+            )  # fmt: skip
+
+    def export(self, trainer: Trainer[BoxSet]) -> DetectResult:
+        """Write the detector, and its trunk apart."""
+        metrics, run, best = self._precision(trainer), trainer.run, trainer.best.epoch
+        if trainer.team.is_first:
+            detector = self.method.student.to("cpu")
+            trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
+            write_network(run.student, detector.state_dict(), DetectorCard, {
+                "network": self.config.network.model_dump(), "classes": list(self.data.classes),
+                "data": self.data.digests, "metrics": {"split": "val", **metrics},
+                "training": {"seed": self.seed, "epochs": self.config.optim.epochs,
+                             "best_epoch": best},
+            }, {TRUNK_FILE: trunk})  # fmt: skip
+            run.append_metrics({"event": "final", "val": metrics})
+        return DetectResult(run.path, run.student, best, metrics)
 
 
 def _start(config: DetectConfig, classes: int) -> Detector:
@@ -251,20 +243,3 @@ def _built(network: DetectNetwork, classes: int) -> Detector:
         network.arch, classes, image_px=network.image_px, backbone=network.backbone,
         layers=network.layers, anchors_px=network.anchors_px, **network.options,
     )  # fmt: skip
-
-
-def _finish(trainer: DetectTrainer, config: DetectConfig, images: BoxSet) -> DetectResult:
-    metrics, bundle = trainer.precision(), trainer.run.student
-    metrics.pop("loss")
-    if trainer.team.is_first:
-        detector = trainer.method.student.to("cpu")
-        assert isinstance(detector, Detector)
-        trunk = {k: v.contiguous() for k, v in detector.trunk().items()}
-        write_network(bundle, detector.state_dict(), DetectorCard, {
-            "network": config.network.model_dump(), "classes": list(images.classes),
-            "data": images.digests, "metrics": {"split": "val", **metrics},
-            "training": {"seed": trainer.seed, "epochs": config.optim.epochs,
-                         "best_epoch": trainer.best.epoch},
-        }, {TRUNK_FILE: trunk})  # fmt: skip
-        trainer.run.append_metrics({"event": "final", "val": metrics})
-    return DetectResult(trainer.run.path, bundle, trainer.best.epoch, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,20 @@ NEAR_PX = 1.0
 """Corners of a patch in store and bag may differ by so many level-0 px: HDF5 holds whole ones."""
 
 
-def load_pairs(data: Ts2gData, split: Split) -> tuple[PatchSet, NDArray[np.float32], list[Bag]]:
+@dataclass
+class PairSet(PatchSet):
+    """Patches with a teacher's embeddings.
+
+    Attributes:
+        targets: float32 (N, D), by index of the patch.
+        bags: that they come from.
+    """
+
+    targets: NDArray[np.float32] = field(kw_only=True, repr=False)
+    bags: list[Bag] = field(kw_only=True, repr=False)
+
+
+def load_pairs(data: Ts2gData, split: Split) -> PairSet:
     """List the patches that have a teacher's embedding, and divide them by patient or slide.
 
     Patches need no label. A store without a bag, or a bag that cannot be read, is left out and told
@@ -40,9 +54,6 @@ def load_pairs(data: Ts2gData, split: Split) -> tuple[PatchSet, NDArray[np.float
     Args:
         data: stores, bags, resolution, and which patches of a slide to take.
         split: how they are divided.
-
-    Returns:
-        The patches, their embeddings float32 (N, D) by index, and the bags.
 
     Raises:
         DataError: no patch is left, or bags of two encoders.
@@ -83,13 +94,12 @@ def load_pairs(data: Ts2gData, split: Split) -> tuple[PatchSet, NDArray[np.float
     if not readers:
         raise DataError("data.targets", "no patch has an embedding", "embed the stores themselves")
     label = np.zeros(len(readers), np.int64)
-    patches = PatchSet(
+    return PairSet(
         label, slides, assign(label, slides, patients, given, split), ("patch",), data.mpp,
         data.patch_px or readers[0][0].read(readers[0][1]).shape[0], None, np.ones(len(readers)),
         sorted({source.digest for source, _ in readers}), list(readers),
-        group=groups_of(slides, patients, "auto"),
+        group=groups_of(slides, patients, "auto"), targets=np.concatenate(targets), bags=used,
     )  # fmt: skip
-    return patches, np.concatenate(targets), used
 
 
 def match(store: TileStore, bag: Bag) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

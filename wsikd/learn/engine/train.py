@@ -1,0 +1,78 @@
+"""Training by a configuration, of whatever kind, from its settings to what it leaves."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wsikd.core.run import RunDir
+from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.loggers import check_loggers, log_to
+from wsikd.learn.engine.trainer import C, D, R, Task, Trainer
+from wsikd.models.device import deterministic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+
+def train(
+    kind: type[Task[D, C, R]],
+    config: C,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    data: D | None = None,
+    loggers: Sequence[str] = (),
+    on_step: Callable[[int, int], None] | None = None,
+) -> R:
+    """Train by a configuration and write the run folder.
+
+    Where ``torchrun`` has started several processes, they train together, and all return the same.
+
+    Args:
+        kind: the task, e.g. ``wsikd.learn.patch.train.PatchTask``.
+        config: settings of that task.
+        out: the run folder.
+        seed: of initialisation, order and augmentation; a split has its own.
+        device: "auto", "cpu" or "cuda:0".
+        resume: continue the run in ``out``; a finished one only writes its bundle again.
+        data: of the configuration, where they are loaded already.
+        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
+        on_step: is given steps done and steps in all, after each.
+
+    Raises:
+        WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
+            checkpoint, or a loss that is not finite.
+    """
+    check_loggers(loggers)
+    task, run, team = kind(config, seed=seed), RunDir(out), Team(config, device)
+    with deterministic(wanted=config.optim.deterministic), team:
+        resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
+        task.load(data, run if resumed else None)
+        seed_weights(seed, task.init_stream)
+        task.build()
+        trainer = Trainer(task, run, team=team, on_step=on_step)
+        made = {"device": team.device.type, "processes": team.size, **task.record()}
+        team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
+        with log_to(run.log_file) if team.is_first else nullcontext():
+            task.begin(trainer)
+            trainer.run_epochs(resume=resume, resumed=resumed, loggers=loggers)
+            return task.export(trainer)
+
+
+def seed_weights(seed: int, stream: str = "teacher") -> None:
+    """Fix the random initialisation of networks made after this.
+
+    Args:
+        seed: of the run.
+        stream: "teacher" or "student": networks of one seed and two streams start apart.
+    """
+    if stream == "student":
+        seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
+    torch.manual_seed(seed)
