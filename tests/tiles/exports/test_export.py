@@ -45,7 +45,7 @@ def table(path):
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export(name, store, tmp_path):
     """What every entry must hold."""
-    export = resolve(EXPORTS, name, kind="exports")
+    export = resolve(EXPORTS, name, kind="store_exporters")
     assert isinstance(export, Export)
     line = export.write(store, tmp_path / "new" / "out", Options())
     export.finish(tmp_path / "new" / "out")

@@ -106,9 +106,7 @@ def discover_slides(
         ConfigError: a manifest cannot be understood or contradicts itself, or no such reader is
             known.
     """
-    if reader not in READERS:
-        resolve(READERS, reader, kind="readers")
-    search, rows = Search(), []
+    search, rows = Search(suffixes_of(reader)), []
     for item in map(str, inputs):
         tables = _manifests(item)
         if not tables:
@@ -127,6 +125,18 @@ def discover_slides(
     how: dict[str, Any] = {"reader": reader, "series": series, "accept_grey": accept_grey}
     entries = [replace(_with_mpp(e, slide_mpp), **how) for e in unique_names(kept)]
     return Found(entries, left_out)
+
+
+def suffixes_of(reader: str) -> frozenset[str]:
+    """The suffixes that a package's reader adds to those of slides, as its ``suffixes``.
+
+    Raises:
+        ConfigError: no such reader is known, or its package cannot be imported.
+    """
+    if reader in READERS:
+        return frozenset()
+    found = resolve(READERS, reader, kind="readers")
+    return frozenset(suffix.lower() for suffix in getattr(found, "suffixes", ()))
 
 
 def _manifests(item: str) -> list[Path]:

@@ -65,6 +65,8 @@ class LeftOut:
 class Search:
     """What the inputs of one call name: ``found`` slides, and what was ``left_out``."""
 
+    suffixes: frozenset[str] = frozenset()
+    """Of files that count as slides beside ``SLIDE_SUFFIXES``: those of the reader in use."""
     found: list[Candidate] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     _dicom: list[Path] = field(default_factory=list)
@@ -126,7 +128,7 @@ class Search:
         elif is_image_zarr(folder):
             self.found.append(Candidate(folder, _place(folder, root), named))
         else:
-            _Folder(root, self.found, self.left_out).walk(folder)
+            _Folder(root, self.found, self.left_out, self.suffixes).walk(folder)
 
     def _add_glob(self, pattern: str) -> None:
         # Path.glob refuses absolute patterns.
@@ -135,7 +137,7 @@ class Search:
         for path in matches:
             if path.is_dir():
                 self._add_folder(path, path, named=False)
-            elif _is_meant(path, pattern):
+            elif path.suffix.lower() in self.suffixes or _is_meant(path, pattern):
                 files.append(path)
             else:
                 self.left_out.append(LeftOut(path, NO_SLIDE))
@@ -163,8 +165,15 @@ class Search:
 class _Folder:
     """A walk through a folder and all below it, each folder once."""
 
-    def __init__(self, root: Path, found: list[Candidate], left_out: list[LeftOut]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        found: list[Candidate],
+        left_out: list[LeftOut],
+        suffixes: frozenset[str] = frozenset(),
+    ) -> None:
         self.root, self.found, self.left_out = root, found, left_out
+        self._suffixes = _FILE_SUFFIXES | suffixes
         self._plain: list[Path] = []
         self._dicom: list[tuple[Path, list[Path]]] = []
         self._zarr: list[Path] = []
@@ -211,7 +220,7 @@ class _Folder:
             if path.is_dir():
                 if path.name not in stems and self._may_hold_slides(path):
                     folders.append(path)
-            elif suffix not in _FILE_SUFFIXES:
+            elif suffix not in self._suffixes:
                 self.left_out.append(LeftOut(path, NO_SLIDE))
             elif path.name.startswith("."):
                 self.left_out.append(LeftOut(path, _HIDDEN))

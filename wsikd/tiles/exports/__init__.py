@@ -24,6 +24,7 @@ EXPORTS: dict[str, str] = {
     "trident-h5": "wsikd.tiles.exports.h5:TRIDENT",
     "images": "wsikd.tiles.exports.images:IMAGES",
 }
+"""Name -> :class:`Export`; packages add theirs to the group ``wsikd.store_exporters``."""
 IMAGE_FORMATS = ("png", "jpg")
 
 
@@ -51,7 +52,7 @@ class Export:
 
 def find_export(name: str) -> Export:
     """The export of that name; raises ConfigError where there is none."""
-    found: Export = resolve(EXPORTS, name, kind="exports")
+    found: Export = resolve(EXPORTS, name, kind="store_exporters")
     return found
 
 
