@@ -17,6 +17,8 @@ from .exits import LIBGL_REMEDY, is_libgl
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wsikd.core.registry import Extension
+
 _LIBRARIES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -39,13 +41,15 @@ _REMEDIES = {
 @click.command(short_help="Check libraries, devices, readers and geometry.")
 @click.option("--all", "everything", is_flag=True, help="Import tiatoolbox too (half a minute).")
 def doctor(everything: bool) -> None:
-    """Check libraries, devices and readers, and send a square through the whole pipeline."""
+    """Check libraries, devices, readers and what installed packages add to wsikd, and send a
+    square through the whole pipeline."""
     faults = 0
     parts = {
         "libraries": _libraries(),
         "tiatoolbox": _tiatoolbox(everything),
         "devices": _devices(),
         "readers": _readers(),
+        "extensions": _extensions(),
         "geometry": _geometry(),
     }
     checks = chain.from_iterable(_guarded(name, part) for name, part in parts.items())
@@ -127,6 +131,34 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
     for name in READERS:
         resolve(READERS, name, kind="readers")
         yield f"reader {name}", True, details.get(name, "from another package")
+
+
+def _extensions() -> Iterator[tuple[str, bool, str]]:
+    """What installed packages add: name, kind, package and version, and whether it imports."""
+    from wsikd.core.registry import KINDS, extensions, load_target, nearest
+
+    for one in extensions():
+        name = f"extension {one.kind} '{one.name}'"
+        if one.kind not in KINDS:
+            fault = f"{one.source} offers it under an unknown kind"
+            yield name, False, f"{fault}; {nearest(one.kind, KINDS)}"
+        elif one.name in load_target(KINDS[one.kind]):
+            fault = f"{one.source} offers it, but wsikd's own of that name is used"
+            yield name, False, f"{fault}; ask its authors to rename it"
+        else:
+            yield name, *_imports(one)
+
+
+def _imports(one: Extension) -> tuple[bool, str]:
+    from wsikd.core.errors import WsikdError
+    from wsikd.core.registry import extension
+
+    try:
+        extension(one.name, one.kind)  # raises where several packages offer it
+        one.load()
+    except WsikdError as error:
+        return False, f"{error.fault}; {error.remedy}"
+    return True, one.source
 
 
 def _geometry() -> Iterator[tuple[str, bool, str]]:

@@ -248,7 +248,7 @@ def test_a_manifest_with_everything(small, tmp_path):
 
 
 TILE = ["tile", "-i", "SLIDE", "-o", "OUT"]
-UNKNOWN_TISSUE = "not among the known maskers; choose one of otsu, all"
+UNKNOWN_TISSUE = "not among the known maskers; did you mean 'otsu'? choose one of otsu, all"
 
 
 @pytest.mark.parametrize(

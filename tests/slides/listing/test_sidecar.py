@@ -65,7 +65,7 @@ def test_masks_of_the_users_own(tmp_path):
 @pytest.mark.parametrize(
     ("tissue", "told"),
     [
-        ("ostu", "ostu: not among the known maskers; choose one of otsu, all"),
+        ("ostu", "ostu: not among the known maskers; did you mean 'otsu'? choose one of otsu, all"),
         ("gone.png", "gone.png: no such file or folder, and no masker; give an existing mask"),
         ("masks/gone", "masks/gone: no such file or folder, and no masker"),
     ],
