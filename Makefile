@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 export MPLBACKEND = Agg
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test docs lint types clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,6 +23,12 @@ demo: $(STAMP)
 test: $(STAMP) lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+docs: $(STAMP)
+	$(BIN)/python -c 'import myst_nb, pydata_sphinx_theme, sphinx_copybutton, sphinx_design' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +37,4 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist docs/_build docs/measurements docs/_static/schemas *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

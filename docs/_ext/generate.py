@@ -25,6 +25,7 @@ def write_all(docs: Path) -> None:
     _write(reference / "formats.md", text)
     for name, schema in schemas.items():
         _write(docs / "_static" / "schemas" / name, schema)
+    _write(docs / "papers.md", papers())
     for page, content in measurements():
         _write(docs / "measurements" / page, content)
 
@@ -71,8 +72,7 @@ def python() -> str:
     lines = [
         "# Python",
         "",
-        "These names are public: `import wsikd`, then `wsikd.NAME`. All other names may move "
-        "between versions.",
+        "Public names: `import wsikd`, then `wsikd.NAME`. Other names may move between versions.",
         "",
     ]
     for name in getattr(wsikd, "__all__", ()):
@@ -83,6 +83,34 @@ def python() -> str:
         if isinstance(value, type) and issubclass(value, Exception):
             kind = "autoexception"
         lines += [f"## {name}", "", _CODE.format(kind=kind, name=f"wsikd.{name}")]
+    return "\n".join(lines)
+
+
+_PAPERS = {
+    "at_plus": "AT+ (del Amor et al., EUSIPCO 2023)",
+    "hdkd": "HDKD (EL-Assiouti et al., 2024)",
+    "ts2g": "TS2G-KD",
+    "slpd": "SLPD (Yu et al., MICCAI 2023)",
+}
+
+
+def papers() -> str:
+    """The four papers and where wsikd departs from them, from the docstrings of their modules."""
+    lines = [
+        "# The four papers and our departures",
+        "",
+        "Each method is a value of `method:` in the YAML file. The text below is from the module",
+        "that implements it. `NOTICE` names each paper and the licence of its authors' own code.",
+        "wsikd contains none of it.",
+        "",
+    ]
+    learn = ROOT / "wsikd" / "learn"
+    for name, title in _PAPERS.items():
+        homes = [learn / "methods" / f"{name}.py", learn / name / "method.py"]
+        for home in [h for h in homes if h.exists()][:1]:
+            module = ".".join(home.relative_to(ROOT).with_suffix("").parts)
+            directive = f".. automodule:: {module}\n   :no-members:\n   :no-index:"
+            lines += [f"## {title}", "", "```{eval-rst}", directive, "```", ""]
     return "\n".join(lines)
 
 
@@ -100,8 +128,8 @@ def measurements() -> Iterator[tuple[str, str]]:
     index = [
         "# Measurements",
         "",
-        "Every figure is kept with the command that made it, the hardware and the date. The raw "
-        "values are in `benchmarks/results/*.json` of the repository.",
+        "Every figure is kept with the command that made it, the hardware and the date.",
+        "The raw values are in `benchmarks/results/*.json` of the repository.",
         "",
         "```{toctree}",
         ":maxdepth: 1",

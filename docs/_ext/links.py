@@ -1,4 +1,4 @@
-"""Links from pages to files of the repository that are no pages of the site."""
+"""What changes in a page before Sphinx reads it: links into the repository, empty lists."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ MOVED = {ROOT / "benchmarks" / "results": DOCS / "measurements"}
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def outside_links(app: Any, docname: str, source: list[str]) -> None:
-    """Point links at the copy in the site, or turn them into plain text that names the file."""
+_GLOB = re.compile(r"```\{toctree\}\n(?::.*\n)*:glob:\n(?::.*\n)*(.+)\n```\n")
+
+
+def before_reading(app: Any, docname: str, source: list[str]) -> None:
+    """Resolve the links of a page; drop a list of pages that matches none (Sphinx warns of it)."""
     page = DOCS / docname
-    source[0] = replaced(source[0], page.parent, page.parent)
+
+    def kept(match: re.Match[str]) -> str:
+        pages = [*page.parent.glob(f"{match[1]}.md"), *page.parent.glob(f"{match[1]}.ipynb")]
+        return match[0] if any(p.stem != "index" for p in pages) else ""
+
+    text = _GLOB.sub(kept, source[0])
+    source[0] = replaced(text, page.parent, page.parent)
 
 
 def replaced(text: str, origin: Path, folder: Path) -> str:

@@ -12,9 +12,10 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import wsikd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+
+import wsikd
 
 Model = type[BaseModel]
 _SKIPPED = {"wsikd.tia"}
@@ -27,9 +28,7 @@ def found_models() -> list[Model]:
     for file in sorted(root.rglob("*.py")):
         name = ".".join(("wsikd", *file.relative_to(root).with_suffix("").parts))
         name = name.removesuffix(".__init__")
-        if name in _SKIPPED or not re.search(r"^ *class \w+\(", file.read_text("utf-8"), re.M):
-            continue
-        if "class" not in file.read_text("utf-8") or not _may_hold_models(file):
+        if name in _SKIPPED or not _may_hold_models(file):
             continue
         module = importlib.import_module(name)
         for value in vars(module).values():
@@ -40,7 +39,7 @@ def found_models() -> list[Model]:
 
 def _may_hold_models(file: Path) -> bool:
     text = file.read_text("utf-8")
-    return any(word in text for word in ("Settings", "BaseModel", "pydantic"))
+    return "class " in text and any(word in text for word in ("Settings", "BaseModel", "pydantic"))
 
 
 def _with_inner(value: Any) -> list[Model]:
@@ -62,10 +61,10 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "Generated from the models that check a YAML file. A section of a file (`data:`, `optim:`) "
-        "is a model of its own: its keys are listed below under the model's name. `wsikd init "
-        "METHOD` writes commented files, `wsikd config FILE` prints a file with every default, and "
-        "`--set optim.epochs=5` changes one key for one run.",
+        "Generated from the models that check a YAML file. A section of a file (`data:`, `optim:`)",
+        "is a model of its own. Its keys are listed below under the model's name.",
+        "`wsikd init METHOD` writes commented files, `wsikd config FILE` prints a file with every",
+        "default, and `--set optim.epochs=5` changes one key for one run.",
         "",
     ]
     for model in [*roots, *sections]:
@@ -78,7 +77,9 @@ def formats() -> tuple[str, dict[str, str]]:
     from wsikd.core.config import Settings
 
     models = [m for m in found_models() if not issubclass(m, Settings)]
-    used = {inner for m in models for f in m.model_fields.values() for inner in _inner(f.annotation)}
+    used = {
+        inner for m in models for f in m.model_fields.values() for inner in _inner(f.annotation)
+    }
     bases = {base for m in models for base in m.__mro__[1:]}
     roots = [m for m in models if m not in used and m not in bases]
     parts = [m for m in models if m in used]
@@ -86,9 +87,9 @@ def formats() -> tuple[str, dict[str, str]]:
     lines = [
         "# File formats",
         "",
-        "What each file is for: see [what comes out](../files.md). Here are the keys of the JSON "
-        "files, generated from the models that read and write them. Each has a JSON schema. "
-        "Readers ignore keys that they do not know.",
+        "The purpose of each file: see [what comes out](../files.md). This page lists the keys of",
+        "the JSON files, generated from the models that read and write them. Each has a JSON",
+        "schema. Unknown keys are kept when a file is read.",
         "",
     ]
     schemas = {}
@@ -148,7 +149,7 @@ def _plain(text: str) -> str:
     """A docstring as Markdown: roles and double backticks become code."""
     text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
-    return re.sub(r"(?<!`)([*_<])(?![^`]*`)", r"\\\1", text)
+    return re.sub(r"(?<!`)([*<])(?![^`]*`)", r"\\\1", text)
 
 
 def _field_texts(model: type) -> dict[str, str]:
