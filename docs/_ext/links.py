@@ -47,6 +47,8 @@ def replaced(text: str, origin: Path, folder: Path) -> str:
                 file = copy / file.name
         if file == ROOT / "benchmarks" / "README.md":
             file = DOCS / "measurements" / "benchmarks.md"
+        if file.parent.name == "extending" and not file.exists():
+            return label  # a page that its part of wsikd brings
         if file.is_relative_to(DOCS):
             return f"[{label}]({_relative(file, folder)}{anchor})"
         if not file.is_relative_to(ROOT):

@@ -2,11 +2,11 @@
 
 Terms, for the adapter's output v and the stored target t of a patch, both (B, D):
 
-==========  ===================================
-``mae``     mean over patches and numbers of |v - t|
-``mse``     mean over patches and numbers of (v - t)^2
+==========  ========================================
+``mae``     mean over patches and numbers of ``|v - t|``
+``mse``     mean over patches and numbers of ``(v - t)^2``
 ``cosine``  mean over patches of 1 - cos(v, t)
-==========  ===================================
+==========  ========================================
 
 Departures from the released code: the first two are means, where it sums over numbers and doubles,
 which under Adam only moves the weight decay; targets belong to the very field that the student
