@@ -57,7 +57,8 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="auto",
             show_default=True,
             metavar="NAME",
-            help="What reads the slides: auto, openslide, direct, tiatoolbox.",
+            help="What reads the slides: auto, openslide, direct, tiatoolbox, or a reader that an "
+            "installed package adds.",
         ),
         click.option(
             "--series",
@@ -88,7 +89,8 @@ def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="auto",
         show_default=True,
         metavar="NAME",
-        help="What computes: auto, torch, compile, onnx, openvino.",
+        help="What computes: auto, torch, compile, onnx, openvino, or an engine that an installed "
+        "package adds.",
     )(command)
 
 
@@ -107,8 +109,9 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="otsu",
             show_default=True,
             metavar="NAME|PATH",
-            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological; or "
-            "your own mask, an image or GeoJSON, or a folder of masks named as the slides are.",
+            help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological, or a "
+            "masker that an installed package adds; or your own mask, an image or GeoJSON, or a "
+            "folder of masks named as the slides are.",
         ),
     ):
         command = option(command)

@@ -58,8 +58,8 @@ from .common import progress, together
     "loggers",
     multiple=True,
     metavar="NAME",
-    help="Beside metrics.jsonl and metrics.csv: tensorboard (in RUN/tensorboard). May be given "
-    "again.",
+    help="Beside metrics.jsonl and metrics.csv: tensorboard (in RUN/tensorboard), or a logger that "
+    "an installed package adds. May be given again.",
 )
 def distill(
     config_file: Path,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     required=True,
     metavar="KIND",
     help="clam-h5 or trident-h5: the patches' coordinates, as these tools read them; images: a "
-    "file a patch, in a folder a class, and labels.csv.",
+    "file a patch, in a folder a class, and labels.csv; or a kind that an installed package adds.",
 )
 @click.option(
     "-o",

@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="What to write of each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
     "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
-    "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), or all "
-    "that the slide can have. May be given again.",
+    "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), those "
+    "that installed packages add, or all that the slide can have. May be given again.",
 )
 @click.option(
     "--specimen",

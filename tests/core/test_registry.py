@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from wsikd.core.errors import ConfigError
+from wsikd.core.errors import ConfigError, UnforeseenError
+from wsikd.core.faults import explain
 from wsikd.core.registry import (
     KINDS,
     check_known,
@@ -92,6 +93,20 @@ def test_a_name_of_two_packages_is_refused(install):
     assert [one.package for one in extensions("things")] == ["one", "two"]
     with pytest.raises(ConfigError, match=r"several packages: one 1\.5, two 1\.5; uninstall"):
         resolve(TABLE, "third", kind="things")
+
+
+def test_a_fault_in_the_code_of_a_package_names_it(install):
+    text = "def work(f):\n    return f()\n\n\ndef fail():\n    return {}['lost']\n"
+    install("faulty", {"faulty_things": text}, third="faulty_things:work")
+    work = resolve(TABLE, "third", kind="things")
+    for call in (sys.modules["faulty_things"].fail, lambda: work(lambda: 1 / 0)):
+        with pytest.raises((KeyError, ZeroDivisionError)) as caught:
+            call()
+        error = explain("s.svs", caught.value)
+        assert isinstance(error, UnforeseenError)
+        assert error.fault.endswith(", in the package faulty 1.5")
+        assert error.remedy == "report it to the authors of faulty"
+    assert "in the package" not in str(explain("s.svs", ZeroDivisionError("x")))
 
 
 @pytest.mark.parametrize("kind", KINDS)

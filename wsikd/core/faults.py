@@ -36,7 +36,9 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
     fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")
     if (other := culprit(error)) is not None:
         return UnforeseenError(
-            subject, f"{fault}, in the package {other.source}", f"report it to {other.package}"
+            subject,
+            f"{fault}, in the package {other.source}",
+            f"report it to the authors of {other.package}",
         )
     return UnforeseenError(subject, fault, remedy)
 

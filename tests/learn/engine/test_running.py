@@ -2,7 +2,9 @@
 
 import csv
 import json
+import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +106,31 @@ def test_the_loggers_agree(stripes, tmp_path):
         assert shown == [(i + 1, pytest.approx(float(t[value]))) for i, t in enumerate(table)]
     assert told == [(i + 1, 8) for i in range(8)]  # four steps in each of two epochs
     assert "% waiting for data), " in (tmp_path / "run/log.txt").read_text()
+
+
+class Failing:
+    """A logger whose service is gone from the second epoch on."""
+
+    def __init__(self, run, *, epoch=0):
+        self.epoch = epoch
+
+    def write(self, row):
+        if row["epoch"] > 1:
+            raise ConnectionError("service gone")
+
+    def close(self):
+        raise AssertionError("a logger that failed is not closed")
+
+
+def test_a_logger_that_fails_ends_no_training(stripes, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(loggers.LOGGERS, "failing", f"{__name__}:Failing")
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(Failing=Failing))
+    distill(config(stripes, optim={"epochs": 3}), tmp_path / "run", device="cpu",
+            loggers=["failing"])  # fmt: skip
+    told = [r.message for r in caplog.records if "failing" in r.message]
+    fault = "failed (ConnectionError: service gone)"
+    assert told == [f"--logger failing: {fault}; it gets no further epochs"]
+    assert load_bundle(tmp_path / "run")
 
 
 def test_loggers_that_are_not_there_are_refused(stripes, tmp_path, monkeypatch):
