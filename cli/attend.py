@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import Batch, input_option, slide_options
-from .roles import check_slides, existing, formats_of
 
 if TYPE_CHECKING:
     from wsikd.bags.bag import Bag
@@ -72,7 +71,9 @@ def attend(
     from wsikd.core.output.place import Place
     from wsikd.core.run import write_json_atomic
     from wsikd.grade.exports import formats_for, write_all
+    from wsikd.grade.runs.folder import formats_of
     from wsikd.models.files.peek import check_network
+    from wsikd.slides.listing.inputs import check_slides, existing
     from wsikd.slides.listing.manifest import find_slides, open_entry
     from wsikd.slides.listing.once import settle_names
     from wsikd.slides.what_is import BAGS, CLASSIFIER, check_role

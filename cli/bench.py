@@ -11,13 +11,10 @@ from .common import (
     Batch,
     engine_option,
     input_option,
-    own_tissue,
     progress,
     slide_options,
     tissue_options,
-    use_threads,
 )
-from .roles import check_slides, existing
 from .sections import Sectioned
 
 if TYPE_CHECKING:
@@ -170,8 +167,10 @@ def bench(
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.runs.compare_labels import read_labels
     from wsikd.slides.annotations.label_map import parse_label_map
+    from wsikd.slides.listing.inputs import check_slides, existing, own_tissue
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.sidecar import tissue_method
+    from wsikd.slides.threads import use_threads
 
     if bool(arch) == bool(teacher or students) or bool(teacher) != bool(students):
         raise click.UsageError("give --teacher and --student, or --arch alone")

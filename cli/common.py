@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
-import threading
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from wsikd.core.errors import OutputError, WsikdError
-from wsikd.core.faults import explain
+from wsikd.core.output import batch as core
 
 from .exits import LIBGL_REMEDY as LIBGL_REMEDY
 from .exits import SOME_FAILED as SOME_FAILED
@@ -26,10 +21,9 @@ from .exits import together as together
 from .exits import told as told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from wsikd.slides.listing.manifest import SlideEntry
+    from wsikd.core.workers.process import Task
 
 log = logging.getLogger(__name__)
 
@@ -118,112 +112,23 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def own_tissue(tissue: str, entries: Sequence[SlideEntry], batch: Batch) -> list[SlideEntry]:
-    """The slides with their masks where ``--tissue`` is a place of masks, else as they are.
-
-    A slide that has none there is a failure of the batch. Raises ConfigError.
-    """
-    from wsikd.slides.listing.sidecar import no_mask, own_masks
-
-    _, found, without = own_masks(tissue, entries)
-    for entry in without:
-        batch.failed(entry, no_mask(entry, tissue))
-    return found
-
-
-def use_threads(threads: int | None, jobs: int = 1) -> int:
-    """Threads: what was asked, else one a core, shared out to the jobs. OpenCV gets one in each."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    return threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
-
-
 @dataclass
-class Batch:
-    """Slides one after another: a fault in one is written down, and the others go on.
+class Batch(core.Batch):
+    """The slides of a command: a line for each that is done, and an exit code at the end."""
 
-    ``out`` receives ``failures.csv`` (slide, error, fault, remedy) when some slide failed; lines of
-    slides that other runs or processes put there stay until those slides are done. ``quiet`` prints
-    no line for a slide that went well.
-    """
-
-    out: Path | None
-    quiet: bool = False
-    failures: list[tuple[str, WsikdError]] = field(default_factory=list)
-    _unwritten: dict[str, WsikdError | None] = field(default_factory=dict)
-
-    def run(self, entries: Sequence[SlideEntry], work: Callable[[SlideEntry], str]) -> None:
-        """Call ``work`` for each slide; what it returns is printed as that slide's line."""
-        for entry in entries:
-            start = time.perf_counter()
-            try:
-                line = work(entry)
-            except WsikdError as error:
-                self.failed(entry, error)
-                continue
-            except BrokenPipeError:  # nobody reads what is told: there is no sense in going on
-                raise
-            except Exception as error:
-                log.debug("%s", entry.path, exc_info=True)
-                self.failed(entry, explain(entry.name, error))
-                continue
-            self.went_well(entry, line, time.perf_counter() - start)
-
-    def went_well(self, entry: SlideEntry, line: str, took_s: float) -> None:
-        """Tell what came of a slide."""
-        self._unwritten[entry.name] = None
-        self._keep_failures(logging.DEBUG)
-        if not self.quiet:
-            click.echo(printable(f"{entry.name}: {line} ({took_s:.1f} s)"))
+    def say(self, line: str) -> None:
+        """Print a line of the report."""
+        click.echo(printable(line))
 
     def finish(self, done: str) -> None:
         """Sum up, failures last; exits with 3 when some slide failed."""
-        self._keep_failures(logging.WARNING)
+        self.keep_failures(logging.WARNING)
         if done:
             click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
         for _, error in self.failures:
             click.echo(told(error), err=True)
         if self.failures:
             sys.exit(SOME_FAILED)
-
-    def failed(self, entry: SlideEntry, error: WsikdError) -> None:
-        """Write a failure down. Where the disk does not even take that, it is told at the end."""
-        self.failures.append((entry.name, error))
-        self._unwritten[entry.name] = error
-        self._keep_failures(logging.DEBUG)
-
-    def _keep_failures(self, level: int) -> None:
-        try:
-            self._write_failures()
-        except OutputError as full:
-            log.log(level, "%s", full)
-
-    def _write_failures(self) -> None:
-        if self.out is None or not self._unwritten:
-            return
-        from wsikd.core.output.failures import update_failures
-
-        failed = {name: error for name, error in self._unwritten.items() if error is not None}
-        update_failures(self.out, failed, self._unwritten.keys() - failed.keys())
-        self._unwritten.clear()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send before they kill, unwind as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    own = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, own if own is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -254,3 +159,35 @@ def log_above(old: Any, new: Any) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is old:
             handler.setStream(new)
+
+
+class SlideBar:
+    """How far the slide at hand has come, where there is a terminal."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._name: str | None = None
+        self._update: Callable[[int, int], None] | None = None
+
+    def report(self, task: Task, values: tuple[Any, ...]) -> None:
+        """Take (fields done, fields in all) of a slide."""
+        if task.name != self._name:
+            self.end()
+            self._name, self._update = task.name, self._stack.enter_context(progress(task.name))
+        if self._update:
+            self._update(*values)
+
+    def end(self) -> None:
+        """The slide at hand is done."""
+        self._stack.close()
+        self._name = self._update = None
+
+    def note(self, line: str) -> None:
+        """Print a line on how the slides are graded."""
+        click.echo(line, err=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

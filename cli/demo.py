@@ -104,7 +104,7 @@ def _check_same(output: Path, seed: int, small: bool) -> None:
     from hashlib import sha256
     from importlib.resources import files
 
-    from wsikd import __version__
+    from wsikd.core.about import __version__
     from wsikd.core.errors import OutputError
     from wsikd.core.run import write_json_atomic
 

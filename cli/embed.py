@@ -10,14 +10,11 @@ import click
 from .common import (
     Batch,
     input_option,
-    own_tissue,
     progress,
     slide_options,
     tissue_options,
-    use_threads,
 )
 from .embed_vectors import embed_vectors
-from .roles import check_slides, existing
 from .sections import Sectioned
 
 if TYPE_CHECKING:
@@ -145,9 +142,11 @@ def embed(
     from wsikd.bags.bag import open_bag, write_h5
     from wsikd.bags.made import bags_made
     from wsikd.core.errors import ConfigError
+    from wsikd.slides.listing.inputs import check_slides, existing, own_tissue
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.once import settle_names
     from wsikd.slides.listing.sidecar import tissue_method
+    from wsikd.slides.threads import use_threads
     from wsikd.slides.what_is import REGIONS, what_is
     from wsikd.tiles.store import TileStore
 

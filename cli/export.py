@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Batch, use_threads
+from .common import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +65,7 @@ def export(
     """
     from wsikd.core.errors import OutputError
     from wsikd.slides.mpp import mpp_of_magnification
+    from wsikd.slides.threads import use_threads
     from wsikd.slides.what_is import STORES, check_role
     from wsikd.tiles.exports import Options, find_export
     from wsikd.tiles.store import TileStore

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import use_threads
-from .roles import check_slides
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -71,7 +68,9 @@ def export_model(
     from wsikd.models.files.bundle import load_bundle
     from wsikd.models.files.peek import peek_grader
     from wsikd.models.tables import FILES
+    from wsikd.slides.listing.inputs import check_slides
     from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.threads import use_threads
 
     peek_grader(student, "STUDENT")
     if kind not in FILES:

@@ -9,26 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import (
+    Batch,
+    SlideBar,
     engine_option,
     input_option,
-    own_tissue,
     slide_options,
     tissue_options,
-    use_threads,
 )
-from .infer_run import Running, Wanted, grade_slides
-from .roles import check_slides, existing, formats_of
 from .sections import Sectioned
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from wsikd.core.errors import WsikdError
-    from wsikd.slides.listing.manifest import SlideEntry
-
-    from .common import Batch
 
 
 @click.command(
@@ -188,9 +181,11 @@ def infer(
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.grade.engines.choose import check_names
     from wsikd.grade.predict import PredictSettings
+    from wsikd.grade.runs.folder import Inputs, Running, Wanted, formats_of, grade_slides
     from wsikd.grade.runs.jobs import Escalation, Grading
-    from wsikd.slides.listing.manifest import find_slides
+    from wsikd.slides.listing.inputs import check_slides
     from wsikd.slides.listing.sidecar import tissue_method
+    from wsikd.slides.threads import use_threads
 
     limits = {"budget": budget, "agreement": agreement, "kappa": kappa}
     if escalate is None and any(v is not None for v in limits.values()):
@@ -203,36 +198,37 @@ def infer(
     method = tissue_method(tissue)
     check_names(engine, precision)
     names = formats_of(formats)
-    how = Running(jobs, use_threads(threads, jobs), stall)
-    grading = Grading(
-        model=model,
-        device=device,
-        settings=PredictSettings(
-            stride_px=stride,
-            tissue=method,
-            min_tissue=min_tissue,
-            batch_size=batch_size,
-            workers=how.threads,
-            engine=engine,
-            precision=precision,
-            exact=exact,
-        ),
-        escalation=None
-        if escalate is None
-        else Escalation(escalate, **{k: v for k, v in limits.items() if v is not None}),
-    )
-    wanted = Wanted(names, specimen, min_area, overwrite)
-
     _check_models(model, escalate)
     check_slides(inputs)
-
-    def find(batch: Batch) -> Sequence[SlideEntry]:
-        entries = find_slides(
-            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+    how = Running(jobs, use_threads(threads, jobs), stall)
+    settings = PredictSettings(
+        stride_px=stride,
+        tissue=method,
+        min_tissue=min_tissue,
+        batch_size=batch_size,
+        workers=how.threads,
+        engine=engine,
+        precision=precision,
+        exact=exact,
+    )
+    given = {k: v for k, v in limits.items() if v is not None}
+    asked = None if escalate is None else Escalation(escalate, **given)
+    slides = Inputs(
+        slides=inputs, tissue=tissue, slide_mpp=slide_mpp, reader=reader, series=series,
+        accept_grey=accept_grey,
+    )  # fmt: skip
+    batch = Batch(output)
+    with SlideBar() as bar:
+        done = grade_slides(
+            slides,
+            Grading(model, device, settings, asked),
+            Wanted(names, specimen, min_area, overwrite),
+            how,
+            output,
+            batch,
+            bar,
         )
-        return own_tissue(tissue, existing(entries, batch), batch)
-
-    grade_slides(find, grading, wanted, how, output)
+    batch.finish(done.summary)
 
 
 def _check_models(model: Path, teacher: Path | None) -> None:

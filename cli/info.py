@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Batch, own_tissue, slide_options, tissue_options, use_threads
-from .roles import check_slides
+from .common import Batch, slide_options, tissue_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +52,7 @@ def info(
 ) -> None:
     """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
     from wsikd.core.workers.process import Task, WorkerPool
+    from wsikd.slides.listing.inputs import check_slides, own_tissue
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.sidecar import tissue_method
 
@@ -114,6 +114,7 @@ def describe_job(report: Callable[..., None], entry: SlideEntry, asked: _Asked) 
     from wsikd.core.errors import NotBrightfieldError
     from wsikd.slides.base import printable
     from wsikd.slides.listing.manifest import open_entry
+    from wsikd.slides.threads import use_threads
 
     workers = use_threads(asked.threads)
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from wsikd import RESEARCH_USE
+from wsikd.core.about import RESEARCH_USE
 
 from .attend import attend
 from .bench import bench

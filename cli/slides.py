@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from .exits import SOME_FAILED, told
-from .roles import check_slides
 
 if TYPE_CHECKING:
     from wsikd.grade.reports.similar_slides import Match, Region
@@ -69,6 +68,7 @@ def similar(
 
     RUN is a run of method slpd, or its prototypes.npz. Slides of the same patient are left out.
     """
+    from wsikd.slides.listing.inputs import check_slides
     from wsikd.slides.what_is import REGIONS, UNFINISHED, check_role
 
     check_role(run, "RUN", REGIONS, UNFINISHED)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .common import Batch, input_option, slide_options, tissue_options
-from .roles import check_slides
 from .sections import Sectioned
-from .tile_compare import compare_tiles
-from .tile_labels import plan_labels
-from .tile_options import annotation_options, area_options, store_options
-from .tile_run import estimate_tiles, run_options, run_tiles, running
+from .tile_options import (
+    annotation_options,
+    area_options,
+    run_options,
+    running,
+    store_options,
+)
+from .tile_progress import TileProgress
+
+if TYPE_CHECKING:
+    from wsikd.tiles.runs.run import Ended
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -102,81 +112,63 @@ def tile(
     overwrite: bool,
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
-    from wsikd.bags.made import stores_made
-    from wsikd.slides.annotations.label_map import parse_label_map
-    from wsikd.slides.listing.manifest import discover_slides
-    from wsikd.slides.listing.once import settle_names
-    from wsikd.slides.listing.sidecar import no_mask, own_masks
     from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.slides.tissue.find import default_areas
-    from wsikd.tiles.blocks import check_route
-    from wsikd.tiles.codecs import check_codec
-    from wsikd.tiles.grid import patch_sizes
-    from wsikd.tiles.jobs import TileJob
-    from wsikd.tiles.metadata import KEY_BYTES, KEY_FILE, project_key
-    from wsikd.tiles.store import StoreSettings
+    from wsikd.tiles.runs.compare import compare_tiles
+    from wsikd.tiles.runs.foresee import estimate_tiles
+    from wsikd.tiles.runs.plan import TileRequest, plan_tiles
+    from wsikd.tiles.runs.run import run_tiles
 
     if magnifications and mpps:
         raise click.UsageError("give --mag or --mpp, not both")
     if compare and dry_run:
         raise click.UsageError("give --compare or --dry-run, not both")
-    check_codec(codec, ome_version)
-    check_route(route)
-    asked = mpps or tuple(mpp_of_magnification(m) for m in magnifications or (10.0, 2.5))
-    finest_first = tuple(sorted(set(asked)))
-    patch_sizes(finest_first, patch_size, stride or patch_size)
-    renamed = parse_label_map(label_map)
-    how = running(jobs, threads, stall, scheduler, workers)
-    check_slides(inputs)
-    found = discover_slides(
-        inputs,
-        slide_mpp=slide_mpp,
-        annotations=annotations,
-        reader=reader,
-        series=series,
-        accept_grey=accept_grey,
-    )
-    method, entries, unmasked = own_masks(tissue, settle_names(found.entries, stores_made(output)))
-    labels = plan_labels(
-        entries,
-        renamed,
-        annotations=annotations,
-        classes=classes,
-        apart=jobs > 0,
-        stall_s=60 * stall,
-    )
-    usual = default_areas(method)
-    settings = StoreSettings(
-        mpps=finest_first,
+    asked = TileRequest(
+        inputs=inputs,
+        out=output,
+        mpps=mpps or tuple(mpp_of_magnification(m) for m in magnifications or (10.0, 2.5)),
         patch_px=patch_size,
-        stride_px=stride or patch_size,
-        tissue=method,
-        min_tissue=min_tissue,
-        classes=labels.classes,
+        stride_px=stride,
+        annotations=annotations,
+        label_map=label_map,
+        classes=classes,
         min_cover=min_cover,
         min_purity=min_purity,
-        label_map=renamed,
-        min_tissue_um2=usual.min_tissue_um2 if min_tissue_area is None else min_tissue_area,
-        max_hole_um2=usual.max_hole_um2 if max_hole_area is None else max_hole_area,
+        tissue=tissue,
+        min_tissue=min_tissue,
+        min_tissue_um2=min_tissue_area,
+        max_hole_um2=max_hole_area,
         route=route,
         codec=codec,
         ome_version=ome_version,
+        slide_mpp=slide_mpp,
+        reader=reader,
+        series=series,
+        accept_grey=accept_grey,
+        overwrite=overwrite,
     )
+    asked.check()
+    how = running(jobs, threads, stall, scheduler, workers)
     only_tell = dry_run or compare
-    if not only_tell:
-        output.mkdir(parents=True, exist_ok=True)
-    # A dry run draws no key: where there is none, no store of these patients can be there either.
-    drawn = not only_tell or (output / KEY_FILE).exists()
-    keyed = any(entry.patient for entry in entries)
-    key = (project_key(output) if drawn else bytes(KEY_BYTES)) if keyed else None
-    tasks = [
-        TileJob(entry, output, settings, renamed, key, how.threads, overwrite) for entry in entries
-    ]
+    plan = plan_tiles(asked, how, writes=not only_tell)
     batch = Batch(None if only_tell else output)
-    for entry in unmasked:
-        batch.failed(entry, no_mask(entry, tissue))
+    for entry, error in plan.unmasked:
+        batch.failed(entry, error)
     if only_tell:
         work = compare_tiles if compare else estimate_tiles
-        work(tasks, how, batch, output, labels)
+        done = work(plan.jobs, how, batch, output, plan.labels)
     else:
-        run_tiles(tasks, how, batch, output, labels, found.left_out)
+        done = run_tiles(plan.jobs, how, batch, output, plan.labels, plan.left_out, TileProgress)
+    _end(batch, done)
+
+
+def _end(batch: Batch, done: Ended) -> None:
+    """Sum up. Failed slides decide the exit code; else a run without the labels that it asks for.
+
+    Raises:
+        ConfigError: no patch has a label, and no slide failed.
+    """
+    if done.unlabelled is not None and batch.failures:
+        log.warning("%s", done.unlabelled)
+    batch.finish(done.summary)
+    if done.unlabelled is not None:
+        raise done.unlabelled

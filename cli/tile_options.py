@@ -1,7 +1,8 @@
-"""Options of ``wsikd tile`` that say what is tissue and what was drawn."""
+"""Options of ``wsikd tile``: what is tissue, what was drawn, and how the work is done."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from wsikd.tiles.runs.run import Running
 
 
 def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,3 +107,50 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say where and how the work is done."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Tell patches, bytes and minutes; no more."),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Fill the stores in so many processes of a local Dask cluster, one thread each.",
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Fill the stores on this Dask cluster: tcp://host:port.",
+        ),
+        click.option(
+            "--stall",
+            type=click.FloatRange(0, min_open=True),
+            default=10.0,
+            show_default=True,
+            metavar="MINUTES",
+            help="Give a slide up that has made no progress for so long.",
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(0),
+            default=1,
+            show_default=True,
+            help="Slides at a time, each in a process of its own, so that a damaged one stops no "
+            "other. 0 reads them in the command's own process.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def running(
+    jobs: int, threads: int | None, stall: float, scheduler: str | None, workers: int | None
+) -> Running:
+    """Check the options; threads are by default the cores, shared out to the jobs."""
+    if scheduler and workers:
+        raise click.UsageError("give --scheduler or --workers, not both")
+    from wsikd.tiles.runs.run import Running
+
+    share = max(1, (os.cpu_count() or 1) // max(1, jobs))
+    return Running(jobs, threads or share, stall, scheduler, workers)

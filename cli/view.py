@@ -35,10 +35,9 @@ def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader
     import threading
     import webbrowser
 
+    from wsikd.slides.listing.inputs import check_slides
+    from wsikd.slides.threads import use_threads
     from wsikd.slides.what_is import RESULTS, check_role
-
-    from .common import use_threads
-    from .roles import check_slides
 
     check_role(out, "wsikd view", RESULTS)
     check_slides(inputs)

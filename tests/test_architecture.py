@@ -19,15 +19,16 @@ FLOOR = {
     "bags": 3,
     "learn": 4,
     "grade": 4,
-    "cli": 5,
+    "api": 5,
     "tia": 5,
+    "cli": 6,
 }
 EVERYWHERE = {"numpy", "scipy"}
 # Package -> the modules (or folders, with a dot at the end) that may import it.
 OWNERS = {
     "tiatoolbox": ["wsikd.tia"],
     "openslide": ["wsikd.slides.readers.openslide", "wsikd.cli.doctor"],
-    "distributed": ["wsikd.tiles.write", "wsikd.cli."],
+    "distributed": ["wsikd.tiles.write", "wsikd.tiles.runs.cluster", "wsikd.cli."],
     "numba": ["wsikd.slides.resample.fractional"],
     "llvmlite": ["wsikd.slides.resample.llvm"],
     "simplejpeg": [
@@ -36,7 +37,7 @@ OWNERS = {
         "wsikd.slides.checks.image_check",
     ],
     "google_crc32c": ["wsikd.tiles.shards"],
-    "dask": ["wsikd.tiles.write", "wsikd.tiles.store", "wsikd.cli."],
+    "dask": ["wsikd.tiles.write", "wsikd.tiles.store", "wsikd.api.grademap", "wsikd.cli."],
     "zarr": ["wsikd.tiles.", "wsikd.bags.", "wsikd.learn.", "wsikd.grade.", "wsikd.cli."],
     "torch": [
         "wsikd.models.",
@@ -54,7 +55,7 @@ OWNERS = {
     "tifffile": ["wsikd.slides.", "wsikd.synthetic.", "wsikd.grade.exports.", "wsikd.cli.doctor"],
     "highdicom": ["wsikd.grade.exports.dicom_seg"],
     "pydicom": ["wsikd.grade.exports.dicom_seg", "wsikd.slides.dicom.frames"],
-    "matplotlib": ["wsikd.grade.", "wsikd.learn.score.plots", "wsikd.cli."],
+    "matplotlib": ["wsikd.grade.", "wsikd.learn.score.plots", "wsikd.api.", "wsikd.cli."],
     "optuna": ["wsikd.learn.patch.tune"],
     "openpyxl": ["wsikd.learn.data.sicap"],
     "imblearn": ["wsikd.learn.data.smote"],

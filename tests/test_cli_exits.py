@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from wsikd.cli.exits import CODES, one_line_errors
 from wsikd.cli.main import main
-from wsikd.cli.roles import formats_of
 
 from tests.interrupts import hear_interrupts
 from wsikd.core.errors import (
@@ -23,6 +22,7 @@ from wsikd.core.errors import (
     UnforeseenError,
 )
 from wsikd.core.faults import explain
+from wsikd.grade.runs.folder import formats_of
 
 
 def run(*arguments):

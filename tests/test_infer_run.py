@@ -97,7 +97,7 @@ def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_
 
     So it is where the last slide kills.
     """
-    monkeypatch.setattr("wsikd.grade.runs.jobs.infer_job", deadly_job)
+    monkeypatch.setattr("wsikd.grade.runs.folder.infer_job", deadly_job)
     slides = copies(slide, tmp_path / "slides", ["a", "killer", "z", "zz-killer"])
     out = tmp_path / "out"
     done = run("-i", slides, "-m", student, "-o", out, *FAST)
@@ -118,7 +118,7 @@ def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_
 
 def test_a_slide_that_stalls_is_given_up_and_stops_no_other(slide, student, tmp_path, monkeypatch):
     """The limit leaves those at work the time that they need on a busy machine."""
-    monkeypatch.setattr("wsikd.grade.runs.jobs.infer_job", stuck_job)
+    monkeypatch.setattr("wsikd.grade.runs.folder.infer_job", stuck_job)
     slides = copies(slide, tmp_path / "slides", ["a", "stuck", "z"])
     out = tmp_path / "out"
     done = run("-i", slides, "-m", student, "-o", out, *FAST, "--stall", "0.2")

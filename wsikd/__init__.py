@@ -1,13 +1,77 @@
 """Distil a high-magnification tissue grader into a low-magnification one.
 
+Names are imported when they are first used, so that ``import wsikd`` takes a few milliseconds.
+
+    import wsikd
+
+    slide = wsikd.open_slide("s.svs")
+    store = wsikd.tile("s.svs", "stores", mpp=(1.0, 4.0), patch_px=512)
+    run = wsikd.distill("2_student.yaml", data="stores", teacher="runs/teacher")
+    student = wsikd.load_student("runs/student")
+    grades = student.predict("s.svs")
+
+Names in ``__all__`` are public; all else may move between versions.
+
 For research use only, not for diagnosis.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("wsikd")
-except PackageNotFoundError:  # imported from a source tree that was never installed
-    __version__ = "0+unknown"
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-RESEARCH_USE = "For research use only, not for diagnosis."
+if TYPE_CHECKING:
+    from wsikd.api.grademap import GradeMap
+    from wsikd.api.results import Results, infer
+    from wsikd.api.slide import Slide, open_slide
+    from wsikd.api.stores import Stores, tile
+    from wsikd.api.student import Student, load_student
+    from wsikd.api.training import Run, distill
+    from wsikd.core.about import RESEARCH_USE, __version__
+    from wsikd.core.errors import WsikdError
+    from wsikd.tiles.store import TileStore
+
+__all__ = [
+    "RESEARCH_USE",
+    "GradeMap",
+    "Results",
+    "Run",
+    "Slide",
+    "Stores",
+    "Student",
+    "TileStore",
+    "WsikdError",
+    "__version__",
+    "distill",
+    "infer",
+    "load_student",
+    "open_slide",
+    "tile",
+]
+_HOMES = {
+    "wsikd.api.grademap": ("GradeMap",),
+    "wsikd.api.results": ("Results", "infer"),
+    "wsikd.api.slide": ("Slide", "open_slide"),
+    "wsikd.api.stores": ("Stores", "tile"),
+    "wsikd.api.student": ("Student", "load_student"),
+    "wsikd.api.training": ("Run", "distill"),
+    "wsikd.core.about": ("RESEARCH_USE", "__version__"),
+    "wsikd.core.errors": ("WsikdError",),
+    "wsikd.tiles.store": ("TileStore",),
+}
+
+
+if not TYPE_CHECKING:  # or type checkers would take any name for one that exists
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its module."""
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(home), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'wsikd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from wsikd import __version__
+from wsikd.core.about import __version__
 from wsikd.core.config import RUN_CONFIG, RUN_RECORD, dump_config, first_difference
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import aside as aside

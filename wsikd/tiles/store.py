@@ -32,11 +32,12 @@ from wsikd.core.errors import (
 from wsikd.core.reading import read_json
 from wsikd.tiles.arrays import check_places, check_record, check_rgb, member, read_column, reading
 from wsikd.tiles.completeness import REMEDY, WHOLE, check_pixels, check_table, lacks_chunk
+from wsikd.tiles.patch_table import Field as Field
 from wsikd.tiles.patch_table import PatchTable as PatchTable
 from wsikd.tiles.shards import RawShards
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import dask.array as da
     from numpy.typing import NDArray
@@ -101,7 +102,27 @@ class StoreRecord:
 
 
 class TileStore(StoreRecord):
-    """A complete tile store, open for reading."""
+    """A complete tile store, open for reading: the fields of one slide at several resolutions.
+
+    ``len(store)`` is the number of fields; ``store[0]`` reads one.
+
+    Attributes:
+        path: the folder ``<slide>.zarr``.
+        mpps: um per pixel of each resolution, finest first.
+        classes: names of the labels.
+        slide: name of the slide.
+        patches: the table of its fields, see :class:`PatchTable`.
+
+    Examples:
+        >>> import wsikd
+        >>> store = wsikd.TileStore.open("stores/a.zarr")
+        >>> len(store), store.mpps
+        (12, (1.0, 4.0))
+        >>> store[0][4.0].shape
+        (64, 64, 3)
+        >>> store.dask(4.0).shape
+        (3, 192, 256)
+    """
 
     def __init__(self, path: Path, group: zarr.Group, meta: dict[str, Any]) -> None:
         """Use :meth:`open`."""
@@ -135,6 +156,67 @@ class TileStore(StoreRecord):
         path = Path(path)
         with reading(path):
             return cls(path, *_open_group(path))
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> Field:
+        """Read a field with its patch at each resolution.
+
+        Raises:
+            IndexError: there are not so many fields.
+            StoreError: the pixels are damaged.
+        """
+        count = len(self.patches)
+        if not -count <= index < count:
+            raise IndexError(f"{self.path}: field {index} of {count}")
+        number, table = index % count, self.patches
+        label = int(table.label[number])
+        return Field(
+            number,
+            (float(table.xy[number, 0]), float(table.xy[number, 1])),
+            float(table.tissue[number]),
+            self.classes[label] if label >= 0 else None,
+            {mpp: self.read_patch(number, mpp) for mpp in self.mpps},
+        )
+
+    def __iter__(self) -> Iterator[Field]:
+        return (self[index] for index in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{self.patch_px(mpp)} px at {mpp:g} um/px" for mpp in self.mpps)
+        return f"TileStore('{self.path.name}', {len(self)} fields, {sizes})"
+
+    def _repr_html_(self) -> str:
+        from wsikd.slides.html import card
+
+        counts = np.bincount(self.patches.label[self.patches.label >= 0], minlength=0)
+        rows: dict[str, object] = {
+            "fields": len(self),
+            **{f"at {m:g} um/px": f"{self.patch_px(m)} px" for m in self.mpps},
+            **{name: int(n) for name, n in zip(self.classes, counts, strict=False)},
+            "split": self.split or "none",
+            "folder": self.path.name,
+        }
+        return card(self.slide, rows, self.picture(360))
+
+    def picture(self, max_px: int) -> NDArray[np.uint8]:
+        """The stored tissue at the lowest resolution, thinned out: uint8 (height, width, 3).
+
+        Args:
+            max_px: longest side at most; every n-th pixel is taken.
+        """
+        with reading(self.path):
+            array = self._arrays[-1]
+            step = max(1, -(-max(array.shape[1:]) // max_px))
+            rows = [
+                np.asarray(array[:, top : top + step], np.uint8)[:, :1, ::step]
+                for top in range(0, array.shape[1], step)
+            ]
+            return np.ascontiguousarray(np.concatenate(rows, 1).transpose(1, 2, 0))
 
     def patch_px(self, mpp: float) -> int:
         """Side of a patch at a resolution of the store."""

@@ -392,7 +392,7 @@ def test_heat_is_as_full_as_the_last_class_is_probable():
     made = map_of([[0, 1, -1]], ("rest", "attention"))
     share = np.array([[0.25, 1.0, np.nan]], np.float32)
     made = replace(made, probability_khw=np.stack([1 - share, share]))
-    seen = png_export._background(made, 1200)
+    seen = png_export.blank(made, 1200)
     painted = png_export.paint_heat(made, seen, alpha=0.8)
     colour = np.array(class_colour("attention", 1))
     found = [

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
-from wsikd import __version__
+from wsikd.core.about import __version__
 from wsikd.core.errors import OutputError
 from wsikd.core.output.markers import MARKER, is_empty, stranger
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd import RESEARCH_USE
+from wsikd.core.about import RESEARCH_USE
 from wsikd.grade.bench.choice_report import trade_lines
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import torch
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.faults import explain
 from wsikd.core.timing import StageClock

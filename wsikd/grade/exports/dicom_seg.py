@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.grade.exports import Exporter, aside

@@ -41,7 +41,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     Raises:
         OutputError: the file cannot be written.
     """
-    _save(_regions(grade_map), path)
+    _save(regions_of(grade_map), path)
 
 
 def write_tiles(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
@@ -62,7 +62,8 @@ def _save(features: Iterator[Feature], path: Path) -> None:
         file.write("\n]}\n")
 
 
-def _regions(grade_map: GradeMap) -> Iterator[Feature]:
+def regions_of(grade_map: GradeMap) -> Iterator[Feature]:
+    """One feature for each connected region of equal grade, as :func:`write` writes them."""
     from wsikd.grade.vectorise import regions
 
     found, component_hw = regions(grade_map.grade_hw)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd import RESEARCH_USE
+from wsikd.core.about import RESEARCH_USE
 from wsikd.grade.exports import Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd import RESEARCH_USE
+from wsikd.core.about import RESEARCH_USE
 from wsikd.grade.exports import OVERLAY_FILE, Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import View, view
@@ -57,7 +57,7 @@ def write(
         RegionReadError: the slide is damaged.
         OutputError: the file cannot be written.
     """
-    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    seen = blank(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
     painted = paint(grade_map, seen, alpha=alpha)
     _save(painted, path, grade_map, seen, _legend_lines(grade_map, max(painted.shape[1], 480)))
 
@@ -77,7 +77,7 @@ def write_heat(
         RegionReadError: the slide is damaged.
         OutputError: the file cannot be written.
     """
-    seen = _background(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    seen = blank(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
     painted, last = paint_heat(grade_map, seen), len(grade_map.classes) - 1
     text = f"{grade_map.classes[last]}: the fuller, the nearer to 1"
     need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 3 * _MARGIN_PX
@@ -196,7 +196,8 @@ def _seen(grade_map: GradeMap, slide: Slide, max_px: int) -> View:
     return view(slide, grade_map.slide.bounds, max_px)
 
 
-def _background(grade_map: GradeMap, max_px: int) -> View:
+def blank(grade_map: GradeMap, max_px: int) -> View:
+    """White in place of the slide, at most ``max_px`` px at its longest side."""
     x, y, width, height = grade_map.slide.bounds
     scale = min(max_px / max(width, height), 1.0)
     size = (max(1, round(height * scale)), max(1, round(width * scale)), 3)

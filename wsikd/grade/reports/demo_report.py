@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.grade.bench.report import agreement_text, plot, stage_rows
 from wsikd.grade.exports.png import paint

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic

@@ -161,7 +161,7 @@ _ahead = Ahead()
 @lru_cache(maxsize=1)
 def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.EscalatingPredictor]:
     check_names(grading.settings.engine, grading.settings.precision)
-    bundle, student = _predictor(grading.model, grading.device, grading.settings)
+    bundle, student = open_predictor(grading.model, grading.device, grading.settings)
     asked = grading.escalation
     if asked is None:
         return Loaded(bundle), student
@@ -171,7 +171,7 @@ def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.Escalati
         bundle, teacher_bundle, budget=asked.budget, agreement=asked.agreement, kappa=asked.kappa
     )
     settings = escalate.teacher_settings(grading.settings, bundle.spec, teacher_bundle.spec)
-    _, teacher = _predictor(asked.teacher, grading.device, settings)
+    _, teacher = open_predictor(asked.teacher, grading.device, settings)
     both = escalate.EscalatingPredictor(
         student, teacher, rule, teacher_sha256=teacher_bundle.sha256
     )
@@ -188,9 +188,20 @@ def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:
     return load_bundle(path, known=known)
 
 
-def _predictor(
+def open_predictor(
     path: Path, device: str, settings: PredictSettings
 ) -> tuple[StudentBundle, SlidePredictor]:
+    """A network and what runs it over slides; PyTorch is left out where its graph is known.
+
+    Args:
+        path: bundle or run folder.
+        device: "auto", "cpu" or "cuda:0".
+        settings: how slides are read.
+
+    Raises:
+        BundleError: the bundle does not hold what its card says.
+        ConfigError: the settings do not fit.
+    """
     bundle = _load(path, device, settings)
     predictor = SlidePredictor(_network(bundle), bundle.spec, device=device, settings=settings)
     return StudentBundle(bundle.path, bundle.spec, bundle.card), predictor

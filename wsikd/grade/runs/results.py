@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.output.cells import csv_records
 from wsikd.core.output.files import check_file

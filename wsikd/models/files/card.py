@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.reading import read_json
 from wsikd.models.files.limits import ClassNames, NetworkName, Within, number

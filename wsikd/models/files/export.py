@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError, ConfigError, OutputError, one_line
 from wsikd.core.output.markers import PORTABLE
 from wsikd.core.output.place import Place

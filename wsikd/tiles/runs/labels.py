@@ -6,10 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from wsikd.core.errors import ConfigError
@@ -39,8 +37,8 @@ class Labels:
             self.bare.add(entry.name)
         return self._told(count.patches, count.per_class, zeros=False)
 
-    def finish(self, *, dry: bool) -> ConfigError | None:
-        """Log what is odd, and print the patches by class of all slides.
+    def finish(self, say: Callable[[str], None], *, dry: bool) -> ConfigError | None:
+        """Log what is odd, and say the patches by class of all slides.
 
         Returns:
             An error where labels were asked for and no patch has one.
@@ -51,7 +49,7 @@ class Labels:
         patches = sum(count.patches for count in self.counts.values())
         sums, slides = self._sums(), len(self.counts)
         if self.classes and slides:
-            click.echo(f"in all {self._told(patches, sums, zeros=True)}")
+            say(f"in all {self._told(patches, sums, zeros=True)}")
         if self.asked is None or not slides:
             return None
         if sum(sums):

@@ -5,27 +5,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .tile_run import outcomes
+from wsikd.tiles.jobs import compare_job
+from wsikd.tiles.runs.run import Ended, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from wsikd.core.output.batch import Batch
     from wsikd.tiles.compare_levels import RouteDifference
     from wsikd.tiles.jobs import TileJob
-
-    from .common import Batch
-    from .tile_labels import Labels
-    from .tile_run import Running
+    from wsikd.tiles.runs.labels import Labels
+    from wsikd.tiles.runs.run import Running
 
 
 def compare_tiles(
     jobs: Sequence[TileJob], how: Running, batch: Batch, out: Path, labels: Labels
-) -> None:
-    """Tell slide by slide how --route pyramid differs from area; writes nothing."""
+) -> Ended:
+    """Report slide by slide how --route pyramid differs from area; writes nothing."""
     del out, labels
-    from wsikd.tiles.jobs import compare_job
-
     by_name = {job.entry.name: job for job in jobs}
     with outcomes(jobs, compare_job, how, None) as ended:
         for outcome in ended:
@@ -36,7 +34,7 @@ def compare_tiles(
             lines = [_line(found) for found in outcome.value]
             told = "\n  ".join(lines) or "one magnification, so no other route"
             batch.went_well(job.entry, told, outcome.seconds)
-    batch.finish("pyramid against area, tissue fields spread evenly; nothing written")
+    return Ended("pyramid against area, tissue fields spread evenly; nothing written")
 
 
 def _line(found: RouteDifference) -> str:

@@ -1,0 +1,1 @@
+"""The front door: what ``import wsikd`` offers, built on the packages below."""

@@ -1,0 +1,293 @@
+"""The grade map of the front door: class probabilities of a slide that can be shown and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsikd.core.errors import ConfigError, OutputError, WsikdError
+from wsikd.grade import grademap as plain
+from wsikd.slides.listing.entry import SlideEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    import dask.array as da
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from wsikd.grade.reports.thumbnail import View
+
+_OVERLAY_PX = 1000
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class GradeMap(plain.GradeMap):
+    """Class probabilities of one slide, calibrated where the student's card has a temperature.
+
+    Cell (row, column) covers the level-0 box that starts at ``origin_xy + (column, row) *
+    cell_px`` and is ``cell_px`` large.
+
+    Attributes:
+        probability_khw: float32 (classes, rows, columns); NaN where nothing was read.
+        valid_hw: bool (rows, columns); cells that the network read.
+        tissue_hw: float32 (rows, columns); share of the cell covered by tissue, 0 to 1.
+        grade_hw: int16 (rows, columns); most probable class, -1 where nothing was read.
+        mpp: um per cell side.
+        origin_xy: level-0 (x, y) of the corner of cell (0, 0).
+        cell_px: level-0 (width, height) of a cell.
+        classes: name of each class, in order.
+        temperature: of the calibration; None where the card has none.
+        specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
+        min_area_mm2: area in mm2 that a pattern must cover to count.
+        entry: where the slide is; None where it is not at hand.
+
+    Examples:
+        >>> import wsikd
+        >>> student = wsikd.load_student("runs/student")
+        >>> grades = student.predict("s.svs")
+        >>> grades.classes
+        ('NC', 'G3', 'G4', 'G5')
+        >>> grades.summary()["fields"]
+        12
+    """
+
+    specimen: str = "biopsy"
+    min_area_mm2: float = 0.0
+    entry: SlideEntry | None = None
+
+    @classmethod
+    def of(
+        cls,
+        found: plain.GradeMap,
+        *,
+        specimen: str = "biopsy",
+        min_area_mm2: float = 0.0,
+        entry: SlideEntry | None = None,
+    ) -> Self:
+        """Take over a map of the packages below."""
+        own = {f.name: getattr(found, f.name) for f in fields(plain.GradeMap)}
+        return cls(**own, specimen=specimen, min_area_mm2=min_area_mm2, entry=entry)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, slide: str | Path | None = None) -> Self:
+        """Read the map of a slide that ``wsikd infer`` or :meth:`save` has written as "zarr".
+
+        Args:
+            folder: the slide's folder of results, or its ``grades.zarr``.
+            slide: the slide, for pictures; results keep no paths.
+
+        Raises:
+            StoreNotFoundError: there is no whole grade map.
+
+        Examples:
+            >>> import wsikd
+            >>> results = wsikd.infer(["s.svs"], "runs/student", "out")
+            >>> wsikd.GradeMap.load("out/s").summary()["fields"]
+            12
+        """
+        from wsikd.grade.exports import MAP_FILE
+        from wsikd.grade.exports.ome_zarr import read_alone
+        from wsikd.grade.runs.record import read_record
+
+        place = Path(folder)
+        place = place if place.name == MAP_FILE else place / MAP_FILE
+        record = read_record(place.parent)
+        made = record.made_with if record else {}
+        found = read_alone(place)
+        entry = None if slide is None else SlideEntry(Path(slide), found.slide.name)
+        return cls.of(
+            found,
+            specimen=str(made.get("specimen", "biopsy")),
+            min_area_mm2=float(made.get("min_area_mm2") or 0.0),
+            entry=entry,
+        )
+
+    def summary(self) -> dict[str, str | float | int | None]:
+        """The slide's row of ``summary.csv``: areas in mm2, shares, Gleason score, grade group.
+
+        Where the map is calibrated, shares and grade group have intervals (``_low``, ``_high``).
+        """
+        from wsikd.grade.intervals import intervals
+        from wsikd.grade.summary import summarise
+
+        drawn = intervals(self, specimen=self.specimen, min_area_mm2=self.min_area_mm2)
+        return summarise(self, specimen=self.specimen, min_area_mm2=self.min_area_mm2, drawn=drawn)
+
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = ("zarr", "csv", "geojson", "png")
+    ) -> dict[str, Path]:
+        """Write the map to files.
+
+        Args:
+            folder: where; made if missing. Nothing in it is replaced.
+            formats: "zarr", "ome-tiff", "csv", "uncertain", "geojson", "geojson-tiles", "png",
+                "heat", "dicom-seg", or "all" that the slide can have.
+
+        Returns:
+            The file or folder written for each format.
+
+        Raises:
+            ConfigError: a format is unknown.
+            SlideError: the slide cannot have one of them, or cannot be opened again.
+            OutputError: a file is there already, or cannot be written.
+
+        Examples:
+            >>> import wsikd
+            >>> grades = wsikd.load_student("runs/student").predict("s.svs")
+            >>> files = grades.save("maps", formats=["geojson", "zarr"])
+            >>> sorted(file.name for file in files.values())
+            ['grades.geojson', 'grades.zarr']
+        """
+        from contextlib import ExitStack
+
+        from wsikd.grade.exports import find_exporters, formats_for, write_all
+        from wsikd.slides.listing.manifest import open_entry
+
+        place = Path(folder)
+        with ExitStack() as stack:
+            slide = stack.enter_context(open_entry(self.entry)) if self.entry else None
+            names = tuple(find_exporters(formats)) if slide is None else formats_for(formats, slide)
+            for exporter in find_exporters(names).values():
+                if (place / exporter.file).exists():
+                    raise OutputError(
+                        place / exporter.file, "exists already", "choose another folder"
+                    )
+            return write_all(self, place, names, slide=slide)
+
+    def to_numpy(self) -> NDArray[np.float32]:
+        """Probabilities, float32 (classes, rows, columns); NaN where nothing was read."""
+        return self.probability_khw
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001
+        return np.array(self.probability_khw, dtype=dtype, copy=copy)
+
+    def to_dask(self) -> da.Array:
+        """Probabilities as a Dask array, float32 (classes, rows, columns), in blocks of 1,024."""
+        import dask.array
+
+        found: da.Array = dask.array.from_array(  # type: ignore[no-untyped-call]
+            self.probability_khw, chunks=(-1, 1024, 1024)
+        )
+        return found
+
+    def to_geodataframe(self) -> Any:
+        """Connected regions of equal grade as a GeoDataFrame, one row each.
+
+        Columns: geometry (polygons in level-0 px of the slide), grade, area_mm2, tissue_mm2,
+        prob_<class> (means) and uncertainty.
+
+        Raises:
+            ConfigError: geopandas is not installed.
+        """
+        from wsikd.grade.exports.geojson import regions_of
+
+        try:
+            from geopandas import GeoDataFrame
+        except ImportError as error:
+            raise ConfigError(
+                "geopandas", "is not installed", "pip install 'wsikd[geo]'"
+            ) from error
+        import shapely
+
+        left, top = self.slide.bounds[:2]
+        rows, shapes = [], []
+        for feature in regions_of(self):
+            rings = [np.asarray(r) + (left, top) for r in feature["geometry"]["coordinates"]]
+            shapes.append(shapely.Polygon(rings[0], rings[1:]))
+            about = feature["properties"]
+            rows.append({"grade": about["classification"]["name"], **about["measurements"]})
+        return GeoDataFrame(rows, geometry=shapes)
+
+    def plot(self, ax: Axes | None = None, *, alpha: float = 0.45) -> Axes:
+        """Draw the grades over the slide, or on white where the slide is not at hand.
+
+        Args:
+            ax: matplotlib axes; new ones by default.
+            alpha: opacity of the colours, 0 to 1.
+
+        Returns:
+            The axes.
+
+        Raises:
+            SlideError: the slide cannot be opened again.
+
+        Examples:
+            >>> import wsikd
+            >>> axes = wsikd.load_student("runs/student").predict("s.svs").plot()
+            >>> axes.get_title()
+            's'
+        """
+        from wsikd.api.plots import legend, new_axes, show
+        from wsikd.grade.exports.png import paint
+        from wsikd.grade.reports.class_colours import class_colour
+
+        axes = ax or new_axes()
+        seen = self._seen(_OVERLAY_PX)
+        height, width = seen.rgb.shape[:2]
+        box = (*seen.origin_xy, width / seen.scale[0], height / seen.scale[1])
+        show(axes, paint(self, seen, alpha=alpha), self.slide, box)
+        shares = self._shares()
+        legend(
+            axes,
+            [
+                (f"{name} {shares[name]}", class_colour(name, index))
+                for index, name in enumerate(self.classes)
+            ],
+        )
+        axes.set_title(self.slide.name)
+        return axes
+
+    def __repr__(self) -> str:
+        rows, columns = self.valid_hw.shape
+        fields_read = int(self.valid_hw.sum())
+        state = "calibrated" if self.temperature is not None else "not calibrated"
+        return (
+            f"GradeMap('{self.slide.name}', {rows} x {columns} cells of {self.mpp:g} um, "
+            f"{fields_read} fields, {state})"
+        )
+
+    def _repr_html_(self) -> str:
+        from wsikd.grade.exports.png import paint
+        from wsikd.slides.html import PICTURE_PX, card
+
+        summary = self.summary()
+        rows: dict[str, Any] = {"fields": summary["fields"]}
+        if "gleason_score" in summary:
+            group = summary["isup_grade_group"]
+            score = summary["gleason_score"]
+            rows["Gleason score"] = f"{score}, grade group {group}" if score else "none"
+        rows |= self._shares()
+        rows["cell"] = f"{self.mpp:g} um"
+        temperature = self.temperature
+        rows["calibrated"] = "no" if temperature is None else f"temperature {temperature:.3g}"
+        try:
+            seen = self._seen(PICTURE_PX)
+        except WsikdError:  # the slide has moved since
+            seen = self._blank(PICTURE_PX)
+        return card(self.slide.name, rows, paint(self, seen))
+
+    def _shares(self) -> dict[str, str]:
+        from wsikd.grade.summary import class_areas
+
+        areas = class_areas(self)
+        total = max(float(areas.sum()), 1e-12)
+        return {name: f"{area / total:.0%}" for name, area in zip(self.classes, areas, strict=True)}
+
+    def _seen(self, max_px: int) -> View:
+        from wsikd.grade.reports.thumbnail import view
+        from wsikd.slides.listing.manifest import open_entry
+
+        if self.entry is None:
+            return self._blank(max_px)
+        with open_entry(self.entry) as slide:
+            return view(slide, self.slide.bounds, max_px)
+
+    def _blank(self, max_px: int) -> View:
+        from wsikd.grade.exports.png import blank
+
+        return blank(self, max_px)

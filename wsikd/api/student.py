@@ -1,0 +1,276 @@
+"""``wsikd.load_student`` and the student that it returns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from wsikd.api.grademap import GradeMap
+from wsikd.api.slide import Slide
+from wsikd.core.errors import ConfigError
+from wsikd.models.files.peek import peek_grader
+from wsikd.slides.listing.entry import SlideEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Unpack
+
+    from wsikd.grade.predict import SlidePredictor
+    from wsikd.models.files.bundle import StudentBundle
+
+
+class ReadOptions(TypedDict, total=False):
+    """How a slide is read; what is left out has the default of ``wsikd infer``.
+
+    Attributes:
+        tissue: "otsu", "all", or another masker.
+        min_tissue: smallest share of tissue in a field, 0 to 1.
+        stride_px: distance of fields in px at the student's resolution; default its patch.
+        exact: decode JPEG in full, also where the slide has no level near that resolution.
+        batch_size: fields in a forward pass.
+        max_fields: read an even sample of so many fields.
+    """
+
+    tissue: str
+    min_tissue: float
+    stride_px: int | None
+    exact: bool
+    batch_size: int
+    max_fields: int | None
+
+
+class Student:
+    """A network that grades tissue, with its card; a teacher is one too.
+
+    The weights are read at the first prediction.
+
+    Attributes:
+        path: its bundle: ``model.safetensors`` and ``card.json``.
+        device: "auto", "cpu" or "cuda:0".
+        engine: "auto", "torch", "compile", "onnx" or "openvino".
+        precision: "auto", "fp32" or "bf16".
+
+    Examples:
+        >>> import wsikd
+        >>> student = wsikd.load_student("runs/student")
+        >>> student.classes, student.mpp, student.patch_px
+        (('NC', 'G3', 'G4', 'G5'), 4.0, 64)
+    """
+
+    def __init__(
+        self,
+        bundle: StudentBundle,
+        *,
+        device: str,
+        engine: str,
+        precision: str,
+        threads: int | None,
+    ) -> None:
+        """Use :func:`load_student`."""
+        self._bundle = bundle
+        self.path = bundle.path
+        self.device, self.engine, self.precision = device, engine, precision
+        self._threads = threads
+        self._ready: SlidePredictor | None = None
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """All that its card says: JSON values."""
+        return dict(self._bundle.card.record())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the network's outputs."""
+        return self._bundle.spec.classes
+
+    @property
+    def mpp(self) -> float:
+        """Resolution that it reads, in um per pixel."""
+        return self._bundle.spec.mpp
+
+    @property
+    def patch_px(self) -> int:
+        """Side of its patch in px at that resolution."""
+        return self._bundle.spec.patch_px
+
+    @property
+    def temperature(self) -> float | None:
+        """What its logits are divided by; None where it was not fitted on validation."""
+        return self._bundle.temperature
+
+    @property
+    def min_area_mm2(self) -> float:
+        """Area in mm2 that a pattern must cover to count, chosen on validation."""
+        return self._bundle.min_area_mm2
+
+    def predict(
+        self,
+        slide: str | Path | Slide,
+        *,
+        specimen: str = "biopsy",
+        min_area_mm2: float | None = None,
+        slide_mpp: float | None = None,
+        mask: str | Path | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> GradeMap:
+        """Grade a slide.
+
+        The probabilities are calibrated with the card's temperature, as those of ``wsikd infer``.
+
+        Args:
+            slide: a slide file or folder, or an open slide, which stays open.
+            specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
+            min_area_mm2: area in mm2 that a pattern must cover; default the student's.
+            slide_mpp: um per level-0 pixel, where the file does not say it.
+            mask: tissue of your own: an image of the whole slide, or GeoJSON.
+            on_progress: called with (fields done, fields in all).
+            options: see :class:`ReadOptions`.
+
+        Returns:
+            The grade map.
+
+        Raises:
+            MissingMppError: the resolution is not known.
+            SlideError, RegionReadError: the slide cannot be read.
+            BundleError: the weights are damaged.
+            ConfigError: an option is not known.
+
+        Examples:
+            >>> import wsikd
+            >>> student = wsikd.load_student("runs/student")
+            >>> student.predict("s.svs")
+            GradeMap('s', 3 x 4 cells of 256 um, 12 fields, calibrated)
+        """
+        from wsikd.core.registry import nearest
+        from wsikd.slides.base import FILLS_GAPS
+        from wsikd.slides.listing.manifest import open_entry
+
+        for name in options:
+            if name not in ReadOptions.__annotations__:
+                raise ConfigError(name, "is no option", nearest(name, ReadOptions.__annotations__))
+        entry = _entry(slide)
+        entry = replace(entry, mask=None if mask is None else Path(mask))
+        if slide_mpp is not None:
+            entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
+        predictor = self._predictor(entry, options)
+        if isinstance(slide, Slide) and slide_mpp is None:
+            found = predictor.predict(slide.reader, mask_file=entry.mask, on_progress=on_progress)
+        else:
+            with open_entry(entry) as opened:
+                found = predictor.predict(opened, mask_file=entry.mask, on_progress=on_progress)
+        least = self.min_area_mm2 if min_area_mm2 is None else min_area_mm2
+        own = GradeMap.of(found, specimen=specimen, min_area_mm2=least, entry=entry)
+        return GradeMap.of(
+            own.calibrated(self.temperature), specimen=specimen, min_area_mm2=least, entry=entry
+        )
+
+    def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:
+        """What reads with these options; the network and its engine are opened once."""
+        from wsikd.grade.predict import PredictSettings, SlidePredictor
+        from wsikd.grade.runs.jobs import open_predictor
+        from wsikd.grade.runs.resume_engine import settle
+        from wsikd.slides.threads import use_threads
+
+        settings = PredictSettings(
+            workers=use_threads(self._threads),
+            engine=self.engine,
+            precision=self.precision,
+            exact=False,
+        )
+        settings = replace(settings, **options)
+        if self._ready is None:
+            _, first = open_predictor(self.path, self.device, settings)
+            settle(first, [entry], None, None)
+            self._ready = first
+        ready = self._ready
+        computes = ready.settings
+        settings = replace(settings, engine=computes.engine, precision=computes.precision)
+        found = SlidePredictor(ready.network, ready.spec, device=ready.place, settings=settings)
+        found.engine = ready.engine
+        found.settle(computes.engine, computes.precision)
+        return found
+
+    def __repr__(self) -> str:
+        return f"Student('{self._name}', {', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        from wsikd.slides.html import card
+
+        said = self.card
+        metrics = said.get("metrics") or {}
+        rows: dict[str, Any] = {**self._facts(), "method": said.get("method", "unknown")}
+        rows["multiply-accumulates"] = f"{said.get('macs', 0) / 1e9:.3g} G a patch"
+        for name in ("kappa", "balanced_accuracy"):
+            value = metrics.get(name)
+            if isinstance(value, int | float):
+                rows[f"{name.replace('_', ' ')} on validation"] = f"{value:.3f}"
+        rows["least area"] = f"{self.min_area_mm2:.3g} mm2"
+        rows["use"] = said.get("use", "")
+        return card(f"Student {self._name}", rows)
+
+    def _facts(self) -> dict[str, str]:
+        calibrated = self.temperature is not None
+        return {
+            "network": self._bundle.arch,
+            "classes": " ".join(self.classes),
+            "input": f"{self.patch_px} px at {self.mpp:g} um/px",
+            "probabilities": "calibrated" if calibrated else "not calibrated",
+        }
+
+    @property
+    def _name(self) -> str:
+        return self.path.parent.name if self.path.name == "student" else self.path.name
+
+
+def _entry(slide: str | Path | Slide) -> SlideEntry:
+    if not isinstance(slide, Slide):
+        from wsikd.slides.file_format import slide_stem
+
+        return SlideEntry(Path(slide), slide_stem(Path(slide)))
+    info = slide.info
+    mpp = info.mpp
+    return SlideEntry(
+        slide.path,
+        slide.name,
+        mpp=mpp.x if mpp and mpp.source == "slide_mpp" else None,
+        mpp_source="slide_mpp",
+        series=info.series,
+        accept_grey=info.accept_grey,
+    )
+
+
+def load_student(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> Student:
+    """Open a student or a teacher. The weights are read, and checked, at the first prediction.
+
+    Args:
+        path: a run folder of ``wsikd distill``, or a bundle (``model.safetensors``, ``card.json``).
+        device: "auto", "cpu" or "cuda:0".
+        engine: "auto" (OpenVINO on a CPU, PyTorch on a GPU), "torch", "compile", "onnx",
+            "openvino".
+        precision: "fp32", "bf16", or "auto": bf16 where the processor has it and fields of the
+            first slide get the classes that they get in fp32.
+        threads: reading threads; default one a core.
+
+    Returns:
+        The student.
+
+    Raises:
+        ConfigError: ``path`` holds something else.
+        BundleError: it is missing, unfinished or damaged.
+
+    Examples:
+        >>> import wsikd
+        >>> wsikd.load_student("runs/student").classes
+        ('NC', 'G3', 'G4', 'G5')
+    """
+    bundle = peek_grader(path, "load_student")
+    return Student(bundle, device=device, engine=engine, precision=precision, threads=threads)

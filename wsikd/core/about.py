@@ -1,0 +1,10 @@
+"""The version of wsikd, and what it may be used for."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("wsikd")
+except PackageNotFoundError:  # imported from a source tree that was never installed
+    __version__ = "0+unknown"
+
+RESEARCH_USE = "For research use only, not for diagnosis."

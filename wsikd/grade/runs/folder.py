@@ -1,0 +1,312 @@
+"""A folder of graded slides: networks are loaded, an engine decided, slide after slide graded.
+
+Slides are graded in worker processes that may die, or in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.registry import check_known, known_names
+from wsikd.core.workers.process import Task, WorkerPool, run_here
+from wsikd.core.workers.terminable import terminable
+from wsikd.grade.domain_shift import trained_on
+from wsikd.grade.exports import ALL, DEFAULT, EXPORTERS, find_exporter
+from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
+from wsikd.grade.runs.results import (
+    ResultSettings,
+    check_summary,
+    keep_card,
+    results_made,
+    write_summary,
+)
+from wsikd.slides.listing.inputs import existing, own_tissue
+from wsikd.slides.listing.manifest import find_slides
+from wsikd.slides.listing.once import settle_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from wsikd.core.output.batch import Batch
+    from wsikd.core.workers.process import Outcome
+    from wsikd.grade.runs.jobs import Grading, Loaded
+    from wsikd.grade.runs.resume_engine import Settled
+    from wsikd.slides.listing.entry import SlideEntry
+
+    Run = Callable[[Iterable[Task], Callable[[Task, tuple[Any, ...]], None] | None],
+                   Iterator[Outcome]]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where and how slides are graded; nothing here changes a result."""
+
+    jobs: int
+    threads: int
+    stall_min: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to come of a slide; ``min_area`` in mm2, None for the student's own."""
+
+    formats: tuple[str, ...] = DEFAULT
+    specimen: str = "biopsy"
+    min_area: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Which slides are graded, as :func:`find_slides` takes them.
+
+    ``tissue`` is an entry of ``MASKERS``, a mask, or a folder of masks.
+    """
+
+    slides: Sequence[str]
+    tissue: str = "otsu"
+    slide_mpp: float | None = None
+    reader: str = "auto"
+    series: int | None = None
+    accept_grey: bool = False
+
+    def find(self, batch: Batch) -> list[SlideEntry]:
+        """The slides; one that is missing, or has no mask of its own, is a failure of the batch.
+
+        Raises:
+            NoSlidesError, ConfigError: as :func:`find_slides`.
+        """
+        entries = find_slides(
+            self.slides,
+            slide_mpp=self.slide_mpp,
+            reader=self.reader,
+            series=self.series,
+            accept_grey=self.accept_grey,
+        )
+        return own_tissue(self.tissue, existing(entries, batch), batch)
+
+
+class Watch(Protocol):
+    """Takes how far the slides have come."""
+
+    def report(self, task: Task, values: tuple[Any, ...]) -> None:
+        """Take (fields done, fields in all) of a slide."""
+
+    def end(self) -> None:
+        """The slide at hand is done."""
+
+    def note(self, line: str) -> None:
+        """Take a line on how the slides are graded."""
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def report(self, task: Task, values: tuple[Any, ...]) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+    def note(self, line: str) -> None:
+        """Log a line on how the slides are graded."""
+        log.info("%s", line)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A run that has ended: its report's last line, and the row of each slide by name."""
+
+    summary: str
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ...]:
+    """The formats that are named, in the order of ``EXPORTERS``.
+
+    Args:
+        values: names, or lists of them with commas between.
+        option: how messages call it.
+
+    Raises:
+        ConfigError: one is unknown or cannot be imported, or none is named.
+    """
+    known = known_names(EXPORTERS, "exporters")
+    asked = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if not asked:
+        raise ConfigError(option, "names nothing", f"give some of {', '.join(known)}")
+    for name in sorted({*asked} - {ALL}):
+        check_known(EXPORTERS, name, kind="exporters")
+    for name in known:
+        if name not in EXPORTERS and (name in asked or ALL in asked):
+            find_exporter(name)  # imported now, so that a fault of its package is reported once
+    return tuple(name for name in (*known, ALL) if name in asked)
+
+
+def grade_slides(
+    inputs: Inputs,
+    grading: Grading,
+    wanted: Wanted,
+    how: Running,
+    out: Path,
+    batch: Batch,
+    watch: Watch | None = None,
+) -> Graded:
+    """Load the networks, find the slides, grade them.
+
+    Args:
+        inputs: which slides.
+        grading: which network, and how it reads.
+        wanted: what is written of each.
+        how: where it runs.
+        out: folder of results; a slide that is done there is passed over.
+        batch: takes a line or an error for each slide.
+        watch: takes the progress of slides.
+
+    Raises:
+        WsikdError: nothing can be graded: the student, the settings, the inputs or ``out``.
+    """
+    watch = watch or Unwatched()
+    counts = {"graded": 0, "already there": 0}
+    rows: dict[str, dict[str, Any]] = {}
+    entries: Sequence[SlideEntry] = inputs.find(batch)
+    if not entries:
+        return Graded("nothing graded")
+    with _runner(how) as run:
+        loaded = _load(run, grading, watch)
+        entries = settle_names(entries, results_made(out))
+        out.mkdir(parents=True, exist_ok=True)
+        check_summary(out)
+        keep_card(out, loaded.student)
+        settled = _settle(run, grading, entries, out, overwrite=wanted.overwrite)
+        jobs = _jobs(entries, loaded, grading, wanted, out, settled)
+        for job, outcome in _outcomes(run, jobs, watch, ahead=how.jobs == 1):
+            watch.end()
+            if outcome.error:
+                batch.failed(job.entry, outcome.error)
+                continue
+            row, made = outcome.value
+            counts["graded" if made else "already there"] += 1
+            rows[job.entry.name] = row
+            write_summary(out)
+            line = _line(row, out / job.entry.name, made=made)
+            batch.went_well(job.entry, line, outcome.seconds)
+    return Graded(", ".join(f"{n} {what}" for what, n in counts.items()), rows)
+
+
+@contextmanager
+def _runner(how: Running) -> Iterator[Run]:
+    """What does tasks: worker processes, or this one."""
+    if how.jobs == 0:
+        yield run_here
+        return
+    with terminable(), WorkerPool(how.jobs, stall_s=60 * how.stall_min) as pool:
+        yield pool.run
+
+
+def _load(run: Run, grading: Grading, watch: Watch) -> Loaded:
+    """Have the networks loaded where they will run; raises what is wrong with them."""
+    (outcome,) = run([Task(str(grading.model), load_job, (grading,))], None)
+    if outcome.died and outcome.error:
+        raise BundleError(outcome.error.subject, outcome.error.fault, "copy the bundle again")
+    if outcome.error:
+        raise outcome.error
+    loaded: Loaded = outcome.value
+    if loaded.rule:
+        watch.note(f"escalation: {loaded.rule}")
+    if loaded.student.temperature is None:
+        log.warning("the student's card holds no temperature: probabilities are not calibrated")
+    return loaded
+
+
+def _settle(
+    run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path, *, overwrite: bool
+) -> Settled:
+    """Decide what computes; a slide that kills the process over it is told at its own turn."""
+    first: Sequence[SlideEntry] = entries
+    begun = None if overwrite and grading.settings.precision == "bf16" else out
+    while True:
+        (outcome,) = run([Task("engine", settle_job, (grading, first, begun))], None)
+        if not outcome.error:
+            settled: Settled = outcome.value
+            return settled
+        if isinstance(outcome.error, ConfigError) or not first:
+            raise outcome.error
+        first = ()
+
+
+def _jobs(
+    entries: Sequence[SlideEntry],
+    loaded: Loaded,
+    grading: Grading,
+    wanted: Wanted,
+    out: Path,
+    settled: Settled,
+) -> list[InferJob]:
+    student, teacher = loaded.student, loaded.teacher
+    settings = ResultSettings(
+        formats=wanted.formats,
+        specimen=wanted.specimen,
+        min_area_mm2=student.min_area_mm2 if wanted.min_area is None else wanted.min_area,
+        temperature=student.temperature,
+        teacher_temperature=None if teacher is None else teacher.temperature,
+    )
+    training = trained_on(student)
+    return [
+        InferJob(entry, grading, student.sha256, out, settings, training, wanted.overwrite, settled)
+        for entry in entries
+    ]
+
+
+def _outcomes(
+    run: Run, jobs: Sequence[InferJob], watch: Watch, *, ahead: bool
+) -> Iterator[tuple[InferJob, Outcome]]:
+    """What becomes of the slides.
+
+    With ``ahead``, a worker opens the next slide while it computes one. Where it dies then, which
+    of the two killed it is not known: the first is done again, alone.
+    """
+    todo = deque(jobs)
+    given: dict[str, InferJob] = {}
+
+    def tasks() -> Iterator[Task]:
+        while todo:
+            job = todo.popleft()
+            if ahead and todo and job.entry.name not in given:
+                job = replace(job, ahead=todo[0].entry)
+            given[job.entry.name] = job
+            yield Task(job.entry.name, infer_job, (job,))
+
+    for outcome in run(tasks(), watch.report):
+        job = given[outcome.task.name]
+        if outcome.died and job.ahead:
+            log.info("%s: its worker process died; it is graded again, alone", job.entry.name)
+            todo.appendleft(replace(job, ahead=None))
+            continue
+        yield job, outcome
+
+
+def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
+    shares = [
+        f"{key.removesuffix('_share')} {value:.0%}"
+        for key, value in row.items()
+        if key.endswith("_share") and value
+    ]
+    score = ""
+    if "gleason_score" in row:
+        found = row["gleason_score"]
+        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no score; "
+    asked = ""
+    if row.get("share_escalated") is not None:
+        share, took = row["share_escalated"], row["escalation_seconds"]
+        asked = f", teacher asked about {share:.0%} ({took:.1f} s)"
+    place = f"{'in' if made else 'already in'} {folder}"
+    return f"{row['fields']} fields, {score}{' '.join(shares) or 'no tissue'}{asked}, {place}"

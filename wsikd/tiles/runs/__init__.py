@@ -1,0 +1,1 @@
+"""Tiling many slides: what is asked, who does it, and the record of it."""
