@@ -1,0 +1,1 @@
+"""How many random changes of the code the tests catch."""
