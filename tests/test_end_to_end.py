@@ -38,9 +38,9 @@ def wsikd(*arguments, code=0):
 
 
 def here(folder):
-    """The small demo in this process, without workers, on slides of half the area."""
+    """The small demo in this process, without workers, on slides of a quarter of the area."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["wsikd.cli.demo"], "_SMALL_PX", 1792)
+        patch.setattr(sys.modules["wsikd.cli.demo"], "_SMALL_PX", 1280)
         for command, defaults in CHEAPER.items():
             for parameter in main.commands[command].params:
                 if parameter.name in defaults:

@@ -24,12 +24,12 @@ from wsikd.synthetic.cohort import (
 from wsikd.synthetic.tissue import GRADES, _enlarge_shift, plan_tissue
 
 FIELD_PX = 512  # 256 um at 0.5 um/px
-SIDE_PX = 3072
+SIDE_PX = 2304
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Four slides, each a quarter of the demo's."""
+    """Four slides, each a seventh of the demo's."""
     folder = tmp_path_factory.mktemp("cohort")
     return write_cohort(folder, seed=5, slides=4, size_px=(SIDE_PX, SIDE_PX))
 
@@ -150,13 +150,13 @@ def test_the_geometry_square_is_exact(tmp_path):
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path):
     def files(name, seed):
-        made = write_cohort(tmp_path / name, seed=seed, slides=2, size_px=(1201, 1102), mpp=0.499)
+        made = write_cohort(tmp_path / name, seed=seed, slides=2, size_px=(701, 602), mpp=0.499)
         return [p.read_bytes() for s in made for p in (s.path, s.annotation)]
 
     first = files("a", 3)
     assert files("b", 3) == first
     assert all(a != b for a, b in zip(files("c", 4), first, strict=True))
-    alone = write_cohort(tmp_path / "d", seed=3, slides=1, size_px=(1201, 1102), mpp=0.499)
+    alone = write_cohort(tmp_path / "d", seed=3, slides=1, size_px=(701, 602), mpp=0.499)
     assert alone[0].path.read_bytes() == first[0]
 
 
@@ -205,11 +205,11 @@ def test_nucleoli_show_at_1_um_per_px_and_not_at_4():
     nuclei_of = {}
     for name in GRADES:
         weights = [float(grade == name) for grade in GRADES]
-        nuclei_of[name] = plan_tissue((8,), (2048, 2048), 0.5, GRADES, weights).nuclei
+        nuclei_of[name] = plan_tissue((8,), (1536, 1536), 0.5, GRADES, weights).nuclei
 
     def densest(name, shrink):
         nuclei = nuclei_of[name]
-        small = area_average(nuclei, (0, 0), (shrink, shrink), (2048 // shrink, 2048 // shrink))
+        small = area_average(nuclei, (0, 0), (shrink, shrink), (1536 // shrink, 1536 // shrink))
         return np.mean(small > 150)
 
     for name in ("G3", "G4", "G5"):
@@ -229,8 +229,8 @@ def test_colour_histograms_do_not_depend_on_the_grade(shown, shrink):
     """At the resolutions of teacher and student, each slide predicted from the others."""
     colour, grade, owner = [], [], []
     for number, (rgb, label) in enumerate(shown):
-        for y in range(0, SIDE_PX - FIELD_PX + 1, FIELD_PX // 2):
-            for x in range(0, SIDE_PX - FIELD_PX + 1, FIELD_PX // 2):
+        for y in range(0, SIDE_PX - FIELD_PX + 1, FIELD_PX // 4):
+            for x in range(0, SIDE_PX - FIELD_PX + 1, FIELD_PX // 4):
                 part = label[y // 8 : (y + FIELD_PX) // 8, x // 8 : (x + FIELD_PX) // 8]
                 share = [np.mean(part == k) for k in range(len(GRADES))]
                 if max(share) >= 0.6:
