@@ -13,6 +13,6 @@ import click
 def config(file: Path, overrides: tuple[str, ...]) -> None:
     """Check a configuration FILE and print it with every default filled in."""
     from wsikd.core.config import dump_config
-    from wsikd.learn.engine.runs import load_settings
+    from wsikd.learn.engine.configurations import load_settings
 
     click.echo(dump_config(load_settings(file, list(overrides))), nl=False)

@@ -120,8 +120,9 @@ def evaluate(
         raise click.UsageError("--against is for runs of method mil")
 
     from wsikd.core.ranks import refuse_team
-    from wsikd.learn.preflight import PATCHES, check_data
+    from wsikd.learn.preflight import check_data
     from wsikd.models.files.peek import peek_grader
+    from wsikd.slides.what_is import PATCHES
 
     refuse_team("wsikd evaluate", "start it once")
     peek_grader(subject, "RUN")

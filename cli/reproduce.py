@@ -160,8 +160,9 @@ def read_plan(
         ConfigError: a row or setting is wrong, or options do not go together.
     """
     from wsikd.core.errors import ConfigError
-    from wsikd.learn.preflight import PATCHES, check_data
+    from wsikd.learn.preflight import check_data
     from wsikd.learn.reproduce.plan import Plan, read_rows
+    from wsikd.slides.what_is import PATCHES
 
     if not data:
         raise click.MissingParameter(param_hint="'--data'", param_type="option")

@@ -10,9 +10,8 @@ import zarr
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.settings import load_grading
 from wsikd.learn.preflight import check_run
 from wsikd.models.files.peek import check_pair, peek_bundle, teacher_note
 from wsikd.slides import what_is as w
@@ -272,6 +271,6 @@ def test_grading_with_a_teacher_is_allowed_and_noted(kinds):
 
 @pytest.mark.parametrize("arch", ["timm:resnet18", "hdkd_student", "vgg16"])
 def test_known_networks_pass(kinds, arch):
-    config = load_config(RunConfig, Path("first.yaml"), [f"network.arch={arch}"])
+    config = load_grading(Path("first.yaml"), [f"network.arch={arch}"])
     check_run(config.model_copy(update={"data": config.data.model_copy(
         update={"paths": ["images"]})}))  # fmt: skip

@@ -12,12 +12,9 @@ from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import resolve
 from wsikd.grade.exports import EXPORTERS, find_exporter
-from wsikd.learn.engine.runs import ROWS, SETTINGS, load_settings
+from wsikd.learn.engine.configurations import ROWS, load_settings
 from wsikd.learn.methods import METHODS
-from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.learn.patch.settings import TERMS
 from wsikd.models.backbones.open import build_backbone
-from wsikd.models.graders.pooled import build_grader
 from wsikd.models.tables import BACKBONES
 from wsikd.slides.base import READERS, Slide, open_slide
 from wsikd.slides.tissue.maskers import MASKERS
@@ -63,36 +60,6 @@ def test_masker(name):
     assert mask[25:65, 35:85].all()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_method(name):
-    torch.manual_seed(0)
-    make = resolve(METHODS, name, kind="methods")
-    if name == "hdkd":
-        small = {"dim": 16, "heads": 2, "depth": 1, "positions": 1}
-        strided = {"stem_stride": 8, "units": [3, 1, 1]}
-        student = build_grader("hdkd_student", 3, width=0.25, options=small)
-        teacher = build_grader("hdkd_teacher", 3, width=0.25, options=strided)
-        method = make(student, teacher, ratio=4.0)
-    else:
-        student, teacher = (build_grader("vgg_small", 3, width=0.25) for _ in "st")
-        method = make(student) if name == "supervised" else make(student, teacher)
-    assert isinstance(method, Method)
-    high = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
-    low = torch.nn.functional.avg_pool2d(high.float(), 4)
-    batch = Batch(
-        {"high": high, "low": low}, torch.tensor([0, 1, 2, 1]), ("a",) * 4, torch.arange(4)
-    )
-    terms = method(batch, Progress(0, 1))
-    assert set(terms) == set(TERMS[name])
-    assert all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
-    sum(terms.values()).backward()
-    trained = [p for group in method.param_groups() for p in group["params"]]
-    assert trained
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
-    assert {id(p) for p in method.parameters() if p.grad is not None} <= {id(p) for p in trained}
-    assert method.predict(batch).shape == (4, 3)
-
-
 # A DICOM segmentation refers to its slide and is tested with one, in tests/grade.
 @pytest.mark.parametrize("name", [n for n in EXPORTERS if n != "dicom-seg"])
 def test_exporter(name, tmp_path):
@@ -115,7 +82,7 @@ def test_backbone(name):
 @pytest.mark.parametrize("file", CONFIGS)
 def test_every_configuration_loads(file):
     path = Path(str(files("wsikd.configs"))) / file
-    assert load_settings(path).method in {*METHODS, *SETTINGS}
+    assert load_settings(path).method in METHODS
 
 
 @pytest.mark.parametrize("table", [READERS, MASKERS, METHODS, EXPORTERS, BACKBONES])

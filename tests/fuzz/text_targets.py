@@ -155,7 +155,8 @@ def build_config(folder):
 
 def use_config(folder):
     from wsikd.core.errors import WsikdError
-    from wsikd.learn.engine.runs import load_run, load_settings
+    from wsikd.learn.engine.configurations import load_settings
+    from wsikd.learn.engine.runs import load_run
 
     for file in _changed(folder):
         load_settings(file)

@@ -11,7 +11,7 @@ from wsikd.grade.exports import EXPORTERS, formats_for, write_all
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
-from wsikd.models.names import check_arch, split_encoder
+from wsikd.models.names import check_grader, split_encoder
 
 GRADER = """
 from wsikd.models.backbones.open import build_backbone
@@ -95,7 +95,7 @@ def test_a_prefix_of_an_encoder_is_one_only_where_it_is_known(installed, tmp_pat
 
 def test_a_grader_of_a_package(install, tmp_path, monkeypatch):
     install("double_grader", GRADER, "[wsikd.graders]\ndouble = double_grader:double\n")
-    check_arch("double", "supervised")
+    check_grader("double")
     torch.manual_seed(0)
     grader = build_grader("double", 2, width=0.25)
     spec = InputSpec(1.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3"))
@@ -107,7 +107,7 @@ def test_a_grader_of_a_package(install, tmp_path, monkeypatch):
         torch.testing.assert_close(bundle.network()(x), grader.eval()(x))
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="choose one of vgg_small"):
-        check_arch("double", "supervised")
+        check_grader("double")
     with pytest.raises(
         BundleError, match=r"install the package double_grader 0\.1, which makes it"
     ):

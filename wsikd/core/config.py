@@ -70,16 +70,21 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
     return _build(model, content, path.name, overridden)
 
 
-def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
-    """What a file and its overrides say of a key at the top, unchecked; None where nothing.
+def peek(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a file and its overrides say, unchecked.
 
     Raises:
         ConfigError: the file is missing or is no YAML mapping, or an override is none.
     """
-    content = read_mapping(Path(path))
+    return overridden(read_mapping(Path(path)), overrides)
+
+
+def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested keys and values with ``"a.b=value"`` entries set, unchecked."""
+    changed = deepcopy(dict(content))
     for override in overrides:
-        _apply(content, override)
-    return content.get(key)
+        _apply(changed, override)
+    return changed
 
 
 def parse_config(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsikd.core.about import __version__
-from wsikd.core.config import RUN_CONFIG, RUN_RECORD, dump_config, first_difference
+from wsikd.core.config import RUN_CONFIG, RUN_RECORD, Settings, dump_config, first_difference
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import aside as aside
 from wsikd.core.output.files import drop_temporary, not_ours
@@ -200,7 +200,7 @@ class RunDir:
             raise OutputError(
                 self.path, "holds no run to resume", "choose another -o, or leave --resume out"
             ) from error
-        key = self._difference(old, config.model_dump(mode="json"))
+        key = self._difference(as_read_today(old, config), config.model_dump(mode="json"))
         if key is None and "seed" in more and made.get("seed") != more["seed"]:
             key = "seed"
         if key is not None:
@@ -245,6 +245,22 @@ class RunDir:
     def keep_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite ``metrics.jsonl`` with these rows, dropping what a killed run wrote too early."""
         write_text_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def as_read_today(old: dict[str, Any], config: Dumped, exclude: Any = None) -> dict[str, Any]:
+    """Settings that were kept, as the model of ``config`` reads them; as kept if it refuses them.
+
+    Args:
+        old: of a run or a search, which an earlier version may have written.
+        config: what they are compared with.
+        exclude: keys to leave out, as pydantic takes them.
+    """
+    if not isinstance(config, Settings):
+        return old
+    try:
+        return type(config).model_validate(old).model_dump(mode="json", exclude=exclude)
+    except ValueError:  # a setting is wrong, and so another than that of the run to come
+        return old
 
 
 def _placeless(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a training, tuning or scoring names, checked before anything heavy is imported.
+"""What a training, tuning or scoring names, checked before data are read and networks made.
 
 Names, cards and settings are looked at, and the labels of patches; what reads the data checks the
-rest. Imports no torch.
+rest. Imports no torch by itself.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, DataError
+from wsikd.learn.patch.settings import RunConfig
 from wsikd.models.files.peek import peek_grader
-from wsikd.models.names import check_arch
-from wsikd.slides.what_is import BAGS, GRIDS, IMAGES, STORES, check_role
+from wsikd.slides.what_is import BAGS, check_role
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from wsikd.learn.data.settings import Data, Split
-    from wsikd.learn.patch.settings import RunConfig
     from wsikd.models.files.bundle import StudentBundle
-
-PATCHES = (STORES, IMAGES)
-_TAKES = {"mil": (BAGS, GRIDS), "slpd": (GRIDS,), "ts2g": PATCHES}
-"""Kinds of data by method; the methods on patches take ``PATCHES``."""
 
 
 def check_run(*configs: Any) -> None:
@@ -44,7 +39,7 @@ def check_run(*configs: Any) -> None:
     """
     for config in configs:
         _check_named(config)
-    graded = [c for c in configs if c.method not in _TAKES and c.method != "detector"]
+    graded = [c for c in configs if isinstance(c, RunConfig)]
     distinct = {c.data.model_dump_json() + c.split.model_dump_json(): c for c in graded}
     for config in distinct.values():
         check_labels(config.data, config.split)
@@ -74,18 +69,19 @@ def check_labels(data: Data, split: Split) -> None:
 
 
 def _check_named(config: Any) -> None:
-    _check_arch(config)
-    if config.method == "detector":
-        for name in ("train", "val"):
-            file = getattr(config.data, name)
-            if file is not None:
-                _check_exists(Path(file), f"set data.{name}")
-        return
-    check_data(config.data.paths, *_TAKES.get(config.method, PATCHES), source=_source(config))
+    check_arch = getattr(getattr(config, "network", None), "check_arch", None)
+    if check_arch is not None:
+        check_arch()
+    for name in getattr(config.data, "files", ()):
+        file = getattr(config.data, name)
+        if file is not None:
+            _check_exists(Path(file), f"set data.{name}")
+    if hasattr(config.data, "paths"):
+        check_data(config.data.paths, *config.learner.takes, source=_source(config))
     for path in getattr(config.data, "targets", ()):
         _check_exists(Path(path), "set data.targets")
         check_role(path, "data.targets", BAGS)
-    if hasattr(config, "teacher"):
+    if isinstance(config, RunConfig):
         peek_teacher(config)
 
 
@@ -116,7 +112,7 @@ def peek_teacher(config: RunConfig) -> StudentBundle | None:
         ConfigError: none is named, it is no teacher, or it reads another resolution than the data.
         BundleError: it cannot be used.
     """
-    if config.method == "supervised":
+    if not config.needs_teacher:
         return None
     if config.teacher is None:
         raise ConfigError(
@@ -151,11 +147,3 @@ def _source(config: Any) -> str:
 def _check_exists(path: Path, remedy: str) -> None:
     if not path.exists():
         raise DataError(path, "does not exist", remedy)
-
-
-def _check_arch(config: Any) -> None:
-    """Refuse a network that no table and no package offers; timm's are asked for by timm."""
-    network = getattr(config, "network", None)
-    arch = getattr(network, "arch", None)
-    if arch is not None and config.method not in ("detector", "slpd"):
-        check_arch(arch, config.method)

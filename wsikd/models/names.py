@@ -40,20 +40,19 @@ def is_grader(arch: str) -> bool:
     return arch not in BACKBONES and source_of(GRADERS, arch, kind="graders") is not None
 
 
-def check_arch(arch: str, method: str) -> None:
-    """Refuse a network that no table and no package offers; timm's are asked for by timm.
-
-    Args:
-        arch: ``network.arch`` of a configuration.
-        method: its method; that of ``mil`` is an aggregator.
+def check_grader(arch: str) -> None:
+    """Refuse a name that no table and no package offers; timm's are asked for by timm.
 
     Raises:
         ConfigError: the name is unknown.
     """
-    if method == "mil":
-        check_known(AGGREGATORS, arch, kind="aggregators")
-    elif not arch.startswith(f"{TIMM}:") and not is_grader(arch):
+    if not arch.startswith(f"{TIMM}:") and not is_grader(arch):
         check_known({**BACKBONES, **GRADERS}, arch, kind="backbones")
+
+
+def check_aggregator(arch: str) -> None:
+    """Refuse a network over bags that no table and no package offers. Raises ConfigError."""
+    check_known(AGGREGATORS, arch, kind="aggregators")
 
 
 def card_entry(arch: str, *kinds: str) -> dict[str, str]:

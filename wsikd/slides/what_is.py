@@ -33,6 +33,7 @@ DETECTOR = "a lesion detector (method detector)"
 UNFINISHED = "an unfinished run"
 WEIGHTS = "a file of a model"
 SETTINGS = "a configuration"
+PATCHES = (STORES, IMAGES)
 
 NETWORKS = {
     "mil": CLASSIFIER,
@@ -65,7 +66,7 @@ _WANTED = {
     GRIDS: "give region grids of wsikd embed --regions",
     RESULTS: "give the -o of wsikd infer",
     IMAGES: "give patch images, in folders named by class or with a labels CSV",
-    GRADER: "give a run of wsikd distill (method supervised, at_plus or hdkd)",
+    GRADER: "give a run of wsikd distill that grades patches",
     CLASSIFIER: "give a run of wsikd distill (method mil)",
     REGIONS: "give a run of wsikd distill (method slpd)",
     EMBEDDER: "give a run of wsikd distill (method ts2g)",

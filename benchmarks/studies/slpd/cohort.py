@@ -28,12 +28,11 @@ from benchmarks.studies.slpd.settings import ASKED_BY
 from wsikd.bags.bag import BagInfo, open_bag, write_bag
 from wsikd.bags.embed import there
 from wsikd.bags.embed_regions import RegionEmbedder, region_settings
-from wsikd.core.config import parse_config
 from wsikd.core.errors import OutputError
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, aside, write_json_atomic, write_text_atomic
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.settings import parse_grading
 from wsikd.learn.patch.train import distill
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bundle import CARD
@@ -153,7 +152,7 @@ def _tile_encoder(out: Path, cohort: Cohort, device: str) -> Path:
         "network": {"arch": "vgg_small", "width": 0.5},
         "optim": {"epochs": cohort.encoder_epochs, "batch_size": 32},
     }
-    config = parse_config(RunConfig, content, name=ASKED_BY)
+    config = parse_grading(content, name=ASKED_BY)
     distill(config, run, seed=cohort.seed, device=device, resume=True)
     return run
 

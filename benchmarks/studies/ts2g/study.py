@@ -38,9 +38,9 @@ from wsikd.learn.patch.train import PatchTask
 from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
 from wsikd.learn.ts2g.detect_data import load_boxes
+from wsikd.learn.ts2g.detect_method import Detect
 from wsikd.learn.ts2g.detect_settings import DetectConfig
 from wsikd.learn.ts2g.detect_train import (
-    Detect,
     DetectTask,
     ImageViews,
     average_precision,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.learn.grading import grading
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.learn.data.augment import Chance, augment
@@ -11,7 +12,7 @@ from wsikd.learn.data.patches import load_patches
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.methods.supervised import Supervised
-from wsikd.learn.patch.settings import Augment, RunConfig
+from wsikd.learn.patch.settings import Augment
 from wsikd.learn.patch.train import PatchTask, distill
 from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import open_slide
@@ -40,7 +41,7 @@ def make(folder, name, label, split, route, seed=0):
 
 
 def config(stores, low_source, **augmentation):
-    return RunConfig.model_validate({
+    return grading({
         "method": "supervised", "network": {"width": 0.25},
         "data": {"paths": [str(stores)], "student_mpp": 4.0, "low_source": low_source},
         "optim": {"epochs": 2, "batch_size": 16, "warmup_epochs": 0},
@@ -113,4 +114,4 @@ def test_stores_of_averages_and_files_are_refused(stores, stripes, tmp_path):
     with pytest.raises(DataError, match=r"no tile store.*data\.low_source=area"):
         distill(config(stripes, "pyramid"), tmp_path / "run", device="cpu")
     with pytest.raises(ValueError, match=r"needs data\.student_mpp above data\.mpp"):
-        RunConfig.model_validate({"method": "supervised", "data": {"low_source": "mixed"}})
+        grading({"method": "supervised", "data": {"low_source": "mixed"}})

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from wsikd.core.config import load_config
+from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError, DataError, StoreNotFoundError
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.data.source_base import read_csv, slide_of
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.settings import load_grading, parse_grading
 
 
 def load(*paths, split=None, **options):
@@ -137,7 +137,7 @@ def test_a_slide_pattern_that_is_none_is_one_line(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("method: supervised\ndata: {slide_pattern: '('}\n")
     with pytest.raises(ConfigError, match=r"data\.slide_pattern: '\(' is no regular") as caught:
-        load_config(RunConfig, path)
+        load_grading(path)
     assert "\n" not in str(caught.value)
     assert Data(slide_pattern=r"(\d+)").slide_pattern == r"(\d+)"
 
@@ -214,20 +214,21 @@ def test_missing_and_damaged_data(tmp_path, stripes):
         ({"method": "at_plus", "student_input": "half"}, "needs data.student_mpp"),
         ({"method": "at_plus", "weights": {"fmm": 1}}, "did you mean 'fm'"),
         ({"method": "supervised", "weights": {"fm": 1}}, "no term of this method"),
-        ({"method": "at_puls"}, "'at_puls' is not known"),
+        (
+            {"method": "at_puls"},
+            "at_puls: not among the known methods; did you mean",
+        ),
     ],
     ids=str,
 )
 def test_settings_that_contradict_are_refused(settings, message):
-    from wsikd.core.config import parse_config
-
     with pytest.raises(ConfigError, match=message) as caught:
-        parse_config(RunConfig, settings, name="x.yaml")
+        parse_grading(settings, name="x.yaml")
     assert str(caught.value).startswith("x.yaml")
 
 
 def test_terms_that_are_not_named_keep_their_defaults():
-    config = RunConfig.model_validate({"method": "at_plus", "weights": {"fm": 0}})
+    config = grading({"method": "at_plus", "weights": {"fm": 0}})
     assert config.weights == {"ce": 1.0, "fm": 0.0, "at_plus": 10.0}
 
 

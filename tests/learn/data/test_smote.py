@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.data.smote import oversample, read_targets
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 
 pytest.importorskip("imblearn")
@@ -88,7 +88,7 @@ def test_odd_files_are_refused(tmp_path, text, message):
 def test_a_run_records_its_counts_and_keeps_to_them(stripes, tmp_path):
     file = tmp_path / "counts.json"
     file.write_text(json.dumps({"G4": 30}))
-    config = RunConfig.model_validate(
+    config = grading(
         {
             "method": "supervised",
             "network": {"width": 0.25},

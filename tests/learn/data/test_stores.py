@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.learn.grading import grading
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import DataError
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.losses.maps import downsample
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.learn.score.predict_patches import ABOVE
 from wsikd.models.files.bundle import load_bundle
@@ -89,7 +89,7 @@ def test_unlabelled_stores_say_what_to_do(tmp_path):
 
 
 def test_training_chooses_a_least_area(tmp_path, stores):
-    config = RunConfig.model_validate(
+    config = grading(
         {
             "method": "supervised",
             "network": {"width": 0.25},

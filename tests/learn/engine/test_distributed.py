@@ -13,10 +13,10 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.splits import share_of
 from wsikd.learn.engine.distributed import Team
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
@@ -66,7 +66,7 @@ def names(folder):
 def teacher(stripes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
     told = yaml.safe_load(write_config(folder).read_text()) | {"data": {"paths": [str(stripes)]}}
-    distill(RunConfig.model_validate(told), folder / "run", device="cpu")
+    distill(grading(told), folder / "run", device="cpu")
     return folder / "run"
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    config = RunConfig.model_validate({"method": "supervised", "optim": {"accumulate": 2}})
+    config = grading({"method": "supervised", "optim": {"accumulate": 2}})
     with pytest.raises(ConfigError, match="32 does not divide among 3 processes of 2 parts; set"):
         Team(config, "cpu")
     refused = CliRunner().invoke(main, ["evaluate", "somewhere"])
@@ -119,7 +119,7 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_half_precision_needs_a_gpu():
-    config = RunConfig.model_validate({"method": "supervised", "optim": {"precision": "16-mixed"}})
+    config = grading({"method": "supervised", "optim": {"precision": "16-mixed"}})
     with pytest.raises(
         ConfigError, match=r"16-mixed: needs a GPU, not cpu; set optim\.precision=bf"
     ):

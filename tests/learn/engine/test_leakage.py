@@ -9,10 +9,10 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.learn.grading import grading
 from wsikd.core.errors import BundleError, DataError
 from wsikd.core.leak_hashes import HASH_CHARS
 from wsikd.learn.engine import leakage as seen
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 
@@ -33,7 +33,7 @@ def config(csv, teacher=None, **split):
     if teacher is not None:
         told |= {"method": "at_plus", "teacher": str(teacher)}
         told["data"] |= {"student_mpp": 2.0}
-    return RunConfig.model_validate(told)
+    return grading(told)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from torch import nn
 from wsikd.cli.main import main
 
+from tests.learn.grading import grading
 from wsikd.core import timing as clock
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.lock import locked
 from wsikd.learn.data import patches as data
 from wsikd.learn.data import prefetch as ahead
 from wsikd.learn.engine import loggers
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.models.device import deterministic
 from wsikd.models.files.bundle import load_bundle
@@ -39,7 +39,7 @@ def config(csv_file, **changes):
     }  # fmt: skip
     for key, value in changes.items():
         base[key] = base.get(key, {}) | value
-    return RunConfig.model_validate(base)
+    return grading(base)
 
 
 def frozen_statistics(self, mode=True):

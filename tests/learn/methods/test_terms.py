@@ -7,16 +7,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.learn.grading import grading
 from tests.learn.methods.pair import AT, batch, grader
 from wsikd.core.errors import ConfigError
 from wsikd.learn.losses import logits as losses_logits
 from wsikd.learn.losses import maps as losses
 from wsikd.learn.losses import relations as losses_relations
-from wsikd.learn.methods.at_plus import TERMS, AtPlus
+from wsikd.learn.methods.at_plus import AtPlus
 from wsikd.learn.patch.build import build_method, log_cost
-from wsikd.learn.patch.settings import KNOWN_TERMS, RunConfig
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
+
+TERMS = tuple(AtPlus.TERMS)
 
 
 def chain(net, x):
@@ -52,8 +54,7 @@ def mean_over_four(feature):
     return feature.reshape(b, k, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
-def test_names_are_those_of_the_settings():
-    assert KNOWN_TERMS["at_plus"] == TERMS
+def test_every_term_is_computed_in_order():
     method = AtPlus(grader(0), grader(1), terms=TERMS).train()
     terms = method(batch(4), AT)
     assert tuple(terms) == TERMS
@@ -299,7 +300,7 @@ def test_unknown_taps_are_refused(options, message):
 )
 def test_settings_that_contradict_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
-        RunConfig.model_validate({"method": "at_plus"} | change)
+        grading({"method": "at_plus"} | change)
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def teacher_bundle(tmp_path):
 
 
 def test_settings_reach_the_method(teacher_bundle):
-    config = RunConfig.model_validate({
+    config = grading({
         "method": "at_plus", "data": {"student_mpp": 4.0}, "student_input": "half",
         "weights": {"ce": 0, "kd": 1, "fm": 0.5, "at_plus": 0, "at": 1000, "sr_spatial": 0.1},
         "attention": {"form": "gradcam", "tap": "F3", "normalise": "softmax", "distance": "kl"},
@@ -355,9 +356,7 @@ def test_cost_is_told_beside_the_teacher_s(student_input, upsample, share, teach
 
 @pytest.mark.parametrize(("high", "low"), [(1.0, 2.0), (1.0, 4.0), (1.0, 8.0), (0.5, 2.0)])
 def test_any_pair_of_magnifications(high, low):
-    config = RunConfig.model_validate(
-        {"method": "at_plus", "data": {"mpp": high, "student_mpp": low}}
-    )
+    config = grading({"method": "at_plus", "data": {"mpp": high, "student_mpp": low}})
     assert config.ratio == low / high
     given = batch(2, side=128, factor=round(config.factor))
     method = AtPlus(grader(0), grader(1), terms=TERMS, ratio=config.ratio)

@@ -7,13 +7,13 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.learn.grading import grading
 from tests.learn.patch.test_train import Killed, kill_before_checkpoint, kill_in_step, rows
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Split
 from wsikd.learn.patch.build import build_student, input_spec
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.synthetic.cohort import write_pyramid
@@ -40,7 +40,7 @@ def config(csv, arch, method="supervised", teacher=None, mpp=1.0, hybrid=None, *
         base["teacher"] = str(teacher)
     for key, value in changes.items():
         base[key] = base.get(key, {}) | value
-    return RunConfig.model_validate(base)
+    return grading(base)
 
 
 @pytest.fixture(scope="module")

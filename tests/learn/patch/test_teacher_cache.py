@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import turned
@@ -13,7 +14,6 @@ from wsikd.learn.engine.distributed import Team
 from wsikd.learn.engine.train import seed_weights
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.methods.base import Progress
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import PatchTask, distill
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
@@ -38,7 +38,7 @@ def teacher(stripes, tmp_path_factory):
         "data": {"paths": [str(stripes)]},
         "optim": {"epochs": 2, "batch_size": 16},
     }
-    distill(RunConfig.model_validate(settings), folder, seed=3, device="cpu")
+    distill(grading(settings), folder, seed=3, device="cpu")
     return folder
 
 
@@ -53,7 +53,7 @@ def config(csv, teacher, cache="ram", augment=PLAIN, **changes):
         "augment": augment,
         "teacher_cache": cache,
     }
-    return RunConfig.model_validate(base | changes)
+    return grading(base | changes)
 
 
 def trainer(settings, folder):
@@ -149,7 +149,7 @@ def test_damaged_answers_are_told(stripes, teacher, tmp_path, kept):
 
 def test_another_teacher_has_other_answers(stripes, teacher, tmp_path):
     other = tmp_path / "other"
-    settings = RunConfig.model_validate(
+    settings = grading(
         {
             "method": "supervised",
             "network": {"arch": "strided_small", "width": 0.5},

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score
 
-from wsikd.core.config import load_config
+from tests.learn.grading import grading
 from wsikd.core.errors import (
     CheckpointError,
     ConfigError,
@@ -33,7 +33,7 @@ from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.patch import export as finish
 from wsikd.learn.patch.build import build_method, build_student, open_teacher
-from wsikd.learn.patch.settings import Augment, RunConfig
+from wsikd.learn.patch.settings import Augment, RunConfig, load_grading
 from wsikd.learn.patch.train import PatchTask, distill
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.predict_patches import evaluate_bundle
@@ -60,7 +60,7 @@ def config(csv, method="supervised", teacher=None, **changes):
         base["teacher"] = str(teacher)
     for key, value in changes.items():
         base[key] = base.get(key, {}) | value if isinstance(value, dict) else value
-    return RunConfig.model_validate(base)
+    return grading(base)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_run_folder_holds_what_it_promises(student, teacher, stripes):
     names |= {"checkpoints", "student"}
     assert {p.name for p in student.iterdir()} == names
     assert {p.name for p in (student / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    assert load_config(RunConfig, student / "config.yaml") == config(stripes, "at_plus", teacher)
+    assert load_grading(student / "config.yaml") == config(stripes, "at_plus", teacher)
     made = json.loads((student / "provenance.json").read_text())
     assert (made["seed"], made["device"]) == (1, "cpu")
     assert "epoch 4/4" in (student / "log.txt").read_text()
@@ -456,7 +456,7 @@ def test_every_configuration_loads():
         if name.startswith(("hdkd/", "slpd/", "ts2g/")):
             continue  # see tests/test_contracts.py
         with resources.as_file(resources.files("wsikd.configs") / name) as path:
-            loaded = load_config(RunConfig, path)
+            loaded = load_grading(path)
         assert loaded.data.mpp == 1.0
         assert (loaded.low_mpp == 4.0) == (loaded.method == "at_plus")
 
@@ -465,7 +465,7 @@ def test_template_spells_out_defaults_or_says_otherwise():
     """What the teacher's template shows is what a user gets by leaving it out."""
     root = resources.files("wsikd.configs") / "at_plus"
     shown = yaml.safe_load((root / "1_teacher.yaml").read_text())
-    full = RunConfig.model_validate(shown).model_dump()
+    full = grading(shown).model_dump()
     assert full == RunConfig(method="supervised").model_dump()
 
 

@@ -7,12 +7,11 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError, NonFiniteLossError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.learn.engine.runs import load_run
 from wsikd.learn.patch import tune as module
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.settings import load_grading
 from wsikd.learn.patch.tune import Tuning, parse_grid, trial_folder, tune
 from wsikd.models.backbones.base import macs
 from wsikd.models.files.bundle import load_bundle
@@ -52,7 +51,7 @@ def test_the_best_on_validation_is_chosen(tuning, tmp_path, monkeypatch):
     assert result.value == max(float(r["kappa"]) for r in trials)
     network = load_bundle(out / "trials" / trials[0]["run"]).network()
     assert {r["macs"] for r in trials} == {str(macs(network, 32))}
-    best = load_config(RunConfig, result.best_file)
+    best = load_grading(result.best_file)
     assert best.optim.lr == result.best["optim.lr"]
     assert best.optim.batch_size == result.best["optim.batch_size"]
     monkeypatch.setattr(module, "distill", None)  # nothing is trained again

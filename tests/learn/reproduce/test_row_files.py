@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError
-from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.reproduce.plan import read_rows
 
 CONFIGS = Path(str(resources.files("wsikd.configs")))
@@ -43,7 +43,7 @@ def test_rows_say_what_their_files_said(folder):
     found = {row.name: row.config.model_dump() for row in read_rows(CONFIGS / folder)}
     assert list(found) == list(AS_FILES[folder])
     for name, content in AS_FILES[folder].items():
-        assert found[name] == RunConfig.model_validate(content).model_dump(), name
+        assert found[name] == grading(content).model_dump(), name
 
 
 def test_a_row_is_the_base_and_what_differs(tmp_path):

@@ -14,7 +14,8 @@ from wsikd.cli.main import main
 from tests.learn.cohort import ENCODER, TINY, write_cohort
 from tests.learn.engine.test_distributed import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
-from wsikd.learn.engine.runs import load_run, load_settings
+from wsikd.learn.engine.configurations import load_settings
+from wsikd.learn.engine.runs import load_run
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.slpd.data import check_crops, load_regions

@@ -31,17 +31,21 @@ finds none; the teacher is frozen throughout; terms are summed outside.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
+from wsikd.core.config import Settings
 from wsikd.core.errors import ConfigError
+from wsikd.learn.data.augment_settings import Positive  # noqa: TC001 - pydantic reads it
+from wsikd.learn.engine.settings import NonNegative  # noqa: TC001
 from wsikd.learn.losses import logits as losses_logits
 from wsikd.learn.losses import maps as losses
 from wsikd.learn.losses import relations as losses_relations
 from wsikd.learn.losses.maps import to_grid
-from wsikd.learn.methods.base import Batch, Method, Progress, Taught
+from wsikd.learn.methods.base import Batch, KeptTeacher, Progress, Taught
 from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 
 if TYPE_CHECKING:
@@ -50,14 +54,90 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from wsikd.learn.methods.base import Terms
     from wsikd.learn.methods.pairs import TapPair
     from wsikd.models.graders.pooled import Grader
 
-DEFAULT_TERMS = ("ce", "fm", "at_plus")
-TERMS = (
-    *DEFAULT_TERMS, "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad", "sp", "rkd_distance",
-    "rkd_angle",
-)  # fmt: skip
+
+class Attention(Settings):
+    """Class attention of AT+."""
+
+    form: Literal["relu_product", "positive_grad", "gradcam"] = "relu_product"
+    """How channels are summed; see wsikd.learn.losses.maps.class_attention."""
+    tap: str | None = None
+    """Feature map in teacher and student, e.g. F4, or F3:F4 for the student's F3 and the teacher's
+    F4; none: the deepest of each."""
+    normalise: Literal["minmax", "softmax"] = "minmax"
+    """"minmax" scales a patch's maps to 0 to 1; "softmax" makes each a distribution over places."""
+    distance: Literal["l2", "kl", "bce"] = "l2"
+    """Between normalised maps; see wsikd.learn.losses.maps.attention_distance."""
+
+
+class Taps(Settings):
+    """Feature maps of the other terms, named as attention.tap."""
+
+    fm: str | None = None
+    """For fm and sp; none: as attention.tap."""
+    at: Annotated[list[str], Field(min_length=1)] | None = None
+    """For at, several if wanted; none: attention.tap alone."""
+    sr: str | None = None
+    """The student's, for sr_spatial; none: the deepest whose grid is the teacher's."""
+    project: bool = False
+    """Bring the student's channels to the teacher's by a trained 1x1 convolution where they
+    differ (fm, sr_last)."""
+
+
+class Kd(Settings):
+    """Distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    form: Literal["hinton", "code"] = "hinton"
+    """"hinton": T^2 KL; "code": the released code of AT+, where T divides the teacher's only."""
+    standardise: bool = False
+    """Logits of each patch to mean 0 and deviation 1 first (Sun et al. 2024; T = 2 there)."""
+
+
+class Dkd(Settings):
+    """Decoupled distillation of logits."""
+
+    temperature: Positive = 4.0
+    """Divides the logits."""
+    alpha: NonNegative = 1.0
+    """Weight of the label's class against the rest."""
+    beta: NonNegative = 8.0
+    """Weight of the classes beside the label's."""
+
+
+class At(Settings):
+    """Activation attention (Zagoruyko and Komodakis 2017)."""
+
+    form: Literal["mean_square", "l2"] = "mean_square"
+    """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
+    power: Positive = 2.0
+    """Exponent of the activations."""
+
+
+class AtPlusConfig(Settings):
+    """What a configuration of AT+ sets beside network, data and schedule."""
+
+    attention: Attention = Attention()
+    taps: Taps = Taps()
+    grid: Literal["teacher_down", "student_up"] = "teacher_down"
+    """Where maps are compared: on the student's grid, or on the teacher's."""
+    kd: Kd = Kd()
+    dkd: Dkd = Dkd()
+    at: At = At()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.kd.form == "code" and self.kd.standardise:
+            raise ValueError("kd.standardise needs kd.form 'hinton'; choose one of the two")
+        return self
+
+
+OWN_GRID = frozenset({"sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad"})
+"""Terms that read the teacher's maps on its own grid."""
 
 
 class Seen(NamedTuple):
@@ -77,9 +157,15 @@ class Seen(NamedTuple):
     slope: Tensor | None = None
 
 
-class AtPlus(Method):
-    """Any mixture of ``TERMS``."""
+class AtPlus(KeptTeacher):
+    """Any mixture of ``TERMS``; the weights are those of del Amor et al. at 2.5x."""
 
+    Config = AtPlusConfig
+    TERMS: ClassVar[Terms] = {
+        "ce": 1.0, "fm": 0.1, "at_plus": 10.0, "kd": None, "dkd": None, "sr_last": None,
+        "sr_spatial": None, "at": None, "at_grad": None, "sp": None, "rkd_distance": None,
+        "rkd_angle": None,
+    }  # fmt: skip
     views = ("high", "low")
 
     def __init__(
@@ -87,7 +173,7 @@ class AtPlus(Method):
         student: Grader,
         teacher: Grader,
         *,
-        terms: Collection[str] = DEFAULT_TERMS,
+        terms: Collection[str] = ("ce", "fm", "at_plus"),
         form: str = "relu_product",
         normalise: str = "minmax",
         distance: str = "l2",
@@ -144,6 +230,25 @@ class AtPlus(Method):
         self.sr_tap = matching_tap(sr_tap, student, teacher, ratio)
         self._add_helpers(project=project)
 
+    @classmethod
+    def build(cls, config: Any, student: Grader, teacher: Grader) -> Self:
+        """As ``AtPlusConfig`` sets it. Raises ConfigError: the networks do not go together."""
+        return cls(
+            student,
+            teacher,
+            terms=config.terms,
+            **config.attention.model_dump(),
+            fm_tap=config.taps.fm,
+            at_taps=config.taps.at,
+            sr_tap=config.taps.sr,
+            project=config.taps.project,
+            grid=config.grid,
+            kd=config.kd.model_dump(),
+            dkd=config.dkd.model_dump(),
+            at=config.at.model_dump(),
+            ratio=config.ratio,
+        )
+
     def _add_helpers(self, *, project: bool) -> None:
         """Convolutions that are trained beside the student, for the terms that need them."""
         if not self.teacher.pooled and (
@@ -189,7 +294,9 @@ class AtPlus(Method):
         else:
             taught = batch.taught or self.teach(batch.views["high"])
         seen = Seen(batch.label, logits, own, *taught, low, slope)
-        return {name: getattr(self, f"term_{name}")(seen) for name in TERMS if name in self.terms}
+        return {
+            name: getattr(self, f"term_{name}")(seen) for name in self.TERMS if name in self.terms
+        }
 
     @property
     def pairs(self) -> tuple[TapPair, ...]:
@@ -218,6 +325,25 @@ class AtPlus(Method):
                     create_graph=False,
                 ).detach()  # fmt: skip
         return Taught(logits.detach(), {k: v.detach() for k, v in taps.items()}, attention)
+
+    def why_not_kept(self) -> tuple[str, str] | None:
+        """Fault and remedy where a term reads the teacher on its own grid."""
+        if own := sorted(self.terms & OWN_GRID):
+            return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"
+        if self.grid == "student_up":
+            return "maps are compared on the teacher's grid", "set grid=teacher_down"
+        if "at_plus" in self.terms and self.normalise == "softmax":
+            return "attention.normalise softmax reads the teacher's grid", "use minmax"
+        return None
+
+    def kept_taps(self) -> list[tuple[str, str]]:
+        """Of all pairs but that of ``sr_spatial``."""
+        pairs = (self.tap, self.fm_tap, self.deepest, *self.at_taps)
+        return [(pair.student, pair.teacher) for pair in pairs]
+
+    def identity(self) -> list[str]:
+        """Reading of class attention."""
+        return [self.tap.teacher, self.form]
 
     @torch.enable_grad()
     def _slope(self, batch: Batch) -> Tensor:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsikd.core.config import Settings
+from wsikd.slides.what_is import PATCHES
+
 if TYPE_CHECKING:
+    from typing import Self
+
     from numpy.typing import NDArray
     from torch.nn import Parameter
 
     from wsikd.models.graders.pooled import Grader
 
+Terms = Mapping[str, float | None]
 _TURNS = torch.tensor([1, 2, 4])
 
 
@@ -109,13 +116,45 @@ class Method(nn.Module):
     """A way of training ``student``. The trainer weighs the terms, sums them and steps.
 
     ``forward`` must return the same names at every step. A frozen network inside a method stays
-    in eval mode whatever the trainer sets.
+    in eval mode whatever the trainer sets. All else that wsikd asks of a method is in its class.
     """
+
+    Config: ClassVar[type[Settings]] = Settings
+    """Its own part of a configuration: keys beside those of ``settings``. One with the key
+    ``method`` is the whole configuration."""
+    TERMS: ClassVar[Terms]
+    """Loss terms -> default weight; None for one that is left out unless ``weights`` names it."""
+    views: tuple[str, ...] = ("low",)
+    """What a batch holds: "low", and "high" where a teacher reads it."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether ``build`` is given one, and a configuration must name it."""
+    takes: ClassVar[tuple[str, ...]] = PATCHES
+    """Kinds of data, of ``wsikd.slides.what_is``, the usual one first."""
+    settings: ClassVar[str] = "wsikd.learn.patch.settings:RunConfig"
+    """The configuration that ``Config`` adds to."""
+    task: ClassVar[str] = "wsikd.learn.patch.train:PatchTask"
+    """What loads the data, judges an epoch and writes the result; an ``engine.trainer.Task``."""
 
     student: Grader
     helpers: nn.ModuleDict
     """Trained beside the student and not part of it, e.g. projections of its channels."""
-    views: tuple[str, ...] = ("low",)
+
+    @classmethod
+    def build(cls, config: Any, student: Any, teacher: Any) -> Self:
+        """The method of a run.
+
+        Args:
+            config: checked settings: ``settings`` with the keys of ``Config``; ``terms`` are the
+                names of those with a weight, ``ratio`` is the side in pixels of what the teacher's
+                backbone reads over the student's.
+            student: network to train.
+            teacher: with ``needs_teacher`` a network of the same classes, else None; or what else
+                ``task`` has to learn from.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        raise NotImplementedError
 
     def __init__(self) -> None:
         """Without helpers."""
@@ -137,3 +176,34 @@ class Method(nn.Module):
         """What the optimiser trains."""
         nets = (self.student, self.helpers)
         return [{"params": [p for net in nets for p in net.parameters() if p.requires_grad]}]
+
+
+class KeptTeacher(Method):
+    """A method whose teacher depends on patch and view alone, so that its answers can be kept.
+
+    See ``wsikd.learn.patch.teacher_cache``: maps are then averaged to the student's grids.
+    """
+
+    terms: frozenset[str]
+    needs_teacher = True
+
+    def why_not_kept(self) -> tuple[str, str] | None:
+        """Fault and remedy where a term reads the teacher on its own grid."""
+        raise NotImplementedError
+
+    def kept_taps(self) -> list[tuple[str, str]]:
+        """The student's and the teacher's name of each map that is compared, attention's first."""
+        raise NotImplementedError
+
+    def identity(self) -> list[str]:
+        """What else the answers depend on."""
+        raise NotImplementedError
+
+    def teach(self, patches: Tensor, *, always: bool = False) -> Taught:
+        """The teacher's answers for patches (B, 3, H, W), 0 to 255, on its own grids.
+
+        Args:
+            patches: uint8 or float.
+            always: give attention unasked where that costs next to nothing.
+        """
+        raise NotImplementedError

@@ -25,12 +25,14 @@ their stages have equal grids, which are compared and never resized.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
+from wsikd.core.config import Settings
 from wsikd.core.errors import ConfigError
 from wsikd.learn.losses.logits import distillation
 from wsikd.learn.losses.maps import cross_entropy
@@ -43,22 +45,49 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from wsikd.learn.methods.base import Terms
     from wsikd.models.graders.pooled import Grader
 
-TERMS = ("ce", "lkd", "fkd")
+
+class HdkdOptions(Settings):
+    """Of the terms lkd and fkd."""
+
+    logits: Literal["soft", "hard"] = "soft"
+    """"soft": the distillation token learns the teacher's probabilities; "hard": its decision."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits (soft)."""
+    reduction: Literal["deit_legacy", "batchmean"] = "deit_legacy"
+    """"deit_legacy" divides the sum over patches and classes by both counts, so the term is weaker
+    the more classes there are; "batchmean" by the patches alone (soft)."""
+    taps: Annotated[list[str], Field(min_length=1)] = Field(default=["F1", "F2", "F3"])
+    """Stages compared, named as in both networks."""
+    growth: Annotated[float, Field(ge=0)] = 1.0
+    """g: stage i counts i^g times."""
+    freeze_bn_after: Annotated[int, Field(ge=0)] | None = None
+    """Epoch, counted from 0, from which the student's batch norm uses its running statistics, as
+    the teacher's does; none: never."""
+
+
+class HdkdConfig(Settings):
+    """What a configuration of HDKD sets beside network, data and schedule."""
+
+    hdkd: HdkdOptions = HdkdOptions()
 
 
 class Hdkd(Method):
-    """Any of ``TERMS``."""
+    """Any of ``TERMS``; the weights are those of EL-Assiouti et al."""
 
+    Config = HdkdConfig
+    TERMS: ClassVar[Terms] = {"ce": 0.5, "lkd": 0.5, "fkd": 10.0}
     views = ("high", "low")
+    needs_teacher = True
 
     def __init__(
         self,
         student: Grader,
         teacher: Grader,
         *,
-        terms: Collection[str] = TERMS,
+        terms: Collection[str] = ("ce", "lkd", "fkd"),
         logits: str = "soft",
         temperature: float = 1.0,
         reduction: str = "deit_legacy",
@@ -99,6 +128,12 @@ class Hdkd(Method):
                 self.factors[name] = float((list(student.backbone.taps).index(name) + 1) ** growth)
         self._check_token()
 
+    @classmethod
+    def build(cls, config: Any, student: Grader, teacher: Grader) -> Self:
+        """As ``HdkdConfig`` sets it. Raises ConfigError: the networks do not go together."""
+        own = config.hdkd.model_dump()
+        return cls(student, teacher, terms=config.terms, ratio=config.ratio, **own)
+
     def _check_token(self) -> None:
         has = isinstance(self.student, TokenGrader) and self.student.head.special > 1
         if "lkd" in self.terms and not has:
@@ -134,7 +169,7 @@ class Hdkd(Method):
                 found["lkd"] = self.term_lkd(distilled, logits)
             if self.factors:
                 found["fkd"] = stage_distance(maps, taught, self.factors)
-        return {name: found[name] for name in TERMS if name in self.terms}
+        return {name: found[name] for name in self.TERMS if name in self.terms}
 
     def _ask(self, patches: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Logits of the class token and of the distillation token, and maps, in one pass."""

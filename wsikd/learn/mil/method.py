@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.mil.settings import TERMS, MilConfig
+from wsikd.slides.what_is import BAGS, GRIDS
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
     from wsikd.models.slide_level.mil import BagNetwork
@@ -23,7 +27,11 @@ class Mil(Method):
     A batch has the views "bag" float (B, N, D) and "mask" bool (B, N).
     """
 
+    Config = MilConfig
+    TERMS = TERMS
     views = ("bag", "mask")
+    takes = (BAGS, GRIDS)
+    task = "wsikd.learn.mil.train:BagTask"
 
     student: BagNetwork  # type: ignore[assignment]
 
@@ -31,6 +39,11 @@ class Mil(Method):
         """With the term ``instance`` or without."""
         super().__init__()
         self.student, self.instance = student, instance
+
+    @classmethod
+    def build(cls, config: MilConfig, student: BagNetwork, teacher: None) -> Self:
+        """With a loss on instances where its weight is not 0."""
+        return cls(student, instance=config.weights["instance"] > 0)
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """``ce`` and, if asked for, ``instance``."""

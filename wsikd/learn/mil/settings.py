@@ -9,10 +9,12 @@ from pydantic import Field, field_validator
 from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
 from wsikd.learn.data.settings import Split
+from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
+from wsikd.models.names import check_aggregator
 from wsikd.models.tables import AGGREGATORS
 
-TERMS = ("ce", "instance")
+TERMS = {"ce": 1.0, "instance": None}
 
 
 class BagData(Settings):
@@ -39,6 +41,10 @@ class MilNetwork(Settings):
     """Width of projected instances; none takes the network's own."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of values dropped in training; none takes the network's own."""
+
+    def check_arch(self) -> None:
+        """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
+        check_aggregator(self.arch)
 
     def options(self) -> dict[str, float]:
         """Keyword arguments of ``build_mil`` that are set."""
@@ -67,10 +73,9 @@ class Point(Settings):
     """Wanted on validation, for rule "sensitivity"."""
 
 
-class MilConfig(Settings):
+class MilConfig(MethodConfig):
     """One training run over bags."""
 
-    method: Literal["mil"]
     data: BagData = BagData()
     split: Split = Split()
     network: MilNetwork = MilNetwork()

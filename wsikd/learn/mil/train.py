@@ -118,10 +118,12 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
         self.data = checked(given or load_bags(self.config.data, self.config.split))
 
     def build(self) -> None:
-        """A network over bags, with a loss on instances where its weight is not 0."""
+        """The method around a network over bags."""
         own, bags = self.config.network, self.data
         network = build_mil(own.arch, bags.dim, len(bags.classes), **own.options())
-        self.method = Mil(network, instance=self.config.weights["instance"] > 0)
+        learner = self.config.learner
+        assert issubclass(learner, Mil)
+        self.method = learner.build(self.config, network, None)
 
     def make_views(self, device: torch.device) -> BagViews:
         """Of whole bags."""

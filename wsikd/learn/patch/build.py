@@ -6,8 +6,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import CheckpointError, ConfigError
-from wsikd.core.registry import resolve
-from wsikd.learn.methods import METHODS
 from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbones.base import macs
 from wsikd.models.backbones.open import imagenet_weights
@@ -87,34 +85,15 @@ def build_method(
     Raises:
         ConfigError: teacher and data disagree on the classes, or a tap is unknown.
     """
-    make = resolve(METHODS, config.method, kind="methods")
+    method = config.learner
     if teacher is None:
-        return make(student)  # type: ignore[no-any-return]
+        return method.build(config, student, None)
     if teacher.spec.classes != classes:
         ours, theirs = ", ".join(classes), ", ".join(teacher.spec.classes)
         raise ConfigError(
             "data.classes", f"are {ours}; the teacher's are {theirs}", "set them as the teacher's"
         )
-    terms = [name for name, weight in config.weights.items() if weight > 0]
-    if config.method == "hdkd":
-        return make(  # type: ignore[no-any-return]
-            student, teacher.network(), terms=terms, ratio=config.ratio, **config.hdkd.model_dump()
-        )
-    return make(  # type: ignore[no-any-return]
-        student,
-        teacher.network(),
-        terms=terms,
-        **config.attention.model_dump(),
-        fm_tap=config.taps.fm,
-        at_taps=config.taps.at,
-        sr_tap=config.taps.sr,
-        project=config.taps.project,
-        grid=config.grid,
-        kd=config.kd.model_dump(),
-        dkd=config.dkd.model_dump(),
-        at=config.at.model_dump(),
-        ratio=config.ratio,
-    )
+    return method.build(config, student, teacher.network())
 
 
 def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSpec:
@@ -204,7 +183,7 @@ def init_stream(config: RunConfig) -> str:
     terms that compare their maps would have it easier than with a teacher met by chance. Students
     of one seed share theirs, distilled or not, so that they can be compared in pairs.
     """
-    alone = config.method == "supervised" and round(config.factor) == 1
+    alone = not config.needs_teacher and round(config.factor) == 1
     return "teacher" if alone else "student"
 
 

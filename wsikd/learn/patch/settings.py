@@ -1,20 +1,33 @@
-"""Every key of a training configuration, with its unit. Imports no torch."""
+"""The keys that all methods which grade patches share, with their units.
+
+Imports no torch by itself; checking ``weights`` imports the method.
+"""
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
+from wsikd.core.errors import ConfigError
+from wsikd.core.registry import nearest
 from wsikd.learn.data.augment_settings import Augment, Positive
 from wsikd.learn.data.settings import Data, Split
+from wsikd.learn.engine.configurations import MethodConfig, load_settings, parse_settings
 from wsikd.learn.engine.settings import NonNegative, Optim
-from wsikd.learn.patch.hdkd_settings import Hdkd
+from wsikd.learn.methods import METHODS, find_method
 from wsikd.models.graders.hdkd_options import Hybrid
+from wsikd.models.names import check_grader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
+
+logger = logging.getLogger(__name__)
 
 
 class Network(Settings):
@@ -39,73 +52,16 @@ class Network(Settings):
     """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
     brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
 
-
-class Attention(Settings):
-    """Class attention of AT+."""
-
-    form: Literal["relu_product", "positive_grad", "gradcam"] = "relu_product"
-    """How channels are summed; see wsikd.learn.losses.maps.class_attention."""
-    tap: str | None = None
-    """Feature map in teacher and student, e.g. F4, or F3:F4 for the student's F3 and the teacher's
-    F4; none: the deepest of each."""
-    normalise: Literal["minmax", "softmax"] = "minmax"
-    """"minmax" scales a patch's maps to 0 to 1; "softmax" makes each a distribution over places."""
-    distance: Literal["l2", "kl", "bce"] = "l2"
-    """Between normalised maps; see wsikd.learn.losses.maps.attention_distance."""
+    def check_arch(self) -> None:
+        """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
+        check_grader(self.arch)
 
 
-class Taps(Settings):
-    """Feature maps of the other terms, named as attention.tap."""
+class RunConfig(MethodConfig):
+    """One training run of a network that grades patches; a method's own keys come beside these."""
 
-    fm: str | None = None
-    """For fm and sp; none: as attention.tap."""
-    at: Annotated[list[str], Field(min_length=1)] | None = None
-    """For at, several if wanted; none: attention.tap alone."""
-    sr: str | None = None
-    """The student's, for sr_spatial; none: the deepest whose grid is the teacher's."""
-    project: bool = False
-    """Bring the student's channels to the teacher's by a trained 1x1 convolution where they
-    differ (fm, sr_last)."""
-
-
-class Kd(Settings):
-    """Distillation of logits."""
-
-    temperature: Positive = 4.0
-    """Divides the logits."""
-    form: Literal["hinton", "code"] = "hinton"
-    """"hinton": T^2 KL; "code": the released code of AT+, where T divides the teacher's only."""
-    standardise: bool = False
-    """Logits of each patch to mean 0 and deviation 1 first (Sun et al. 2024; T = 2 there)."""
-
-
-class Dkd(Settings):
-    """Decoupled distillation of logits."""
-
-    temperature: Positive = 4.0
-    """Divides the logits."""
-    alpha: NonNegative = 1.0
-    """Weight of the label's class against the rest."""
-    beta: NonNegative = 8.0
-    """Weight of the classes beside the label's."""
-
-
-class At(Settings):
-    """Activation attention (Zagoruyko and Komodakis 2017)."""
-
-    form: Literal["mean_square", "l2"] = "mean_square"
-    """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
-    power: Positive = 2.0
-    """Exponent of the activations."""
-
-
-class RunConfig(Settings):
-    """One training run: a teacher or a student."""
-
-    method: Literal["supervised", "at_plus", "hdkd"]
-    """"supervised" trains a network on labels; "at_plus" and "hdkd" distil a teacher as well."""
     teacher: str | None = None
-    """Run folder or bundle of the teacher (at_plus, hdkd); --teacher sets it."""
+    """Run folder or bundle of the teacher, for methods that distil one; --teacher sets it."""
     network: Network = Network()
     student_input: Literal["native", "half", "upsampled"] = "native"
     """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
@@ -117,49 +73,47 @@ class RunConfig(Settings):
     split: Split = Split()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
     """Factor on each loss term; a term that is not named keeps its default, 0 leaves it out."""
-    attention: Attention = Attention()
-    taps: Taps = Taps()
-    grid: Literal["teacher_down", "student_up"] = "teacher_down"
-    """Where maps are compared: on the student's grid, or on the teacher's."""
     teacher_cache: Literal["auto", "off", "ram", "disk"] = "auto"
     """Ask the teacher once for each view of a patch and keep its answers, in memory or in the run
     folder. That needs views that can be counted (flips only, or augment.colour_of: student);
     "auto" keeps them in memory where that is so, pays and fits into data.cache_gb."""
     teacher_cache_dir: str | None = None
     """Folder of the answers for "disk", to share them among students; none: RUN/targets."""
-    kd: Kd = Kd()
-    dkd: Dkd = Dkd()
-    at: At = At()
-    hdkd: Hdkd = Hdkd()
     optim: Optim = Optim()
     augment: Augment = Augment()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_method(cls, content: Any) -> Any:
+        """Without the sections of other methods, which wsikd 0.1.0 wrote into every run."""
+        if not isinstance(content, dict) or set(content) <= set(cls.model_fields):
+            return content
+        return without_others(cls, content)
 
     @field_validator("weights")
     @classmethod
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
-        from wsikd.core.registry import nearest
-
-        method = info.data.get("method", "at_plus")
-        known = KNOWN_TERMS[method]
+        if "method" not in info.data:
+            return value
+        terms = find_method(info.data["method"]).TERMS
         for name in value:
-            if name not in known:
-                raise ValueError(f"'{name}' is no term of this method; {nearest(name, known)}")
-        weights = {**TERMS[method], **value}
+            if name not in terms:
+                raise ValueError(f"'{name}' is no term of this method; {nearest(name, terms)}")
+        weights = {name: default for name, default in terms.items() if default is not None} | value
         if not any(weights.values()):
             raise ValueError("every term has weight 0; give one a weight above 0")
         return weights
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.network.init == "teacher" and self.method == "supervised":
+        if self.network.init == "teacher" and not self.needs_teacher:
             raise ValueError(
-                "network.init 'teacher' needs a teacher; use method at_plus, or another init"
+                "network.init 'teacher' needs a teacher; use a method that distils, or another init"
             )
-        if self.kd.form == "code" and self.kd.standardise:
-            raise ValueError("kd.standardise needs kd.form 'hinton'; choose one of the two")
-        if self.teacher is not None and self.method == "supervised":
+        if self.teacher is not None and not self.needs_teacher:
             raise ValueError(
-                "method supervised has no teacher; leave teacher out or use at_plus or hdkd"
+                f"method {self.method} has no teacher; leave teacher out or use a method that "
+                "distils"
             )
         factor = self.factor
         if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
@@ -186,6 +140,16 @@ class RunConfig(Settings):
         return self
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether the method distils a teacher."""
+        return self.learner.needs_teacher
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Loss terms with a weight."""
+        return tuple(name for name, weight in self.weights.items() if weight > 0)
+
+    @property
     def low_mpp(self) -> float:
         """um per pixel of the network that is trained."""
         return self.data.student_mpp or self.data.mpp
@@ -206,20 +170,56 @@ class RunConfig(Settings):
         return round(self.factor) / self.upsample
 
 
-TERMS: dict[str, dict[str, float]] = {
-    "supervised": {"ce": 1.0},
-    "at_plus": {"ce": 1.0, "fm": 0.1, "at_plus": 10.0},
-    "hdkd": {"ce": 0.5, "lkd": 0.5, "fkd": 10.0},
-}
-"""Loss terms of each method and their default factors (at_plus: Del Amor et al. 2023, at 2.5x;
-hdkd: EL-Assiouti et al. 2024)."""
+def load_grading(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration of a method that grades patches. Raises ConfigError."""
+    return _grading(load_settings(path, overrides), Path(path).name)
 
-KNOWN_TERMS: dict[str, tuple[str, ...]] = {
-    "supervised": ("ce",),
-    "at_plus": (
-        "ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad", "sp",
-        "rkd_distance", "rkd_angle",
-    ),
-    "hdkd": ("ce", "lkd", "fkd"),
-}  # fmt: skip
-"""Every term that ``weights`` may name; those without a default factor are left out by default."""
+
+def parse_grading(
+    content: Mapping[str, Any],
+    *,
+    name: str | Callable[[Sequence[str]], str],
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Check a configuration of such a method that was read elsewhere. Raises ConfigError."""
+    found = parse_settings(content, name=name, overrides=overrides)
+    return _grading(found, name if isinstance(name, str) else name(["method"]))
+
+
+def _grading(config: MethodConfig, file: str) -> RunConfig:
+    if not isinstance(config, RunConfig):
+        raise ConfigError(
+            f"{file}: method", f"{config.method} does not grade patches", "use one that does"
+        )
+    return config
+
+
+def without_others(model: type[RunConfig], content: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the sections that only other built-in methods have.
+
+    A section that is not as that method's defaults is named in a warning.
+
+    Raises:
+        pydantic.ValidationError: a key or a value of such a section is wrong.
+    """
+    kept = {key: value for key, value in content.items() if key in model.model_fields}
+    left = {key: value for key, value in content.items() if key not in kept}
+    for name in METHODS:
+        if not left or name == content.get("method"):
+            continue
+        other = find_method(name)
+        own = {k: left.pop(k) for k in list(left) if k in other.Config.model_fields}
+        if own and not issubclass(other.Config, MethodConfig):
+            given, plain = other.Config.model_validate(own), other.Config()
+            changed = sorted(k for k in own if getattr(given, k) != getattr(plain, k))
+            if changed:
+                _warn(f"{', '.join(changed)}: of method {name}, without effect here")
+        else:
+            left |= own
+    return kept | left
+
+
+@cache
+def _warn(line: str) -> None:
+    """Once a process: a configuration may be read several times."""
+    logger.warning("%s", line)

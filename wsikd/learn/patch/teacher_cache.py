@@ -21,8 +21,7 @@ from wsikd.core.run import aside, write_json_atomic
 from wsikd.learn.data.augment import turned
 from wsikd.learn.data.views import is_enumerable
 from wsikd.learn.losses.maps import to_grid
-from wsikd.learn.methods.at_plus import AtPlus
-from wsikd.learn.methods.base import Targets
+from wsikd.learn.methods.base import KeptTeacher, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
-OWN_GRID = ("sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad")
-"""Terms that read the teacher's maps on its own grid."""
 
 
-def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
+def why_not(config: RunConfig, method: KeptTeacher) -> tuple[str, str] | None:
     """Fault and remedy where the teacher's answers cannot be kept, None where they can."""
     if not is_enumerable(config):
         return (
@@ -51,13 +48,7 @@ def why_not(config: RunConfig, terms: frozenset[str]) -> tuple[str, str] | None:
         )
     if round(config.factor) < 2:
         return "teacher and student read the same pixels", "set teacher_cache=off"
-    if own := sorted(terms & set(OWN_GRID)):
-        return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"
-    if config.grid == "student_up":
-        return "maps are compared on the teacher's grid", "set grid=teacher_down"
-    if "at_plus" in terms and config.attention.normalise == "softmax":
-        return "attention.normalise softmax reads the teacher's grid", "use minmax"
-    return None
+    return method.why_not_kept()
 
 
 def open_targets(
@@ -90,14 +81,16 @@ def open_targets(
         DataError: a file of answers is damaged.
         OutputError: the folder cannot be written.
     """
-    if not isinstance(method, AtPlus) and config.teacher_cache in ("ram", "disk"):
+    if not isinstance(method, KeptTeacher) and config.teacher_cache in ("ram", "disk"):
         raise ConfigError(
             f"teacher_cache {config.teacher_cache}",
             f"method {config.method} asks its teacher in every step", "set teacher_cache=auto",
         )  # fmt: skip
-    if not isinstance(method, AtPlus) or config.teacher_cache == "off" or method.terms <= {"ce"}:
+    if not isinstance(method, KeptTeacher) or config.teacher_cache == "off":
         return None
-    fault = why_not(config, method.terms)
+    if method.terms <= {"ce"}:
+        return None
+    fault = why_not(config, method)
     if config.teacher_cache != "auto" and fault:
         raise ConfigError(f"teacher_cache {config.teacher_cache}", *fault)
     if fault:
@@ -134,7 +127,7 @@ class _Asker:
     def __init__(
         self,
         config: RunConfig,
-        method: AtPlus,
+        method: KeptTeacher,
         patches: PatchSet,
         views: int,
         *,
@@ -153,19 +146,19 @@ class _Asker:
         method, px = self.method, self.patches.patch_px // round(self.config.factor)
         empty = torch.zeros(1, 3, px, px, device=self.team.device)
         training, student = method.training, method.student.eval()
-        pairs = (method.tap, method.fm_tap, method.deepest, *method.at_taps)
-        _, taps = student.with_taps(empty, {pair.student for pair in pairs})
+        pairs = method.kept_taps()
+        _, taps = student.with_taps(empty, {own for own, _ in pairs})
         method.train(training)
         found: dict[str, tuple[int, int]] = {}
-        for pair in pairs:
-            height, width = taps[pair.student].shape[-2:]
-            if found.setdefault(pair.teacher, (height, width)) != (height, width):
+        for own, theirs in pairs:
+            height, width = taps[own].shape[-2:]
+            if found.setdefault(theirs, (height, width)) != (height, width):
                 raise ConfigError(
-                    f"taps: {pair.teacher} of the teacher",
+                    f"taps: {theirs} of the teacher",
                     "is compared on two grids of the student",
                     "set teacher_cache=off",
                 )
-        return {**found, "attention": found[method.tap.teacher]}
+        return {**found, "attention": found[pairs[0][1]]}
 
     def _sizes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one answer of each table."""
@@ -188,7 +181,7 @@ class _Asker:
             "patches": hashlib.sha256(self.indices.tobytes()).hexdigest(),
             "patch_px": patches.patch_px, "views": self.views,
             "tables": {k: list(v) for k, v in self.sizes.items()},
-            "attention": [method.tap.teacher, method.form],
+            "attention": method.identity(),
             "precision": self.config.optim.precision,
         }  # fmt: skip
 

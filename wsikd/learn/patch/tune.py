@@ -21,7 +21,7 @@ from wsikd.core.errors import NonFiniteLossError, OutputError
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.files import not_ours
 from wsikd.core.output.lock import locked
-from wsikd.core.run import RunDir, write_text_atomic
+from wsikd.core.run import RunDir, as_read_today, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.data.sources import open_sources
 from wsikd.learn.patch.build import open_teacher
@@ -99,11 +99,12 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     """Refuse a folder that holds a search of other settings; the trials check themselves too."""
     made, teacher = RunDir(out), open_teacher(config)
     out.mkdir(parents=True, exist_ok=True)
+    left_out: Any = {"data": {"paths"}, "teacher": True}
     told = {
         "grid": {k: list(v) for k, v in tuning.grid.items()},
         "metric": tuning.metric,
         "seed": tuning.seed,
-        "first": config.model_dump(mode="json", exclude={"data": {"paths"}, "teacher": True}),
+        "first": config.model_dump(mode="json", exclude=left_out),
         "teacher_sha256": teacher.sha256 if teacher else None,
         "data": [source.digest for source in open_sources(config.data)],
     }
@@ -115,7 +116,11 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
             if result.exists():
                 raise not_ours(result, "the result of a search")
         write_text_atomic(file, text)
-    elif yaml.safe_load(file.read_text(encoding="utf-8")) not in (kept, told):
+        return
+    old = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if isinstance(old, dict) and isinstance(old.get("first"), dict):
+        old["first"] = as_read_today(old["first"], config, exclude=left_out)
+    if old not in (kept, told):
         raise OutputError(
             out, "holds a search with other settings", "give the same ones or another -o"
         )

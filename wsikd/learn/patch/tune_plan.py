@@ -1,4 +1,4 @@
-"""What ``wsikd tune`` searches, read from its options. Imports no torch."""
+"""What ``wsikd tune`` searches, read from its options."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from wsikd.core.config import load_config
 from wsikd.core.errors import ConfigError
-from wsikd.learn.engine.runs import refuse_rows
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.patch.settings import load_grading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from wsikd.learn.patch.settings import RunConfig
 
 METRICS = ("kappa", "balanced_accuracy", "accuracy")
 
@@ -42,9 +42,8 @@ class Tuning:
 
     def config(self, values: Mapping[str, Any]) -> RunConfig:
         """Settings of one trial. Raises ConfigError."""
-        refuse_rows(self.config_file)
         entries = [f"{k}={yaml.safe_dump(v, default_flow_style=True)}" for k, v in values.items()]
-        config = load_config(RunConfig, self.config_file, [*self.overrides, *entries])
+        config = load_grading(self.config_file, [*self.overrides, *entries])
         paths = {"paths": [*config.data.paths, *self.data]}
         return config.model_copy(update={"data": config.data.model_copy(update=paths)})
 

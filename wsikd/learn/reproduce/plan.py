@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import nearest
-from wsikd.learn.engine.runs import ROWS
+from wsikd.learn.engine.configurations import ROWS
 from wsikd.learn.reproduce.row_files import find_rows
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Row:
     @property
     def needs_teacher(self) -> bool:
         """Whether it takes the teacher of its seed."""
-        return self.config.method != "supervised" and self.config.teacher is None
+        return self.config.needs_teacher and self.config.teacher is None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _chosen(folder: Path, rows: list[Row], wanted: Sequence[str]) -> tuple[Row, 
         if teacher is None or teacher.needs_teacher:
             file = f"{TEACHER} to {ROWS}," if (folder / ROWS).is_file() else f"0_{TEACHER}.yaml"
             raise ConfigError(
-                folder, "its students have no teacher", f"add {file} of method supervised"
+                folder, "its students have no teacher", f"add {file} of a method without a teacher"
             )
         if teacher not in chosen:
             chosen.insert(0, teacher)

@@ -10,15 +10,17 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.config import load_config, parse_config, read_mapping
+from wsikd.core.config import read_mapping
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.names import safe_name
-from wsikd.learn.engine.runs import BASE, ROWS
-from wsikd.learn.patch.settings import RunConfig
+from wsikd.learn.engine.configurations import BASE, ROWS
+from wsikd.learn.patch.settings import load_grading, parse_grading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from wsikd.learn.patch.settings import RunConfig
 
 _FILE = re.compile(r"(\d+)_(.+)\.yaml")
 
@@ -49,7 +51,7 @@ def find_rows(folder: Path) -> dict[str, Callable[[Sequence[str]], RunConfig]]:
             folder, "holds no row", f"add {BASE} and {ROWS}, or files 1_teacher.yaml, 2_ce.yaml ..."
         )
     found: dict[str, Callable[[Sequence[str]], RunConfig]] = {
-        name: partial(load_config, RunConfig, file) for _, name, file in files
+        name: partial(load_grading, file) for _, name, file in files
     }
     if len(found) < len(files):
         raise ConfigError(folder, "two rows have the same name", "rename one of the files")
@@ -64,7 +66,7 @@ def _read_row(
     def source(key: Sequence[str]) -> str:
         return BASE if _holds(base, key) and not _holds(own, key) else f"{ROWS}: {name}"
 
-    return parse_config(RunConfig, _merged(base, own), name=source, overrides=overrides)
+    return parse_grading(_merged(base, own), name=source, overrides=overrides)
 
 
 def _differences(file: Path) -> dict[str, dict[str, Any]]:

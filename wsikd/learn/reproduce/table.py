@@ -164,7 +164,7 @@ def _alone(row: Row, plan: Plan) -> list[Row]:
     return [
         other
         for other in plan.rows
-        if other.config.method == "supervised"
+        if not other.config.needs_teacher
         and other.name != TEACHER
         and (other.config.low_mpp, other.config.student_input) == same
     ]
@@ -181,7 +181,7 @@ def _unpaired(plan: Plan) -> list[str]:
     told = []
     for row in plan.rows:
         others = _alone(row, plan)
-        if row.config.method == "supervised" or not others or _baseline(row, plan):
+        if not row.config.needs_teacher or not others or _baseline(row, plan):
             continue
         key = first_difference(_alike(others[0].config), _alike(row.config))
         told.append(f"{row.name}: no gain is given, since {others[0].name} has another {key}")
@@ -199,7 +199,7 @@ def _gains(
     gains = []
     for row in plan.rows:
         base = _baseline(row, plan)
-        if row.config.method == "supervised" or base is None:
+        if not row.config.needs_teacher or base is None:
             continue
         for metric in GAINS:
             entry = difference_of(row.name, base.name, metric, points, resampled)
@@ -257,7 +257,7 @@ def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
                 "histograms alone"
             )
     alone = sorted(
-        (r for r in plan.rows if r.config.method == "supervised"), key=lambda r: r.config.low_mpp
+        (r for r in plan.rows if not r.config.needs_teacher), key=lambda r: r.config.low_mpp
     )
     for fine, coarse in pairwise(alone):
         values = kappa[fine.name], kappa[coarse.name]

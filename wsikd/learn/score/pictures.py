@@ -81,11 +81,12 @@ def _attention(
     networks = teacher.network(), subject.bundle.network()
     if not all(network.pooled for network in networks):
         return None, []  # tokens give no class attention in closed form
+    attention = getattr(config, "attention", None)  # of methods that compare it
     return compare_attention(
         *networks,
         patches,
         indices,
         factor=round(subject.bundle.spec.mpp / patches.mpp),
-        form=config.attention.form,
+        **({} if attention is None else {"form": attention.form}),
         device=device,
     )

@@ -52,15 +52,14 @@ def open_subject(path: Path) -> Subject:
         BundleError: there is none, or it is damaged.
         ConfigError: the run's config.yaml is.
     """
-    from wsikd.core.config import load_config
-    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.learn.patch.settings import load_grading
     from wsikd.models.files.bundle import load_bundle
 
     bundle = load_bundle(path)
     for place in (path, bundle.path.parent):
         file = RunDir(place).config_file
         if file.is_file():
-            return Subject(bundle, place, load_config(RunConfig, file))
+            return Subject(bundle, place, load_grading(file))
     return Subject(bundle, bundle.path, None)
 
 

@@ -17,7 +17,7 @@ masked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,14 @@ from wsikd.learn.losses.dino import (
     wide,
 )
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.slpd.settings import SlpdConfig
+from wsikd.slides.what_is import GRIDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
+    from wsikd.learn.methods.base import Terms
     from wsikd.models.slide_level.region_vit import RegionStudent
 
 TARGETS = ("intra", "inter")
@@ -136,7 +140,11 @@ class Slpd(Method):
     the regions' indices.
     """
 
+    Config = SlpdConfig
+    TERMS: ClassVar[Terms] = {"dino": 1.0, "intra": 1.0, "inter": 1.0}
     views = ("global", "local")
+    takes = (GRIDS,)
+    task = "wsikd.learn.slpd.train:SlpdTask"
 
     student: RegionStudent  # type: ignore[assignment]
 
@@ -149,6 +157,20 @@ class Slpd(Method):
         self.helpers["teacher"] = teacher
         self.helpers["centres"] = Centres(student.shape.outputs)
         self.helpers["bank"] = Bank()
+
+    @classmethod
+    def build(cls, config: SlpdConfig, student: RegionStudent, teacher: RegionStudent) -> Self:
+        """The terms of the variant."""
+        options = Options(
+            terms=tuple(config.weights),
+            student_temperature=config.student_temperature,
+            teacher_temperature=config.teacher_temperature,
+            centre_momentum=config.centre_momentum,
+            teacher_momentum=config.optim.momentum,
+            skip_first_view=config.prototypes.skip_first_view,
+            shared_centre=config.prototypes.shared_centre,
+        )
+        return cls(student, teacher, options)
 
     @property
     def teacher(self) -> RegionStudent:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
+from wsikd.learn.engine.configurations import MethodConfig
 
 if TYPE_CHECKING:
     from typing import Self
@@ -189,10 +190,9 @@ class SlpdOptim(Settings):
         return self.epochs
 
 
-class SlpdConfig(Settings):
+class SlpdConfig(MethodConfig):
     """One training run of a region encoder."""
 
-    method: Literal["slpd"]
     variant: Literal["dino", "intra", "inter", "intra_inter"] = "intra_inter"
     """Self-distillation alone, or with prototypes of the own slide, of similar slides, or both."""
     data: RegionData = RegionData()

@@ -21,7 +21,7 @@ from wsikd.learn.engine.schedules import cosine_steps
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.slpd.cluster_epoch import encode, make_table, sizes, tensors
 from wsikd.learn.slpd.data import RegionSet, RegionViews, check_crops, load_regions
-from wsikd.learn.slpd.method import Options, Slpd
+from wsikd.learn.slpd.method import Slpd
 from wsikd.learn.slpd.prototypes import FILE
 from wsikd.learn.slpd.settings import SlpdConfig
 from wsikd.models.files.region_bundle import save_region_encoder
@@ -222,16 +222,9 @@ def build(config: SlpdConfig, dim: int) -> Slpd:
     still = RegionShape(**{**shape.record(), "drop_path": 0.0})
     with torch.random.fork_rng(devices=[]):
         teacher = RegionStudent(still)
-    options = Options(
-        terms=tuple(config.weights),
-        student_temperature=config.student_temperature,
-        teacher_temperature=config.teacher_temperature,
-        centre_momentum=config.centre_momentum,
-        teacher_momentum=config.optim.momentum,
-        skip_first_view=config.prototypes.skip_first_view,
-        shared_centre=config.prototypes.shared_centre,
-    )
-    return Slpd(student, teacher, options)
+    learner = config.learner
+    assert issubclass(learner, Slpd)
+    return learner.build(config, student, teacher)
 
 
 def seen(regions: RegionSet) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
 from wsikd.learn.data.augment_settings import Augment
 from wsikd.learn.data.settings import Data, Split
+from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
 
-TERMS = ("mae", "mse", "cosine")
+TERMS = {"mae": 1.0, "mse": None, "cosine": None}
 
 
 class Select(Settings):
@@ -61,10 +62,9 @@ class Ts2gOptim(Optim):
     balance: bool = False
 
 
-class Ts2gConfig(Settings):
+class Ts2gConfig(MethodConfig):
     """One training run of an embedder."""
 
-    method: Literal["ts2g"]
     data: Ts2gData = Ts2gData()
     split: Split = Split()
     trunk: Trunk = Trunk()

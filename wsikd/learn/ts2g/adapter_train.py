@@ -102,7 +102,9 @@ class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
         """The adapter behind the trunk."""
         student = _student(self.config, self._trunk, self.data)
         self.targets = _as_taught(student, self.data.targets, self.config)
-        self.method = Ts2g(student, torch.from_numpy(self.targets), list(self.config.weights))
+        learner = self.config.learner
+        assert issubclass(learner, Ts2g)
+        self.method = learner.build(self.config, student, torch.from_numpy(self.targets))
 
     def make_views(self, device: torch.device) -> Views:
         """As of a grader of patches."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from wsikd.core.config import Settings
+from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class DetectData(Settings):
     """Folder of the images; none: that of each annotation file, or images/ in it."""
     flips: bool = True
     """Mirror images at random, left to right."""
+
+    files: ClassVar[tuple[str, ...]] = ("train", "val")
 
 
 class DetectNetwork(Settings):
@@ -69,10 +72,9 @@ class DetectOptim(Optim):
     balance: bool = False
 
 
-class DetectConfig(Settings):
+class DetectConfig(MethodConfig):
     """One training run of a detector."""
 
-    method: Literal["detector"]
     data: DetectData = DetectData()
     network: DetectNetwork = DetectNetwork()
     optim: DetectOptim = DetectOptim()

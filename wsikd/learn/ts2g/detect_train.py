@@ -12,8 +12,9 @@ import torch
 
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.learn.engine.trainer import Task, Trainer
-from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.methods.base import Batch
 from wsikd.learn.ts2g.detect_data import BoxSet, load_boxes
+from wsikd.learn.ts2g.detect_method import Detect
 from wsikd.learn.ts2g.detect_settings import DetectConfig, DetectNetwork
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
@@ -29,57 +30,9 @@ if TYPE_CHECKING:
 
     from wsikd.core.run import RunDir
     from wsikd.learn.data.augment import Part
+    from wsikd.learn.methods.base import Progress
 
 logger = logging.getLogger(__name__)
-
-
-class Detect(Method):
-    """Trains ``student``, a detector; term ``loss``, the sum of its library's own."""
-
-    student: Detector  # type: ignore[assignment]
-    views = ("image",)
-
-    def __init__(self, student: Detector, images: BoxSet, *, flips: bool) -> None:
-        """Boxes are looked up in ``images`` by index."""
-        super().__init__()
-        self.student, self.images, self.flips = student, images, flips
-
-    def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
-        """``loss`` of images, each mirrored with its boxes by an even chance."""
-        images, targets = [], []
-        for padded, index in zip(batch.views["image"], batch.box.tolist(), strict=True):
-            image, target = self._cut(padded, index), self._target(index, padded.device)
-            if self.flips and bool(torch.rand(()) < 0.5):
-                image, target = mirrored(image, target)
-            images.append(image)
-            targets.append(target)
-        losses = self.student.losses(images, targets)
-        return {"loss": torch.stack([v.sum() for v in losses.values()]).sum()}
-
-    def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Detections of whole images, on the CPU."""
-        images = [
-            self._cut(padded, index)
-            for padded, index in zip(batch.views["image"], batch.box.tolist(), strict=True)
-        ]
-        return [{k: v.cpu() for k, v in d.items()} for d in self.student.detect(images)]
-
-    def _cut(self, padded: Tensor, index: int) -> Tensor:
-        width, height = self.images.size[index].tolist()
-        return padded[:, :height, :width].float() / 255
-
-    def _target(self, index: int, device: torch.device) -> dict[str, Tensor]:
-        return {
-            "boxes": torch.from_numpy(self.images.boxes[index]).to(device),
-            "labels": torch.from_numpy(self.images.labels[index]).to(device),
-        }
-
-
-def mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image (3, H, W) and its boxes, left to right."""
-    boxes = target["boxes"].clone()
-    boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
-    return image.flip(2), {**target, "boxes": boxes}
 
 
 class ImageViews:
@@ -124,7 +77,7 @@ def average_precision(
     with torch.inference_mode():
         for batch, chosen in views.images.batches(indices, size, threads=threads, read=views.read):
             found = method.detect(views.batch(batch, chosen, None))
-            metric.update(found, [method._target(int(i), torch.device("cpu")) for i in chosen])
+            metric.update(found, [method.target(int(i), torch.device("cpu")) for i in chosen])
     made = {k: float(v) for k, v in metric.compute().items() if k in ("map", "map_50")}
     return {k: None if v < 0 else v for k, v in made.items()}
 
@@ -183,7 +136,9 @@ class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
     def build(self) -> None:
         """A detector on its trunk."""
         detector = _start(self.config, len(self.data.classes))
-        self.method = Detect(detector, self.data, flips=self.config.data.flips)
+        learner = self.config.learner
+        assert issubclass(learner, Detect)
+        self.method = learner.build(self.config, detector, self.data)
 
     def make_views(self, device: torch.device) -> ImageViews:
         """Of whole images."""

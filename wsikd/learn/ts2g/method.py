@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.ts2g.adapter_settings import TERMS, Ts2gConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -43,6 +45,10 @@ def embedding_terms(found: Tensor, target: Tensor) -> dict[str, Tensor]:
 class Ts2g(Method):
     """Trains the adapter of ``student``, an encoder whose network is an ``Embedder``."""
 
+    Config = Ts2gConfig
+    TERMS = TERMS
+    task = "wsikd.learn.ts2g.adapter_train:EmbedTask"
+
     student: Encoder  # type: ignore[assignment]
     targets: Tensor
 
@@ -51,6 +57,11 @@ class Ts2g(Method):
         super().__init__()
         self.student, self.terms = student, tuple(terms)
         self.register_buffer("targets", targets, persistent=False)
+
+    @classmethod
+    def build(cls, config: Ts2gConfig, student: Encoder, teacher: Tensor) -> Self:
+        """``teacher`` is what it says of the patches: embeddings float32 (N, D)."""
+        return cls(student, teacher, list(config.weights))
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """The terms that were asked for."""
