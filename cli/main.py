@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from wsikd.core.about import RESEARCH_USE
+from wsikd.core.errors import ConfigError
 
 from .attend import attend
 from .bench import bench
@@ -16,6 +17,7 @@ from .distill import distill
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
+from .examples import EXAMPLES, suggestion
 from .exits import CODES, check_working_directory, one_line_errors, refuse_twice
 from .export import export
 from .export_model import export_model
@@ -42,6 +44,9 @@ class _Wsikd(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            remedy = suggestion(args[0], self.commands)
+            raise ConfigError(f"wsikd {args[0]}", "No such command", remedy)
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             refuse_twice(click.Context(command, ctx, name), rest)
@@ -82,4 +87,5 @@ COMMANDS = (
     demo,
 )
 for command in (*COMMANDS, demo, report, view, export_model, init, config, doctor):
+    command.epilog = f"Example: {EXAMPLES[command.name or '']}"
     main.add_command(command)
