@@ -1,0 +1,73 @@
+"""Draw the picture of the README from a finished demo.
+
+make demo
+python docs/pictures/demo.py demo docs/pictures/demo.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+PANELS = {
+    "tissue": "slide",
+    "truth": "drawn classes",
+    "teacher": "teacher, 10x",
+    "student": "student, 2.5x",
+}
+CLASSES = {"NC": "#56b4e9", "G3": "#f0e442", "G4": "#e66100", "G5": "#5d0f35"}
+
+
+def draw(demo: Path, out: Path, slide: str) -> None:
+    """Four panels of one test slide; under the maps times and kappa of both test slides.
+
+    Args:
+        demo: folder of ``wsikd demo``.
+        out: the picture.
+        slide: name of a test slide.
+    """
+    bench = json.loads((demo / "bench" / "bench.json").read_text(encoding="utf-8"))
+    told = {name: _told(bench, name) for name in ("teacher", "student")}
+    told["tissue"] = "synthetic, not used in training"
+    told["truth"] = "only where one class covers the field"
+    figure, axes = plt.subplots(1, 4, figsize=(11, 3.6), layout="constrained")
+    for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+        axis.imshow(plt.imread(demo / "report_files" / f"{slide}-{name}.png"))
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel(told[name], fontsize=8.5)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in axis.spines.values():
+            side.set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c, alpha=0.75) for c in CLASSES.values()]
+    names = ["benign", "Gleason 3", "Gleason 4", "Gleason 5"]
+    figure.legend(handles, names, ncols=4, loc="outside lower center", frameon=False, fontsize=9)
+    figure.savefig(out, dpi=100)
+
+
+def _told(bench: dict[str, Any], name: str) -> str:
+    total = bench["totals"][name]
+    wall, cpu = total["wall_s"]["median"], total["cpu_s"]["median"]
+    kappa = next(p for p in bench["points"] if _who(p) == name)["kappa"]
+    value = kappa["value"] if isinstance(kappa, dict) else kappa
+    return f"{wall:.2f} s, {cpu:.2f} CPU s for 2 slides\nquadratic kappa {value:.2f}"
+
+
+def _who(point: dict[str, Any]) -> str:
+    return str(point.get("name", point.get("reads")))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--slide", default="demo-07")
+    given = parser.parse_args()
+    draw(given.demo, given.out, given.slide)
