@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
+from wsikd.core.output.markdown import table_lines
 from wsikd.learn.reproduce.run_rows import read_predictions
 from wsikd.learn.reproduce.table import to_markdown
 
@@ -68,13 +69,13 @@ def cancer_kappas(folder: Path, seeds: list[int]) -> dict[str, list[float]]:
 def oracle_lines(oracle: dict[str, Any]) -> list[str]:
     """The oracle of a generated set as a Markdown table."""
     head = ["magnification", "cue that survives", "Bayes", "oracle", "bands known, same labels"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for name, entry in oracle["magnifications"].items():
         cells = [name, f"{entry['survives']:.2f}"]
         seen = (entry[who] for who in ("bayes", "oracle", "bands_known"))
         cells += [f"kappa {e['kappa']:.3f}, AUC {e['auc_cancer']:.3f}" for e in seen]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return table_lines(head, rows)
 
 
 def main() -> None:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import confusion, kappa
+from wsikd.core.softmax import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+_TINY = np.finfo(np.float32).smallest_subnormal
 SHARES = tuple(n / 100 for n in (*range(21), *range(25, 101, 5)))
 
 
@@ -31,9 +33,7 @@ def doubt(probability: NDArray[Any], temperature: float | None = None) -> NDArra
     """
     own = np.asarray(probability, np.float64)
     if temperature is not None:
-        logits = np.log(np.maximum(own, np.finfo(np.float32).smallest_subnormal)) / temperature
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        own = powers / powers.sum(1, keepdims=True)
+        own = softmax(np.log(np.maximum(own, _TINY)), temperature)
     return np.asarray(1 - own.max(1), np.float64)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.softmax import softmax
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -72,9 +74,8 @@ class GradeMap:
         divisor = np.full(self.valid_hw.shape, temperature)
         if self.escalated_hw is not None:
             divisor[self.escalated_hw] = 1.0 if teacher is None else teacher
-        logit = np.log(np.maximum(self.probability_khw, tiny), dtype=np.float64) / divisor
-        odds = np.exp(logit - logit.max(0, keepdims=True))
-        probability = (odds / odds.sum(0, keepdims=True)).astype(np.float32)
+        logit = np.log(np.maximum(self.probability_khw, tiny), dtype=np.float64)
+        probability = softmax(logit, divisor, axis=0).astype(np.float32)
         return replace(self, probability_khw=probability, temperature=temperature)
 
     @property

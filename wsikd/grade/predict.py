@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.errors import ConfigError, SlideError
+from wsikd.core.softmax import softmax
 from wsikd.core.timing import StageClock
 from wsikd.grade.engines import AUTO, Engine, Network
 from wsikd.grade.engines.check import Checked
@@ -210,7 +211,7 @@ class SlidePredictor:
                 logits = engine(patches)
                 if not np.isfinite(logits).all():
                     raise _overflow(slide, engine)
-                found[index] = _softmax(logits)
+                found[index] = softmax(logits, dtype=np.float32)
             if watch:
                 with clock("watch"):
                     watch(index, len(rows), patches)
@@ -253,12 +254,6 @@ def _overflow(slide: Slide, engine: Engine) -> SlideError:
     fault = f"the network's outputs are NaN or infinite (engine {engine.name}, {engine.precision})"
     remedy = "use --engine torch --precision fp32; if it stays, train the student again"
     return SlideError(slide.info.file, fault, remedy)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities over the last axis."""
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(shares / shares.sum(-1, keepdims=True), np.float32)
 
 
 def _sample(valid: NDArray[np.bool_], limit: int | None) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from benchmarks.studies.hdkd.plot import plot_shares
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
+from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
@@ -232,28 +233,29 @@ def write_study(study: dict[str, Any], out: Path) -> str:
 
 def to_markdown(study: dict[str, Any]) -> str:
     """The study as Markdown: mean, deviation over seeds, interval over slides, and gains."""
-    lines = ["| training slides | row | runs | quadratic kappa | balanced accuracy |"]
-    lines.append("|---" * 5 + "|")
-    for point in study["points"]:
-        cells = [_percent(point["share"]), point["row"], str(point["units"])]
-        cells += [_cell(point, figure) for figure in ("kappa", "balanced_accuracy")]
-        lines.append("| " + " | ".join(cells) + " |")
+    heads = ["training slides", "row", "runs", "quadratic kappa", "balanced accuracy"]
+    points = [
+        [_percent(point["share"]), point["row"], str(point["units"]),
+         *(_cell(point, figure) for figure in ("kappa", "balanced_accuracy"))]
+        for point in study["points"]
+    ]  # fmt: skip
     note = (
         "Mean ± deviation over seeds (ddof 0; each draws its own slides), then the 95 % interval "
         "over test slides or patients. Every row of a seed, the teacher too, has the same training "
         "slides."
     )
-    lines += ["", note]
-    if study["gains"]:
-        lines += ["", "| training slides | row | over | figure | gain | over slides | over seeds |"]
-        lines.append("|---" * 7 + "|")
-    for gain in study["gains"]:
-        cells = [
+    lines = [*table_lines(heads, points), "", note]
+    gains = [
+        [
             _percent(gain["share"]), gain["row"], gain["over"], gain["metric"].replace("_", " "),
             "-" if gain["mean"] is None else f"{gain['mean']:+.3f}",
             span_of(gain["interval_slides"]), span_of(gain["interval_seeds"]),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        ]
+        for gain in study["gains"]
+    ]  # fmt: skip
+    if gains:
+        heads = ["training slides", "row", "over", "figure", "gain", "over slides", "over seeds"]
+        lines += ["", *table_lines(heads, gains)]
     if study["missing"]:
         shares = ", ".join(map(_percent, study["missing"]))
         lines += ["", f"Not finished with {FEWEST_SEEDS} seeds, so left out: {shares}."]

@@ -8,6 +8,7 @@ from benchmarks.studies.slpd.pool import pool_areas, pool_scores
 from benchmarks.studies.slpd.scores import figures
 from benchmarks.studies.slpd.study import HEAD, NEAREST
 from benchmarks.studies.study_folder import read_json
+from wsikd.core.output.markdown import table_lines
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.mil.train import figure
@@ -93,37 +94,38 @@ def write_table(study: Study) -> str:
     return text
 
 
+CLUSTER_HEADS = (
+    "region vectors", "protocol", "adjusted Rand index", "nearest slide right, by prototypes",
+    "by mean vector",
+)  # fmt: skip
+SLIDE_HEADS = (
+    "region vectors", "protocol", "labels", "AUC of the slide's network", "minus dino",
+    "AUC of nearest neighbours", "minus dino",
+)  # fmt: skip
+
+
 def to_markdown(table: dict[str, Any]) -> str:
     """The tables of a study, each with what it needs to be read."""
-    lines = [
-        (
-            "| region vectors | protocol | adjusted Rand index | nearest slide right, by "
-            "prototypes | by mean vector |"
-        ),
-        "|---" * 5 + "|",
+    names = ("rand", "right_by_prototypes", "right_by_means")
+    clusters = [
+        [row["vectors"], row["protocol"] or "-", *(_cell(row[k]) for k in names)]
+        for row in table["clusters"]
     ]
-    for row in table["clusters"]:
-        names = ("rand", "right_by_prototypes", "right_by_means")
-        cells = [row["vectors"], row["protocol"] or "-", *(_cell(row[k]) for k in names)]
-        lines.append(f"| {' | '.join(cells)} |")
     chance = table["clusters"][0]["chance"]["value"]
     told = "" if chance is None else f"By chance the nearest slide is right in {chance:.3f}."
-    lines += [
-        "", told, "",
-        (
-            "| region vectors | protocol | labels | AUC of the slide's network | minus dino "
-            "| AUC of nearest neighbours | minus dino |"
-        ),
-        "|---" * 7 + "|",
-    ]  # fmt: skip
-    for row in table["slides"]:
-        head, near = row[HEAD], row[NEAREST]
-        cells = [
+    slides = [
+        [
             row["vectors"], row["protocol"] or "-", f"{row['share']:.0%}",
-            _cell(head["auc"]), _versus(head), _cell(near["auc"]), _versus(near),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _note(table)]) + "\n"
+            _cell(row[HEAD]["auc"]), _versus(row[HEAD]),
+            _cell(row[NEAREST]["auc"]), _versus(row[NEAREST]),
+        ]
+        for row in table["slides"]
+    ]  # fmt: skip
+    lines = [
+        *table_lines(CLUSTER_HEADS, clusters), "", told, "", *table_lines(SLIDE_HEADS, slides),
+        "", _note(table),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def _cell(found: dict[str, Any]) -> str:

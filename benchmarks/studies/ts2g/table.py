@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.studies.study_folder import read_json
 from benchmarks.studies.ts2g.figures import agreement, difference, figures
 from benchmarks.studies.ts2g.settings import TEACHER
+from wsikd.core.output.markdown import table_lines
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.mil.train import figure
 from wsikd.models.files.bundle import CARD
@@ -91,6 +92,12 @@ def write_table(study: Study) -> str:
     return text
 
 
+ENCODER_HEADS = (
+    "encoder", "cosine", "variance explained", "with a rare cell", "ms a patch", "times faster",
+)  # fmt: skip
+HEAD_HEADS = ("trained and tested on bags of", "head", "AUC", "sensitivity", "specificity")
+
+
 def to_markdown(table: dict[str, Any]) -> str:
     """The tables of a study, each with what it needs to be read."""
     settings, picked = table["settings"], table["selection"]
@@ -110,30 +117,22 @@ def to_markdown(table: dict[str, Any]) -> str:
             f"({share:.0%}; by chance {by_chance:.0%})."
         ),
         "",
-        "| encoder | cosine | variance explained | with a rare cell | ms a patch | times faster |",
-        "|---" * 6 + "|",
     ]
+    rows = []
     for name, row in table["encoders"].items():
         fit = ["-"] * 3
         if name != TEACHER:
             rare = _over(row["rare"]["r2"], "%") if "rare" in row else "-"
             fit = [_over(row["test"]["cosine"]), _over(row["test"]["r2"], "%"), rare]
         ratio = "-" if name == TEACHER else f"{row['speed_ratio']:.1f}"
-        lines.append(f"| {name} | {' | '.join(fit)} | {row['ms_per_patch']:.2f} | {ratio} |")
-    lines += ["", "| trained and tested on bags of | head | AUC | sensitivity | specificity |"]
-    lines.append("|---" * 5 + "|")
-    for row in table["heads"]:
-        cells = [figure(row[k]) for k in FIGURES]
-        lines.append(f"| {row['encoder']} | {row['head']} | {' | '.join(cells)} |")
-    first = next(iter(settings["students"]))
-    lines += [
-        "",
-        (
-            "| drop-in: the teacher's head on bags of | head | AUC | difference to the teacher's "
-            f"| to {first} | agree | kappa |"
-        ),
-        "|---" * 7 + "|",
+        rows.append([name, *fit, f"{row['ms_per_patch']:.2f}", ratio])
+    lines += table_lines(ENCODER_HEADS, rows)
+    rows = [
+        [row["encoder"], row["head"], *(figure(row[k]) for k in FIGURES)] for row in table["heads"]
     ]
+    lines += ["", *table_lines(HEAD_HEADS, rows)]
+    first = next(iter(settings["students"]))
+    rows = []
     for row in table["drop_in"]:
         kappa = row["agreement"]["kappa"]
         cells = [
@@ -141,8 +140,12 @@ def to_markdown(table: dict[str, Any]) -> str:
             "-" if row["encoder"] == first else figure(row["to_first"]),
             f"{row['agreement']['share']:.0%}", _or_dash(kappa),
         ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _note(table)]) + "\n"
+        rows.append(cells)
+    heads = [
+        "drop-in: the teacher's head on bags of", "head", "AUC", "difference to the teacher's",
+        f"to {first}", "agree", "kappa",
+    ]  # fmt: skip
+    return "\n".join([*lines, "", *table_lines(heads, rows), "", _note(table)]) + "\n"
 
 
 def _note(table: dict[str, Any]) -> str:

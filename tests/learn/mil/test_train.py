@@ -12,12 +12,12 @@ from wsikd.cli.main import main
 from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.config import parse_config
 from wsikd.core.errors import BundleError
+from wsikd.core.softmax import softmax
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.mil.train import BagTask, operating_point
-from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS
 

@@ -17,13 +17,13 @@ from tests.learn.miniature import write_sicap
 from wsikd.core.errors import ConfigError, DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run_places import absolute_places
+from wsikd.core.softmax import softmax
 from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import PatchTask
 from wsikd.learn.reproduce import run_rows as reproduce
 from wsikd.learn.reproduce.run_rows import Plan, read_rows, run_all
 from wsikd.learn.reproduce.table import make_table, to_markdown
 from wsikd.learn.score import test_record as scoring
-from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bundle import load_bundle
 
 TINY = [
@@ -546,11 +546,11 @@ def test_a_run_is_not_scored_on_data_that_have_changed(monkeypatch, tmp_path):
     """Its split would be drawn anew, and patches of its training would be tested."""
     own = SimpleNamespace(digests=["a"])
     monkeypatch.setattr("wsikd.learn.data.patches.load_patches", lambda *_, **__: own)
-    card = {"data": ["a"]}
+    card = SimpleNamespace(data=["a"])
     bundle = SimpleNamespace(card=card, spec=None)
     run = scoring.Subject(bundle, tmp_path, RunConfig(method="supervised"))
     assert scoring.load_for(run) is own
-    card["data"] = ["b"]
+    card.data = ["b"]
     with pytest.raises(DataError, match="its data have changed since it was trained"):
         scoring.load_for(run)
     assert scoring.load_for(run, ["elsewhere"]) is own

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.score.attention_maps import compare_attention
-from wsikd.learn.score.metrics import softmax
 from wsikd.learn.score.plots import plot_attention, plot_confusion, plot_curves, plot_reliability
 from wsikd.models.graders.pooled import build_grader
 

@@ -6,6 +6,7 @@ from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as oracle
 
 from wsikd.core.resampling import multiplicities
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.score import calibrate, metrics
@@ -26,7 +27,7 @@ def drawn(seed, count=80, classes=4, ties=False):
 @given(st.integers(0, 10_000), st.booleans())
 def test_figures_equal_sklearn_s(seed, ties):
     truth, logits, _ = drawn(seed, ties=ties)
-    p = metrics.softmax(logits)
+    p = softmax(logits)
     np.testing.assert_allclose(p, scipy_softmax(logits, axis=1), rtol=1e-12)
     found, said = metrics.measure(truth, p), p.argmax(1)
     labels = range(4)
@@ -50,7 +51,7 @@ def test_an_area_compares_scores_of_one_network_only(seed):
     """Each fold's network has its own offset; the mean of sklearn's areas by fold."""
     truth, logits, fold = drawn(seed, count=300)
     logits[:, 0] += 8.0 * fold  # a network that calls everything benign
-    p = metrics.softmax(logits)
+    p = softmax(logits)
     found = metrics.measure(truth, p, fold=fold)
     score = -(logits[:, 0] - np.logaddexp.reduce(logits[:, 1:], axis=1))
     own = [oracle.roc_auc_score(truth[fold == f] > 0, score[fold == f]) for f in range(7)]
@@ -63,7 +64,7 @@ def test_an_area_compares_scores_of_one_network_only(seed):
 
 def test_benign_need_not_be_the_first_class_nor_one():
     truth, logits, _ = drawn(2, count=200)
-    p = metrics.softmax(logits)
+    p = softmax(logits)
     for benign in ((2,), (0, 3), (3, 1, 0)):
         found = metrics.measure(truth, p, benign=benign)["auc_cancer"]
         score = 1 - p[:, list(benign)].sum(1)
@@ -75,7 +76,7 @@ def test_benign_need_not_be_the_first_class_nor_one():
 
 def test_counting_a_group_twice_is_repeating_its_patches():
     truth, logits, group = drawn(3, ties=True)
-    p = metrics.softmax(logits)
+    p = softmax(logits)
     times = multiplicities(7, resamples=12, seed=4)
     assert (times.sum(1) == 7).all()
     found = metrics.weighted(truth, p, group, times)
@@ -115,7 +116,7 @@ def test_what_is_undefined_is_nan_and_has_no_interval():
 
 def test_calibration_against_a_slow_reading():
     truth, logits, _ = drawn(5, count=200)
-    p = metrics.softmax(2 * logits)
+    p = softmax(2 * logits)
     total = 0.0
     for b in range(15):
         low, high = b / 15, (b + 1) / 15
@@ -125,14 +126,14 @@ def test_calibration_against_a_slow_reading():
             total += len(inside) * abs(accuracy - np.mean([p[i].max() for i in inside]))
     assert calibrate.expected_calibration_error(p, truth) == pytest.approx(total / 200)
     assert calibrate.negative_log_likelihood(logits, truth) == pytest.approx(
-        oracle.log_loss(truth, metrics.softmax(logits))
+        oracle.log_loss(truth, softmax(logits))
     )
 
 
 def test_temperature_is_found_again_and_changes_no_decision():
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (20_000, 3))
-    p = metrics.softmax(logits)
+    p = softmax(logits)
     truth = (rng.random(20_000)[:, None] > p.cumsum(1)).sum(1).clip(0, 2)
     found = calibrate.fit_temperature(3 * logits, truth)
     assert found == pytest.approx(3, rel=0.05)
@@ -198,6 +199,6 @@ def test_an_overconfident_network_keeps_its_ranking():
     truth = np.repeat([0, 1], 200)
     margin = 100 + 5 * rng.normal(size=400) + 8 * truth
     logits = np.stack([np.zeros(400), margin], 1)
-    found = metrics.measure(truth, metrics.softmax(logits))
+    found = metrics.measure(truth, softmax(logits))
     assert found["auc_cancer"] == pytest.approx(oracle.roc_auc_score(truth, margin), abs=1e-12)
     assert 0.8 < found["auc_cancer"] < 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsikd.core.output.markdown import table_lines
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,12 +24,8 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
         "CPU, teacher's",
         *(f"kappa of {unit}s [95 %]" for unit, _ in units),
     ]
-    lines = [
-        f"| {' | '.join(heads)} |",
-        f"|---|{'---:|' * (len(heads) - 1)}",
-        *(f"| {' | '.join(_row(p, units, asked=asked))} |" for p in record["points"]),
-        "",
-    ]
+    rows = [_row(p, units, asked=asked) for p in record["points"]]
+    lines = [*table_lines(heads, rows, right=range(1, len(heads))), ""]
     if "compared_slides" in record:
         lines += [_slides_told(record["compared_slides"]), ""]
     again = "Fields are read again by the teacher, the most doubtful first. " if asked else ""
@@ -111,20 +109,17 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
         "the one-sided 95 % lower bound of its kappa less the teacher's lies above "
         f"-{choice['margin']:g}; from the highest magnification down, until one fails."
     )
-    lines = [
-        said,
-        "",
-        f"| student | kappa of {choice['unit']}s less the teacher's [95 %] | lower bound | |",
-        "|---|---:|---:|---|",
-    ]
+    kappa = f"kappa of {choice['unit']}s less the teacher's [95 %]"
+    rows = []
     for test in choice["tests"]:
         less, lower = (
             "-" if test[k] is None else f"{test[k]:+.3f}" for k in ("difference", "lower")
         )
         if span := test["interval"]:
             less += f" [{span[0]:+.3f}, {span[1]:+.3f}]"
-        lines.append(f"| {' | '.join((test['name'], less, lower, _verdict(test)))} |")
-    lines.append("")
+        rows.append((test["name"], less, lower, _verdict(test)))
+    table = table_lines(["student", kappa, "lower bound", ""], rows, right=(1, 2))
+    lines = [said, "", *table, ""]
     if choice["few"]:
         lines += [
             f"**{choice['groups']} slides or patients are too few: do not trust the bounds.**",

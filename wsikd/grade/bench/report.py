@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.about import RESEARCH_USE
+from wsikd.core.output.markdown import table_lines
 from wsikd.grade.bench.choice_report import trade_lines
 
 if TYPE_CHECKING:
@@ -113,10 +114,9 @@ def to_markdown(record: dict[str, Any]) -> str:
 def _stage_lines(
     record: dict[str, Any], teacher: dict[str, Any], student: dict[str, Any]
 ) -> list[str]:
+    heads = ["", _title(teacher), _title(student), "times faster"]
     return [
-        f"| | {_title(teacher)} | {_title(student)} | times faster |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in stage_rows(record)),
+        *table_lines(heads, stage_rows(record), right=(1, 2, 3)),
         "",
         "Reading runs beside computing, so the stages may add up to more than the total.",
         "",

@@ -11,6 +11,7 @@ import numpy as np
 from wsikd.core.errors import DataError
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
+from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, provenance, write_json_atomic, write_text_atomic
@@ -176,11 +177,12 @@ def _mean_defined(values: Any) -> Any:
 
 def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int) -> str:
     """Write ``table.json`` and ``table.md``; returns the Markdown. Raises OutputError."""
-    lines = ["| seed | slides | groups | " + " | ".join(FIGURES) + " |"]
-    lines.append("|---" * (3 + len(FIGURES)) + "|")
-    for seed, row in found.items():
-        cells = [figure(row[k]) if k in row else "-" for k in FIGURES]
-        lines.append(f"| {seed} | {row['slides']} | {row['groups']} | {' | '.join(cells)} |")
+    rows = [
+        [seed, *(str(row[k]) for k in ("slides", "groups")),
+         *(figure(row[k]) if k in row else "-" for k in FIGURES)]
+        for seed, row in found.items()
+    ]  # fmt: skip
+    lines = table_lines(["seed", "slides", "groups", *FIGURES], rows)
     note = (
         f"{config.network.arch}, {folds} folds. AUC is the mean over folds; decisions are pooled, "
         "each at the threshold of its fold's validation. Intervals: 95 % over patients or slides."

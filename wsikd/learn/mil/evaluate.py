@@ -21,10 +21,11 @@ from wsikd.core.errors import DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, write_json_atomic
+from wsikd.core.softmax import softmax
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.mil.train import score_bags
-from wsikd.learn.score.metrics import softmax, weighted
+from wsikd.learn.score.metrics import weighted
 from wsikd.learn.score.scored_run import SCORES, read_scores
 from wsikd.models.files.bag_bundle import load_bag_network
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
@@ -17,7 +18,7 @@ from wsikd.learn.mil.data import BagSet, load_bags
 from wsikd.learn.mil.method import Mil
 from wsikd.learn.mil.settings import MilConfig
 from wsikd.learn.score.calibrate import fit_temperature, negative_log_likelihood
-from wsikd.learn.score.metrics import intervals, measure, softmax
+from wsikd.learn.score.metrics import intervals, measure
 from wsikd.learn.score.thresholds import choose_threshold, with_intervals
 from wsikd.models.files.bag_bundle import save_bag_network
 from wsikd.models.slide_level.mil import build_mil

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsikd.core.escalation import doubt, trade_off
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.engine.leakage import record_seen
 from wsikd.learn.patch.build import init_stream
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
 from wsikd.learn.score.colour_baseline import histogram_kappa
-from wsikd.learn.score.metrics import softmax
 from wsikd.models.files.bundle import save_bundle
 from wsikd.slides.appearance import Appearance, field_statistics
 

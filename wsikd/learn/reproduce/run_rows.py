@@ -16,6 +16,7 @@ import numpy as np
 from wsikd.core.errors import CheckpointError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.patch.train import distill
 from wsikd.learn.reproduce.plan import TEACHER as TEACHER
@@ -25,7 +26,6 @@ from wsikd.learn.reproduce.plan import Unit as Unit
 from wsikd.learn.reproduce.plan import read_rows as read_rows
 from wsikd.learn.score import test_record as scoring
 from wsikd.learn.score.colour_baseline import histogram_baseline
-from wsikd.learn.score.metrics import softmax
 from wsikd.models.device import pick_device
 from wsikd.models.files.bundle import CARD, load_bundle
 

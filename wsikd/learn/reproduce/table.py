@@ -18,6 +18,7 @@ import numpy as np
 from wsikd.core.config import first_difference
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.files import check_names
+from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.resampling import RESAMPLES, interval, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
@@ -286,13 +287,15 @@ def write_table(table: dict[str, Any], out: Path) -> str:
     return text
 
 
+GAIN_HEADS = ("gain", "over", "figure", "mean", "over slides", "over seeds", "gap closed")
+
+
 def to_markdown(table: dict[str, Any]) -> str:
     """The table as Markdown: mean, deviation over seeds, interval over slides."""
     plan = table["plan"]
     head = ["row", "um/px", "input", "GMAC", "runs", *SHOWN.values()]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in table["rows"]:
-        cells = [
+    rows = [
+        [
             row["name"],
             "-" if row["mpp"] is None else f"{row['mpp']:g}",
             row["input"],
@@ -300,7 +303,8 @@ def to_markdown(table: dict[str, Any]) -> str:
             str(row["units"]),
             *(_cell(row, metric) for metric in SHOWN),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        for row in table["rows"]
+    ]
     way = "the data's own test part"
     if plan["folds"] is not None:
         dealt = f"{plan['repeats']} x " if not plan.get("redeal") else "each seed's own "
@@ -311,10 +315,9 @@ def to_markdown(table: dict[str, Any]) -> str:
         f"{plan['groups']} slides or patients ({plan['resamples']} resamples); "
         f"{plan['test_patches']} patches of {way}, scored once a run."
     )
-    lines += ["", note]
+    lines = [*table_lines(head, rows), "", note]
     if table["gains"]:
-        lines += ["", "| gain | over | figure | mean | over slides | over seeds | gap closed |"]
-        lines += ["|---" * 7 + "|", *(_gain_line(gain) for gain in table["gains"])]
+        lines += ["", *table_lines(GAIN_HEADS, map(_gain_cells, table["gains"]))]
     if table["warnings"]:
         lines += ["", *(f"Warning: {text}." for text in table["warnings"])]
     return "\n".join(lines) + "\n"
@@ -332,15 +335,14 @@ def span_of(reach: tuple[float, float] | None) -> str:
     return "(-)" if reach is None else f"({reach[0]:.3f} to {reach[1]:.3f})"
 
 
-def _gain_line(gain: dict[str, Any]) -> str:
+def _gain_cells(gain: dict[str, Any]) -> list[str]:
     closed, mean = gain.get("gap_closed"), gain["mean"]
-    cells = [
+    return [
         gain["row"], gain["over"], SHOWN[gain["metric"]],
         "-" if mean is None else f"{mean:+.3f}",
         span_of(gain["interval_slides"]), span_of(gain["interval_seeds"]),
         "-" if closed is None else f"{closed:.2f}",
     ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
 
 
 def _to_csv(table: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.learn.score.metrics import softmax
+from wsikd.core.softmax import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

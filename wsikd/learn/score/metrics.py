@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 METRICS = ("balanced_accuracy", "accuracy", "kappa", "kappa_unweighted", "auc_macro", "auc_cancer")
 
 
-def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities of logits (N, C) over a temperature: float64 (N, C)."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
-
-
 def measure(
     truth: NDArray[np.int64],
     probability: NDArray[np.float64],

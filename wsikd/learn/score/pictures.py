@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import WsikdError
 from wsikd.core.run import RunDir, write_json_atomic
-from wsikd.learn.score.metrics import softmax
+from wsikd.core.softmax import softmax
 
 if TYPE_CHECKING:
     from wsikd.learn.score.attention_maps import AttentionPair

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import OutputError, WsikdError
 from wsikd.core.run import RunDir
+from wsikd.core.softmax import softmax
 from wsikd.learn.score import predict_patches as evaluate
-from wsikd.learn.score.metrics import measure, softmax
+from wsikd.learn.score.metrics import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

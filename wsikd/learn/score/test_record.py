@@ -16,11 +16,12 @@ from wsikd.core.agreement import confusion
 from wsikd.core.errors import DataError, OutputError
 from wsikd.core.output.lock import locked
 from wsikd.core.run import aside, write_json_atomic
+from wsikd.core.softmax import softmax
 from wsikd.learn.engine.leakage import check_unseen
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
 from wsikd.learn.score.colour_baseline import histogram_baseline
-from wsikd.learn.score.metrics import intervals, measure, softmax
+from wsikd.learn.score.metrics import intervals, measure
 from wsikd.learn.score.scored_run import Subject, numbers, open_subject, read_scores, teacher_beside
 
 if TYPE_CHECKING:
