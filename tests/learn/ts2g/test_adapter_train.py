@@ -76,7 +76,8 @@ def config(cohort, **changes):
 
 @pytest.mark.parametrize("adapter", ["p", "m", "mp", "mpa"])
 def test_every_adapter_learns(cohort, tmp_path, adapter):
-    result = train(EmbedTask, config(cohort, adapter=adapter), tmp_path, device="cpu")
+    short = config(cohort, adapter=adapter, optim={"epochs": 10, "lr": 3e-2})
+    result = train(EmbedTask, short, tmp_path, device="cpu")
     assert result.metrics["r2"] > 0.3
     assert result.metrics["cosine"] > 0.5
 
@@ -90,7 +91,7 @@ def test_every_term_and_target(cohort, tmp_path, targets, term):
 
 
 def test_a_student_at_a_sixteenth_of_the_pixels(cohort, tmp_path):
-    low = config(cohort, data={"student_mpp": 4.0}, optim={"epochs": 30})
+    low = config(cohort, data={"student_mpp": 4.0}, optim={"epochs": 15, "lr": 3e-2})
     result = train(EmbedTask, low, tmp_path / "run", device="cpu")
     encoder = open_encoder(str(tmp_path / "run"))
     assert (encoder.spec.mpp, encoder.spec.patch_px, encoder.spec.dim) == (4.0, 16, DIM)
