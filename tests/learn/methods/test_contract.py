@@ -25,7 +25,7 @@ from wsikd.learn.methods import METHODS, find_method
 from wsikd.learn.methods.base import Method
 
 OPTIM = {"epochs": 2, "batch_size": 18}
-HYBRID = {"units": [1, 1, 1], "dim": 8, "heads": 2, "depth": 1, "positions": 1}
+HYBRID = {"units": [2, 1, 1], "dim": 8, "heads": 2, "depth": 1, "positions": 1}
 BOXES = pytest.mark.skipif(find_spec("pycocotools") is None, reason="needs pycocotools")
 NAMES = [*(n for n in METHODS if n != "detector"), pytest.param("detector", marks=BOXES), "outside"]
 SCORED = ("supervised", "at_plus", "hdkd", "outside", "mil")

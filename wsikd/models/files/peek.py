@@ -81,7 +81,7 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
 def teacher_note(bundle: StudentBundle) -> str | None:
     """A line for those who grade slides with a teacher by mistake; None for a student."""
     mpp = bundle.spec.mpp
-    taught = bundle.card.method != "supervised" or bundle.card.teacher
+    taught = bundle.card.method is None or bundle.card.teacher
     if taught or mpp > _TEACHING_MPP:
         return None
     more = (_STUDENT_MPP / mpp) ** 2
