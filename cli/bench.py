@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,10 +15,6 @@ from .common import (
     tissue_options,
 )
 from .sections import Sectioned
-
-if TYPE_CHECKING:
-    from wsikd.grade.bench.types import Contender
-    from wsikd.grade.predict import PredictSettings
 
 
 @click.command(
@@ -161,11 +156,11 @@ def bench(
     """
     from wsikd.core.output.files import check_names
     from wsikd.core.output.markers import BENCH, BENCH_FILES
-    from wsikd.core.run import aside, write_json_atomic, write_text_atomic
     from wsikd.core.workers.memory import keep_freed
     from wsikd.grade.bench.types import BUDGETS, Question
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.runs.compare_labels import read_labels
+    from wsikd.models.files.peek import check_networks
     from wsikd.slides.annotations.label_map import parse_label_map
     from wsikd.slides.listing.inputs import check_slides, existing, own_tissue
     from wsikd.slides.listing.manifest import find_slides
@@ -178,6 +173,8 @@ def bench(
         raise click.UsageError(
             "--margin, --budget and --labels are for trained networks, not --arch"
         )
+    if arch and len(magnifications) not in (0, 2):
+        raise click.UsageError("--arch compares two magnifications: give --mag twice")
     if labels and max_fields:
         raise click.UsageError("--labels are of whole slides: leave --max-fields out")
     if specimen and not labels:
@@ -186,7 +183,7 @@ def bench(
         raise click.UsageError("--budget goes with one --student")
     method = tissue_method(tissue)
     if teacher:
-        _check_models(teacher, students)
+        check_networks(teacher, students)
     check_slides(inputs)
     keep_freed()  # as infer does
     settings = PredictSettings(
@@ -218,18 +215,22 @@ def bench(
         specimen or "biopsy",
     )
 
-    from wsikd.grade.bench.choice_report import plot_trade
-    from wsikd.grade.bench.report import plot, to_markdown
+    from wsikd.grade.bench.compare import (
+        open_students,
+        open_trained,
+        open_untrained,
+        write_comparison,
+    )
     from wsikd.grade.bench.run import run_bench
 
     if arch:
         question = Question()
-        pair = _untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
+        pair = open_untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
         click.echo("Untrained networks: the times are real, the grades mean nothing.", err=True)
     else:
         assert teacher is not None
-        pair = (_trained("teacher", teacher, device, settings),
-                *_students(students, device, settings))  # fmt: skip
+        pair = (open_trained("teacher", teacher, device, settings),
+                *open_students(students, device, settings))  # fmt: skip
     entries = own_tissue(tissue, entries, batch)
     with progress("bench") as on_progress:
         record = run_bench(
@@ -237,87 +238,5 @@ def bench(
             on_failure=batch.failed,
         )  # fmt: skip
     if record is not None:
-        write_json_atomic(output / "bench.json", record)
-        text = to_markdown(record)
-        write_text_atomic(output / "bench.md", text)
-        pictures = {"bench.png": plot}
-        if "points" in record:
-            pictures["kappa.png"] = plot_trade
-        for name, draw in pictures.items():
-            with aside(output / name, keep_suffix=True) as part:
-                draw(record, part)
-        click.echo(text)
+        click.echo(write_comparison(record, output))
     batch.finish(f"written to {output}" if record else "nothing to compare")
-
-
-def _check_models(teacher: Path, students: tuple[Path, ...]) -> None:
-    """Look at the cards; a mistake is found before anything heavy is imported."""
-    from wsikd.models.files.peek import check_pair, peek_grader
-
-    card = peek_grader(teacher, "--teacher")
-    cards = [peek_grader(path, "--student") for path in students]
-    for path, student in zip(students, cards, strict=True):
-        check_pair(card, student, f"give --teacher {path} --student {teacher}")
-
-
-def _trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
-    from wsikd.grade.bench.types import Contender
-    from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.backbones.base import macs
-    from wsikd.models.files.bundle import load_bundle
-
-    bundle = load_bundle(path)
-    network = bundle.network()
-    cost = bundle.card.macs
-    if not isinstance(cost, int):  # a card of an earlier or another maker
-        cost = macs(network, bundle.spec.patch_px)
-    predictor = SlidePredictor(network, bundle.spec, device=device, settings=settings)
-    return Contender(name, predictor, cost, trained=True, card=bundle.card)
-
-
-def _students(paths: tuple[Path, ...], device: str, settings: PredictSettings) -> list[Contender]:
-    """The students, from the highest magnification down; several bear it in their names."""
-    from dataclasses import replace
-
-    found = [_trained("student", path, device, settings) for path in paths]
-    if len(found) == 1:
-        return found
-    found.sort(key=lambda c: (c.predictor.spec.mpp, -c.macs))
-    named: list[Contender] = []
-    for one in found:
-        name = f"student {10 / one.predictor.spec.mpp:g}x"
-        same = sum(n.name.split(" (")[0] == name for n in named)
-        named.append(replace(one, name=f"{name} ({same + 1})" if same else name))
-    return named
-
-
-def _untrained(
-    arch: str,
-    magnifications: tuple[float, ...],
-    patch_size: int,
-    device: str,
-    settings: PredictSettings,
-) -> tuple[Contender, ...]:
-    import torch
-
-    from wsikd.grade.bench.types import Contender
-    from wsikd.grade.predict import SlidePredictor
-    from wsikd.models.backbones.base import macs
-    from wsikd.models.files.bundle import InputSpec
-    from wsikd.models.graders.pooled import build_grader
-    from wsikd.slides.mpp import mpp_of_magnification
-    from wsikd.tiles.grid import patch_sizes
-
-    if len(magnifications) != 2:
-        raise click.UsageError("--arch compares two magnifications: give --mag twice")
-    mpps = sorted(mpp_of_magnification(m) for m in magnifications)
-    sizes = patch_sizes(mpps, patch_size, patch_size)
-    classes: Any = ("NC", "G3", "G4", "G5")
-    pair = []
-    for name, mpp, (patch_px, _) in zip(("teacher", "student"), mpps, sizes, strict=True):
-        torch.manual_seed(0)
-        network = build_grader(arch, len(classes))
-        spec = InputSpec(mpp, patch_px, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), classes)
-        predictor = SlidePredictor(network, spec, device=device, settings=settings)
-        pair.append(Contender(name, predictor, macs(network, patch_px), trained=False))
-    return tuple(pair)

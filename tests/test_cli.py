@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from wsikd.cli.bench import _trained
 from wsikd.cli.common import one_line_errors
 from wsikd.cli.main import main
 
 from tests.slides.pixels import GLASS, break_tile, copy_slide, tissue_rgb
 from wsikd import RESEARCH_USE, __version__
+from wsikd.grade.bench.compare import open_trained
 from wsikd.grade.predict import PredictSettings
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
@@ -523,7 +523,7 @@ def test_a_card_without_macs_is_counted_anew(student, tmp_path):
     card = json.loads((student / "card.json").read_text())
     told = card.pop("macs")
     (tmp_path / "student" / "card.json").write_text(json.dumps(card))
-    contender = _trained("student", tmp_path / "student", "cpu", PredictSettings())
+    contender = open_trained("student", tmp_path / "student", "cpu", PredictSettings())
     assert contender.macs == told > 0
 
 

@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wsikd.api.comparison import Bench, bench
     from wsikd.api.grademap import GradeMap
     from wsikd.api.results import Results, infer
     from wsikd.api.slide import Slide, open_slide
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESEARCH_USE",
+    "Bench",
     "GradeMap",
     "Results",
     "Run",
@@ -42,6 +44,7 @@ __all__ = [
     "TileStore",
     "WsikdError",
     "__version__",
+    "bench",
     "distill",
     "infer",
     "load_student",
@@ -49,6 +52,7 @@ __all__ = [
     "tile",
 ]
 _HOMES = {
+    "wsikd.api.comparison": ("Bench", "bench"),
     "wsikd.api.grademap": ("GradeMap",),
     "wsikd.api.results": ("Results", "infer"),
     "wsikd.api.slide": ("Slide", "open_slide"),

@@ -130,7 +130,12 @@ def plot(record: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(record["contenders"])), layout="constrained")
-    axes = figure.subplots()
+    draw_stages(record, figure.subplots())
+    figure.savefig(path, dpi=150)
+
+
+def draw_stages(record: dict[str, Any], axes: Any) -> None:
+    """Stacked stage times of all contenders, into matplotlib axes."""
     names = [_title(c) for c in record["contenders"]]
     left = [0.0] * len(names)
     colours = ("#bbbbbb", "#ddcc77", "#4477aa", "#66ccee", "#aa3377", "#228833")
@@ -144,7 +149,6 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("seconds, median over the passes, stages summed over threads")
     axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
 
 
 def _title(contender: dict[str, Any]) -> str:

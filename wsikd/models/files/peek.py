@@ -11,6 +11,8 @@ from wsikd.models.files.card import CARD
 from wsikd.slides.what_is import GRADER, UNFINISHED, check_role, what_is
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsikd.models.files.bundle import StudentBundle
 
 _TEACHING_MPP = 2.0
@@ -76,6 +78,19 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
     if reverse:
         fault = "was distilled from the student: the two are swapped"
     raise ConfigError(f"teacher {_place(teacher)}", fault, remedy)
+
+
+def check_networks(teacher: Path, students: Sequence[Path]) -> None:
+    """Look at the cards of a comparison, before anything heavy is imported.
+
+    Raises:
+        ConfigError: a path holds something else, or teacher and student are swapped.
+        BundleError: a network is missing, unfinished or damaged.
+    """
+    card = peek_grader(teacher, "--teacher")
+    cards = [peek_grader(path, "--student") for path in students]
+    for path, student in zip(students, cards, strict=True):
+        check_pair(card, student, f"give --teacher {path} --student {teacher}")
 
 
 def teacher_note(bundle: StudentBundle) -> str | None:
