@@ -499,7 +499,7 @@ def read_grader_card(file: Path) -> GraderCard:
     if "input" not in content and isinstance(content.get("kind"), str):
         raise BundleError(
             file, f"describes a network of kind '{content['kind']}', which grades no patches",
-            "give a run of method supervised, at_plus or hdkd",
+            "give a run that grades patches",
         )  # fmt: skip
     try:
         return GraderCard.model_validate(content)
