@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import cohen_kappa_score
-from wsikd.cli.bench import _students
 from wsikd.cli.main import main
 
 from tests.grade.bench.test_run import CLASSES, contender, pair
@@ -16,6 +15,7 @@ from tests.grade.maps import map_of
 from wsikd.core.leak_hashes import seen_hash
 from wsikd.grade.bench.choice import choose, drawn_grades, gather, graded, seen_slides
 from wsikd.grade.bench.choice_report import plot_trade, trade_lines
+from wsikd.grade.bench.compare import open_students
 from wsikd.grade.bench.report import to_markdown
 from wsikd.grade.bench.run import run_bench
 from wsikd.grade.bench.types import Gradings, Question
@@ -207,7 +207,7 @@ def bundles(tmp_path):
 def test_students_go_from_the_highest_magnification_down(bundles):
     settings = contender("x", 4.0, 16).predictor.settings
     paths = (bundles["a"], bundles["b"], bundles["a"])
-    names = [c.name for c in _students(paths, "cpu", settings)]
+    names = [c.name for c in open_students(paths, "cpu", settings)]
     assert names == ["student 5x", "student 2.5x", "student 2.5x (2)"]
 
 

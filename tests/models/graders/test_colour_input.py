@@ -123,7 +123,7 @@ def test_cards_of_before_are_of_colour(tmp_path):
     assert load_bundle(folder).network().colour == "rgb"
     card["input"]["colour"] = "mauve"
     (folder / CARD).write_text(json.dumps(card))
-    with pytest.raises(BundleError, match="mauve"):
+    with pytest.raises(BundleError, match=r"input\.colour: Input should be 'rgb', 'grey' or"):
         load_bundle(folder)
 
 
