@@ -31,7 +31,7 @@ from wsikd.learn.data.augment import Part
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.slpd.data import RegionSet, RegionViews
 from wsikd.learn.slpd.kmeans import KMeans, cluster_slides
-from wsikd.learn.slpd.settings import SlpdConfig
+from wsikd.learn.slpd.method import SlpdConfig
 from wsikd.learn.slpd.slide_similarity import find_neighbours
 from wsikd.learn.slpd.train import build
 

@@ -190,7 +190,7 @@ def _cross_validate(
     from importlib.resources import as_file, files
 
     from wsikd.core.config import load_config
-    from wsikd.learn.mil.settings import MilConfig
+    from wsikd.learn.mil.method import MilConfig
     from wsikd.learn.preflight import check_run
 
     with as_file(files("wsikd.configs") / "ts2g" / "3_mil.yaml") as file:

@@ -148,7 +148,8 @@ def is_method(name):
 def test_methods_know_no_data_and_no_trainer(name):
     own = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     near = ("learn.methods.base", "learn.losses", "learn.engine.schedules", "models", "core")
-    near += ("learn.engine.settings", "learn.data.augment_settings", "slides.what_is")
+    near += ("learn.engine.settings", "learn.engine.configurations", "learn.data.settings")
+    near += ("learn.data.augment_settings", "slides.what_is")
     for target in imports(name, MODULES[name]):
         if target.startswith(("wsikd.", "lightning")):
             assert target.startswith((own, *(f"wsikd.{n}" for n in near))), f"{name}: {target}"

@@ -91,7 +91,7 @@ def use_bag(folder):
     from wsikd.core.errors import DataError
     from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.data import load_bags
-    from wsikd.learn.mil.settings import BagData
+    from wsikd.learn.mil.method import BagData
 
     path = next(p for p in (folder / "s.h5", folder / STORE) if p.exists())
     bag = open_bag(path)

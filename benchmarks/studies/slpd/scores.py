@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from wsikd.bags.region_table import RegionTable
     from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.data import BagSet
-    from wsikd.learn.mil.settings import BagData
+    from wsikd.learn.mil.method import BagData
+    from wsikd.learn.slpd.method import Prototypes
     from wsikd.learn.slpd.prototypes import PrototypeTable
-    from wsikd.learn.slpd.settings import Prototypes
     from wsikd.models.files.region_bundle import LoadedRegionEncoder
 
 

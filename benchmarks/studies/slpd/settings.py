@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from wsikd.core.config import Settings, parse_config
-from wsikd.learn.mil.settings import MilNetwork, MilOptim
-from wsikd.learn.slpd.settings import Prototypes, RegionCrops, RegionNetwork, SlpdOptim
+from wsikd.learn.mil.method import MilNetwork, MilOptim
+from wsikd.learn.slpd.method import Prototypes, RegionCrops, RegionNetwork, SlpdOptim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

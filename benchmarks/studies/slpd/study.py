@@ -39,8 +39,8 @@ from wsikd.learn.data.splits import assign, keep_share
 from wsikd.learn.engine.train import seed_weights, train
 from wsikd.learn.mil.cross_validate import PREDICTIONS, cross_validate
 from wsikd.learn.mil.data import load_bags
-from wsikd.learn.mil.settings import BagData, MilConfig
-from wsikd.learn.slpd.settings import SlpdConfig
+from wsikd.learn.mil.method import BagData, MilConfig
+from wsikd.learn.slpd.method import SlpdConfig
 from wsikd.learn.slpd.train import SlpdTask, build
 from wsikd.models.files.bundle import CARD
 from wsikd.models.files.region_bundle import save_region_encoder

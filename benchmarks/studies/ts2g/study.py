@@ -31,21 +31,20 @@ from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
-from wsikd.learn.mil.settings import MilConfig
+from wsikd.learn.mil.method import MilConfig
 from wsikd.learn.mil.train import BagTask
 from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.train import PatchTask
-from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
 from wsikd.learn.ts2g.detect_data import load_boxes
-from wsikd.learn.ts2g.detect_method import Detect
-from wsikd.learn.ts2g.detect_settings import DetectConfig
+from wsikd.learn.ts2g.detect_method import Detect, DetectConfig
 from wsikd.learn.ts2g.detect_train import (
     DetectTask,
     ImageViews,
     average_precision,
     load_detector,
 )
+from wsikd.learn.ts2g.method import Select, Ts2gConfig
 from wsikd.learn.ts2g.select_patches import choose, open_scorer
 from wsikd.models.encoders.open import open_encoder
 from wsikd.models.files.bag_bundle import load_bag_network

@@ -9,7 +9,7 @@ from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.data.settings import Split
 from wsikd.learn.mil.data import load_bags
-from wsikd.learn.mil.settings import BagData, MilConfig
+from wsikd.learn.mil.method import BagData, MilConfig
 
 GIVEN = Split(given=True)
 

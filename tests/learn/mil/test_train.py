@@ -16,7 +16,7 @@ from wsikd.core.softmax import softmax
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.mil.data import load_bags
-from wsikd.learn.mil.settings import MilConfig
+from wsikd.learn.mil.method import MilConfig
 from wsikd.learn.mil.train import BagTask, operating_point
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS

@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from wsikd.learn.slpd import kmeans
 from wsikd.learn.slpd.cluster_epoch import sizes
 from wsikd.learn.slpd.kmeans import KMeans, cluster_slides
-from wsikd.learn.slpd.settings import Prototypes
+from wsikd.learn.slpd.method import Prototypes
 
 
 def cohort(slides=7, kinds=3, dim=10, noise=0.3, seed=0):

@@ -11,9 +11,8 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
-from wsikd.learn.ts2g.adapter_settings import Select, Ts2gConfig
 from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
-from wsikd.learn.ts2g.method import embedding_terms
+from wsikd.learn.ts2g.method import Select, Ts2gConfig, embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
 from wsikd.learn.ts2g.select_patches import choose
 from wsikd.models.encoders.base import Encoder, EncoderSpec

@@ -12,13 +12,12 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
-from wsikd.learn.ts2g.adapter_settings import Trunk
 from wsikd.learn.ts2g.adapter_train import open_trunk
 from wsikd.learn.ts2g.detect_data import load_boxes
-from wsikd.learn.ts2g.detect_method import Detect, mirrored
-from wsikd.learn.ts2g.detect_settings import DetectConfig
+from wsikd.learn.ts2g.detect_method import Detect, DetectConfig, mirrored
 from wsikd.learn.ts2g.detect_train import DetectTask, load_detector
 from wsikd.learn.ts2g.detectors import DETECTORS, build_detector
+from wsikd.learn.ts2g.method import Trunk
 from wsikd.models.backbones.resnet_trunks import resnet_weights
 
 SMALL = {

@@ -35,8 +35,8 @@ from wsikd.core.errors import BundleError, ConfigError, DataError, OutputError
 from wsikd.learn.data.settings import Split
 from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
-from wsikd.learn.mil.settings import BagData
-from wsikd.learn.slpd.settings import Prototypes
+from wsikd.learn.mil.method import BagData
+from wsikd.learn.slpd.method import Prototypes
 from wsikd.learn.slpd.train import SlpdTask
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape

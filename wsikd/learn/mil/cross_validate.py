@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from wsikd.learn.data.settings import Split
     from wsikd.learn.mil.data import BagSet
-    from wsikd.learn.mil.settings import BagData, MilConfig
+    from wsikd.learn.mil.method import BagData, MilConfig
 
 logger = logging.getLogger(__name__)
 PREDICTIONS = "predictions.json"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.data.settings import Split
-    from wsikd.learn.mil.settings import BagData
+    from wsikd.learn.mil.method import BagData
 
 logger = logging.getLogger(__name__)
 

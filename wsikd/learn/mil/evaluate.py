@@ -23,7 +23,7 @@ from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.core.softmax import softmax
 from wsikd.learn.mil.data import load_bags
-from wsikd.learn.mil.settings import MilConfig
+from wsikd.learn.mil.method import MilConfig
 from wsikd.learn.mil.train import score_bags
 from wsikd.learn.score.metrics import weighted
 from wsikd.learn.score.scored_run import SCORES, read_scores

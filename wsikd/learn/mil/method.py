@@ -6,11 +6,19 @@ bag's logits; ``instance``, the network's own loss on instances where it has one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field, field_validator
+
+from wsikd.core.config import Settings
+from wsikd.core.registry import nearest
+from wsikd.learn.data.settings import Split
+from wsikd.learn.engine.configurations import MethodConfig
+from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
-from wsikd.learn.mil.settings import TERMS, MilConfig
+from wsikd.models.names import check_aggregator
+from wsikd.models.tables import AGGREGATORS
 from wsikd.slides.what_is import BAGS, GRIDS
 
 if TYPE_CHECKING:
@@ -19,6 +27,94 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.models.slide_level.mil import BagNetwork
+
+
+TERMS = {"ce": 1.0, "instance": None}
+
+
+class BagData(Settings):
+    """Where bags and their labels come from."""
+
+    paths: list[str] = Field(default_factory=list)
+    """Bags (``<slide>.zarr`` of wsikd embed, ``.h5`` of CLAM or TRIDENT) or folders of them;
+    --data adds to them."""
+    labels: str | None = None
+    """CSV with the columns slide and label, and if wanted patient and split; what it says goes
+    before what a bag says. None: the bags' own labels."""
+    classes: list[str] | None = None
+    """Names in order, the first negative; none takes those that occur, sorted."""
+    cache_gb: NonNegative = 4.0
+    """Bags are kept in memory up to this size in GB, beyond it read at every use."""
+
+
+class MilNetwork(Settings):
+    """The network over a bag."""
+
+    arch: str = "gated"
+    """Entry of wsikd.models.slide_level.mil.AGGREGATORS."""
+    hidden: Annotated[int, Field(gt=0)] | None = None
+    """Width of projected instances; none takes the network's own."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of values dropped in training; none takes the network's own."""
+
+    def check_arch(self) -> None:
+        """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
+        check_aggregator(self.arch)
+
+    def options(self) -> dict[str, float]:
+        """Keyword arguments of ``build_mil`` that are set."""
+        return {k: v for k, v in self.model_dump(exclude={"arch"}).items() if v is not None}
+
+
+class MilOptim(Optim):
+    """How it is trained: the schedule of TS2G-KD's third stage."""
+
+    name: Literal["adamw", "adam"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: NonNegative = 1e-5
+    epochs: Annotated[int, Field(gt=0)] = 200
+    batch_size: Annotated[int, Field(gt=0)] = 1
+    """Bags in a step."""
+    warmup_epochs: NonNegative = 0.0
+
+
+class Point(Settings):
+    """The threshold on the positive class, chosen on validation; networks of two classes only."""
+
+    rule: Literal["youden", "sensitivity"] = "youden"
+    """"youden": where sensitivity + specificity is highest; "sensitivity": the highest threshold
+    that reaches ``sensitivity``."""
+    sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Wanted on validation, for rule "sensitivity"."""
+
+
+class MilConfig(MethodConfig):
+    """One training run over bags."""
+
+    data: BagData = BagData()
+    split: Split = Split()
+    network: MilNetwork = MilNetwork()
+    weights: dict[str, NonNegative] = Field(default_factory=dict)
+    """Factor on each term: ce, of the bag; instance, for clam_sb (0.3), dsmil (0.5) and networks of
+    other packages that have a loss on instances (0)."""
+    optim: MilOptim = MilOptim()
+    point: Point = Point()
+
+    @field_validator("weights")
+    @classmethod
+    def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
+        for name in value:
+            if name not in TERMS:
+                raise ValueError(f"'{name}' is no term of this method; {nearest(name, TERMS)}")
+        network = info.data.get("network") or MilNetwork()
+        instance = {"clam_sb": 0.3, "dsmil": 0.5}.get(network.arch, 0.0)
+        own = network.arch in AGGREGATORS  # a package's network may have such a loss
+        if value.get("instance") and own and not instance:
+            raise ValueError(f"'{network.arch}' has no loss on instances; leave 'instance' out")
+        weights = {"ce": 1.0 - instance, "instance": instance, **value}
+        if not any(weights.values()):
+            raise ValueError("every term has weight 0; give one a weight above 0")
+        return weights
 
 
 class Mil(Method):

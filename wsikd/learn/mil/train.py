@@ -15,8 +15,7 @@ from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.mil.data import BagSet, load_bags
-from wsikd.learn.mil.method import Mil
-from wsikd.learn.mil.settings import MilConfig
+from wsikd.learn.mil.method import Mil, MilConfig
 from wsikd.learn.score.calibrate import fit_temperature, negative_log_likelihood
 from wsikd.learn.score.metrics import intervals, measure
 from wsikd.learn.score.thresholds import choose_threshold, with_intervals
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from wsikd.core.run import RunDir
     from wsikd.learn.data.augment import Part
     from wsikd.learn.methods.base import Progress
-    from wsikd.learn.mil.settings import Point
+    from wsikd.learn.mil.method import Point
 
 logger = logging.getLogger(__name__)
 TOLD = ("auc", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")

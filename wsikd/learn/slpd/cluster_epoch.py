@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsikd.bags.region_table import RegionTable
     from wsikd.learn.engine.distributed import Team
     from wsikd.learn.slpd.data import RegionSet
-    from wsikd.learn.slpd.settings import Prototypes
+    from wsikd.learn.slpd.method import Prototypes
     from wsikd.models.slide_level.region_vit import RegionEncoder
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def make_table(
     Args:
         features: float32 (R, D), of length 1.
         table: the regions.
-        settings: see ``wsikd.learn.slpd.settings``.
+        settings: see ``wsikd.learn.slpd.method``.
         device: that clusters.
         about: what else the table is to say of itself.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsikd.bags.region_table import RegionTable
     from wsikd.learn.data.augment import Part
     from wsikd.learn.methods.base import Progress
-    from wsikd.learn.slpd.settings import RegionCrops, RegionData
+    from wsikd.learn.slpd.method import RegionCrops, RegionData
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from wsikd.learn.engine.schedules import cosine_steps
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.slpd.cluster_epoch import encode, make_table, sizes, tensors
 from wsikd.learn.slpd.data import RegionSet, RegionViews, check_crops, load_regions
-from wsikd.learn.slpd.method import Slpd
+from wsikd.learn.slpd.method import Slpd, SlpdConfig
 from wsikd.learn.slpd.prototypes import FILE
-from wsikd.learn.slpd.settings import SlpdConfig
 from wsikd.models.files.region_bundle import save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionShape, RegionStudent
 
@@ -79,7 +78,7 @@ class SlpdTask(Task[RegionSet, SlpdConfig, RegionResult]):
     method: Slpd
 
     def __init__(self, config: SlpdConfig, *, seed: int = 0) -> None:
-        """See ``wsikd.learn.slpd.settings``."""
+        """See ``wsikd.learn.slpd.method``."""
         super().__init__(config, seed=seed)
         self.keep_every = config.optim.keep_every
 

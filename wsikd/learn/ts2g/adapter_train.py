@@ -14,8 +14,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.learn.data.parts import check_parts, told_slides
 from wsikd.learn.data.views import Views
 from wsikd.learn.engine.trainer import Task, Trainer
-from wsikd.learn.ts2g.adapter_settings import Ts2gConfig
-from wsikd.learn.ts2g.method import Ts2g, embedding_terms
+from wsikd.learn.ts2g.method import Ts2g, Ts2gConfig, embedding_terms
 from wsikd.learn.ts2g.pairs import PairSet, load_pairs
 from wsikd.models.backbones.open import build_backbone, imagenet_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.core.run import RunDir
-    from wsikd.learn.ts2g.adapter_settings import Trunk
+    from wsikd.learn.ts2g.method import Trunk
     from wsikd.models.backbones.base import Backbone
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from wsikd.core.errors import BundleError, ConfigError
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.ts2g.detect_data import BoxSet, load_boxes
-from wsikd.learn.ts2g.detect_method import Detect
-from wsikd.learn.ts2g.detect_settings import DetectConfig, DetectNetwork
+from wsikd.learn.ts2g.detect_method import Detect, DetectConfig, DetectNetwork
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.encoders.base import read_state

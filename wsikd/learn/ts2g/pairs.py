@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wsikd.bags.bag import Bag
     from wsikd.learn.data.settings import Split
-    from wsikd.learn.ts2g.adapter_settings import Ts2gData
+    from wsikd.learn.ts2g.method import Ts2gData
 
 logger = logging.getLogger(__name__)
 NEAR_PX = 1.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.learn.ts2g.adapter_settings import Select
+    from wsikd.learn.ts2g.method import Select
 
     Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

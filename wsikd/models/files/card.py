@@ -429,7 +429,7 @@ class DetectorCard(Card):
 
     Attributes:
         kind: "detector".
-        network: settings of ``wsikd.learn.ts2g.detect_settings.DetectNetwork``.
+        network: settings of ``wsikd.learn.ts2g.detect_method.DetectNetwork``.
         classes: of the boxes.
         data: digests of the images.
         metrics: figures on the validation part.
