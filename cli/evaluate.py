@@ -86,9 +86,10 @@ def evaluate(
 ) -> None:
     """Score a run or bundle on labelled patches, or graded slides on a pathologist's grades.
 
-    Intervals (95 %) resample patients where they are known, else slides. The baseline is a logistic
-    regression on colour histograms: a network that does not beat it may have learnt the stain. A
-    student's teacher stands beside it; on the test part, as its own record has it.
+    Intervals (95 %) are over patients where they are known, else slides; fewer than ten have none.
+    The baseline is a logistic regression on colour histograms: a network that does not beat it may
+    have learnt the stain. A student's teacher stands beside it; on the test part, as its own record
+    has it.
 
     With --slides: quadratic kappa of the ISUP grade groups, AUC of cancer against none, confusion.
     """
@@ -157,6 +158,8 @@ def _login() -> str:
 
 def _text(record: dict[str, Any], folder: Path | None) -> str:
     """The record as lines of a fixed width."""
+    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+
     colour, teacher = record["colour_histogram"] or {}, record["teacher"]
     theirs = teacher["figures"] if teacher else {}
     head = (
@@ -175,6 +178,8 @@ def _text(record: dict[str, Any], folder: Path | None) -> str:
     for name, value in record["f1"].items():
         place = record["classes"].index(name)
         add(f"F1 {name}", f"f1_{place}", value, record["f1_intervals"][name])
+    if record["groups"] < MIN_GROUPS:
+        lines.append(NO_INTERVAL)
     lines += _cost(record)
     if not record["benign"]:
         lines.append("AUC cancer is not given: no class is known as benign; set data.benign")

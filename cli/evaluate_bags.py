@@ -42,8 +42,12 @@ def scored(
 
 def text(record: dict[str, Any]) -> str:
     """The record as lines."""
-    lines = [f"{record['split']}: {record['bags']} slides"]
+    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+
+    lines = [f"{record['split']}: {record['bags']} slides of {record['groups']} slides or patients"]
     lines += _figures(record)
+    if record["groups"] < MIN_GROUPS:
+        lines.append(NO_INTERVAL)
     if record["threshold"] is not None:
         positive = record["classes"][-1]
         lines.append(f"threshold on {positive}: {record['threshold']:.3g}, chosen on validation")

@@ -20,6 +20,8 @@ def scored(out: Path, labels: Path) -> dict[str, Any]:
 
 def text(record: dict[str, Any]) -> str:
     """The record as lines of a fixed width."""
+    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+
     lines = [
         f"{record['slides']} slides of {record['groups']} slides or patients",
         f"{'':<20}{'':>8}  95 % interval",
@@ -33,6 +35,8 @@ def text(record: dict[str, Any]) -> str:
         value, span = record["figures"][key], record["intervals"][key]
         told = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
         lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {told}")
+    if record["groups"] < MIN_GROUPS:
+        lines.append(NO_INTERVAL)
     lines.append(f"AUC by the {record['auc_score']}")
     lines.append("grade group (the pathologist's in rows):")
     width = max(len(n) for n in record["grade_groups"]) + 2

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
-from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.agreement import auc, balanced_accuracy, confusion, kappa, kappas
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -46,3 +47,22 @@ def test_nothing_at_all_is_undefined():
     assert matrix.shape == (3, 3)
     assert math.isnan(kappa(matrix, quadratic=False))
     assert math.isnan(balanced_accuracy(matrix))
+
+
+def test_weights_are_repetitions():
+    rng = np.random.default_rng(3)
+    positive, score = rng.random(40) < 0.4, rng.integers(0, 6, 40).astype(float)
+    group = np.repeat(np.arange(8), 5)
+    times = rng.multinomial(8, np.full(8, 1 / 8), 6)
+    for counts, found in zip(times, auc(positive, score, group, times), strict=True):
+        own = np.repeat(np.arange(40), counts[group])
+        assert found == pytest.approx(roc_auc_score(positive[own], score[own]))
+
+
+@pytest.mark.parametrize("weights", [None, "quadratic"])
+def test_many_kappas_equal_sklearn(weights):
+    rng = np.random.default_rng(7)
+    pairs = rng.integers(0, 4, (5, 2, 30))
+    tables = np.stack([confusion_matrix(a, b, labels=range(4)) for a, b in pairs])
+    expected = [cohen_kappa_score(a, b, weights=weights) for a, b in pairs]
+    np.testing.assert_allclose(kappas(tables, quadratic=weights is not None), expected)

@@ -159,7 +159,7 @@ def use_results(folder):
     write_results_report(folder)
     try:
         found = read_results(folder)
-        score_slides(found, [SlideLabel("s1", 4), SlideLabel("s2", 3)], resamples=20)
+        score_slides(found, [SlideLabel("s1", 4), SlideLabel("s2", 3)])
     finally:
         viewing = Viewing(folder)
         for number in range(len(viewing.names())):

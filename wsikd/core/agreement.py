@@ -1,4 +1,7 @@
-"""How far two gradings of the same fields agree."""
+"""How far two gradings of the same fields agree, and how well a score ranks.
+
+R weightings, G groups, N items.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_AT_ONCE = 1 << 16
+"""Items of all weightings that are counted at a time."""
 
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
@@ -62,3 +68,37 @@ def balanced_accuracy(matrix: NDArray[Any]) -> float:
     count = matrix.sum(1)
     seen = count > 0
     return float((np.diag(matrix)[seen] / count[seen]).mean()) if seen.any() else math.nan
+
+
+def auc(
+    positive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    group: NDArray[np.int64],
+    times: NDArray[Any],
+) -> NDArray[np.float64]:
+    """Share of (positive, negative) pairs in order, ties half.
+
+    Args:
+        positive: bool (N,).
+        score: float64 (N,), higher for positive ones.
+        group: int64 (N,), 0 to G - 1.
+        times: (R, G), how often each group counts.
+
+    Returns:
+        float64 (R,); NaN without pairs.
+    """
+    if not len(score):
+        return np.full(len(times), np.nan)
+    _, place = np.unique(score, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    first = np.flatnonzero(np.diff(place[order], prepend=-1))  # of equal scores
+    group, positive = group[order], positive[order]
+    rows, found = max(1, _AT_ONCE // len(score)), np.full(len(times), np.nan)
+    for start in range(0, len(times), rows):
+        weight = times[start : start + rows][:, group].astype(np.float64)
+        above = np.add.reduceat(weight * positive, first, axis=1)
+        below = np.add.reduceat(weight * ~positive, first, axis=1)
+        pairs = above.sum(1) * below.sum(1)
+        ordered = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+        np.divide(ordered, pairs, out=found[start : start + rows], where=pairs > 0)
+    return found

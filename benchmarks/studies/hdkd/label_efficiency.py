@@ -19,7 +19,6 @@ from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
-from wsikd.core.resampling import RESAMPLES, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.data.patches import load_patches, with_share
 from wsikd.learn.reproduce.run_rows import (
@@ -33,7 +32,7 @@ from wsikd.learn.reproduce.run_rows import (
     score_unit,
     train_unit,
 )
-from wsikd.learn.reproduce.table import difference_of, point_of, resample_units, span_of, summary_of
+from wsikd.learn.reproduce.table import difference_of, leave_out_of, point_of, span_of, summary_of
 from wsikd.learn.score import test_record as scoring
 from wsikd.models.device import pick_device
 
@@ -163,16 +162,13 @@ def _file(place: Place, name: str) -> Path:
     return place.colour if name == COLOUR else place.run(name) / scoring.PREDICTIONS
 
 
-def make_study(
-    plan: Plan, out: Path, shares: tuple[float, ...] = SHARES, *, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+def make_study(plan: Plan, out: Path, shares: tuple[float, ...] = SHARES) -> dict[str, Any]:
     """Sum up what ``run_shares`` made, share by share.
 
     Args:
         plan: what was run, with a row of method supervised beside the teacher: the student alone.
         out: folder of the study.
         shares: of the training slides.
-        resamples: of slides or patients.
 
     Returns:
         JSON values: ``points`` (share, row, runs, mean, deviation, interval of each figure),
@@ -192,17 +188,15 @@ def make_study(
             missing.append(share)
             continue
         groups = sorted({g for units in found.values() for p in units.values() for g in p.group})
-        times = multiplicities(len(groups), resamples=resamples)
-        times = times if len(groups) > 1 else times[:0]
-        drawn = {name: resample_units(units, groups, times) for name, units in found.items()}
+        without = {name: leave_out_of(units, groups) for name, units in found.items()}
         each = {n: {key: point_of(p) for key, p in u.items()} for n, u in found.items()}
         points += [
-            {"share": share, "row": name} | summary_of(each[name], drawn[name]) for name in found
+            {"share": share, "row": name} | summary_of(each[name], without[name]) for name in found
         ]
         for row in plan.rows if alone else ():
             if row.name not in (alone, TEACHER):
                 for figure in ("kappa", "balanced_accuracy"):
-                    gain = difference_of(row.name, str(alone), figure, each, drawn)
+                    gain = difference_of(row.name, str(alone), figure, each, without)
                     gains.append({"share": share} | gain)
     told = {"seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats}
     return {

@@ -1,8 +1,8 @@
 """Figures of a study of SLPD over several trainings: what patients and what seeds make uncertain.
 
-The interval over patients resamples them, each time with the mean over all seeds: what another
-cohort might have given these trainings. That over seeds is Student's, of the mean of the seeds'
-figures: what other trainings might have given on this cohort. Neither holds the other.
+The interval over patients is of the mean over all seeds: what another cohort might have given these
+trainings. That over seeds is Student's, of the mean of the seeds' figures: what other trainings
+might have given on this cohort. Neither holds the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.studies.slpd.scores import mean_of
 from wsikd.core.errors import DataError
-from wsikd.core.resampling import LEVEL, interval, multiplicities
+from wsikd.core.intervals import LEVEL, interval, leave_out
 from wsikd.learn.score.metrics import weighted
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
     groups = int(parts[0][0][4].max()) + 1
 
     def areas(times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(seeds, resamples)."""
+        """(seeds, weightings)."""
         found = [np.stack([_area(one, times) for one in every]) for every in parts if every]
         return np.asarray(found[0] - found[1] if len(found) == 2 else found[0])
 
-    each = areas(np.ones((1, groups), np.int64))[:, 0]
-    spread = interval(areas(multiplicities(groups)).mean(0)) if groups > 1 else None
+    without = areas(leave_out(groups))
+    each = without[:, 0]
+    spread = interval(without.mean(0), "share" if other is None else "difference")
     value = float(each.mean())
     return {
         "value": None if np.isnan(value) else value,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import DataError
+from wsikd.core.intervals import interval, leave_out
 from wsikd.core.leak_hashes import hashes, seen_hash
-from wsikd.core.resampling import interval, multiplicities
 from wsikd.learn.data.splits import groups_of
 from wsikd.learn.mil.cross_validate import pool
 from wsikd.learn.mil.data import load_bags
@@ -138,10 +138,10 @@ def mean_of(found: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
         return {"value": None, "interval": None, "slides": 0}
     value = np.array([float(one[key]) for one in kept])
     known, group = np.unique([one["group"] for one in kept], return_inverse=True)
-    times = multiplicities(len(known))[:, group]
+    weight = leave_out(len(known))[:, group]
     with np.errstate(invalid="ignore"):
-        drawn = (times * value).sum(1) / times.sum(1)
-    spread = interval(drawn) if len(known) > 1 else None
+        means = (weight * value).sum(1) / weight.sum(1)
+    spread = interval(means, "kappa" if key == "rand" else "share")
     return {
         "value": float(value.mean()), "interval": None if spread is None else list(spread),
         "slides": len(kept),

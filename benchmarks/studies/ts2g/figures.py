@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.agreement import confusion, kappa
-from wsikd.core.resampling import auc, interval, multiplicities
+from wsikd.core.agreement import auc, confusion, kappa
+from wsikd.core.intervals import interval, leave_out, rate_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
+
+    from wsikd.core.intervals import Scale
 
     Said: TypeAlias = dict[str, list[Any]]
 
@@ -34,26 +36,26 @@ def areas(said: Sequence[Said], times: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
-def rates(said: Sequence[Said], times: NDArray[Any], truth: int) -> NDArray[np.float64]:
-    """Share of the slides of a class that are decided so, by training: (trainings, R)."""
-    found = []
-    for one in said:
-        own = (np.asarray(one["label"]) == truth).astype(float)
-        right = own * (np.asarray(one["decided"]) == truth)
-        total = times @ own
-        found.append(np.where(total > 0, times @ right / np.maximum(total, 1), np.nan))
-    return np.stack(found)
+def rate(said: Sequence[Said], truth: int) -> dict[str, Any]:
+    """Share of the slides of a class that are decided so, as of :func:`summed`."""
+    own = np.asarray(said[0]["label"]) == truth
+    right = np.stack([own & (np.asarray(one["decided"]) == truth) for one in said])
+    each = right.sum(1) / own.sum() if own.any() else np.full(len(said), np.nan)
+    return _record(each, rate_interval(right.mean(0), own))
 
 
-def summed(measured: Callable[[NDArray[Any]], NDArray[np.float64]], slides: int) -> dict[str, Any]:
+def summed(values: NDArray[np.float64], scale: Scale, support: int | None = None) -> dict[str, Any]:
     """Mean over trainings, its 95 % interval over slides, and the value of each training.
 
     Args:
-        measured: gives (trainings, R) of (R, slides).
-        slides: how many.
+        values: (trainings, 1 + R), see :mod:`wsikd.core.intervals`.
+        scale: see there.
+        support: slides that carry the figure.
     """
-    each = measured(np.ones((1, slides), np.int64))[:, 0]
-    between = interval(measured(multiplicities(slides)).mean(0)) if slides > 1 else None
+    return _record(values[:, 0], interval(values.mean(0), scale, support=support))
+
+
+def _record(each: NDArray[np.float64], between: tuple[float, float] | None) -> dict[str, Any]:
     return {
         "value": None if np.isnan(each).any() else float(each.mean()),
         "interval": None if between is None else list(between),
@@ -63,18 +65,20 @@ def summed(measured: Callable[[NDArray[Any]], NDArray[np.float64]], slides: int)
 
 def figures(said: Sequence[Said]) -> dict[str, Any]:
     """``auc``, ``sensitivity`` and ``specificity``, each as of :func:`summed`."""
-    slides = len(said[0]["label"])
+    label = np.asarray(said[0]["label"])
+    fewest = min(int((label == 1).sum()), int((label != 1).sum()))
     return {
-        "slides": slides,
-        "auc": summed(lambda t: areas(said, t), slides),
-        "sensitivity": summed(lambda t: rates(said, t, 1), slides),
-        "specificity": summed(lambda t: rates(said, t, 0), slides),
+        "slides": len(label),
+        "auc": summed(areas(said, leave_out(len(label))), "share", fewest),
+        "sensitivity": rate(said, 1),
+        "specificity": rate(said, 0),
     }
 
 
 def difference(said: Sequence[Said], other: Sequence[Said]) -> dict[str, Any]:
-    """AUC of one minus that of another, training by training on the same resamples."""
-    return summed(lambda t: areas(said, t) - areas(other, t), len(said[0]["label"]))
+    """AUC of one minus that of another, training by training on the same slides."""
+    without = leave_out(len(said[0]["label"]))
+    return summed(areas(said, without) - areas(other, without), "difference")
 
 
 def agreement(said: Sequence[Said], other: Sequence[Said]) -> dict[str, Any]:

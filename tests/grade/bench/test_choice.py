@@ -67,8 +67,9 @@ def test_several_students_are_named_and_not_escalated(slide_file):
     assert record["choice"]["few"]
     assert "10x against 5x against 2.5x" in to_markdown(record)
     assert "no conclusion: 1 slide(s)" in to_markdown(record)
-    shown = choose(cohort({"teacher": 0.1, "a": 0.1}, groups=3), "teacher", ["a"], 0.1)
-    assert "too few: do not trust" in "\n".join(trade_lines(record | {"choice": shown}))
+    few = choose(cohort({"teacher": 0.1, "a": 0.1}, groups=9), "teacher", ["a"], 0.1)
+    assert few["chosen"] is None
+    assert "are too few for a bound" in "\n".join(trade_lines(record | {"choice": few}))
     assert "read again" not in to_markdown(record)
 
 
@@ -126,21 +127,22 @@ def test_testing_ends_with_the_first_that_fails():
 def test_slides_are_paired():
     """A student that errs where its teacher does is not punished for slides that are hard."""
     made = cohort({"teacher": 0.3, "same": 0.3})
-    test = choose(made, "teacher", ["same"], 0.001)["tests"][0]
-    assert test["difference"] == test["lower"] == 0
+    test = choose(made, "teacher", ["same"], 0.1)["tests"][0]
+    assert test["difference"] == 0
+    assert test["lower"] == pytest.approx(0.05 ** (1 / 30) - 1)  # others may differ
     apart = Gradings(
         {"teacher": made.tables["teacher"], "same": made.tables["same"][::-1]},
         "drawn", made.fields, made.slides, quadratic=True,
     )  # fmt: skip
-    assert choose(apart, "teacher", ["same"], 0.001)["chosen"] is None
+    assert choose(apart, "teacher", ["same"], 0.02)["chosen"] is None
 
 
-def test_the_bound_is_that_of_a_plain_bootstrap():
-    made = cohort({"teacher": 0.1, "s": 0.2}, groups=12)
+def test_the_bound_is_near_that_of_a_plain_bootstrap():
+    made = cohort({"teacher": 0.1, "s": 0.2}, groups=40)
     rng = np.random.default_rng(9)
     drawn = []
     for _ in range(4000):
-        pick = rng.integers(0, 12, 12)
+        pick = rng.integers(0, 40, 40)
         kappas = []
         for name in ("s", "teacher"):
             table = made.tables[name][pick].sum(0)

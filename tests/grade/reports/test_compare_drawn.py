@@ -15,7 +15,7 @@ def test_scores_equal_sklearn(seed):
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, 300)
     found = np.where(rng.random(300) < 0.6, truth, rng.integers(0, 4, 300))
-    score = score_labels(truth, found, CLASSES)
+    score = score_labels(truth, found, CLASSES, np.arange(300) // 10)
     labels = range(4)
     plain = cohen_kappa_score(truth, found, labels=labels)
     assert score.kappa_plain == pytest.approx(plain)
@@ -27,36 +27,41 @@ def test_scores_equal_sklearn(seed):
 
 def test_an_absent_class_keeps_its_distance():
     truth, found = np.array([0, 0, 3, 3, 1]), np.array([0, 3, 3, 1, 1])  # no G4
-    score = score_labels(truth, found, CLASSES, resamples=20)
+    score = score_labels(truth, found, CLASSES, np.zeros(5, int))
     wanted = cohen_kappa_score(truth, found, weights="quadratic", labels=range(4))
     assert score.kappa == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_nothing_to_tell_apart_has_no_kappa(count):
-    score = score_labels(np.ones(count, int), np.ones(count, int), CLASSES, resamples=5)
-    assert np.isnan([score.kappa, *score.interval]).all()
+    score = score_labels(np.ones(count, int), np.ones(count, int), CLASSES, np.zeros(count, int))
+    assert np.isnan(score.kappa)
+    assert score.interval is None
     assert score.fields == count
 
 
 def test_classes_that_are_no_grades_get_plain_kappa():
     rng = np.random.default_rng(9)
     truth, found = rng.integers(0, 3, 200), rng.integers(0, 3, 200)
-    score = score_labels(truth, found, ("fat", "muscle", "skin"))
+    score = score_labels(truth, found, ("fat", "muscle", "skin"), np.zeros(200, int))
+    assert score.interval is None
     assert score.kappa == pytest.approx(cohen_kappa_score(truth, found))
 
 
-def test_interval_covers_what_resampling_by_hand_gives():
+def test_the_interval_is_over_slides():
     rng = np.random.default_rng(3)
-    truth = rng.integers(0, 4, 120)
-    found = np.where(rng.random(120) < 0.7, truth, rng.integers(0, 4, 120))
-    score = score_labels(truth, found, CLASSES)
-    other = np.random.default_rng(77)
-    kappas = [
-        cohen_kappa_score(truth[d], found[d], weights="quadratic")
-        for d in (other.integers(0, 120, 120) for _ in range(400))
-    ]
-    np.testing.assert_allclose(score.interval, np.quantile(kappas, [0.025, 0.975]), atol=0.04)
+    slide = np.repeat(np.arange(30), 20)
+    truth = rng.integers(0, 4, 600)
+    sure = rng.uniform(0.2, 1, 30)[slide]  # slides differ
+    found = np.where(rng.random(600) < sure, truth, rng.integers(0, 4, 600))
+    score = score_labels(truth, found, CLASSES, slide)
+    kappas = []
+    for _ in range(400):
+        own = np.concatenate([np.flatnonzero(slide == s) for s in rng.integers(0, 30, 30)])
+        kappas.append(cohen_kappa_score(truth[own], found[own], weights="quadratic"))
+    np.testing.assert_allclose(score.interval, np.quantile(kappas, [0.025, 0.975]), atol=0.05)
+    alone = score_labels(truth, found, CLASSES, np.arange(600)).interval
+    assert alone[1] - alone[0] < 0.7 * (score.interval[1] - score.interval[0])
 
 
 def test_truth_map_marks_the_cells_that_a_region_covers():

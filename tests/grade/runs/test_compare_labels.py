@@ -127,20 +127,20 @@ def test_a_table_counted_by_hand(tmp_path):
     assert record["figures"]["kappa"] == pytest.approx(1 - 26 / 27.5)
 
 
-def test_patients_are_resampled_together(tmp_path):
+def test_patients_count_once(tmp_path):
     cohort(tmp_path / "one")
-    cohort(tmp_path / "two", patients=lambda i: f"p{i % 4}")
+    cohort(tmp_path / "two", patients=lambda i: f"p{i % 15}")
     alone, together = scored(tmp_path / "one"), scored(tmp_path / "two")
-    assert (alone["groups"], together["groups"]) == (40, 4)
+    assert (alone["groups"], together["groups"]) == (40, 15)
     assert alone["figures"] == together["figures"]
     assert alone["intervals"] != together["intervals"]
 
 
-def test_few_slides_are_warned_of_and_one_has_no_interval(tmp_path, caplog):
+def test_few_slides_are_warned_of_and_have_no_interval(tmp_path, caplog):
     write_result(tmp_path / "out", "a", 2)
     write_labels(tmp_path / "l.csv", "slide,grade_group\na,2\n")
     record = scored(tmp_path)
-    assert "only 1 slides or patients" in caplog.text
+    assert "1 slides or patients: not enough slides for an interval" in caplog.text
     assert set(record["intervals"].values()) == {None}
     assert record["figures"]["auc_cancer"] is None
     assert record["figures"]["kappa"] is None

@@ -294,7 +294,7 @@ def test_cross_fitting_predicts_every_patch_once_a_repeat(sicap, tmp_path):
     found = reproduce.collect(plan, tmp_path)
     for predictions in (*found["ce_5x"].values(), *found["colour_histogram"].values()):
         assert list(predictions.index) == list(range(80))
-    table = make_table(plan, tmp_path, resamples=50)
+    table = make_table(plan, tmp_path)
     assert [r["units"] for r in table["rows"]] == [2, 2]
     assert table["plan"]["groups"] == 5
     assert "2 x 2-fold cross-fitting" in to_markdown(table)
@@ -313,7 +313,7 @@ def test_redealt_folds_are_each_seeds_own(sicap, tmp_path):
         for seed in seeds
     }  # fmt: skip
     assert dealt[1] != dealt[5]
-    table = make_table(plan, out, resamples=50)
+    table = make_table(plan, out)
     assert [r["units"] for r in table["rows"]] == [2, 2]
     assert table["rows"][-1]["each_is"] == [{"seed": s, "repeat": s} for s in seeds]
     assert "each seed's own 2-fold cross-fitting" in to_markdown(table)
@@ -399,7 +399,7 @@ def test_gap_closed_only_where_there_is_a_gap(monkeypatch, tmp_path):
     right = {n: {(s, 0): predictions(share) for s in (1, 2)} for n, share in shares.items()}
     for made, expected in ((right, True), (right | {"teacher": right["ce_5x"]}, False)):
         monkeypatch.setattr(module, "collect", lambda *_, made=made: made)
-        table = make_table(plan, tmp_path, resamples=100)
+        table = make_table(plan, tmp_path)
         gain = next(g for g in table["gains"] if g["metric"] == "kappa")
         assert (gain["gap_closed"] is not None) == expected
         if expected:
@@ -435,7 +435,7 @@ def table_of(monkeypatch, tmp_path, plan, found):
     monkeypatch.setattr(module, "GAINS", ("accuracy",))
     monkeypatch.setattr(module, "read_card", lambda *_: {"macs": 10**9})
     monkeypatch.setattr(module, "collect", lambda *_: found)
-    return make_table(plan, tmp_path, resamples=50)
+    return make_table(plan, tmp_path)
 
 
 ROOT = Path(str(resources.files("wsikd.configs") / "at_plus/sicapv2"))

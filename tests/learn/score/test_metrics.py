@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as oracle
 
-from wsikd.core.resampling import multiplicities
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
@@ -77,8 +76,7 @@ def test_benign_need_not_be_the_first_class_nor_one():
 def test_counting_a_group_twice_is_repeating_its_patches():
     truth, logits, group = drawn(3, ties=True)
     p = softmax(logits)
-    times = multiplicities(7, resamples=12, seed=4)
-    assert (times.sum(1) == 7).all()
+    times = np.random.default_rng(4).multinomial(7, np.full(7, 1 / 7), 12)
     found = metrics.weighted(truth, p, group, times)
     for r, counts in enumerate(times):
         rows = np.concatenate(
@@ -88,21 +86,21 @@ def test_counting_a_group_twice_is_repeating_its_patches():
         assert {k: v[r] for k, v in found.items()} == pytest.approx(repeated, nan_ok=True)
 
 
-def test_intervals_resample_groups_and_not_patches():
+def test_intervals_are_over_groups_and_not_patches():
     rng = np.random.default_rng(0)
-    slide = np.repeat(np.arange(10), 50)
-    right = np.repeat(rng.random(10) < 0.6, 50)  # a slide is all right or all wrong
-    truth = np.tile([0, 1], 250)
+    slide = np.repeat(np.arange(40), 50)
+    right = np.repeat(rng.random(40) < 0.6, 50)  # a slide is all right or all wrong
+    truth = np.tile([0, 1], 1000)
     said = np.where(right, truth, 1 - truth)
     p = np.eye(2)[said] * 0.8 + 0.1
     by_slide = metrics.intervals(truth, p, [f"s{i}" for i in slide])["accuracy"]
-    by_patch = metrics.intervals(truth, p, [f"p{i}" for i in range(500)])["accuracy"]
+    by_patch = metrics.intervals(truth, p, [f"p{i}" for i in range(2000)])["accuracy"]
     share = right.mean()
-    wide = 2 * 1.96 * np.sqrt(share * (1 - share) / 10)
+    wide = 2 * 1.96 * np.sqrt(share * (1 - share) / 40)
     assert by_slide[1] - by_slide[0] == pytest.approx(wide, rel=0.25)
-    narrow = 2 * 1.96 * np.sqrt(share * (1 - share) / 500)
+    narrow = 2 * 1.96 * np.sqrt(share * (1 - share) / 2000)
     assert by_patch[1] - by_patch[0] == pytest.approx(narrow, rel=0.25)
-    alone = metrics.intervals(truth, p, ["one"] * 500)
+    alone = metrics.intervals(truth, p, ["one"] * 2000)
     assert set(alone.values()) == {None}
 
 

@@ -57,7 +57,7 @@ def test_one_outcome_has_no_threshold():
     assert found["specificity"] == {"value": None, "interval": None}
 
 
-def test_intervals_resample_groups():
+def test_intervals_are_over_groups():
     """Twenty equal slides of one patient say no more than one slide does."""
     positive, score = np.repeat([True, False], 20), np.repeat([1.0, 0.0], 20)
     score[5:10] = -1

@@ -118,7 +118,7 @@ def test_given_again_it_only_reads(made, monkeypatch):
 def test_a_share_without_three_seeds_is_left_out_and_named(made):
     csv, out, _ = made
     rows = read_rows(efficiency_folder(), data=[str(csv)], overrides=SMALL, wanted=["none", "both"])
-    study = make_study(Plan(rows, (0, 1, 2)), out, (0.34, 1.0), resamples=50)
+    study = make_study(Plan(rows, (0, 1, 2)), out, (0.34, 1.0))
     assert study["points"] == []
     assert study["missing"] == [0.34, 1.0]
     assert "Not finished with 3 seeds, so left out: 34%, 100%." in to_markdown(study)

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
 
 from benchmarks.studies.ts2g.cells import SHAPES, write_cells
 from benchmarks.studies.ts2g.data import cut_boxes, holds, write_teacher_patches
-from benchmarks.studies.ts2g.figures import agreement, areas, difference, figures, rates
+from benchmarks.studies.ts2g.figures import agreement, areas, difference, figures
 from benchmarks.studies.ts2g.run import main
 from benchmarks.studies.ts2g.settings import read_study
 from wsikd.core.errors import ConfigError
@@ -137,7 +137,8 @@ def test_figures_over_trainings_against_scikit_learn():
         assert found[name]["trainings"] == pytest.approx(each)
     apart = difference(some, other)
     assert apart["value"] == pytest.approx(np.mean(areas[0]) - np.mean(areas[1]))
-    assert difference(some, some)["interval"] == [0, 0]
+    low, high = difference(some, some)["interval"]
+    assert low == -high < 0
     told = agreement(some, other)
     kappas = [cohen_kappa_score(a["decided"], b["decided"])
               for a, b in zip(some, other, strict=True)]  # fmt: skip
@@ -156,4 +157,3 @@ def test_a_slide_that_is_not_drawn_does_not_count():
     label, score = (np.asarray(some[0][k])[picked] for k in ("label", "probability"))
     assert areas(some, times)[0, 0] == pytest.approx(roc_auc_score(label, score))
     decided = np.asarray(some[0]["decided"])[picked]
-    assert rates(some, times, 1)[0, 0] == pytest.approx(recall_score(label, decided))

@@ -3,10 +3,10 @@
 The answer to "which magnification may I use" is a non-inferiority test (S. Wellek, *Testing
 Statistical Hypotheses of Equivalence and Noninferiority*, CRC Press 2010): a student passes where
 the one-sided 95 % lower bound of kappa(student) - kappa(teacher) lies above -margin. Both kappas
-come from the same resampled slides, so that what is hard for both does not count. Students are
-tested from the highest magnification down, and testing ends with the first that fails: in such a
-fixed sequence each test keeps its full level (P. Westfall, A. Krishen, "Optimally weighted, fixed
-sequence and gatekeeper multiple testing procedures", J. Stat. Plan. Inference 99, 2001).
+are of the same slides, so that what is hard for both does not count. Students are tested from the
+highest magnification down, and testing ends with the first that fails: in such a fixed sequence
+each test keeps its full level (P. Westfall, A. Krishen, "Optimally weighted, fixed sequence and
+gatekeeper multiple testing procedures", J. Stat. Plan. Inference 99, 2001).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 
 from wsikd.core.agreement import confusion
 from wsikd.core.classes import pattern_of
+from wsikd.core.intervals import LEVEL, MIN_GROUPS, interval, lower_bound
 from wsikd.core.leak_hashes import saw_scan
-from wsikd.core.resampling import FEW_GROUPS, LEVEL, interval, lower_bound
 from wsikd.grade.bench.slide_grades import gather_slides
 from wsikd.grade.bench.types import Gradings
 from wsikd.grade.escalation.predictor import EscalatingPredictor
@@ -174,7 +174,7 @@ def gather(
 def graded(gradings: Gradings, name: str) -> dict[str, Any]:
     """Kappa of a contender and its 95 % interval over groups, as JSON values."""
     value = gradings.kappa(name)
-    span = interval(gradings.resampled(name)) if gradings.groups > 1 else None
+    span = interval(gradings.without(name), "kappa")
     return {
         "kappa": value if math.isfinite(value) else None,
         "interval": span and [round(v, 6) for v in span],
@@ -198,15 +198,13 @@ def choose(
         that it was not tested); ``chosen`` is the last that passed, None where none did. Where not
         even the first has a bound, nothing is concluded, and ``refused`` tells why.
     """
-    several = gradings.groups > 1
-    base, base_drawn = gradings.kappa(teacher), gradings.resampled(teacher) if several else None
+    base = gradings.without(teacher)
     tests: list[dict[str, Any]] = []
     chosen, open_ = None, True
     for name in students:
-        difference, lower, span = gradings.kappa(name) - base, None, None
-        if base_drawn is not None:
-            drawn = gradings.resampled(name) - base_drawn
-            lower, span = lower_bound(drawn), interval(drawn)
+        values = gradings.without(name) - base
+        difference = float(values[0])
+        lower, span = lower_bound(values, "difference"), interval(values, "difference")
         passed = lower is not None and lower > -margin
         tests.append({
             "name": name,
@@ -222,14 +220,12 @@ def choose(
         refused = _no_bound(gradings)
         tests = [{**test, "not_inferior": None} for test in tests]
         log.warning("--margin %g: %s", margin, refused)
-    elif gradings.groups < FEW_GROUPS:
-        log.warning("only %d slides or patients: the bounds are not to be trusted", gradings.groups)
     return {
         "margin": margin,
         "level": LEVEL,
         "unit": gradings.unit,
         "groups": gradings.groups,
-        "few": gradings.groups < FEW_GROUPS,
+        "few": gradings.groups < MIN_GROUPS,
         "tests": tests,
         "chosen": chosen,
         "refused": refused,
@@ -239,12 +235,12 @@ def choose(
 def _no_bound(gradings: Gradings) -> str:
     """Why a difference of kappas has no interval, and what mends that."""
     why = (
-        f"{gradings.groups} slide(s) or patient(s) with a reference have no interval"
-        if gradings.groups < 2
-        else f"kappa is undefined in more than a tenth of the resamples of {gradings.groups} "
-        "slides or patients, which are too few or too much alike"
+        f"{gradings.groups} slide(s) or patient(s) with a reference are too few for a bound"
+        if gradings.groups < MIN_GROUPS
+        else f"kappa is undefined without one of {gradings.groups} slides or patients, which are "
+        "too much alike"
     )
-    return f"no conclusion: {why}; compare at least {FEW_GROUPS} of several grades"
+    return f"no conclusion: {why}; compare at least {MIN_GROUPS} of several grades"
 
 
 def seen_slides(

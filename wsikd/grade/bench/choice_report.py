@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsikd.core.intervals import MIN_GROUPS
 from wsikd.core.output.markdown import table_lines
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def _units(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _fields_told(what: dict[str, Any]) -> str:
     scale = "quadratic kappa" if what["quadratic"] else "kappa"
     over = (
-        f"over {what['fields']} fields of {what['slides']} slide(s); intervals resample "
-        f"{what['groups']} slides or patients"
+        f"over {what['fields']} fields of {what['slides']} slide(s); "
+        f"{_intervals_over(what['groups'])}"
     )
     if what["reference"] == "drawn":
         return (
@@ -75,9 +76,15 @@ def _slides_told(what: dict[str, Any]) -> str:
     ]
     return (
         "The quadratic kappa of slides is that of ISUP grade groups 0 to 5 with the labels "
-        f"({what['specimen']} rule), over {what['slides']} slide(s); intervals resample "
-        f"{what['groups']} slides or patients{''.join(f'; {one}' for one in left)}."
+        f"({what['specimen']} rule), over {what['slides']} slide(s); "
+        f"{_intervals_over(what['groups'])}{''.join(f'; {one}' for one in left)}."
     )
+
+
+def _intervals_over(groups: int) -> str:
+    if groups < MIN_GROUPS:
+        return f"no intervals: {groups} slides or patients are not enough, it takes {MIN_GROUPS}"
+    return f"intervals are over {groups} slides or patients"
 
 
 def _row(point: dict[str, Any], units: list[tuple[str, str]], *, asked: bool) -> tuple[str, ...]:
@@ -119,13 +126,7 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
             less += f" [{span[0]:+.3f}, {span[1]:+.3f}]"
         rows.append((test["name"], less, lower, _verdict(test)))
     table = table_lines(["student", kappa, "lower bound", ""], rows, right=(1, 2))
-    lines = [said, "", *table, ""]
-    if choice["few"]:
-        lines += [
-            f"**{choice['groups']} slides or patients are too few: do not trust the bounds.**",
-            "",
-        ]
-    return lines
+    return [said, "", *table, ""]
 
 
 def _verdict(test: dict[str, Any]) -> str:

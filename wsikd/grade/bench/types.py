@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import kappas
-from wsikd.core.resampling import multiplicities
+from wsikd.core.intervals import leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
 BUDGETS = (0.02, 0.05, 0.1, 0.2)
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,10 @@ class Gradings:
         """Kappa of a contender with the reference; NaN where it is undefined."""
         return float(kappas(self.tables[name].sum(0)[None], quadratic=self.quadratic)[0])
 
-    def resampled(self, name: str) -> NDArray[np.float64]:
-        """The same over resampled groups, alike for every contender: float64 (R,)."""
-        times = multiplicities(self.groups, resamples=RESAMPLES)
-        return kappas(np.tensordot(times, self.tables[name], 1), quadratic=self.quadratic)
+    def without(self, name: str) -> NDArray[np.float64]:
+        """The same with all groups, then without some of them: float64 (1 + R,).
+
+        See ``leave_out`` of :mod:`wsikd.core.intervals`; alike for every contender.
+        """
+        tables = np.tensordot(leave_out(self.groups), self.tables[name], 1)
+        return kappas(tables, quadratic=self.quadratic)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.agreement import balanced_accuracy, confusion, kappa, kappas
 from wsikd.core.classes import pattern_of
+from wsikd.core.intervals import interval, leave_out
 from wsikd.tiles.labels import label_fields
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ class Score:
     """How well predicted classes fit the drawn ones.
 
     ``kappa_plain`` is unweighted (Cohen 1960); ``kappa`` is quadratic where the classes are grades
-    (Cohen 1968), with a 95 % bootstrap interval over fields; ``confusion`` counts (drawn,
-    predicted).
+    (Cohen 1968), with its 95 % interval over slides, None for few of them; ``confusion`` counts
+    (drawn, predicted).
     """
 
     fields: int
     kappa: float
     kappa_plain: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
+    slides: int
     balanced_accuracy: float
     accuracy: float
     confusion: NDArray[np.int64]
@@ -57,35 +58,36 @@ def truth_map(
     return replace(grade_map, probability_khw=probability, valid_hw=valid, seconds={})
 
 
-def score_maps(truth: Sequence[GradeMap], found: Sequence[GradeMap], *, seed: int = 0) -> Score:
+def score_maps(truth: Sequence[GradeMap], found: Sequence[GradeMap]) -> Score:
     """Compare maps with drawn ones over all cells valid in both, of all slides together."""
     pairs = [(t.valid_hw & f.valid_hw, t, f) for t, f in zip(truth, found, strict=True)]
     a = np.concatenate([t.grade_hw[both] for both, t, _ in pairs])
     b = np.concatenate([f.grade_hw[both] for both, _, f in pairs])
-    return score_labels(a, b, truth[0].classes, seed=seed)
+    slide = np.repeat(np.arange(len(pairs)), [int(both.sum()) for both, _, _ in pairs])
+    return score_labels(a, b, truth[0].classes, slide)
 
 
 def score_labels(
     truth: NDArray[np.integer],
     found: NDArray[np.integer],
     classes: tuple[str, ...],
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
+    slide: NDArray[np.integer],
 ) -> Score:
-    """Compare class indices, int (N,)."""
+    """Compare class indices, int (N,), of slides, int (N,)."""
     count = len(classes)
-    table = confusion(truth, found, count)
     ordinal = all(pattern_of(name) is not None for name in classes)
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, max(len(truth), 1), (resamples, len(truth)))
-    resampled = [kappa(confusion(truth[d], found[d], count), quadratic=ordinal) for d in draws]
-    kappas = [k for k in resampled if math.isfinite(k)] or [math.nan]
+    _, group = np.unique(slide, return_inverse=True)
+    slides = int(group.max(initial=-1)) + 1
+    pairs = np.asarray(truth, np.int64) * count + np.asarray(found, np.int64)
+    flat = np.bincount(group * count**2 + pairs, minlength=slides * count**2)
+    tables = np.tensordot(leave_out(slides), flat.reshape(slides, count, count), 1)
+    table = confusion(truth, found, count)
     return Score(
         fields=len(truth),
         kappa=kappa(table, quadratic=ordinal),
         kappa_plain=kappa(table, quadratic=False),
-        interval=(float(np.quantile(kappas, 0.025)), float(np.quantile(kappas, 0.975))),
+        interval=interval(kappas(tables, quadratic=ordinal), "kappa"),
+        slides=slides,
         balanced_accuracy=balanced_accuracy(table),
         accuracy=float((truth == found).mean()) if len(truth) else float("nan"),
         confusion=table,

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.agreement import confusion, kappas
+from wsikd.core.agreement import auc, confusion, kappas
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import MALFORMED, AnnotationError, ConfigError, OutputError
+from wsikd.core.intervals import (
+    LEVEL,
+    MIN_GROUPS,
+    NO_INTERVAL,
+    interval,
+    leave_out,
+    rate_interval,
+)
 from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
-from wsikd.core.resampling import FEW_GROUPS, LEVEL, RESAMPLES, auc, interval, multiplicities
 from wsikd.grade.gleason import grade_group
 from wsikd.grade.runs.record import named_records, student_card
 from wsikd.slides.listing.search import SLIDE_SUFFIXES
@@ -169,21 +176,17 @@ def _failures(out: Path) -> dict[str, str]:
         return {}
 
 
-def score_slides(
-    results: Results, labels: Sequence[SlideLabel], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
+def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, Any]:
     """Compare grade groups slide by slide.
 
     Kappa has quadratic weights over the grade groups 0 (no cancer) to 5. The AUC is that of cancer
-    against none, by the share of the tissue that is expected to be cancer. Intervals (95 %)
-    resample patients where they are known, else slides. Slides that failed or are missing do not
-    count in any figure.
+    against none, by the share of the tissue that is expected to be cancer. Intervals (95 %) are
+    over patients where they are known, else slides; fewer than ten have none. Slides that failed
+    or are missing do not count in any figure.
 
     Args:
         results: what was graded.
         labels: what a pathologist said.
-        resamples: how many.
-        seed: of the draws.
 
     Returns:
         JSON values; a figure that is undefined is None.
@@ -209,12 +212,10 @@ def score_slides(
     ]
     known, group = np.unique(np.asarray(names), return_inverse=True)
     score = np.array([math.nan if (v := row.get(SCORE)) is None else float(v) for row in rows])
-    own = _figures(truth, found, score, group, np.ones((1, len(known)), np.int64))
-    times = multiplicities(len(known), resamples=resamples, seed=seed)
-    drawn = _figures(truth, found, score, group, times)
-    spans = {k: interval(v) if len(known) > 1 else None for k, v in drawn.items()}
-    if len(known) < FEW_GROUPS:
-        log.warning("only %d slides or patients: the intervals are not to be trusted", len(known))
+    values = _figures(truth, found, score, group, leave_out(len(known)))
+    own, spans = {k: v[:1] for k, v in values.items()}, _spans(values, truth, found, score, group)
+    if len(known) < MIN_GROUPS:
+        log.warning("%d slides or patients: %s", len(known), NO_INTERVAL)
     return {
         "slides": len(both),
         "groups": len(known),
@@ -232,6 +233,23 @@ def score_slides(
         "missing": [name for name in absent if name not in results.failed],
         "unlabelled": sorted(set(results.rows) - {label.slide for label in labels}),
         "seen": _seen(results, [label.slide for label in both]),
+    }
+
+
+def _spans(
+    values: Mapping[str, NDArray[np.float64]],
+    truth: NDArray[np.int64],
+    found: NDArray[np.int64],
+    score: NDArray[np.float64],
+    group: NDArray[np.int64],
+) -> dict[str, tuple[float, float] | None]:
+    """The interval of each of :func:`_figures`."""
+    scored = np.isfinite(score)
+    sides = [len(np.unique(group[scored & own])) for own in (truth > 0, truth == 0)]
+    return {
+        "kappa": interval(values["kappa"], "kappa"),
+        "accuracy": rate_interval(np.bincount(group, truth == found), np.bincount(group)),
+        "auc_cancer": interval(values["auc_cancer"], "share", support=min(sides)),
     }
 
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import DataError
+from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, interval, leave_out, rate_interval
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
-from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.engine.train import train
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.mil.train import BagTask, figure
-from wsikd.learn.score.metrics import weighted
+from wsikd.learn.score.metrics import supports, weighted
 from wsikd.learn.score.thresholds import with_intervals
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.files.bundle import CARD
@@ -146,23 +146,28 @@ def pool(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     known, group = np.unique(groups, return_inverse=True)
 
     def areas(times: Any) -> Any:
-        """AUC of each fold, (folds, resamples)."""
+        """AUC of each fold, (folds, weightings)."""
         parts = []
         for k in np.unique(fold):
             here = fold == k
             parts.append(weighted(truth[here], said[here], group[here], times)["auc_macro"])
         return np.stack(parts)
 
-    each = areas(np.ones((1, len(known)), np.int64))[:, 0]
-    spread = interval(_mean_defined(areas(multiplicities(len(known))))) if len(known) > 1 else None
-    whole = float(_mean_defined(each[:, None])[0])
+    without = areas(leave_out(len(known)))
+    each, means = without[:, 0], _mean_defined(without)
+    carried = supports(truth, group, said.shape[1])["auc_macro"]
+    spread, whole = interval(means, "share", support=carried), float(means[0])
     found: dict[str, Any] = {"slides": len(rows), "groups": len(known)}
     found["auc"] = {
         "value": None if np.isnan(whole) else whole,
         "interval": None if spread is None else list(spread),
         "folds": [None if np.isnan(v) else float(v) for v in each],
     }
-    found["accuracy"] = {"value": float((calls == truth).mean()), "interval": None}
+    right = rate_interval(np.bincount(group, calls == truth), np.bincount(group))
+    found["accuracy"] = {
+        "value": float((calls == truth).mean()),
+        "interval": None if right is None else list(right),
+    }
     if said.shape[1] == 2:
         found |= with_intervals(truth == 1, calls.astype(np.float64), 0.5, groups)
     return found
@@ -187,7 +192,9 @@ def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int)
         f"{config.network.arch}, {folds} folds. AUC is the mean over folds; decisions are pooled, "
         "each at the threshold of its fold's validation. Intervals: 95 % over patients or slides."
     )
-    text = "\n".join([*lines, "", note]) + "\n"
+    few = [row["groups"] for row in found.values() if row["groups"] < MIN_GROUPS]
+    less = ["", f"{few[0]} slides or patients: {NO_INTERVAL}."] if few else []
+    text = "\n".join([*lines, "", note, *less]) + "\n"
     settings = config.model_dump(mode="json", exclude={"data": {"paths", "labels"}})
     check_names(out, TABLE_FILES, TABLE)
     write_json_atomic(out / "table.json", {

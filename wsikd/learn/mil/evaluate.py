@@ -18,8 +18,8 @@ import torch
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.config import load_config
 from wsikd.core.errors import DataError, OutputError
+from wsikd.core.intervals import interval, leave_out
 from wsikd.core.output.lock import locked
-from wsikd.core.resampling import interval, multiplicities
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.core.softmax import softmax
 from wsikd.learn.mil.data import load_bags
@@ -215,15 +215,15 @@ def _difference(
     other: NDArray[np.float64],
     groups: Sequence[str],
 ) -> dict[str, Any]:
-    """AUC on the other bags minus AUC on its own, on the same resamples."""
+    """AUC on the other bags minus AUC on its own, group by group."""
     known, group = np.unique(np.asarray(groups), return_inverse=True)
 
     def auc(times: NDArray[Any]) -> NDArray[np.float64]:
         parts = [weighted(truth, p, group, times)["auc_macro"] for p in (other, own)]
         return parts[0] - parts[1]
 
-    value = float(auc(np.ones((1, len(known)), np.int64))[0])
-    spread = interval(auc(multiplicities(len(known)))) if len(known) > 1 else None
+    values = auc(leave_out(len(known)))
+    value, spread = float(values[0]), interval(values, "difference")
     return {
         "value": None if math.isnan(value) else value,
         "interval": None if spread is None else list(spread),

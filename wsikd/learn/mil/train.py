@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, rate_interval
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
 from wsikd.learn.engine.trainer import Task, Trainer
@@ -94,6 +95,7 @@ class BagResult:
         return (
             f"{self.bundle}: on validation {', '.join(parts)}{point} "
             f"(epoch {self.best_epoch}, {told_slides(self.metrics['bags'])})"
+            + ("" if self.metrics["groups"] >= MIN_GROUPS else f"; {NO_INTERVAL}")
             + told_missing(self.missing)
         )
 
@@ -179,7 +181,7 @@ def score_bags(
     groups: Sequence[str],
     threshold: float | None,
 ) -> dict[str, Any]:
-    """Figures of bags with bootstrap intervals over groups.
+    """Figures of bags with intervals over groups.
 
     Args:
         truth: int64 (N,).
@@ -188,11 +190,15 @@ def score_bags(
         threshold: chosen elsewhere; None leaves out what needs one.
 
     Returns:
-        ``bags``, and ``auc``, ``accuracy``, ``balanced_accuracy`` and, with a threshold,
-        ``sensitivity``, ``specificity``, ``precision``, ``f1``, each {"value", "interval"}.
+        ``bags`` and ``groups``, and ``auc``, ``accuracy``, ``balanced_accuracy`` and, with a
+        threshold, ``sensitivity``, ``specificity``, ``precision``, ``f1``, each {"value",
+        "interval"}.
     """
     point, spread = measure(truth, probability), intervals(truth, probability, groups)
-    found: dict[str, Any] = {"bags": len(truth)}
+    known, group = np.unique(np.asarray(groups), return_inverse=True)
+    right = np.bincount(group, probability.argmax(1) == truth)
+    spread["accuracy"] = rate_interval(right, np.bincount(group))
+    found: dict[str, Any] = {"bags": len(truth), "groups": len(known)}
     names = {"auc": "auc_macro", "accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy"}
     for name, own in names.items():
         between = spread[own]

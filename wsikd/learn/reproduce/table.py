@@ -2,28 +2,29 @@
 
 Three kinds of chance are told apart. The deviation over seeds (population, ddof 0), each seed the
 mean of its repeats, says what another training would give on the same slides; that over repeats,
-what another dealing of the folds would; the interval, from resampled slides or patients, what
-other slides would give with the same trainings averaged. Where the folds are dealt anew for each
-seed, the deviation over seeds holds that over dealings too.
+what another dealing of the folds would; the interval, over slides or patients, what other slides
+would give with the same trainings averaged. Where each seed has its own dealing of the folds, the
+deviation over seeds holds that over dealings too.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsikd.core.config import first_difference
+from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, interval, leave_out
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.files import check_names
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
-from wsikd.core.resampling import RESAMPLES, interval, multiplicities
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, read_card
-from wsikd.learn.score.metrics import METRICS, measure, weighted
+from wsikd.learn.score.metrics import METRICS, measure, scale_of, supports, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     Key = tuple[int, int]
     Units = Mapping[Key, Predictions]
     Points = dict[Key, dict[str, float]]
-    Resampled = dict[str, NDArray[np.float64]]
+    Values = dict[str, NDArray[np.float64]]
 
 SHOWN = {
     "balanced_accuracy": "balanced accuracy",
@@ -48,13 +49,12 @@ SHOWN = {
 GAINS = ("kappa", "balanced_accuracy", "auc_cancer")
 
 
-def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+def make_table(plan: Plan, out: Path) -> dict[str, Any]:
     """Sum up what ``reproduce.run_all`` made.
 
     Args:
         plan: what was run.
         out: folder of the table.
-        resamples: of slides or patients.
 
     Returns:
         JSON values: ``rows`` (name, mpp, input, macs, units, mean, deviation and interval of each
@@ -66,15 +66,12 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
     """
     found = collect(plan, out)
     groups = sorted({g for units in found.values() for p in units.values() for g in set(p.group)})
-    times = multiplicities(len(groups), resamples=resamples)
-    if len(groups) < 2:
-        times = times[:0]  # a single slide says nothing of others: no intervals
-    resampled = {name: resample_units(units, groups, times) for name, units in found.items()}
+    without = {name: leave_out_of(units, groups) for name, units in found.items()}
     points = {n: {k: point_of(p) for k, p in _distinct(n, u).items()} for n, u in found.items()}
-    rows = [_row(row, plan, out, points[row.name], resampled[row.name]) for row in plan.rows]
+    rows = [_row(row, plan, out, points[row.name], without[row.name]) for row in plan.rows]
     colour = {"name": COLOUR, "mpp": None, "input": "colours only", "macs": None}
-    rows.append(colour | summary_of(points[COLOUR], resampled[COLOUR]))
-    gains = _gains(plan, points, resampled)
+    rows.append(colour | summary_of(points[COLOUR], without[COLOUR]))
+    gains = _gains(plan, points, without)
     return {
         "rows": rows,
         "gains": gains,
@@ -82,7 +79,7 @@ def make_table(plan: Plan, out: Path, *, resamples: int = RESAMPLES) -> dict[str
         "plan": {
             "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
             "redeal": plan.redeal,
-            "groups": len(groups), "resamples": resamples,
+            "groups": len(groups),
             "test_patches": len(next(iter(found[COLOUR].values())).truth),
         },
         "provenance": provenance(),
@@ -102,29 +99,49 @@ def point_of(p: Predictions) -> dict[str, float]:
     return measure(p.truth, p.probability, benign=p.benign, fold=p.fold)
 
 
-def resample_units(units: Units, groups: list[str], times: NDArray[np.int64]) -> Resampled:
-    """Mean over units of each figure in each resample of groups: name -> float64 (R,)."""
-    place = {name: i for i, name in enumerate(groups)}
-    drawn: list[Resampled] = []
-    seen: dict[int, Resampled] = {}
+@dataclass(frozen=True)
+class Without:
+    """Figures of a row, with all groups and without some, as means over its units.
+
+    Attributes:
+        values: name -> float64 (1 + R,), see :mod:`wsikd.core.intervals`.
+        support: groups that carry each figure.
+    """
+
+    values: Values
+    support: Mapping[str, int]
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of a figure."""
+        return interval(self.values[metric], scale_of(metric), support=self.support[metric])
+
+
+def leave_out_of(units: Units, groups: list[str]) -> Without:
+    """The figures of a row without some of the groups."""
+    place, rows = {name: i for i, name in enumerate(groups)}, leave_out(len(groups))
+    every: list[Values] = []
+    seen: dict[int, Values] = {}
+    carried: list[dict[str, int]] = []
     for p in units.values():
         if id(p) not in seen:
             group = np.array([place[g] for g in p.group.tolist()], np.int64)
             seen[id(p)] = weighted(
-                p.truth, p.probability, group, times, benign=p.benign, fold=p.fold
+                p.truth, p.probability, group, rows, benign=p.benign, fold=p.fold
             )
-        drawn.append(seen[id(p)])
-    return {k: np.mean([d[k] for d in drawn], 0) for k in METRICS}
+            carried.append(supports(p.truth, group, p.probability.shape[1], p.benign))
+        every.append(seen[id(p)])
+    values = {k: np.mean([v[k] for v in every], 0) for k in METRICS}
+    return Without(values, {k: min(c[k] for c in carried) for k in METRICS})
 
 
-def _row(row: Row, plan: Plan, out: Path, points: Points, resampled: Resampled) -> dict[str, Any]:
+def _row(row: Row, plan: Plan, out: Path, points: Points, without: Without) -> dict[str, Any]:
     config = row.config
     card = read_card(out, row.name, plan.units()[0])
     fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
-    return fixed | {"macs": card["macs"]} | summary_of(points, resampled)
+    return fixed | {"macs": card["macs"]} | summary_of(points, without)
 
 
-def summary_of(points: Points, resampled: Resampled) -> dict[str, Any]:
+def summary_of(points: Points, without: Without) -> dict[str, Any]:
     """Mean, deviations and interval of each figure of a row, as JSON values."""
     values = {m: {key: p[m] for key, p in points.items()} for m in METRICS}
     return {
@@ -132,7 +149,7 @@ def summary_of(points: Points, resampled: Resampled) -> dict[str, Any]:
         "mean": {m: _number(_over(v, 0).mean()) for m, v in values.items()},
         "deviation": {m: _number(_over(v, 0).std()) for m, v in values.items()},
         "deviation_repeats": {m: _number(_over(v, 1).std()) for m, v in values.items()},
-        "interval": {m: interval(resampled[m]) for m in METRICS},
+        "interval": {m: without.interval(m) for m in METRICS},
         "each": {m: [_number(x) for x in v.values()] for m, v in values.items()},
         "each_is": [{"seed": seed, "repeat": repeat} for seed, repeat in points],
     }
@@ -190,7 +207,7 @@ def _unpaired(plan: Plan) -> list[str]:
 
 
 def _gains(
-    plan: Plan, points: dict[str, Points], resampled: dict[str, Resampled]
+    plan: Plan, points: dict[str, Points], without: dict[str, Without]
 ) -> list[dict[str, Any]]:
     """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
 
@@ -203,9 +220,9 @@ def _gains(
         if not row.config.needs_teacher or base is None:
             continue
         for metric in GAINS:
-            entry = difference_of(row.name, base.name, metric, points, resampled)
+            entry = difference_of(row.name, base.name, metric, points, without)
             if TEACHER in points:
-                gap = difference_of(TEACHER, base.name, metric, points, resampled)
+                gap = difference_of(TEACHER, base.name, metric, points, without)
                 reach = gap["interval_slides"]
                 certain = reach is not None and reach[0] > 0
                 entry["gap"] = gap["mean"]
@@ -219,7 +236,7 @@ def difference_of(
     other: str,
     metric: str,
     points: dict[str, Points],
-    resampled: dict[str, Resampled],
+    without: dict[str, Without],
 ) -> dict[str, Any]:
     """A figure of row ``one`` minus that of ``other``, paired by (seed, repeat), as JSON values."""
     from scipy.stats import t
@@ -234,7 +251,9 @@ def difference_of(
         "over": other,
         "metric": metric,
         "mean": _number(each.mean()),
-        "interval_slides": interval(resampled[one][metric] - resampled[other][metric]),
+        "interval_slides": interval(
+            without[one].values[metric] - without[other].values[metric], "difference"
+        ),
         "interval_seeds": reach,
         "each": [_number(v) for v in one_by_one.values()],
     }
@@ -312,10 +331,12 @@ def to_markdown(table: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, plan["seeds"]))
     note = (
         f"Mean ± deviation over seeds ({seeds}; ddof 0), then the 95 % interval over "
-        f"{plan['groups']} slides or patients ({plan['resamples']} resamples); "
-        f"{plan['test_patches']} patches of {way}, scored once a run."
+        f"{plan['groups']} slides or patients; {plan['test_patches']} patches of {way}, scored "
+        "once a run."
     )
     lines = [*table_lines(head, rows), "", note]
+    if plan["groups"] < MIN_GROUPS:
+        lines += ["", f"{plan['groups']} slides or patients: {NO_INTERVAL}."]
     if table["gains"]:
         lines += ["", *table_lines(GAIN_HEADS, map(_gain_cells, table["gains"]))]
     if table["warnings"]:

@@ -1,6 +1,6 @@
 """Figures of a grader on labelled patches, and how far they depend on which slides were drawn.
 
-Intervals resample whole groups, see :mod:`wsikd.core.resampling`. R resamples, G groups, N patches,
+Intervals are over whole groups, see :mod:`wsikd.core.intervals`. R weightings, G groups, N patches,
 C classes.
 """
 
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.agreement import kappas
-from wsikd.core.resampling import RESAMPLES, auc, interval, multiplicities
+from wsikd.core.agreement import auc, kappas
+from wsikd.core.intervals import interval, leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from wsikd.core.intervals import Scale
 
 METRICS = ("balanced_accuracy", "accuracy", "kappa", "kappa_unweighted", "auc_macro", "auc_cancer")
 
@@ -125,29 +127,55 @@ def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.nanmean(values, -1))
 
 
+def scale_of(name: str) -> Scale:
+    """The scale on which a figure's interval is made, see :mod:`wsikd.core.intervals`."""
+    return "kappa" if name.startswith("kappa") else "share"
+
+
+def supports(
+    truth: NDArray[np.int64],
+    group: NDArray[np.int64],
+    classes: int,
+    benign: Sequence[int] = (0,),
+) -> dict[str, int]:
+    """How many groups carry each figure of :func:`measure`: those of its rarest class.
+
+    Args:
+        truth: int64 (N,).
+        group: int64 (N,), 0 to G - 1.
+        classes: how many there are, C.
+        benign: the classes that are no cancer.
+    """
+    has = np.zeros((int(group.max(initial=-1)) + 1, classes), bool)
+    has[group, truth] = True
+    own, every = has.sum(0), len(has)
+    rarest = int(own[own > 0].min(initial=every))
+    found = {"accuracy": every, "kappa": every, "kappa_unweighted": every}
+    found |= {"balanced_accuracy": rarest, "auc_macro": rarest}
+    free = np.isin(np.arange(classes), benign)
+    sides = has[:, free].any(1).sum(), has[:, ~free].any(1).sum()
+    return found | {"auc_cancer": int(min(sides))} | {f"f1_{c}": int(n) for c, n in enumerate(own)}
+
+
 def intervals(
     truth: NDArray[np.int64],
     probability: NDArray[np.float64],
     groups: Sequence[str],
     *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     benign: Sequence[int] = (0,),
 ) -> dict[str, tuple[float, float] | None]:
-    """Bootstrap intervals of every figure, at 95 %, over groups.
+    """Intervals of every figure, at 95 %, over groups.
 
     Args:
         truth: int64 (N,).
         probability: float64 (N, C).
         groups: patient or slide of each patch, (N,).
-        resamples: how many.
-        seed: of the draws.
         benign: the classes that are no cancer.
 
     Returns:
-        Name -> (low, high), or None: with a single group nothing can be said.
+        Name -> (low, high), or None: there are too few groups, or the figure is undefined.
     """
     known, group = np.unique(np.asarray(groups), return_inverse=True)
-    times = multiplicities(len(known), resamples=resamples, seed=seed)
-    drawn = weighted(truth, probability, group, times, benign=benign)
-    return {k: interval(v) if len(known) > 1 else None for k, v in drawn.items()}
+    without = weighted(truth, probability, group, leave_out(len(known)), benign=benign)
+    carried = supports(truth, group, probability.shape[1], benign)
+    return {k: interval(v, scale_of(k), support=carried[k]) for k, v in without.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.resampling import interval, multiplicities
+from wsikd.core.intervals import interval, leave_out, rate_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,31 +81,41 @@ def with_intervals(
     score: NDArray[np.float64],
     threshold: float,
     groups: Sequence[str],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """The figures at a threshold with bootstrap intervals at 95 % over groups.
+    """The figures at a threshold with their intervals at 95 % over groups.
 
     Args:
         positive: bool (N,), the truth.
         score: float64 (N,).
         threshold: fixed beforehand.
         groups: patient or slide of each, (N,).
-        resamples: how many.
-        seed: of the draws.
 
     Returns:
-        Name -> {"value", "interval"}; None where undefined.
+        Name -> {"value", "interval"}; None where undefined, or where there are too few groups.
     """
     known, group = np.unique(np.asarray(groups), return_inverse=True)
-    times = multiplicities(len(known), resamples=resamples, seed=seed)
-    drawn = [at_threshold(positive, score, threshold, counts[group]) for counts in times]
+    called = score >= threshold
+    spans = {
+        "sensitivity": _rate(positive & called, positive, group),
+        "specificity": _rate(~positive & ~called, ~positive, group),
+        "precision": _rate(positive & called, called, group),
+    }
+    without = [at_threshold(positive, score, threshold, w[group]) for w in leave_out(len(known))]
+    carried = len(np.unique(group[positive]))
+    spans["f1"] = interval(np.array([w["f1"] for w in without]), "share", support=carried)
     found: dict[str, dict[str, Any]] = {}
     for name, value in at_threshold(positive, score, threshold).items():
-        spread = interval(np.array([d[name] for d in drawn])) if len(known) > 1 else None
+        spread = spans[name]
         found[name] = {
             "value": None if math.isnan(value) else value,
             "interval": None if spread is None else list(spread),
         }
     return found
+
+
+def _rate(
+    right: NDArray[np.bool_], among: NDArray[np.bool_], group: NDArray[np.int64]
+) -> tuple[float, float] | None:
+    count = int(group.max(initial=-1)) + 1
+    hits, totals = (np.bincount(group[own], minlength=count) for own in (right, among))
+    return rate_interval(hits, totals)
