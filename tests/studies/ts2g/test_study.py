@@ -156,4 +156,3 @@ def test_a_slide_that_is_not_drawn_does_not_count():
     picked = np.repeat(np.arange(8), times[0])
     label, score = (np.asarray(some[0][k])[picked] for k in ("label", "probability"))
     assert areas(some, times)[0, 0] == pytest.approx(roc_auc_score(label, score))
-    decided = np.asarray(some[0]["decided"])[picked]
