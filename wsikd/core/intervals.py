@@ -226,4 +226,4 @@ def rate_limits(
         middle = (rate + z**2 / (2 * effective)) / (1 + z**2 / effective)
         spread = rate * (1 - rate) / effective + z**2 / (4 * effective**2)
         half = z * np.sqrt(spread) / (1 + z**2 / effective)
-    return np.clip(np.stack([middle - half, middle + half], -1), 0.0, 1.0)
+    return np.asarray(np.clip(np.stack([middle - half, middle + half], -1), 0.0, 1.0))
