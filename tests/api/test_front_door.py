@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_regions_are_a_geodataframe(shop):
     assert set(frame["grade"]) <= set(grades.classes)
     mpp = grades.slide.mpp.x
     np.testing.assert_allclose(frame.area * mpp**2 / 1e6, frame["area_mm2"], rtol=1e-5)
+    shares = frame[[f"prob_{name}" for name in grades.classes]].sum(axis=1)
+    np.testing.assert_allclose(shares, 1, atol=1e-5)
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        frame.to_file("regions.gpkg")
+    again = geopandas.read_file("regions.gpkg")
+    assert list(again["grade"]) == list(frame["grade"])
+    assert again.geometry.geom_equals(frame.geometry).all()
+    unread = replace(grades, valid_hw=np.zeros_like(grades.valid_hw))
+    empty = unread.to_geodataframe()
+    assert len(empty) == 0
+    assert list(empty.columns) == list(frame.columns)
 
 
 def test_without_geopandas_one_line_says_so(shop, monkeypatch):

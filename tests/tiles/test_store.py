@@ -1,6 +1,8 @@
 import json
 import shutil
+import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ import zarr
 
 from wsikd.core.errors import IncompleteStoreError, StoreError, StoreNotFoundError
 from wsikd.slides.base import open_slide
+from wsikd.tiles.arrays import StoreMeta
 from wsikd.tiles.store import StoreSettings, TileStore, differences, read_meta, settings_digest
 from wsikd.tiles.write import tile_slide
 
+EXAMPLES = Path(__file__).parents[1] / "examples" / "0_1_0"
 SETTINGS = StoreSettings((1.0, 4.0), 64, 64, "otsu", 0.1, ("NC", "G3"), 0.5)
 
 
@@ -81,6 +85,57 @@ def _edit(path, change):
     root = json.loads(file.read_text())
     change(root["attributes"]["wsikd"])
     file.write_text(json.dumps(root))
+
+
+def test_the_model_knows_every_entry(original):
+    meta = StoreMeta.of(read_meta(original))
+    for part in (meta, meta.settings, meta.slide):
+        assert part.model_extra == {}
+        assert {*type(part).model_fields} == part.model_fields_set
+    assert meta.complete
+    assert meta.patches == len(TileStore.open(original))
+
+
+def metas_of_0_1_0():
+    """The attributes of each store among the examples, by path."""
+    for kind in ("stores", "variants"):
+        with tarfile.open(EXAMPLES / f"{kind}.tar.xz", "r|xz") as archive:
+            for one in archive:
+                name = Path(one.name)
+                if name.parent.suffix == ".zarr" and name.name in ("zarr.json", ".zattrs"):
+                    read = json.load(archive.extractfile(one))
+                    yield one.name, read.get("attributes", read)["wsikd"]
+
+
+def test_stores_of_any_version_fit_the_schema(original):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = StoreMeta.model_json_schema()
+    old = dict(metas_of_0_1_0())
+    assert len(old) >= 4
+    for meta in (read_meta(original), *old.values()):
+        assert StoreMeta.of(meta).model_extra == {}
+        jsonschema.validate(meta, schema)
+        for wrong in ({"complete": "yes"}, {"settings": {}}, {"slide": {"name": ""}}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(meta | wrong, schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda meta: meta.pop("split"), "split: Field required"),
+        (lambda meta: meta["settings"].update(mpps=[]), r"settings\.mpps: "),
+        (lambda meta: meta["settings"].update(mpps=[1.0, 2.0**30]), "mpps are out of range"),
+        (lambda meta: meta["settings"].update(patch_px=True), r"settings\.patch_px: "),
+        (lambda meta: meta["slide"].update(dimensions=[5]), r"slide\.dimensions: "),
+        (lambda meta: meta.update(identity=3), "identity: "),
+    ],
+)
+def test_a_record_that_cannot_be_used(copy, change, fault):
+    _edit(copy, change)
+    with pytest.raises(StoreError, match=fault) as caught:
+        TileStore.open(copy)
+    assert "\n" not in str(caught.value)
 
 
 def test_left_unfinished(copy):

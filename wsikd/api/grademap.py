@@ -181,6 +181,8 @@ class GradeMap(plain.GradeMap):
         Columns: geometry (polygons in level-0 px of the slide), grade, area_mm2, tissue_mm2,
         prob_<class> (means) and uncertainty.
 
+        It has no CRS; ``frame.to_file("regions.gpkg")`` writes it.
+
         Raises:
             ConfigError: geopandas is not installed.
         """
@@ -201,7 +203,9 @@ class GradeMap(plain.GradeMap):
             shapes.append(shapely.Polygon(rings[0], rings[1:]))
             about = feature["properties"]
             rows.append({"grade": about["classification"]["name"], **about["measurements"]})
-        return GeoDataFrame(rows, geometry=shapes)
+        measured = [f"prob_{name}" for name in self.classes]
+        columns = ["grade", "area_mm2", "tissue_mm2", *measured, "uncertainty"]
+        return GeoDataFrame(rows, columns=columns, geometry=shapes)
 
     def plot(self, ax: Axes | None = None, *, alpha: float = 0.45) -> Axes:
         """Draw the grades over the slide, or on white where the slide is not at hand.

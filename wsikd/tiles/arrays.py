@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 import zarr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wsikd.core.errors import UNREADABLE, StoreError, WsikdError
 from wsikd.tiles.completeness import REMEDY
@@ -96,36 +97,135 @@ def check_places(
             raise ValueError("a patch lies beyond the image")
 
 
-def check_record(meta: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError, ValueError unless the record of a store can be used."""
-    settings, slide = meta["settings"], meta["slide"]
-    _names(settings["classes"], "classes")
-    mpps = _numbers(settings["mpps"], "mpps")
-    patch_px, stride_px = _numbers([settings["patch_px"], settings["stride_px"]], "patch_px")
-    if not mpps or max(mpps) / min(mpps) * max(patch_px, stride_px) > 2**20:
-        raise ValueError("mpps are out of range")
-    _names([slide["name"], slide.get("file", "-"), meta["digest"]], "slide")
-    _names([meta[k] for k in ("patient", "split") if meta[k] is not None], "patient")
-    for key in ("dimensions", "mpp"):
-        if key in slide and len(_numbers(slide[key], key)) != 2:
-            raise ValueError(f"{key} must be two numbers")
-    for pair in slide.get("level_downsamples", ()):
-        if len(_numbers(pair, "level_downsamples")) != 2:
-            raise ValueError("level_downsamples must be pairs")
-    if not isinstance(meta.get("identity", {}), dict):
-        raise TypeError("identity must be a section")
+Name = Annotated[str, Field(min_length=1)]
+Number = Annotated[float, Field(gt=1e-6, lt=2**40)]
+Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
-def _numbers(values: Any, name: str) -> list[float]:
-    """Positive numbers of an ordinary size."""
-    if not isinstance(values, list | tuple) or any(isinstance(v, bool) for v in values):
-        raise TypeError(f"{name} must be a list")
-    found = [float(v) for v in values if isinstance(v, int | float)]
-    if len(found) != len(values) or not all(1e-6 < v < 2**40 for v in found):
-        raise ValueError(f"{name} must be positive numbers")
-    return found
+class _StorePart(BaseModel):
+    """A part of a store's record. Entries that this wsikd does not know are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
-def _names(values: Any, name: str) -> None:
-    if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):
-        raise TypeError(f"{name} must be names")
+class StoreMadeWith(_StorePart):
+    """Settings that decide the content of a store: those of ``wsikd tile``.
+
+    Attributes:
+        mpps: um per pixel of each resolution, finest first.
+        patch_px: side of a patch in px at the finest resolution.
+        stride_px: distance of patches in px at the finest resolution.
+        tissue: how tissue was found.
+        min_tissue: smallest share of tissue in a field.
+        classes: names of the labels, in order.
+        min_cover: share of a field that a class must cover to label it.
+        min_purity: share of a field's annotated area that its class must have.
+        label_map: pairs of a name in the annotation and its class.
+        min_tissue_um2: pieces of tissue below this area in um2 were dropped.
+        max_hole_um2: holes in tissue below this area in um2 were filled.
+        route: "area", the average of the finest resolution, or "pyramid", the scanner's levels.
+        codec: compression of the pixels.
+        ome_version: version of OME-Zarr.
+        tiler: version of the tiler; it rises when the same settings give other pixels.
+    """
+
+    mpps: Annotated[list[Number], Field(min_length=1)]
+    patch_px: Number
+    stride_px: Number
+    tissue: str | None = None
+    min_tissue: float | None = None
+    classes: list[Name]
+    min_cover: float | None = None
+    min_purity: float | None = None
+    label_map: list[list[str]] | None = None
+    min_tissue_um2: float | None = None
+    max_hole_um2: float | None = None
+    route: str | None = None
+    codec: str | None = None
+    ome_version: str | None = None
+    tiler: int | None = None
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        largest = max(self.mpps) / min(self.mpps) * max(self.patch_px, self.stride_px)
+        if largest > 2**20:
+            raise ValueError("mpps are out of range")
+        return self
+
+
+class StoredSlide(_StorePart):
+    """What a store keeps of its slide. The slide's own metadata are not copied.
+
+    Attributes:
+        name: what results are called.
+        file: name of the file, without its folder.
+        vendor: of the scanner, as the reader names it.
+        reader: what read the pixels.
+        reader_note: why this reader was taken.
+        dimensions: level-0 width and height in px.
+        level_downsamples: size of each level's pixel in level-0 px, x and y.
+        mpp: um per level-0 pixel, x and y.
+        mpp_source: where the resolution was found.
+        objective_power: of the scanner's objective.
+        bounds: scanned box, level-0 x, y, width and height in px.
+    """
+
+    name: Name
+    file: Name | None = None
+    vendor: str | None = None
+    reader: str | None = None
+    reader_note: str | None = None
+    dimensions: Pair | None = None
+    level_downsamples: list[Pair] = []
+    mpp: Pair | None = None
+    mpp_source: str | None = None
+    objective_power: float | None = None
+    bounds: list[int] | None = None
+
+
+class StoreMeta(_StorePart):
+    """The attribute ``wsikd`` of a tile store: ``attributes`` in ``zarr.json``, or ``.zattrs``.
+
+    Attributes:
+        complete: false while the store is written. It is set to true last.
+        digest: identity of the content, from settings and identity.
+        settings: of ``wsikd tile``.
+        identity: what else decides the content: fingerprints of slide, annotation and mask.
+        patient: keyed hash of the patient.
+        split: "train", "val" or "test", where the manifest says it.
+        label: of the whole slide, where the manifest says it.
+        slide: what is kept of the slide.
+        software: versions of the programs.
+        patches: number of fields.
+        labelled: number of fields with a label.
+        tissue_fraction: share of the scanned box covered by tissue.
+        tissue_method: how tissue was found.
+        source_levels: level of the slide that each resolution was read from.
+        created: date and time in UTC.
+    """
+
+    complete: bool
+    digest: Name
+    settings: StoreMadeWith
+    identity: dict[str, Any] = {}
+    patient: Name | None
+    split: Name | None
+    label: str | None = None
+    slide: StoredSlide
+    software: dict[str, str] = {}
+    patches: int | None = None
+    labelled: int | None = None
+    tissue_fraction: float | None = None
+    tissue_method: str | None = None
+    source_levels: list[int] | None = None
+    created: str | None = None
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Self:
+        """The record of a store. Raises ValueError, of one line, where it cannot be used."""
+        try:
+            return cls.model_validate(meta)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "record"
+            raise ValueError(f"{place}: {first['msg']}") from None

@@ -30,7 +30,7 @@ from wsikd.core.errors import (
     StoreNotFoundError,
 )
 from wsikd.core.reading import read_json
-from wsikd.tiles.arrays import check_places, check_record, check_rgb, member, read_column, reading
+from wsikd.tiles.arrays import StoreMeta, check_places, check_rgb, member, read_column, reading
 from wsikd.tiles.completeness import REMEDY, WHOLE, check_pixels, check_table, lacks_chunk
 from wsikd.tiles.patch_table import Field as Field
 from wsikd.tiles.patch_table import PatchTable as PatchTable
@@ -80,15 +80,12 @@ class StoreRecord:
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         """Take the attributes ``wsikd`` of the store at ``path``."""
-        check_record(meta)
+        known = StoreMeta.of(meta)
         self.path, self._meta = path, meta
-        settings = meta["settings"]
-        self.mpps: tuple[float, ...] = tuple(settings["mpps"])
-        self.classes: tuple[str, ...] = tuple(settings["classes"])
-        self.slide: str = meta["slide"]["name"]
-        self.patient: str | None = meta["patient"]
-        self.split: str | None = meta["split"]
-        self.digest: str = meta["digest"]
+        self.mpps: tuple[float, ...] = tuple(known.settings.mpps)
+        self.classes: tuple[str, ...] = tuple(known.settings.classes)
+        self.slide, self.patient = known.slide.name, known.patient
+        self.split, self.digest = known.split, known.digest
 
     @property
     def settings(self) -> dict[str, Any]:
