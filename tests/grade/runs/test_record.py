@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.grade.cards import whole_card
-from wsikd.grade.runs.record import FILE, ResultRecord, named_records, read_record, student_card
-from wsikd.grade.runs.results import write_summary
+from wsikd.core.errors import WsikdError
+from wsikd.core.output.markers import RESULT
+from wsikd.core.output.place import Place
+from wsikd.grade.runs.compare_labels import read_results
+from wsikd.grade.runs.record import (
+    FILE,
+    FORMAT,
+    ResultRecord,
+    named_records,
+    newer_format,
+    read_record,
+    student_card,
+)
+from wsikd.grade.runs.results import _made, write_summary
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "0_1_0"
 SUMMARY = {"slide": "a", "isup_grade_group": 2, "NC_share": 0.5}
@@ -100,3 +112,17 @@ def test_columns_of_the_summary_are_in_the_order_of_the_records(tmp_path):
         (row,) = csv.DictReader(stream)
     assert list(row)[:3] == ["slide", "z", "b"]
     assert row["b"] == "2.0"
+
+
+def test_a_newer_format_is_named_not_taken_for_nothing(tmp_path):
+    folder = written(tmp_path, {"format": FORMAT + 1, "summary": SUMMARY, "made_with": {}})
+    fault = f"result.json has format {FORMAT + 1}, this wsikd reads up to {FORMAT}"
+    assert newer_format(folder) == fault
+    for refused in (
+        lambda: read_results(tmp_path),
+        lambda: _made(Place(folder, RESULT, tmp_path), {}),
+    ):
+        with pytest.raises(WsikdError, match=fault):
+            refused()
+    assert newer_format(written(tmp_path, {"format": FORMAT}, "b")) is None
+    assert newer_format(written(tmp_path, ["format"], "c")) is None

@@ -27,7 +27,7 @@ from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.grade.gleason import grade_group
-from wsikd.grade.runs.record import named_records, student_card
+from wsikd.grade.runs.record import FILE, named_records, newer_format, student_card
 from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -158,6 +158,9 @@ def read_results(out: Path) -> Results:
         if record.fingerprint is not None:
             rows[folder.name], prints[folder.name] = record.summary, record.fingerprint
     if not rows:
+        for file in sorted(out.glob(f"*/{FILE}")):
+            if fault := newer_format(file.parent):
+                raise ConfigError(file.parent, fault, "use the wsikd that wrote it, or a newer one")
         raise ConfigError(out, "holds no finished result", "give the -o of wsikd infer")
     for key in _SAME:
         if len(values := {json.dumps(row.get(key)) for row in rows.values()}) > 1:

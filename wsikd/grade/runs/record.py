@@ -126,6 +126,16 @@ def read_record(folder: Path) -> ResultRecord | None:
         return None
 
 
+def newer_format(folder: Path) -> str | None:
+    """What to say of a record that only a newer wsikd reads; None where it is no such record."""
+    try:
+        found = read_json(folder / FILE, finite=True).get("format")
+    except (OSError, ValueError, AttributeError):
+        return None
+    newer = isinstance(found, int) and not isinstance(found, bool) and found > FORMAT
+    return f"{FILE} has format {found}, this wsikd reads up to {FORMAT}" if newer else None
+
+
 def named_records(out: Path) -> Iterator[tuple[Path, ResultRecord]]:
     """The finished results in a folder, sorted by name.
 

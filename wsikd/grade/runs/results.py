@@ -28,7 +28,7 @@ from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.prefetch import open_now
-from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, read_record
+from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.summary import summarise
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
@@ -343,7 +343,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     folder = place.path
     found = read_record(folder)
     if not found:
-        fault = "exists and holds no finished result"
+        fault = newer_format(folder) or "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
     old, new = found.made_with, json.loads(json.dumps(made_with))
     keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]
