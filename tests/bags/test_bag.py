@@ -37,6 +37,7 @@ def test_plain_zarr_reads_it_without_us(tmp_path):
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
     np.testing.assert_array_equal(group["features"][:], features)
     assert group.attrs[ATTRIBUTE]["encoder"]["licence"] == "MIT"
+    assert [group[name].nchunks for name in ("features", "coords")] == [1, 1]  # one file each
 
 
 def test_regions_keep_their_grid(tmp_path):

@@ -185,3 +185,15 @@ def test_damage_and_bad_indices_are_told(tmp_path):
     about.write_text(json.dumps(text))
     with pytest.raises(DataError, match="unfinished"):
         open_regions([tmp_path])
+
+
+def test_maps_used_last_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(regions, "_OPEN_MAPS", 2)
+    maps, files = regions._Maps(), [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(bytes(4))
+    first, second = (maps.get(file, np.dtype("u1"), (4,)) for file in files[:2])
+    assert maps.get(files[0], np.dtype("u1"), (4,)) is first
+    maps.get(files[2], np.dtype("u1"), (4,))
+    assert maps.get(files[0], np.dtype("u1"), (4,)) is first
+    assert maps.get(files[1], np.dtype("u1"), (4,)) is not second

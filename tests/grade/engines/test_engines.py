@@ -177,10 +177,14 @@ def test_a_kept_graph_is_used_and_a_damaged_one_made_again(tmp_path, monkeypatch
     again = OnnxEngine(network, Place())(x)
     assert len(built) == 1
     np.testing.assert_array_equal(first, again)
+    assert graph.is_kept(network)
+    assert not graph.is_kept(Network(build, 16, key="other"))
+    assert not graph.is_kept(Network(build, 16))
     (kept,) = (tmp_path / "graphs").iterdir()
     data = kept.read_bytes()
     for damaged in (data[:-1], data[:40] + bytes([data[40] ^ 1]) + data[41:], b""):
         kept.write_bytes(damaged)
+        assert not graph.is_kept(network)
         np.testing.assert_array_equal(OnnxEngine(network, Place())(x), first)
         assert kept.read_bytes() == data
     assert len(built) == 4

@@ -287,3 +287,7 @@ def test_attention_has_no_bias_in_its_queries():
     assert attention.qkv.bias is None
     assert attention.out.bias is not None
     assert ChannelSpatialAttention(64).perceptron[0].out_channels == 4
+
+
+def test_the_narrowest_network_has_four_channels():
+    assert {t.channels for t in small(width=1e-3).backbone.taps.values()} == {4}
