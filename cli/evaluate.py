@@ -159,6 +159,7 @@ def _login() -> str:
 def _text(record: dict[str, Any], folder: Path | None) -> str:
     """The record as lines of a fixed width."""
     from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+    from wsikd.learn.score.over_colour import OverColour
 
     colour, teacher = record["colour_histogram"] or {}, record["teacher"]
     theirs = teacher["figures"] if teacher else {}
@@ -178,6 +179,8 @@ def _text(record: dict[str, Any], folder: Path | None) -> str:
     for name, value in record["f1"].items():
         place = record["classes"].index(name)
         add(f"F1 {name}", f"f1_{place}", value, record["f1_intervals"][name])
+    if record.get("over_colour"):
+        lines.append(OverColour(**record["over_colour"]).summary)
     if record["groups"] < MIN_GROUPS:
         lines.append(NO_INTERVAL)
     lines += _cost(record)

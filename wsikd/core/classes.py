@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -65,6 +66,19 @@ def benign_of(classes: Sequence[str], named: Sequence[str] | None = None) -> tup
     if named is not None:
         return tuple(i for i, name in enumerate(classes) if name in named)
     return tuple(i for i, name in enumerate(classes) if pattern_of(name) == 0)
+
+
+def in_order(classes: Sequence[str]) -> bool:
+    """Whether a mistake between distant classes is worse: two classes, or ascending patterns.
+
+    >>> [in_order(c) for c in (("NC", "G3", "G5"), ("G3", "NC"), ("ADI", "LYM", "TUM"))]
+    [True, True, False]
+    """
+    if len(classes) < 3:
+        return True
+    patterns = [pattern_of(name) for name in classes]
+    known = [p for p in patterns if p is not None]
+    return len(known) == len(patterns) and all(a < b for a, b in itertools.pairwise(known))
 
 
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:

@@ -118,12 +118,46 @@ def test_card_and_bundle_agree_with_the_best_epoch(student, teacher, stripes):
     assert bundle.card.teacher.sha256 == load_bundle(teacher).sha256
     patches = load_patches(config(stripes).data, config(stripes).split)
     scored = evaluate_bundle(bundle, patches, split="val")
-    assert scored == {k: v for k, v in bundle.card.metrics.items() if k != "split"}
+    assert scored == {k: bundle.card.metrics[k] for k in scored}
     epochs = rows(student)[:-1]
     ranked = max(epochs, key=lambda r: (r["val"]["kappa"], -r["val"]["loss"]))
     assert bundle.card.training.best_epoch == ranked["epoch"]
     assert scored["kappa"] == pytest.approx(ranked["val"]["kappa"])
     assert bundle.card.min_area_mm2 == 0.0  # files do not say whether they overlap
+
+
+@pytest.mark.parametrize("select", ["accuracy", "auc", "loss"])
+def test_an_epoch_is_chosen_by_what_the_configuration_names(stripes, tmp_path, select):
+    run = distill(config(stripes, optim={"select": select}), tmp_path / "run", seed=3, device="cpu")
+    epochs = [row for row in rows(run.path) if "epoch" in row]
+    sign = -1 if select == "loss" else 1
+    ranked = max(epochs, key=lambda r: (sign * r["val"][select], -r["val"]["loss"]))
+    assert run.best_epoch == ranked["epoch"]
+    assert RunDir(run.path).read_provenance()["select"] == select
+
+
+def test_without_an_order_there_is_no_quadratic_kappa(stripes, tmp_path):
+    run = distill(config(stripes, data={"ordered": False}), tmp_path / "run", seed=3, device="cpu")
+    epochs = [row for row in rows(run.path) if "epoch" in row]
+    ranked = max(epochs, key=lambda r: (r["val"]["balanced_accuracy"], -r["val"]["loss"]))
+    assert run.best_epoch == ranked["epoch"]
+    assert run.metrics["kappa_weights"] == "none"
+    assert run.over_colour.metric == "balanced_accuracy"
+    assert "unweighted kappa" in run.told()
+    assert "so optimistic" in run.told()
+    assert load_bundle(run.bundle).card.metrics["selected"] == finish.SELECTED
+
+
+def test_a_run_of_0_1_0_is_resumed_with_its_own_choice(stripes, tmp_path):
+    settings, folder = config(stripes, data={"ordered": False}), tmp_path / "run"
+    distill(settings, folder, seed=3, device="cpu")
+    run = RunDir(folder)
+    made = run.read_provenance()
+    assert made.pop("select") == "balanced_accuracy"
+    run.provenance_file.write_text(json.dumps(made))
+    task = PatchTask(settings, seed=3)
+    task.load(resumed=run)
+    assert task.score == "kappa"
 
 
 def test_the_card_tells_what_asking_the_teacher_brings(student, teacher, stripes):
@@ -437,7 +471,7 @@ def test_at_plus_keeps_up_with_cross_entropy_where_the_cue_survives(tmp_path, pa
         kappa[method] = result.metrics["kappa"]
     assert kappa["at_plus"] >= kappa["supervised"] - 0.02
     assert kappa["at_plus"] > 0.9
-    assert result.colour_kappa < 0.4
+    assert result.over_colour.colour < 0.4
 
 
 def config_files():
@@ -495,7 +529,7 @@ def test_real_patches_train_teacher_and_student(real_patches, tmp_path, patches_
     assert (bundle.spec.mpp, bundle.spec.patch_px) == (4.0, 64)
     assert bundle.spec.classes == ("benign", "gleason3", "gleason4")
     assert result.metrics["patches"] == sum(r["split"] == "val" for r in rows)
-    assert result.colour_kappa > 0.2  # colour does tell on this set, as on many
+    assert result.over_colour.colour > 0.2  # colour does tell on this set, as on many
 
 
 def test_moved_data_and_teacher_are_the_same_run(stripes, teacher, student, tmp_path):

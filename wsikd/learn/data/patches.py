@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsikd.core.classes import benign_of
+from wsikd.core.classes import benign_of, in_order
 from wsikd.core.errors import DataError
 from wsikd.learn.data.joined import join
 from wsikd.learn.data.prefetch import read_ahead
@@ -50,6 +50,7 @@ class PatchSet:
         content: digest of each patch's image file, or of the scan it was cut from; None where
             neither is known.
         named_benign: the classes that are no cancer, None where their names are to tell.
+        named_ordered: whether the classes are in order, None where their names are to tell.
         val_by: as ``Split.val_by``; "slide": patients of the validation part are trained on too.
         memo: what trainings on these patches share, e.g. a teacher's answers.
     """
@@ -68,6 +69,7 @@ class PatchSet:
     _images: Tensor | None = field(default=None, repr=False)
     group: list[str] = field(default_factory=list, repr=False)
     named_benign: tuple[str, ...] | None = None
+    named_ordered: bool | None = None
     val_by: str = "group"
     content: list[str | None] = field(default_factory=list, repr=False)
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
@@ -81,6 +83,11 @@ class PatchSet:
     def benign(self) -> tuple[int, ...]:
         """Places of the classes that are no cancer; empty where nothing tells."""
         return benign_of(self.classes, self.named_benign)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes are in order of severity."""
+        return in_order(self.classes) if self.named_ordered is None else self.named_ordered
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Indices of the patches of a split, int64."""
@@ -246,7 +253,8 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         areas.pop() if len(areas) == 1 and data.patch_px is None else None,
         np.asarray(found.tissue, np.float64), sorted(s.digest for s in sources), readers,
         group=groups_of(found.slide, found.patient, "auto"),
-        named_benign=None if data.benign is None else tuple(data.benign), val_by=split.val_by,
+        named_benign=None if data.benign is None else tuple(data.benign),
+        named_ordered=data.ordered, val_by=split.val_by,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     patches = with_share(patches, split)

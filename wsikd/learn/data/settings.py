@@ -27,6 +27,9 @@ class Data(Settings):
     """Folders and files; --data adds to them."""
     classes: list[str] | None = None
     """Names in order of grade; none takes what the data say."""
+    ordered: bool | None = None
+    """Whether the classes are in order of severity, so that kappa has quadratic weights; none: two
+    classes and Gleason patterns are."""
     benign: Annotated[list[str], Field(min_length=1)] | None = None
     """Classes that are no cancer, for the AUC of benign against cancer and for the least area of a
     pattern; none: those named NC, benign, normal, non-tumor, stroma or 0."""

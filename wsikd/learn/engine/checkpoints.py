@@ -54,7 +54,7 @@ def state_of(parts: Parts, epoch: int, best: Best) -> dict[str, Any]:
         "student": method.student.state_dict(),
         "helpers": method.helpers.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "best": [best.epoch, best.kappa, best.loss],
+        "best": [best.epoch, best.score, best.loss],
         "digests": list(digests),
         "scaling": {} if scaling is None else scaling.state_dict(),
     }

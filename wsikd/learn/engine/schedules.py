@@ -15,13 +15,13 @@ class Best:
     """The best epoch so far; counted from 1, 0 before the first."""
 
     epoch: int = 0
-    kappa: float = -math.inf
+    score: float = -math.inf
     loss: float = math.inf
 
-    def beaten_by(self, kappa: float, loss: float, min_delta: float = 0.0) -> bool:
-        """Kappa higher by more than ``min_delta``; at 0 also the same at a lower loss."""
-        tie = kappa == self.kappa and loss < self.loss and not min_delta
-        return kappa > self.kappa + min_delta or tie
+    def beaten_by(self, score: float, loss: float, min_delta: float = 0.0) -> bool:
+        """Score higher by more than ``min_delta``; at 0 also the same at a lower loss."""
+        tie = score == self.score and loss < self.loss and not min_delta
+        return score > self.score + min_delta or tie
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:

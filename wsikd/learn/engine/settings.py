@@ -54,8 +54,8 @@ class Optim(Settings):
     """Draw every class equally often; "frozen_pool" does as the released code of AT+: one draw for
     the whole run, which never reaches some patches."""
     min_delta: NonNegative = 0.0
-    """Kappa on validation by which an epoch must be better to be kept; at 0 a tie goes to the
-    lower loss."""
+    """What an epoch's score on validation must gain to be kept; at 0 a tie goes to the lower
+    loss."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
     deterministic: bool = False

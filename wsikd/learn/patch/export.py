@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,8 @@ from wsikd.learn.engine.leakage import record_seen
 from wsikd.learn.patch.build import init_stream
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
-from wsikd.learn.score.colour_baseline import histogram_kappa
+from wsikd.learn.score.colour_baseline import histogram_baseline
+from wsikd.learn.score.over_colour import OverColour, over_colour
 from wsikd.models.files.bundle import save_bundle
 from wsikd.slides.appearance import Appearance, field_statistics
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 FEW_SLIDES = 3
 LOOKED_AT = 2000
+SELECTED = ["epoch", "temperature", "least area", "escalation"]
+"""What is chosen on the validation patches, so that figures on them are optimistic."""
 _LOOK_BATCH = 32
 
 
@@ -48,7 +50,7 @@ class RunResult:
         bundle: the bundle in it.
         best_epoch: epoch the bundle was taken from, counted from 1.
         metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
-        colour_kappa: kappa of colour histograms alone on the same patches.
+        over_colour: the bundle beside colour histograms alone; None where these have one class.
         min_area_mm2: area a pattern must cover to count on a slide.
         val_slides: slides that the validation patches lie on.
         missing: classes that the bundle never predicts on them.
@@ -58,20 +60,22 @@ class RunResult:
     bundle: Path
     best_epoch: int
     metrics: Mapping[str, Any]
-    colour_kappa: float | None
+    over_colour: OverColour | None
     min_area_mm2: float
     val_slides: int
     missing: tuple[str, ...]
 
     def told(self) -> str:
         """What it came to, in a line."""
-        colour = "undefined" if self.colour_kappa is None else f"{self.colour_kappa:.3f}"
-        kappa = self.metrics["kappa"]
+        kappa, over = self.metrics["kappa"], self.over_colour
+        reached = "undefined" if kappa is None else f"{kappa:.3f}"
+        name = "kappa" if self.metrics["kappa_weights"] == "quadratic" else "unweighted kappa"
         return (
-            f"{self.bundle}: on validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
-            f", balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
-            f" {self.metrics['patches']} patches of {told_slides(self.val_slides)})"
-            f"{told_missing(self.missing)}; colour histograms alone reach kappa {colour}"
+            f"{self.bundle}: on validation {name} {reached},"
+            f" balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
+            f" {self.metrics['patches']} patches of {told_slides(self.val_slides)}; selected on"
+            f" these patches, so optimistic){told_missing(self.missing)}"
+            f"{'' if over is None else f'; {over.summary}'}"
         )
 
 
@@ -134,13 +138,14 @@ def write_student(
     truth, predicted = patches.label[val], logits.argmax(1)
     temperature = fit_temperature(logits, truth)
     matrix = evaluate.confusion(truth, predicted, len(patches.classes))
-    metrics = evaluate.summarise(matrix, patches.classes)
-    colour = histogram_kappa(patches, patches.indices("train"), val)
+    metrics = evaluate.summarise(matrix, patches.classes, ordered=patches.ordered)
+    over = _beside_colour(patches, val, softmax(logits))
+    colour = over and over.colour
+    metrics |= {"selected": SELECTED, "over_colour": over and over.record()}
     least = choose_least_area(patches, val, predicted)
-    _compare_colour(metrics["kappa"], colour)
     missing = never_predicted(predicted, patches.classes)
     run.append_metrics({
-        "event": "final", "best_epoch": best, "val": metrics, "colour_kappa": colour,
+        "event": "final", "best_epoch": best, "val": metrics,
         "temperature": temperature, "val_slides": least.slides, "never_predicted": list(missing),
         "min_area_mm2": least.mm2,
     })  # fmt: skip
@@ -152,7 +157,8 @@ def write_student(
         },
         benign=[patches.classes[i] for i in patches.benign],
         seen=record_seen(patches, teacher),
-        data=patches.digests, metrics={"split": "val", **metrics}, colour_kappa=colour,
+        data=patches.digests, metrics={"split": "val", **metrics},
+        colour_kappa=colour if over and over.metric == "kappa" else None,
         temperature=temperature, calibration=calibration(logits, truth, temperature),
         min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
         escalation=None if teacher is None else escalation(
@@ -164,7 +170,7 @@ def write_student(
         },
         appearance=training_appearance(patches, views).as_card(),
     )  # fmt: skip
-    found = (metrics, colour, least.mm2, least.slides, missing)
+    found = (metrics, over, least.mm2, least.slides, missing)
     return RunResult(run.path, bundle, best, *found)
 
 
@@ -267,10 +273,17 @@ def choose_least_area(
     return LeastArea(fields * patches.field_mm2, jaccard, count)
 
 
-def _compare_colour(kappa: float | None, colour: float | None) -> None:
-    logger.info(
-        "validation kappa %.3f; colour histograms alone reach %.3f",
-        math.nan if kappa is None else kappa, math.nan if colour is None else colour,
-    )  # fmt: skip
-    if kappa is not None and colour is not None and kappa <= colour:
-        logger.warning("no better than colour histograms: the network may have learnt the stain")
+def _beside_colour(
+    patches: PatchSet, indices: NDArray[np.int64], probability: NDArray[np.float64]
+) -> OverColour | None:
+    """The network beside colour histograms; None where those have nothing to learn."""
+    colour = histogram_baseline(patches, patches.indices("train"), indices)
+    if colour is None:
+        return None
+    groups = [patches.group[i] for i in indices]
+    found = over_colour(
+        patches.label[indices], probability, colour, groups, ordered=patches.ordered
+    )
+    if found.warning:
+        logger.warning("%s", found.warning)
+    return found

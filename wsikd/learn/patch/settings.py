@@ -57,6 +57,17 @@ class Network(Settings):
         check_grader(self.arch)
 
 
+Metric = Literal["kappa", "balanced_accuracy", "accuracy", "auc", "loss"]
+
+
+class GradeOptim(Optim):
+    """How a network that grades patches is trained."""
+
+    select: Metric | None = None
+    """What chooses the epoch on validation; "auc": the mean of each class against the others. None:
+    quadratic kappa for classes in order (data.ordered), balanced_accuracy for others."""
+
+
 class RunConfig(MethodConfig):
     """One training run of a network that grades patches; a method's own keys come beside these."""
 
@@ -79,7 +90,7 @@ class RunConfig(MethodConfig):
     "auto" keeps them in memory where that is so, pays and fits into data.cache_gb."""
     teacher_cache_dir: str | None = None
     """Folder of the answers for "disk", to share them among students; none: RUN/targets."""
-    optim: Optim = Optim()
+    optim: GradeOptim = GradeOptim()
     augment: Augment = Augment()
 
     @model_validator(mode="before")

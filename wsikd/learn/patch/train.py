@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked
 from wsikd.learn.data.patches import PatchSet, load_patches
 from wsikd.learn.data.smote import with_invented
@@ -28,6 +30,7 @@ from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.teacher_cache import open_targets
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import negative_log_likelihood
+from wsikd.learn.score.metrics import measure
 
 if TYPE_CHECKING:
     import torch
@@ -38,14 +41,15 @@ if TYPE_CHECKING:
 
 
 class PatchTask(Task[PatchSet, RunConfig, RunResult]):
-    """Grades patches; an epoch is better by its kappa on validation.
+    """Grades patches; ``optim.select`` names what makes an epoch better on validation.
 
     Attributes:
+        select: what chooses the epoch; that of the run where one is resumed.
         teacher: of the method, None for one without; set with the data.
         spec: what the trained network is to be given; set with the method.
     """
 
-    score = "kappa"
+    select: str
     views: Views
     teacher: StudentBundle | None
     spec: InputSpec
@@ -64,6 +68,10 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             check_teacher(resumed, self.teacher)
             self._made = resumed.read_provenance()
         self.data = checked(given or load_patches(config.data, config.split))
+        self.select = config.optim.select or ("kappa" if self.data.ordered else "balanced_accuracy")
+        if self._made is not None:  # runs of 0.1.0 do not say: all were selected by kappa
+            self.select = self._made.get("select", "kappa")
+        self.score = None if self.select == "loss" else self.select
         if self.teacher is not None:
             check_unseen(
                 self.teacher,
@@ -92,7 +100,8 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
     def record(self) -> dict[str, Any]:
         """Digests of data and teacher, and SMOTE's counts."""
         teacher = self.teacher and self.teacher.sha256
-        return {"data": self.data.digests, "teacher_sha256": teacher, **self._smote}
+        made = {"data": self.data.digests, "teacher_sha256": teacher, "select": self.select}
+        return made | self._smote
 
     def begin(self, trainer: Trainer[PatchSet]) -> None:
         """Read the patches, and ask the teacher where its answers are kept."""
@@ -109,12 +118,16 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             patches.keep_averages(views.factor, config.data.cache_gb)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
-        """Loss, kappa and accuracy."""
+        """Loss, kappa and accuracies, and the AUC where it selects."""
         truth = self.data.label[self.data.indices("val")]
         loss = negative_log_likelihood(logits, truth)
         matrix = evaluate.confusion(truth, logits.argmax(1), len(self.data.classes))
-        summary = evaluate.summarise(matrix, self.data.classes)
-        return {"loss": loss, **{k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}}
+        summary = evaluate.summarise(matrix, self.data.classes, ordered=self.data.ordered)
+        found = {k: summary[k] for k in ("kappa", "balanced_accuracy", "accuracy")}
+        if self.select == "auc":
+            auc = measure(truth, softmax(logits))["auc_macro"]
+            found["auc"] = auc if math.isfinite(auc) else None
+        return {"loss": loss, **found}
 
     def export(self, trainer: Trainer[PatchSet]) -> RunResult:
         """Score the best student on validation, choose the area threshold, write the bundle."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import balanced_accuracy, confusion, kappa
+from wsikd.core.classes import in_order
 from wsikd.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,17 +41,25 @@ def f1_per_class(matrix: NDArray[np.int64]) -> list[float]:
     return [float(f) for f in 2 * np.diag(matrix) / np.maximum(both, 1)]
 
 
-def summarise(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """Metrics of a confusion matrix as JSON values; what is undefined is None."""
+def summarise(
+    matrix: NDArray[np.int64], classes: Sequence[str], *, ordered: bool | None = None
+) -> dict[str, Any]:
+    """Metrics of a confusion matrix as JSON values; what is undefined is None.
+
+    ``kappa`` has quadratic weights where the classes are in order, else none: ``kappa_weights``.
+    ``ordered`` None: their names tell.
+    """
+    quadratic = in_order(classes) if ordered is None else ordered
     count = int(matrix.sum())
     plain = float(np.trace(matrix) / count) if count else math.nan
     values = {
-        "kappa": quadratic_kappa(matrix),
+        "kappa": kappa(matrix, quadratic=quadratic),
         "balanced_accuracy": balanced_accuracy(matrix),
         "accuracy": plain,
     }
     return {
         **{k: v if math.isfinite(v) else None for k, v in values.items()},
+        "kappa_weights": "quadratic" if quadratic else "none",
         "f1": dict(zip(classes, f1_per_class(matrix), strict=True)),
         "confusion": matrix.tolist(),
         "classes": list(classes),
@@ -129,7 +138,7 @@ def evaluate_bundle(
         device: where to compute.
 
     Returns:
-        kappa (quadratic), balanced_accuracy, accuracy, f1, confusion, classes, patches.
+        kappa, kappa_weights, balanced_accuracy, accuracy, f1, confusion, classes, patches.
 
     Raises:
         DataError: the classes differ, the patches are coarser, or there are none.
@@ -143,7 +152,7 @@ def evaluate_bundle(
         network, patches, chosen, mpp=bundle.spec.mpp, batch_size=batch_size, device=device
     )
     matrix = confusion(patches.label[chosen], logits.argmax(1), len(patches.classes))
-    return summarise(matrix, patches.classes)
+    return summarise(matrix, patches.classes, ordered=patches.ordered)
 
 
 def choose_min_fields(

@@ -22,6 +22,7 @@ from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
 from wsikd.learn.score.colour_baseline import histogram_baseline
 from wsikd.learn.score.metrics import intervals, measure
+from wsikd.learn.score.over_colour import OverColour, over_colour
 from wsikd.learn.score.scored_run import Subject, numbers, open_subject, read_scores, teacher_beside
 
 if TYPE_CHECKING:
@@ -188,6 +189,15 @@ def _score(
         "colour_histogram": None
         if colour is None
         else numbers(measure(truth, colour, benign=patches.benign)),
+        "over_colour": None
+        if colour is None
+        else over_colour(
+            truth,
+            softmax(logits),
+            colour,
+            [patches.group[i] for i in chosen],
+            ordered=patches.ordered,
+        ).record(),
         "calibration": None if temperature is None else calibration(logits, truth, temperature),
         "macs": subject.bundle.card.macs,
         "mpp": subject.bundle.spec.mpp,
@@ -228,7 +238,8 @@ def describe(
 ) -> dict[str, Any]:
     """Figures with their intervals over groups, F1 by class, and confusion, as JSON values.
 
-    ``auc_cancer`` is among them only where a class is known as benign.
+    ``auc_cancer`` is among them only where a class is known as benign, ``kappa``, which has
+    quadratic weights, only where the classes are in order.
 
     Args:
         truth: int64 (M,).
@@ -241,7 +252,9 @@ def describe(
     found = measure(truth, probability, benign=benign)
     ranges = intervals(truth, probability, groups, benign=benign)
     per_class = {name: f"f1_{i}" for i, name in enumerate(classes)}
-    main = [k for k in found if k not in per_class.values() and (benign or k != "auc_cancer")]
+    left = {*per_class.values(), *(() if benign else ("auc_cancer",))}
+    left |= set() if patches.ordered else {"kappa"}  # its weights need an order
+    main = [k for k in found if k not in left]
     return {
         "patches": len(truth),
         "groups": len(set(groups)),
@@ -259,13 +272,9 @@ def describe(
 
 
 def _warn(record: Mapping[str, Any]) -> None:
-    for name in COMPARED:
-        own, colour = (record[k] and record[k].get(name) for k in ("figures", "colour_histogram"))
-        if own is not None and colour is not None and own <= colour:
-            logger.warning(
-                "%s %.3f is no better than the %.3f of colour histograms alone: it may have learnt "
-                "the stain", name.replace("_", " "), own, colour,
-            )  # fmt: skip
+    over = record["over_colour"]
+    if over is not None and (warning := OverColour(**over).warning):
+        logger.warning("%s", warning)
     teacher = record["teacher"]
     if teacher is None or teacher["mpp"] >= record["mpp"]:
         return
