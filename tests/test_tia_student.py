@@ -1,7 +1,9 @@
 """A student in TIAToolbox's own engine gives what ``wsikd infer`` gives."""
 
 import importlib
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +106,14 @@ def test_fields_lie_as_far_apart_as_asked(bundle):
 def test_a_bundle_that_is_none_is_refused(tmp_path):
     with pytest.raises(BundleError, match="does not exist"):
         student_model(tmp_path / "none")
+
+
+def test_the_block_in_the_docs_runs(engines, bundle, slide_at_mpp, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs/other-programs.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/student").symlink_to(bundle)
+    (tmp_path / "slide.svs").symlink_to(slide_at_mpp)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert list((tmp_path / "out").glob("*.zarr"))

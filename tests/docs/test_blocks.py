@@ -1,13 +1,16 @@
-"""Every ``console`` and ``python`` block of README and docs is run, on slides that are drawn here.
+"""Every block of commands or Python in README and docs is run, on slides that are drawn here.
 
-Blocks of a page run in order, in one folder, in this process. Pages of ``docs`` start from what the
-quick start leaves behind. ``sh`` and ``text`` blocks are for other programs and for output.
+Blocks of a page run in order, in one folder. Those of the kinds ``console`` and ``python`` run in
+this process, those of the kinds ``sh`` and ``bash`` in a shell. Pages of ``docs`` start from what
+the quick start leaves behind. ``NOT_RUN`` lists what cannot run here, and why.
 """
 
 import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from contextlib import chdir
 from importlib.resources import files
 from pathlib import Path
@@ -20,32 +23,54 @@ from wsikd.synthetic.cohort import write_cohort
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^( *)```(console|python|csv)\n(.*?)^ *```$", re.M | re.S)
+RUN = ("console", "python", "sh", "bash")
+BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.M | re.S)
+BUILT = ("_build", "measurements", "jupyter_execute")
+SHOWN = ("csv", "text", "yaml", "toml", "json", "dockerfile")
+"""Kinds of blocks that hold no commands."""
 CHEAPER = {
     "tile": {"jobs": 0},
     "infer": {"jobs": 0, "engine": "torch"},
     "bench": {"jobs": 0, "repeats": 1, "engine": "torch"},
 }
-ELSEWHERE = {
-    "clusters.md": "needs SLURM",
-    "other-programs.md": "run by tests/test_tia_student.py, half a minute of imports",
+INDEX = "needs a package index; .ci/run installs the package"
+NOT_RUN = {
+    ("README.md", "pip install"): INDEX,
+    ("docs/install.md", "pip install"): INDEX,
+    ("docs/clusters.md", "SLURMCluster("): "needs SLURM and dask-jobqueue",
+    ("docs/clusters.md", "--scheduler tcp:"): "needs that address; tests/test_tile_run.py runs one",
+    ("docs/clusters.md", "helm install"): "needs Kubernetes",
+    ("docs/other-programs.md", "PatchPredictor"): "tests/test_tia_student.py takes these steps",
+    ("docs/decisions/0005-codec.md", "encode, start"): "the record of a measurement",
 }
-"""Pages whose Python blocks are not run here. Blocks of ``extending`` are run by tests/outside."""
+"""(page, text in the block) of blocks that are not run, and why."""
+SLURM = {"SLURM_ARRAY_TASK_ID": "2"}
 NOT_HERE = ("make demo", "make test")  # .ci/run runs both
 
 
 def pages():
-    """Every page with blocks, the quick start left out."""
-    found = [p for p in sorted(DOCS.rglob("*.md")) if BLOCK.search(p.read_text("utf-8"))]
-    apart = {"_build", "decisions", "extending", "measurements", "jupyter_execute"}
-    kept = [p for p in found if not apart & set(p.relative_to(DOCS).parts)]
-    return [str(p.relative_to(DOCS)) for p in kept if p.name != "quickstart.md"]
+    """Every page with blocks to run, the quick start left out."""
+    found = []
+    for page in sorted(DOCS.rglob("*.md")):
+        parts = set(page.relative_to(DOCS).parts)
+        if not parts & {*BUILT, "decisions", "extending"} and page.name != "quickstart.md":
+            found += [str(page.relative_to(DOCS))] * any(True for _ in blocks(page))
+    return found
 
 
 def blocks(page):
-    """(kind, lines without indentation) of each block of a page."""
+    """(kind, lines without indentation) of each block of a page that is run."""
     for indent, kind, text in BLOCK.findall(page.read_text("utf-8")):
-        yield kind, [line.removeprefix(indent) for line in text.splitlines()]
+        if kind in RUN and not reason(page, text):
+            yield kind, [line.removeprefix(indent) for line in text.splitlines()]
+
+
+def reason(page, text):
+    """Why a block is not run; None where it is."""
+    own = str(page.relative_to(ROOT))
+    return next(
+        (why for (name, part), why in NOT_RUN.items() if name == own and part in text), None
+    )
 
 
 def commands(lines):
@@ -70,7 +95,18 @@ def _globbed(word):
     return sorted(map(str, Path().glob(word))) if "*" in word else [word]
 
 
-def run_page(page, folder, *, python=True):
+def run_script(lines, folder):
+    """A block for a shell; ``srun`` of SLURM runs its command here."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "srun").write_text('#!/bin/sh\nexec "$@"\n')
+    (tools / "srun").chmod(0o755)
+    places = [str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]
+    own = {**os.environ, **SLURM, "PATH": os.pathsep.join(places)}
+    subprocess.run(["bash", "-e", "-c", "\n".join(lines)], check=True, cwd=folder, env=own)
+
+
+def run_page(page, folder):
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         for command, defaults in CHEAPER.items():
             for parameter in main.commands[command].params:
@@ -83,14 +119,17 @@ def run_page(page, folder, *, python=True):
                     if shlex.join(command) not in NOT_HERE:
                         assert command[0] == "wsikd", command
                         run(command)
-            elif kind == "python" and python:
+            elif kind == "python":
                 exec(compile("\n".join(lines), str(page), "exec"), names)
+            else:
+                run_script(lines, folder)
 
 
 def written_manifest(page, folder):
     """The manifest that a page shows, as the user would save it."""
-    text = next(lines for kind, lines in blocks(page) if kind == "csv")
-    (folder / "slides.csv").write_text("\n".join(text) + "\n", encoding="utf-8")
+    found = BLOCK.findall(page.read_text("utf-8"))
+    text = next(text for _, kind, text in found if kind == "csv")
+    (folder / "slides.csv").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +186,23 @@ def test_quick_start(started):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages())
 def test_page(page, started):
-    run_page(DOCS / page, started, python=page not in ELSEWHERE)
+    run_page(DOCS / page, started)
+
+
+def test_every_block_is_run_or_has_a_reason():
+    """``make docs`` runs the cells of notebooks, tests/outside the pages on extending."""
+    run_here = {"README.md", "docs/quickstart.md", *(f"docs/{page}" for page in pages())}
+    reasons = dict(NOT_RUN)
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]:
+        own = str(page.relative_to(ROOT))
+        if {*BUILT, "extending"} & set(page.relative_to(ROOT).parts):
+            continue
+        for _, kind, text in BLOCK.findall(page.read_text("utf-8")):
+            assert kind in (*RUN, *SHOWN), f"{own}: a block of kind {kind}"
+            if kind in RUN and own not in run_here:
+                assert reason(page, text), f"{own}: a block that nothing runs:\n{text}"
+            reasons = {k: v for k, v in reasons.items() if k[0] != own or k[1] not in text}
+    assert reasons == {}, "reasons for blocks that are no more"
 
 
 def test_readme_is_short():
@@ -157,7 +212,7 @@ def test_readme_is_short():
 
 def texts():
     """README and docs without what the build generates."""
-    built = {"_build", "measurements", "jupyter_execute", "decisions"}
+    built = {*BUILT, "decisions"}
     for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
         parts = set(page.relative_to(ROOT).parts)
         if not parts & built and ("reference" not in parts or page.name == "index.md"):
