@@ -14,19 +14,13 @@ from .common import (
     slide_options,
     tissue_options,
 )
-from .embed_vectors import embed_vectors
 from .sections import Sectioned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from wsikd.bags.embed import Embedder
-    from wsikd.models.encoders.base import Encoder
-    from wsikd.slides.listing.manifest import SlideEntry
-
-
-_FILES = ("", "hipt", "dino")
-"""Prefixes of encoders that are a path."""
+FITTING = ("inputs", "encoder_name", "output", "batch_size", "device", "overwrite")
+"""Options that go with a region encoder."""
 
 
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,131 +133,35 @@ def embed(
     are. With --regions a bag holds grids of tiles, which a region encoder reads: where --encoder is
     a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
     """
-    from wsikd.bags.bag import open_bag, write_h5
-    from wsikd.bags.made import bags_made
-    from wsikd.core.errors import ConfigError
-    from wsikd.slides.listing.inputs import check_slides, existing, own_tissue
-    from wsikd.slides.listing.manifest import find_slides
-    from wsikd.slides.listing.once import settle_names
-    from wsikd.slides.listing.sidecar import tissue_method
+    from wsikd.bags.run import EmbedRequest, Machine, Regions, check_encoder, embed_all
     from wsikd.slides.threads import use_threads
-    from wsikd.slides.what_is import REGIONS, what_is
-    from wsikd.tiles.store import TileStore
 
-    _check_encoder(encoder_name)
-    if what_is(encoder_name) == REGIONS:
-        embed_vectors(
-            click.get_current_context(), inputs, Path(encoder_name), output,
-            device=device, batch_size=batch_size, overwrite=overwrite,
-        )  # fmt: skip
-        return
+    if check_encoder(encoder_name):
+        _only_fitting(click.get_current_context())
     if mag is not None and mpp is not None:
         raise click.UsageError("give --mag or --mpp, not both")
-    of_regions = {"min_inside": min_inside, "coarser": coarser, "half": float16 or None}
-    asked = {k: v for k, v in of_regions.items() if v is not None}
-    if region_px is None and asked:
+    if region_px is None and (min_inside is not None or coarser is not None or float16):
         raise click.UsageError("--min-inside, --coarser and --float16 go with --regions")
     if region_px is not None and (stride is not None or h5):
         raise click.UsageError("--regions goes with neither --stride nor --h5")
-    method = tissue_method(tissue)
-    stores = _stores(inputs)
-    if stores and region_px is not None:
-        raise ConfigError(inputs[0], "is a tile store", "regions are read from slides: give those")
-    batch = Batch(output)
-    entries = stores
-    if not stores:
-        check_slides(inputs)
-        entries = find_slides(
-            inputs, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
-        )
-        entries = settle_names(existing(entries, batch), bags_made(output))
-    if not entries:
-        batch.finish("nothing embedded")
-
-    from wsikd.models.encoders.open import open_encoder
-
-    encoder = open_encoder(encoder_name, weights=weights, licence=licence)
-    embedder = _embedder(
-        encoder, 10 / mag if mag else mpp, patch_size, stride, region_px,
-        {"tissue": method, "min_tissue": min_tissue, **asked},
-        {"device": device, "batch_size": batch_size, "threads": use_threads(threads)},
+    regions = None
+    if region_px is not None:
+        regions = Regions(region_px, min_inside, coarser, float16 or None)
+    request = EmbedRequest(
+        inputs, output, encoder_name, weights, licence,
+        mpp=10 / mag if mag else mpp, patch_px=patch_size, stride_px=stride, h5=h5,
+        regions=regions, tissue=tissue, min_tissue=min_tissue, slide_mpp=slide_mpp,
+        reader=reader, series=series, accept_grey=accept_grey, overwrite=overwrite,
     )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    counts = {"made": 0, "already there": 0}
-
-    def work(entry: SlideEntry) -> str:
-        path = output / f"{entry.name}.zarr"
-        with progress(entry.name) as shown:
-            if stores:
-                store = TileStore.open(entry.path)
-                done = embedder.embed_store(store, path, overwrite=overwrite, on_progress=shown)
-            else:
-                done = embedder.embed_slide(entry, path, overwrite=overwrite, on_progress=shown)
-        if h5 and (done.made or overwrite or not path.with_suffix(".h5").exists()):
-            write_h5(path.with_suffix(".h5"), open_bag(path), overwrite=True)
-        counts["made" if done.made else "already there"] += 1
-        place = f"{'in' if done.made else 'already in'} {path}"
-        if region_px is None:
-            return f"{done.patches} embeddings of {encoder.spec.dim} numbers, {place}"
-        side = region_px // embedder.settings.patch_px
-        return f"{done.patches} regions of {side} x {side} tiles, {encoder.spec.dim} each, {place}"
-
-    if not stores:
-        entries = own_tissue(tissue, entries, batch)
-    batch.run(entries, work)
-    batch.finish(", ".join(f"{n} {what}" for what, n in counts.items()))
+    batch = Batch(output)
+    done = embed_all(request, Machine(device, batch_size, use_threads(threads)), batch, progress)
+    batch.finish(done.summary)
 
 
-def _check_encoder(name: str) -> None:
-    """Refuse what is no encoder before anything heavy is imported."""
-    from wsikd.models.names import no_encoder, split_encoder
-    from wsikd.slides.what_is import EMBEDDER, GRADER, REGIONS, UNFINISHED, WEIGHTS, check_role
-
-    prefix, file = split_encoder(name) or ("", name)
-    if prefix not in _FILES:
-        return
-    if not Path(file).exists():
-        raise no_encoder(name)
-    check_role(file, "--encoder", GRADER, EMBEDDER, REGIONS, UNFINISHED, WEIGHTS)
-
-
-def _embedder(
-    encoder: Encoder,
-    mpp: float | None,
-    patch_px: int | None,
-    stride_px: int | None,
-    region_px: int | None,
-    more: dict[str, Any],
-    how: dict[str, Any],
-) -> Embedder:
-    from wsikd.bags.embed import Embedder, settings_for
-
-    if region_px is None:
-        settings = settings_for(encoder, mpp, patch_px, stride_px=stride_px, **more)
-        return Embedder(encoder, settings, **how)
-    from wsikd.bags.embed_regions import RegionEmbedder, region_settings
-
-    return RegionEmbedder(
-        encoder, region_settings(encoder, mpp, patch_px, region_px, **more), **how
-    )
-
-
-def _stores(inputs: Sequence[str]) -> list[SlideEntry]:
-    """The tile stores among the inputs; none unless the inputs are stores or folders of them."""
-    from wsikd.core.errors import ConfigError
-    from wsikd.slides.listing.manifest import SlideEntry
-    from wsikd.tiles.store import read_meta
-
-    found: list[Path] = []
-    other: str | None = None
-    for item in map(Path, inputs):
-        if item.is_dir() and read_meta(item) is not None:
-            found.append(item)
-            continue
-        inside = sorted(item.glob("*.zarr")) if item.is_dir() else []
-        inside = [p for p in inside if read_meta(p) is not None]
-        found += inside
-        other = other if inside else str(item)
-    if found and other:
-        raise ConfigError(other, "is no tile store as the others are", "embed it by itself")
-    return [SlideEntry(path, path.stem) for path in dict.fromkeys(found)]
+def _only_fitting(context: click.Context) -> None:
+    """Refuse options that do not go with a region encoder. Raises UsageError."""
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in FITTING:
+            raise click.UsageError(f"{option.opts[0]} does not go with a region encoder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -109,126 +108,13 @@ def evaluate(
     if subject is None:
         raise click.UsageError("give RUN|BUNDLE, or --slides OUT and --labels CSV")
 
-    from . import evaluate_bags
+    from wsikd.api.scores import evaluate as score
+    from wsikd.slides.what_is import CLASSIFIER, what_is
 
-    if evaluate_bags.is_bag_run(subject):
-        record = evaluate_bags.scored(
-            subject, split, by=by or _login(), data=data, against=against, again=again
-        )
-        click.echo(json.dumps(record, indent=2) if as_json else evaluate_bags.text(record))
-        return
-    if against:
+    if against and what_is(subject) != CLASSIFIER:
         raise click.UsageError("--against is for runs of method mil")
-
-    from wsikd.core.ranks import refuse_team
-    from wsikd.learn.preflight import check_data
-    from wsikd.models.files.peek import peek_grader
-    from wsikd.slides.what_is import PATCHES
-
-    refuse_team("wsikd evaluate", "start it once")
-    peek_grader(subject, "RUN")
-    if data:
-        check_data(data, *PATCHES)
-
-    from wsikd.learn.score import test_record as scoring
-    from wsikd.learn.score.pictures import write_pictures
-    from wsikd.models.device import pick_device
-
-    where = str(pick_device(device))
-    opened = scoring.open_subject(subject)
-    patches = scoring.load_for(opened, [str(p) for p in data], mpp=mpp)
-    scored = scoring.score(
-        opened, patches, split, by=by or _login(), again=again, device=where, allow_seen=allow_seen
-    )
-    told = dict(scored.record)
-    folder = report or (opened.place / "report" if opened.config is not None else None)
-    if folder is not None and not no_report:
-        told["report"] = write_pictures(opened, scored, folder, device=where)
-    click.echo(json.dumps(told, indent=2) if as_json else _text(told, folder))
-
-
-def _login() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user in the container
-        return "unknown"
-
-
-def _text(record: dict[str, Any], folder: Path | None) -> str:
-    """The record as lines of a fixed width."""
-    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
-    from wsikd.learn.score.over_colour import OverColour
-
-    colour, teacher = record["colour_histogram"] or {}, record["teacher"]
-    theirs = teacher["figures"] if teacher else {}
-    head = (
-        f"{record['split']}: {record['patches']} patches of {record['groups']} slides or patients"
-    )
-    columns = f"{'':<20}{'network':>8}  {'95 % interval':<16}{'colour alone':>12}"
-    lines = [head, columns + (f"{'teacher':>10}" if teacher else "")]
-
-    def add(title: str, name: str, value: float | None, reach: list[float] | None) -> None:
-        row = _row(title, value, reach, colour.get(name))
-        lines.append(row + (f"{_three(theirs.get(name)):>10}" if teacher else ""))
-
-    for name, value in record["figures"].items():
-        title = name.replace("_", " ").replace("auc", "AUC")
-        add(title, name, value, record["intervals"][name])
-    for name, value in record["f1"].items():
-        place = record["classes"].index(name)
-        add(f"F1 {name}", f"f1_{place}", value, record["f1_intervals"][name])
-    if record.get("over_colour"):
-        lines.append(OverColour(**record["over_colour"]).summary)
-    if record["groups"] < MIN_GROUPS:
-        lines.append(NO_INTERVAL)
-    lines += _cost(record)
-    if not record["benign"]:
-        lines.append("AUC cancer is not given: no class is known as benign; set data.benign")
-    lines += ["confusion (true class in rows):", *_confusion(record)]
-    if made := record["calibration"]:
-        lines.append(
-            f"calibration error {made['ece_before']:.3f}, with temperature "
-            f"{made['temperature']:.2f} {made['ece_after']:.3f}"
-        )
-    if "report" in record:
-        agreement = record["report"]["attention_agreement"]
-        if agreement is not None:
-            lines.append(f"attention agrees with the teacher's: mean correlation {agreement:.3f}")
-        lines.append(f"pictures: {folder}")
-    return "\n".join(lines)
-
-
-def _cost(record: dict[str, Any]) -> list[str]:
-    """Work on a patch, beside the teacher's; nothing for a card that does not say."""
-    own, teacher = record["macs"], record["teacher"]
-    if own is None:
-        return []
-    line = (
-        f"{own / 1e9:.3g} G multiply-accumulates a patch ({record['mpp']:g} um/px, "
-        f"{record['input']})"
-    )
-    if teacher and teacher["macs"]:
-        line += (
-            f", {own / teacher['macs']:.3g} times the teacher's {teacher['macs'] / 1e9:.3g} G"
-            f" ({teacher['mpp']:g} um/px)"
-        )
-    return [line]
-
-
-def _row(name: str, value: float | None, reach: list[float] | None, colour: float | None) -> str:
-    span = f"{reach[0]:.3f} to {reach[1]:.3f}" if reach else "-"
-    return f"{name:<20}{_three(value):>8}  {span:<16}{_three(colour):>12}"
-
-
-def _three(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _confusion(record: dict[str, Any]) -> list[str]:
-    names = record["classes"]
-    width = max(6, *(len(n) + 1 for n in names))
-    head = " " * width + "".join(f"{n:>{width}}" for n in names)
-    rows = zip(names, record["confusion"], strict=True)
-    return [head, *(f"{n:<{width}}" + "".join(f"{v:>{width}}" for v in row) for n, row in rows)]
+    found = score(
+        subject, data=data, split=split, against=against, again=again, allow_seen=allow_seen,
+        by=by, mpp=mpp, pictures=not no_report and (report or True), device=device,
+    )  # fmt: skip
+    click.echo(json.dumps(found.record, indent=2) if as_json else found.to_text())

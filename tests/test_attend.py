@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from wsikd.cli.attend import attention_map
 from wsikd.cli.main import main
 
 from tests.learn.mil.test_train import config, write_cohort
+from wsikd.api.attention import attention_map
 from wsikd.bags.bag import Bag, BagInfo, open_bag, write_bag
 from wsikd.core.errors import DataError
 from wsikd.learn.engine.train import train

@@ -21,9 +21,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wsikd.api.attention import Attention, attend
+    from wsikd.api.bags import Bags, embed
     from wsikd.api.comparison import Bench, bench
     from wsikd.api.grademap import GradeMap
     from wsikd.api.results import Results, infer
+    from wsikd.api.scores import Scores, evaluate
     from wsikd.api.slide import Slide, open_slide
     from wsikd.api.stores import Stores, tile
     from wsikd.api.student import Student, load_student
@@ -34,27 +37,36 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESEARCH_USE",
+    "Attention",
+    "Bags",
     "Bench",
     "GradeMap",
     "Results",
     "Run",
+    "Scores",
     "Slide",
     "Stores",
     "Student",
     "TileStore",
     "WsikdError",
     "__version__",
+    "attend",
     "bench",
     "distill",
+    "embed",
+    "evaluate",
     "infer",
     "load_student",
     "open_slide",
     "tile",
 ]
 _HOMES = {
+    "wsikd.api.attention": ("Attention", "attend"),
+    "wsikd.api.bags": ("Bags", "embed"),
     "wsikd.api.comparison": ("Bench", "bench"),
     "wsikd.api.grademap": ("GradeMap",),
     "wsikd.api.results": ("Results", "infer"),
+    "wsikd.api.scores": ("Scores", "evaluate"),
     "wsikd.api.slide": ("Slide", "open_slide"),
     "wsikd.api.stores": ("Stores", "tile"),
     "wsikd.api.student": ("Student", "load_student"),

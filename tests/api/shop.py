@@ -1,10 +1,12 @@
 """One folder of generated slides, stores and trained networks for the examples of the API."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 import wsikd
+from wsikd.bags.bag import write_bag
 from wsikd.synthetic.cohort import write_pyramid
 
 SIZE = (2048, 1536)  # px at 0.5 um: 4 x 3 fields of 256 um
@@ -50,7 +52,7 @@ def write_config(path, **settings):
 
 
 def make_shop(folder):
-    """``s.svs``, ``slides/a.svs`` and ``b.svs``, ``stores``, ``runs/teacher``, ``runs/student``."""
+    """``s.svs``, ``slides/a.svs`` and ``b.svs``, ``stores``, ``slide-bags``, ``runs``."""
     write_slide(folder / "s.svs", 0)
     for seed, name in enumerate(("a", "b"), start=1):
         write_slide(folder / f"slides/{name}.svs", seed)
@@ -68,3 +70,22 @@ def make_shop(folder):
     wsikd.distill(folder / "1_teacher.yaml", out=runs / "teacher", **more)
     student = {"out": runs / "student", "teacher": runs / "teacher"}
     wsikd.distill(folder / "2_student.yaml", **student, **more)
+    make_classifier(folder)
+
+
+def make_classifier(folder):
+    """``slide-bags`` of both slides, each under a second name too, and ``runs/mil`` on them."""
+    bags = wsikd.embed(folder / "stores", folder / "slide-bags", encoder=folder / "runs/student")
+    assert not bags.failures
+    labels = ["slide,label,split"]
+    for name, other, label in (("a", "c", "benign"), ("b", "d", "cancer")):
+        bag = bags[name]
+        info = replace(bag.info, slide=other)
+        write_bag(folder / f"slide-bags/{other}.zarr", info, bag.features(), bag.coords())
+        labels += [f"{name},{label},train", f"{other},{label},val"]
+    (folder / "labels.csv").write_text("\n".join(labels))
+    own = {"method": "mil", "data": {"labels": str(folder / "labels.csv")}}
+    (folder / "mil.yaml").write_text(json.dumps({**own, "optim": {"epochs": 2}}))
+    wsikd.distill(
+        folder / "mil.yaml", data=folder / "slide-bags", out=folder / "runs/mil", device="cpu"
+    )

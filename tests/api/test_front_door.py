@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from wsikd.cli.main import main
 
 import wsikd
 from wsikd.core.errors import ConfigError, OutputError, StoreMismatchError
@@ -89,6 +91,11 @@ def test_the_html_of_all_is_small_and_repr_is_one_line(shop):
         wsikd.Run.open("runs/student"),
         wsikd.tile(["slides"], "new", patch_px=256),
         results,
+        wsikd.open_slide("s.svs").describe(patch_px=256),
+        wsikd.embed(["s.svs", "gone.svs"], "bags", encoder="runs/student"),
+        wsikd.evaluate("runs/student"),
+        wsikd.evaluate("runs/mil"),
+        wsikd.attend("runs/mil", ["slides", "s.svs"], bags="slide-bags", out="attention"),
     ]
     for one in shown:
         assert len(repr(one).splitlines()) == 1
@@ -157,6 +164,53 @@ def test_a_map_is_an_array_and_a_dask_array(shop):
     np.testing.assert_array_equal(np.asarray(grades), grades.to_numpy())
     np.testing.assert_array_equal(grades.to_dask().compute(), grades.to_numpy())
     assert grades.to_numpy().dtype == np.float32
+
+
+def command(*words):
+    done = CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_commands_print_what_the_objects_say(shop):
+    with wsikd.open_slide("s.svs") as slide:
+        assert slide.describe(patch_px=256).to_text() + "\n" == command(
+            "info", "s.svs", "--patch-size", 256
+        )
+    for run in ("runs/student", "runs/mil"):
+        scores = wsikd.evaluate(run, device="cpu")
+        assert scores.to_text() + "\n" == command("evaluate", run, "--no-report", "--device", "cpu")
+        assert set(scores) & {"kappa", "auc"}
+    assert "balanced accuracy" in wsikd.evaluate("runs/mil").to_text()
+
+
+def test_pictures_of_scores_are_drawn_when_asked(shop):
+    assert wsikd.evaluate("runs/student").pictures is None
+    assert not (shop / "runs/student/report").exists()
+    scores = wsikd.evaluate("runs/student", pictures=True)
+    assert list(scores.pictures.iterdir())
+    assert "pictures: " in scores.to_text()
+
+
+def test_bags_are_made_once_and_of_every_slide_that_can_be_read(shop):
+    bags = wsikd.embed(["s.svs", "gone.svs"], "bags", encoder="runs/student", h5=True)
+    assert (list(bags), list(bags.failures)) == (["s"], ["gone"])
+    assert bags["s"].features().shape == (12, bags["s"].dim)
+    assert (shop / "bags/s.h5").is_file()
+    again = wsikd.embed("s.svs", "bags", encoder="runs/student")
+    assert again.summary == "0 made, 1 already there"
+    with pytest.raises(ConfigError, match="did you mean"):
+        wsikd.embed("s.svs", "bags", encoder="runs/student", tisue="all")
+
+
+def test_attention_is_a_map_of_its_slide(shop):
+    found = wsikd.attend("runs/mil", ["slides"], bags="slide-bags", out="attention")
+    assert sorted(found) == ["a", "b"]
+    label, probability = found["a"]
+    assert label in ("benign", "cancer")
+    assert 0.5 <= probability <= 1
+    share = found.map("a").to_numpy()[1]
+    assert np.nanmax(share) == pytest.approx(1)
 
 
 def test_save_replaces_nothing(shop):

@@ -121,13 +121,12 @@ def build_real_dicom(folder):
 
 def use_slide(folder):
     """Open it, find its tissue and read it, as ``wsikd info`` and ``wsikd infer`` do."""
-    from wsikd.cli.info import _Asked, describe_job
-
     from wsikd.slides.base import FILLS_GAPS
     from wsikd.slides.listing.manifest import SlideEntry, open_entry
+    from wsikd.tiles.runs.info import Asked, describe_job
 
     entry = SlideEntry(next(folder.iterdir()), "s", mpp=0.5, mpp_source=FILLS_GAPS)
-    describe_job(lambda *_: None, entry, _Asked((10.0, 2.5), 64, "otsu", 0.1, 2))
+    describe_job(lambda *_: None, entry, Asked((10.0, 2.5), 64, "otsu", 0.1, 2))
     with open_entry(entry) as slide:
         assert slide.mpp.x > 0
         for level, (width, height) in enumerate(slide.info.level_dimensions):

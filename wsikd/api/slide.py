@@ -9,6 +9,7 @@ from wsikd.core.errors import ConfigError, MissingMppError
 from wsikd.slides import base
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
@@ -17,6 +18,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.slides.base import Mpp, SlideInfo
+
+
+class Description:
+    """What ``wsikd info`` prints of a slide.
+
+    Attributes:
+        record: JSON values, as ``wsikd info --json`` prints them.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Use :meth:`Slide.describe`."""
+        self.record = dict(record)
+
+    def to_text(self) -> str:
+        """The lines of ``wsikd info``."""
+        from wsikd.tiles.runs.info import fields_text, to_text
+
+        return "\n".join([to_text(self.record), *fields_text(self.record)])
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{one['fields']} fields at {one['magnification']:g}x" for one in self.record["fields"]
+        )
+        return f"Description('{self.record['name']}', {counts})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(self.to_text())}</pre>"
 
 
 class Slide:
@@ -140,6 +170,46 @@ class Slide:
         show(axes, self.thumbnail(max_px), self.info, (0, 0, *self.dimensions))
         axes.set_title(self.name)
         return axes
+
+    def describe(
+        self,
+        magnifications: Sequence[float] = (10.0, 2.5),
+        patch_px: int = 512,
+        *,
+        tissue: str = "otsu",
+        min_tissue: float = 0.1,
+        threads: int | None = None,
+    ) -> Description:
+        """What ``wsikd info`` prints: levels, resolution, tissue, and fields at magnifications.
+
+        Args:
+            magnifications: to count fields for.
+            patch_px: patch side in px at the highest of them.
+            tissue: "otsu", "all", or another masker.
+            min_tissue: smallest share of tissue in a field, 0 to 1.
+            threads: that read; default one a core.
+
+        Raises:
+            MissingMppError: the resolution is not known.
+            ConfigError: the sizes do not go together.
+            RegionReadError: the slide is damaged.
+
+        Examples:
+            >>> import wsikd
+            >>> with wsikd.open_slide("s.svs") as slide:
+            ...     found = slide.describe(patch_px=256)
+            >>> [one["fields"] for one in found.record["fields"]]
+            [12, 12]
+        """
+        from wsikd.slides.threads import use_threads
+        from wsikd.tiles.runs.info import Asked, describe, fields_of
+
+        sizes = tuple(sorted(set(magnifications), reverse=True))
+        asked = Asked(sizes, patch_px, tissue, min_tissue, threads)
+        asked.check()
+        self.mpp  # noqa: B018 - raises where nothing more can be said
+        found = describe(self.reader)
+        return Description(found | fields_of(self.reader, None, asked, use_threads(threads)))
 
     def close(self) -> None:
         """Release the file."""

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
-from wsikd.cli import info
 from wsikd.cli.main import main
 
 from tests.slides.pixels import tissue_rgb
@@ -15,6 +14,7 @@ from wsikd.slides.base import open_slide
 from wsikd.slides.ome_xml import ome_images
 from wsikd.slides.readers.series import list_series
 from wsikd.synthetic.cohort import write_pyramid
+from wsikd.tiles.runs.info import describe, to_text
 
 SCAN = tissue_rgb(1024, 768, seed=1)
 OVERVIEW = np.ascontiguousarray(SCAN[::4, ::4])
@@ -115,7 +115,7 @@ def test_info_lists_the_series_and_marks_the_one_read(tmp_path):
     path = tmp_path / "two.tif"
     write(path, ("overview", "scan"))
     with open_slide(path) as slide:
-        text = info._text(info._describe(slide))
+        text = to_text(describe(slide))
     assert "series 0    scan, 256 x 192 px, 2 um/px, 'overview'\n" in text
     assert text.endswith("series 1    scan, 1024 x 768 px, 0.5 um/px, 'scan', read here")
     done = CliRunner().invoke(main, ["info", str(path), "--series", "0", "--json", "--mag", "2.5"])

@@ -1,49 +1,18 @@
-"""``wsikd evaluate`` for a run of ``method: mil``: figures of slides from their bags."""
+"""Figures of slides from their bags as ``wsikd evaluate`` prints them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+from wsikd.learn.mil.train import TOLD
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
 
-def is_bag_run(subject: Path) -> bool:
-    """Whether a folder holds a bag network."""
-    from wsikd.slides.what_is import CLASSIFIER, what_is
-
-    return what_is(subject) == CLASSIFIER
-
-
-def scored(
-    subject: Path,
-    split: str,
-    *,
-    by: str,
-    data: Sequence[Path],
-    against: Sequence[Path],
-    again: bool,
-) -> dict[str, Any]:
-    """The record of a scoring; raises WsikdError."""
-    from wsikd.learn.preflight import check_data
-    from wsikd.slides.what_is import BAGS, GRIDS
-
-    for places in filter(None, (data, against)):
-        check_data(places, BAGS, GRIDS)
-
-    from wsikd.learn.mil.evaluate import evaluate_bags
-
-    return evaluate_bags(
-        subject, split, by=by, data=[str(p) for p in data], against=[str(p) for p in against],
-        again=again,
-    )  # fmt: skip
-
-
-def text(record: dict[str, Any]) -> str:
-    """The record as lines."""
-    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
-
+def bag_text(record: Mapping[str, Any]) -> str:
+    """A record of ``wsikd.learn.mil.evaluate.evaluate_bags`` as lines."""
     lines = [f"{record['split']}: {record['bags']} slides of {record['groups']} slides or patients"]
     lines += _figures(record)
     if record["groups"] < MIN_GROUPS:
@@ -66,9 +35,7 @@ def text(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _figures(found: dict[str, Any]) -> list[str]:
-    from wsikd.learn.mil.train import TOLD
-
+def _figures(found: Mapping[str, Any]) -> list[str]:
     names = ("accuracy", *TOLD)
     return [
         f"{name.replace('_', ' ').replace('auc', 'AUC'):<20}{_value(found[name])}"
@@ -77,7 +44,7 @@ def _figures(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _value(figure: dict[str, Any]) -> str:
+def _value(figure: Mapping[str, Any]) -> str:
     value, between = figure["value"], figure["interval"]
     own = f"{'-' if value is None else f'{value:.3f}':>8}"
     return own if between is None else f"{own}  {between[0]:.3f} to {between[1]:.3f}"
