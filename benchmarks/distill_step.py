@@ -68,7 +68,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" or given.smallest:
         for case in SMALLEST if given.smallest else GPU:
-            run_throughput(report, case, device)
+            run_throughput(report, case, device, 64 if given.smallest else 8192)
     else:
         report.raw["missing"]["images per second on a GPU"] = "no GPU here"
     report.finish()
@@ -130,8 +130,11 @@ def advance(method: AtPlus, optimiser: torch.optim.Optimizer, batch: Batch) -> N
     optimiser.zero_grad()
 
 
-def run_throughput(report: Report, case: Case, device: str) -> None:
-    """Patches per second of AT+&FM in bfloat16, and the share of a matrix product's rate."""
+def run_throughput(report: Report, case: Case, device: str, side: int) -> None:
+    """Patches per second of AT+&FM in bfloat16, and the share of a matrix product's rate.
+
+    The product is of matrices of ``side`` x ``side``.
+    """
     batch = make_batch(case)
     views = {k: v.to(device, memory_format=torch.channels_last) for k, v in batch.views.items()}
     batch = Batch(views, batch.label.to(device), batch.slide, batch.box)
@@ -146,7 +149,7 @@ def run_throughput(report: Report, case: Case, device: str) -> None:
     seconds = timed_on(device, steps) / (case.steps * case.batch)
     student, teacher = (macs(net, px) for net, px in zip(networks(case), sides(case), strict=True))
     flops = 2 * (teacher + 3 * student)  # a backward pass costs two forward passes
-    share = flops / seconds / product_rate(device, 512 if device == "cpu" else 8192)
+    share = flops / seconds / product_rate(device, side)
     name = f"{case.arch}, {case.patch_px} px, bfloat16 on {device}"
     report.raw.setdefault("throughput", {})[name] = {
         "patches per second": 1 / seconds, "TFLOP per second": flops / seconds / 1e12,

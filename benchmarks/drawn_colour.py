@@ -53,7 +53,7 @@ def tiled(folder: Path, seed: int, slides: int, side_px: int) -> Path:
     write_cohort(folder / "slides", seed=seed, slides=slides, size_px=(side_px, side_px))
     line = [sys.executable, "-m", "wsikd", "tile", "-i", folder / "slides", "-o", folder / "stores"]
     line += ["--annotations", folder / "slides"]
-    line += ["--mag", "10", "--mag", "2.5", "--patch-size", "256"]
+    line += ["--mag", "10", "--mag", "2.5", "--patch-size", "256", "--jobs", "0"]
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     return folder / "stores"
 

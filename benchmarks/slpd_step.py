@@ -22,7 +22,6 @@ from harness import Report, child_memory, measure, options, own_peak_mb
 # isort: split
 import numpy as np
 import torch
-from sklearn.cluster import KMeans as Peer
 
 from wsikd.bags.bag import BagInfo, write_bag
 from wsikd.bags.region_table import open_regions
@@ -183,6 +182,8 @@ def slides_of(count: int, each: int) -> tuple[NDArray[np.float32], NDArray[np.in
 
 def run_clustering(report: Report, size: Size) -> None:
     """All slides at once against one after the other."""
+    from sklearn.cluster import KMeans as Peer  # not in the process whose memory is measured
+
     x, slide = slides_of(size.clustered, EACH)
     every = np.ones(size.clustered, bool)
 

@@ -16,6 +16,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their
 settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("wsikd")
 
+LONGEST = (
+    "test_tile_run.py", "test_benchmarks.py", "fuzz/test_fuzz.py", "tiles/test_cluster.py",
+    "test_tia.py", "test_infer_run.py", "learn/methods/test_contract.py", "test_end_to_end.py",
+    "learn/engine/test_distributed.py", "docs/test_blocks.py", "test_output_safety.py",
+    "outside/test_outside.py", "learn/ts2g/test_detect_train.py",
+    "studies/hdkd/test_label_efficiency.py", "studies/slpd/test_study.py", "test_cli.py",
+    "test_cli_labels.py", "test_tile_faults.py", "api/test_front_door.py",
+)  # fmt: skip
+"""Files that take long, the longest first. One that began last would run alone on its core."""
+
+
+def pytest_configure(config):
+    """Let processes of xdist, where there are any, take files in the order of below."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):

@@ -1,29 +1,42 @@
-"""Slides that OpenSlide does not know, through TIAToolbox: pixels as they were written."""
+"""TIAToolbox: slides that OpenSlide does not know, and students in its own engine.
+
+In one file, and so in one process: to import TIAToolbox takes half a minute.
+"""
 
 import importlib
 import json
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import glymur
-import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
-from zarr import create_group
 
 from tests.slides.pixels import tissue_rgb
+from tests.slides.tia_files import write_jp2, write_ome, write_zarr
 from tests.tiles.stores import picture, settings_of, shrunk, write_store
-from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
+from wsikd.core.errors import (
+    BundleError,
+    ConfigError,
+    MissingMppError,
+    RegionReadError,
+    SlideError,
+)
 from wsikd.core.registry import resolve
+from wsikd.grade.predict import PredictSettings, SlidePredictor
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.graders.pooled import build_grader
 from wsikd.slides.base import Slide, open_slide
 from wsikd.slides.scaled_view import Canvas
 from wsikd.slides.tiff import tile_tables as tiff_tables
 from wsikd.slides.tissue.find import find_tissue
 from wsikd.slides.tissue.maskers import MASKERS
 from wsikd.synthetic.cohort import write_pyramid
+from wsikd.tia import student_model
 from wsikd.tiles.store import StoreSettings
 from wsikd.tiles.write import tile_slide
 
@@ -42,77 +55,6 @@ def tiatoolbox():
 @pytest.fixture(scope="module")
 def rgb():
     return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-
-
-def write_ome(path, rgb, levels=3, tile=(64, 64), unit="\N{MICRO SIGN}m", size=0.5, **options):
-    about = {
-        "axes": "YXS",
-        **{f"PhysicalSize{axis}": size for axis in "XY"},
-        **{f"PhysicalSize{axis}Unit": unit for axis in "XY"},
-    }
-    with tifffile.TiffWriter(path, ome=True) as tiff:
-        options = {"tile": tile, "photometric": "rgb", **options}
-        tiff.write(rgb, subifds=levels - 1, metadata=about if size else {"axes": "YXS"}, **options)
-        for n in range(1, levels):
-            tiff.write(rgb[:: 2**n, :: 2**n], subfiletype=1, **options)
-    return [rgb[:: 2**n, :: 2**n] for n in range(levels)]
-
-
-def write_zarr(path, rgb, axes="cyx", levels=3, unit="micrometer", omero=True, name=str, zarr=2):
-    """OME-Zarr 0.4 (Zarr format 2) or 0.5 (format 3) as its specification has it."""
-    stored = [rgb[:: 2**n, :: 2**n] for n in range(levels)]
-    group = create_group(path, zarr_format=zarr)
-    for n, level in enumerate(stored):
-        data = level.transpose(["yxc".index(a) for a in axes if a in "yxc"])
-        data = np.expand_dims(data, [axes.index(a) for a in axes if a not in "yxc"])
-        chunks = tuple({"c": 3, "y": 64, "x": 64}.get(a, 1) for a in axes)
-        array = group.create_array(name(n), shape=data.shape, chunks=chunks, dtype="u1")
-        array[:] = data
-    about = [
-        {"name": a, "type": "channel" if a == "c" else "space"}
-        | ({"unit": unit} if a in "yx" and unit else {})
-        for a in axes
-    ]
-    scales = [[0.5 * 2**n if a in "yx" else 1.0 for a in axes] for n in range(levels)]
-    datasets = [
-        {"path": name(n), "coordinateTransformations": [{"type": "scale", "scale": s}]}
-        for n, s in enumerate(scales)
-    ]
-    image = {"multiscales": [{"version": "0.4", "axes": about, "datasets": datasets}]}
-    channel = {
-        "active": True, "coefficient": 1, "color": "FF0000", "family": "linear",
-        "inverted": False, "label": "red", "window": {"start": 0, "end": 255, "min": 0, "max": 255},
-    }  # fmt: skip
-    if omero:
-        image["omero"] = {
-            "id": 1, "name": "x", "version": "0.4", "channels": [channel] * 3,
-            "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
-        }  # fmt: skip
-    group.attrs.update(image if zarr == 2 else {"ome": {"version": "0.5", **image}})
-    return stored
-
-
-def write_jp2(path, rgb, levels=3, mpp=None):
-    if glymur.version.openjpeg_version_tuple < (2, 4, 0):
-        pytest.skip("OpenJPEG is missing (on Debian: apt-get install libopenjp2-7)")
-    jp2 = imagecodecs.jpeg2k_encode(
-        rgb, codecformat="jp2", level=0, reversible=True, mct=False, resolutions=levels + 1
-    )
-    path.write_bytes(jp2)
-    image = glymur.Jp2k(path)
-    if mpp is not None:  # a capture resolution of n pixels per metre, as a box in the header box
-        path.write_bytes(with_capture_resolution(jp2, round(1e6 / mpp)))
-    return [image[:: 2**n, :: 2**n] for n in range(levels)]
-
-
-def with_capture_resolution(jp2, per_metre):
-    at = jp2.index(b"jp2h") - 4
-    length = int.from_bytes(jp2[at : at + 4], "big")
-    numbers = b"".join(n.to_bytes(2, "big") for n in (per_metre // 1000, 1, per_metre // 1000, 1))
-    resc = (18).to_bytes(4, "big") + b"resc" + numbers + b"\x03\x03"
-    res = (8 + len(resc)).to_bytes(4, "big") + b"res " + resc
-    head = (length + len(res)).to_bytes(4, "big") + jp2[at + 4 : at + length]
-    return jp2[:at] + head + res + jp2[at + length :]
 
 
 WRITERS = {
@@ -479,3 +421,104 @@ def test_it_reads_stores_of_version_04(tmp_path, tiatoolbox, codec):
     np.testing.assert_array_equal(whole, picture())
     low = reader.read_rect((64, 64), (32, 16), resolution=4.0, units="mpp")
     np.testing.assert_array_equal(low, shrunk(picture())[16:32, 16:48])
+
+
+CLASSES = ("NC", "G3", "G4", "G5")
+SIDE, MPP = 32, 4.0
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """What predicts patches; imported once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("tiatoolbox.models.engine.patch_predictor")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(0)
+    grader = build_grader("vgg_small", 4, width=0.25, input_norm="imagenet").eval()
+    spec = InputSpec(MPP, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CLASSES)
+    with torch.no_grad():
+        grader.head.weight.mul_(5)  # so that fields differ
+    folder = tmp_path_factory.mktemp("s") / "s"
+    more = {"width": 0.25, "temperature": 1.6}
+    return save_bundle(folder, grader, spec, arch="vgg_small", **more)
+
+
+@pytest.fixture(scope="module")
+def slide_at_mpp(tmp_path_factory):
+    """A slide of 8 x 6 fields with a stored level at the student's resolution."""
+    rng = np.random.default_rng(3)
+    colours = rng.integers(40, 200, (6, 8, 3)).repeat(256, 0).repeat(256, 1)
+    rgb = (colours + rng.integers(0, 50, colours.shape)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("slide") / "stored.svs"
+    write_pyramid(path, rgb, mpp=0.5, power=20, downsamples=(1, 8))
+    return path
+
+
+def test_its_predictor_gives_the_same_fields_and_probabilities(
+    engine, bundle, slide_at_mpp, tmp_path
+):
+    model, ioconfig = student_model(bundle)
+    assert model.class_dict == dict(enumerate(CLASSES))
+    predictor = engine.PatchPredictor(model=model, batch_size=7, verbose=False)
+    made = predictor.run(
+        images=[slide_at_mpp], ioconfig=ioconfig, patch_mode=False, save_dir=tmp_path / "out",
+        output_type="zarr", return_probabilities=True, auto_get_mask=False,
+    )  # fmt: skip
+    found = zarr.open_group(next(iter(made.values())), mode="r")
+    theirs = dict(
+        zip(map(tuple, np.asarray(found["coordinates"])), found["probabilities"], strict=True)
+    )
+    own_bundle = load_bundle(bundle)
+    own = SlidePredictor(
+        own_bundle.network(), own_bundle.spec, device="cpu",
+        settings=PredictSettings(tissue="all", min_tissue=0),
+    )  # fmt: skip
+    with open_slide(slide_at_mpp) as slide:
+        grade_map = own.predict(slide).calibrated(own_bundle.temperature)
+    boxes = grade_map.boxes() / (MPP / 0.5)
+    corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    ours = dict(
+        zip(
+            map(tuple, corners.round().astype(int).tolist()),
+            grade_map.probability_khw[:, grade_map.valid_hw].T,
+            strict=True,
+        )
+    )
+    assert len(ours) == 48
+    assert {tuple(map(int, k)) for k in theirs} == set(ours)
+    for place, probabilities in theirs.items():
+        np.testing.assert_allclose(probabilities, ours[tuple(map(int, place))], atol=1e-3)
+    assert np.ptp(np.stack(list(ours.values())), 0).max() > 0.1
+    grades = np.asarray(found["predictions"])
+    np.testing.assert_array_equal(grades, np.asarray(found["probabilities"]).argmax(1))
+
+
+def test_fields_lie_as_far_apart_as_asked(bundle):
+    _, ioconfig = student_model(bundle, stride_px=16)
+    assert tuple(ioconfig.patch_input_shape) == (SIDE, SIDE)
+    assert tuple(ioconfig.stride_shape) == (16, 16)
+    assert ioconfig.input_resolutions == [{"units": "mpp", "resolution": MPP}]
+    for stride in (0, SIDE + 1):
+        with pytest.raises(ConfigError, match="not within the patch"):
+            student_model(bundle, stride_px=stride)
+
+
+def test_a_bundle_that_is_none_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="does not exist"):
+        student_model(tmp_path / "none")
+
+
+def test_the_block_in_the_docs_runs(engine, bundle, slide_at_mpp, tmp_path, monkeypatch):
+    assert engine
+    text = (Path(__file__).parents[1] / "docs/other-programs.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/student").symlink_to(bundle)
+    (tmp_path / "slide.svs").symlink_to(slide_at_mpp)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert list((tmp_path / "out").glob("*.zarr"))

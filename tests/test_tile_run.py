@@ -242,7 +242,7 @@ def test_a_full_disk_is_told_for_each_slide(several, tmp_path):
 
 def test_a_dry_run_tells_the_bytes_and_writes_nothing(several, tmp_path):
     out = tmp_path / "out"
-    code, lines, _ = run("-i", several / "[bc].svs", "-o", out, "--dry-run")
+    code, lines, _ = here("-i", several / "[bc].svs", "-o", out, "--dry-run")
     assert code == 0
     assert not out.exists()
     assert here("-i", several / "b.svs", "-o", out)[0] == 0

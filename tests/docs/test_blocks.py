@@ -40,7 +40,7 @@ NOT_RUN = {
     ("docs/clusters.md", "SLURMCluster("): "needs SLURM and dask-jobqueue",
     ("docs/clusters.md", "--scheduler tcp:"): "needs that address; tests/test_tile_run.py runs one",
     ("docs/clusters.md", "helm install"): "needs Kubernetes",
-    ("docs/other-programs.md", "PatchPredictor"): "tests/test_tia_student.py takes these steps",
+    ("docs/other-programs.md", "PatchPredictor"): "tests/test_tia.py takes these steps",
     ("docs/decisions/0005-codec.md", "encode, start"): "the record of a measurement",
 }
 """(page, text in the block) of blocks that are not run, and why."""
@@ -132,42 +132,42 @@ def written_manifest(page, folder):
     (folder / "slides.csv").write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory):
-    """Four slides with annotations, named as README and docs name them."""
-    folder = tmp_path_factory.mktemp("drawn")
-    made = write_cohort(folder, seed=3, slides=4, size_px=(3584, 3584))
+def drawn(folder, *, mpp):
+    """Four slides of 1.8 mm with annotations, named as README and docs name them."""
+    side = round(1792 / mpp)
+    made = write_cohort(folder, seed=3, slides=4, size_px=(side, side), mpp=mpp)
     for name, slide in zip(("s01", "s02", "s03", "new"), made, strict=True):
         slide.path.rename(folder / f"{name}.svs")
         slide.annotation.rename(folder / f"{name}.geojson")
     return folder
 
 
-def placed(drawn, folder):
+def placed(slides, folder):
     """The user's folder: slides and annotations, the same in the folders that pages name."""
-    for file in drawn.iterdir():
+    for file in slides.iterdir():
         os.link(file, folder / file.name)
-    for name, slides in {"slides": ("s01", "s02", "s03"), "new_slides": ("new",)}.items():
+    for name, own in {"slides": ("s01", "s02", "s03"), "new_slides": ("new",)}.items():
         (folder / name).mkdir()
-        for slide in slides:
-            os.link(drawn / f"{slide}.svs", folder / name / f"{slide}.svs")
+        for slide in own:
+            os.link(slides / f"{slide}.svs", folder / name / f"{slide}.svs")
     (folder / "drawn").mkdir()
     for slide in ("s01", "s02", "s03"):
-        shutil.copy(drawn / f"{slide}.geojson", folder / "drawn")
+        shutil.copy(slides / f"{slide}.geojson", folder / "drawn")
 
 
 @pytest.fixture(scope="module")
-def started(drawn, tmp_path_factory):
+def started(tmp_path_factory):
     """What the quick start leaves behind."""
     folder = tmp_path_factory.mktemp("quickstart")
-    placed(drawn, folder)
+    placed(drawn(tmp_path_factory.mktemp("drawn"), mpp=0.5), folder)
     written_manifest(DOCS / "quickstart.md", folder)
     run_page(DOCS / "quickstart.md", folder)
     return folder
 
 
-def test_readme(drawn, tmp_path):
-    placed(drawn, tmp_path)
+def test_readme(tmp_path, tmp_path_factory):
+    slides = drawn(tmp_path_factory.mktemp("drawn"), mpp=1.0)  # soon drawn; 10x and 2.5x are read
+    placed(slides, tmp_path)
     (tmp_path / "new_slides").rename(tmp_path / "apart")
     written_manifest(ROOT / "README.md", tmp_path)
     run_page(ROOT / "README.md", tmp_path)

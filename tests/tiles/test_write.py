@@ -253,7 +253,9 @@ def test_a_killed_run_goes_on_where_it_stopped(large_file, tmp_path):
     assert len([p for p in (whole.path / "0" / "c").rglob("*") if p.is_file()]) == 6
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "wsikd", "tile", "-i", str(large_file), "-o", str(out)]
-    process = subprocess.Popen([*command, *COMMAND], stderr=subprocess.DEVNULL)
+    # without a worker process, which would hold the lock a moment longer than the one killed here
+    command += ["--jobs", "0", *COMMAND]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     part, first = out / "large.zarr.part", None
     limit = time.monotonic() + 60
     while first is None and process.poll() is None and time.monotonic() < limit:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.base import compute
 from dask.delayed import delayed
+from dask.threaded import get as in_threads
 
 from wsikd.core.errors import (
     OutputError,
@@ -202,7 +203,8 @@ def _in_threads(build: StoreBuild, jobs: Sequence[Job], count: _Count, workers: 
     # is closed by then, and write into a folder that is being removed.
     with ThreadPoolExecutor(workers) as pool:
         try:
-            compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+            # the function, not its name "threads", for which Dask imports its distributed part
+            compute(*tasks, scheduler=in_threads, pool=pool)  # type: ignore[no-untyped-call]
         finally:
             stop.set()
 

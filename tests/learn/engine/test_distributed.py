@@ -1,11 +1,7 @@
 """Two processes that torchrun starts train what one does."""
 
 import csv
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from tests.learn.engine.torchrun import torchrun
 from tests.learn.grading import grading
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.splits import share_of
@@ -21,8 +18,6 @@ from wsikd.learn.engine.distributed import Team
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,15 +37,6 @@ def write_config(folder, **changes):
     path = folder / "c.yaml"
     path.write_text(yaml.safe_dump(told))
     return path
-
-
-def torchrun(*asked, timeout=300, program=("-m", "wsikd")):
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"}
-    return subprocess.run(
-        [*start, *map(str, program), *map(str, asked)],
-        env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
 
 
 def epochs(run):

@@ -1,4 +1,4 @@
-"""One process without Lightning computes, bit for bit, what Lightning's Fabric does."""
+"""Processes without Lightning compute, bit for bit, what Lightning's Fabric does."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.learn.engine.torchrun import torchrun
 from wsikd.learn.engine.one_process import OneProcess
 
 
@@ -23,9 +24,9 @@ class Terms(nn.Module):
         return {"ce": nn.functional.cross_entropy(logits, y), "size": logits.square().mean()}
 
 
-def trained(fabric, network):
-    """Terms and weights of three steps."""
-    rng = torch.Generator().manual_seed(0)
+def trained(fabric, network, seed=0):
+    """Terms and weights of three steps on batches of that seed."""
+    rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     fabric.launch()
     wrapped, optimizer = fabric.setup(network, optimizer)
@@ -52,13 +53,47 @@ def test_it_is_fabric_to_the_bit(precision):
 
     torch.manual_seed(0)
     network = Terms()
-    theirs, their_weights = trained(
+    theirs = trained(
         Fabric(accelerator="cpu", devices=1, precision=precision), copy.deepcopy(network)
     )
-    ours, weights = trained(OneProcess(precision), copy.deepcopy(network))
-    for a, b in zip([*ours, weights], [*theirs, their_weights], strict=True):
+    check(network, trained(OneProcess(precision), copy.deepcopy(network)), theirs)
+
+
+def check(network, ours, theirs):
+    (own, weights), (other, their_weights) = ours, theirs
+    for a, b in zip([*own, weights], [*other, their_weights], strict=True):
         assert a.keys() == b.keys()
         for key in a:
             assert a[key].dtype == b[key].dtype
             assert torch.equal(a[key], b[key]), key
     assert not torch.equal(weights["net.4.weight"], network.state_dict()["net.4.weight"])
+
+
+TWO = """
+import copy, os, sys
+sys.path.insert(0, os.getcwd())
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from tests.learn.engine.test_one_process import Terms, check, trained
+from wsikd.learn.engine.one_process import CpuProcesses
+
+precision, seed = sys.argv[1], int(os.environ["RANK"])
+torch.manual_seed(0)
+network = Terms()
+ours = trained(CpuProcesses(precision, idle=False), copy.deepcopy(network), seed)
+ddp = DDPStrategy(find_unused_parameters=False)
+fabric = Fabric(accelerator="cpu", devices=2, strategy=ddp, precision=precision)
+check(network, ours, trained(fabric, copy.deepcopy(network), seed))
+torch.distributed.destroy_process_group()
+print("equal")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_are_fabric_to_the_bit(precision, tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    done = torchrun(precision, program=(tmp_path / "two.py",))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["equal", "equal"]

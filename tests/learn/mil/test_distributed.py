@@ -5,7 +5,8 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.learn.engine.test_distributed import epochs, names, torchrun
+from tests.learn.engine.test_distributed import epochs, names
+from tests.learn.engine.torchrun import torchrun
 from tests.learn.mil.test_train import write_cohort
 from tests.learn.ts2g.test_adapter_train import write_pairs
 

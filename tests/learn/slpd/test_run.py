@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.cohort import ENCODER, TINY, write_cohort
-from tests.learn.engine.test_distributed import ROOT, torchrun
+from tests.learn.engine.torchrun import ROOT, torchrun
 from wsikd.core.errors import BundleError, ConfigError, NonFiniteLossError
 from wsikd.learn.engine.configurations import load_settings
 from wsikd.learn.engine.runs import load_run

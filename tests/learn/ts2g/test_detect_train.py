@@ -1,4 +1,4 @@
-"""Detectors: they train, their mAP is torchmetrics', their trunk is handed on, they resume."""
+"""Detectors: they train, their trunk is handed on, they resume."""
 
 import json
 

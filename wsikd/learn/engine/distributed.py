@@ -16,7 +16,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.core.ranks import processes as processes
 from wsikd.core.ranks import rank as rank
 from wsikd.core.ranks import refuse_team as refuse_team
-from wsikd.learn.engine.one_process import OneProcess
+from wsikd.learn.engine.one_process import CpuProcesses, OneProcess
 from wsikd.models.device import pick_device
 from wsikd.models.shared_norm import share_norms
 
@@ -65,12 +65,16 @@ class Team:
         where = pick_device(device)
         _check(config, where, device, self.size)
         self.fabric: Fabric | OneProcess
-        if self.size == 1 and where.type == "cpu":
-            self.fabric = OneProcess(config.optim.precision)
+        # without labels the head may have no gradient, but for slpd's
+        idle = not (config.weights.get("ce") or "dino" in config.weights)
+        if where.type != "cpu":
+            self.fabric = self._fabric(config, where, idle=idle)
+        elif self.size > 1:
+            self.fabric = CpuProcesses(config.optim.precision, idle=idle)
         else:
-            self.fabric = self._fabric(config, where)
+            self.fabric = OneProcess(config.optim.precision)
 
-    def _fabric(self, config: Training, where: torch.device) -> Fabric:
+    def _fabric(self, config: Training, where: torch.device, *, idle: bool) -> Fabric:
         from lightning.fabric import Fabric
 
         more: dict[str, Any] = {}
@@ -78,8 +82,6 @@ class Team:
             from lightning.fabric.strategies.ddp import DDPStrategy
 
             here = int(os.environ["LOCAL_WORLD_SIZE"])
-            # without labels the head may have no gradient, but for slpd's
-            idle = not (config.weights.get("ce") or "dino" in config.weights)
             more = {"num_nodes": self.size // here, "devices": here}
             more["strategy"] = DDPStrategy(find_unused_parameters=idle)
         else:

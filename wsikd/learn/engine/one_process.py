@@ -1,4 +1,4 @@
-"""One process on a CPU: Lightning's Fabric without the 9 s that its import takes."""
+"""Processes on a CPU, one or several: Lightning's Fabric without the 9 s that its import takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,6 +49,37 @@ class OneProcess:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of a forward pass."""
         return torch.autocast("cpu", dtype=torch.bfloat16) if self.mixed else nullcontext()
+
+
+class CpuProcesses(OneProcess):
+    """The same for several processes on CPUs, as ``torchrun`` starts them."""
+
+    def __init__(self, precision: str, *, idle: bool) -> None:
+        """Compute in "32-true" or "bf16-mixed"; ``idle`` parameters may have no gradient."""
+        super().__init__(precision)
+        self.idle = idle
+
+    def launch(self) -> None:
+        """Meet the other processes, which the environment names."""
+        torch.distributed.init_process_group("gloo")
+
+    def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The module, whose gradients are means over the processes, and the optimiser as it is."""
+        shared = DistributedDataParallel(module, find_unused_parameters=self.idle)
+        return super().setup(shared, optimizer)
+
+    def no_backward_sync(
+        self,
+        module: nn.Module,
+        *,
+        enabled: bool,
+    ) -> AbstractContextManager[None]:
+        """Keep gradients to this process in the block, where ``enabled``."""
+        if not enabled:
+            return nullcontext()
+        assert isinstance(module, _InPrecision)
+        assert isinstance(module.module, DistributedDataParallel)
+        return module.module.no_sync()
 
 
 class _InPrecision(nn.Module):

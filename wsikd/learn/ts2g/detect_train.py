@@ -15,6 +15,7 @@ from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.ts2g.detect_data import BoxSet, load_boxes
 from wsikd.learn.ts2g.detect_method import Detect, DetectConfig, DetectNetwork
+from wsikd.learn.ts2g.detect_score import mean_average_precision
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
 from wsikd.models.encoders.base import read_state
@@ -69,16 +70,13 @@ def average_precision(
         size: images in a batch.
         threads: that read.
     """
-    from torchmetrics.detection import MeanAveragePrecision
-
-    metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
-    metric.warn_on_many_detections = False
+    found: list[dict[str, Tensor]] = []
+    true: list[dict[str, Tensor]] = []
     with torch.inference_mode():
         for batch, chosen in views.images.batches(indices, size, threads=threads, read=views.read):
-            found = method.detect(views.batch(batch, chosen, None))
-            metric.update(found, [method.target(int(i), torch.device("cpu")) for i in chosen])
-    made = {k: float(v) for k, v in metric.compute().items() if k in ("map", "map_50")}
-    return {k: None if v < 0 else v for k, v in made.items()}
+            found += method.detect(views.batch(batch, chosen, None))
+            true += [method.target(int(i), torch.device("cpu")) for i in chosen]
+    return mean_average_precision(found, true)
 
 
 def load_detector(run: Path) -> Detector:
@@ -121,10 +119,9 @@ class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
     views: ImageViews
 
     def load(self, given: BoxSet | None = None, resumed: RunDir | None = None) -> None:
-        """Read the boxes, where the packages that score them are installed."""
-        for name in ("pycocotools", "torchmetrics"):
-            if find_spec(name) is None:
-                raise ConfigError("method detector", f"needs {name}", "pip install 'wsikd[detect]'")
+        """Read the boxes, where the package that scores them is installed."""
+        if find_spec("pycocotools") is None:
+            raise ConfigError("method detector", "needs pycocotools", "pip install 'wsikd[detect]'")
         data = self.config.data
         if data.train is None or data.val is None:
             missing = "data.train" if data.train is None else "data.val"
