@@ -120,11 +120,12 @@ class Batch(core.Batch):
         """Print a line of the report."""
         click.echo(printable(line))
 
-    def finish(self, done: str) -> None:
-        """Sum up, failures last; exits with 3 when some slide failed."""
+    def finish(self, done: str, note: str = "") -> None:
+        """Sum up, failures last; exits with 3 when some slide failed. ``note`` ends the line."""
         self.keep_failures(logging.WARNING)
         if done:
-            click.echo(f"{done}, {len(self.failures)} failed" if self.failures else done)
+            line = f"{done}, {len(self.failures)} failed" if self.failures else done
+            click.echo(f"{line}. {note}" if note else line)
         for _, error in self.failures:
             click.echo(told(error), err=True)
         if self.failures:

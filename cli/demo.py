@@ -203,16 +203,14 @@ def _report(
 
 
 def _reading(result: Path) -> str:
-    """The Gleason score that `wsikd infer` wrote for a slide, and the area it asked for."""
+    """The Gleason score that `wsikd infer` wrote for a slide, or why there is none."""
     from wsikd.grade.runs.record import read_record
+    from wsikd.grade.score_text import score_text
 
     record = read_record(result)
     if record is None:
         return "no score"
-    row, least = record.summary, record.made_with["min_area_mm2"]
-    found = row["gleason_score"]
-    score = f"{found} (grade group {row['isup_grade_group']})" if found else "no score"
-    return f"{score}, patterns from {least:.2g} mm2"
+    return score_text(record.summary) or "no score"
 
 
 def _colour_kappa(stores: Path, mpp: float) -> float:

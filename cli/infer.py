@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     short_help="Grade whole slides: maps, overlays and a summary.",
     sections={
         "What is read": "stride dense exact tissue min_tissue slide_mpp series accept_grey reader",
-        "What is concluded": "specimen min_area",
+        "What is concluded": "specimen min_area min_pattern sensitivity minor_4 minor_5",
         "Asking the teacher": "escalate budget agreement kappa",
         "The machine": "batch_size device engine precision threads jobs stall",
     },
@@ -74,8 +74,39 @@ if TYPE_CHECKING:
     "--min-area",
     type=click.FloatRange(0),
     metavar="MM2",
-    help="Area in mm2 that a pattern must cover to count.  "
-    "[default: the student's, chosen on validation]",
+    help="Area of cancer, all patterns together, from which a slide has cancer; nothing else "
+    "decides then.  [default: the student's thresholds, at most 0.5 in biopsies]",
+)
+@click.option(
+    "--min-pattern",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of the cancer from which a pattern counts.  [default: the student's, at most 0.05]",
+)
+@click.option(
+    "--sensitivity",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of slides with cancer that the student's thresholds shall find, by its validation "
+    "slides.",
+)
+@click.option(
+    "--minor-4",
+    type=click.Choice(["secondary", "minor"]),
+    default="secondary",
+    show_default=True,
+    help="Prostatectomies: a pattern 4 below 5 % of a pattern 3 cancer makes 3+4, or is a minor "
+    "pattern of 3+3.",
+)
+@click.option(
+    "--minor-5",
+    type=click.Choice(["secondary", "minor"]),
+    default="secondary",
+    show_default=True,
+    help="Prostatectomies: a pattern 5 below 5 % outside grade groups 2 and 3 makes 4+5, or is a "
+    "minor pattern of 4+4.",
 )
 @click.option(
     "--stride",
@@ -156,6 +187,10 @@ def infer(
     formats: tuple[str, ...],
     specimen: str,
     min_area: float | None,
+    min_pattern: float | None,
+    sensitivity: float,
+    minor_4: str,
+    minor_5: str,
     stride: int | None,
     dense: bool,
     exact: bool,
@@ -183,6 +218,7 @@ def infer(
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.runs.folder import Inputs, Running, Wanted, formats_of, grade_slides
     from wsikd.grade.runs.jobs import Escalation, Grading
+    from wsikd.grade.student_rules import Asked
     from wsikd.slides.listing.inputs import check_slides
     from wsikd.slides.listing.sidecar import tissue_method
     from wsikd.slides.threads import use_threads
@@ -218,17 +254,18 @@ def infer(
         accept_grey=accept_grey,
     )  # fmt: skip
     batch = Batch(output)
+    rules = Asked(specimen, min_area, min_pattern, sensitivity, minor_4, minor_5)
     with SlideBar() as bar:
         done = grade_slides(
             slides,
             Grading(model, device, settings, asked),
-            Wanted(names, specimen, min_area, overwrite),
+            Wanted(names, rules, overwrite),
             how,
             output,
             batch,
             bar,
         )
-    batch.finish(done.summary)
+    batch.finish(done.summary, done.note)
 
 
 def _check_models(model: Path, teacher: Path | None) -> None:

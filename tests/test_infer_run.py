@@ -178,7 +178,7 @@ def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
         "loaded = load_job(None, grading)\n"
         "(entry,) = find_slides([sys.argv[2]])\n"
         "job = InferJob(entry, grading, loaded.student.sha256, Path(sys.argv[3]),"
-        " ResultSettings(('csv',)))\n"
+        " ResultSettings(formats=('csv',)))\n"
         "row, made = infer_job(lambda *_: None, job)\n"
         "print(made, 'torch' in sys.modules)\n"
     )

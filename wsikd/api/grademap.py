@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from wsikd.core.errors import ConfigError, OutputError, WsikdError
 from wsikd.grade import grademap as plain
+from wsikd.grade.gleason_rules import Rules
 from wsikd.slides.listing.entry import SlideEntry
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class GradeMap(plain.GradeMap):
         cell_px: level-0 (width, height) of a cell.
         classes: name of each class, in order.
         temperature: of the calibration; None where the card has none.
-        specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
-        min_area_mm2: area in mm2 that a pattern must cover to count.
+        rules: by which a score is given: specimen, thresholds of cancer, contested choices.
         entry: where the slide is; None where it is not at hand.
 
     Examples:
@@ -56,8 +56,7 @@ class GradeMap(plain.GradeMap):
         12
     """
 
-    specimen: str = "biopsy"
-    min_area_mm2: float = 0.0
+    rules: Rules = field(default_factory=Rules)
     entry: SlideEntry | None = None
 
     @classmethod
@@ -65,13 +64,12 @@ class GradeMap(plain.GradeMap):
         cls,
         found: plain.GradeMap,
         *,
-        specimen: str = "biopsy",
-        min_area_mm2: float = 0.0,
+        rules: Rules | None = None,
         entry: SlideEntry | None = None,
     ) -> Self:
         """Take over a map of the packages below."""
         own = {f.name: getattr(found, f.name) for f in fields(plain.GradeMap)}
-        return cls(**own, specimen=specimen, min_area_mm2=min_area_mm2, entry=entry)
+        return cls(**own, rules=rules or Rules(), entry=entry)
 
     @classmethod
     def load(cls, folder: str | Path, *, slide: str | Path | None = None) -> Self:
@@ -100,12 +98,17 @@ class GradeMap(plain.GradeMap):
         made = record.made_with if record else {}
         found = read_alone(place)
         entry = None if slide is None else SlideEntry(Path(slide), found.slide.name)
-        return cls.of(
-            found,
-            specimen=str(made.get("specimen", "biopsy")),
-            min_area_mm2=float(made.get("min_area_mm2") or 0.0),
-            entry=entry,
-        )
+        return cls.of(found, rules=Rules.of(made), entry=entry)
+
+    @property
+    def specimen(self) -> str:
+        """Rule for the Gleason score: "biopsy" or "prostatectomy"."""
+        return self.rules.specimen
+
+    @property
+    def min_area_mm2(self) -> float:
+        """Least summed area of cancer in mm2."""
+        return self.rules.min_area_mm2
 
     def summary(self) -> dict[str, str | float | int | None]:
         """The slide's row of ``summary.csv``: areas in mm2, shares, Gleason score, grade group.
@@ -115,8 +118,21 @@ class GradeMap(plain.GradeMap):
         from wsikd.grade.intervals import intervals
         from wsikd.grade.summary import summarise
 
-        drawn = intervals(self, specimen=self.specimen, min_area_mm2=self.min_area_mm2)
-        return summarise(self, specimen=self.specimen, min_area_mm2=self.min_area_mm2, drawn=drawn)
+        return summarise(self, self.rules, drawn=intervals(self, self.rules))
+
+    def score(self) -> str:
+        """Gleason score and grade group in words, or why there is none; what is not assessed.
+
+        Examples:
+            >>> import wsikd
+            >>> wsikd.load_student("runs/student").predict("s.svs").score().split(".")[-2]
+            ' Cribriform and intraductal growth are not assessed'
+        """
+        from wsikd.grade.gleason import NOT_ASSESSED
+        from wsikd.grade.score_text import score_text
+
+        found = score_text(self.summary())
+        return f"{found}. {NOT_ASSESSED}" if found else ""
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = ("zarr", "csv", "geojson", "png")
@@ -257,14 +273,15 @@ class GradeMap(plain.GradeMap):
 
     def _repr_html_(self) -> str:
         from wsikd.grade.exports.png import paint
+        from wsikd.grade.gleason import NOT_ASSESSED
+        from wsikd.grade.score_text import score_text
         from wsikd.slides.html import PICTURE_PX, card
 
         summary = self.summary()
         rows: dict[str, Any] = {"fields": summary["fields"]}
-        if "gleason_score" in summary:
-            group = summary["isup_grade_group"]
-            score = summary["gleason_score"]
-            rows["Gleason score"] = f"{score}, grade group {group}" if score else "none"
+        if score := score_text(summary):
+            rows["score"] = score
+            rows["not assessed"] = NOT_ASSESSED
         rows |= self._shares()
         rows["cell"] = f"{self.mpp:g} um"
         temperature = self.temperature

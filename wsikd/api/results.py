@@ -75,12 +75,14 @@ class Results(Mapping[str, dict[str, Any]]):
         return f"Results('{self.path}', {self.summary}{failed})"
 
     def _repr_html_(self) -> str:
+        from wsikd.grade.score_text import score_text
         from wsikd.slides.html import table
 
-        shown = ("fields", "gleason_score", "isup_grade_group", "tissue_mm2", "mean_uncertainty")
-        columns = [c for c in shown if any(c in row for row in self._rows.values())]
+        shown = ("fields", "score", "tissue_mm2", "mean_uncertainty")
+        told = {name: row | {"score": score_text(row)} for name, row in self._rows.items()}
+        columns = [c for c in shown if any(row.get(c) not in (None, "") for row in told.values())]
         rows: list[list[object]] = [
-            [name, *(_short(row.get(c)) for c in columns), ""] for name, row in self._rows.items()
+            [name, *(_short(row.get(c)) for c in columns), ""] for name, row in told.items()
         ]
         rows += [[name, *("" for _ in columns), error] for name, error in self.failures.items()]
         return table(repr(self), ["slide", *columns, "failure"], rows)
@@ -94,6 +96,10 @@ def infer(
     formats: Sequence[str] = ("zarr", "csv", "uncertain", "geojson", "png"),
     specimen: str = "biopsy",
     min_area_mm2: float | None = None,
+    min_pattern: float | None = None,
+    sensitivity: float = 0.95,
+    minor_4: str = "secondary",
+    minor_5: str = "secondary",
     teacher: str | Path | None = None,
     budget: float | None = None,
     agreement: float | None = None,
@@ -114,7 +120,12 @@ def infer(
         out: folder for one folder a slide, and ``summary.csv``.
         formats: what is written of each slide, as :meth:`GradeMap.save` takes it.
         specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
-        min_area_mm2: area in mm2 that a pattern must cover; default the student's.
+        min_area_mm2: least area of cancer in mm2, all patterns together; default the student's
+            thresholds.
+        min_pattern: share of the cancer from which a pattern counts; default the student's.
+        sensitivity: share of slides with cancer that the student's thresholds shall find.
+        minor_4: "secondary" or "minor", see :class:`wsikd.grade.gleason_rules.Rules`.
+        minor_5: the same of a pattern 5.
         teacher: reads again the fields that the student is unsure of; its run folder or bundle.
         budget: with ``teacher``: share of a slide's fields to read again at most, 0 to 1.
         agreement: with ``teacher``: share of fields that shall have the teacher's class, 0 to 1.
@@ -142,6 +153,7 @@ def infer(
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.runs.folder import Inputs, Running, Wanted, formats_of, grade_slides
     from wsikd.grade.runs.jobs import Escalation, Grading
+    from wsikd.grade.student_rules import Asked
     from wsikd.slides.listing.inputs import check_slides
     from wsikd.slides.listing.sidecar import tissue_method
     from wsikd.slides.threads import use_threads
@@ -163,10 +175,11 @@ def infer(
     asked = None if teacher is None else Escalation(_checked_teacher(teacher, own), **limits)
     check_slides(inputs, "wsikd.infer")
     batch = Batch(Path(out))
+    rules = Asked(specimen, min_area_mm2, min_pattern, sensitivity, minor_4, minor_5)
     done = grade_slides(
         Inputs(slides=inputs, tissue=tissue, slide_mpp=slide_mpp),
         Grading(own.path, own.device, settings, asked),
-        Wanted(formats_of(formats, "formats"), specimen, min_area_mm2, overwrite),
+        Wanted(formats_of(formats, "formats"), rules, overwrite),
         how,
         Path(out),
         batch,

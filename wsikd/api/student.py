@@ -101,7 +101,7 @@ class Student:
 
     @property
     def min_area_mm2(self) -> float:
-        """Area in mm2 that a pattern must cover to count, chosen on validation."""
+        """Least area of cancer in mm2, all patterns together."""
         return self._bundle.min_area_mm2
 
     def predict(
@@ -110,6 +110,10 @@ class Student:
         *,
         specimen: str = "biopsy",
         min_area_mm2: float | None = None,
+        min_pattern: float | None = None,
+        sensitivity: float = 0.95,
+        minor_4: str = "secondary",
+        minor_5: str = "secondary",
         slide_mpp: float | None = None,
         mask: str | Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -122,7 +126,12 @@ class Student:
         Args:
             slide: a slide file or folder, or an open slide, which stays open.
             specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
-            min_area_mm2: area in mm2 that a pattern must cover; default the student's.
+            min_area_mm2: least area of cancer in mm2, all patterns together; default the student's
+                thresholds.
+            min_pattern: share of the cancer from which a pattern counts; default the student's.
+            sensitivity: share of slides with cancer that the student's thresholds shall find.
+            minor_4: "secondary" or "minor", see :class:`wsikd.grade.gleason_rules.Rules`.
+            minor_5: the same of a pattern 5.
             slide_mpp: um per level-0 pixel, where the file does not say it.
             mask: tissue of your own: an image of the whole slide, or GeoJSON.
             on_progress: called with (fields done, fields in all).
@@ -144,12 +153,15 @@ class Student:
             GradeMap('s', 3 x 4 cells of 256 um, 12 fields, calibrated)
         """
         from wsikd.core.registry import nearest
+        from wsikd.grade.student_rules import Asked, rules_for
         from wsikd.slides.base import FILLS_GAPS
         from wsikd.slides.listing.manifest import open_entry
 
         for name in options:
             if name not in ReadOptions.__annotations__:
                 raise ConfigError(name, "is no option", nearest(name, ReadOptions.__annotations__))
+        asked = Asked(specimen, min_area_mm2, min_pattern, sensitivity, minor_4, minor_5)
+        rules = rules_for(self._bundle.card, asked)
         entry = _entry(slide)
         entry = replace(entry, mask=None if mask is None else Path(mask))
         if slide_mpp is not None:
@@ -160,11 +172,7 @@ class Student:
         else:
             with open_entry(entry) as opened:
                 found = predictor.predict(opened, mask_file=entry.mask, on_progress=on_progress)
-        least = self.min_area_mm2 if min_area_mm2 is None else min_area_mm2
-        own = GradeMap.of(found, specimen=specimen, min_area_mm2=least, entry=entry)
-        return GradeMap.of(
-            own.calibrated(self.temperature), specimen=specimen, min_area_mm2=least, entry=entry
-        )
+        return GradeMap.of(found.calibrated(self.temperature), rules=rules, entry=entry)
 
     def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:
         """What reads with these options; the network and its engine are opened once."""
@@ -206,7 +214,7 @@ class Student:
             value = metrics.get(name)
             if isinstance(value, int | float):
                 rows[f"{name.replace('_', ' ')} on validation"] = f"{value:.3f}"
-        rows["least area"] = f"{self.min_area_mm2:.3g} mm2"
+        rows["least area of cancer"] = f"{self.min_area_mm2:.3g} mm2"
         rows["use"] = said.get("use", "")
         return card(f"Student {self._name}", rows)
 

@@ -1,9 +1,6 @@
 """From area per class to Gleason score and ISUP grade group.
 
-Grade groups: Epstein et al., Am J Surg Pathol 2016;40:244-252 (ISUP 2014 consensus). Primary,
-secondary and minor patterns: Epstein et al. 2005;29:1228-1242 and van Leenders et al.
-2020;44:e87-e99 (ISUP 2005 and 2019). The rules as written here await confirmation by a
-pathologist.
+The rules, their sources and examples that are tests: ``docs/gleason.md``.
 """
 
 from __future__ import annotations
@@ -14,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import ConfigError
+from wsikd.grade.gleason_rules import MINOR_SHARE, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-SPECIMENS = ("biopsy", "prostatectomy")
-MINOR_SHARE = 0.05
+NOT_ASSESSED = "Cribriform and intraductal growth are not assessed."
 _TOLERANCE = 1e-9  # sums of cell areas carry rounding
 
 
@@ -91,40 +88,15 @@ def patterns_of(classes: Sequence[str]) -> dict[int, int] | None:
     return {index: pattern for index, pattern in enumerate(found) if pattern}
 
 
-def grade_slide(
-    area_mm2_by_class: Sequence[float] | NDArray[np.float64],
-    classes: Sequence[str],
-    *,
-    specimen: str,
-    min_area_mm2: float,
-) -> GleasonReading | None:
-    """Read a slide's Gleason patterns from their areas.
-
-    Biopsy: the most extensive pattern, then the highest remaining one, however small. A single
-    pattern is doubled. Prostatectomy: the two most extensive; a pattern higher than the primary
-    that covers at most 5 % of the cancer is left out of the score, even where it would be second.
-    ``minor`` is the highest pattern left out, where it is higher than both that were scored.
-
-    A third pattern above 5 % is reported as ``minor`` too, although ISUP 2014 and 2019 practice
-    may promote it to secondary; and the ISUP 2005 advice to ignore a *lower* pattern below 5 %
-    of a high-grade cancer is not applied. Both are marked for confirmation by a pathologist.
-    Of two patterns of equal extent the higher comes first.
-
-    Args:
-        area_mm2_by_class: area of each class in mm2, in the order of ``classes``.
-        classes: class names; see ``patterns_of``.
-        specimen: ``"biopsy"`` or ``"prostatectomy"``.
-        min_area_mm2: area a pattern must reach to count at all; the 5 % are of what counts.
-
-    Returns:
-        The reading, or None when no pattern counts: no cancer, no score.
+def pattern_areas(
+    area_mm2_by_class: Sequence[float] | NDArray[np.float64], classes: Sequence[str]
+) -> dict[int, float]:
+    """Area of each Gleason pattern, in mm2.
 
     Raises:
-        ConfigError: the specimen is unknown, or the classes are not Gleason patterns.
+        ConfigError: the classes are not Gleason patterns.
         ValueError: an area is negative or not finite, or areas and classes differ in number.
     """
-    if specimen not in SPECIMENS:
-        raise ConfigError(specimen, "no such specimen", f"--specimen: {' or '.join(SPECIMENS)}")
     patterns = patterns_of(classes)
     if patterns is None:
         raise ConfigError(", ".join(classes), "not Gleason patterns", "name them NC, G3, G4, G5")
@@ -134,25 +106,92 @@ def grade_slide(
     extent = dict.fromkeys(patterns.values(), 0.0)
     for index, pattern in patterns.items():
         extent[pattern] += areas[index]
-    extent = {p: a for p, a in extent.items() if a > 0 and a >= min_area_mm2 - _TOLERANCE}
-    if not extent:
+    return extent
+
+
+def grade_slide(
+    area_mm2_by_class: Sequence[float] | NDArray[np.float64],
+    classes: Sequence[str],
+    rules: Rules,
+) -> GleasonReading | None:
+    """Read a slide's Gleason patterns from their areas; see ``docs/gleason.md`` for the rules.
+
+    Whether there is cancer is decided on the summed area of all patterns, which patterns there are
+    on their shares of the cancer.
+
+    Args:
+        area_mm2_by_class: area of each class in mm2, in the order of ``classes``.
+        classes: class names; see ``patterns_of``.
+        rules: specimen, thresholds and contested choices.
+
+    Returns:
+        The reading, or None where the cancer does not reach its least area.
+
+    Raises:
+        ConfigError: the specimen is unknown, or the classes are not Gleason patterns.
+        ValueError: an area is negative or not finite, or areas and classes differ in number.
+    """
+    rules.check()
+    extent = pattern_areas(area_mm2_by_class, classes)
+    cancer = sum(extent.values())
+    least = rules.least_cancer(float(sum(area_mm2_by_class)))
+    return read_patterns(extent, rules) if cancer >= least - _TOLERANCE else None
+
+
+def read_patterns(extent: Mapping[int, float], rules: Rules) -> GleasonReading | None:
+    """The score of a cancer, however small.
+
+    Args:
+        extent: area of each pattern, in any unit.
+        rules: as ``grade_slide`` takes them.
+
+    Returns:
+        The reading; None where every area is 0.
+    """
+    cancer = sum(extent.values())
+    if not cancer > 0:
         return None
-    return _biopsy(extent) if specimen == "biopsy" else _prostatectomy(extent)
+    shares = {p: a / cancer for p, a in extent.items()}
+    least = min(rules.pattern_share, max(shares.values())) - _TOLERANCE
+    shares = {p: s for p, s in shares.items() if s > 0 and s >= least}
+    return _biopsy(shares) if rules.specimen == "biopsy" else _prostatectomy(shares, rules)
 
 
-def _by_extent(extent: dict[int, float]) -> list[int]:
-    return sorted(extent, key=lambda pattern: (-extent[pattern], -pattern))
+def _by_extent(shares: dict[int, float]) -> list[int]:
+    """Patterns, the most extensive first; of two of equal extent the higher."""
+    return sorted(shares, key=lambda pattern: (-round(shares[pattern], 9), -pattern))
 
 
-def _biopsy(extent: dict[int, float]) -> GleasonReading:
-    primary = _by_extent(extent)[0]
-    return GleasonReading(primary, max(set(extent) - {primary}, default=primary))
+def _is_minor(share: float) -> bool:
+    return share < MINOR_SHARE - _TOLERANCE
 
 
-def _prostatectomy(extent: dict[int, float]) -> GleasonReading:
-    limit = (MINOR_SHARE + _TOLERANCE) * sum(extent.values())
-    primary, *others = _by_extent(extent)
-    scored = [p for p in others if p < primary or extent[p] > limit]
-    secondary = scored[0] if scored else primary
-    minor = max(set(others) - {secondary}, default=0)
-    return GleasonReading(primary, secondary, minor if minor > max(primary, secondary) else None)
+def _biopsy(shares: dict[int, float]) -> GleasonReading:
+    """The most extensive pattern, then the worst other one; a lower one from 5 % on."""
+    primary, *others = _by_extent(shares)
+    counted = [p for p in others if p > primary or not _is_minor(shares[p])]
+    return GleasonReading(primary, max(counted, default=primary))
+
+
+def _prostatectomy(shares: dict[int, float], rules: Rules) -> GleasonReading:
+    primary, *others = _by_extent(shares)
+    counted = [p for p in others if p > primary or not _is_minor(shares[p])]
+    if primary == 5 or 5 not in counted:
+        return _two_patterns(primary, counted, shares, rules)
+    if not _is_minor(shares[5]):
+        return GleasonReading(primary, 5)
+    rest = [p for p in counted if p != 5]
+    found = _two_patterns(primary, rest, shares, rules)
+    if found.grade_group in (2, 3) or rules.minor_5 == "minor":
+        return GleasonReading(found.primary, found.secondary, 5)
+    return GleasonReading(primary, 5)
+
+
+def _two_patterns(
+    primary: int, others: list[int], shares: dict[int, float], rules: Rules
+) -> GleasonReading:
+    """The two most extensive; a pattern 4 below 5 % of a pattern 3 cancer as the rules have it."""
+    secondary = others[0] if others else primary
+    if secondary > primary and _is_minor(shares[secondary]) and rules.minor_4 == "minor":
+        return GleasonReading(primary, primary, secondary)
+    return GleasonReading(primary, secondary)

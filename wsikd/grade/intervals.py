@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.gleason import GleasonReading
+    from wsikd.grade.gleason_rules import Rules
     from wsikd.grade.grademap import GradeMap
 
 DRAWS = 1000
@@ -95,13 +96,12 @@ def limits(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return low, high
 
 
-def intervals(grade_map: GradeMap, *, specimen: str, min_area_mm2: float) -> Intervals | None:
+def intervals(grade_map: GradeMap, rules: Rules) -> Intervals | None:
     """Draw slides that agree with a calibrated map; the same map gives the same draws.
 
     Args:
         grade_map: the slide's grades.
-        specimen: ``"biopsy"`` or ``"prostatectomy"``; see ``grade_slide``.
-        min_area_mm2: area a pattern must reach to count.
+        rules: specimen, thresholds and contested choices; see ``grade_slide``.
 
     Returns:
         None where the map is not calibrated, or holds no tissue.
@@ -116,10 +116,7 @@ def intervals(grade_map: GradeMap, *, specimen: str, min_area_mm2: float) -> Int
     )
     readings: tuple[GleasonReading | None, ...] = ()
     if patterns_of(grade_map.classes) is not None:
-        readings = tuple(
-            grade_slide(row, grade_map.classes, specimen=specimen, min_area_mm2=min_area_mm2)
-            for row in area.tolist()
-        )
+        readings = tuple(grade_slide(row, grade_map.classes, rules) for row in area.tolist())
     return Intervals(area, readings)
 
 

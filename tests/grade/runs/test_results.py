@@ -169,11 +169,13 @@ def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
     run(predictor, replace(entry, name="also"), tmp_path)
     with write_summary(tmp_path).open(newline="") as stream:
         also, odd = csv.DictReader(stream)
-    how = ["student", "specimen", "min_area_mm2", "mpp", "temperature", "engine", "note"]
-    assert list(odd)[-7:] == how
+    how = ["student", "specimen", "min_area_mm2", "pattern_share", "rules"]
+    assert list(odd)[-9:] == [*how, "mpp", "temperature", "engine", "note"]
+    assert odd["rules"] == "GUPS 2019"
     made = ["4.0", "", "torch fp32"]
-    assert list(odd.values())[-7:-1] == ["0123456789ab", "prostatectomy", "0.25", *made]
-    assert list(also.values())[-7:-1] == ["abc", "biopsy", "0.0", *made]
+    said = ["0123456789ab", "prostatectomy", "0.25", "0.0", "GUPS 2019"]
+    assert list(odd.values())[-9:-1] == [*said, *made]
+    assert list(also.values())[-9:-1] == ["abc", "biopsy", "0.0", "0.0", "GUPS 2019", *made]
 
 
 def test_the_summary_has_four_decimals_and_the_record_all(predictor, entry, tmp_path):

@@ -118,7 +118,7 @@ def out(tmp_path_factory, slide_file):
     predictor = SlidePredictor(Purple(), SPEC, device="cpu", settings=PredictSettings(workers=2))
     for name in ("odd", "<img src=x onerror=alert(1)>"):
         entry = SlideEntry(slide_file, name)
-        infer_slide(predictor, entry, folder, ResultSettings(("zarr",)), student="abc")
+        infer_slide(predictor, entry, folder, ResultSettings(formats=("zarr",)), student="abc")
     return folder
 
 

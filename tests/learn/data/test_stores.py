@@ -11,8 +11,8 @@ from wsikd.core.errors import DataError
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.losses.maps import downsample
+from wsikd.learn.patch.export import ABOVE
 from wsikd.learn.patch.train import distill
-from wsikd.learn.score.predict_patches import ABOVE
 from wsikd.models.files.bundle import load_bundle
 from wsikd.slides.base import open_slide
 from wsikd.synthetic.cohort import write_pyramid
@@ -88,7 +88,7 @@ def test_unlabelled_stores_say_what_to_do(tmp_path):
         load_patches(Data(paths=[str(tmp_path)]), Split())
 
 
-def test_training_chooses_a_least_area(tmp_path, stores):
+def test_training_chooses_the_thresholds_of_cancer(tmp_path, stores):
     config = grading(
         {
             "method": "supervised",
@@ -99,12 +99,11 @@ def test_training_chooses_a_least_area(tmp_path, stores):
     )
     result = distill(config, tmp_path / "run", device="cpu")
     card = load_bundle(tmp_path / "run").card
-    fields = result.min_area_mm2 / 0.064**2
-    assert fields == pytest.approx(round(fields) + ABOVE, abs=1e-6)
-    assert fields > 1
-    assert card.min_area_slides == 2
+    assert result.min_area_mm2 == pytest.approx((1 + ABOVE) * 0.064**2)
+    assert card.min_area_slides == card.cancer.slides == 2
     assert card.min_area_mm2 == result.min_area_mm2
-    assert 0 <= card.min_area_jaccard <= 1
+    assert card.cancer.kept <= card.cancer.slides_with_cancer <= 2
+    assert "min_area_jaccard" not in card.record()
     digests = {TileStore.open(stores / f"s{i}.zarr").digest for i in range(4)}
     assert card.data == sorted(digests)
     assert ".zarr" not in (tmp_path / "run/student/card.json").read_text()

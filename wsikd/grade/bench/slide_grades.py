@@ -13,9 +13,10 @@ import numpy as np
 
 from wsikd.core.errors import ConfigError
 from wsikd.grade.bench.types import Gradings
-from wsikd.grade.gleason import grade_slide, patterns_of
+from wsikd.grade.gleason import patterns_of
 from wsikd.grade.runs.compare_labels import GROUPS
-from wsikd.grade.summary import class_areas
+from wsikd.grade.student_rules import Asked, rules_for
+from wsikd.grade.summary import verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,14 +50,12 @@ def grade_group(contender: Contender, grade_map: GradeMap, specimen: str) -> int
     """ISUP grade group of a map as ``wsikd infer`` concludes it, 0 for no cancer.
 
     Args:
-        contender: whose map it is; a pattern must cover the least area of its card to count.
+        contender: whose map it is; the thresholds are those of its card.
         grade_map: of a whole slide.
         specimen: rule for the score, see ``grade_slide``.
     """
-    least = float((contender.card and contender.card.min_area_mm2) or 0.0)
-    areas = class_areas(grade_map)
-    found = grade_slide(areas, grade_map.classes, specimen=specimen, min_area_mm2=least)
-    return found.grade_group if found else 0
+    found = verdict_of(grade_map, rules_for(contender.card, Asked(specimen)))
+    return (found and found.grade_group) or 0
 
 
 def gather_slides(

@@ -16,7 +16,8 @@ from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.grade.bench.report import agreement_text, plot, stage_rows
 from wsikd.grade.exports.png import paint
-from wsikd.grade.gleason import grade_slide
+from wsikd.grade.gleason import NOT_ASSESSED, grade_slide
+from wsikd.grade.gleason_rules import Rules
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import view
 from wsikd.grade.summary import class_areas
@@ -74,9 +75,7 @@ def slide_row(slide: Slide, maps: dict[str, GradeMap], readings: dict[str, str])
     pictures = {"tissue": seen.rgb}
     pictures |= {title: paint(m, seen, alpha=0.55) for title, m in maps.items()}
     title, truth = next(iter(maps.items()))
-    reading = grade_slide(
-        class_areas(truth).tolist(), truth.classes, specimen="biopsy", min_area_mm2=0.0
-    )
+    reading = grade_slide(class_areas(truth).tolist(), truth.classes, Rules())
     drawn = reading.text if reading else "no cancer"
     return SlideRow(slide.info.name, pictures, {title: drawn, **readings})
 
@@ -103,6 +102,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
         "report": report,
         "version": __version__,
         "research_use": RESEARCH_USE,
+        "not_assessed": NOT_ASSESSED,
         "classes": legend(next(iter(report.scores.values())).classes),
         "times": stage_rows(report.bench),
         "speed_up": report.bench["speed_up"]["wall"]["median"],

@@ -19,8 +19,10 @@ from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import OVERLAY_FILE
 from wsikd.grade.exports.png import PICTURE_KEY
+from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.reports.demo_report import data_uri, legend, templates
 from wsikd.grade.runs.record import named_records, student_card
+from wsikd.grade.score_text import score_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +37,8 @@ _LARGEST_PX = 100_000_000
 _PLAIN = frozenset(
     ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
-    + ("mpp", "temperature", "isup_low", "isup_high")
+    + ("mpp", "temperature", "isup_low", "isup_high", "grade_status", "cancer_mm2")
+    + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "pattern_share")
 )
 _FLAGS = ("flag", "warning", "unlike", "ood")
 
@@ -49,6 +52,7 @@ class Card:
     """
 
     name: str
+    score: str
     picture: str | None
     link: str | None
     summary: Mapping[str, Any]
@@ -97,6 +101,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
             common=_common(cards),
             version=__version__,
             research_use=RESEARCH_USE,
+            not_assessed=NOT_ASSESSED,
         )
     )
     write_text_atomic(out / PAGE, html, REPORT)
@@ -126,6 +131,7 @@ def _card(folder: Path, record: ResultRecord) -> Card:
     overlay = folder / OVERLAY_FILE
     return Card(
         name=folder.name,
+        score=score_text(summary),
         picture=_thumbnail(overlay),
         link=f"./{quote(folder.name)}/{OVERLAY_FILE}" if overlay.is_file() else None,
         summary=summary,

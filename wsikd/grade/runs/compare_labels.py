@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 GROUPS = 6
 SCORE = "cancer_expected"
 SCORE_TEXT = "share of the tissue expected to be cancer, from {} probabilities"
-_SAME = ("student", "teacher", "budget", "threshold", "specimen", "min_area_mm2", "mpp")
+_SAME = ("student", "teacher", "budget", "threshold", "specimen", "min_area_mm2", "mpp") + (
+    ("rules", "pattern_share")
+)
 _GLEASON = re.compile(r"([0-5])\s*\+\s*([0-5])(?:\s*=\s*(\d+))?")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsikd.core.errors import BundleError, ConfigError
@@ -17,6 +17,7 @@ from wsikd.core.workers.process import Task, WorkerPool, run_here
 from wsikd.core.workers.terminable import terminable
 from wsikd.grade.domain_shift import trained_on
 from wsikd.grade.exports import ALL, DEFAULT, EXPORTERS, find_exporter
+from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
 from wsikd.grade.runs.results import (
     ResultSettings,
@@ -25,12 +26,14 @@ from wsikd.grade.runs.results import (
     results_made,
     write_summary,
 )
+from wsikd.grade.score_text import score_text
+from wsikd.grade.student_rules import Asked, rules_for
 from wsikd.slides.listing.inputs import existing, own_tissue
 from wsikd.slides.listing.manifest import find_slides
 from wsikd.slides.listing.once import settle_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from wsikd.core.output.batch import Batch
@@ -56,11 +59,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to come of a slide; ``min_area`` in mm2, None for the student's own."""
+    """What is to come of a slide; ``rules`` are asked of the student's card."""
 
     formats: tuple[str, ...] = DEFAULT
-    specimen: str = "biopsy"
-    min_area: float | None = None
+    rules: Asked = field(default_factory=Asked)
     overwrite: bool = False
 
 
@@ -123,10 +125,11 @@ class Unwatched:
 
 @dataclass(frozen=True)
 class Graded:
-    """A run that has ended: its report's last line, and the row of each slide by name."""
+    """A run that has ended: its report's last line, each slide's row, what is not assessed."""
 
     summary: str
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    note: str = ""
 
 
 def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ...]:
@@ -199,7 +202,21 @@ def grade_slides(
             write_summary(out)
             line = _line(row, out / job.entry.name, made=made)
             batch.went_well(job.entry, line, outcome.seconds)
-    return Graded(", ".join(f"{n} {what}" for what, n in counts.items()), rows)
+    _warn_of_old_rules(rows)
+    graded = any("gleason_score" in row for row in rows.values())
+    summary = ", ".join(f"{n} {what}" for what, n in counts.items())
+    return Graded(summary, rows, NOT_ASSESSED if graded else "")
+
+
+def _warn_of_old_rules(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    old = [n for n, row in rows.items() if "gleason_score" in row and "grade_status" not in row]
+    if old:
+        log.warning(
+            "%d slide(s) were graded under the rules of wsikd 0.1.0 (such as %s): --overwrite "
+            "grades them again",
+            len(old),
+            old[0],
+        )
 
 
 @contextmanager
@@ -254,8 +271,7 @@ def _jobs(
     student, teacher = loaded.student, loaded.teacher
     settings = ResultSettings(
         formats=wanted.formats,
-        specimen=wanted.specimen,
-        min_area_mm2=student.min_area_mm2 if wanted.min_area is None else wanted.min_area,
+        **asdict(rules_for(student.card, wanted.rules)),
         temperature=student.temperature,
         teacher_temperature=None if teacher is None else teacher.temperature,
     )
@@ -300,10 +316,7 @@ def _line(row: dict[str, Any], folder: Path, *, made: bool) -> str:
         for key, value in row.items()
         if key.endswith("_share") and value
     ]
-    score = ""
-    if "gleason_score" in row:
-        found = row["gleason_score"]
-        score = f"{found}, grade group {row['isup_grade_group']}; " if found else "no score; "
+    score = f"{found}; " if (found := score_text(row)) else ""
     asked = ""
     if row.get("share_escalated") is not None:
         share, took = row["share_escalated"], row["escalation_seconds"]

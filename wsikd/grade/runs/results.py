@@ -26,6 +26,7 @@ from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
+from wsikd.grade.gleason_rules import RULES_OF, Rules
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
@@ -48,15 +49,20 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 
-HOW = ("student", "specimen", "min_area_mm2", "mpp", "temperature", "engine")
+HOW = ("student", "specimen", "min_area_mm2", "pattern_share", "rules") + (
+    ("mpp", "temperature", "engine")
+)
+RULES_SINCE = ("pattern_share", "rules")
+"""Columns that rows of wsikd 0.1.0 lack."""
+RULE_NAMES = tuple(Rules.__dataclass_fields__)
 ASKED = ("teacher", "budget", "threshold")
 SUMMARY_FILE = "summary.csv"
 ACCEPTED = "accept_grey"
 
 
 @dataclass(frozen=True)
-class ResultSettings:
-    """What decides a slide's results, beside the student and how it reads.
+class ResultSettings(Rules):
+    """What decides a slide's results, beside the student and how it reads: rules of the score too.
 
     ``formats`` are entries of ``EXPORTERS``, or ``all`` that the slide can have. ``temperature``
     calibrates the probabilities, ``teacher_temperature`` those of the fields that a teacher read;
@@ -64,8 +70,6 @@ class ResultSettings:
     """
 
     formats: tuple[str, ...] = DEFAULT
-    specimen: str = "biopsy"
-    min_area_mm2: float = 0.0
     temperature: float | None = None
     teacher_temperature: float | None = None
 
@@ -122,6 +126,7 @@ def infer_slide(
             "slide_mpp": [slide.mpp.x, slide.mpp.y],
             "mask": _file_hash(entry.mask),
             **asdict(settings),
+            "rules": RULES_OF,
             "formats": formats,
             **_reading(predictor),
             **slide.info.marks,
@@ -189,9 +194,8 @@ def _summary(
     grade_map: GradeMap, settings: ResultSettings
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """A slide's row, and the intervals of its numbers where the map is calibrated."""
-    specimen, least = settings.specimen, settings.min_area_mm2
-    drawn = intervals(grade_map, specimen=specimen, min_area_mm2=least)
-    row = summarise(grade_map, specimen=specimen, min_area_mm2=least, drawn=drawn)
+    drawn = intervals(grade_map, settings)
+    row = summarise(grade_map, settings, drawn=drawn)
     return row, drawn.record(grade_map.classes) if drawn else None
 
 
@@ -217,6 +221,8 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
                 made_with["student"][:12],
                 made_with["specimen"],
                 made_with["min_area_mm2"],
+                made_with["pattern_share"],
+                made_with["rules"],
                 mpp,
                 made_with["temperature"],
             ),
@@ -253,13 +259,13 @@ def write_summary(out: Path) -> Path:
 
     Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in full.
     Folders that do not bear their slide's name, as those left by a killed run, are passed over.
-    The last columns tell by which student (12 digits of its SHA-256), specimen rule, smallest area
-    (mm2), resolution (um/px), temperature, engine and precision a row was made, where a teacher was
-    asked also by which, within which budget and from which doubt, and that it is for research use
-    only.
+    The last columns tell how a row was made: student (12 digits of its SHA-256), specimen rule,
+    least area of cancer (mm2), least share of a pattern, rules, resolution (um/px), temperature,
+    engine and precision, the teacher where one was asked, with budget and threshold, and the use.
     """
     rows = [row for place in sorted(out.iterdir()) if (row := _row_of(place)) is not None]
-    last = (*HOW, *(ASKED if any("teacher" in row for row in rows) else ()))
+    later = [k for k in HOW if k not in RULES_SINCE or any(k in row for row in rows)]
+    last = (*later, *(ASKED if any("teacher" in row for row in rows) else ()))
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
     lines: list[dict[str, Any]] = [{**_readable(row), "note": RESEARCH_USE} for row in rows]
@@ -346,7 +352,9 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
         fault = newer_format(folder) or "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
     old, new = found.made_with, json.loads(json.dumps(made_with))
+    later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
     keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]
+    keys = [k for k in keys if k not in later]
     if keys:
         what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)
         raise StoreMismatchError(

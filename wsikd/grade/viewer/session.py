@@ -14,8 +14,10 @@ import numpy as np
 from wsikd.core.errors import NoSlidesError, WsikdError
 from wsikd.grade.exports import MAP_FILE
 from wsikd.grade.exports.ome_zarr import read_alone
+from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.runs.record import named_records
+from wsikd.grade.score_text import score_text
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.listing.manifest import open_entry
@@ -97,6 +99,8 @@ class Viewing:
                 for i, name in enumerate(grade_map.classes)
             ],
             "summary": self.records[number][1].summary,
+            "score": score_text(self.records[number][1].summary),
+            "not_assessed": NOT_ASSESSED,
             "notice": notice,
         }
 

@@ -44,9 +44,9 @@ async function show(n) {
   document.title = `${about.name} - wsikd view`;
   tell(about.notice);
   const read = about.summary;
-  const score = read.gleason_score
-    ? `Gleason ${read.gleason_score}, grade group ${read.isup_grade_group}; ` : "";
-  find("summary").textContent = `${score}${read.fields} fields of ${about.field_um.toPrecision(4)} `
+  find("score").textContent = about.score;
+  find("assessed").textContent = about.score ? about.not_assessed : "";
+  find("summary").textContent = `${read.fields} fields of ${about.field_um.toPrecision(4)} `
     + `um, ${about.mpp.toPrecision(4)} um/px`;
   const box = find("classes");
   box.querySelectorAll("label").forEach((old) => old.remove());

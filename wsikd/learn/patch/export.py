@@ -1,4 +1,4 @@
-"""The end of a run: score the best student, choose its least area, write its bundle."""
+"""The end of a run: score the best student, choose its thresholds, write its bundle."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from wsikd.learn.engine.leakage import record_seen
 from wsikd.learn.patch.build import init_stream
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
+from wsikd.learn.score.cancer_choice import cancer_record
 from wsikd.learn.score.colour_baseline import histogram_baseline
 from wsikd.learn.score.over_colour import OverColour, over_colour
 from wsikd.models.files.bundle import save_bundle
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from wsikd.models.graders.pooled import Grader
 
 logger = logging.getLogger(__name__)
-FEW_SLIDES = 3
+ABOVE = 1e-3
+"""Fraction of a field that is asked beyond one, so that a single field never suffices."""
 LOOKED_AT = 2000
-SELECTED = ["epoch", "temperature", "least area", "escalation"]
+SELECTED = ["epoch", "temperature", "thresholds of cancer", "escalation"]
 """What is chosen on the validation patches, so that figures on them are optimistic."""
 _LOOK_BATCH = 32
 
@@ -51,7 +53,7 @@ class RunResult:
         best_epoch: epoch the bundle was taken from, counted from 1.
         metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
         over_colour: the bundle beside colour histograms alone; None where these have one class.
-        min_area_mm2: area a pattern must cover to count on a slide.
+        min_area_mm2: least area of cancer on a slide: a little more than one field.
         val_slides: slides that the validation patches lie on.
         missing: classes that the bundle never predicts on them.
     """
@@ -77,21 +79,6 @@ class RunResult:
             f" these patches, so optimistic){told_missing(self.missing)}"
             f"{'' if over is None else f'; {over.summary}'}"
         )
-
-
-@dataclass(frozen=True)
-class LeastArea:
-    """The area that a pattern must cover on a slide to count, and what the choice rests on.
-
-    Attributes:
-        mm2: the area; 0 where the data do not say how large a field is.
-        jaccard: agreement of slides there, None where nothing was chosen.
-        slides: validation slides that it was chosen on.
-    """
-
-    mm2: float
-    jaccard: float | None
-    slides: int
 
 
 class Trained(NamedTuple):
@@ -122,7 +109,7 @@ def write_student(
     seed: int,
     processes: int,
 ) -> RunResult:
-    """Judge a student on validation, choose its least area, write its bundle.
+    """Judge a student on validation, choose its thresholds of cancer, write its bundle.
 
     Args:
         trained: the student and its logits.
@@ -142,12 +129,13 @@ def write_student(
     over = _beside_colour(patches, val, softmax(logits))
     colour = over and over.colour
     metrics |= {"selected": SELECTED, "over_colour": over and over.record()}
-    least = choose_least_area(patches, val, predicted)
+    least = least_area(patches)
+    val_slides = len({patches.slide[i] for i in val})
     missing = never_predicted(predicted, patches.classes)
     run.append_metrics({
         "event": "final", "best_epoch": best, "val": metrics,
-        "temperature": temperature, "val_slides": least.slides, "never_predicted": list(missing),
-        "min_area_mm2": least.mm2,
+        "temperature": temperature, "val_slides": val_slides, "never_predicted": list(missing),
+        "min_area_mm2": least,
     })  # fmt: skip
     bundle = save_bundle(
         run.student, student.to("cpu"), spec,
@@ -160,7 +148,8 @@ def write_student(
         data=patches.digests, metrics={"split": "val", **metrics},
         colour_kappa=colour if over and over.metric == "kappa" else None,
         temperature=temperature, calibration=calibration(logits, truth, temperature),
-        min_area_mm2=least.mm2, min_area_jaccard=least.jaccard, min_area_slides=least.slides,
+        min_area_mm2=least, min_area_slides=val_slides,
+        cancer=cancer_shares(patches, val, softmax(logits, temperature)),
         escalation=None if teacher is None else escalation(
             patches, val, logits, temperature, teacher, device=device
         ),
@@ -170,7 +159,7 @@ def write_student(
         },
         appearance=training_appearance(patches, views).as_card(),
     )  # fmt: skip
-    found = (metrics, over, least.mm2, least.slides, missing)
+    found = (metrics, over, least, val_slides, missing)
     return RunResult(run.path, bundle, best, *found)
 
 
@@ -240,37 +229,32 @@ def escalation(
     }  # fmt: skip
 
 
-def choose_least_area(
-    patches: PatchSet, indices: NDArray[np.int64], predicted: NDArray[np.int64]
-) -> LeastArea:
-    """Choose the least area on these patches; see ``evaluate.choose_min_fields``.
+def least_area(patches: PatchSet) -> float:
+    """Area in mm2 that a single stray field does not reach; 0 where the data do not say."""
+    return 0.0 if patches.field_mm2 is None else (1 + ABOVE) * patches.field_mm2
 
-    A warning is logged where fewer than three slides support the choice, or a class has no patch.
+
+def cancer_shares(
+    patches: PatchSet, indices: NDArray[np.int64], probability: NDArray[np.float64]
+) -> dict[str, Any] | None:
+    """What the thresholds of cancer are computed from; None where no class is known as benign.
 
     Args:
-        patches: where they are.
+        patches: where the fields are.
         indices: validation patches, int64 (M,).
-        predicted: their predicted classes, int64 (M,).
+        probability: of them, calibrated, float64 (M, C).
     """
-    slides = [patches.slide[i] for i in indices]
-    count = len(set(slides))
-    if patches.field_mm2 is None:
-        return LeastArea(0.0, None, count)
     if not patches.benign:
-        logger.warning("min_area_mm2 is not chosen: no class is known as benign (data.benign)")
-        return LeastArea(0.0, None, count)
+        logger.warning("no threshold of cancer is chosen: no class is benign (data.benign)")
+        return None
     truth = patches.label[indices]
-    fields, jaccard = evaluate.choose_min_fields(
-        truth, predicted, slides, patches.tissue[indices], patches.benign
-    )
-    if count < FEW_SLIDES:
-        logger.warning("min_area_mm2 rests on %d validation slide(s) only", count)
     for number in sorted(set(range(len(patches.classes))) - set(truth.tolist())):
         logger.warning(
-            "min_area_mm2 is chosen without class %s: no validation patch of it",
+            "the threshold of cancer is chosen without class %s: no validation patch of it",
             patches.classes[number],
         )
-    return LeastArea(fields * patches.field_mm2, jaccard, count)
+    slides = [patches.slide[i] for i in indices]
+    return cancer_record(truth, probability, slides, patches.tissue[indices], patches.benign)
 
 
 def _beside_colour(

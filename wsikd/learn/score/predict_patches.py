@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from wsikd.models.files.bundle import StudentBundle
 
 __all__ = [
-    "balanced_accuracy", "check_fit", "choose_min_fields", "confusion",
+    "balanced_accuracy", "check_fit", "confusion",
     "evaluate_bundle", "f1_per_class", "predict", "quadratic_kappa", "summarise",
 ]  # fmt: skip
-
-MAX_FIELDS = 20
-ABOVE = 1e-3
 
 _NEARLY_WHOLE = 0.025
 
@@ -153,51 +150,3 @@ def evaluate_bundle(
     )
     matrix = confusion(patches.label[chosen], logits.argmax(1), len(patches.classes))
     return summarise(matrix, patches.classes, ordered=patches.ordered)
-
-
-def choose_min_fields(
-    truth: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    slide: Sequence[str],
-    tissue: NDArray[np.float64] | None = None,
-    benign: Sequence[int] = (0,),
-) -> tuple[float, float]:
-    """Tissue that a class must cover on a slide to count, in whole fields.
-
-    The smallest of 1, 2, ... 20 fields, and ``ABOVE`` a field more so that a single field never
-    suffices, that maximises the mean over slides of the Jaccard index between the classes of cancer
-    that a slide truly has, in one labelled field or more, and those predicted over at
-    least that much tissue. Two empty sets agree fully. The choice is as good as the slides are
-    many.
-
-    Args:
-        truth: int64 (N,).
-        predicted: int64 (N,).
-        slide: slide of each field.
-        tissue: float64 (N,), share of each field that is tissue; all of it where it is not known.
-        benign: the classes that are no cancer.
-
-    Returns:
-        Number of fields, and the mean Jaccard index there.
-    """
-    names = np.asarray(slide)
-    share = np.ones(len(truth)) if tissue is None else tissue
-    size = max(int(truth.max()), int(predicted.max())) + 1
-    cut = [c for c in benign if c < size]
-    tables = []
-    for name in np.unique(names):
-        own = names == name
-        has = np.bincount(truth[own], minlength=size) > 0
-        area = np.bincount(predicted[own], share[own], size)
-        tables.append((np.delete(has, cut), np.delete(area, cut)))
-    best, best_score = 0.0, -1.0
-    for fields in np.arange(1, MAX_FIELDS + 1) + ABOVE:
-        score = float(np.mean([_jaccard(has, area >= fields) for has, area in tables]))
-        if score > best_score + 1e-12:
-            best, best_score = float(fields), score
-    return best, best_score
-
-
-def _jaccard(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0

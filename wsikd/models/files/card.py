@@ -104,6 +104,41 @@ class Calibration(CardPart):
     nll_after: Real | None = None
 
 
+class ShareOfSlides(CardPart):
+    """A share over slides: mean, standard deviation between slides, and their number."""
+
+    mean: Annotated[float, Within("mean", least=0.0, most=1.0)]
+    sd: Annotated[float, Within("sd", least=0.0, most=1.0)]
+    slides: Annotated[int, Field(ge=0)]
+
+
+class SharesCalled(CardPart):
+    """Share of tissue that is called cancer, and that is expected to be."""
+
+    called: ShareOfSlides
+    expected: ShareOfSlides | None = None
+
+
+class CancerShares(CardPart):
+    """What the thresholds of cancer are computed from, see ``wsikd.core.cancer_threshold``.
+
+    Attributes:
+        with_cancer: labelled tissue of validation slides with cancer.
+        benign: benign tissue of all validation slides.
+        wrong_pattern: share of the cancer that is called a pattern which the slide does not have.
+        kept: slides with cancer that reach the thresholds at a sensitivity of 0.95.
+        slides_with_cancer: of so many.
+        slides: validation slides.
+    """
+
+    with_cancer: SharesCalled
+    benign: SharesCalled
+    wrong_pattern: ShareOfSlides | None = None
+    kept: int | None = None
+    slides_with_cancer: int | None = None
+    slides: int | None = None
+
+
 class TaughtBy(CardPart):
     """The teacher of a network: a grader, or an encoder."""
 
@@ -239,9 +274,12 @@ class GraderCard(Card):
         colour_kappa: kappa of colour histograms on the same patches.
         temperature: its logits are divided by it; None where none was fitted.
         calibration: errors of the probabilities before and after.
-        min_area_mm2: area that a pattern must cover to count on a slide.
-        min_area_jaccard: agreement of slides with that area.
-        min_area_slides: validation slides that it was chosen on.
+        min_area_mm2: least area of cancer on a slide, all patterns together. Up to 0.1.0 it was
+            meant for each pattern alone.
+        min_area_jaccard: agreement of slides with that area, in cards of 0.1.0.
+        min_area_slides: validation slides.
+        cancer: shares of tissue that it calls cancer on validation slides; the threshold of cancer
+            is computed from them.
         escalation: which share of fields a teacher has to read again for which agreement; checked
             by ``wsikd.grade.escalation.rule``.
         training: seed and epochs.
@@ -267,6 +305,7 @@ class GraderCard(Card):
     min_area_mm2: Annotated[float, Within("min_area_mm2", least=0.0)] | None = None
     min_area_jaccard: Real | None = None
     min_area_slides: int | None = None
+    cancer: CancerShares | None = None
     escalation: Any = None
     training: Training | None = None
     appearance: Any = None
