@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from wsikd.grade.cores import Core
     from wsikd.grade.reports.thumbnail import View
 
 _OVERLAY_PX = 1000
@@ -133,6 +134,21 @@ class GradeMap(plain.GradeMap):
 
         found = score_text(self.summary())
         return f"{found}. {NOT_ASSESSED}" if found else ""
+
+    def cores(self, *, merge_mm: float = 1.0) -> list[Core]:
+        """The connected pieces of tissue, each with its own score.
+
+        Args:
+            merge_mm: pieces whose gap is at most so wide are one.
+
+        Examples:
+            >>> import wsikd
+            >>> len(wsikd.load_student("runs/student").predict("s.svs").cores())
+            1
+        """
+        from wsikd.grade.cores import cores
+
+        return cores(self, self.rules, merge_mm=merge_mm)
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = ("zarr", "csv", "geojson", "png")

@@ -22,7 +22,7 @@ def score_text(row: Mapping[str, Any]) -> str:
         return ""
     if not row["gleason_score"]:
         return _no_score(row)
-    group = f"grade group {row['isup_grade_group']}"
+    group = f"grade group {row.get('isup_grade_group')}"
     low, high = row.get("isup_low"), row.get("isup_high")
     if _is_number(low) and _is_number(high):
         group += f" ({low} to {high})"
@@ -33,6 +33,9 @@ def score_text(row: Mapping[str, Any]) -> str:
         share = row.get(f"pattern_{pattern}_of_cancer")
         if _is_number(share) and share:
             parts.append(f"pattern {pattern} {_percent(share)} of the cancer")
+    cores, worst = row.get("cores"), row.get("worst_core_score")
+    if _is_number(cores) and cores > 1 and worst:
+        parts.append(f"worst of {cores} cores {worst}")
     return ", ".join(parts)
 
 

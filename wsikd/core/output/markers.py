@@ -218,6 +218,12 @@ SUMMARY = FileKind(
     "a summary of results",
     lambda f: (h := csv_header(f)) == ["note"] or (h[:1] == ["slide"] and h[-1] == "note"),
 )
+CASES = FileKind(
+    "a table of cases", lambda f: (h := csv_header(f))[:2] == ["patient", "slides"] and "note" in h
+)
+CORES = FileKind(
+    "a table of cores", lambda f: (h := csv_header(f))[:2] == ["slide", "core"] and "note" in h
+)
 FAILURES = FileKind(
     "a list of failures", lambda f: csv_header(f)[:4] == ["slide", "error", "fault", "remedy"]
 )

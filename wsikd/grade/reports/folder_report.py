@@ -21,6 +21,7 @@ from wsikd.grade.exports import OVERLAY_FILE
 from wsikd.grade.exports.png import PICTURE_KEY
 from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.reports.demo_report import data_uri, legend, templates
+from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import named_records, student_card
 from wsikd.grade.score_text import score_text
 
@@ -39,6 +40,7 @@ _PLAIN = frozenset(
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
     + ("mpp", "temperature", "isup_low", "isup_high", "grade_status", "cancer_mm2")
     + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "pattern_share")
+    + ("cores", "worst_core", "worst_core_score", "worst_core_grade_group")
 )
 _FLAGS = ("flag", "warning", "unlike", "ood")
 
@@ -53,6 +55,7 @@ class Card:
 
     name: str
     score: str
+    cores: Sequence[tuple[int, str, float]]
     picture: str | None
     link: str | None
     summary: Mapping[str, Any]
@@ -90,6 +93,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
         .render(
             name=out.resolve().name,
             cards=cards,
+            cases=_cases([record for _, record in records]),
             failures=failures,
             groups=sorted(
                 {g for c in cards if (g := c.summary.get("isup_grade_group")) is not None}
@@ -132,6 +136,7 @@ def _card(folder: Path, record: ResultRecord) -> Card:
     return Card(
         name=folder.name,
         score=score_text(summary),
+        cores=_cores(record),
         picture=_thumbnail(overlay),
         link=f"./{quote(folder.name)}/{OVERLAY_FILE}" if overlay.is_file() else None,
         summary=summary,
@@ -142,6 +147,18 @@ def _card(folder: Path, record: ResultRecord) -> Card:
         settings=record.made_with,
         facts={k: v for k in ("wsikd", "created", "mpp_source") if (v := getattr(record, k))},
     )
+
+
+def _cases(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
+    return [case | {"score": score_text(case)} for case in find_cases(records, {})]
+
+
+def _cores(record: ResultRecord) -> list[tuple[int, str, float]]:
+    """Number, score in words and tissue in mm2 of each core, where there are several."""
+    found = record.cores if isinstance(record.cores, list) else []
+    if len(found) < 2 or not all(isinstance(c, dict) and "gleason_score" in c for c in found):
+        return []
+    return [(c["core"], score_text(c), _number(c.get("tissue_mm2"))) for c in found]
 
 
 def _is_flag(column: str) -> bool:

@@ -189,6 +189,7 @@ def grade_slides(
         out.mkdir(parents=True, exist_ok=True)
         check_summary(out)
         keep_card(out, loaded.student)
+        patients = {e.name: e.patient for e in entries if e.patient}
         settled = _settle(run, grading, entries, out, overwrite=wanted.overwrite)
         jobs = _jobs(entries, loaded, grading, wanted, out, settled)
         for job, outcome in _outcomes(run, jobs, watch, ahead=how.jobs == 1):
@@ -199,7 +200,7 @@ def grade_slides(
             row, made = outcome.value
             counts["graded" if made else "already there"] += 1
             rows[job.entry.name] = row
-            write_summary(out)
+            write_summary(out, patients)
             line = _line(row, out / job.entry.name, made=made)
             batch.went_well(job.entry, line, outcome.seconds)
     _warn_of_old_rules(rows)

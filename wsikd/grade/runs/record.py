@@ -71,6 +71,7 @@ class ResultRecord(BaseModel):
         summary: the slide's row of ``summary.csv``: a value for each column. Columns follow the
             student's classes, and the order is that of the file.
         intervals: of areas, shares and grades, see ``wsikd.grade.intervals``.
+        cores: score and place of each connected piece of tissue, in biopsies.
         made_with: student, slide and settings that decide the result; another run of
             ``wsikd infer`` compares its own with them, entry by entry.
         seconds: that each stage took.
@@ -89,6 +90,7 @@ class ResultRecord(BaseModel):
     format: Literal[1] = 1
     summary: Annotated[dict[str, Any], AfterValidator(_row), WithJsonSchema(_ROW_SCHEMA)]
     intervals: Any = None
+    cores: Any = None
     made_with: dict[str, Any] = {}
     seconds: Annotated[
         dict[str, Any], AfterValidator(_seconds), WithJsonSchema(_SECONDS_SCHEMA)

@@ -20,14 +20,17 @@ from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.output.cells import csv_records
 from wsikd.core.output.files import check_file
 from wsikd.core.output.lock import locked
-from wsikd.core.output.markers import CARD, RESULT, SUMMARY
+from wsikd.core.output.markers import CARD, CASES, CORES, RESULT, SUMMARY
 from wsikd.core.output.place import Place
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.grade.cores import core_columns, cores
 from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
+from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.gleason_rules import RULES_OF, Rules
 from wsikd.grade.intervals import intervals
+from wsikd.grade.runs.cases import CASES_FILE, CORES_FILE, write_tables
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.summary import summarise
@@ -151,7 +154,9 @@ def infer_slide(
                 watch=watcher,
             ).calibrated(settings.temperature, settings.teacher_temperature)
             with clock("summary"):
-                row, spread = _summary(grade_map, settings)
+                row, spread, found = _summary(grade_map, settings)
+            if entry.patient:
+                row = {"slide": row["slide"], "patient": entry.patient} | row
             row |= likeness(entry.name, trained_on, watcher)
             row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
@@ -162,6 +167,7 @@ def infer_slide(
                 format=FORMAT,
                 summary=row,
                 intervals=spread,
+                **({"cores": found} if found else {}),
                 made_with=made_with,
                 seconds={k: round(v, 4) for k, v in clock.seconds.items()},
                 mpp_source=slide.mpp.source,
@@ -192,11 +198,14 @@ def results_made(out: Path) -> Made:
 
 def _summary(
     grade_map: GradeMap, settings: ResultSettings
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """A slide's row, and the intervals of its numbers where the map is calibrated."""
+) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
+    """A slide's row, intervals of its numbers where the map is calibrated, cores of a biopsy."""
     drawn = intervals(grade_map, settings)
-    row = summarise(grade_map, settings, drawn=drawn)
-    return row, drawn.record(grade_map.classes) if drawn else None
+    row: dict[str, Any] = summarise(grade_map, settings, drawn=drawn)
+    found = cores(grade_map, settings) if settings.specimen == "biopsy" else []
+    if found:
+        row |= core_columns(found)
+    return row, drawn.record(grade_map.classes) if drawn else None, [c.record() for c in found]
 
 
 @contextmanager
@@ -250,12 +259,16 @@ def keep_card(out: Path, bundle: StudentBundle) -> Path:
 
 
 def check_summary(out: Path) -> None:
-    """Refuse a folder whose ``summary.csv`` is somebody else's; raises OutputError."""
-    check_file(out / SUMMARY_FILE, SUMMARY)
+    """Refuse a folder whose ``summary.csv`` or other table is somebody else's; OutputError."""
+    for name, kind in ((SUMMARY_FILE, SUMMARY), (CASES_FILE, CASES), (CORES_FILE, CORES)):
+        check_file(out / name, kind)
 
 
-def write_summary(out: Path) -> Path:
+def write_summary(out: Path, patients: Mapping[str, str] | None = None) -> Path:
     """Collect the rows of all slides under ``out`` into ``summary.csv``; returns its path.
+
+    Beside it ``cores.csv`` has a line for each core of biopsies, and ``cases.csv`` one for each
+    patient, where patients are known (from ``patients``, slide -> patient, or the rows).
 
     Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in full.
     Folders that do not bear their slide's name, as those left by a killed run, are passed over.
@@ -263,31 +276,36 @@ def write_summary(out: Path) -> Path:
     least area of cancer (mm2), least share of a pattern, rules, resolution (um/px), temperature,
     engine and precision, the teacher where one was asked, with budget and threshold, and the use.
     """
-    rows = [row for place in sorted(out.iterdir()) if (row := _row_of(place)) is not None]
+    records = [found for place in sorted(out.iterdir()) if (found := _record_of(place))]
+    rows = [record.summary for record in records]
     later = [k for k in HOW if k not in RULES_SINCE or any(k in row for row in rows)]
     last = (*later, *(ASKED if any("teacher" in row for row in rows) else ()))
     columns = [key for row in rows for key in row if key not in last]
     columns = [*dict.fromkeys(columns), *(last if rows else ())]
-    lines: list[dict[str, Any]] = [{**_readable(row), "note": RESEARCH_USE} for row in rows]
+    lines: list[dict[str, Any]] = [{**_readable(row), "note": _note(row)} for row in rows]
     path = out / SUMMARY_FILE
     write_text_atomic(path, _csv_text([*columns, "note"], lines), SUMMARY)
+    write_tables(out, records, patients or {}, f"{RESEARCH_USE} {NOT_ASSESSED}")
     return path
 
 
-def _row_of(folder: Path) -> Mapping[str, Any] | None:
-    """The row of a folder that bears its slide's name; a file that did not change is read once."""
+def _note(row: Mapping[str, Any]) -> str:
+    return f"{RESEARCH_USE} {NOT_ASSESSED}" if "grade_status" in row else RESEARCH_USE
+
+
+def _record_of(folder: Path) -> ResultRecord | None:
+    """The record of a folder that bears its slide's name; an unchanged file is read once."""
     try:
         state = (folder / FILE).stat()
     except OSError:
         return None
-    row = _read_row(folder, state.st_mtime_ns, state.st_size, state.st_ino)
-    return row if row and row["slide"] == folder.name else None
+    found = _read_once(folder, state.st_mtime_ns, state.st_size, state.st_ino)
+    return found if found and found.slide == folder.name else None
 
 
 @lru_cache(maxsize=10_000)
-def _read_row(folder: Path, *_state: int) -> Mapping[str, Any] | None:
-    record = read_record(folder)
-    return record.summary if record else None
+def _read_once(folder: Path, *_state: int) -> ResultRecord | None:
+    return read_record(folder)
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
