@@ -21,6 +21,7 @@ def scored(out: Path, labels: Path) -> dict[str, Any]:
 def text(record: dict[str, Any]) -> str:
     """The record as lines of a fixed width."""
     from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+    from wsikd.grade.gleason import NOT_ASSESSED
 
     lines = [
         f"{record['slides']} slides of {record['groups']} slides or patients",
@@ -44,14 +45,33 @@ def text(record: dict[str, Any]) -> str:
                                        for n in record["grade_groups"]))  # fmt: skip
     for name, row in zip(record["grade_groups"], record["confusion"], strict=True):
         lines.append(f"{name:<{width}}" + "".join(f"{v:>5}" for v in row))
+    lines += _least_areas(record)
     failed = [f"{name} ({error})" for name, error in record["failed"].items()]
     for what, slides in (
         ("labelled, but failed", failed),
         ("labelled, but without a result", record["missing"]),
+        ("labelled, but the grade is withheld", record["withheld"]),
         ("graded, but without a label", record["unlabelled"]),
         ("graded without an expected area of cancer (by an older wsikd)", record["without_score"]),
     ):
         if slides:
             more = f" and {len(slides) - _SHOWN} more" if len(slides) > _SHOWN else ""
             lines.append(f"{len(slides)} {what}: {', '.join(slides[:_SHOWN])}{more}")
+    lines.append(NOT_ASSESSED)
     return "\n".join(lines)
+
+
+def _least_areas(record: dict[str, Any]) -> list[str]:
+    """What other least areas would conclude, as a table; nothing where rows have no areas."""
+    if not record["least_areas"]:
+        return []
+    names = ("sensitivity", "specificity", "kappa", "with_cancer")
+    lines = [
+        "least area of cancer (--min-area), on these slides alone; choose none by them:",
+        f"{'mm2':>8}" + "".join(f"{name.replace('_', ' '):>13}" for name in names),
+    ]
+    for row in record["least_areas"]:
+        cells = [row[name] for name in names]
+        shown = ["-" if v is None else str(v) if isinstance(v, int) else f"{v:.3f}" for v in cells]
+        lines.append(f"{row['min_area_mm2']:>8g}" + "".join(f"{v:>13}" for v in shown))
+    return lines

@@ -33,7 +33,7 @@ def score_text(row: Mapping[str, Any]) -> str:
         share = row.get(f"pattern_{pattern}_of_cancer")
         if _is_number(share) and share:
             parts.append(f"pattern {pattern} {_percent(share)} of the cancer")
-    cores, worst = row.get("cores"), row.get("worst_core_score")
+    cores, worst = row.get("cores") or 0, row.get("worst_core_score")
     if _is_number(cores) and cores > 1 and worst:
         parts.append(f"worst of {cores} cores {worst}")
     return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wsikd.core.cancer_threshold import PATTERN_MOST, SENSITIVITY, thresholds
@@ -47,17 +47,18 @@ def rules_for(card: GraderCard | None, asked: Asked) -> Rules:
     """
     chosen = thresholds(card.cancer.record() if card and card.cancer else {}, asked.sensitivity)
     share = chosen.pattern_share if asked.min_pattern is None else asked.min_pattern
-    common = {"specimen": asked.specimen, "minor_4": asked.minor_4, "minor_5": asked.minor_5}
+    rules = Rules(
+        specimen=asked.specimen, pattern_share=share, minor_4=asked.minor_4, minor_5=asked.minor_5
+    )
     if asked.min_area_mm2 is not None:
-        rules = Rules(min_area_mm2=asked.min_area_mm2, pattern_share=share, **common)
+        rules = replace(rules, min_area_mm2=asked.min_area_mm2)
     else:
-        rules = Rules(
+        rules = replace(
+            rules,
             min_area_mm2=float((card and card.min_area_mm2) or 0.0),
             cancer_share=chosen.cancer_share,
             expected_share=chosen.expected_share,
-            pattern_share=share,
             area_cap_mm2=BIOPSY_CAP_MM2 if asked.specimen == "biopsy" else None,
-            **common,
         )
     rules.check()
     if card and not card.cancer and asked.min_pattern is None:

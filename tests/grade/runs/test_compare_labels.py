@@ -225,3 +225,44 @@ def test_the_command_tells_all_of_it_and_needs_both(tmp_path):
         told = CliRunner().invoke(main, ["evaluate", *wrong])
         assert told.exit_code == 2
         assert "give RUN|BUNDLE, or" in told.output
+
+
+def areas(out, name, group, g3, g4, **changes):
+    shares = {"NC_mm2": 9.0, "NC_share": 0.9, "G3_mm2": g3, "G3_share": 0.05, "G4_mm2": g4,
+              "G4_share": 0.05}  # fmt: skip
+    write_result(out, name, group, **shares, **changes)
+
+
+def test_least_areas_are_swept(tmp_path):
+    areas(tmp_path, "a", 1, 0.08, 0.0)
+    areas(tmp_path, "b", 2, 1.2, 0.3)
+    areas(tmp_path, "c", 4, 0.0, 7.0)
+    areas(tmp_path, "d", 1, 0.3, 0.0)
+    labels = write_labels(tmp_path / "l.csv", "slide,grade_group\na,0\nb,2\nc,4\nd,0\n")
+    record = score_slides(read_results(tmp_path), read_labels(labels))
+    table = {row["min_area_mm2"]: row for row in record["least_areas"]}
+    assert [table[a]["with_cancer"] for a in (0, 0.1, 0.5, 2)] == [4, 3, 2, 1]
+    assert [table[a]["sensitivity"] for a in (0, 0.5, 2)] == [1, 1, 0.5]
+    assert [table[a]["specificity"] for a in (0, 0.1, 0.5)] == [0, 0.5, 1]
+    assert table[0.5]["kappa"] == pytest.approx(1)
+    done = CliRunner().invoke(
+        main, ["evaluate", "--slides", str(tmp_path), "--labels", str(labels)]
+    )
+    assert "least area of cancer (--min-area)" in done.output
+    assert done.output.rstrip().endswith("Cribriform and intraductal growth are not assessed.")
+
+
+def test_withheld_grades_do_not_count_as_no_cancer(tmp_path):
+    areas(tmp_path, "a", 2, 1.0, 0.5, grade_status="graded")
+    areas(tmp_path, "b", None, 1.0, 0.5, grade_status="withheld: unlike training")
+    labels = write_labels(tmp_path / "l.csv", "slide,grade_group\na,2\nb,5\n")
+    record = score_slides(read_results(tmp_path), read_labels(labels))
+    assert (record["slides"], record["withheld"]) == (1, ["b"])
+    assert record["figures"]["accuracy"] == 1
+
+
+def test_rows_of_different_rules_are_not_mixed(tmp_path):
+    write_result(tmp_path, "a", 2)
+    write_result(tmp_path, "b", 2, rules="GUPS 2019", pattern_share=0.05)
+    with pytest.raises(ConfigError, match="different settings"):
+        read_results(tmp_path)

@@ -49,9 +49,9 @@ def case_row(patient: str, records: Sequence[ResultRecord]) -> dict[str, Any]:
 def _together(records: Sequence[ResultRecord], graded: Sequence[ResultRecord]) -> Verdict:
     extent: dict[int, float] = {}
     for record in graded:
-        for pattern, area in _areas(record.summary).items():
+        for pattern, area in areas_of(record.summary).items():
             extent[pattern] = extent.get(pattern, 0.0) + area
-    everything = sum(sum(_areas(record.summary).values()) for record in records)
+    everything = sum(sum(areas_of(record.summary).values()) for record in records)
     reading = read_patterns(extent, Rules.of(graded[0].made_with)) if graded else None
     withheld = any(r.summary.get("grade_status") == UNLIKE for r in records)
     status = GRADED if reading else UNLIKE if withheld else NO_CANCER
@@ -60,7 +60,7 @@ def _together(records: Sequence[ResultRecord], graded: Sequence[ResultRecord]) -
     return Verdict(status, reading, everything, 0.0, None, shares)
 
 
-def _areas(row: Mapping[str, Any]) -> dict[int, float]:
+def areas_of(row: Mapping[str, Any]) -> dict[int, float]:
     """Area of each pattern in a row, in mm2."""
     found: dict[int, float] = {}
     for name in (key.removesuffix("_share") for key in row if key.endswith("_share")):

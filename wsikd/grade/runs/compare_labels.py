@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.output.failures import read_failures
 from wsikd.core.reading import parse_csv
 from wsikd.grade.gleason import grade_group
+from wsikd.grade.gleason_rules import Rules
 from wsikd.grade.runs.record import FILE, named_records, newer_format, student_card
+from wsikd.grade.runs.sweep import sweep
 from wsikd.slides.listing.search import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -140,12 +142,16 @@ def _of_gleason(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder of results holds: the row of each slide, its fingerprint, and who failed."""
+    """What a folder of results holds: the row of each slide, its fingerprint, and who failed.
+
+    ``rules`` are those by which the slides were graded.
+    """
 
     rows: dict[str, dict[str, Any]]
     fingerprint: dict[str, str]
     failed: dict[str, str]
     card: GraderCard | None
+    rules: Rules = field(default_factory=Rules)
 
 
 def read_results(out: Path) -> Results:
@@ -155,10 +161,11 @@ def read_results(out: Path) -> Results:
         ConfigError: there is no result, or they were made with different settings, or with
             classes that are no Gleason patterns.
     """
-    rows, prints = {}, {}
+    rows, prints, rules = {}, {}, set()
     for folder, record in named_records(out):
         if record.fingerprint is not None:
             rows[folder.name], prints[folder.name] = record.summary, record.fingerprint
+            rules.add(Rules.of(record.made_with))
     if not rows:
         for file in sorted(out.glob(f"*/{FILE}")):
             if fault := newer_format(file.parent):
@@ -171,7 +178,11 @@ def read_results(out: Path) -> Results:
     first = next(iter(rows.values()))
     if "isup_grade_group" not in first:
         raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
-    return Results(rows, prints, _failures(out), student_card(out, first.get("student")))
+    if len(rules) > 1:
+        fault = "its slides were made with different rules or thresholds of the score"
+        raise ConfigError(out, fault, "grade all of them alike into one folder")
+    card = student_card(out, first.get("student"))
+    return Results(rows, prints, _failures(out), card, rules.pop())
 
 
 def _failures(out: Path) -> dict[str, str]:
@@ -185,9 +196,10 @@ def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, An
     """Compare grade groups slide by slide.
 
     Kappa has quadratic weights over the grade groups 0 (no cancer) to 5. The AUC is that of cancer
-    against none, by the share of the tissue that is expected to be cancer. Intervals (95 %) are
-    over patients where they are known, else slides; fewer than ten have none. Slides that failed
-    or are missing do not count in any figure.
+    against none, by the share of the tissue that is expected to be cancer. ``least_areas`` is what
+    other least areas of cancer would conclude, see ``wsikd.grade.runs.sweep``. Intervals (95 %) are
+    over patients where they are known, else slides; fewer than ten have none. Slides that failed,
+    are missing or whose grade is withheld do not count in any figure.
 
     Args:
         results: what was graded.
@@ -200,6 +212,8 @@ def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, An
         ConfigError: no labelled slide has a result.
     """
     both = [label for label in labels if label.slide in results.rows]
+    withheld = [label.slide for label in both if _is_withheld(results.rows[label.slide])]
+    both = [label for label in both if label.slide not in withheld]
     absent = [label.slide for label in labels if label.slide not in results.rows]
     if not both:
         raise ConfigError(
@@ -235,10 +249,16 @@ def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, An
         "confusion": confusion(truth, found, GROUPS).tolist(),
         "grade_groups": ["no cancer", "1", "2", "3", "4", "5"],
         "failed": {name: results.failed[name] for name in absent if name in results.failed},
+        "withheld": withheld,
+        "least_areas": sweep(rows, results.rules, truth),
         "missing": [name for name in absent if name not in results.failed],
         "unlabelled": sorted(set(results.rows) - {label.slide for label in labels}),
         "seen": _seen(results, [label.slide for label in both]),
     }
+
+
+def _is_withheld(row: Mapping[str, Any]) -> bool:
+    return str(row.get("grade_status", "")).startswith("withheld")
 
 
 def _spans(
