@@ -120,8 +120,8 @@ def attend(
     Examples:
         >>> import wsikd
         >>> found = wsikd.attend("runs/mil", "s.svs", bags="slide-bags", out="attention")
-        >>> found.failures["s"]
-        DataError('s: has no bag; make it with wsikd embed')
+        >>> print(found.failures["s"])
+        s: has no bag; make it with wsikd embed
     """
     batch = Batch(Path(out))
     request = AttendRequest(

@@ -59,7 +59,7 @@ class Bags(Mapping[str, Bag]):
         >>> import wsikd
         >>> bags = wsikd.embed("stores", "bags", encoder="runs/student")
         >>> sorted(bags), len(bags["a"]), bags["a"].dim
-        (['a', 'b'], 12, 16)
+        (['a', 'b'], 12, 32)
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def embed(
     Examples:
         >>> import wsikd
         >>> wsikd.embed("s.svs", "new-bags", encoder="runs/student")["s"].dim
-        16
+        32
     """
     from wsikd.bags.run import EmbedRequest, Machine, embed_all
     from wsikd.core.errors import ConfigError
