@@ -80,11 +80,11 @@ def test_which_classes_are_patterns(classes, patterns):
     ("share", "expected"), [(0, (3, 5, None)), (0.02, (3, 4, None)), (0.2, (3, 3, None))]
 )
 def test_a_pattern_counts_from_its_least_share_on(share, expected):
-    rules = Rules(pattern_share=share)
+    rules = Rules(min_pattern=share)
     assert triple(grade_slide((5, 100, 12, 1), CLASSES, rules)) == expected
-    rules = Rules(pattern_share=0.1 / (0.1 + 0.2 + 9.7))  # sums of areas are rounded
+    rules = Rules(min_pattern=0.1 / (0.1 + 0.2 + 9.7))  # sums of areas are rounded
     assert triple(grade_slide((0, 9.7, 0.2, 0.1), CLASSES, rules)) == (3, 5, None)
-    assert triple(grade_slide((0, 1, 1.2, 1.1), CLASSES, Rules(pattern_share=1))) == (4, 4, None)
+    assert triple(grade_slide((0, 1, 1.2, 1.1), CLASSES, Rules(min_pattern=1))) == (4, 4, None)
 
 
 @pytest.mark.parametrize("specimen", ["biopsy", "prostatectomy"])

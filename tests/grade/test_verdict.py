@@ -24,7 +24,7 @@ RULES = st.builds(
     min_area_mm2=st.floats(0, 5),
     cancer_share=SHARES,
     expected_share=st.none() | SHARES,
-    pattern_share=st.floats(0, 1),
+    min_pattern=st.floats(0, 1),
     area_cap_mm2=st.none() | st.just(0.5),
 )
 
@@ -114,10 +114,10 @@ def test_biopsies_are_never_asked_for_more_than_half_a_square_millimetre():
 
 
 def test_what_is_not_in_the_card_or_was_asked_for():
-    assert rules_for(None, Asked()).pattern_share == 0.05
+    assert rules_for(None, Asked()).min_pattern == 0.05
     wrong = {"mean": 0.01, "sd": 0.001, "slides": 9}
-    assert rules_for(card(wrong_pattern=wrong), Asked()).pattern_share < 0.02
-    assert rules_for(card(), Asked(min_pattern=0.01)).pattern_share == 0.01
+    assert rules_for(card(wrong_pattern=wrong), Asked()).min_pattern < 0.02
+    assert rules_for(card(), Asked(min_pattern=0.01)).min_pattern == 0.01
     for asked in (Asked("autopsy"), Asked(minor_4="x"), Asked(minor_5="x")):
         with pytest.raises(ConfigError):
             rules_for(None, asked)

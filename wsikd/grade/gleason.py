@@ -152,7 +152,7 @@ def read_patterns(extent: Mapping[int, float], rules: Rules) -> GleasonReading |
     if not cancer > 0:
         return None
     shares = {p: a / cancer for p, a in extent.items()}
-    least = min(rules.pattern_share, max(shares.values())) - _TOLERANCE
+    least = min(rules.min_pattern, max(shares.values())) - _TOLERANCE
     shares = {p: s for p, s in shares.items() if s > 0 and s >= least}
     return _biopsy(shares) if rules.specimen == "biopsy" else _prostatectomy(shares, rules)
 

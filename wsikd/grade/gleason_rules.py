@@ -31,7 +31,7 @@ class Rules:
         cancer_share: the same as a share of the graded tissue, 0 to 1.
         expected_share: least expected area of cancer as a share of the graded tissue; None leaves
             the decision to the summed area.
-        pattern_share: share of the cancer from which a pattern counts, 0 to 1.
+        min_pattern: share of the cancer from which a pattern counts, 0 to 1.
         area_cap_mm2: greatest summed area that may be asked for; None for no cap.
         minor_4: a pattern 4 below 5 % of a pattern 3 cancer, in prostatectomies: "secondary"
             (3+4) or "minor" (3+3, minor pattern 4).
@@ -43,7 +43,7 @@ class Rules:
     min_area_mm2: float = 0.0
     cancer_share: float = 0.0
     expected_share: float | None = None
-    pattern_share: float = 0.0
+    min_pattern: float = 0.0
     area_cap_mm2: float | None = None
     minor_4: str = "secondary"
     minor_5: str = "secondary"

@@ -48,7 +48,7 @@ def rules_for(card: GraderCard | None, asked: Asked) -> Rules:
     chosen = thresholds(card.cancer.record() if card and card.cancer else {}, asked.sensitivity)
     share = chosen.pattern_share if asked.min_pattern is None else asked.min_pattern
     rules = Rules(
-        specimen=asked.specimen, pattern_share=share, minor_4=asked.minor_4, minor_5=asked.minor_5
+        specimen=asked.specimen, min_pattern=share, minor_4=asked.minor_4, minor_5=asked.minor_5
     )
     if asked.min_area_mm2 is not None:
         rules = replace(rules, min_area_mm2=asked.min_area_mm2)

@@ -90,7 +90,7 @@ def conclude(
     if cancer >= by_area - _TOLERANCE:
         reading = read_patterns(extent, rules)
     if reading is None and likely and by_expected is not None:
-        wide = replace(rules, pattern_share=max(rules.pattern_share, MINOR_SHARE))
+        wide = replace(rules, min_pattern=max(rules.min_pattern, MINOR_SHARE))
         if sum(likely.values()) >= by_expected - _TOLERANCE:
             reading, extent = read_patterns(likely, wide), likely
     total = sum(extent.values())

@@ -263,6 +263,6 @@ def test_withheld_grades_do_not_count_as_no_cancer(tmp_path):
 
 def test_rows_of_different_rules_are_not_mixed(tmp_path):
     write_result(tmp_path, "a", 2)
-    write_result(tmp_path, "b", 2, rules="GUPS 2019", pattern_share=0.05)
+    write_result(tmp_path, "b", 2, rules="GUPS 2019", min_pattern=0.05)
     with pytest.raises(ConfigError, match="different settings"):
         read_results(tmp_path)

@@ -66,6 +66,7 @@ def test_a_slide_is_graded_once(predictor, entry, tmp_path):
     assert row["slide"] == "odd"
     assert row["fields"] > 0
     shares = [v for k, v in row.items() if k.endswith("_share")]
+    assert len(shares) == 4  # no other column is taken for a class
     assert sum(shares) == pytest.approx(1)
     files = {p.name for p in (tmp_path / "odd").iterdir()}
     assert files == {*(find_exporter(name).file for name in DEFAULT), "result.json"}
@@ -169,7 +170,7 @@ def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
     run(predictor, replace(entry, name="also"), tmp_path)
     with write_summary(tmp_path).open(newline="") as stream:
         also, odd = csv.DictReader(stream)
-    how = ["student", "specimen", "min_area_mm2", "pattern_share", "rules"]
+    how = ["student", "specimen", "min_area_mm2", "min_pattern", "rules"]
     assert list(odd)[-9:] == [*how, "mpp", "temperature", "engine", "note"]
     assert odd["rules"] == "GUPS 2019"
     made = ["4.0", "", "torch fp32"]

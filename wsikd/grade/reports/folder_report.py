@@ -39,7 +39,7 @@ _PLAIN = frozenset(
     ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
     + ("fields", "tissue_mm2", "mean_uncertainty", "note", "student", "specimen", "min_area_mm2")
     + ("mpp", "temperature", "isup_low", "isup_high", "grade_status", "cancer_mm2")
-    + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "pattern_share")
+    + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "min_pattern")
     + ("cores", "worst_core", "worst_core_score", "worst_core_grade_group")
 )
 _FLAGS = ("flag", "warning", "unlike", "ood")

@@ -44,7 +44,7 @@ GROUPS = 6
 SCORE = "cancer_expected"
 SCORE_TEXT = "share of the tissue expected to be cancer, from {} probabilities"
 _SAME = ("student", "teacher", "budget", "threshold", "specimen", "min_area_mm2", "mpp") + (
-    ("rules", "pattern_share")
+    ("rules", "min_pattern")
 )
 _GLEASON = re.compile(r"([0-5])\s*\+\s*([0-5])(?:\s*=\s*(\d+))?")
 

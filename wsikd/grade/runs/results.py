@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 
-HOW = ("student", "specimen", "min_area_mm2", "pattern_share", "rules") + (
+HOW = ("student", "specimen", "min_area_mm2", "min_pattern", "rules") + (
     ("mpp", "temperature", "engine")
 )
-RULES_SINCE = ("pattern_share", "rules")
+RULES_SINCE = ("min_pattern", "rules")
 """Columns that rows of wsikd 0.1.0 lack."""
 RULE_NAMES = tuple(Rules.__dataclass_fields__)
 ASKED = ("teacher", "budget", "threshold")
@@ -230,7 +230,7 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
                 made_with["student"][:12],
                 made_with["specimen"],
                 made_with["min_area_mm2"],
-                made_with["pattern_share"],
+                made_with["min_pattern"],
                 made_with["rules"],
                 mpp,
                 made_with["temperature"],
