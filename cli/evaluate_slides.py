@@ -20,8 +20,8 @@ def scored(out: Path, labels: Path) -> dict[str, Any]:
 
 def text(record: dict[str, Any]) -> str:
     """The record as lines of a fixed width."""
+    from wsikd.core.about import NOT_ASSESSED
     from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
-    from wsikd.grade.gleason import NOT_ASSESSED
 
     lines = [
         f"{record['slides']} slides of {record['groups']} slides or patients",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import ConfigError, OutputError, WsikdError
 from wsikd.grade import grademap as plain
 from wsikd.grade.gleason_rules import Rules
@@ -129,7 +130,6 @@ class GradeMap(plain.GradeMap):
             >>> wsikd.load_student("runs/student").predict("s.svs").score().split(".")[-2]
             ' Cribriform and intraductal growth are not assessed'
         """
-        from wsikd.grade.gleason import NOT_ASSESSED
         from wsikd.grade.score_text import score_text
 
         found = score_text(self.summary())
@@ -289,7 +289,6 @@ class GradeMap(plain.GradeMap):
 
     def _repr_html_(self) -> str:
         from wsikd.grade.exports.png import paint
-        from wsikd.grade.gleason import NOT_ASSESSED
         from wsikd.grade.score_text import score_text
         from wsikd.slides.html import PICTURE_PX, card
 

@@ -8,3 +8,5 @@ except PackageNotFoundError:  # imported from a source tree that was never insta
     __version__ = "0+unknown"
 
 RESEARCH_USE = "For research use only, not for diagnosis."
+NOT_ASSESSED = "Cribriform and intraductal growth are not assessed."
+"""Said wherever a Gleason score stands."""

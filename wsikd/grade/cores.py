@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsikd.grade.gleason import patterns_of
 from wsikd.grade.score_text import score_text
-from wsikd.grade.summary import class_areas, expected_areas, score_columns
+from wsikd.grade.summary import class_areas, score_columns
 from wsikd.grade.verdict import conclude
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from wsikd.grade.gleason_rules import Rules
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.verdict import Verdict
+
+    _Box = tuple[float, float, float, float]
+    _Measured = tuple[NDArray[np.float64], NDArray[np.float64], _Box]
 
 MERGE_MM = 1.0
 _EDGE = 1e-6
@@ -73,13 +76,27 @@ def cores(grade_map: GradeMap, rules: Rules, *, merge_mm: float = MERGE_MM) -> l
         grade_map.valid_hw & (grade_map.tissue_hw > 0), merge_mm * 1000 / grade_map.mpp
     )
     found = []
-    for number in range(1, int(number_hw.max(initial=0)) + 1):
-        own = number_hw == number
-        part = replace(grade_map, valid_hw=own)
-        areas, expected = class_areas(part), expected_areas(part)
-        verdict = conclude(areas, part.classes, rules, expected=expected, least=least)
-        found.append(Core(number, _box(grade_map, own), float(areas.sum()), verdict))
+    for number, (areas, expected, box) in enumerate(_measured(grade_map, number_hw), 1):
+        verdict = conclude(areas, grade_map.classes, rules, expected=expected, least=least)
+        found.append(Core(number, box, float(areas.sum()), verdict))
     return found
+
+
+def _measured(grade_map: GradeMap, number_hw: NDArray[np.int64]) -> Iterator[_Measured]:
+    """Of each piece the area of each class, the expected area of each class, and the box."""
+    rows, columns = np.nonzero(number_hw)
+    piece, kinds = number_hw[rows, columns] - 1, len(grade_map.classes)
+    count = int(number_hw.max(initial=0))
+    tissue = grade_map.tissue_hw[rows, columns].astype(np.float64) * grade_map.cell_mm2
+    grade = grade_map.grade_hw[rows, columns]
+    called = np.bincount(piece * kinds + grade, tissue, count * kinds).reshape(count, kinds)
+    likely = [np.bincount(piece, tissue * p[rows, columns], count)
+              for p in grade_map.probability_khw]  # fmt: skip
+    order = np.argsort(piece, kind="stable")
+    ends = np.searchsorted(piece[order], np.arange(1, count))
+    for number, own in enumerate(np.split(order, ends) if count else []):
+        expected = np.array([area[number] for area in likely])
+        yield called[number], expected, _box(grade_map, rows[own], columns[own])
 
 
 def worst_of(found: Sequence[Core]) -> Core | None:
@@ -113,14 +130,15 @@ def pieces(mask_hw: NDArray[np.bool_], gap: float) -> NDArray[np.int64]:
         gap: in cell sides.
     """
     from scipy import ndimage
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
 
     around = np.ones((3, 3), bool)
     label, count = ndimage.label(mask_hw, around)
     if count < 2:
         return np.asarray(label, np.int64)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     border = mask_hw & ~ndimage.binary_erosion(mask_hw, around)
     place = np.argwhere(border)
     pairs = cKDTree(place).query_pairs(gap + 2**0.5 + _EDGE, output_type="ndarray")
@@ -142,8 +160,7 @@ def _from_the_top(label: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(table[label], np.int64)
 
 
-def _box(grade_map: GradeMap, own: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    rows, columns = np.nonzero(own)
+def _box(grade_map: GradeMap, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> _Box:
     (x, y), (width, height) = grade_map.origin_xy, grade_map.cell_px
     left, top = int(columns.min()), int(rows.min())
     wide, high = int(columns.max()) - left + 1, int(rows.max()) - top + 1

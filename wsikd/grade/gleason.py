@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NOT_ASSESSED = "Cribriform and intraductal growth are not assessed."
 _TOLERANCE = 1e-9  # sums of cell areas carry rounding
 
 

@@ -104,6 +104,7 @@ def test_training_chooses_the_thresholds_of_cancer(tmp_path, stores):
     assert card.min_area_mm2 == result.min_area_mm2
     assert card.cancer.kept <= card.cancer.slides_with_cancer <= 2
     assert "min_area_jaccard" not in card.record()
+    assert card.not_assessed == "Cribriform and intraductal growth are not assessed."
     digests = {TileStore.open(stores / f"s{i}.zarr").digest for i in range(4)}
     assert card.data == sorted(digests)
     assert ".zarr" not in (tmp_path / "run/student/card.json").read_text()

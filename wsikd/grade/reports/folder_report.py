@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from wsikd.core.about import RESEARCH_USE, __version__
+from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.errors import NoSlidesError
 from wsikd.core.output.failures import read_failures
 from wsikd.core.output.files import check_file
@@ -19,7 +19,6 @@ from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.exports import OVERLAY_FILE
 from wsikd.grade.exports.png import PICTURE_KEY
-from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.reports.demo_report import data_uri, legend, templates
 from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import named_records, student_card

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import BundleError, ConfigError
 from wsikd.core.registry import check_known, known_names
 from wsikd.core.workers.process import Task, WorkerPool, run_here
 from wsikd.core.workers.terminable import terminable
 from wsikd.grade.domain_shift import trained_on
 from wsikd.grade.exports import ALL, DEFAULT, EXPORTERS, find_exporter
-from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
 from wsikd.grade.runs.results import (
     ResultSettings,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.about import RESEARCH_USE, __version__
+from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.output.cells import csv_records
 from wsikd.core.output.files import check_file
@@ -27,7 +27,6 @@ from wsikd.grade.cores import core_columns, cores
 from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
-from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.gleason_rules import RULES_OF, Rules
 from wsikd.grade.intervals import intervals
 from wsikd.grade.runs.cases import CASES_FILE, CORES_FILE, write_tables

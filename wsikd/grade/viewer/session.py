@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import NoSlidesError, WsikdError
 from wsikd.grade.exports import MAP_FILE
 from wsikd.grade.exports.ome_zarr import read_alone
-from wsikd.grade.gleason import NOT_ASSESSED
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.runs.record import named_records
 from wsikd.grade.score_text import score_text

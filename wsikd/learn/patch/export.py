@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from wsikd.core.about import NOT_ASSESSED
+from wsikd.core.classes import pattern_of
 from wsikd.core.escalation import doubt, trade_off
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
@@ -144,6 +146,7 @@ def write_student(
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
         },
         benign=[patches.classes[i] for i in patches.benign],
+        **({"not_assessed": NOT_ASSESSED} if any(map(pattern_of, patches.classes)) else {}),
         seen=record_seen(patches, teacher),
         data=patches.digests, metrics={"split": "val", **metrics},
         colour_kappa=colour if over and over.metric == "kappa" else None,

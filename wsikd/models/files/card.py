@@ -259,6 +259,7 @@ class GraderCard(Card):
 
     Attributes:
         licence: terms of the weights.
+        not_assessed: what a Gleason score of it leaves out.
         network: what ``model.safetensors`` belongs to.
         input: resolution, patch and classes.
         macs: multiply-accumulates of a patch.
@@ -288,6 +289,7 @@ class GraderCard(Card):
 
     KIND: ClassVar[str] = "grader"
     licence: str | None = None
+    not_assessed: str | None = None
     network: GraderNetwork
     input: GraderInput
     macs: Real | None = None
