@@ -47,7 +47,7 @@ class LoaderPeer:
     """The plain way: a DataLoader in the main process, the cheapest in CPU time."""
 
     def __init__(self, path: Path, side: int, net: torch.nn.Module) -> None:
-        """Keep what is needed; the slide is opened at each run."""
+        """Keep what is required; the slide is opened at each run."""
         self.place, self.net = (path, side), net
 
     @torch.inference_mode()

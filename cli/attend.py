@@ -18,7 +18,7 @@ from .common import Batch, input_option, slide_options
     required=True,
     type=click.Path(path_type=Path),
     metavar="BAGS",
-    help="Bags of wsikd embed of these slides. May be given again.",
+    help="Bags of wsikd embed of these slides. Repeatable.",
 )
 @click.option(
     "-o",
@@ -35,7 +35,7 @@ from .common import Batch, input_option, slide_options
     default=["zarr,csv,geojson,heat"],
     show_default=True,
     metavar="NAMES",
-    help="What to write of each slide, as for wsikd infer. May be given again.",
+    help="What to write of each slide, as for wsikd infer. Repeatable.",
 )
 @slide_options
 def attend(
@@ -53,7 +53,7 @@ def attend(
     """Draw the attention of RUN (method: mil) on its slides.
 
     The maps have the classes "rest" and "attention": the attention of a field as a share of the
-    slide's highest, of which heat.png makes a heat map. It tells what decided the slide's class,
+    slide's highest. heat.png draws it as a heat map. It shows what decided the slide's class,
     not what a field is.
     """
     from wsikd.api.attention import AttendRequest, draw_attention

@@ -19,12 +19,12 @@ from .sections import Sectioned
 
 @click.command(
     cls=Sectioned,
-    short_help="Compare teacher and students: times, kappa, which to take.",
+    short_help="Compare teacher and students: times, kappa, and which one to use.",
     sections={
-        "Who is compared": "teacher students budgets margin arch magnifications patch_size",
-        "What is true": "annotations label_map labels specimen",
-        "What is read": "max_fields tissue min_tissue slide_mpp series accept_grey reader",
-        "The machine": "repeats batch_size device engine threads",
+        "Networks to compare": "teacher students budgets margin arch magnifications patch_size",
+        "Reference labels": "annotations label_map labels specimen",
+        "Reading": "max_fields tissue min_tissue slide_mpp series accept_grey reader",
+        "Hardware": "repeats batch_size device engine threads",
     },
 )
 @input_option
@@ -49,28 +49,29 @@ from .sections import Sectioned
     type=click.FloatRange(0, 1),
     multiple=True,
     metavar="SHARE",
-    help="With one student: share of its fields that the teacher reads again. May be given again.  "
+    help="With one student: share of its fields that the teacher grades again. Repeatable.  "
     "[default: 0.02, 0.05, 0.1 and 0.2]",
 )
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path, exists=True),
     metavar="PATH",
-    help="What is drawn on the slides: a file, or a folder of files named after them, as tile has "
-    "it. Kappa is then that with them.",
+    help="Annotations of the slides: a file, or a folder of files named after the slides, as for "
+    "wsikd tile. Kappa is then computed against it.",
 )
 @click.option(
     "--label-map",
     multiple=True,
     metavar="SOURCE=CLASS",
-    help="Classes of the annotations, as tile has it. May be given again.",
+    help="Classes of the annotations, as for wsikd tile. Repeatable.",
 )
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
     metavar="CSV",
-    help="Grade groups of whole slides, as evaluate --slides has them (columns slide, grade_group "
-    "or gleason, and patient where known). --margin is then judged by kappa of slides.",
+    help="CSV of grade groups of whole slides, as for evaluate --slides (columns slide, "
+    "grade_group or gleason, and optionally patient). --margin then applies to the kappa of "
+    "slides.",
 )
 @click.option(
     "--specimen",
@@ -80,8 +81,8 @@ from .sections import Sectioned
 @click.option(
     "--arch",
     metavar="NAME",
-    help="Instead of the two: one untrained network of this "
-    "name at both magnifications (vgg16, resnet18, ...). Times only.",
+    help="Instead of --teacher and --student: one untrained network of this name at both "
+    "magnifications (vgg16, resnet18, ...). Times only.",
 )
 @click.option(
     "--mag",
@@ -103,19 +104,19 @@ from .sections import Sectioned
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder for bench.json, bench.md, bench.png and, of trained networks, kappa.png.",
+    help="Folder for bench.json, bench.md, bench.png and, for trained networks, kappa.png.",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Timed passes of each over each slide.",
+    help="Timed passes of each network over each slide.",
 )
 @click.option(
     "--max-fields",
     type=click.IntRange(1),
-    help="Read only an even sample of so many fields a slide.",
+    help="Read only this many fields of each slide, evenly spaced.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
@@ -176,11 +177,11 @@ def bench(
     if arch and len(magnifications) not in (0, 2):
         raise click.UsageError("--arch compares two magnifications: give --mag twice")
     if labels and max_fields:
-        raise click.UsageError("--labels are of whole slides: leave --max-fields out")
+        raise click.UsageError("--labels are for whole slides: omit --max-fields")
     if specimen and not labels:
-        raise click.UsageError("--specimen goes with --labels")
+        raise click.UsageError("--specimen needs --labels")
     if budgets and len(students) > 1:
-        raise click.UsageError("--budget goes with one --student")
+        raise click.UsageError("--budget needs exactly one --student")
     method = tissue_method(tissue)
     if teacher:
         check_networks(teacher, students)
@@ -226,7 +227,7 @@ def bench(
     if arch:
         question = Question()
         pair = open_untrained(arch, magnifications or (10.0, 2.5), patch_size, device, settings)
-        click.echo("Untrained networks: the times are real, the grades mean nothing.", err=True)
+        click.echo("Untrained networks: the times are valid, the grades are meaningless.", err=True)
     else:
         assert teacher is not None
         pair = (open_trained("teacher", teacher, device, settings),

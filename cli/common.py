@@ -38,7 +38,7 @@ def input_option(command: Callable[..., Any]) -> Callable[..., Any]:
         required=True,
         metavar="SLIDES",
         help="A slide, a folder, a glob in quotes, or a CSV manifest (columns slide, mpp, label, "
-        "patient, split, annotation, mask). May be given again.",
+        "patient, split, annotation, mask). Repeatable.",
     )(command)
 
 
@@ -51,20 +51,21 @@ def slide_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="auto",
             show_default=True,
             metavar="NAME",
-            help="What reads the slides: auto, openslide, direct, tiatoolbox, or a reader that an "
+            help="Slide reader: auto, openslide, direct, tiatoolbox, or a reader that an "
             "installed package adds.",
         ),
         click.option(
             "--series",
             type=click.IntRange(0),
             metavar="N",
-            help="Which image of a file with several, as info lists them.  [default: largest scan]",
+            help="Number of the image in a file with several, as listed by wsikd info.  "
+            "[default: largest scan]",
         ),
         click.option(
             "--slide-mpp",
             type=click.FloatRange(0, min_open=True),
             metavar="UM",
-            help="um per level-0 pixel, for slides where neither manifest nor file says it.",
+            help="um per level-0 pixel, for slides without a resolution in manifest or file.",
         ),
         click.option(
             "--accept-grey",
@@ -83,8 +84,8 @@ def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="auto",
         show_default=True,
         metavar="NAME",
-        help="What computes: auto, torch, compile, onnx, openvino, or an engine that an installed "
-        "package adds.",
+        help="Inference engine: auto, torch, compile, onnx, openvino, or an engine that an "
+        "installed package adds.",
     )(command)
 
 
@@ -105,7 +106,7 @@ def tissue_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME|PATH",
             help="How tissue is found: otsu, all, tiatoolbox-otsu, tiatoolbox-morphological, or a "
             "masker that an installed package adds; or your own mask, an image or GeoJSON, or a "
-            "folder of masks named as the slides are.",
+            "folder of masks named after the slides.",
         ),
     ):
         command = option(command)

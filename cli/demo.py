@@ -18,7 +18,7 @@ _SPLITS = ("train", "train", "train", "train", "train", "val", "test", "test")
 _FULL_PX, _SMALL_PX = 6144, 2560
 
 
-@click.command(short_help="Draw slides, train, grade, compare: the whole way.")
+@click.command(short_help="Draw slides, train, grade and compare, end to end.")
 @click.option(
     "-o",
     "--output",
@@ -32,10 +32,12 @@ _FULL_PX, _SMALL_PX = 6144, 2560
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of the slides and of the training.",
+    help="Seed of the slides and of the training.",
 )
 @click.option(
-    "--small", is_flag=True, help="Smaller slides and hardly any training: a minute, and poor maps."
+    "--small",
+    is_flag=True,
+    help="Smaller slides and very little training: a minute, and poor maps.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.pass_context
@@ -119,7 +121,7 @@ def _check_same(output: Path, seed: int, small: bool) -> None:
         except ValueError:
             found = None
         if found != wanted:
-            fault = f"holds another demo ({found}, asked for {wanted})"
+            fault = f"holds another demo ({found}, not {wanted})"
             raise OutputError(output, fault, "choose another -o")
     elif output.exists() and any(output.iterdir()):
         raise OutputError(output, "is not empty and holds no demo", "choose another -o")
@@ -225,8 +227,9 @@ def _colour_kappa(stores: Path, mpp: float) -> float:
 
 
 _LESSON = (
-    "The whole way runs: slides, tile stores, training, grade maps, times. It says nothing of real "
-    "tissue. The slides come from one program, a part of the cue was drawn so that only the higher "
+    "This shows that every step runs: slides, tile stores, training, grade maps, times. It says "
+    "nothing about real tissue. The slides come from one program, a part of the cue was drawn so "
+    "that only the higher "
     "magnification shows it, the networks are small and trained for minutes from one seed, and two "
     "test slides are few."
 )

@@ -34,8 +34,8 @@ from .common import progress, together
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Tile stores, class folders, a labels CSV, bags or regions, beside those in CONFIG. May "
-    "be given again.",
+    help="Tile stores, class folders, a labels CSV, bags or regions, in addition to those in "
+    "CONFIG. Repeatable.",
 )
 @click.option(
     "--teacher",
@@ -48,18 +48,19 @@ from .common import progress, together
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting, e.g. weights.fm=0.1. May be given again.",
+    help="Change a setting, e.g. weights.fm=0.1. Repeatable.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
-@click.option("--resume", is_flag=True, help="Go on with the run in RUN.")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN.")
 @click.option(
     "--logger",
     "loggers",
     multiple=True,
     metavar="NAME",
-    help="Beside metrics.jsonl and metrics.csv: tensorboard (in RUN/tensorboard), or a logger that "
-    "an installed package adds. May be given again.",
+    help="In addition to metrics.jsonl and metrics.csv: tensorboard (in RUN/tensorboard), or a "
+    "logger that "
+    "an installed package adds. Repeatable.",
 )
 def distill(
     config_file: Path,

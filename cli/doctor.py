@@ -33,7 +33,7 @@ _LIBRARIES = {
 }
 _REMEDIES = {
     "cv2": f"OpenCV links the system's libGL; {LIBGL_REMEDY}",
-    "torchvision": "take torch and torchvision from the same index, see README, Installing",
+    "torchvision": "install torch and torchvision from the same index, see docs/install.md",
     "openslide": "pip install openslide-bin, or your system's libopenslide",
 }
 
@@ -69,7 +69,7 @@ def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tup
     except Exception as error:  # noqa: BLE001 - whatever breaks here is what doctor is for
         told = one_line(f"{type(error).__name__}: {error}")
         needs_libgl = isinstance(error, ImportError) and is_libgl(error)
-        remedy = LIBGL_REMEDY if needs_libgl else "mend the faults above, else report this"
+        remedy = LIBGL_REMEDY if needs_libgl else "fix the faults above, or report this"
         yield name, False, f"{told}; {remedy}"
 
 
@@ -123,7 +123,7 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
     from wsikd.slides.base import READERS
 
     details = {
-        "auto": "the first of the others that fits",
+        "auto": "the first of the others that can read the slide",
         "openslide": f"library {openslide.__library_version__}",
         "direct": "tiled JPEG TIFF and SVS, checked against OpenSlide on opening",
         "tiatoolbox": "OME-TIFF, OME-Zarr, JP2; --all imports what it needs",
@@ -140,10 +140,10 @@ def _extensions() -> Iterator[tuple[str, bool, str]]:
     for one in extensions():
         name = f"extension {one.kind} '{one.name}'"
         if one.kind not in KINDS:
-            fault = f"{one.source} offers it under an unknown kind"
+            fault = f"{one.source} registers it under an unknown kind"
             yield name, False, f"{fault}; {nearest(one.kind, KINDS)}"
         elif one.name in load_target(KINDS[one.kind]):
-            fault = f"{one.source} offers it, but wsikd's own of that name is used"
+            fault = f"{one.source} registers it, but wsikd's own of that name is used"
             yield name, False, f"{fault}; ask its authors to rename it"
         else:
             yield name, *_imports(one)

@@ -27,7 +27,7 @@ import click
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Labelled patches: tile stores, class folders, a labels CSV, SICAPv2. May be given again. "
+    help="Labelled patches: tile stores, class folders, a labels CSV, SICAPv2. Repeatable. "
     " [default: the run's own]",
 )
 @click.option(
@@ -87,8 +87,8 @@ def evaluate(
 
     Intervals (95 %) are over patients where they are known, else slides; fewer than ten have none.
     The baseline is a logistic regression on colour histograms: a network that does not beat it may
-    have learnt the stain. A student's teacher stands beside it; on the test part, as its own record
-    has it.
+    have learned the stain. A student's teacher stands beside it; on the test part, as its own
+    record has it.
 
     With --slides: quadratic kappa of the ISUP grade groups, AUC of cancer against none, confusion.
     """

@@ -31,7 +31,7 @@ CODES = (
 INTERRUPTED = 128 + signal.SIGINT
 UNREAD = 128 + 13  # SIGPIPE, which Windows does not name
 LIBGL_REMEDY = "on Debian: apt-get install libgl1 libglib2.0-0"
-_REPORT_IT = "run it again with --log-level debug and report it"
+_REPORT_IT = "run it again with --log-level debug and report the traceback"
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def one_line_errors() -> Iterator[None]:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        with suppress(OSError):  # what is left in the buffer shall not fail at the end
+        with suppress(OSError):  # so that the rest of the buffer does not fail at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(UNREAD)
     except Exception as error:  # noqa: BLE001 - this is the place for all of them
@@ -114,7 +114,7 @@ def told(error: WsikdError) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with what is no UTF-8 spelt out."""
+    """Text with what is not UTF-8 spelt out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
 
-@click.command(short_help="Write tile stores for other tools, or as images.")
+@click.command(short_help="Export tile stores for other tools, or as images.")
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--to",
     "kind",
     required=True,
     metavar="KIND",
-    help="clam-h5 or trident-h5: the patches' coordinates, as these tools read them; images: a "
-    "file a patch, in a folder a class, and labels.csv; or a kind that an installed package adds.",
+    help="clam-h5 or trident-h5: the patches' coordinates, as these tools read them; images: one "
+    "file per patch in one folder per class, and labels.csv; or a kind that an installed package "
+    "adds.",
 )
 @click.option(
     "-o",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Folder for what is written.",
+    help="Output folder.",
 )
 @click.option(
     "--mag",
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
     type=click.Choice(["png", "jpg"]),
     default="png",
     show_default=True,
-    help="Of images: png keeps the pixels, jpg is smaller.",
+    help="Image format: png is lossless, jpg is smaller.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Encoding threads  [default: cores]")
-@click.option("--overwrite", is_flag=True, help="Replace what is there of these slides.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier files of these slides.")
 def export(
     stores: tuple[Path, ...],
     kind: str,
@@ -61,7 +62,7 @@ def export(
     """Write tile stores, or folders of them, for CLAM, for TRIDENT, or as images.
 
     CLAM and TRIDENT count in whole pixels: corners of patches are rounded to whole level-0 px, and
-    CLAM's patch size to whole px of the level it reads; each slide's line tells what became of it.
+    CLAM's patch size to whole px of the level it reads; the line of each slide reports the result.
     """
     from wsikd.core.errors import OutputError
     from wsikd.slides.mpp import mpp_of_magnification
@@ -82,7 +83,7 @@ def export(
     def work(entry: SlideEntry) -> str:
         store = TileStore.open(entry.path)
         if store.slide in seen:
-            fault = f"is of slide '{store.slide}', as {seen[store.slide]} is"
+            fault = f"is of slide '{store.slide}', and so is {seen[store.slide]}"
             raise OutputError(entry.path, fault, "export it with another -o")
         line = chosen.write(store, output, options)
         seen[store.slide] = entry.path

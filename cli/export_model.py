@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _FIELDS = 32
 
 
-@click.command("export-model", short_help="Write a student as ONNX, TorchScript or for WSInfer.")
+@click.command(
+    "export-model", short_help="Export a student as ONNX, as TorchScript or for WSInfer."
+)
 @click.argument("student", type=click.Path(path_type=Path))
 @click.option(
     "--to",
@@ -42,13 +44,13 @@ _FIELDS = 32
     "inputs",
     multiple=True,
     metavar="SLIDES",
-    help="Slides whose fields join the check, beside random patches. As for wsikd infer.",
+    help="Slides whose fields are checked as well as random patches. As for wsikd infer.",
 )
 @click.option(
     "--slide-mpp",
     type=click.FloatRange(0, min_open=True),
     metavar="UM",
-    help="um per level-0 pixel, for slides where neither manifest nor file says it.",
+    help="um per level-0 pixel, for slides without a resolution in manifest or file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in DIR.")
 def export_model(
@@ -62,7 +64,7 @@ def export_model(
     """Write STUDENT, a run folder or bundle, for other programs, and check what was written.
 
     The copy is read back by its own runtime and must give the student's logits, within 1e-4 of the
-    greatest one; else nothing is left. export.json tells how to use it and how well it agreed.
+    greatest one; else nothing is left. export.json describes how to use it and how well it agreed.
     """
     from wsikd.core.errors import ConfigError
     from wsikd.models.files.bundle import load_bundle

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     cls=Sectioned,
     short_help="Grade whole slides: maps, overlays and a summary.",
     sections={
-        "What is read": "stride dense exact tissue min_tissue slide_mpp series accept_grey reader",
-        "What is concluded": "specimen min_area min_pattern sensitivity minor_4 minor_5",
-        "Asking the teacher": "escalate budget agreement kappa",
-        "The machine": "batch_size device engine precision threads jobs stall",
+        "Reading": "stride dense exact tissue min_tissue slide_mpp series accept_grey reader",
+        "Conclusions": "specimen min_area min_pattern sensitivity minor_4 minor_5",
+        "Escalation to the teacher": "escalate budget agreement kappa",
+        "Hardware": "batch_size device engine precision threads jobs stall",
     },
 )
 @input_option
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
     default=["zarr,csv,uncertain,geojson,png"],
     show_default=True,
     metavar="NAMES",
-    help="What to write of each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
+    help="Files to write for each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
     "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
     "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), those "
-    "that installed packages add, or all that the slide can have. May be given again.",
+    "that installed packages add, or all (every format that suits the slide). Repeatable.",
 )
 @click.option(
     "--specimen",
@@ -74,14 +74,15 @@ if TYPE_CHECKING:
     "--min-area",
     type=click.FloatRange(0),
     metavar="MM2",
-    help="Area of cancer, all patterns together, from which a slide has cancer; nothing else "
-    "decides then.  [default: the student's thresholds, at most 0.5 in biopsies]",
+    help="Least area of cancer, all patterns together, for a slide to have cancer; no other rule "
+    "then decides.  [default: the student's thresholds, at most 0.5 in biopsies]",
 )
 @click.option(
     "--min-pattern",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Share of the cancer from which a pattern counts.  [default: the student's, at most 0.05]",
+    help="Least share of the cancer for a pattern to count.  [default: the student's, at most "
+    "0.05]",
 )
 @click.option(
     "--sensitivity",
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     default=0.95,
     show_default=True,
     metavar="SHARE",
-    help="Share of slides with cancer that the student's thresholds shall find, by its validation "
+    help="Share of slides with cancer that the student's thresholds must find on its validation "
     "slides.",
 )
 @click.option(
@@ -111,43 +112,43 @@ if TYPE_CHECKING:
 @click.option(
     "--stride",
     type=click.IntRange(1),
-    help="Distance of fields in px at the student's resolution.  [default: its patch]",
+    help="Step between fields in px at the student's resolution.  [default: its patch]",
 )
-@click.option("--dense", is_flag=True, help="Not offered: it would change classes. Use --stride.")
+@click.option("--dense", is_flag=True, help="Not supported: it would change classes. Use --stride.")
 @click.option(
     "--exact",
     is_flag=True,
-    help="Decode JPEG in full. By default a slide without a level near the student's resolution "
-    "is reduced inside the decoder, within 1.5 grey levels (RMSE).",
+    help="Decode JPEG at full size. By default a slide without a level near the student's "
+    "resolution is downscaled in the JPEG decoder (within 1.5 grey levels RMSE).",
 )
 @click.option(
     "--escalate",
     type=click.Path(path_type=Path),
     metavar="TEACHER",
-    help="Have the fields that the student is unsure of read again by its teacher (run folder or "
-    "bundle).",
+    help="Let the teacher (run folder or bundle) grade the student's most uncertain fields again.",
 )
 @click.option(
     "--budget",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="With --escalate: share of a slide's fields to read again, at most; 1 reads all.  "
+    help="With --escalate: largest share of a slide's fields that the teacher grades; 1 means "
+    "all.  "
     "[default: 0.1]",
 )
 @click.option(
     "--agreement",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="With --escalate: share of fields that shall have the teacher's class; the doubt from "
-    "which a field is read again follows from the validation curve in the student's card.  "
+    help="With --escalate: share of fields that must have the teacher's class. The threshold of "
+    "uncertainty follows from the validation curve in the student's card.  "
     "[default: 0.95]",
 )
 @click.option(
     "--kappa",
     type=click.FloatRange(-1, 1),
     metavar="KAPPA",
-    help="With --escalate, instead of --agreement: quadratic kappa with the labels of validation "
-    "that student and teacher together shall have there.",
+    help="With --escalate, instead of --agreement: quadratic kappa with the validation labels "
+    "that student and teacher must reach together.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
@@ -157,9 +158,8 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto is bf16 where the processor computes in it and a sample of the first slides gets "
-    "the classes that it gets in fp32. A folder goes on in the engine and precision it was begun "
-    "in.",
+    help="auto: bf16 if the processor supports it and a sample of fields gets the same classes "
+    "as in fp32, else fp32. All slides in one output folder use the same engine and precision.",
 )
 @tissue_options
 @slide_options
@@ -168,8 +168,8 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Slides at a time, each in a process of its own, so that a damaged one stops no other. "
-    "0 reads them in the command's own process.",
+    help="Slides processed at a time, each in its own process, so that a damaged slide does not "
+    "stop the others. 0: no extra process.",
 )
 @click.option(
     "--stall",
@@ -177,9 +177,9 @@ if TYPE_CHECKING:
     default=10.0,
     show_default=True,
     metavar="MINUTES",
-    help="Give a slide up that has made no progress for so long.",
+    help="Give up on a slide without progress for this many minutes.",
 )
-@click.option("--overwrite", is_flag=True, help="Grade again, replacing what is there.")
+@click.option("--overwrite", is_flag=True, help="Grade again and replace earlier results.")
 def infer(
     inputs: tuple[str, ...],
     model: Path,
@@ -225,7 +225,7 @@ def infer(
 
     limits = {"budget": budget, "agreement": agreement, "kappa": kappa}
     if escalate is None and any(v is not None for v in limits.values()):
-        raise click.UsageError("--budget, --agreement and --kappa go with --escalate TEACHER")
+        raise click.UsageError("--budget, --agreement and --kappa need --escalate TEACHER")
     if kappa is not None and (agreement is not None or budget == 1):
         other = "--agreement" if agreement is not None else "--budget 1, which reads every field"
         raise click.UsageError(f"give --kappa or {other}, not both")

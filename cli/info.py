@@ -9,7 +9,7 @@ import click
 from .common import Batch, slide_options, tissue_options
 
 
-@click.command(short_help="Tell what a slide is, its resolution and its tissue.")
+@click.command(short_help="Show what a slide is, its resolution and its tissue.")
 @click.argument("slides", nargs=-1, required=True)
 @click.option(
     "--mag",
@@ -41,7 +41,7 @@ def info(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Tell what reads a slide, its levels, resolution and where it came from, tissue and fields."""
+    """Show what reads a slide, its levels, resolution and where it came from, tissue and fields."""
     from wsikd.slides.listing.inputs import check_slides, own_tissue
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.sidecar import tissue_method

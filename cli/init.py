@@ -50,10 +50,10 @@ def init(method: str | None, output: Path) -> None:
     # One that is there as it would be written is what an interrupted command has left.
     missing = [target for target, text in texts.items() if not _holds(target, text)]
     if not missing:
-        raise OutputError(next(iter(texts)), "exists already", "choose another folder with -o")
+        raise OutputError(next(iter(texts)), "already exists", "choose another folder with -o")
     for target in missing:
         if target.exists() or target.is_symlink():
-            raise OutputError(target, "exists already", "choose another folder with -o")
+            raise OutputError(target, "already exists", "choose another folder with -o")
     for target in missing:
         write_text_atomic(target, texts[target])
     for target in texts:

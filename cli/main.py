@@ -64,7 +64,7 @@ class _Wsikd(click.Group):
     type=click.Choice(LEVELS),
     default="info",
     show_default=True,
-    help="How much is told on standard error.",
+    help="Lowest level of the messages on standard error.",
 )
 def main(log_level: str) -> None:
     """Distil a 10x teacher into a 2.5x student and grade whole-slide images with it."""

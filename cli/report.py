@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Write one page of a folder of graded slides.")
+@click.command(short_help="Write one HTML page for a folder of graded slides.")
 @click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def report(out: Path) -> None:
     """Write OUT/report.html: every slide of a folder of wsikd infer on one page.

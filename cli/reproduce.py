@@ -26,7 +26,7 @@ ALWAYS = ("paper", "output", "overrides", "device")
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="SICAPv2 as distributed, class folders, a labels CSV or tile stores. May be given again.",
+    help="SICAPv2 as distributed, class folders, a labels CSV or tile stores. Repeatable.",
 )
 @click.option(
     "-o",
@@ -34,13 +34,13 @@ ALWAYS = ("paper", "output", "overrides", "device")
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Folder of the runs and of the tables. What is finished in it stays.",
+    help="Folder for the runs and the tables. Finished runs in it are kept.",
 )
 @click.option(
     "--seeds",
     default="22,32,43",
     show_default=True,
-    help="Seeds of the trainings; a student takes the teacher of its seed.",
+    help="Seeds of the training runs; a student uses the teacher of the same seed.",
 )
 @click.option(
     "--rows",
@@ -48,7 +48,7 @@ ALWAYS = ("paper", "output", "overrides", "device")
     help="Rows to run, with commas; * stands for anything, e.g. 'ce_*,at_plus_*'.  [default: all]",
 )
 @click.option(
-    "--recommended", is_flag=True, help="The rows of our recipe instead of the paper's form."
+    "--recommended", is_flag=True, help="Run the rows of wsikd's own recipe instead of the paper's."
 )
 @click.option(
     "--config-dir",
@@ -62,25 +62,26 @@ ALWAYS = ("paper", "output", "overrides", "device")
     "overrides",
     multiple=True,
     metavar="[ROWS:]KEY=VALUE",
-    help="Change a setting in every row, or in those named, e.g. 'fm_*:weights.fm=1'. May be "
-    "given again.",
+    help="Change a setting in every row, or in those named, e.g. 'fm_*:weights.fm=1'. Repeatable.",
 )
 @click.option(
     "--folds",
     type=click.IntRange(2),
-    help="Cross-fit: deal slides or patients into folds, each the test part once.",
+    help="Cross-validation: divide slides or patients into this many folds; each is the test "
+    "part once.",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="How often the folds are dealt anew.",
+    help="Number of times that the folds are drawn.",
 )
 @click.option(
     "--redeal",
     is_flag=True,
-    help="Deal the folds anew for each seed: a table's spread over seeds is then over both.",
+    help="Draw new folds for each seed; a table's spread over seeds then includes the spread "
+    "over folds.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.pass_context
@@ -102,8 +103,8 @@ def reproduce(
     """Train and score every row of a comparison and print its table.
 
     PAPER is at_plus or mil. mil cross-validates slide classifiers on --data bags, in --folds (5) by
-    patient. Give the same command again to go on where it stopped; the test part is scored once a
-    run. The studies of hdkd, slpd and ts2g are scripts in benchmarks/studies of a checkout.
+    patient. Give the same command again to continue where it stopped; the test part is scored once
+    a run. The studies of hdkd, slpd and ts2g are scripts in benchmarks/studies of a checkout.
     """
     from importlib.resources import as_file, files
 
@@ -156,7 +157,7 @@ def read_plan(
         data: what ``--data`` names, and so on for the other options.
 
     Raises:
-        click.UsageError: there is no data, or the seeds are no numbers.
+        click.UsageError: there is no data, or the seeds are not numbers.
         ConfigError: a row or setting is wrong, or options do not go together.
     """
     from wsikd.core.errors import ConfigError
@@ -171,7 +172,9 @@ def read_plan(
     found = read_rows(folder, data=paths, overrides=overrides, wanted=wanted)
     if redeal and (folds is None or repeats > 1):
         raise ConfigError(
-            "--redeal", "deals the folds once a seed", "give --folds, and leave --repeats out"
+            "--redeal",
+            "draws the folds once for each seed",
+            "give --folds, and leave --repeats out",
         )
     plan = Plan(found, numbers(seeds), folds, repeats, redeal)
     check_data(data, *PATCHES)
@@ -218,5 +221,5 @@ def numbers(text: str) -> tuple[int, ...]:
     """Seeds of "22,32,43"; raises a usage error for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise click.BadParameter(f"'{text}' is no list of different seeds, e.g. 22,32,43")
+        raise click.BadParameter(f"'{text}' is not a list of different seeds, e.g. 22,32,43")
     return tuple(map(int, parts))

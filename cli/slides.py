@@ -30,8 +30,8 @@ def slides() -> None:
     "inputs",
     multiple=True,
     metavar="SLIDES",
-    help="The slides, to cut pictures of regions from; runs keep no paths of them.  "
-    "[default: coordinates alone]",
+    help="The slides, for pictures of regions; runs do not store their paths.  [default: "
+    "coordinates only]",
 )
 @click.option(
     "-o",
@@ -46,14 +46,14 @@ def slides() -> None:
     type=click.IntRange(0, 20),
     default=3,
     show_default=True,
-    help="Regions of each prototype.",
+    help="Number of regions shown for each prototype.",
 )
 @click.option(
     "--reader",
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="What reads the slides: auto, openslide, direct, tiatoolbox.",
+    help="Slide reader: auto, openslide, direct, tiatoolbox.",
 )
 def similar(
     run: Path,

@@ -21,4 +21,6 @@ def begin(log_level: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("wsikd").setLevel(log_level.upper())
     if log_level != "debug":
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # wsikd tells the faults of files
+        logging.getLogger("tifffile").setLevel(
+            logging.CRITICAL
+        )  # wsikd reports the faults of files

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
     cls=Sectioned,
     short_help="Tile slides into stores, at several magnifications.",
     sections={
-        "What is labelled": "annotations label_map classes min_cover min_purity",
-        "What is read": "tissue min_tissue min_tissue_area max_hole_area slide_mpp series "
+        "Labels": "annotations label_map classes min_cover min_purity",
+        "Reading": "tissue min_tissue min_tissue_area max_hole_area slide_mpp series "
         "accept_grey reader route",
-        "What is written": "codec ome_version",
-        "The machine": "threads jobs stall scheduler workers",
+        "Output": "codec ome_version",
+        "Hardware": "threads jobs stall scheduler workers",
     },
 )
 @input_option
@@ -50,15 +50,14 @@ log = logging.getLogger(__name__)
     "magnifications",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
-    help="Magnification: 10 means 1.0 um/px, 2.5 means 4.0. May be given again.  "
-    "[default: 10 and 2.5]",
+    help="Magnification: 10 means 1.0 um/px, 2.5 means 4.0. Repeatable.  [default: 10 and 2.5]",
 )
 @click.option(
     "--mpp",
     "mpps",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
-    help="Resolution in um/px, instead of --mag. May be given again.",
+    help="Resolution in um/px, instead of --mag. Repeatable.",
 )
 @click.option(
     "--patch-size",
@@ -70,7 +69,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--stride",
     type=click.IntRange(1),
-    help="Distance of patches in px at the highest magnification.  [default: the patch size]",
+    help="Step between patches in px at the highest magnification.  [default: the patch size]",
 )
 @annotation_options
 @tissue_options
@@ -78,7 +77,7 @@ log = logging.getLogger(__name__)
 @store_options
 @slide_options
 @run_options
-@click.option("--overwrite", is_flag=True, help="Tile again, replacing what is there.")
+@click.option("--overwrite", is_flag=True, help="Tile again and replace earlier stores.")
 def tile(
     inputs: tuple[str, ...],
     output: Path,

@@ -32,20 +32,20 @@ def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Share of a field that a class must cover to label it.",
         ),
         click.option(
-            "--classes", help="Label names in order, as A,B,C.  [default: those annotated]"
+            "--classes", help="Class names in order, as A,B,C.  [default: those annotated]"
         ),
         click.option(
             "--label-map",
             multiple=True,
             metavar="SOURCE=CLASS",
-            help="What a mask value, an ASAP group or a QuPath class is called: 3=G3. Empty leaves "
-            "it out; '-' cuts its areas out of all others. May be given again, or as FILE.yaml.",
+            help="Name for a mask value, an ASAP group or a QuPath class: 3=G3. An empty name "
+            "ignores it; '-' cuts its areas out of all others. Repeatable, or give FILE.yaml.",
         ),
         click.option(
             "--annotations",
             type=click.Path(exists=True, path_type=Path),
             help="QuPath GeoJSON, ASAP XML or a mask (TIFF, PNG) of class values; or a folder of "
-            "them, named as the slides are: <slide>.geojson, .json, .xml, _mask.tif, .tif, .png.",
+            "them, named after the slides: <slide>.geojson, .json, .xml, _mask.tif, .tif, .png.",
         ),
     ):
         command = option(command)
@@ -53,7 +53,7 @@ def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def area_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that tell what is too small to count as tissue, or as a hole in it."""
+    """Options for the smallest area that counts as tissue, or as a hole in it."""
     for option in (
         click.option(
             "--max-hole-area",
@@ -88,8 +88,8 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="none",
             show_default=True,
             metavar="NAME",
-            help="none: raw, quickest to train from. zstd: lossless, a tenth to half smaller. "
-            "jpeg: five to nine times smaller, lossy (quality 90).",
+            help="none: raw, fastest to train from. zstd: lossless, 10 to 50 % smaller. jpeg: "
+            "lossy (quality 90), five to nine times smaller.",
         ),
         click.option(
             "--route",
@@ -102,7 +102,7 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--compare",
             is_flag=True,
-            help="Tell how far the two routes differ on each slide (PSNR, mean shift); no more.",
+            help="Only report how far the two routes differ on each slide (PSNR, mean shift).",
         ),
     ):
         command = option(command)
@@ -112,11 +112,14 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where and how the work is done."""
     for option in (
-        click.option("--dry-run", is_flag=True, help="Tell patches, bytes and minutes; no more."),
+        click.option(
+            "--dry-run", is_flag=True, help="Only report the number of patches, bytes and minutes."
+        ),
         click.option(
             "--workers",
             type=click.IntRange(1),
-            help="Fill the stores in so many processes of a local Dask cluster, one thread each.",
+            help="Fill the stores with this many single-threaded processes of a local Dask "
+            "cluster.",
         ),
         click.option(
             "--scheduler",
@@ -129,15 +132,15 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=10.0,
             show_default=True,
             metavar="MINUTES",
-            help="Give a slide up that has made no progress for so long.",
+            help="Give up on a slide without progress for this many minutes.",
         ),
         click.option(
             "--jobs",
             type=click.IntRange(0),
             default=1,
             show_default=True,
-            help="Slides at a time, each in a process of its own, so that a damaged one stops no "
-            "other. 0 reads them in the command's own process.",
+            help="Slides processed at a time, each in its own process, so that a damaged slide "
+            "does not stop the others. 0: no extra process.",
         ),
     ):
         command = option(command)

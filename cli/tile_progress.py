@@ -64,7 +64,7 @@ class Tally:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left if it goes on so; None where nothing is known yet."""
+        """Seconds left at the present rate; None if nothing is known yet."""
         share = self.share
         return (self._now() - self._start) * (1 - share) / share if share else None
 

@@ -23,7 +23,7 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Folder of the trials, trials.csv and best.yaml. What is finished in it stays.",
+    help="Folder for the trials, trials.csv and best.yaml. Finished trials in it are kept.",
 )
 @click.option(
     "--grid",
@@ -31,15 +31,15 @@ import click
     multiple=True,
     required=True,
     metavar="KEY=V1,V2",
-    help="A setting and its values, e.g. weights.fm=0.01,0.1,1. May be given again; every "
-    "combination is tried.",
+    help="A setting and its values, e.g. weights.fm=0.01,0.1,1. Repeatable; every combination is "
+    "tried.",
 )
 @click.option(
     "--data",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Data beside those in CONFIG, as in wsikd distill. May be given again.",
+    help="Data in addition to those in CONFIG, as in wsikd distill. Repeatable.",
 )
 @click.option(
     "--teacher",
@@ -52,19 +52,19 @@ import click
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting of every trial. May be given again.",
+    help="Change a setting of every trial. Repeatable.",
 )
 @click.option(
     "--metric",
     default="kappa",
     show_default=True,
     metavar="NAME",
-    help="What decides, on validation: kappa, balanced_accuracy, accuracy.",
+    help="Validation metric that selects the best trial: kappa, balanced_accuracy, accuracy.",
 )
 @click.option(
     "--storage",
     metavar="URL",
-    help="Where Optuna keeps the account, e.g. sqlite:///tune.db.  [default: DIR/tune.db]",
+    help="Optuna storage, e.g. sqlite:///tune.db.  [default: DIR/tune.db]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
@@ -82,7 +82,7 @@ def tune(
 ) -> None:
     """Train every combination of a grid and choose the best on validation.
 
-    Several processes may share DIR, each started with the same command; a stopped one goes on.
+    Several processes may share DIR, each started with the same command; a stopped one is resumed.
     """
     import json
 
@@ -91,7 +91,7 @@ def tune(
     from wsikd.learn.patch.tune_plan import METRICS, Tuning, parse_grid
     from wsikd.learn.preflight import check_run
 
-    refuse_team("wsikd tune", "start it once in each of several shells: they share -o")
+    refuse_team("wsikd tune", "start it once in each of several shells with the same -o")
     if metric not in METRICS:
         raise ConfigError(
             f"--metric {metric}", "is not known", f"choose one of {', '.join(METRICS)}"
@@ -119,6 +119,6 @@ def tune(
     if result.best_file is not None:
         click.echo(result.best_file)
     elif result.finished < result.total:
-        click.echo("other processes are at work on the rest: no best.yaml yet")
+        click.echo("other processes are still running trials: no best.yaml yet")
     else:
         click.echo("every trial diverged: no best.yaml")

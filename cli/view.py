@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Show graded slides in the browser, down to the cell.")
+@click.command(short_help="Show graded slides in the browser, with the grade of each field.")
 @click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-i",
@@ -15,17 +15,17 @@ import click
     "inputs",
     multiple=True,
     metavar="SLIDES",
-    help="The slides that were graded, as given to wsikd infer; results keep no paths of them. "
-    " [default: the maps alone]",
+    help="The graded slides, as given to wsikd infer; results do not store their paths.  "
+    "[default: maps only]",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
-@click.option("--no-browser", is_flag=True, help="Print the address, open nothing.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option(
     "--reader",
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="What reads the slides: auto, openslide, direct, tiatoolbox.",
+    help="Slide reader: auto, openslide, direct, tiatoolbox.",
 )
 def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader: str) -> None:
     """Show OUT, a folder of wsikd infer, in the browser: each map over its slide.

@@ -59,7 +59,7 @@ def real_slides():
         pytest.skip("WSIKD_TEST_DATA names no folder of real slides")
     folder = Path(root) / "slides"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is no folder")
+        pytest.skip(f"{folder} is not a folder")
     return folder
 
 

@@ -48,7 +48,7 @@ def small(tmp_path_factory):
 
 
 def text_file(path):
-    path.write_text("these are no pixels")
+    path.write_text("these are not pixels")
 
 
 def truncated(path):
@@ -70,7 +70,7 @@ def missing(path):
 
 
 BAD = {
-    text_file: ("SlideError", "not a slide that OpenSlide knows, or cut short"),
+    text_file: ("SlideError", "not a slide format that OpenSlide supports, or truncated"),
     truncated: ("SlideError", ""),
     without_mpp: ("MissingMppError", "no resolution in its metadata"),
     damaged: ("RegionReadError", "level 0 cannot be read at level-0 x="),
@@ -262,8 +262,12 @@ UNKNOWN_TISSUE = "not among the known maskers; did you mean 'otsu'? choose one o
         (["info", "SLIDE", "--tissue", "ostu"], 2, UNKNOWN_TISSUE),
         (["info", "SLIDE", "--mag", "10", "--mag", "3"], 2, "ConfigError: "),
         ([*TILE, "--mag", "10", "--mag", "3"], 2, "ConfigError: "),
-        ([*TILE, "--classes", "A,,B"], 2, "'A,,B' names one twice or none; give them as A,B,C"),
-        ([*TILE, "--classes", "A, A"], 2, "names one twice or none"),
+        (
+            [*TILE, "--classes", "A,,B"],
+            2,
+            "'A,,B' repeats a name or names no class; give them as A,B,C",
+        ),
+        ([*TILE, "--classes", "A, A"], 2, "repeats a name or names no class"),
         (
             ["infer", "-i", "SLIDE", "-o", "OUT", "-m", "X", "--format", "csv,jpg"],
             2,
@@ -415,7 +419,10 @@ def test_names_that_are_no_utf8_stop_nobody(small, tmp_path):
     ("error", "told"),
     [
         (OSError(28, "No space left on device", "x/y"), "x/y: No space left on device; free space"),
-        (OSError(30, "Read-only file system", "x/y"), "x/y: Read-only file system; choose a place"),
+        (
+            OSError(30, "Read-only file system", "x/y"),
+            "x/y: Read-only file system; choose a folder",
+        ),
         (OSError(122, "Disk quota exceeded"), "file: Disk quota exceeded; free space within"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied; check the path"),
         (FileNotFoundError(2, "No such file", os.fsdecode(b"\xff")), "\\udcff: No such file; "),
@@ -473,8 +480,8 @@ def test_another_missing_module_is_a_fault_of_ours(capsys, caplog):
     assert caught.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "UnforeseenError: wsikd: unforeseen ImportError: elsewhere; run it again with --log-level "
-        "debug and report it"
+        "UnforeseenError: wsikd: unforeseen ImportError: elsewhere; run it again with "
+        "--log-level debug and report the traceback"
     )
     assert "raise ImportError" in caplog.text
 

@@ -34,7 +34,7 @@ def places(tmp_path, monkeypatch):
     """The current folder, with one of each kind of wrong input."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.svs").write_text("these are no pixels")
+    (tmp_path / "text.svs").write_text("these are not pixels")
     (tmp_path / "bad.yaml").write_text("method: at_plus\noptim: {epochz: 1}\n")
     (tmp_path / "good.yaml").write_text("method: supervised\n")
     (tmp_path / "bad.csv").write_text("slide,colour\na.svs,red\n")
@@ -99,7 +99,7 @@ def test_the_codes_are_in_the_help():
         (OutputError("out", "is full", "free space"), 2, "OutputError: out: is full; free space"),
         (StoreError("s", "is torn", "copy it"), 2, "StoreError: s: is torn; copy it"),
         (PermissionError(13, "Permission denied", "x"), 2, "OutputError: x: Permission denied; "),
-        (MemoryError(), 2, "WsikdError: wsikd: memory ran out; give fewer --jobs"),
+        (MemoryError(), 2, "WsikdError: wsikd: out of memory; lower --jobs"),
         (SlideError("s", "is torn", "copy it"), 3, "SlideError: s: is torn; copy it"),
         (NoSlidesError("s", "is empty", "give one"), 4, "NoSlidesError: s: is empty; give one"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -123,7 +123,7 @@ def test_a_fault_of_ours_is_one_line_with_its_traceback_at_level_debug(monkeypat
     told = "UnforeseenError: wsikd broken: unforeseen ZeroDivisionError: what; run it again with "
     done = CliRunner().invoke(main, ["broken"], prog_name="wsikd")
     assert done.exit_code == 1
-    assert done.stderr == f"{told}--log-level debug and report it\n"
+    assert done.stderr == f"{told}--log-level debug and report the traceback\n"
 
 
 def test_what_is_explained_already_stays():

@@ -73,15 +73,15 @@ def test_a_mask_without_a_map_is_refused_in_one_line(slide, tmp_path):
     result = run("tile", "-i", slide, "-o", tmp_path / "o", "--annotations", mask, *FAST)
     assert result.exit_code == 2
     assert result.output.splitlines()[-1] == (
-        f"ConfigError: {mask}: is a mask of the values 3, 5, and none has a class; name each one's "
-        "class, as --label-map 3=NC"
+        f"ConfigError: {mask}: is a mask with the values 3, 5, and none has a class; name the "
+        f"class of each, as in --label-map 3=NC"
     )
 
 
 # Clear, then a code of no entry: imagecodecs' decoder of LZW follows it out of its table.
 CRASHES = bytes.fromhex("804b003010")
 # What it meets there may, rarely, be sound memory; then it gives too few values.
-FAULT = r"(SlideError: {0}: its reading killed the worker|AnnotationError: .*{0}.* cut short)"
+FAULT = r"(SlideError: {0}: reading it killed the worker|AnnotationError: .*{0}.* truncated)"
 
 
 def crashing(path):
@@ -161,7 +161,7 @@ def test_tissue_from_masks_of_the_users_own(slide, tmp_path):
     out = tmp_path / "out"
     result = run("tile", "-i", slides, "-o", out, "--tissue", masks, *FAST)
     assert result.exit_code == 3
-    assert f"AnnotationError: b: no mask of it in {masks}; add b.png or .geojson" in result.output
+    assert f"AnnotationError: b: no mask for it in {masks}; add b.png or .geojson" in result.output
     store = TileStore.open(out / "a.zarr")
     assert store.settings["tissue"] == "mask"
     assert (store.patches.xy[:, 0] < 320).all()
@@ -183,7 +183,7 @@ def test_info_takes_masks_as_tile_does(slide, tmp_path):
     slides = [slide, tmp_path / "r.svs", tmp_path / "t.svs"]
     result = run("info", *slides, "--tissue", masks, "--patch-size", "64", "--mag", "10", "--json")
     assert result.exit_code == 3
-    assert f"AnnotationError: r: no mask of it in {masks}; add r.png" in result.output
+    assert f"AnnotationError: r: no mask for it in {masks}; add r.png" in result.output
     assert re.search(f"^{FAULT.format('t')}", result.output, re.MULTILINE)
     found = {r["name"]: r for r in json.loads(result.stdout)}
     assert found["s"]["tissue_fraction"] == 0.25
@@ -244,7 +244,7 @@ def test_a_geojson_as_tissue(slide, tmp_path):
     [
         (["--label-map", "G3"], "'G3' is neither SOURCE=CLASS nor a YAML file"),
         (["--label-map", "3=G3", "--label-map", "3=G4"], "'3' becomes both 'G3' and 'G4'"),
-        (["--tissue", "gone/masks"], "gone/masks: no such file or folder, and no masker"),
+        (["--tissue", "gone/masks"], "gone/masks: neither a file or folder nor a masker"),
         (["--min-purity", "2"], "--min-purity"),
         (["--min-tissue-area", "-1"], "--min-tissue-area"),
     ],

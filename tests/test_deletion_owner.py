@@ -17,7 +17,7 @@ OF_MODULES = {
 }  # fmt: skip
 WRITERS = {"open", "write_text", "write_bytes", "touch", "imwrite", "save", "savez", "savetxt",
            "savez_compressed", "savefig", "File", "TiffWriter", "save_as"}  # fmt: skip
-# What writes to a place that is not spelt "part": (module, function) and why that is no danger.
+# What writes to a place that is not spelt "part": (module, function) and why that is not a danger.
 ALLOWED = {
     ("wsikd.grade.bench.choice_report", "plot_trade"): "a place that the caller has aside",
     ("wsikd.grade.bench.report", "plot"): "the same",

@@ -235,7 +235,7 @@ def test_masks_of_the_users_own_are_the_tissue(slide, student, tmp_path):
     for _ in range(2):  # the second finds it there
         done = run("-i", slides, "-m", student, "-o", out, *FAST, *HERE, "--tissue", masks)
         assert done.exit_code == 3, done.output
-        assert failures(out)["b"]["fault"] == f"no mask of it in {masks}"
+        assert failures(out)["b"]["fault"] == f"no mask for it in {masks}"
         assert made(out) == {"a"}
     with (out / "a" / "tiles.csv").open(encoding="utf-8") as file:
         xs = {float(row["minx"]) for row in csv.DictReader(file)}

@@ -251,14 +251,16 @@ def test_a_store_is_not_replaced_by_its_own_embeddings(slide_file, tmp_path):
     features, xy = np.ones((2, 3), np.float32), np.zeros((2, 2))
     with pytest.raises(OutputError, match=r"s\.zarr: is the input"):
         write_bag(store.path, BagInfo("s"), features, xy, inputs=[store.path])
-    with pytest.raises(OutputError, match=r"s\.zarr: was not made by wsikd as a bag of embeddings"):
+    with pytest.raises(
+        OutputError, match=r"s\.zarr: was not written by wsikd as a bag of embeddings"
+    ):
         write_bag(store.path, BagInfo("s"), features, xy)
     assert seen(tmp_path) == before
     write_bag(tmp_path / "b.zarr", BagInfo("s"), features, xy)
     grids = np.ones((2, 3, 2, 2), np.float32)
-    with pytest.raises(OutputError, match=r"b\.zarr: was not made by wsikd as a region grid"):
+    with pytest.raises(OutputError, match=r"b\.zarr: was not written by wsikd as a region grid"):
         write_bag(tmp_path / "b.zarr", BagInfo("s"), grids, xy)
-    told = pytest.raises(OutputError, match="was not made by wsikd as a tile store")
+    told = pytest.raises(OutputError, match="was not written by wsikd as a tile store")
     with open_entry(SlideEntry(slide_file, "s")) as slide, told:
         tile_slide(slide, tmp_path / "b.zarr", tile_settings(), workers=1, overwrite=True)
     assert open_bag(tmp_path / "b.zarr").shape == (2, 3)

@@ -219,9 +219,9 @@ def _stack(path, rgb):
     ("write", "name", "fault"),
     [
         (_no_rgb, "a.tif", "its pixels are uint16 of 1 channel(s)"),
-        (_cut_tiff, "a.ome.tiff", "level 0 is cut short: its pixels reach to byte"),
-        (_cut_jp2, "a.jp2", "cut short: a box reaches to byte"),
-        (_stack, "a.zarr", "an OME-Zarr of axes zyx and shape (3, 2, 2) is no RGB plane"),
+        (_cut_tiff, "a.ome.tiff", "level 0 is truncated: its pixels reach to byte"),
+        (_cut_jp2, "a.jp2", "truncated: a box reaches to byte"),
+        (_stack, "a.zarr", "an OME-Zarr of axes zyx and shape (3, 2, 2) is not an RGB plane"),
         (lambda p, a: write_zarr(p, a[..., :1]), "a.zarr", "its pixels are uint8 of 1 channel(s)"),
         (lambda p, _: p.write_bytes(b"II*\0\x08\0\0\0" + bytes(30)), "a.tif", ""),
         (lambda p, _: p.write_bytes(b"II*\0"), "b.tif", ""),
@@ -503,7 +503,7 @@ def test_fields_lie_as_far_apart_as_asked(bundle):
     assert tuple(ioconfig.stride_shape) == (16, 16)
     assert ioconfig.input_resolutions == [{"units": "mpp", "resolution": MPP}]
     for stride in (0, SIDE + 1):
-        with pytest.raises(ConfigError, match="not within the patch"):
+        with pytest.raises(ConfigError, match="larger than the patch"):
             student_model(bundle, stride_px=stride)
 
 

@@ -124,7 +124,7 @@ def test_polygons_off_the_slide(run, annotated, tmp_path, dry):
     assert said(told, "annotated polygons wholly or mostly off the slide: s (1 of 1)")
     last = told[-1]
     assert last.startswith(
-        f"ConfigError: --annotations {tmp_path}: none of the 15 patches of 1 slide(s) gets a label"
+        f"ConfigError: --annotations {tmp_path}: no patch gets a label (15 patches of 1 slide(s))"
     )
     assert "in all 15 patches (G3 0, unlabelled 15)" in lines
     if dry:
@@ -175,8 +175,8 @@ def test_annotations_without_class(run, annotated, tmp_path, content):
     annotated([feature(polygon(0, 0, 512, 256), "G3")], name="t")
     code, lines, told = run(*arguments)
     assert code == 0
-    assert said(told, "areas without a class, which label nothing: 1, in s.geojson (1 of 1)")
-    assert said(told, "annotated or labelled, but no patch gets a label: 1 of 2 slides: s")
+    assert said(told, "areas without a class are ignored: 1, in s.geojson (1 of 1)")
+    assert said(told, "annotated or labelled, but without a labelled patch: 1 of 2 slides: s")
     assert "in all 30 patches (G3 8, unlabelled 22)" in lines
     tissue = ["--tissue", tmp_path / "s.geojson", "--min-tissue", "0.5"]
     lines = run("-i", tmp_path / "s.svs", "-o", tmp_path / "as_tissue", *tissue)[1]
@@ -278,14 +278,14 @@ def test_mask_values_that_no_label_map_names(run, slide, tmp_path):
     values[:, 40:] = 5
     tifffile.imwrite(tmp_path / "s_mask.tif", values, tile=(64, 64))
     arguments = ["-i", slide, "-o", tmp_path / "out", "--annotations", tmp_path, "--dry-run"]
-    unnamed = "mask values that --label-map does not name, which label nothing: 5 (s)"
+    unnamed = "mask values that --label-map does not name are ignored: 5 (s)"
     code, lines, told = run(*arguments, "--label-map", "3=G3")
     assert (code, lines[1]) == (0, "in all 15 patches (G3 3, unlabelled 12)")
     assert said(told, unnamed)
     assert run(*arguments, "--label-map", "3=G3", "--label-map", "5=")[2] == []
     code, _, told = run(*arguments, "--label-map", "7=G3")
     assert code == 2
-    assert said(told, "which label nothing: 3, 5 (s)")
+    assert said(told, "are ignored: 3, 5 (s)")
 
 
 def asap(*drawn):
@@ -310,7 +310,7 @@ def test_asap_groups_without_a_name(run, slide, tmp_path):
     (tmp_path / "s.xml").write_text(asap(*bare, ("c", ' PartOfGroup="G3"', (0, 256, 512, 384))))
     code, lines, told = run(*arguments)
     assert (code, lines[1]) == (0, "in all 15 patches (G3 4, unlabelled 11)")
-    assert said(told, "areas without a class, which label nothing: 2, in s.xml (2 of 3)")
+    assert said(told, "areas without a class are ignored: 2, in s.xml (2 of 3)")
     code, lines, told = run(*arguments, "--label-map", "None=NC", "--label-map", "c=G4")
     assert lines[1] == "in all 15 patches (NC 8, G4 4, unlabelled 3)"
     assert told == []
@@ -322,4 +322,4 @@ def test_a_failed_slide_counts_before_missing_labels(run, annotated, tmp_path):
     (tmp_path / "t.svs").write_bytes(b"no slide")
     code, _, told = run("-i", tmp_path, "-o", tmp_path / "out", "--annotations", tmp_path)
     assert code == 3
-    assert said(told, "none of the 15 patches of 1 slide(s) gets a label")
+    assert said(told, "no patch gets a label (15 patches of 1 slide(s))")

@@ -175,7 +175,7 @@ def test_a_killed_worker_process_is_told_and_the_others_go_on(several, large, tm
         told = process.stderr.read().splitlines()
     assert process.returncode == 3
     assert told[-1].startswith(
-        "SlideError: a: its reading killed the worker process (signal 9, SIGKILL); if memory"
+        "SlideError: a: reading it killed the worker process (signal 9, SIGKILL); if memory"
     )
     assert {p.name for p in out.glob("*.zarr")} == {"b.zarr", "c.zarr"}
 
@@ -333,8 +333,9 @@ def test_a_local_cluster_makes_the_same_store(large, whole, tmp_path):
     ("options", "code", "told"),
     [
         (["--scheduler", "127.0.0.1:9"], 2, ("WsikdError: tcp://127.0.0.1:9: no Dask scheduler "
-         "answers there (Connection refused); start one with dask scheduler, or mend it")),
-        (["--scheduler", "what"], 2, ("ConfigError: --scheduler: 'what' is no address; "
+         "answers there (Connection refused); start one with dask scheduler, or correct the "
+         "address")),
+        (["--scheduler", "what"], 2, ("ConfigError: --scheduler: 'what' is not an address; "
          "give it as tcp://host:port")),
         (["--scheduler", "h:1", "--workers", "2"], 2, ("Error: give --scheduler or --workers, "
          "not both")),

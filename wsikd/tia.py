@@ -55,7 +55,7 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
 
     Raises:
         BundleError: the bundle is missing, damaged, or does not fit its card.
-        ConfigError: the stride is not within the patch.
+        ConfigError: the stride is larger than the patch or below 1.
     """
     from wsikd.models.files.bundle import load_bundle
     from wsikd.models.files.export import calibrated
@@ -64,7 +64,9 @@ def student_model(bundle: str | Path, *, stride_px: int | None = None) -> tuple[
     side = student.spec.patch_px
     stride = side if stride_px is None else stride_px
     if not 0 < stride <= side:
-        raise ConfigError("stride_px", f"{stride} px is not within the patch", f"give 1 to {side}")
+        raise ConfigError(
+            "stride_px", f"{stride} px is larger than the patch or below 1", f"give 1 to {side}"
+        )
     with _quiet("models.engine.io_config") as io:
         at = [{"units": "mpp", "resolution": student.spec.mpp}]
         ioconfig = io.IOPatchPredictorConfig(
@@ -199,7 +201,7 @@ class _Plane:
     def __init__(self, path: Path, array: Any, axes: str) -> None:
         sizes = dict(zip(axes, array.shape, strict=True))
         if not {"c", "y", "x"} <= set(axes) or any(sizes[a] > 1 for a in axes if a not in "cyx"):
-            fault = f"an OME-Zarr of axes {axes} and shape {tuple(array.shape)} is no RGB plane"
+            fault = f"an OME-Zarr of axes {axes} and shape {tuple(array.shape)} is not an RGB plane"
             raise SlideError(printable(path.name), fault, "write out one plane of it, axes c, y, x")
         self.array, self._axes = array, axes
         self.shape = (sizes["y"], sizes["x"], sizes["c"])

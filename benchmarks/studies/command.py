@@ -26,7 +26,7 @@ CHANGES = click.Option(
     ["--set", "overrides"],
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting of the study. May be given again.",
+    help="Change a setting of the study. Repeatable.",
 )
 DEVICE = click.Option(["--device"], default="auto", show_default=True, help="auto, cpu or cuda:0.")
 LOG_LEVEL = click.Option(

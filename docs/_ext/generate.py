@@ -25,7 +25,6 @@ def write_all(docs: Path) -> None:
     _write(reference / "formats.md", text)
     for name, schema in schemas.items():
         _write(docs / "_static" / "schemas" / name, schema)
-    _write(docs / "papers.md", papers())
     for page, content in measurements():
         _write(docs / "measurements" / page, content)
 
@@ -86,32 +85,23 @@ def python() -> str:
     return "\n".join(lines)
 
 
-_PAPERS = {
-    "at_plus": "AT+ (del Amor et al., EUSIPCO 2023)",
-    "hdkd": "HDKD (EL-Assiouti et al., 2024)",
-    "ts2g": "TS2G-KD",
-    "slpd": "SLPD (Yu et al., MICCAI 2023)",
+_QUESTIONS = {
+    "infer": "How much faster is a student at 2.5x than a teacher at 10x, and than TIAToolbox?",
+    "tiling": "How fast are tiles read and stored, against OpenSlide, TIAToolbox and cuCIM?",
+    "distill_step": "What does a training step of AT+ cost?",
+    "controlled": "What does distillation gain if the information at each magnification is known?",
+    "real": "What does distillation gain on real prostate patches (PANDA), with or without colour?",
+    "hdkd": "Does HDKD help with few training slides?",
+    "ts2g": "Can an adapter at a lower magnification replace its teacher's embeddings?",
+    "slpd": "Do slide prototypes improve region vectors?",
+    "slpd_step": "What does a training step of SLPD cost, and its clustering and matching?",
+    "drawn_colour": "Can colour alone grade the synthetic slides of the demo?",
 }
+"""Theme of a record -> its question in the index."""
 
 
-def papers() -> str:
-    """The four papers and where wsikd departs from them, from the docstrings of their modules."""
-    lines = [
-        "# The four papers and our departures",
-        "",
-        "Each method is a value of `method:` in the YAML file. The text below is from the module",
-        "that implements it. `NOTICE` names each paper and the licence of its authors' own code.",
-        "wsikd contains none of it.",
-        "",
-    ]
-    learn = ROOT / "wsikd" / "learn"
-    for name, title in _PAPERS.items():
-        homes = [learn / "methods" / f"{name}.py", learn / name / "method.py"]
-        for home in [h for h in homes if h.exists()][:1]:
-            module = ".".join(home.relative_to(ROOT).with_suffix("").parts)
-            directive = f".. automodule:: {module}\n   :no-members:\n   :no-index:"
-            lines += [f"## {title}", "", "```{eval-rst}", directive, "```", ""]
-    return "\n".join(lines)
+def _asked(stem: str) -> str:
+    return _QUESTIONS.get(stem.split("_cpu")[0].split("_gpu")[0], "")
 
 
 def measurements() -> Iterator[tuple[str, str]]:
@@ -128,8 +118,12 @@ def measurements() -> Iterator[tuple[str, str]]:
     index = [
         "# Measurements",
         "",
-        "Every figure is kept with the command that made it, the hardware and the date.",
-        "The raw values are in `benchmarks/results/*.json` of the repository.",
+        "Each record holds command, hardware, date and result. The raw values are",
+        "in `benchmarks/results/*.json` of the repository. All are from two CPU cores.",
+        "",
+        "| record | question |",
+        "|---|---|",
+        *(f"| [{s.split('_cpu')[0]}]({s}.md) | {_asked(s)} |" for s in titles),
         "",
         "```{toctree}",
         ":maxdepth: 1",

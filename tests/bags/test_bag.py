@@ -100,7 +100,7 @@ def garbage(path):
 
 @pytest.mark.parametrize(
     ("plant", "told"),
-    [(unfinished, "unfinished"), (torn, "cannot be read"), (foreign, "no bag"),
+    [(unfinished, "unfinished"), (torn, "cannot be read"), (foreign, "not a bag"),
      (garbage, "cannot be read")],
 )  # fmt: skip
 def test_damage_is_told(tmp_path, plant, told):
@@ -115,7 +115,7 @@ def test_a_missing_chunk_or_nan_is_told(tmp_path):
     features, xy = draw(dim=1000)
     write_bag(tmp_path / "a.zarr", INFO, features, xy)
     (tmp_path / "a.zarr" / "features" / "c" / "1" / "0").unlink()
-    with pytest.raises(DataError, match="lost chunks of its features"):
+    with pytest.raises(DataError, match="chunks of its features are missing"):
         open_bag(tmp_path / "a.zarr").features()
     features[3, 2] = np.nan
     write_bag(tmp_path / "a.zarr", INFO, features, xy)
@@ -150,7 +150,7 @@ def test_finding(tmp_path):
     found = find_bags([tmp_path / "x", tmp_path / "x" / "a.zarr"])
     assert [p.name for p in found] == ["a.zarr", "b.zarr"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no bags"):
+    with pytest.raises(DataError, match="contains no bags"):
         find_bags([tmp_path / "empty"])
     with pytest.raises(DataError, match="does not exist"):
         find_bags([tmp_path / "none"])

@@ -179,7 +179,7 @@ def test_grids_are_made_once_and_never_mixed(slides, tmp_path):
     before = open_bag(out).features()
     assert not embed(path, out, mpp=1.0)[0].made
     for other in ({"region": 256}, {"min_inside": 0.5}, {"half": True}):
-        with pytest.raises(DataError, match=r"made otherwise .*--overwrite"):
+        with pytest.raises(DataError, match=r"made with other settings .*--overwrite"):
             embed(path, out, **{"mpp": 1.0, **other})
     np.testing.assert_array_equal(open_bag(out).features(), before)
 

@@ -69,9 +69,9 @@ def test_exponent_without_point_is_a_float(tmp_path):
             "method_options: {attention: {form: x}}",
             "method_options.attention.form: 'x' is not known; choose one of 'relu_product' or",
         ),
-        ("- 1", "holds a list, not keys; write 'key: value' lines"),
-        ("epochs: two", "epochs: 'two' will not do; input should be a valid integer"),
-        ("lr: .nan", "lr: nan will not do; input should be a finite number"),
+        ("- 1", "holds a list, not a mapping; write 'key: value' lines"),
+        ("epochs: two", "epochs: 'two' is not valid; input should be a valid integer"),
+        ("lr: .nan", "lr: nan is not valid; input should be a finite number"),
     ],
 )
 def test_faults_name_file_and_key(tmp_path, text, message):
@@ -102,12 +102,12 @@ def test_a_key_may_stand_in_two_sections_and_override_a_merge(tmp_path):
 
 
 def test_invalid_yaml_and_missing_file_are_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"no valid YAML.*line 2"):
+    with pytest.raises(ConfigError, match=r"not valid YAML.*line 2"):
         load_config(Example, write(tmp_path, "a: 1\nb: [1"))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(Example, tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(ConfigError, match="no text file"):
+    with pytest.raises(ConfigError, match="not a text file"):
         load_config(Example, tmp_path / "binary.yaml")
 
 
@@ -117,7 +117,7 @@ def test_overrides_win_and_name_themselves(tmp_path):
     config = load_config(Example, path, changes)
     assert config.weights == {"fm": 0.1}
     assert (config.epochs, config.method_options.attention.form) == (5, "gradcam")
-    with pytest.raises(ConfigError, match=r"^--set epochs: 'x' will not do"):
+    with pytest.raises(ConfigError, match=r"^--set epochs: 'x' is not valid"):
         load_config(Example, path, ["epochs=x"])
     with pytest.raises(ConfigError, match="is not key=value"):
         load_config(Example, path, ["epochs"])

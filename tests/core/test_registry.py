@@ -83,7 +83,7 @@ def test_what_cannot_be_imported_is_one_line(install, text, fault):
         resolve(TABLE, "third", kind="things")
     assert str(refused.value) == (
         f"things 'third': cannot be imported from the package broken 1.5 ({fault}); "
-        "install what it needs or update it: pip install --upgrade broken"
+        "install its dependencies or update it: pip install --upgrade broken"
     )
 
 

@@ -160,7 +160,7 @@ def use_config(folder):
 
     for file in _changed(folder):
         load_settings(file)
-        with suppress(WsikdError):  # it names no data
+        with suppress(WsikdError):  # it lists no data
             load_run(file, [])
 
 

@@ -316,7 +316,7 @@ def test_dicom_seg_of_a_real_slide(real_slides, instance, tmp_path, caplog):
     with open_slide(path) as slide:
         made = square_map(info=slide.info)
         file = write_all(made, tmp_path, ["dicom-seg"], slide=slide)["dicom-seg"]
-    assert "tells no TotalPixelMatrixOrigin" in caplog.text
+    assert "no TotalPixelMatrixOrigin" in caplog.text
     found = highdicom.seg.segread(file)
     level0 = real_slides / "CMU-1-Small-Region-dicom" / "level-0-frames-0-30.dcm"
     source = pydicom.dcmread(level0, stop_before_pixels=True)

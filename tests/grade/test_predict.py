@@ -135,7 +135,7 @@ def test_a_read_error_rises_and_stops_the_threads():
 
 
 def test_stride_beyond_the_patch_is_refused():
-    with pytest.raises(ConfigError, match="--stride: 33 px is not within the patch"):
+    with pytest.raises(ConfigError, match="--stride: 33 px is larger than the patch or below 1"):
         predictor(PredictSettings(stride_px=33))
 
 

@@ -112,7 +112,7 @@ def test_a_slide_can_be_withheld():
     assert row["isup_grade_group"] is row["gleason_score"] is row["pattern_4_of_cancer"] is None
     assert row["pattern_4_of_cancer_low"] is None
     assert row["cancer_mm2"] > 0
-    assert score_text(row) == "grade withheld: the slide is unlike the training"
+    assert score_text(row) == "grade withheld: the slide differs from the training data"
     row = summarise(made, Rules(), of_cancer=limits)
     assert (row["pattern_4_of_cancer_low"], row["pattern_4_of_cancer_high"]) == limits[4]
     assert "pattern_5_of_cancer_low" not in row

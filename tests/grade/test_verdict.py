@@ -63,7 +63,7 @@ def test_there_is_a_score_or_a_reason(areas, rules):
 
 
 def test_the_planted_case():
-    """4 mm2 of G3, 3 of G4 and 2 of G5 were no cancer at a least area of 4.46 mm2."""
+    """4 mm2 of G3, 3 of G4 and 2 of G5 were not cancer at a least area of 4.46 mm2."""
     grades = np.zeros((10, 10), int)
     grades[:2, :] = 1
     grades[2, :] = grades[3, :5] = 2
@@ -84,7 +84,7 @@ def test_cancer_that_no_field_is_called_has_its_expected_area():
     rules = Rules(min_area_mm2=0.3, expected_share=0.1)
     found = conclude(areas, CLASSES, rules, expected=expected)
     assert (found.status, found.cancer_mm2, found.expected_mm2) == (GRADED, 0, 12)
-    assert found.reading.sum_text == "3+4=7"  # 0.3 of 12 mm2 is no pattern 5
+    assert found.reading.sum_text == "3+4=7"  # 0.3 of 12 mm2 is not a pattern 5
     assert found.of_cancer[4] == pytest.approx(4.5 / 12)
     assert conclude(areas, CLASSES, rules).status == NO_CANCER
     without = conclude(areas, CLASSES, replace(rules, expected_share=None), expected=expected)

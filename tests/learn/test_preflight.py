@@ -60,7 +60,7 @@ def place(tmp_path_factory):
 
 
 REFUSED = {
-    "one": "data.classes: needs two different names at least, not ['NC']; add data of another",
+    "one": "data.classes: needs at least two different names, not ['NC']; add data of another",
     "one --set data.classes=[NC,G3]": "data: all labels are of class NC; add slides of another",
     "one_stores": "data: all labels are of class NC; add slides of another class",
     "train": "split: leaves class NC alone for train; add slides",

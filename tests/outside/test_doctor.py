@@ -62,23 +62,23 @@ def test_what_cannot_be_used_is_a_fault(doctor, tmp_path):
     assert [line for line in lines if line.startswith("FAULT")] == [
         (
             "FAULT extension maskers 'outside': is offered by several packages: broken 0.3, "
-            "wsikd-outside 1.0; uninstall all but one of them"
+            "wsikd-outside 1.0; uninstall all but one"
         ),
         (
             "FAULT extension maskers 'outside': is offered by several packages: broken 0.3, "
-            "wsikd-outside 1.0; uninstall all but one of them"
+            "wsikd-outside 1.0; uninstall all but one"
         ),
         (
-            "FAULT extension reader 'typo': broken 0.3 offers it under an unknown kind; "
+            "FAULT extension reader 'typo': broken 0.3 registers it under an unknown kind; "
             "did you mean 'readers'?"
         ),
         (
-            "FAULT extension readers 'auto': broken 0.3 offers it, but wsikd's own of that name is "
-            "used; ask its authors to rename it"
+            "FAULT extension readers 'auto': broken 0.3 registers it, but wsikd's own of that "
+            "name is used; ask its authors to rename it"
         ),
         (
             "FAULT extension readers 'lost': cannot be imported from the package broken 0.3 "
             "(ModuleNotFoundError: No module named 'broken_package'); "
-            "install what it needs or update it: pip install --upgrade broken"
+            "install its dependencies or update it: pip install --upgrade broken"
         ),
     ]

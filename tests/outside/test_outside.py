@@ -163,5 +163,5 @@ def test_a_package_that_cannot_be_imported_is_one_line(arguments, kind, tmp_path
     assert told == (
         f"ConfigError: {kind} 'outside': cannot be imported from the package wsikd-outside 1.0 "
         "(ModuleNotFoundError: No module named 'nowhere_at_all'); "
-        "install what it needs or update it: pip install --upgrade wsikd-outside\n"
+        "install its dependencies or update it: pip install --upgrade wsikd-outside\n"
     )

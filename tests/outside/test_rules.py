@@ -75,7 +75,7 @@ def test_an_engine_that_says_nothing_of_bf16_is_asked_for_fp32(installed, monkey
     engine = choose.open_engine(network, "outside", "auto", device="cpu")
     assert engine.precision == "fp32"
     monkeypatch.setattr(choose, "device_name", lambda name: name)
-    with pytest.raises(ConfigError, match="computes on the CPU, not on cuda:0"):
+    with pytest.raises(ConfigError, match="runs on the CPU, not on cuda:0"):
         choose.open_engine(network, "outside", "fp32", device="cuda:0")
 
 
@@ -85,7 +85,7 @@ def test_a_prefix_of_an_encoder_is_one_only_where_it_is_known(installed, tmp_pat
     assert split_encoder("C:/runs/student") is None
     assert split_encoder("outside") is None
     assert open_encoder("outside:3", licence="MIT").spec.licence == "MIT"
-    with pytest.raises(ConfigError, match="outside:x: is no number"):
+    with pytest.raises(ConfigError, match="outside:x: is not a number"):
         open_encoder("outside:x")
     with pytest.raises(ConfigError, match="--weights: a bundle or file brings its own"):
         open_encoder("outside:3", weights="random")

@@ -139,7 +139,7 @@ def test_a_slide_of_3dhistech_at_20x_is_warned_of_and_used(caplog):
             "s.mrxs", Evidence((Mpp(0.234, 0.234, "mirax"),), (), 20), given=None, given_source=""
         )
     assert mpp.x == 0.234
-    assert "objective power 20 and 0.234 um/px do not fit" in caplog.text
+    assert "objective power 20 and 0.234 um/px contradict" in caplog.text
 
 
 @pytest.mark.parametrize(

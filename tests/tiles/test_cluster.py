@@ -172,7 +172,7 @@ KILLED = KilledWorker("block", SimpleNamespace(address="tcp://there"), 4)
         (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt, "Ctrl-C"),
         (SystemExit(143), SystemExit, "143"),
         (KILLED, SlideError, "its pixels killed the Dask workers that read them"),
-        (CancelledError(), SlideError, "the Dask scheduler went away or dropped the work"),
+        (CancelledError(), SlideError, "the Dask scheduler stopped or dropped the work"),
         (OSError(28, "No space left on device"), OutputError, "No space left on device"),
     ],
     ids=str,
@@ -201,8 +201,8 @@ def test_a_worker_without_the_file_tells_of_shared_disks(cluster, flat, tmp_path
     told = str(caught.value)
     assert told.startswith("large.svs: the Dask worker on ")
     assert told.endswith(
-        " cannot open it (no such file); keep slides and stores on a file system that every worker "
-        "sees under the same path"
+        " cannot open it (no such file); keep slides and stores on a file system that all "
+        "workers mount at the same path"
     )
 
 
@@ -264,7 +264,7 @@ def test_a_block_is_refused_where_store_or_slide_are_others(slide, tmp_path):
     with pytest.raises(OutputError, match=r"none\.zarr\.part: the Dask worker on .* does not see"):
         remote.fill_there(reopen, mark, plan, job)
     plan = BlockPlan.of(tmp_path, SETTINGS, grid)
-    with pytest.raises(OutputError, match="does not see it"):  # what a late block made anew
+    with pytest.raises(OutputError, match="cannot find it"):  # what a late block made anew
         remote.fill_there(reopen, mark, plan, job)
     zarr.create_group(tmp_path)
     with pytest.raises(SlideError, match="sees another file under this path"):

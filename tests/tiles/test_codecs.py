@@ -107,7 +107,7 @@ def test_the_codec_is_known_by_its_configuration(tmp_path):
     [
         ({"name": "jpeg"}, "expected the codec wsikd.jpeg"),
         ({"name": "wsikd.jpeg", "configuration": {"quality": 0}}, "outside 1 to 100"),
-        ({"name": "wsikd.jpeg", "configuration": {"quality": "90"}}, "no whole number"),
+        ({"name": "wsikd.jpeg", "configuration": {"quality": "90"}}, "not a whole number"),
         ({"name": "wsikd.jpeg", "configuration": {"subsampling": "4:1"}}, "'4:1' is unknown"),
         ({"name": "wsikd.jpeg", "configuration": {"level": 3}}, "level"),
     ],
@@ -133,7 +133,7 @@ def test_what_is_no_rgb_image(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [(b"no JPEG", "a chunk is no JPEG"), (jpeg_bytes(CHUNK[:16]), "a chunk of shape")],
+    [(b"no JPEG", "a chunk is not a JPEG"), (jpeg_bytes(CHUNK[:16]), "a chunk of shape")],
 )
 def test_a_broken_chunk_is_no_pixels(tmp_path, content, fault):
     array = jpeg_array(tmp_path / "a.zarr")

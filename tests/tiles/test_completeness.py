@@ -20,7 +20,7 @@ REMEDY = "copy it again, or run wsikd tile --overwrite"
 
 
 def lacks(path, number, mag):
-    fault = f"{path}: lacks the pixels of {number} of 7 patches at {mag}x; {REMEDY}"
+    fault = f"{path}: has no pixels for {number} of 7 patches at {mag}x; {REMEDY}"
     return pytest.raises(StoreError, match=f"^{re.escape(fault)}$")
 
 
@@ -134,5 +134,5 @@ def test_a_store_of_before_left_zeros_out(tmp_path):
 
 def test_another_number_of_patches_than_recorded(tmp_path):
     path = tmp_path / "s.zarr"
-    with pytest.raises(StoreError, match="lists 7 patches, and its record says 9"):
+    with pytest.raises(StoreError, match="lists 7 patches, but its record says 9"):
         write_store(path, patches=9)

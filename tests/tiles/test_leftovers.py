@@ -108,7 +108,7 @@ def test_a_word_to_stop_reaches_no_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_in_the_place_is_never_overwritten(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
-    told = rf"{name}: was not made by wsikd as a tile store.*; choose another -o, or remove it"
+    told = rf"{name}: was not written by wsikd as a tile store.*; choose another -o, or remove it"
     with pytest.raises(OutputError, match=told):
         tile(tmp_path / "a.zarr", overwrite=overwrite)
     assert (tmp_path / name).read_text() == "mine"

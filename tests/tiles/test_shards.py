@@ -91,7 +91,7 @@ def test_a_damaged_shard_is_told(array, tmp_path, keep):
     else:
         file.write_bytes(whole[:-keep] + bytes([whole[-keep] ^ 1]) + whole[len(whole) - keep + 1 :])
     reader = RawShards(tmp_path, CHUNK, PER, 255)
-    with pytest.raises(StoreError, match=r"damaged or cut short; copy it again, or run"):
+    with pytest.raises(StoreError, match=r"damaged or truncated; copy it again, or run"):
         reader.read_into(0, 0, np.zeros((CHUNK, CHUNK, 3), np.uint8))
 
 

@@ -230,7 +230,7 @@ def test_a_folder_that_is_no_store_is_left_alone(slide_file, tmp_path):
     (tmp_path / "odd.zarr").mkdir()
     (tmp_path / "odd.zarr" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="was not made by wsikd as a tile store"):
+        with pytest.raises(OutputError, match="was not written by wsikd as a tile store"):
             tile_file(slide_file, tmp_path / "odd.zarr", overwrite=overwrite)
     assert (tmp_path / "odd.zarr" / "thesis.txt").read_text() == "mine"
 

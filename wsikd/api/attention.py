@@ -232,11 +232,11 @@ def attention_map(slide: Slide, bag: Bag, attention: Any) -> Plain:
         attention: float32 (N,).
 
     Raises:
-        DataError: the bag does not tell the size of its patches, or they lie on no such grid.
+        DataError: the bag does not state the size of its patches, or they lie on no such grid.
     """
     info = bag.info
     if info.field_px is None or info.mpp is None or info.patch_px is None:
-        raise DataError(bag.path, "does not tell the size of its patches", "use wsikd embed")
+        raise DataError(bag.path, "does not state the size of its patches", "use wsikd embed")
     stride = (info.encoder.get("patches") or {}).get("stride_px") or info.patch_px
     cell = np.asarray(info.field_px) * stride / info.patch_px
     origin = np.asarray(slide.info.bounds[:2], np.float64)

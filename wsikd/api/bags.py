@@ -149,7 +149,7 @@ def embed(
     for name in options:
         if name not in EmbedOptions.__annotations__:
             known = [*EmbedOptions.__annotations__, "weights", "mpp", "patch_px", "device"]
-            raise ConfigError(name, "is no option of wsikd.embed", nearest(name, known))
+            raise ConfigError(name, "is not an option of wsikd.embed", nearest(name, known))
     request = EmbedRequest(
         names_of(slides), Path(out), str(encoder), weights, mpp=mpp, patch_px=patch_px, **options
     )

@@ -82,7 +82,7 @@ class GradeMap(plain.GradeMap):
             slide: the slide, for pictures; results keep no paths.
 
         Raises:
-            StoreNotFoundError: there is no whole grade map.
+            StoreNotFoundError: there is no complete grade map.
 
         Examples:
             >>> import wsikd

@@ -122,13 +122,13 @@ def infer(
         specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
         min_area_mm2: least area of cancer in mm2, all patterns together; default the student's
             thresholds.
-        min_pattern: share of the cancer from which a pattern counts; default the student's.
-        sensitivity: share of slides with cancer that the student's thresholds shall find.
+        min_pattern: least share of the cancer for a pattern to count; default the student's.
+        sensitivity: share of slides with cancer that the student's thresholds must find.
         minor_4: "secondary" or "minor", see :class:`wsikd.grade.gleason_rules.Rules`.
         minor_5: the same of a pattern 5.
         teacher: reads again the fields that the student is unsure of; its run folder or bundle.
         budget: with ``teacher``: share of a slide's fields to read again at most, 0 to 1.
-        agreement: with ``teacher``: share of fields that shall have the teacher's class, 0 to 1.
+        agreement: with ``teacher``: share of fields that must have the teacher's class, 0 to 1.
         slide_mpp: um per level-0 pixel, for slides where neither manifest nor file says it.
         threads: reading threads; default one a core.
         jobs: slides at a time, each in a process of its own; see :func:`wsikd.tile`.
@@ -161,7 +161,7 @@ def infer(
     own = student if isinstance(student, Student) else load_student(student)
     for name in options:
         if name not in ReadOptions.__annotations__:
-            raise ConfigError(name, "is no option", nearest(name, ReadOptions.__annotations__))
+            raise ConfigError(name, "is not an option", nearest(name, ReadOptions.__annotations__))
     limits = {k: v for k, v in (("budget", budget), ("agreement", agreement)) if v is not None}
     if limits and teacher is None:
         raise ConfigError(", ".join(limits), "goes with a teacher", "give teacher=RUN")

@@ -224,7 +224,7 @@ def _checked(options: TileOptions) -> dict[str, Any]:
     known = [*TileOptions.__annotations__, "mpp", "patch_px", "threads", "jobs"]
     for name in options:
         if name not in known:
-            raise ConfigError(name, "is no option of wsikd.tile", nearest(name, known))
+            raise ConfigError(name, "is not an option of wsikd.tile", nearest(name, known))
     found: dict[str, Any] = dict(options)
     if found.get("annotations") is not None:
         found["annotations"] = Path(found["annotations"])

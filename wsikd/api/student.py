@@ -128,8 +128,8 @@ class Student:
             specimen: rule for the Gleason score, "biopsy" or "prostatectomy".
             min_area_mm2: least area of cancer in mm2, all patterns together; default the student's
                 thresholds.
-            min_pattern: share of the cancer from which a pattern counts; default the student's.
-            sensitivity: share of slides with cancer that the student's thresholds shall find.
+            min_pattern: least share of the cancer for a pattern to count; default the student's.
+            sensitivity: share of slides with cancer that the student's thresholds must find.
             minor_4: "secondary" or "minor", see :class:`wsikd.grade.gleason_rules.Rules`.
             minor_5: the same of a pattern 5.
             slide_mpp: um per level-0 pixel, where the file does not say it.
@@ -159,7 +159,9 @@ class Student:
 
         for name in options:
             if name not in ReadOptions.__annotations__:
-                raise ConfigError(name, "is no option", nearest(name, ReadOptions.__annotations__))
+                raise ConfigError(
+                    name, "is not an option", nearest(name, ReadOptions.__annotations__)
+                )
         asked = Asked(specimen, min_area_mm2, min_pattern, sensitivity, minor_4, minor_5)
         rules = rules_for(self._bundle.card, asked)
         entry = _entry(slide)

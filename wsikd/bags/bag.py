@@ -49,7 +49,7 @@ class BagInfo:
     Attributes:
         slide: name of the slide.
         encoder: id, licence, transform and digest of what made the embeddings; empty if unknown.
-        mpp: um per pixel of the patches; None where a foreign file does not tell.
+        mpp: um per pixel of the patches; None if a foreign file does not state it.
         patch_px: side of a patch at ``mpp``; None as before.
         field_px: level-0 (width, height) of a patch; None as before.
         patient: hashed patient, if known.
@@ -150,7 +150,7 @@ def find_bags(paths: Iterable[str | Path]) -> list[Path]:
                 if (p.suffix == ".zarr" and p.is_dir()) or p.suffix.lower() in H5_SUFFIXES
             )  # fmt: skip
             if not inside:
-                raise DataError(path, "holds no bags", "make them with wsikd embed")
+                raise DataError(path, "contains no bags", "make them with wsikd embed")
             bags = {p.stem for p in inside if _is_bag(p)}
             inside = [p for p in inside if p.is_dir() or p.stem not in bags]
             found.update(dict.fromkeys(inside))
@@ -275,7 +275,7 @@ def _open_zarr(path: Path) -> Bag:
         group = zarr.open_group(path, mode="r")
         about = dict(group.attrs).get(ATTRIBUTE)
         if not isinstance(about, dict):
-            raise DataError(path, "is no bag of embeddings", "make bags with wsikd embed")
+            raise DataError(path, "is not a bag of embeddings", "make bags with wsikd embed")
         if not about.get("complete"):
             raise DataError(path, "was left unfinished", "run wsikd embed again")
         shape = tuple(int(n) for n in member(group, "features").shape)
@@ -307,7 +307,7 @@ def _positive(value: Any) -> float | None:
     """A positive number of an ordinary size, or None; raises TypeError, ValueError."""
     if value is None or (isinstance(value, int | float) and 1e-6 < value < 2**40):
         return None if value is None else float(value)
-    raise ValueError(f"{value!r} is no size")
+    raise ValueError(f"{value!r} is not a size")
 
 
 def _least(value: Any) -> float:
@@ -320,7 +320,7 @@ def _least(value: Any) -> float:
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    raise TypeError(f"{value!r} is no name")
+    raise TypeError(f"{value!r} is not a name")
 
 
 def _sizes(attributes: h5py.AttributeManager) -> dict[str, float]:
@@ -380,7 +380,7 @@ def _read(path: Path, name: str) -> Any:
                 return file[name][...]
         array = member(zarr.open_group(path, mode="r"), name)
         if array.nchunks_initialized < array.nchunks and array.size:
-            raise DataError(path, f"has lost chunks of its {name}", REMEDY)
+            raise DataError(path, f"chunks of its {name} are missing", REMEDY)
         return array[...]
     except DataError:
         raise

@@ -98,7 +98,7 @@ class Embedder:
 
         Raises:
             SlideError: the slide cannot be used.
-            DataError: the bag there was made otherwise.
+            DataError: the bag there was made with other settings.
             OutputError: it cannot be written.
         """
         clock, settings = StageClock(), self.settings
@@ -159,7 +159,8 @@ class Embedder:
 
         Raises:
             StoreError: the store has no such resolution.
-            DataError: the bag there was made otherwise, or the store's patches are of another size.
+            DataError: the bag there was made with other settings, or the store's patches are of
+                another size.
             OutputError: it cannot be written.
         """
         settings, clock = self.settings, StageClock()
@@ -238,9 +239,11 @@ def settings_for(
         )  # fmt: skip
     mpp, patch_px = mpp or own.mpp, patch_px or own.patch_px or own.input_px
     if mpp is None:
-        raise ConfigError("--mag", f"{own.id} does not say at which to read", "give --mag or --mpp")
+        raise ConfigError(
+            "--mag", f"{own.id} does not state the resolution to read at", "give --mag or --mpp"
+        )
     if patch_px is None:
-        raise ConfigError("--patch-size", f"{own.id} does not say it", "give the side in px")
+        raise ConfigError("--patch-size", f"{own.id} does not state it", "give the side in px")
     return EmbedSettings(mpp, patch_px, **more)
 
 
@@ -274,7 +277,7 @@ def there(
     if asdict(bag.info) != _plain(info):
         told = differences(_flat(bag.info), _flat(info))
         raise DataError(
-            path, f"was made otherwise ({told})", "choose another -o, or give --overwrite"
+            path, f"was made with other settings ({told})", "choose another -o, or give --overwrite"
         )
     return len(bag)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TILE_PX = 256
-"""Side of a tile where the encoder does not say it."""
+"""Side of a tile if the encoder does not state it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def region_settings(
     if region_px < tile_px or region_px % tile_px:
         near = max(1, round(region_px / tile_px)) * tile_px
         raise ConfigError(
-            f"--regions {region_px}", f"is no whole number of tiles of {tile_px} px",
+            f"--regions {region_px}", f"is not a whole number of tiles of {tile_px} px",
             f"give --regions {near}, or another --patch-size",
         )  # fmt: skip
     return RegionSettings(own.mpp, tile_px, region_px=region_px, **more)  # type: ignore[arg-type]
@@ -103,7 +103,8 @@ class RegionEmbedder(Embedder):
 
         Raises:
             SlideError: the slide cannot be used.
-            DataError: the bag there was made otherwise, or an embedding is no finite number.
+            DataError: the bag there was made with other settings, or an embedding is not a finite
+                number.
             OutputError: it cannot be written.
         """
         clock, settings = StageClock(), self.settings
@@ -126,7 +127,7 @@ class RegionEmbedder(Embedder):
             if not len(rows):
                 logger.warning(
                     "%s: no region of %g um has a share of %g on the slide and %g of tissue; give "
-                    "a smaller --regions, or less of --min-inside or --min-tissue",
+                    "a smaller --regions, or a lower --min-inside or --min-tissue",
                     slide.info.file, settings.region_px * mpp,
                     settings.min_inside, settings.min_tissue,
                 )  # fmt: skip
@@ -162,7 +163,7 @@ class RegionEmbedder(Embedder):
             with clock("forward"):
                 found = self._forward(patches)
             region, row, column = where[index].T
-            with np.errstate(over="ignore"):  # told by the caller
+            with np.errstate(over="ignore"):  # reported by the caller
                 grids[region, :, row, column] = found
             done += len(index)
             if on_progress:

@@ -81,11 +81,13 @@ class RegionTable:
         """
         remedy = "list them with wsikd.bags.region_table.open_regions"
         if any(a >= b for a, b in zip(self.slides, self.slides[1:], strict=False)):
-            raise DataError("slides of regions", "are not ascending, each once", remedy)
+            raise DataError("slides of regions", "are not sorted and unique", remedy)
         index, count = self.slide_index, len(self.slides)
         counts = np.bincount(index, minlength=count) if len(index) and index.min() >= 0 else index
         if len(counts) != count or not np.array_equal(index, np.repeat(np.arange(count), counts)):
-            raise DataError("slide_index", "does not list the regions slide by slide", remedy)
+            raise DataError(
+                "slide_index", "does not list the regions in the order of the slides", remedy
+            )
         expected = np.concatenate([np.arange(n) for n in counts] or [index])
         if not np.array_equal(self.region_index, expected):
             raise DataError("region_index", "is not the order within the slide", remedy)
@@ -159,7 +161,7 @@ class RegionTable:
 def open_regions(paths: Iterable[str | Path]) -> RegionTable:
     """List the regions of grids, or of folders of grids, slide by slide in ascending name.
 
-    A slide without a region is told of and left out.
+    A slide without a region is left out with a warning.
 
     Raises:
         DataError: a path holds no grids; a slide is there twice; grids of two encoders, sizes,
@@ -172,11 +174,13 @@ def open_regions(paths: Iterable[str | Path]) -> RegionTable:
             raise DataError(path, "holds no regions", "make them with wsikd embed --regions")
         name = bag.info.slide
         if name in bags:
-            raise DataError(path, f"is slide '{name}' as {bags[name].path} is", "leave one out")
+            raise DataError(
+                path, f"is slide '{name}', and so is {bags[name].path}", "leave one out"
+            )
         bags[name] = bag
         _alike(next(iter(bags.values())), bag)
     for name in [n for n, bag in bags.items() if not len(bag)]:
-        logger.warning("%s: no region; slide '%s' takes no part", bags[name].path, name)
+        logger.warning("%s: no region; slide '%s' is left out", bags[name].path, name)
         del bags[name]
     if not bags:
         raise DataError("regions", "are none", "make them with wsikd embed --regions")
@@ -205,7 +209,7 @@ def open_regions(paths: Iterable[str | Path]) -> RegionTable:
 
 
 def _alike(first: Bag, bag: Bag) -> None:
-    """Raise DataError where two bags of regions cannot stand in one table."""
+    """Raise DataError if two bags of regions cannot be combined in one table."""
     facts = []
     for one in (first, bag):
         _, dim, rows, columns = one.shape
@@ -223,7 +227,7 @@ def _alike(first: Bag, bag: Bag) -> None:
         key, told = "weights or transform of the encoder", [told[0], "another of that name"]
     raise DataError(
         bag.path, f"has another {key} than {first.path.name} ({told[1]}, not {told[0]})",
-        "give regions of one making",
+        "give regions that were made in the same way",
     )  # fmt: skip
 
 
@@ -265,14 +269,14 @@ class _Rows:
             if self.chunk is None:
                 array = member(zarr.open_group(self.path, mode="r"), "features")
                 if array.nchunks_initialized < array.nchunks:
-                    raise DataError(self.path, "has lost chunks of its features", REMEDY)
+                    raise DataError(self.path, "chunks of its features are missing", REMEDY)
                 out[...] = array[row]
                 return
             dtype, rows = self.chunk
             file = self.path / "features" / "c" / str(row // rows) / "0" / "0" / "0"
             out[...] = self.maps.get(file, dtype, (rows, *self.shape[1:]))[row % rows]
         except FileNotFoundError as error:
-            raise DataError(self.path, "has lost chunks of its features", REMEDY) from error
+            raise DataError(self.path, "chunks of its features are missing", REMEDY) from error
         except DataError:
             raise
         except UNREADABLE as error:

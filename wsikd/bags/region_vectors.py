@@ -66,7 +66,7 @@ class VectorEmbedder:
 
         Raises:
             BundleError: the regions are not such as the encoder was trained on.
-            DataError: they cannot be read, or the bag there was made otherwise.
+            DataError: they cannot be read, or the bag there was made with other settings.
             OutputError: it cannot be written.
         """
         bag = open_grids(grids)
@@ -128,7 +128,9 @@ def write_vectors(
         with clock("forward"):
             vectors = encode(grids) if len(grids) else np.empty((0, dim), np.float32)
         if not np.isfinite(vectors).all():
-            raise DataError(bag.path, "gives a vector that is not finite", "train the encoder anew")
+            raise DataError(
+                bag.path, "gives a vector that is not finite", "train the encoder again"
+            )
         spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "forward")}
         write_bag(path, info, vectors, bag.coords(), spent, [bag.path])
     return Embedded(len(vectors), made=True, seconds=dict(clock.seconds))

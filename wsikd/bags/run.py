@@ -118,7 +118,7 @@ class Made:
 
 
 def check_encoder(name: str) -> bool:
-    """Refuse what is no encoder before anything heavy is imported.
+    """Refuse what is not an encoder before anything heavy is imported.
 
     Returns:
         Whether it is a run of method slpd, which encodes region grids.
@@ -168,7 +168,7 @@ def _patches(request: EmbedRequest, machine: Machine, batch: Batch, watch: Watch
     tissue_method(request.tissue)  # refused before slides are looked for
     stores = _stores(request.inputs)
     if stores and request.regions:
-        fault, remedy = "is a tile store", "regions are read from slides: give those"
+        fault, remedy = "is a tile store", "regions are read from slides; give the slides"
         raise ConfigError(request.inputs[0], fault, remedy)
     entries = stores or _slides(request, batch)
     done = Made()
@@ -278,5 +278,5 @@ def _stores(inputs: Sequence[str]) -> list[SlideEntry]:
         found += inside
         other = other if inside else str(item)
     if found and other:
-        raise ConfigError(other, "is no tile store as the others are", "embed it by itself")
+        raise ConfigError(other, "is not a tile store as the others are", "embed it by itself")
     return [SlideEntry(path, path.stem) for path in dict.fromkeys(found)]

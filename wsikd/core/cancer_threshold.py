@@ -1,4 +1,4 @@
-"""From which area a slide is said to have cancer, chosen on validation slides.
+"""The least area for a slide to have cancer, chosen on validation slides.
 
 Of every slide two shares are known: the share of its labelled tissue that the student calls cancer,
 on slides with cancer, and the share of its labelled benign tissue that it calls cancer, on slides
@@ -57,7 +57,7 @@ class Thresholds:
     Attributes:
         cancer_share: of the tissue that is called cancer.
         expected_share: of the tissue that is expected to be cancer; None where none was chosen.
-        pattern_share: of the cancer, from which a pattern counts.
+        pattern_share: of the cancer, for a pattern to count.
     """
 
     cancer_share: float = 0.0

@@ -54,7 +54,7 @@ def plain_key(name: str) -> str:
 
 
 def benign_of(classes: Sequence[str], named: Sequence[str] | None = None) -> tuple[int, ...]:
-    """Places of the classes that are no cancer: those named, else those whose names say so.
+    """Places of the classes that are not cancer: those named, else those whose names say so.
 
     >>> benign_of(("stroma", "benign", "G3"))
     (0, 1)

@@ -56,7 +56,7 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
         overrides: ``"a.b=value"`` each, the value in YAML; they win over the file.
 
     Raises:
-        ConfigError: the file is missing, is no YAML mapping, or a key or value in it or in an
+        ConfigError: the file is missing, is not a YAML mapping, or a key or value in it or in an
             override is wrong.
     """
     path = Path(path)
@@ -74,7 +74,7 @@ def peek(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a file and its overrides say, unchecked.
 
     Raises:
-        ConfigError: the file is missing or is no YAML mapping, or an override is none.
+        ConfigError: the file is missing or is not a YAML mapping, or an override is none.
     """
     return overridden(read_mapping(Path(path)), overrides)
 
@@ -137,29 +137,31 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file, unchecked; none of an empty file.
 
     Raises:
-        ConfigError: the file is missing or is no YAML mapping.
+        ConfigError: the file is missing or is not a YAML mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            path, f"cannot be read ({error.strerror})", "wsikd init METHOD writes a starting file"
+            path, f"cannot be read ({error.strerror})", "write one with wsikd init METHOD"
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(path.name, "is no text file", "pass a YAML file") from error
+        raise ConfigError(path.name, "is not a text file", "give a YAML file") from error
     try:
         content = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        fault = f"no valid YAML: {problem}{place}"
-        raise ConfigError(path.name, fault, "correct it there") from error
+        fault = f"is not valid YAML: {problem}{place}"
+        raise ConfigError(path.name, fault, "correct the file") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(
-            path.name, f"holds a {type(content).__name__}, not keys", "write 'key: value' lines"
+            path.name,
+            f"holds a {type(content).__name__}, not a mapping",
+            "write 'key: value' lines",
         )
     return content
 
@@ -170,12 +172,12 @@ def _apply(content: dict[str, Any], override: str) -> str:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"--set {override}", "is not key=value", "write e.g. --set weights.fm=0.1"
+            f"--set {override}", "is not key=value", "write, for example, --set weights.fm=0.1"
         )
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}", f"{text!r} is no YAML value", "quote it") from error
+        raise ConfigError(f"--set {key}", f"{text!r} is not a YAML value", "quote it") from error
     section = content
     for part in parts[:-1]:
         if section.get(part) is None:
@@ -216,7 +218,7 @@ def _explain(model: type[BaseModel], fault: Any, place: list[str]) -> tuple[str,
         section = _section(model, place[:-1])
         return "unknown key", nearest(place[-1], section.model_fields if section else ())
     if kind == "missing":
-        return "is needed", "add it"
+        return "is required", "add it"
     if kind == "literal_error":
         remedy = f"choose one of {context['expected']}"
         return f"{_shown(given)} is not known", remedy
@@ -224,7 +226,7 @@ def _explain(model: type[BaseModel], fault: Any, place: list[str]) -> tuple[str,
         what, _, remedy = str(context["error"]).partition("; ")
         return what, remedy or "change it"
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{_shown(given)} will not do", message
+    return f"{_shown(given)} is not valid", message
 
 
 def _shown(value: Any) -> str:

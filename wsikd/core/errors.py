@@ -1,7 +1,7 @@
 """Every exception of wsikd, on one page.
 
 Each reads *object: fault; remedy* in one line, so that a user who sees nothing else knows which
-file is meant and what mends it.
+file is meant and how to fix it.
 """
 
 import re
@@ -27,10 +27,10 @@ class WsikdError(Exception):
 
     exit_code = 2
     elsewhere = False
-    """Whether another process of the same training tells it."""
+    """Whether another process of the same training reports it."""
 
     def __init__(self, subject: object, fault: str, remedy: str) -> None:
-        """Name the object, what is wrong with it, and what mends it."""
+        """Name the object, what is wrong with it, and how to fix it."""
         self.subject = _printed(str(subject))
         self.fault, self.remedy = one_line(fault), one_line(remedy)
         super().__init__(self.subject, self.fault, self.remedy)

@@ -47,7 +47,8 @@ def most_doubtful(
     Args:
         doubts: (N,).
         budget: share of the fields, 0 to 1; 1 takes all, whatever the threshold.
-        threshold: doubt from which a field is read again; None: as many as the budget allows.
+        threshold: least uncertainty at which a field is read again; None: as many as the budget
+            allows.
     """
     chosen = np.zeros(len(doubts), np.bool_)
     most = math.floor(budget * len(doubts) + 1e-9)

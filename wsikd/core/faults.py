@@ -8,11 +8,11 @@ import os
 from wsikd.core.errors import OutputError, UnforeseenError, WsikdError, one_line
 from wsikd.core.registry import culprit
 
-REPORT_IT = "run it alone with --log-level debug and report it"
+REPORT_IT = "run it alone with --log-level debug and report the traceback"
 _OS_REMEDIES = {
     errno.ENOSPC: "free space, or choose another -o",
     errno.EDQUOT: "free space within your quota, or choose another -o",
-    errno.EROFS: "choose a place that can be written to",
+    errno.EROFS: "choose a folder with write permission",
 }
 
 
@@ -29,8 +29,8 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
     if isinstance(error, WsikdError):
         return error
     if isinstance(error, MemoryError):
-        fault = one_line(f"memory ran out ({error})") if str(error) else "memory ran out"
-        return WsikdError(subject, fault, "give fewer --jobs or --threads, or a smaller batch")
+        fault = one_line(f"out of memory ({error})") if str(error) else "out of memory"
+        return WsikdError(subject, fault, "lower --jobs, --threads or the batch size")
     if isinstance(error, OSError):
         return system_error(error, subject)
     fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")

@@ -33,7 +33,7 @@ def saw_scan(records: Any, fingerprint: str) -> str | None:
         LookupError: the card does not say what was seen.
     """
     if not isinstance(records, list):
-        raise LookupError("the card does not say what its network has seen")
+        raise LookupError("the card does not list the network's training data")
     for part in ("train", "val"):
         for record in records:
             if seen_hash(fingerprint, str(record["salt"])) in hashes(record[part]["images"]):

@@ -37,7 +37,7 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
         finite: refuse NaN and Infinity, which Python writes and JSON does not have.
 
     Raises:
-        ValueError: it is no JSON, nested too deep, or holds half of a character.
+        ValueError: it is not JSON, nested too deep, or holds half of a character.
     """
     try:
         found = json.loads(text, parse_constant=_no_constant if finite else None)
@@ -49,7 +49,7 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 class _Unique(yaml.constructor.BaseConstructor):
@@ -97,7 +97,7 @@ def parse_csv(text: str, delimiter: str = ",") -> csv.DictReader[str]:
     """A reader of CSV with a header line, whose cells may hold line breaks.
 
     Raises:
-        ValueError: it is no CSV, as a NUL in it or a cell without an end shows.
+        ValueError: it is not CSV, as a NUL in it or a cell without an end shows.
     """
     _check_csv(text, delimiter)
     return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -105,11 +105,11 @@ def parse_csv(text: str, delimiter: str = ",") -> csv.DictReader[str]:
 
 def _check_csv(text: str, delimiter: str) -> None:
     if "\0" in text:
-        raise ValueError("holds a NUL character")
+        raise ValueError("contains a NUL character")
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             if max(map(len, row), default=0) > LONGEST_CELL:
-                raise ValueError(f"a cell of more than {LONGEST_CELL} characters")
+                raise ValueError(f"a cell has more than {LONGEST_CELL} characters")
     except csv.Error as error:
         raise ValueError(str(error)) from error
 
@@ -123,12 +123,12 @@ def _count(value: Any) -> None:
             return 1
         key = id(part)
         if key in above:
-            raise ValueError("an alias within what it stands for")
+            raise ValueError("an alias contains itself")
         if key not in sizes:
             inner = part.values() if isinstance(part, dict) else part
             sizes[key] = 1 + sum(size(one, (*above, key)) for one in inner)
             if sizes[key] > _MOST_NODES:
-                raise ValueError("its aliases stand for too much")
+                raise ValueError("its aliases expand to too many values")
         return sizes[key]
 
     size(value, ())

@@ -68,7 +68,7 @@ class Extension:
             raise ConfigError(
                 f"{self.kind} '{self.name}'",
                 f"cannot be imported from the package {self.source} ({told:.300})",
-                f"install what it needs or update it: pip install --upgrade {self.package}",
+                f"install its dependencies or update it: pip install --upgrade {self.package}",
             ) from error
 
 
@@ -119,7 +119,7 @@ def extension(name: str, kind: str) -> Extension | None:
     found = [one for one in extensions(kind) if one.name == name]
     if len(found) > 1:
         fault = f"is offered by several packages: {', '.join(one.source for one in found)}"
-        raise ConfigError(f"{kind} '{name}'", fault, "uninstall all but one of them")
+        raise ConfigError(f"{kind} '{name}'", fault, "uninstall all but one")
     return found[0] if found else None
 
 

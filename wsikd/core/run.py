@@ -43,7 +43,7 @@ _CHECKPOINT_PART = r"[\w-]+\.ckpt(?:\.\d+){1,2}\.part"
 def write_text_atomic(path: Path, text: str, kind: FileKind | None = None) -> None:
     """Write a whole UTF-8 text file or nothing; see :func:`aside`. Raises OutputError.
 
-    Bytes of a file name that are no UTF-8 become escapes.
+    Bytes of a file name that are not UTF-8 become escapes.
     """
     with aside(path, kind) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -81,7 +81,7 @@ def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]
 
 
 def _spelt(argument: str) -> str:
-    r"""An argument as text: bytes that are no UTF-8 read ``\xNN``."""
+    r"""An argument as text: bytes that are not UTF-8 read ``\xNN``."""
     return os.fsencode(argument).decode("utf-8", "backslashreplace")
 
 
@@ -167,7 +167,7 @@ class RunDir:
         occupied = self.path.is_dir() and not self._unborn()
         if occupied and not resume:
             ours = self.config_file.exists() and "wsikd" in self.read_provenance()
-            remedy = "pass --resume to continue it or choose another -o"
+            remedy = "give --resume to continue it, or choose another -o"
             raise OutputError(
                 self.path,
                 "is not empty" if ours else "is not empty and holds no run of wsikd",
@@ -207,7 +207,7 @@ class RunDir:
             raise OutputError(
                 self.path,
                 f"was started with another '{key}'",
-                "resume with the same settings or choose another -o",
+                "resume with the same settings, or choose another -o",
             )
 
     def _difference(self, old: Any, new: Any) -> str | None:
@@ -235,7 +235,7 @@ class RunDir:
             lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
             rows = [parse_json(line) for line in lines]
             if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line is no JSON object")
+                raise ValueError("a line is not a JSON object")
         except ValueError as error:
             raise OutputError(
                 self.metrics_file, f"is damaged ({error})", "train again with another -o"

@@ -27,9 +27,12 @@ def trained_on(bundle: StudentBundle) -> Appearance | None:
         found = Appearance.from_card(bundle.card.appearance)
     except MALFORMED as error:
         fault = f"its entry 'appearance' is malformed ({error!r})"
-        raise BundleError(bundle.path / CARD, fault, "copy the bundle anew") from error
+        raise BundleError(bundle.path / CARD, fault, "copy the bundle again") from error
     if found is None:
-        log.warning("the student's card tells no stain and focus: no slide is flagged as unlike")
+        log.warning(
+            "the student's card holds no stain and focus statistics: no slide is flagged as "
+            "different from the training data"
+        )
     return found
 
 
@@ -48,8 +51,9 @@ def likeness(
         return dict.fromkeys(COLUMNS)
     if found.far:
         log.warning(
-            "%s: unlike the training in %s (%.1f times as far from its median as 90 %% of its "
-            "fields); the grades are doubtful", name, found.statistic, found.value,
+            "%s: differs from the training data in %s (%.1f times as far from its median as 90 "
+            "%% of its "
+            "fields); do not trust the grades", name, found.statistic, found.value,
         )  # fmt: skip
     values = (found.far, round(found.value, 3), found.statistic)
     return dict(zip(COLUMNS, values, strict=True))

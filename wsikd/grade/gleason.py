@@ -75,7 +75,7 @@ def patterns_of(classes: Sequence[str]) -> dict[int, int] | None:
     """Which classes are Gleason patterns.
 
     ``G3``, ``GP3``, ``Gleason 3`` and ``gleason_3`` are pattern 3, whatever the case; ``NC``,
-    ``benign``, ``normal``, ``non-cancer``, ``stroma`` and ``0`` are no cancer.
+    ``benign``, ``normal``, ``non-cancer``, ``stroma`` and ``0`` mean no cancer.
 
     Returns:
         Class index -> pattern; None if no class is a pattern, or one is neither pattern nor

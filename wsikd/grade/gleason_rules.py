@@ -31,7 +31,7 @@ class Rules:
         cancer_share: the same as a share of the graded tissue, 0 to 1.
         expected_share: least expected area of cancer as a share of the graded tissue; None leaves
             the decision to the summed area.
-        min_pattern: share of the cancer from which a pattern counts, 0 to 1.
+        min_pattern: least share of the cancer for a pattern to count, 0 to 1.
         area_cap_mm2: greatest summed area that may be asked for; None for no cap.
         minor_4: a pattern 4 below 5 % of a pattern 3 cancer, in prostatectomies: "secondary"
             (3+4) or "minor" (3+3, minor pattern 4).

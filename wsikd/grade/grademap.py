@@ -60,7 +60,7 @@ class GradeMap:
         probability is below 1e-45 and was rounded to none.
 
         Args:
-            temperature: as the student's card tells it; None leaves the map as it is.
+            temperature: as in the student's card; None leaves the map as it is.
             teacher: the same of the teacher, for the cells that it read; None leaves those.
 
         Raises:

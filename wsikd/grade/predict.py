@@ -90,7 +90,9 @@ class SlidePredictor:
         stride = self.settings.stride_px
         if stride is not None and not 0 < stride <= spec.patch_px:
             raise ConfigError(
-                "--stride", f"{stride} px is not within the patch", f"give 1 to {spec.patch_px}"
+                "--stride",
+                f"{stride} px is larger than the patch or below 1",
+                f"give 1 to {spec.patch_px}",
             )
 
     @property
@@ -188,7 +190,7 @@ class SlidePredictor:
             float32 (N, classes).
 
         Raises:
-            RegionReadError, SlideError: from the slide, or outputs that are no finite numbers.
+            RegionReadError, SlideError: from the slide, or outputs that are not finite numbers.
         """
         clock = clock or StageClock()
         found = np.empty((len(rows), len(self.spec.classes)), np.float32)
@@ -236,7 +238,7 @@ class SlidePredictor:
         return self.engine
 
     def settle(self, engine: str, precision: str) -> None:
-        """Compute with this from now on; bf16 is not held against fp32 again."""
+        """Compute with this from now on; bf16 is not compared with fp32 again."""
         own = self.engine.alone(precision) if isinstance(self.engine, Checked) else self.engine
         fits = own is not None and (own.name, own.precision) == (engine, precision)
         self.engine, self._settled = own if fits else None, True
@@ -252,7 +254,7 @@ class SlidePredictor:
 
 def _overflow(slide: Slide, engine: Engine) -> SlideError:
     fault = f"the network's outputs are NaN or infinite (engine {engine.name}, {engine.precision})"
-    remedy = "use --engine torch --precision fp32; if it stays, train the student again"
+    remedy = "use --engine torch --precision fp32; if that does not help, train the student again"
     return SlideError(slide.info.file, fault, remedy)
 
 

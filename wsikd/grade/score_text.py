@@ -46,7 +46,7 @@ def _no_score(row: Mapping[str, Any]) -> str:
         below = f"; {area:.3g} mm2 below it" if _is_number(area) else ""
         return f"no cancer above the threshold{below}"
     if status == UNLIKE:
-        return "grade withheld: the slide is unlike the training"
+        return "grade withheld: the slide differs from the training data"
     return str(status) if status else "no score"
 
 

@@ -22,8 +22,8 @@ class Asked:
     Attributes:
         specimen: "biopsy" or "prostatectomy".
         min_area_mm2: least summed area of cancer; then nothing else decides whether there is any.
-        min_pattern: share of the cancer from which a pattern counts, 0 to 1.
-        sensitivity: share of slides with cancer that shall be found, 0 to 1.
+        min_pattern: least share of the cancer for a pattern to count, 0 to 1.
+        sensitivity: share of slides with cancer that must be found, 0 to 1.
         minor_4: see ``Rules``.
         minor_5: see ``Rules``.
     """

@@ -32,7 +32,7 @@ def check_run(*configs: Any) -> None:
         configs: checked settings, such as ``RunConfig``.
 
     Raises:
-        ConfigError: no teacher where one is needed, a path of another kind, an unknown network.
+        ConfigError: no teacher where one is required, a path of another kind, an unknown network.
         DataError: no data, data that do not exist, an empty part, or a cohort of one class.
         StoreError: a tile store cannot be used.
         BundleError: the teacher cannot be used.
@@ -63,7 +63,7 @@ def check_labels(data: Data, split: Split) -> None:
     if any(kind_of(Path(path), data) == "sicapv2" for path in data.paths):
         return
     found = join(list_sources(data), data)
-    # split.share need not be heeded: it leaves some of every class
+    # split.share does not matter here: it keeps some of every class
     names = assign(found.label, found.slide, found.patient, found.given, split)
     refuse_parts(names, found.label, found.classes)
 
@@ -98,7 +98,7 @@ def check_data(paths: Sequence[str | os.PathLike[str]], *wanted: str, source: st
         DataError: none is named, or one does not exist.
     """
     if not paths:
-        raise DataError("data.paths", "names no data", "pass --data or set it")
+        raise DataError("data.paths", "lists no data", "give --data, or set it")
     for path in map(Path, paths):
         _check_exists(path, "correct data.paths or --data")
         if source == "auto":
@@ -109,14 +109,15 @@ def peek_teacher(config: RunConfig) -> StudentBundle | None:
     """The card of the teacher that a method needs, None for a method without one.
 
     Raises:
-        ConfigError: none is named, it is no teacher, or it reads another resolution than the data.
+        ConfigError: none is named, it is not a teacher, or it reads another resolution than the
+            data.
         BundleError: it cannot be used.
     """
     if not config.needs_teacher:
         return None
     if config.teacher is None:
         raise ConfigError(
-            "teacher", f"method {config.method} needs one", "pass --teacher RUN or set it"
+            "teacher", f"method {config.method} requires a teacher", "pass --teacher RUN or set it"
         )
     teacher = peek_grader(config.teacher, "--teacher")
     check_resolution(config, teacher)

@@ -69,15 +69,15 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(
-            "--device", f"'{name}' is no device", "give auto, cpu or cuda:0"
+            "--device", f"'{name}' is not a device", "give auto, cpu or cuda:0"
         ) from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise ConfigError("--device", f"'{name}' is not supported", "give auto, cpu or cuda:0")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("--device", f"{name} is not there", "give cpu or auto")
+        raise ConfigError("--device", f"{name} is not available", "give cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ConfigError(
-            "--device", f"{name} is not there ({found} GPUs seen)", "give cpu or auto"
+            "--device", f"{name} is not available ({found} GPUs seen)", "give cpu or auto"
         )
     return device

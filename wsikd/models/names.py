@@ -28,7 +28,7 @@ def no_encoder(name: str) -> ConfigError:
     forms += [f"{p}:ARGUMENT" for p in prefixes if p not in ENCODERS]
     return ConfigError(
         f"--encoder {name}",
-        "is no bundle and no network of timm, nor a file",
+        "is neither a bundle, a timm network nor a file",
         f"{meant}give a folder, {', '.join(forms[:-1])} or {forms[-1]}",
     )
 

@@ -17,7 +17,7 @@ GRADERS: dict[str, str] = {
     "hdkd_teacher": "wsikd.models.graders.hdkd:hdkd_teacher",
     "hdkd_student": "wsikd.models.graders.hdkd:hdkd_student",
 }
-"""Networks that are no backbone with a linear layer behind it."""
+"""Networks that are not a backbone with a linear layer behind it."""
 
 AGGREGATORS: dict[str, str] = {
     "mean": "wsikd.models.slide_level.mil:MeanMil",

@@ -64,7 +64,7 @@ class SlideInfo:
 
     ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
     (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent;
-    ``reader_note`` tells why ``reader`` was taken; ``icc_profile`` whether the file holds a colour
+    ``reader_note`` says why ``reader`` was chosen; ``icc_profile`` whether the file holds a colour
     profile, which no reader applies; ``series`` which of the file's images is read; ``doubt`` is
     what its metadata say against brightfield RGB, and ``accept_grey`` that the user means to read
     it nevertheless; ``colours_corrected`` that its JPEG data have other colours than the file
@@ -131,7 +131,7 @@ class Slide(Protocol):
 
 
 def printable(text: str | Path) -> str:
-    r"""A file name as it can be written anywhere: bytes that are no UTF-8 read ``\xNN``."""
+    r"""A file name as it can be written anywhere: bytes that are not UTF-8 read ``\xNN``."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
@@ -163,7 +163,7 @@ def open_slide(
 
     Raises:
         NotBrightfieldError: its metadata say that it is not brightfield RGB.
-        SlideError: the file is missing, is no slide, is damaged, or has no such series.
+        SlideError: the file is missing, is not a slide, is damaged, or has no such series.
         MissingMppError: ``slide_mpp`` is implausible.
     """
     slide: Slide = resolve(READERS, reader, kind="readers")(

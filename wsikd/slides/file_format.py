@@ -1,4 +1,4 @@
-"""What kind of file a slide is, told by its first bytes, and who it is."""
+"""The file format of a slide, from its first bytes, and its identity."""
 
 from __future__ import annotations
 

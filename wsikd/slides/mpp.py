@@ -21,7 +21,7 @@ PLAUSIBLE_POWER_TIMES_MPP = (5.0, 20.0)
 TOLD_DIFFERENCE = 0.02
 """Between the number that the user gives and the file's own: both are meant to be exact."""
 OWN_DIFFERENCE = 0.05
-"""Between two statements of one file, of which tags are often rounded."""
+"""Between two statements of one file; tags are often rounded."""
 _KNOWN_TAGS = ("aperio", "generic-tiff", "file")
 TAGS = "TIFF resolution tags"
 _INCH, _CENTIMETRE = 2, 3
@@ -42,9 +42,9 @@ _NO_UNIT = "its TIFF resolution tags have no unit (ResolutionUnit 1)"
 class Evidence:
     """What a file says of its resolution.
 
-    ``claims`` are its statements in um per level-0 pixel, the most trusted first; ``silent`` tells
-    why other places of the file say nothing; ``power`` is the objective's, which is compared with
-    the resolution but never turned into one.
+    ``claims`` are its statements in um per level-0 pixel, the most trusted first; ``silent`` says
+    why other parts of the file hold none; ``power`` is the objective's, which is compared with the
+    resolution but never turned into one.
     """
 
     claims: tuple[Mpp, ...] = ()
@@ -104,7 +104,7 @@ def resolve_mpp(name: str, file: Evidence, *, given: float | None, given_source:
     low, high = PLAUSIBLE_POWER_TIMES_MPP
     if file.power is not None and not low <= file.power * used.x <= high:
         log.warning(
-            "%s: objective power %g and %g um/px do not fit each other; the latter is used",
+            "%s: objective power %g and %g um/px contradict each other; the latter is used",
             *(name, file.power, used.x),
         )
     return used
@@ -214,7 +214,7 @@ def openslide_evidence(properties: Mapping[str, str]) -> Evidence:
 def tag_claim(x: float | None, y: float | None, unit: int | None) -> Mpp | str | None:
     """TIFF's XResolution, YResolution (pixels per unit) and ResolutionUnit (2 inch, 3 centimetre).
 
-    Resolutions without a unit are no claim; None where the tags are absent.
+    Resolutions without a unit say nothing; None where the tags are absent.
     """
     if not x or not y:
         return None
@@ -224,7 +224,7 @@ def tag_claim(x: float | None, y: float | None, unit: int | None) -> Mpp | str |
 
 
 def ome_claim(xml: str) -> Mpp | str | None:
-    """Physical size of the largest image of an OME-XML; None if it is no OME-XML."""
+    """Physical size of the largest image of an OME-XML; None if it is not OME-XML."""
     if not is_ome_xml(xml):
         return None
     images = ome_images(xml, "")

@@ -149,7 +149,7 @@ class Canvas:
     ) -> NDArray[np.uint8]:
         """Pixels of a canvas rectangle: uint8 (height, width, 3).
 
-        What lies beyond the slide is its background. ``clock`` is told the stages ``read`` (file
+        What lies beyond the slide is its background. ``clock`` times the stages ``read`` (file
         to level pixels, averaged within their tiles where that fits) and ``resize``; ``out`` is
         filled and returned if given. Raises RegionReadError.
         """

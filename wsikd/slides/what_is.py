@@ -1,4 +1,5 @@
-"""What a path holds, told by names and small JSON files: slides, tile stores, bags, results, a run.
+"""What a path holds, judged by names and small JSON files: slides, tile stores, bags, results, a
+run.
 
 ``check_role`` refuses a path of another kind than a command takes, and names the right command.
 """
@@ -175,7 +176,8 @@ def _of_folder(path: Path) -> list[str]:
 
 
 def _zarr_kind(folder: Path) -> str | None:
-    """Kind of a Zarr group; None for one of another maker that is no image, and for no group."""
+    """Kind of a Zarr group; None for one of another maker that is not an image, and for no
+    group."""
     if not ((folder / "zarr.json").is_file() or (folder / ".zattrs").is_file()):
         return None
     attributes = zarr_attributes(folder)

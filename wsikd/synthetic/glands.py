@@ -3,7 +3,7 @@
 Four architectures, named after the grade they belong to: NC large branching glands with wide
 lumina; G3 small discrete round glands; G4 cribriform sheets with punched-out lumina; G5 sheets,
 cords and single cells without lumina. Nuclei belong to the true grade: benign ones are small,
-regular and stand in two rows; those of cancer are larger, with nucleoli of about 2 um.
+regular and form two rows; those of cancer are larger, with nucleoli of about 2 um.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Drawn prostate tissue: layout, glands, nuclei and stain of one synthetic slide.
 
 Everything is planned on a raster four times coarser than level 0 (the *plan*; 2 um at 0.5 um/px)
-and rendered in bands, so that a slide never stands in memory as a whole. The grade shows in two
+and rendered in bands, so that a slide is never in memory as a whole. The grade shows in two
 ways: in the architecture of the glands, which survives at 4 um/px, and in the nuclei, which do
 not. In part of each grade's area the architecture imitates another grade, and only the nuclei
 differ. Colour does not depend on the grade: see ``_gain`` for its local mean and

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsikd.tiles.blocks import BlockPlan, Job
 
 STOP_FILE = ".stop"
-_SHARED = "keep slides and stores on a file system that every worker sees under the same path"
+_SHARED = "keep slides and stores on a file system that all workers mount at the same path"
 _KEPT_OPEN = 2
 
 
@@ -53,7 +53,7 @@ def fill_there(
     if (folder / STOP_FILE).exists():
         return {}
     if not is_group(folder):  # a folder alone may be what another worker wrote after its end
-        raise OutputError(folder, f"the Dask worker on {_host()} does not see it", _SHARED)
+        raise OutputError(folder, f"the Dask worker on {_host()} cannot find it", _SHARED)
     if plan.done(job):
         return {}
     cv2.setNumThreads(1)
@@ -65,13 +65,13 @@ def fill_there(
 
 
 def stop_all(folder: Path) -> None:
-    """Let the blocks of a store that no worker has begun be passed over."""
+    """Skip the blocks of a store that no worker has started."""
     with suppress(OSError):
         (folder / STOP_FILE).touch()
 
 
 def allow_all(folder: Path) -> None:
-    """Take back what an interrupted run told its blocks. Raises OSError."""
+    """Undo the skipping of blocks by an interrupted run. Raises OSError."""
     drop_temporary(folder / STOP_FILE, r"\.stop")
 
 

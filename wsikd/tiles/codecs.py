@@ -87,7 +87,7 @@ class JpegCodec(ArrayBytesCodec):
     def __post_init__(self) -> None:
         """Refuse what libjpeg does not know; raises ValueError, as Zarr's own codecs do."""
         if isinstance(self.quality, bool) or not isinstance(self.quality, int):
-            raise ValueError(f"{JPEG_NAME}: quality {self.quality!r} is no whole number")
+            raise ValueError(f"{JPEG_NAME}: quality {self.quality!r} is not a whole number")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"{JPEG_NAME}: quality {self.quality} lies outside 1 to 100")
         if self.subsampling not in _SUBSAMPLINGS:
@@ -109,7 +109,7 @@ class JpegCodec(ArrayBytesCodec):
         return {"name": JPEG_NAME, "configuration": configuration}
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
-        """Refuse other numbers than uint8; raises ValueError. Zarr tells no chunk shape here."""
+        """Refuse other numbers than uint8; raises ValueError. Zarr gives no chunk shape here."""
         if dtype.to_native_dtype() != np.uint8:
             raise ValueError(f"{JPEG_NAME} takes uint8, not {dtype.to_native_dtype()}")
 
@@ -128,7 +128,7 @@ class JpegCodec(ArrayBytesCodec):
         try:
             pixels = imagecodecs.jpeg8_decode(encoded)
         except imagecodecs.Jpeg8Error as error:
-            raise ValueError(f"a chunk is no JPEG ({error})") from error
+            raise ValueError(f"a chunk is not a JPEG ({error})") from error
         if pixels.shape != chunk_spec.shape:
             raise ValueError(f"a chunk of shape {pixels.shape}, where {chunk_spec.shape} belongs")
         return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels)

@@ -58,7 +58,7 @@ def check_pixels(
     worst = int(np.argmax(lost))
     if lost[worst]:
         share = f"{lost[worst]} of {len(patches)} patches at {10 / mpps[worst]:.3g}x"
-        raise StoreError(path, f"lacks the pixels of {share}", REMEDY)
+        raise StoreError(path, f"has no pixels for {share}", REMEDY)
 
 
 def check_table(
@@ -84,7 +84,7 @@ def check_table(
     """
     count = meta.get("patches", len(patches))
     if count != len(patches):
-        fault = f"lists {len(patches)} patches, and its record says {count}"
+        fault = f"lists {len(patches)} patches, but its record says {count}"
         raise StoreError(path, fault, REMEDY)
     lost = [name for name, array in columns.items() if lacks_chunk(path / array.path, array)]
     if not zeros_written:
@@ -102,7 +102,7 @@ def _may_be_zero(name: str, patches: PatchTable, meta: Mapping[str, Any]) -> boo
 
 
 def lacks_chunk(folder: Path, array: zarr.Array[Any]) -> bool:
-    """Whether some chunk of the array in a folder is no file."""
+    """Whether some chunk of the array in a folder is not a file."""
     keys = map(array.metadata.encode_chunk_key, np.ndindex(array.cdata_shape))
     return any(not (folder / key).is_file() for key in keys)
 

@@ -104,7 +104,7 @@ def estimate(
 
 
 def _table(rows: NDArray[np.integer], columns: NDArray[np.integer]) -> PatchTable:
-    """The places of patches alone; what else a table tells is nothing here."""
+    """The places of patches alone; other columns are not needed here."""
     none = np.zeros(len(rows), np.float32)
     label = np.zeros(len(rows), np.int16)
     return PatchTable(

@@ -125,7 +125,7 @@ def tile_job(report: Report, job: TileJob) -> Tiled:
 
 
 def estimate_job(report: Report, job: TileJob) -> Foreseen:
-    """Tell what tiling one slide will take, and write nothing.
+    """Estimate what tiling one slide takes; write nothing.
 
     Raises:
         WsikdError: as :func:`tile_job` would at once; a store of other settings among them.
@@ -148,7 +148,7 @@ def survey_job(report: Report, file: Path, label_map: LabelMap) -> Survey:
 
 
 def compare_job(report: Report, job: TileJob) -> list[RouteDifference]:
-    """Tell how far the two routes differ on one slide; see ``compare_routes``."""
+    """Measure how far the two routes differ on one slide; see ``compare_routes``."""
     _one_thread_each()
     with open_entry(job.entry) as slide:
         return compare_routes(slide, job.settings, mask_file=job.entry.mask, workers=job.threads)

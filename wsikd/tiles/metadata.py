@@ -130,7 +130,7 @@ def flat(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def reader_of(meta: dict[str, Any]) -> str | None:
-    """What read the pixels of a store, by its record; None where an older one does not tell."""
+    """What read the pixels of a store, by its record; None if an older one does not hold it."""
     return _section(meta, "slide").get("reader")
 
 

@@ -167,7 +167,7 @@ class RawShards:
             block = target if whole else np.empty((lines, side, 3), np.uint8)
             if read_into_at(handle, block.data.cast("B"), offset) < block.nbytes:
                 place = self.folder / str(row // per) / str(column // per)
-                raise StoreError(place, "damaged or cut short", _REMEDY)
+                raise StoreError(place, "damaged or truncated", _REMEDY)
         finally:
             os.close(handle)
         if not whole:
@@ -186,7 +186,7 @@ class RawShards:
             index = read_index(handle, self.per_side)
             if index is None:
                 os.close(handle)
-                raise StoreError(place, "damaged or cut short", _REMEDY)
+                raise StoreError(place, "damaged or truncated", _REMEDY)
             found = (handle, index)
         self._files[key] = found
         if len(self._files) > _OPEN_FILES:

@@ -7,8 +7,8 @@ Layout of ``<slide>.zarr``::
     patches/         coords (N, 2), row, column, tissue, label, cover: one row a patch
 
 What was never written is white (the fill value) and takes no space. The attribute ``wsikd`` carries
-the settings and the mark of completeness, which is written last. ``wsikd.tiles.layout`` tells how
-the two versions differ on disk.
+the settings and the mark of completeness, which is written last. ``wsikd.tiles.layout`` describes
+how the two versions differ on disk.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def read_labels(path: Path) -> tuple[StoreRecord, NDArray[np.int16], NDArray[np.
         group, meta = _open_group(path)
         columns = [member(group, f"patches/{name}") for name in ("label", "tissue")]
         if any(lacks_chunk(path / column.path, column) for column in columns):
-            store = TileStore(path, group, meta)  # which tells whether that is allowed
+            store = TileStore(path, group, meta)  # which knows whether that is allowed
             return store, store.patches.label, store.patches.tissue
         record = StoreRecord(path, meta)
         label, tissue = (read_column(column, _COLUMNS[column.basename]) for column in columns)
@@ -359,5 +359,5 @@ def _read_table(columns: Mapping[str, zarr.Array[Any]]) -> PatchTable:
         for name, dtype in _COLUMNS.items()
     }
     if len({len(column) for column in read.values()}) > 1:
-        raise ValueError("the columns of 'patches' differ in length")
+        raise ValueError("the columns of 'patches' have different lengths")
     return PatchTable(read.pop("coords"), **read)

@@ -51,7 +51,7 @@ def stream_patches(
         columns: grid column of each, int (N,), rising within a row.
         batch_size: fields a batch.
         workers: threads that read.
-        clock: told the stages ``read`` and ``resize``.
+        clock: times the stages ``read`` and ``resize``.
 
     Yields:
         Indices into ``rows`` (int64 (B,)), and patches uint8 (B, patch_px, patch_px, 3). The

@@ -2,7 +2,7 @@
 
 One Dask task fills one block, which is a shard at every resolution: no two tasks share a shard,
 since two writers in one lose pixels, and no pixels pass through a scheduler. A shard's file appears
-whole or not at all, so a killed run goes on where it stopped.
+whole or not at all, so a killed run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _CONNECT_S = 10
 class Cluster:
     """A Dask cluster that fills the blocks.
 
-    ``address`` is its scheduler's (``tcp://host:port``); ``reopen`` opens the slide anew in a
+    ``address`` is its scheduler's (``tcp://host:port``); ``reopen`` opens the slide again in a
     worker process, and must be picklable. Slide and store must lie where the workers see them.
     """
 
@@ -97,7 +97,7 @@ def tile_slide(
         MissingMppError, RegionReadError, SlideError: from the slide.
         AnnotationError: the mask file cannot be read.
         StoreMismatchError: ``path`` holds a store of other settings.
-        OutputError: the disk does not take it, another process is at work on it, or something
+        OutputError: the disk does not take it, another process is using it, or something
             that wsikd did not make is there.
     """
     notes, clock = notes or SlideNotes(), clock or StageClock()
@@ -246,7 +246,7 @@ def _await_end(futures: Iterable[Any]) -> None:
 
 @contextmanager
 def _cluster_faults(address: str, file: str) -> Iterator[None]:
-    """Tell what a cluster does to the work on a slide as SlideError."""
+    """Raise errors of the cluster as SlideError."""
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
@@ -255,11 +255,11 @@ def _cluster_faults(address: str, file: str) -> Iterator[None]:
         yield
     except KilledWorker as error:
         fault = f"its pixels killed the Dask workers that read them ({error})"
-        remedy = "look into the workers' logs; give them more memory, or leave the slide out"
+        remedy = "check the workers' logs; give them more memory, or leave the slide out"
         raise SlideError(file, fault, remedy) from error
     except CancelledError as error:
-        fault = "the Dask scheduler went away or dropped the work"
-        remedy = "start it anew and run again: blocks that are done are kept"
+        fault = "the Dask scheduler stopped or dropped the work"
+        remedy = "start it again and repeat the command: finished blocks are kept"
         raise SlideError(address, fault, remedy) from error
 
 
@@ -272,7 +272,9 @@ def _client(address: str) -> Iterator[Any]:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         fault = f"no Dask scheduler answers there ({str(error) or type(error).__name__})"
-        remedy = "start one with dask scheduler, or give the address it prints with --scheduler"
+        remedy = (
+            "start one with dask scheduler, or give the address that it prints with --scheduler"
+        )
         raise SlideError(address, fault, remedy) from error
     with client:
         if not client.scheduler_info()["workers"]:

@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Run a comparison's rows on shares of the training slides, print the table, draw kappa.png.
 
-    Give the same command again to go on where it stopped; the test part is scored once a run.
+    Give the same command again to continue where it stopped; the test part is scored once a run.
     """
     from wsikd.core.output.files import check_names
     from wsikd.core.output.markers import TABLE, TABLE_FILES
@@ -67,7 +67,9 @@ def shares_of(text: str) -> tuple[float, ...]:
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found) or not all(0 < s <= 1 for s in found):
-        raise click.BadParameter(f"'{text}' is no list of different per cents, e.g. 10,25,50,100")
+        raise click.BadParameter(
+            f"'{text}' is not a list of different per cents, e.g. 10,25,50,100"
+        )
     return tuple(sorted(found))
 
 

@@ -23,7 +23,7 @@ from benchmarks.studies.command import CHANGES, DEVICE, OUTPUT, study
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="Region grids of wsikd embed --regions. May be given again.  [default: drawn slides]",
+        help="Region grids of wsikd embed --regions. Repeatable.  [default: drawn slides]",
     ),
     OUTPUT,
     click.Option(["--seeds"], metavar="NUMBERS", help="Seeds of the trainings, e.g. 0,1,2."),
@@ -41,8 +41,8 @@ def main(
 ) -> None:
     """Compare region encoders with and without prototypes and print the tables.
 
-    It draws its own slides unless --data names region grids. Give the same command again to go on
-    where it stopped; the test part is scored once a run.
+    It draws its own slides unless --data names region grids. Give the same command again to
+    continue where it stopped; the test part is scored once a run.
     """
     from benchmarks.studies.slpd.settings import read_study
     from wsikd.learn.preflight import check_data

@@ -20,7 +20,7 @@ from benchmarks.studies.command import CHANGES, DEVICE, OUTPUT, study
 def main(output: Path, overrides: tuple[str, ...], device: str) -> None:
     """Run all stages of TS2G-KD on slides that it draws and print the tables.
 
-    Give the same command again to go on where it stopped.
+    Give the same command again to continue where it stopped.
     """
     from benchmarks.studies.ts2g.settings import read_study
 

@@ -77,7 +77,7 @@ class StudyConfig(Settings):
     def _known_heads(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in AGGREGATORS:
-                raise ValueError(f"'{name}' is no aggregator; {nearest(name, AGGREGATORS)}")
+                raise ValueError(f"'{name}' is not an aggregator; {nearest(name, AGGREGATORS)}")
         return value
 
     @model_validator(mode="after")

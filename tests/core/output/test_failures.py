@@ -63,7 +63,7 @@ def test_two_processes_lose_no_line_of_each_other(tmp_path):
 
 def test_a_table_of_others_is_left_alone(tmp_path):
     (tmp_path / FILE).write_text("mine,own\n1,2\n")
-    with pytest.raises(OutputError, match="is not the table of failures that wsikd writes"):
+    with pytest.raises(OutputError, match="is not a table of failures written by wsikd"):
         update_failures(tmp_path, {"a": error()})
     assert (tmp_path / FILE).read_text() == "mine,own\n1,2\n"
 
@@ -71,7 +71,7 @@ def test_a_table_of_others_is_left_alone(tmp_path):
 def test_a_lock_that_is_held_is_waited_for(tmp_path):
     with (
         locked(tmp_path / "x"),
-        pytest.raises(OutputError, match="is at work"),
+        pytest.raises(OutputError, match="is using"),
         locked(tmp_path / "x", wait_s=0.1),
     ):
         raise AssertionError

@@ -38,8 +38,8 @@ def test_another_process_is_kept_off_and_told(holder, tmp_path):
     with pytest.raises(OutputError) as caught, locked(tmp_path / "out"):
         raise AssertionError
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: another process (pid {holder.pid} on {socket.gethostname()}) is at "
-        f"work on it; wait for it, or remove {file} if it is gone"
+        f"{tmp_path / 'out'}: another process (pid {holder.pid} on {socket.gethostname()}) is "
+        f"using it; wait for it, or remove {file} if that process has ended"
     )
     with locked(tmp_path / "another"):
         pass
@@ -101,7 +101,7 @@ def test_what_is_no_lock_is_left_alone(tmp_path, make):
         file.mkdir()
     else:
         file.symlink_to(other)
-    told = pytest.raises(OutputError, match=r"out\.lock: (was not made|is a link)")
+    told = pytest.raises(OutputError, match=r"out\.lock: (was not written|is a symbolic link)")
     with told, locked(tmp_path / "out"):
         raise AssertionError
     assert other.read_text() == "1 1 here\n"
@@ -134,7 +134,7 @@ def test_a_killed_holder_that_nobody_has_buried_is_gone(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     file = tmp_path / "a.zarr.lock"
     file.write_text(f"{child.pid} {lock._started(child.pid)} {socket.gethostname()}\n")
-    with pytest.raises(OutputError, match="is at work on it"), locked(tmp_path / "a.zarr"):
+    with pytest.raises(OutputError, match="is using it"), locked(tmp_path / "a.zarr"):
         pass
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, yet still in the table

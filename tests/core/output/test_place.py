@@ -156,7 +156,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
     out = thing(tmp_path / "out", "mine")
     thing(tmp_path / "y", "mine")
     before = snapshot(tmp_path)
-    with pytest.raises(OutputError, match="lies not below the output folder"):
+    with pytest.raises(OutputError, match="is outside the output folder"):
         make(Place(out / name, KIND, out), "new")
     assert snapshot(tmp_path) == before
 
@@ -165,7 +165,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
     out, other = tmp_path / "out", thing(tmp_path / "other" / "x", "mine")
     out.mkdir()
     (out / "d").symlink_to(other.parent)
-    with pytest.raises(OutputError, match="lies not below"):
+    with pytest.raises(OutputError, match="is outside"):
         make(Place(out / "d" / "x", KIND, out), "new")
     assert value(other) == "mine"
 
@@ -183,7 +183,7 @@ def test_an_input_is_never_replaced_whatever_it_looks_like(tmp_path):
     for path, inputs, told in (
         (source, [source], "x: is the input"),
         (source, [source / "a" / "b"], "x: holds the input"),
-        (source / "y", [source], "lies in the input"),
+        (source / "y", [source], "is inside the input"),
     ):
         (source / "a").mkdir(exist_ok=True)
         with pytest.raises(OutputError, match=told):
@@ -219,7 +219,9 @@ def test_results_of_the_first_version_count(tmp_path):
     assert not place.part.exists()
     place.part.mkdir()
     (place.part / "tiles.csv").write_text("my,own\n")
-    with pytest.raises(OutputError, match=r"s\.part: was not made by wsikd as a result being made"):
+    with pytest.raises(
+        OutputError, match=r"s\.part: was not written by wsikd as a result being made"
+    ):
         place.discard()
 
 
@@ -228,9 +230,11 @@ def test_a_file_of_another_kind_is_neither_replaced_nor_removed(tmp_path):
     drop_file(file, FAILURES)
     for text in ("my,own\n", "", "slide;error\n"):
         file.write_text(text)
-        with pytest.raises(OutputError, match=r"failures\.csv: was not made by wsikd as a list of"):
+        with pytest.raises(
+            OutputError, match=r"failures\.csv: was not written by wsikd as a list of"
+        ):
             drop_file(file, FAILURES)
-        with pytest.raises(OutputError, match="remove it yourself"), aside(file, FAILURES):
+        with pytest.raises(OutputError, match="or remove it"), aside(file, FAILURES):
             raise AssertionError
         assert file.read_text() == text
     file.write_text("slide,error,fault,remedy\n")
@@ -245,7 +249,10 @@ def test_a_file_of_another_kind_is_neither_replaced_nor_removed(tmp_path):
 def test_a_file_replaces_no_folder_and_no_link(tmp_path, make_it):
     (tmp_path / "other").write_text("mine")
     make_it(tmp_path / "x")
-    with pytest.raises(OutputError, match=r"x: (was not made|is a link)"), aside(tmp_path / "x"):
+    with (
+        pytest.raises(OutputError, match=r"x: (was not written|is a symbolic link)"),
+        aside(tmp_path / "x"),
+    ):
         raise AssertionError
     assert (tmp_path / "other").read_text() == "mine"
     assert (tmp_path / "x").is_symlink() or (tmp_path / "x").is_dir()
@@ -265,12 +272,12 @@ def test_a_place_aside_is_never_one_that_is_taken(tmp_path):
 
 def test_names_of_a_comparison_that_are_taken(tmp_path):
     (tmp_path / "bench.md").write_text("mine")
-    with pytest.raises(OutputError, match=r"bench\.md: was not made by wsikd as a comparison"):
+    with pytest.raises(OutputError, match=r"bench\.md: was not written by wsikd as a comparison"):
         check_names(tmp_path, BENCH_FILES, BENCH)
     (tmp_path / "bench.json").write_text('{"contenders": []}')
     check_names(tmp_path, BENCH_FILES, BENCH)
     (tmp_path / "bench.json").write_text("[]")
-    with pytest.raises(OutputError, match=r"bench\.json: was not made"):
+    with pytest.raises(OutputError, match=r"bench\.json: was not written"):
         check_names(tmp_path, BENCH_FILES, BENCH)
 
 

@@ -76,7 +76,8 @@ def test_errors_come_as_they_were_raised(shared, where, caplog):
     assert (missing.subject, missing.fault, missing.remedy) == ("s.zarr", "not here", "make it")
     assert (type(unforeseen), unforeseen.exit_code) == (UnforeseenError, 1)
     assert str(unforeseen) == (
-        "s: unforeseen KeyError: 'key'; run it alone with --log-level debug and report it"
+        "s: unforeseen KeyError: 'key'; run it alone with --log-level debug and report the "
+        "traceback"
     )
     (record,) = [r for r in caplog.records if r.exc_text or r.exc_info]
     assert record.levelno == logging.DEBUG
@@ -119,12 +120,12 @@ def test_log_records_come_to_the_parent(caplog):
 @pytest.mark.parametrize(
     ("function", "argument", "told"),
     [
-        (tasks.die, signal.SIGSEGV, ("its reading killed the worker process (signal 11, SIGSEGV); "
+        (tasks.die, signal.SIGSEGV, ("reading it killed the worker process (signal 11, SIGSEGV); "
          "the file is damaged or breaks its reader: try another --reader, or leave it out")),
-        (tasks.die, signal.SIGKILL, ("its reading killed the worker process (signal 9, SIGKILL); "
-         "if memory ran out, give fewer --jobs or --threads; else leave the slide out")),
-        (tasks.leave, 7, ("its worker process ended by itself (exit code 7); "
-         "run it alone with --log-level debug and report it")),
+        (tasks.die, signal.SIGKILL, ("reading it killed the worker process (signal 9, SIGKILL); "
+         "if out of memory, give fewer --jobs or --threads; else leave the slide out")),
+        (tasks.leave, 7, ("its worker process exited (code 7); "
+         "run it alone with --log-level debug and report the traceback")),
     ],
 )  # fmt: skip
 def test_a_process_that_dies_is_told_and_replaced(function, argument, told):
@@ -201,8 +202,8 @@ def test_a_process_that_hangs_is_stopped():
         stuck, after = pool.run([Task("s", tasks.hang), Task("t", tasks.double, (1,))])
         assert time.monotonic() - start < 40
     assert str(stuck.error) == (
-        "s: no progress in 0.1 minutes, so its worker process was stopped; check the disk or "
-        "network it lies on, or wait longer with --stall MINUTES"
+        "s: no progress in 0.1 minutes, so its worker process was stopped; check its disk or "
+        "network, or wait longer with --stall MINUTES"
     )
     assert after.value[0] == 2
 

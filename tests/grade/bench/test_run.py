@@ -82,7 +82,7 @@ def test_untrained_networks_are_told_and_not_compared(slide_file):
     assert record["slides"][0]["accept_grey"] is True
     assert "agreement" not in record
     text = to_markdown(record)
-    assert "grades mean nothing" in text
+    assert "grades are meaningless" in text
     assert "a sample of at most 3 fields" in text
     assert "slides/h" not in text
 

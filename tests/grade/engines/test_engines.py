@@ -160,7 +160,7 @@ def test_the_check_of_bf16(wrong, precision, full_seen, caplog):
     assert full.seen == full_seen  # as few in full precision as the check needs, or all
     assert (found[:256] == (1, 0)).all()  # a field of the check has the logits of fp32
     assert bool(passed) == (precision == "bf16")
-    assert ("fields have another class in bf16" in caplog.text) == (precision == "fp32")
+    assert ("fields get another class in bf16" in caplog.text) == (precision == "fp32")
 
 
 def test_a_kept_graph_is_used_and_a_damaged_one_made_again(tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ def test_no_tissue_asks_nobody():
 def test_other_fields_and_classes_are_refused():
     with pytest.raises(ConfigError, match="--escalate: the student reads fields of 64 um, the te"):
         check_comparable(spec(1.0, 128), STUDENT, "--escalate")
-    with pytest.raises(ConfigError, match="knows the classes NC, G3, G4, the teacher NC, G3, G5"):
+    with pytest.raises(ConfigError, match="classes are NC, G3, G4, the teacher's NC, G3, G5"):
         check_comparable(spec(1.0, 64, ("NC", "G3", "G5")), STUDENT, "--escalate")
     with pytest.raises(ConfigError, match=r"--stride: 3 px are 4\.5 px of the teacher's"):
         teacher_settings(PredictSettings(stride_px=3), STUDENT, spec(8 / 3, 24))

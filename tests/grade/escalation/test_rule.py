@@ -34,10 +34,10 @@ def test_the_rule_comes_from_the_card_of_that_teacher_alone():
     assert "0.970 had the teacher's class (within the budget 0.900)" in rule.told
     rule = rule_of(card(teacher_sha256="x"), teacher, budget=0.1, agreement=0.9)
     assert rule.threshold is None
-    assert "is of another teacher: 0.1 of the fields" in rule.told
+    assert "is for another teacher: 0.1 of the fields" in rule.told
     rule = rule_of(BARE, teacher, budget=0.1, agreement=0.9)
     assert (rule.threshold, rule.temperature) == (None, None)
-    assert "has no threshold of doubt" in rule.told
+    assert "holds no uncertainty threshold" in rule.told
     assert "uncalibrated" in rule.told
     assert rule_of(card(), teacher, budget=1, agreement=0.9).threshold is None
 
@@ -77,15 +77,16 @@ def test_a_stated_kappa_takes_the_least_costly_threshold_that_reaches_it():
             0.5,
             (
                 "not reached on the 80 validation fields of 2 slide(s): 0.825 at best, with 0.3 of "
-                "them read again; ask for less, or give --agreement"
+                "them read again; lower --kappa, or give --agreement"
             ),
         ),
         (
             0.8,
             0.1,
             (
-                "wants 0.3 of the 80 validation fields of 2 slide(s) read again; the budget 0.1 "
-                "reaches 0.700; give --budget 0.3, or ask for less"
+                "needs 0.3 of the 80 validation fields of 2 slide(s) graded by the teacher; the "
+                "budget 0.1 "
+                "reaches 0.700; give --budget 0.3, or lower --kappa"
             ),
         ),
     ],
@@ -100,19 +101,19 @@ def test_what_validation_does_not_reach_is_refused_with_the_best(kappa, budget, 
 
 def test_a_teacher_alone_is_told():
     curve = CURVE | {"truth_kappa": [0.1, 0.2, 0.3, 0.9]}
-    with pytest.raises(ConfigError, match="only the teacher alone reaches it: give --budget 1 wi"):
+    with pytest.raises(ConfigError, match="only the teacher reaches it: give --budget 1 wi"):
         reaching(0.8, student=card(curve=curve))
 
 
 @pytest.mark.parametrize(
     ("student", "fault"),
     [
-        (card(curve={k: v for k, v in CURVE.items() if k != "truth_kappa"}), "did not keep kappa"),
+        (card(curve={k: v for k, v in CURVE.items() if k != "truth_kappa"}), "holds no kappa"),
         (card(curve=CURVE | {"truth_kappa": [None] * 4}), "is undefined on the 80 validation"),
-        (card(teacher_sha256="x"), "is of another teacher"),
+        (card(teacher_sha256="x"), "is for another teacher"),
         (
             SimpleNamespace(card=SimpleNamespace(escalation=None), temperature=None),
-            "has no threshold of doubt",
+            "holds no uncertainty threshold",
         ),
     ],
 )

@@ -56,9 +56,9 @@ def test_groups_patients_and_names_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("image,grade\na,1\n", r"l\.csv: no column slide \(there are: image, grade\); name them"),
+        ("image,grade\na,1\n", r"l\.csv: no column slide \(columns: image, grade\); name them"),
         ("slide,isup\na,1\n", "no column grade_group or gleason"),
-        ("", "no column slide .there are: none."),
+        ("", "no column slide .columns: none."),
         ("slide,gleason\na,6+1\n", r"line 2: gleason '6\+1' is not understood; such as 3\+4"),
         ("slide,gleason\na,3+4=8\n", r"gleason '3\+4=8' is not understood"),
         ("slide,gleason\na,3+0\n", "is not understood"),
@@ -66,8 +66,8 @@ def test_groups_patients_and_names_are_read(tmp_path):
         ("slide,grade_group\na,\n", "line 2: no grade"),
         ("slide,grade_group,gleason\na,2,4+3\n", r"grade_group '2' and gleason '4\+3' disagree"),
         ("slide,grade_group\na.svs,1\na,1\n", "line 3: slide 'a' for the second time"),
-        ("slide,grade_group\n,1\n", "no slide named"),
-        ("slide,grade_group\n", "holds no slide"),
+        ("slide,grade_group\n,1\n", "no slide name"),
+        ("slide,grade_group\n", "lists no slide"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(text, told, tmp_path):
@@ -167,7 +167,7 @@ def test_failed_missing_and_unlabelled_slides_are_listed(tmp_path):
 def test_slides_of_the_training_are_warned_of(tmp_path, caplog):
     cohort(tmp_path, 12)
     assert scored(tmp_path)["seen"] is None
-    assert "does not say what it has seen" in caplog.text
+    assert "does not list its training data" in caplog.text
     seen = [
         {"salt": "x", "train": {"images": seen_hash("print-s03", "x")}, "val": {"images": ""}},
         {"salt": "y", "train": {"images": ""}, "val": {"images": seen_hash("print-s05", "y")}},
@@ -191,7 +191,7 @@ def test_results_that_cannot_be_compared_are_refused(tmp_path):
     write_result(tmp_path / "other", "b", 2)
     content = {"summary": {"slide": "b"}, "made_with": {"slide": "x"}}
     (tmp_path / "other/b/result.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="no Gleason patterns"):
+    with pytest.raises(ConfigError, match="not Gleason patterns"):
         read_results(tmp_path / "other")
 
 

@@ -98,7 +98,7 @@ def test_all_is_what_the_slide_can_have(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path, ResultSettings(formats=("all",)))
     files = {p.name for p in (tmp_path / "odd").iterdir()}
     assert files == {*(find_exporter(n).file for n in EXPORTERS), "result.json"} - {"grades.dcm"}
-    with pytest.raises(SlideError, match="no DICOM slide"):
+    with pytest.raises(SlideError, match="not a DICOM slide"):
         run(predictor, entry, tmp_path / "x", ResultSettings(formats=("csv", "dicom-seg")))
     assert not (tmp_path / "x").exists()
 
@@ -260,7 +260,7 @@ def test_a_slide_unlike_the_training_is_flagged(predictor, entry, tmp_path, capl
     far = Appearance.of(sharper, ["a"] * len(seen))
     row, _ = run(predictor, entry, tmp_path / "far", trained_on=far)
     assert (row["unlike_training"], row["farthest_in"]) == (True, "focus")
-    assert "odd: unlike the training in focus" in caplog.text
+    assert "odd: differs from the training data in focus" in caplog.text
     summary = write_summary(tmp_path / "far").read_text()
     assert ",True," in summary
     again, made = run(predictor, entry, tmp_path / "far", trained_on=far)
@@ -326,6 +326,6 @@ def test_what_a_card_tells_of_its_training(trained_on_pink, tmp_path, caplog):
     assert trained_on(bundle({"appearance": trained_on_pink.as_card()})).slides == 3
     assert not caplog.records
     assert trained_on(bundle({})) is None
-    assert "tells no stain and focus" in caplog.text
+    assert "holds no stain and focus" in caplog.text
     with pytest.raises(BundleError, match=r"card\.json: its entry 'appearance' is malformed"):
         trained_on(bundle({"appearance": {"quantiles": 3}}))

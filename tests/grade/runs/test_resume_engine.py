@@ -96,7 +96,9 @@ def test_a_machine_without_the_folders_precision_is_told_in_a_line(
     done = infer(slides, "b", student, tmp_path)
     assert done.exit_code == 2
     line = done.output.strip().splitlines()[-1]
-    assert line.startswith(f"ConfigError: {tmp_path}: its results are of torch in bf16, which")
+    assert line.startswith(
+        f"ConfigError: {tmp_path}: its results were made by torch in bf16, which"
+    )
     assert line.endswith("give --precision fp32, or choose another -o")
     assert not (tmp_path / "b").exists()
     asked = infer(slides, "a", student, tmp_path, "--precision", "fp32")
@@ -116,7 +118,7 @@ def test_bf16_asked_for_goes_on_in_what_the_check_made_of_it(
     with caplog.at_level(logging.WARNING):
         done = infer(slides, "b", student, tmp_path, "--precision", "bf16")
     assert done.exit_code == 0, done.output
-    assert "its results are in fp32, so those to come are too" in caplog.text
+    assert "its results are in fp32, so new ones are too" in caplog.text
     assert made(tmp_path, "b") == ("torch fp32", "torch", "fp32")
     replaced = infer(slides, "b", student, tmp_path, "--engine", "torch", "--precision", "bf16",
                      "--overwrite")  # fmt: skip

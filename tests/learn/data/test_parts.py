@@ -23,8 +23,8 @@ def parts(train, val, test=()):
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (parts([], [0, 1]), "split: leaves nothing for train"),
-        (parts([0, 1], []), "split: leaves nothing for val"),
+        (parts([], [0, 1]), "split: leaves no patches for train"),
+        (parts([0, 1], []), "split: leaves no patches for val"),
         (parts([1, 1], [1], [0, 2]), "data: all labels are of class G3"),
         (parts([2, 2], [0, 1]), "split: leaves class G4 alone for train"),
     ],
@@ -41,9 +41,9 @@ def test_small_parts_are_warned_of(caplog):
     check_parts(*parts([0, 1] * 4, [1] * 4))
     texts = [record.getMessage() for record in caplog.records]
     assert texts == [
-        "the val part is of class G3 alone: kappa and AUC are undefined on it",
-        "only 8 slide(s) in the train part, fewer than 10: the network learns their stain",
-        "only 4 slide(s) in the val part, fewer than 5: figures on them vary by chance",
+        "the val part has only class G3: kappa and AUC are undefined on it",
+        "only 8 slide(s) in the train part, fewer than 10: the network may learn their stain",
+        "only 4 slide(s) in the val part, fewer than 5: scores on so few vary by chance",
     ]
 
 
@@ -51,7 +51,7 @@ def test_without_classes_only_the_parts_count(caplog):
     split, slides, *_ = parts([0] * 10, [0] * 5)
     check_parts(split, slides)
     assert caplog.text == ""
-    with pytest.raises(DataError, match="leaves nothing for val"):
+    with pytest.raises(DataError, match="leaves no patches for val"):
         check_parts(split[:10], slides[:10])
 
 

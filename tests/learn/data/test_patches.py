@@ -109,7 +109,7 @@ def test_images_that_do_not_tell_their_slides_are_refused(tmp_path, stripes, pat
         place = tmp_path / "set" / row["class"]
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(stripes.parent / "images" / row["image"], place / f"patch{i}.png")
-    with pytest.raises(DataError, match=r"each is its own, as patch\d+\.png.*slide_pattern"):
+    with pytest.raises(DataError, match=r"such as patch\d+\.png.*slide_pattern"):
         load(tmp_path / "set")
     assert len(set(load(tmp_path / "set", slide_pattern="(.+)").slide)) == 72
 
@@ -136,7 +136,7 @@ def test_two_folders_of_one_name_are_two_sources(tmp_path, stripes, patches_on_d
 def test_a_slide_pattern_that_is_none_is_one_line(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("method: supervised\ndata: {slide_pattern: '('}\n")
-    with pytest.raises(ConfigError, match=r"data\.slide_pattern: '\(' is no regular") as caught:
+    with pytest.raises(ConfigError, match=r"data\.slide_pattern: '\(' is not a regular") as caught:
         load_grading(path)
     assert "\n" not in str(caught.value)
     assert Data(slide_pattern=r"(\d+)").slide_pattern == r"(\d+)"
@@ -187,7 +187,7 @@ def test_a_broken_csv_is_one_line(tmp_path, patches_on_disk, name):
 
 
 def test_missing_and_damaged_data(tmp_path, stripes):
-    with pytest.raises(DataError, match="names no data"):
+    with pytest.raises(DataError, match="lists no data"):
         load()
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "none")
@@ -210,10 +210,10 @@ def test_missing_and_damaged_data(tmp_path, stripes):
     ("settings", "message"),
     [
         ({"method": "supervised", "teacher": "x"}, "supervised has no teacher"),
-        ({"method": "at_plus", "data": {"student_mpp": 2.5}}, "no multiple"),
+        ({"method": "at_plus", "data": {"student_mpp": 2.5}}, "not a multiple"),
         ({"method": "at_plus", "student_input": "half"}, "needs data.student_mpp"),
         ({"method": "at_plus", "weights": {"fmm": 1}}, "did you mean 'fm'"),
-        ({"method": "supervised", "weights": {"fm": 1}}, "no term of this method"),
+        ({"method": "supervised", "weights": {"fm": 1}}, "not a term of this method"),
         (
             {"method": "at_puls"},
             "at_puls: not among the known methods; did you mean",

@@ -74,8 +74,8 @@ def test_what_cannot_be_done_is_refused(patches, targets, limit, message):
     ("text", "message"),
     [
         ('{"G4"', "cannot be read as JSON"),
-        ("[1]", "no mapping of classes to counts"),
-        ('{"G4": 1.5}', "no mapping of classes to counts"),
+        ("[1]", "not a mapping of classes to counts"),
+        ('{"G4": 1.5}', "not a mapping of classes to counts"),
         ('{"G5": 5}', "class 'G5' is unknown; did you mean 'G"),
     ],
 )
@@ -101,5 +101,5 @@ def test_a_run_records_its_counts_and_keeps_to_them(stripes, tmp_path):
     assert json.loads((run / "provenance.json").read_text())["smote"] == {"G4": 30}
     distill(config, run, device="cpu", resume=True)
     file.write_text(json.dumps({"G4": 31}))
-    with pytest.raises(ConfigError, match="differs from what the run was started with"):
+    with pytest.raises(ConfigError, match="differs from the file that the run was started with"):
         distill(config, run, device="cpu", resume=True)

@@ -102,7 +102,7 @@ def test_leaks_and_gaps_are_refused():
     by_slide = ["val" if s == "s3" else "train" for s in slide]
     with pytest.raises(DataError, match="patient p: is in both train and val"):
         assign(label, slide, ["p"] * 16, by_slide, Split())
-    with pytest.raises(DataError, match="s3: has no split while others have one"):
+    with pytest.raises(DataError, match="s3: has no split, while others have one"):
         assign(label, slide, nothing, [None if s == "s3" else "train" for s in slide], Split())
     with pytest.raises(DataError, match="its patient is not known"):
         assign(label, slide, nothing, nothing, Split(by="patient"))
@@ -117,7 +117,7 @@ def test_leaks_name_the_slides():
     slides = [f"s{i}" for i in range(16)]
     with pytest.raises(DataError, match=r"^patient p: is in both train and val ") as one:
         check_leaks(names, ["patient p"] * 16, slides)
-    assert "s4 and 11 more); leave it" in str(one.value)
+    assert "s4 and 11 more); keep it" in str(one.value)
     keys = [f"slide s{i // 2}" for i in range(16)]
     with pytest.raises(DataError, match=r", as are 7 more \(slide s1, .*, slide s4 \.\.\.\)"):
         check_leaks(names, keys, [key.removeprefix("slide ") for key in keys])

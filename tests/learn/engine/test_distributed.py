@@ -106,7 +106,7 @@ def test_two_processes_train_what_one_does(stripes, teacher, tmp_path):
     assert names(tmp_path / "two") == names(tmp_path / "one")
     # The second time a fault is found by the first process, and told once.
     assert done.returncode == 1  # torchrun's own, whatever its processes ended with
-    assert done.stderr.count("is not empty; pass --resume") == 1
+    assert done.stderr.count("is not empty; give --resume") == 1
     assert "Traceback (most recent call last)" not in done.stderr.partition("torch/")[0]
 
 

@@ -108,7 +108,7 @@ def test_evaluate_refuses_what_was_seen_and_records_if_told(
 
     refused = run()
     assert refused.exit_code == 2
-    assert re.search("its teacher was (trained|selected) on the same image; name", refused.stderr)
+    assert re.search("its teacher was (trained|selected) on the same image; give", refused.stderr)
     assert len(refused.stderr.splitlines()) == 1
     assert not (bundle / "scores.json").exists()
     told = run("--allow-seen", "--json")
@@ -122,7 +122,7 @@ def test_a_card_that_does_not_say_is_warned_of(stripes, teacher, tmp_path, caplo
     card.pop("seen")
     (place / "card.json").write_text(json.dumps(card))
     distill(config(stripes, place, folds=4, fold=1, by="slide"), tmp_path / "s", device="cpu")
-    assert "card of the teacher does not say what it has seen" in caplog.text
+    assert "card of the teacher does not list its training data" in caplog.text
     for damaged in ([{}], [7], [{"salt": "a", "train": None}]):
         (place / "card.json").write_text(json.dumps(card | {"seen": damaged}))
         with pytest.raises(BundleError, match="record of what was seen is damaged"):

@@ -129,7 +129,7 @@ def test_a_logger_that_fails_ends_no_training(stripes, tmp_path, monkeypatch, ca
             loggers=["failing"])  # fmt: skip
     told = [r.message for r in caplog.records if "failing" in r.message]
     fault = "failed (ConnectionError: service gone)"
-    assert told == [f"--logger failing: {fault}; it gets no further epochs"]
+    assert told == [f"--logger failing: {fault}; no further epochs are sent to it"]
     assert load_bundle(tmp_path / "run")
 
 

@@ -138,7 +138,7 @@ def test_a_killed_run_of_any_kind_goes_on_bit_for_bit(kind, tmp_path, monkeypatc
     again = train(kind, LineConfig(), tmp_path / "killed", seed=2, device="cpu", resume=True)
     assert again.slope == whole.slope
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    with pytest.raises(CheckpointError, match="was made on other data"):
+    with pytest.raises(CheckpointError, match="was made with other data"):
         train(kind, LineConfig(), tmp_path / "killed", seed=2, device="cpu", resume=True,
               data=Points(40))  # fmt: skip
 

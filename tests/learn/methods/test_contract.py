@@ -153,8 +153,8 @@ def test_tasks_are_found():
     ("change", "fault"),
     [
         ("softnes=3", "softnes: unknown key; did you mean 'softness'?"),
-        ("weights.sur=1", "'sur' is no term of this method; did you mean 'sure'?"),
-        ("softness=0", "softness: 0 will not do"),
+        ("weights.sur=1", "'sur' is not a term of this method; did you mean 'sure'?"),
+        ("softness=0", "softness: 0 is not valid"),
     ],
 )
 def test_faults_of_another_packages_settings_are_named(change, fault, stripes, place):

@@ -143,7 +143,7 @@ def test_labels_alone_do_not_ask_the_teacher(monkeypatch):
             {},
             r"F1: 8 channels at stride 1 in the student, 8 at stride 4 on a 2",
         ),
-        ({}, {"taps": ("F1", "F5")}, "F5: no such stage in the student; choose among F1, F2, F3"),
+        ({}, {"taps": ("F1", "F5")}, "F5: the student has no such stage; choose among F1, F2, F3"),
         ({"distillation": False}, {}, "has no distillation token"),
         ({}, {"terms": ("ce", "fkd")}, "without weights.lkd nothing trains that token"),
     ],

@@ -277,10 +277,10 @@ def test_half_precision_is_near_single(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fm_tap": "F9"}, r"taps\.fm F9: no such tap in the student"),
-        ({"at_taps": ["F2", "F2:F7"]}, r"taps\.at F2:F7: no such tap in the teacher"),
-        ({"sr_tap": "F9"}, r"taps\.sr F9:F4: no such tap in the student; choose among F1, F2"),
-        ({"tap": "F4:F0"}, r"attention\.tap F4:F0: no such tap in the teacher"),
+        ({"fm_tap": "F9"}, r"taps\.fm F9: the student has no such tap"),
+        ({"at_taps": ["F2", "F2:F7"]}, r"taps\.at F2:F7: the teacher has no such tap"),
+        ({"sr_tap": "F9"}, r"taps\.sr F9:F4: the student has no such tap; choose among F1, F2"),
+        ({"tap": "F4:F0"}, r"attention\.tap F4:F0: the teacher has no such tap"),
     ],
 )
 def test_unknown_taps_are_refused(options, message):
@@ -294,7 +294,7 @@ def test_unknown_taps_are_refused(options, message):
         ({"weights": {"kdd": 1.0}}, "did you mean 'kd'"),
         ({"weights": {"ce": 0, "fm": 0, "at_plus": 0}}, "every term has weight 0"),
         ({"kd": {"form": "code", "standardise": True}}, "needs kd.form 'hinton'"),
-        ({"method": "supervised", "weights": {"kd": 1.0}}, "no term of this method"),
+        ({"method": "supervised", "weights": {"kd": 1.0}}, "not a term of this method"),
         ({"network": {"drop_pools": -1}}, "greater than or equal to 0"),
     ],
 )

@@ -92,5 +92,5 @@ def test_a_patient_in_two_folds_is_refused():
 def test_without_bags_nothing_is_left_behind(tmp_path, given):
     found = CliRunner().invoke(main, ["reproduce", "mil", "-o", str(tmp_path / "out"), *given])
     assert found.exit_code == 2
-    assert ("pass --data" if not given else "nowhere") in found.output
+    assert ("give --data" if not given else "nowhere") in found.output
     assert not (tmp_path / "out").exists()

@@ -68,7 +68,7 @@ def test_one_unreadable_bag_among_many(tmp_path, caplog):
     assert len(bags) == 7
     assert set(bags.left_out) == {"a2", "x"}
     assert "a2.zarr: cannot be read" in caplog.text
-    assert "2 bags take no part: a2, x" in caplog.text
+    assert "2 bags are left out: a2, x" in caplog.text
 
 
 @pytest.mark.parametrize("sizes", [[3, 4], [0, 7, 2]])

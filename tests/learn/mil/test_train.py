@@ -144,7 +144,7 @@ def test_the_command(cohort, tmp_path):
     assert wrong.exit_code == 2
     assert "did you mean 'arch'" in wrong.output
     taught = CliRunner().invoke(main, [*command, "--teacher", "x"])
-    assert "method mil takes none" in taught.output
+    assert "method mil does not use it" in taught.output
 
 
 def test_a_student_is_no_bag_network(tmp_path):

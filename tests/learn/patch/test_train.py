@@ -272,7 +272,7 @@ def test_projections_are_resumed_with_the_student(stripes, teacher, tmp_path, mo
 def test_resume_refuses_another_run(stripes, tmp_path, patches_on_disk):
     run, settings = tmp_path / "run", config(stripes, optim={"epochs": 1})
     distill(settings, run, device="cpu")
-    with pytest.raises(OutputError, match="pass --resume"):
+    with pytest.raises(OutputError, match="give --resume"):
         distill(settings, run, device="cpu")
     with pytest.raises(OutputError, match=r"another 'optim\.lr'"):
         distill(config(stripes, optim={"epochs": 1, "lr": 1.0}), run, device="cpu", resume=True)
@@ -312,7 +312,7 @@ def test_resume_refuses_other_data(tmp_path, patches_on_disk):
     settings = config(csv, optim={"epochs": 1})
     distill(settings, tmp_path / "run", device="cpu")
     patches_on_disk.write_rows(csv, patches_on_disk.rows(csv)[:-1])
-    with pytest.raises(CheckpointError, match="was made on other data"):
+    with pytest.raises(CheckpointError, match="was made with other data"):
         distill(settings, tmp_path / "run", device="cpu", resume=True)
 
 
@@ -510,7 +510,7 @@ def real_patches():
         pytest.skip("WSIKD_TEST_DATA names no folder of real data")
     folder = Path(root) / "patches" / "prostate_gleason_10x"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is no folder")
+        pytest.skip(f"{folder} is not a folder")
     return folder
 
 

@@ -124,7 +124,7 @@ def test_grids_are_read_as_yaml_and_faults_told():
         "weights.fm": (0.01, 1e-4, 1), "attention.form": ("gradcam", "relu_product"),
     }  # fmt: skip
     for bad, told in ((["a"], "is not key=value"), (["a=1,1"], "twice"), (["a=1", "a=2"], "twice"),
-                      (["a=[1"], "is no list"), ([], "names nothing")):  # fmt: skip
+                      (["a=[1"], "is not a list"), ([], "is empty")):  # fmt: skip
         with pytest.raises(ConfigError, match=told):
             parse_grid(bad)
 

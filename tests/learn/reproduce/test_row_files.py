@@ -78,17 +78,21 @@ def test_rows_are_the_same_in_either_form(tmp_path):
     ("base", "rows", "told"),
     [
         (BASE, "teacher:\n  optim: {lrr: 1}", "rows.yaml: teacher: optim.lrr: unknown key; did"),
-        (BASE, "teacher:\n  optim: {lr: -1}", "rows.yaml: teacher: optim.lr: -1 will not do;"),
-        (BASE, "teacher: {optim: 3}", "rows.yaml: teacher: optim: 3 will not do;"),
+        (BASE, "teacher:\n  optim: {lr: -1}", "rows.yaml: teacher: optim.lr: -1 is not valid;"),
+        (BASE, "teacher: {optim: 3}", "rows.yaml: teacher: optim: 3 is not valid;"),
         (BASE + "optimm: 1", ROWS, "base.yaml: optimm: unknown key; did you mean 'optim'?"),
-        ("optim: {lr: -1}", "teacher: {method: supervised}", "base.yaml: optim.lr: -1 will not do"),
-        ("optim: {lr: 1}", "teacher:", "rows.yaml: teacher: method: is needed; add it"),
-        ("- 1", ROWS, "base.yaml: holds a list, not keys;"),
-        (BASE, "[teacher]", "rows.yaml: holds a list, not keys;"),
+        (
+            "optim: {lr: -1}",
+            "teacher: {method: supervised}",
+            "base.yaml: optim.lr: -1 is not valid",
+        ),
+        ("optim: {lr: 1}", "teacher:", "rows.yaml: teacher: method: is required; add it"),
+        ("- 1", ROWS, "base.yaml: holds a list, not a mapping;"),
+        (BASE, "[teacher]", "rows.yaml: holds a list, not a mapping;"),
         (BASE, "", "rows.yaml: holds no row;"),
-        (BASE, "teacher: {}\nce: 5", "rows.yaml: ce: holds one value, not keys;"),
-        (BASE, "teacher: {}\n../ce: {}", "rows.yaml: ../ce: is no name of a row;"),
-        (BASE, "1: {}", "rows.yaml: 1: is no name of a row;"),
+        (BASE, "teacher: {}\nce: 5", "rows.yaml: ce: holds one value, not a mapping;"),
+        (BASE, "teacher: {}\n../ce: {}", "rows.yaml: ../ce: is not a name of a row;"),
+        (BASE, "1: {}", "rows.yaml: 1: is not a name of a row;"),
         (BASE, "ce: {}\nteacher: {}\nce: {}", "key 'ce' is given twice (line 3);"),
         (BASE, "ce: {method: at_plus}", "its students have no teacher; add teacher to rows.yaml,"),
     ],
@@ -117,5 +121,5 @@ def test_the_command_takes_rows_of_a_user(tmp_path):
     arguments = ["reproduce", "--config-dir", tmp_path, "--data", tmp_path, "-o", tmp_path / "out"]
     done = CliRunner().invoke(main, [str(a) for a in arguments])
     assert done.exit_code == 2
-    assert "rows.yaml: fm: weights: 'fmm' is no term of this method; did you mean" in done.stderr
+    assert "rows.yaml: fm: weights: 'fmm' is not a term of this method; did you mean" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -166,7 +166,9 @@ def test_the_test_part_is_scored_once(made, tmp_path):
     refused = run("evaluate", folder, "--split", "test", "--by", "me", "--device", "cpu")
     assert refused.exit_code == 2
     assert refused.stderr.startswith(f"OutputError: {folder}: its test part was scored on 20")
-    assert "by wsikd reproduce; choose on --split val, or pass --again" in refused.stderr
+    assert (
+        "by wsikd reproduce; use --split val for model selection, or give --again" in refused.stderr
+    )
     assert len(refused.stderr.splitlines()) == 1
     done = run("evaluate", folder, "--split", "test", "--by", "me", "--again", "--json",
                "--no-report", "--device", "cpu")  # fmt: skip
@@ -211,7 +213,9 @@ def test_evaluate_prints_colour_beside_the_network_and_draws(made, tmp_path, cap
         patches.label[val], said, weights="quadratic", labels=range(4)
     )
     assert float(line.split()[-1]) == pytest.approx(theirs, abs=6e-4)
-    warned = any(m.startswith("kappa") and "detail does not pay" in m for m in caplog.messages)
+    warned = any(
+        m.startswith("kappa") and "the finer resolution gives no gain" in m for m in caplog.messages
+    )
     assert warned == (theirs <= own)
     cost = next(x for x in done.stdout.splitlines() if "multiply-accumulates" in x)
     assert cost.startswith(f"{record['macs'] / 1e9:.3g} G multiply-accumulates a patch (2 um/px")
@@ -250,7 +254,7 @@ def test_a_bundle_alone_is_scored_on_the_data_it_is_given(made, sicap, tmp_path)
     shutil.copytree(out / "runs/teacher/seed22/student", bundle)
     missing = run("evaluate", bundle, "--split", "test", "--device", "cpu")
     assert missing.exit_code == 2
-    assert "names no data; pass --data" in missing.stderr
+    assert "lists no data; give --data" in missing.stderr
     asked = ["evaluate", bundle, "--split", "test", "--data", sicap, "--device", "cpu", "--json"]
     record = json.loads(run(*asked).stdout)
     kept = scoring.read_scores(out / "runs/teacher/seed22/scores.json")[0]
@@ -320,7 +324,10 @@ def test_redealt_folds_are_each_seeds_own(sicap, tmp_path):
     options = ("at_plus", "--data", sicap, "-o", tmp_path / "none", "--redeal")
     for more in ((), ("--folds", "2", "--repeats", "2")):
         told = run("reproduce", *options, *more)
-        assert (told.exit_code, "--redeal: deals the folds once a seed" in told.stderr) == (2, True)
+        assert (told.exit_code, "--redeal: draws the folds once for each seed" in told.stderr) == (
+            2,
+            True,
+        )
 
 
 def test_rows_that_make_no_table_are_refused(tmp_path):

@@ -204,8 +204,8 @@ def test_a_loss_that_is_no_number_stops_the_run(place, tmp_path):
         ("crops.global_grid=6", "crops.global_grid 6: is more than the 5 x 5 tiles of a region"),
         ("prototypes.least_regions=13", "prototypes.least_regions 13: is more than the 12 regions"),
         ("prototypes.start_epoch=3", "start_epoch 3 is never reached in 3 epochs"),
-        ("data.leave_out=[s9]", "data.leave_out s9: is no slide and no patient"),
-        ("weights.intar=1", "'intar' is no term of variant intra_inter"),
+        ("data.leave_out=[s9]", "data.leave_out s9: is neither a slide nor a patient"),
+        ("weights.intar=1", "'intar' is not a term of variant intra_inter"),
         ("network.heads=3", "heads 3 does not divide width 8"),
         ("crops.local_grid=5", "local_grid 5 is more than global_grid 4"),
     ],
@@ -262,7 +262,9 @@ def test_a_damaged_encoder_is_refused(finished, tmp_path):
     card = json.loads((tmp_path / "student" / "card.json").read_text())
     card["network"]["width"] = 10
     (tmp_path / "student" / "card.json").write_text(json.dumps(card))
-    with pytest.raises(BundleError, match="does not go with its weights"):
+    with pytest.raises(BundleError, match="does not match its weights"):
         load_region_encoder(tmp_path)
-    with pytest.raises(BundleError, match="kind 'region', which grades no patches; give a run"):
+    with pytest.raises(
+        BundleError, match="kind 'region', which does not grade patches; give a run"
+    ):
         load_bundle(tmp_path)

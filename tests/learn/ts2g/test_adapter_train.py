@@ -190,7 +190,7 @@ def test_bags_of_other_patches_are_refused(cohort, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"trunk": {"tap": "F9"}}, "is no tap of the trunk"),
+    [({"trunk": {"tap": "F9"}}, "is not a tap of the trunk"),
      ({"trunk": {"weights": "none.pth"}}, "cannot be read")],
 )  # fmt: skip
 def test_trunks_that_will_not_do(cohort, tmp_path, changes, told):

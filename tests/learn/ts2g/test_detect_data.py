@@ -102,7 +102,7 @@ def test_an_image_of_another_size(tmp_path):
 
 def test_what_is_no_json(tmp_path):
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(DataError, match="no annotation file of COCO's format"):
+    with pytest.raises(DataError, match="not an annotation file of COCO's format"):
         load_boxes(tmp_path / "a.json", coco(tmp_path, "val", 1))
 
 

@@ -198,7 +198,7 @@ def test_timm_with_local_weights(tmp_path):
     [
         ("timm:resnet10t", {"weights": "none.pth"}, "cannot be read"),
         ("timm:no_such_net", {"weights": "random"}, "timm does not offer it"),
-        ("nowhere", {}, "no bundle and no network of timm"),
+        ("nowhere", {}, "neither a bundle, a timm network"),
     ],
 )
 def test_what_is_not_to_be_had(name, options, told):
@@ -211,7 +211,7 @@ def test_weights_of_another_network(tmp_path):
     with pytest.raises(ConfigError, match="does not fit"):
         open_encoder("timm:resnet10t", weights=str(tmp_path / "w.safetensors"))
     (tmp_path / "w.pth").write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
-    with pytest.raises(ConfigError, match="no plain state dict"):
+    with pytest.raises(ConfigError, match="not a plain state dict"):
         open_encoder("timm:resnet10t", weights=str(tmp_path / "w.pth"))
 
 
@@ -233,7 +233,7 @@ def test_a_card_that_does_not_fit(tmp_path, plant):
     card = json.loads((tmp_path / CARD).read_text())
     plant(card)
     (tmp_path / CARD).write_text(json.dumps(card))
-    with pytest.raises(BundleError, match=r"card\.json: does not go with its weights"):
+    with pytest.raises(BundleError, match=r"card\.json: does not match its weights"):
         open_encoder(str(tmp_path))
 
 
@@ -244,5 +244,5 @@ def test_weights_that_are_not_the_cards(tmp_path):
     with pytest.raises(BundleError, match="is not the file"):
         open_encoder(str(tmp_path))
     (tmp_path / WEIGHTS).write_bytes(b"\x80\x04.")
-    with pytest.raises(BundleError, match="no safetensors file"):
+    with pytest.raises(BundleError, match="not a safetensors file"):
         open_encoder(str(tmp_path))

@@ -165,7 +165,7 @@ class Evil:
 
 def test_nothing_in_a_file_is_executed(tmp_path, capsys):
     torch.save({"teacher": {"x": torch.ones(1)}, "args": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="no plain state dict"):
+    with pytest.raises(ConfigError, match="not a plain state dict"):
         open_encoder(f"hipt:{tmp_path / 'w.pth'}")
     assert capsys.readouterr().out == ""
 
@@ -182,4 +182,4 @@ def test_regions_keep_the_transform(state, tmp_path, slide_file):
     odd = CliRunner().invoke(main, [*command[:-3], "60", "--mpp", "2", "--patch-size", "30",
                                     "--overwrite"])  # fmt: skip
     assert odd.exit_code == 3
-    assert "--patch-size 30: is no multiple of the network's 8 px" in odd.output
+    assert "--patch-size 30: is not a multiple of the network's 8 px" in odd.output

@@ -79,7 +79,7 @@ class Evil:
 DAMAGE = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "has no model.safetensors"),
     "no card": (lambda f: (f / CARD).unlink(), "holds no card.json"),
-    "card no JSON": (lambda f: (f / CARD).write_text("{"), "is no JSON"),
+    "card no JSON": (lambda f: (f / CARD).write_text("{"), "is not JSON"),
     "card a list": (lambda f: (f / CARD).write_text("[]"), "not a card"),
     "card of another format": (lambda f: change_card(f, format=9), "format 9 is not known"),
     "card without input": (lambda f: change_card(f, input={}), "not a card"),
@@ -103,10 +103,10 @@ DAMAGE = {
         lambda f: change_weights(f, lambda s: s["head.bias"].add_(1)),
         "not the file that card.json describes",
     ),
-    "pickle": (lambda f: (f / WEIGHTS).write_bytes(pickle.dumps(Evil())), "is no safetensors"),
+    "pickle": (lambda f: (f / WEIGHTS).write_bytes(pickle.dumps(Evil())), "is not a safetensors"),
     "truncated": (
         lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]),
-        "is no safetensors",
+        "is not a safetensors",
     ),
 }
 

@@ -152,7 +152,7 @@ def test_weights_that_are_none_are_refused_and_not_run(whole, make, name, monkey
 def test_a_torch_file_under_another_name_is_refused_and_not_run(make, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     torch.save(Evil(), tmp_path / "x.pt")
-    refused(make(weights=(tmp_path / "x.pt").read_bytes()), "no safetensors")
+    refused(make(weights=(tmp_path / "x.pt").read_bytes()), "not a safetensors")
     assert not (tmp_path / "pwned").exists()
 
 

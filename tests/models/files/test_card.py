@@ -114,7 +114,7 @@ def test_unknown_entries_of_other_networks_are_kept(copy, name):
 def test_another_format_is_refused(copy, name, format_):
     folder = copy(name)
     rewritten(folder, lambda c: c.update(format=format_))
-    with pytest.raises(BundleError, match="is not known; use a wsikd that reads it"):
+    with pytest.raises(BundleError, match="is not known; use a newer wsikd"):
         read_network(folder, KINDS[name])
 
 

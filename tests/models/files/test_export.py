@@ -135,7 +135,7 @@ def test_an_earlier_export_is_replaced_only_when_asked(bundle, tmp_path):
     assert {p.name for p in (tmp_path / "x").iterdir()} == {"model.onnx", "export.json"}
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "mine.txt").write_text("x")
-    with pytest.raises(OutputError, match="was not made by wsikd as an exported network"):
+    with pytest.raises(OutputError, match="was not written by wsikd as an exported network"):
         export_model(bundle, "onnx", tmp_path / "y", overwrite=True)
     assert (tmp_path / "y" / "mine.txt").exists()
 

@@ -101,8 +101,8 @@ def test_qupath_counts_from_the_bounds(read):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ('{"type": "FeatureCollection", "features": [', "is no JSON"),
-        ("", "is no JSON"),
+        ('{"type": "FeatureCollection", "features": [', "is not JSON"),
+        ("", "is not JSON"),
         ("7", "holds no GeoJSON features"),
         ("[1, 2]", "holds no GeoJSON features"),
         ('{"type": "FeatureCollection"}', "holds no GeoJSON features"),
@@ -139,7 +139,7 @@ def test_a_missing_or_binary_file(tmp_path):
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_geojson(tmp_path / "none.geojson")
     (tmp_path / "b.geojson").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AnnotationError, match="is no JSON"):
+    with pytest.raises(AnnotationError, match="is not JSON"):
         read_geojson(tmp_path / "b.geojson")
 
 

@@ -59,9 +59,9 @@ def test_labels_of_slides_count_as_annotated():
 @pytest.mark.parametrize(
     ("label_map", "told"),
     [
-        ({"Gleason3": "G3"}, "'Gleason3': nothing annotated is called so; did you mean 'Gleason "),
-        ({"G9": "G3"}, "'G9': nothing annotated is called so; known: Gleason 3, Stroma"),
-        ({"stroma": "", "Gleason 3": "G3"}, "'stroma': nothing annotated is called so; did you"),
+        ({"Gleason3": "G3"}, "'Gleason3': no annotation has this class; did you mean 'Gleason "),
+        ({"G9": "G3"}, "'G9': no annotation has this class; known: Gleason 3, Stroma"),
+        ({"stroma": "", "Gleason 3": "G3"}, "'stroma': no annotation has this class; did you"),
     ],
 )  # fmt: skip
 def test_a_label_map_that_matches_nothing_is_refused(label_map, told):
@@ -72,13 +72,15 @@ def test_a_label_map_that_matches_nothing_is_refused(label_map, told):
 def test_an_entry_of_a_label_map_that_this_cohort_lacks_is_warned_of():
     found, label_map = cohort("G3", sources=["Gleason 3"]), {"Gleason 3": "G3", "trash": "-"}
     check_classes(found, label_map, ())
-    assert warnings_of(found, label_map, ()) == ["--label-map: names nothing on any slide: trash"]
+    assert warnings_of(found, label_map, ()) == ["--label-map: is empty on any slide: trash"]
 
 
 def test_values_of_masks_are_known_only_when_they_are_read():
     drawn, mask = Survey(("G3",), frozenset(["G3"]), 1, 0), Survey(("G4",), mask=True)
     check_classes(Cohort({"a.png": mask, "b.xml": drawn}), {"7": "G4", "G3": "G3"}, ())
-    assert refusal(Cohort({"b.xml": drawn}), {"7": "G4"}).startswith("--label-map: '7': nothing")
+    assert refusal(Cohort({"b.xml": drawn}), {"7": "G4"}).startswith(
+        "--label-map: '7': no annotation"
+    )
 
 
 def test_nothing_to_label_with_is_refused():
@@ -116,6 +118,6 @@ def test_many_files_are_summed_up():
     files = {f"{n}.xml": Survey(("G3",), frozenset(["G3"]), 5, n % 2) for n in range(20)}
     (line,) = warnings_of(Cohort(files), {}, ())
     assert line == (
-        "annotated areas without a class, which label nothing: 10, in 1.xml (1 of 5), 3.xml "
+        "annotated areas without a class are ignored: 10, in 1.xml (1 of 5), 3.xml "
         "(1 of 5), 5.xml (1 of 5), 7.xml (1 of 5), 9.xml (1 of 5) and 5 more"
     )

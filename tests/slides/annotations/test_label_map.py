@@ -47,8 +47,8 @@ def test_one_spelling_of_accents():
         (["gone.yaml"], "gone.yaml: cannot be read (No such file"),
         (["list.yaml"], "list.yaml: does not map sources to classes"),
         (["deep.yaml"], "deep.yaml: does not map sources to classes"),
-        (["broken.yaml"], "broken.yaml: is no YAML"),
-        (["bytes.yaml"], "bytes.yaml: is no YAML"),
+        (["broken.yaml"], "broken.yaml: is not YAML"),
+        (["bytes.yaml"], "bytes.yaml: is not YAML"),
     ],
 )
 def test_what_is_refused(tmp_path, monkeypatch, items, fault):

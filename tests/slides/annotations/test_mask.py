@@ -180,14 +180,16 @@ def test_without_a_class_for_a_value(tmp_path, label_map):
         with pytest.raises(ConfigError) as caught:
             call()
         assert str(caught.value) == (
-            f"{tmp_path / 'm.tif'}: is a mask of the values 0, 1, 2, 3, and none has a class; "
-            "name each one's class, as --label-map 1=NC"
+            f"{tmp_path / 'm.tif'}: is a mask with the values 0, 1, 2, 3, and none has a class; "
+            f"name the class of each, as in --label-map 1=NC"
         )
 
 
 def test_a_mask_of_another_slide(tmp_path):
     write_tiled(tmp_path / "m.tif", blobs(100, 100))
-    with pytest.raises(AnnotationError, match="is 100 x 100 pixels, which has not the shape of"):
+    with pytest.raises(
+        AnnotationError, match="is 100 x 100 pixels, which does not match the shape of"
+    ):
         read_annotation(tmp_path / "m.tif", blank(200, 120), RADBOUD)
 
 
@@ -196,7 +198,7 @@ def test_values_that_the_map_does_not_know_are_told(tmp_path, caplog):
     found = read_annotation(tmp_path / "m.tif", blank(100, 100), RADBOUD)
     label, _ = found.label(np.array([[0.0, 0, 50, 50]]), CLASSES)
     assert label.tolist() == [-1]
-    assert "m.tif: holds 170, none of which --label-map names" in caplog.text
+    assert "m.tif: holds 170, and --label-map names none of them" in caplog.text
 
 
 def broken_tile(path):

@@ -49,5 +49,5 @@ def test_the_digest_follows_content_and_map(tmp_path):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    with pytest.raises(AnnotationError, match=r"a\.csv: of no kind that holds annotations; give"):
+    with pytest.raises(AnnotationError, match=r"a\.csv: not a known annotation format; give"):
         read_annotation(tmp_path / "a.csv", MemorySlide(np.zeros((8, 8, 3), np.uint8)))

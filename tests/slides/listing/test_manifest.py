@@ -40,7 +40,7 @@ def test_a_file_that_is_missing_is_left_to_the_reader(tmp_path):
 def test_a_folder_in_depth_passes_over_what_is_no_slide(folder, caplog):
     with caplog.at_level("INFO", logger="wsikd"):
         assert names(find_slides([folder])) == ["B", "a", "c", "d"]
-    assert "passed over 2 files that are no slides: a.geojson, notes.txt" in caplog.text
+    assert "skipped 2 files that are not slides: a.geojson, notes.txt" in caplog.text
 
 
 def test_names_that_are_no_utf8_are_spelt_out(tmp_path):
@@ -110,9 +110,9 @@ def test_tabs_and_absolute_paths(tmp_path):
             "slide,split\na.svs,trian\n",
             "m.csv, line 2: unknown split 'trian'; did you mean 'train'?",
         ),
-        ("slide,mpp\na.svs,half\n", "m.csv, line 2: mpp 'half' is no number; give um/px"),
-        ("slide,mpp\na.svs,0.5\n,0.5\n", "m.csv, line 3: no slide named"),
-        ("slide,mpp\na.svs,0.5\n\n,0.5\n", "m.csv, line 4: no slide named"),
+        ("slide,mpp\na.svs,half\n", "m.csv, line 2: mpp 'half' is not a number; give um/px"),
+        ("slide,mpp\na.svs,0.5\n,0.5\n", "m.csv, line 3: no slide name"),
+        ("slide,mpp\na.svs,0.5\n\n,0.5\n", "m.csv, line 4: no slide name"),
     ],
 )
 def test_a_manifest_that_cannot_be_understood(tmp_path, text, message):

@@ -48,14 +48,17 @@ def test_spreadsheets_of_all_countries_are_read(tmp_path, text, name):
         ("slide,mpp,\ns1.svs,0.5,x\n", "m.csv, line 2: has 3 cells under 2 columns"),
         ("slide|mpp\ns1.svs|0.5\n", "m.csv: its columns are separated by bars ('|'); separate"),
         ("slide,,label\ns1.svs,,G3\n", "m.csv: a column without name"),
-        ("slide,label,label\ns1.svs,G3,G4\n", "m.csv: 2 columns 'label'; leave one"),
+        ("slide,label,label\ns1.svs,G3,G4\n", "m.csv: 2 columns 'label'; keep one"),
         ("Slide;mpp\ns1.svs;1\n", "m.csv: unknown column 'Slide'; did you mean 'slide'?"),
         ('slide,label\ns1.svs,"G3\n', "m.csv, line 2: no CSV (unexpected end of data)"),
-        ('slide,label\ns1.svs,"a\nb"\n,G4\n', "m.csv, line 4: no slide named"),
-        ("sep=;\nslide;label\n;G4\n", "m.csv, line 3: no slide named"),
-        ("slide,mpp\ns1.svs,nan\n", "m.csv, line 2: mpp 'nan' is no size of a pixel; give um/px"),
-        ("slide,mpp\ns1.svs,-1\n", "m.csv, line 2: mpp '-1' is no size of a pixel"),
-        ('slide,mpp\ns1.svs,"1,000,5"\n', "m.csv, line 2: mpp '1,000,5' is no number"),
+        ('slide,label\ns1.svs,"a\nb"\n,G4\n', "m.csv, line 4: no slide name"),
+        ("sep=;\nslide;label\n;G4\n", "m.csv, line 3: no slide name"),
+        (
+            "slide,mpp\ns1.svs,nan\n",
+            "m.csv, line 2: mpp 'nan' is not a size of a pixel; give um/px",
+        ),
+        ("slide,mpp\ns1.svs,-1\n", "m.csv, line 2: mpp '-1' is not a size of a pixel"),
+        ('slide,mpp\ns1.svs,"1,000,5"\n', "m.csv, line 2: mpp '1,000,5' is not a number"),
     ],
 )
 def test_what_is_not_understood_is_refused_with_its_place(tmp_path, text, message):

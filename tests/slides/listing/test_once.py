@@ -36,7 +36,7 @@ def test_a_link_that_leads_back(tmp_path, caplog):
         (entry,) = find_slides([tmp_path / "in"])
     assert entry.path == tmp_path / "in" / "S.svs"
     assert entry.copies == ()
-    assert "left out 2: again (a link to a folder that is searched already), up (" in caplog.text
+    assert "left out 2: again (a link to a folder that was already searched), up (" in caplog.text
 
 
 @pytest.mark.parametrize("link", ["symlink", "relative", "hard", "copy"])
@@ -79,7 +79,7 @@ def test_a_slide_that_several_inputs_name_is_not_left_out(tmp_path):
     inputs = [tmp_path, tmp_path / "a.svs", f"{tmp_path}/*.svs", tmp_path / "m.csv"]
     found = discover_slides(inputs)
     assert [(e.name, e.label) for e in found.entries] == [("a", "G3")]
-    assert reasons(found) == {"m.csv": "no slide by its name"}
+    assert reasons(found) == {"m.csv": "its name is not that of a slide"}
 
 
 def test_slides_of_one_size_are_told_apart(tmp_path, monkeypatch):
@@ -220,7 +220,9 @@ def test_a_row_of_a_folder_with_two_dicom_slides_is_refused(tmp_path):
     write_dicom(tmp_path / "d" / "a.dcm", "1")
     write_dicom(tmp_path / "d" / "b.dcm", "2")
     (tmp_path / "m.csv").write_text("slide\nd\n")
-    with pytest.raises(ConfigError, match=r"m\.csv, line 2: 'd' holds 2 DICOM slides; name a file"):
+    with pytest.raises(
+        ConfigError, match=r"m\.csv, line 2: 'd' holds 2 DICOM slides; give one file"
+    ):
         find_slides([tmp_path / "m.csv"])
 
 

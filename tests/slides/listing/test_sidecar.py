@@ -66,8 +66,8 @@ def test_masks_of_the_users_own(tmp_path):
     ("tissue", "told"),
     [
         ("ostu", "ostu: not among the known maskers; did you mean 'otsu'? choose one of otsu, all"),
-        ("gone.png", "gone.png: no such file or folder, and no masker; give an existing mask"),
-        ("masks/gone", "masks/gone: no such file or folder, and no masker"),
+        ("gone.png", "gone.png: neither a file or folder nor a masker; give an existing mask"),
+        ("masks/gone", "masks/gone: neither a file or folder nor a masker"),
     ],
 )
 def test_neither_masker_nor_place(tissue, told):

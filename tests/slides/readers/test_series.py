@@ -141,7 +141,7 @@ def test_a_turned_image_is_refused_in_tiles_and_strips(orientation, layout, read
     tifffile.imwrite(path, OVERVIEW, photometric="rgb", metadata=None, extratags=tags, **layout)
     fault = f"turned or mirrored \\(TIFF Orientation {orientation}"
     if reader == "openslide" and "rowsperstrip" in layout:
-        fault = "not a slide that OpenSlide knows"
+        fault = "not a slide format that OpenSlide supports"
     with pytest.raises(SlideError, match=fault):
         open_slide(path, slide_mpp=0.5, reader=reader)
 

@@ -129,7 +129,7 @@ def test_samples_and_compressions(kind, reader, tmp_path):
         shown += bool(rgb and read(path)) if reader == "auto" else 0
     assert found == {}
     if kind in ("rgb", "rgb planes", "rgba") and reader == "auto":
-        assert shown >= 14  # a refusal is no way out for plain files
+        assert shown >= 14  # a refusal is not a way out for plain files
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

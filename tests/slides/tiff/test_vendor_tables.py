@@ -51,9 +51,9 @@ def test_a_whole_one_is_read(vendor, tmp_path):
 @pytest.mark.parametrize(
     ("tag", "value", "fault"),
     [
-        (PLACES, 1 << 30, "is cut short: its pixels reach to byte"),
-        (PLACES, 0, "has tiles that lie nowhere in the file"),
-        (PLACES, 3000, "is made of 1 tiles that stand for 64"),
+        (PLACES, 1 << 30, "is truncated: its pixels reach to byte"),
+        (PLACES, 0, "has tiles outside the file"),
+        (PLACES, 3000, "repeats 1 tiles in the place of 64"),
         (COUNTS, 3, "which 192 bytes cannot hold"),
         (COUNTS, 0, "holds no pixels: all its 64 tiles are absent"),
     ],

@@ -263,7 +263,7 @@ def test_a_mask_that_covers_nothing_is_refused(tmp_path, name):
     slide = MemorySlide(np.full((80, 80, 3), 255, np.uint8))
     (tmp_path / "m.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     cv2.imwrite(str(tmp_path / "m.png"), np.zeros((80, 80), np.uint8))
-    with pytest.raises(AnnotationError, match=f"{name}: covers nothing of the slide; "):
+    with pytest.raises(AnnotationError, match=f"{name}: covers no part of the slide; "):
         find_tissue(slide, mask_file=tmp_path / name)
 
 

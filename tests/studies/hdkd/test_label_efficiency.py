@@ -150,4 +150,4 @@ def test_odd_shares_are_refused(shares, tmp_path):
     asked = ["--data", tmp_path / "labels.csv", "-o", tmp_path / "out", "--shares", shares]
     done = CliRunner().invoke(main, [*map(str, asked)])
     assert done.exit_code == 2
-    assert "is no list of different per cents" in done.output
+    assert "is not a list of different per cents" in done.output

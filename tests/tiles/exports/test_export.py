@@ -297,7 +297,7 @@ def test_an_image_of_somebody_else_is_not_overwritten(store, tmp_path):
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="was not made by wsikd as an exported image"):
+        with pytest.raises(OutputError, match="was not written by wsikd as an exported image"):
             images.write(store, tmp_path / "p", Options(overwrite=overwrite))
     assert files(tmp_path / "p") == [first]
     assert mine.read_bytes() == b"mine"
@@ -312,7 +312,7 @@ def test_what_lies_where_an_export_works_is_left_alone(store, tmp_path, name):
         images.write(store, tmp_path, Options())
         images.finish(tmp_path)
 
-    with pytest.raises(OutputError, match=r"was not made by wsikd as .*exported images"):
+    with pytest.raises(OutputError, match=r"was not written by wsikd as .*exported images"):
         export()
     assert (tmp_path / name).read_text() == "mine"
 
@@ -336,7 +336,7 @@ def test_a_table_that_is_not_ours_deletes_nothing(store, tmp_path):
     out.mkdir()
     for image in ("../precious_1_2.png", str(precious), "G3/../../precious_1_2.png"):
         (out / "labels-s.csv").write_text(f"{','.join(images_module.COLUMNS)}\n{image}{',' * 8}\n")
-        with pytest.raises(OutputError, match="no table of exported images"):
+        with pytest.raises(OutputError, match="not a table of exported images"):
             find_export("images").write(store, out, Options(overwrite=True))
     assert precious.exists()
 
@@ -367,7 +367,7 @@ def test_two_stores_of_one_slide_are_told(store, tmp_path):
         store.path, tmp_path / "copy.zarr", "--to", "images", "-o", tmp_path / "o", "--overwrite"
     )
     assert done.exit_code == 3
-    assert "copy.zarr: is of slide 's', as " in done.stderr
+    assert "copy.zarr: is of slide 's', and so is " in done.stderr
 
 
 def test_a_slide_name_that_is_a_path_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Slides one after another: a fault in one is recorded, and the others go on."""
+"""Slides one after another: a failed slide is recorded and the others continue."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Batch:
             except WsikdError as error:
                 self.failed(entry, error)
                 continue
-            except BrokenPipeError:  # nobody reads the report: there is no sense in going on
+            except BrokenPipeError:  # nobody reads the report, so stop
                 raise
             except Exception as error:
                 log.debug("%s", entry.name, exc_info=True)

@@ -57,7 +57,7 @@ def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) ->
     """As :func:`csv_text`, of records by column name; what one lacks is an empty cell.
 
     Raises:
-        ValueError: a record has a key that is no column.
+        ValueError: a record has a key that is not a column.
     """
     known = set(columns)
     rows = []
@@ -74,7 +74,7 @@ def read_records(text: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     Missing cells are empty, cells beyond the columns are left out.
 
     Raises:
-        csv.Error: it is no CSV.
+        csv.Error: it is not CSV.
     """
     lines = csv.reader(io.StringIO(text, newline=""))
     columns = tuple(map(plain_cell, next(lines, [])))

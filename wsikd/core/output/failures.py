@@ -42,7 +42,7 @@ def read_failures(folder: Path) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise OutputError(path, f"cannot be read ({error})", _REMEDY) from error
     if columns != COLUMNS:
-        raise OutputError(path, "is not the table of failures that wsikd writes", _REMEDY)
+        raise OutputError(path, "is not a table of failures written by wsikd", _REMEDY)
     return records
 
 

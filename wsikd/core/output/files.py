@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from wsikd.core.output.markers import FileKind, Kind
 
-REMEDY = "choose another -o, or remove it yourself"
+REMEDY = "choose another -o, or remove it"
 _ELSEWHERE = "choose another -o"
 
 
 def not_ours(path: Path, kind: str) -> OutputError:
     """The refusal to touch what is not recognised; ``kind`` with its article."""
-    return OutputError(path, f"was not made by wsikd as {kind}", REMEDY)
+    return OutputError(path, f"was not written by wsikd as {kind}", REMEDY)
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def aside(
 ) -> Iterator[Path]:
     """A place for a file beside ``path``, moved onto ``path`` if the block ends well.
 
-    Otherwise it is removed. So what stands at ``path`` is always whole.
+    Otherwise it is removed. So the file at ``path`` is always complete.
 
     Args:
         path: the file; its folder is made if missing.
@@ -76,7 +76,7 @@ def check_file(path: Path, kind: FileKind | None = None, *, within: Path | None 
         check_below(path, within)
     name = kind.name if kind else "a file"
     if path.is_symlink():
-        raise OutputError(path, "is a link, which wsikd does not replace", REMEDY)
+        raise OutputError(path, "is a symbolic link, which wsikd does not replace", REMEDY)
     if path.exists() and (not path.is_file() or (kind is not None and not kind.own(path))):
         raise not_ours(path, name)
 
@@ -160,7 +160,7 @@ def refuse_strangers(folder: Path, kind: Kind) -> None:
     """Refuse a folder that holds what wsikd did not write; raises OutputError."""
     found = stranger(folder, kind)
     if found is not None:
-        fault = f"lies in {kind.name}, but was not written there by wsikd"
+        fault = f"is in {kind.name}, but was not written there by wsikd"
         raise OutputError(found, fault, "move it elsewhere, or choose another -o")
 
 
@@ -175,7 +175,7 @@ def check_folder(folder: Path, within: Path) -> None:
     if folder != within:
         check_below(folder, within)
         if folder.exists() and not folder.is_dir():
-            raise OutputError(folder, "is no folder", REMEDY)
+            raise OutputError(folder, "is not a folder", REMEDY)
 
 
 def mark(folder: Path, kind: Kind, state: str) -> None:
@@ -187,13 +187,13 @@ def mark(folder: Path, kind: Kind, state: str) -> None:
 def check_below(path: Path, within: Path, *, whole: bool = False) -> None:
     """Refuse a path that is not below a folder, by its name or by a link; raises OutputError."""
     if path.is_symlink():
-        raise OutputError(path, "is a link, which wsikd does not follow", REMEDY)
+        raise OutputError(path, "is a symbolic link, which wsikd does not follow", REMEDY)
     root, place = resolved(within), resolved(path)
     if whole and place == root:
         return
     dots = ".." in path.parts[len(within.parts) :] or path.name in ("", ".", "..")
     if dots or root not in place.parents:
-        raise OutputError(path, f"lies not below the output folder {within}", _ELSEWHERE)
+        raise OutputError(path, f"is outside the output folder {within}", _ELSEWHERE)
 
 
 def resolved(path: Path) -> Path:
@@ -218,7 +218,7 @@ def check_inputs(path: Path, inputs: Iterable[Path]) -> None:
             what = "is" if chain[0] == own[0] and one.exists() else "holds"
             raise OutputError(path, f"{what} the input {one}", _ELSEWHERE)
         if one.is_dir() and own[0] in chain:
-            raise OutputError(path, f"lies in the input {one}", _ELSEWHERE)
+            raise OutputError(path, f"is inside the input {one}", _ELSEWHERE)
 
 
 def _identities(path: Path) -> Iterator[tuple[int, int]]:

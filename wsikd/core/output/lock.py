@@ -26,12 +26,12 @@ _RETRY_S = 0.02
 def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Keep other processes, and other threads of this one, off ``path`` while the block runs.
 
-    ``<name>.lock`` beside it tells the holder's process, its start and its host, and goes when the
-    block ends. What a killed process of this host left is taken over. Another holder is waited for
-    ``wait_s`` seconds.
+    ``<name>.lock`` next to it names the holder's process, its start and its host, and is removed
+    when the block ends. What a killed process of this host left is taken over. Another holder is
+    waited for ``wait_s`` seconds.
 
     Raises:
-        OutputError: another process is at work on it, or the lock's place holds another file.
+        OutputError: another process is using it, or the lock's place holds another file.
         OSError: the lock cannot be written.
     """
     file = path.with_name(f"{path.name}.lock")
@@ -89,7 +89,8 @@ def _take(path: Path, file: Path) -> bool:
 
 
 def _alone(handle: int) -> None:
-    """Wait until nobody else reads or writes the lock; where the disk knows no such thing, go on.
+    """Wait until nobody else reads or writes the lock; if the file system has no such locks,
+    continue.
 
     It is held for the few lines of ``_take``, so that two processes do not both take over.
     """
@@ -129,7 +130,7 @@ def _started(pid: int) -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """State of a process, and its start in ticks of the machine; "-" where nothing tells."""
+    """State of a process, and its start in ticks of the machine; "-" if unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()
@@ -139,5 +140,5 @@ def _process(pid: int) -> tuple[str, str]:
 
 
 def _busy(path: Path, file: Path, pid: str, host: str) -> OutputError:
-    fault = f"another process (pid {pid} on {host}) is at work on it"
-    return OutputError(path, fault, f"wait for it, or remove {file} if it is gone")
+    fault = f"another process (pid {pid} on {host}) is using it"
+    return OutputError(path, fault, f"wait for it, or remove {file} if that process has ended")

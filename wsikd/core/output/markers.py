@@ -2,7 +2,7 @@
 
 A folder counts by its marker: an attribute of its Zarr group, or a JSON file of known content. One
 being made holds ``.wsikd``, written before anything else, which names its kind; those of wsikd
-0.1.0, which wrote no such file, count by their content. What lies in a folder of ours and is no
+0.1.0, which wrote no such file, count by their content. What lies in a folder of ours and is not a
 part of it was put there by somebody else.
 """
 
@@ -52,7 +52,8 @@ class FileKind:
 
 
 def stranger(folder: Path, kind: Kind) -> Path | None:
-    """The first file or link in a folder of this kind that is no part of it; None without any."""
+    """The first file or link in a folder of this kind that is not a part of it; None without
+    any."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         for name in folders:

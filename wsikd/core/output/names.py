@@ -35,13 +35,13 @@ def safe_name(text: str, taken: Collection[str] = ()) -> str:
     """A text as the name of a file or folder.
 
     Args:
-        text: any text, e.g. a file's stem; bytes that are no UTF-8 may stand in it as Python
+        text: any text, e.g. a file's stem; bytes that are not UTF-8 may be in it as Python
             reads them from a file name (surrogates).
         taken: keys, by :func:`name_key`, of names that are not free.
 
     Returns:
         ``text`` where it is a safe name. Otherwise characters that some file system refuses become
-        ``_``, bytes that are no UTF-8 ``_xNN``, dots and spaces at the ends go, names that Windows
+        ``_``, bytes that are not UTF-8 ``_xNN``, dots and spaces at the ends go, names that Windows
         or wsikd keep for themselves begin with ``_``, a long name is cut to ``MAX_NAME_BYTES``
         of UTF-8, and ``-`` with six digits of the text's hash follows.
 
@@ -90,6 +90,6 @@ def _cut(name: str, limit: int) -> str:
 
 
 def _spelt(match: re.Match[str]) -> str:
-    """A byte that is no UTF-8, or half a character of UTF-16, in ASCII."""
+    """A byte that is not UTF-8, or half a character of UTF-16, in ASCII."""
     code = ord(match.group())
     return f"_x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"_u{code:04x}"

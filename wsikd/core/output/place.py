@@ -60,7 +60,7 @@ class Place:
 
     @property
     def part(self) -> Path:
-        """Where it is made, to be resumed or begun again after a kill."""
+        """Where it is made, to be resumed or restarted after a kill."""
         return self.path.with_name(f"{self.path.name}.part")
 
     @property
@@ -69,7 +69,8 @@ class Place:
         return self.path.with_name(f"{self.path.name}.replaced")
 
     def check(self) -> None:
-        """Refuse a place that is no output of its own, whatever is there; raises OutputError."""
+        """Refuse a place that is not an output of its own, whatever is there; raises
+        OutputError."""
         check_below(self.path, self.within, whole=self.whole)
         check_inputs(self.path, self.inputs)
 

@@ -1,4 +1,4 @@
-"""What C libraries print of damaged files: the fault itself stands in wsikd's own error."""
+"""Filters what C libraries print about damaged files: wsikd's own error has the cause."""
 
 from __future__ import annotations
 

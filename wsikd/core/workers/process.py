@@ -35,7 +35,7 @@ class Task:
     """A call ``function(report, *arguments)``; all of it must be picklable.
 
     ``report`` takes any picklable values, from any thread, and hands them to the parent. ``name``
-    is what errors are told of.
+    is the subject of its errors.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Task:
 class Outcome:
     """What became of a task: its value, or its error; ``seconds`` since it was handed out.
 
-    ``died`` tells that its process did.
+    ``died``: whether its process did.
     """
 
     task: Task
@@ -223,7 +223,7 @@ class _Worker:
             return None
         self.kill()
         fault = f"no progress in {stall_s / 60:.3g} minutes, so its worker process was stopped"
-        remedy = "check the disk or network it lies on, or wait longer with --stall MINUTES"
+        remedy = "check its disk or network, or wait longer with --stall MINUTES"
         return self._end(error=SlideError(self.task.name, fault, remedy))
 
     def dismiss(self) -> None:
@@ -257,14 +257,16 @@ class _Worker:
 
 
 def _death(name: str, code: int) -> SlideError:
-    """What is told of a process that ended with ``code``; a signal's is negative."""
+    """The error for a process that ended with ``code``; a signal's is negative."""
     if code >= 0:
-        fault = f"its worker process ended by itself (exit code {code})"
-        return SlideError(name, fault, "run it alone with --log-level debug and report it")
+        fault = f"its worker process exited (code {code})"
+        return SlideError(
+            name, fault, "run it alone with --log-level debug and report the traceback"
+        )
     known = {int(s): f", {s.name}" for s in signal.Signals}
-    fault = f"its reading killed the worker process (signal {-code}{known.get(-code, '')})"
+    fault = f"reading it killed the worker process (signal {-code}{known.get(-code, '')})"
     if -code == _SIGKILL:
-        remedy = "if memory ran out, give fewer --jobs or --threads; else leave the slide out"
+        remedy = "if out of memory, give fewer --jobs or --threads; else leave the slide out"
     else:
         remedy = "the file is damaged or breaks its reader: try another --reader, or leave it out"
     return SlideError(name, fault, remedy)

@@ -14,7 +14,7 @@ _last = 0.0
 
 
 def on_progress(tell: Callable[[], None] | None) -> None:
-    """Let ``tell`` be called, at most every ``EVERY_S`` seconds, while work goes on."""
+    """Let ``tell`` be called, at most every ``EVERY_S`` seconds, during the work."""
     global _told, _last
     _told, _last = tell, 0.0
 

@@ -32,7 +32,7 @@ ENVIRONMENT = {
 }
 """Set by the command too. The resampler multiplies small matrices in threads of its own; threads of
 PyTorch that spin while they wait take the cores that decode (seen: a forward pass 30 times slower);
-and what OpenCV says of a damaged image stands in wsikd's own error."""
+and wsikd's own error repeats what OpenCV says about a damaged image."""
 
 
 def serve(link: Connection, levels: Mapping[str, int], says: Connection) -> None:

@@ -134,7 +134,7 @@ def gather(
     entries: Sequence[SlideEntry],
     teacher: str,
 ) -> Gradings:
-    """Compare maps field by field with what was drawn, or with the teacher's where nothing was.
+    """Compare maps field by field with the annotations, or with the teacher's where nothing was.
 
     Args:
         maps: of each contender, slide by slide.
@@ -196,7 +196,7 @@ def choose(
         JSON values: for each student its difference from the teacher, the 95 % interval of it, the
         one-sided 95 % lower bound, and ``not_inferior`` (None where an earlier one had failed, so
         that it was not tested); ``chosen`` is the last that passed, None where none did. Where not
-        even the first has a bound, nothing is concluded, and ``refused`` tells why.
+        even the first has a bound, nothing is concluded, and ``refused`` gives the reason.
     """
     base = gradings.without(teacher)
     tests: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ def choose(
 
 
 def _no_bound(gradings: Gradings) -> str:
-    """Why a difference of kappas has no interval, and what mends that."""
+    """Why a difference of kappas has no interval, and how to get one."""
     why = (
         f"{gradings.groups} slide(s) or patient(s) with a reference are too few for a bound"
         if gradings.groups < MIN_GROUPS
@@ -260,13 +260,15 @@ def seen_slides(
         try:
             parts = {m.slide.name: saw_scan(record, m.slide.fingerprint) for m in maps}
         except (LookupError, TypeError):
-            log.warning("the card of %s does not say what it has seen: no check for leaks", name)
+            log.warning(
+                "the card of %s does not list its training data: leakage is not checked", name
+            )
             found[name] = None
             continue
         found[name] = {slide: part for slide, part in parts.items() if part}
         if seen := found[name]:
             log.warning(
-                "%s has learnt from %d of the slides (%s): its kappa is too good",
+                "%s was trained on %d of the slides (%s): its kappa is too high",
                 name, len(seen), ", ".join(list(seen)[:5]) + (", ..." if len(seen) > 5 else ""),
             )  # fmt: skip
     return found

@@ -29,11 +29,11 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
     lines = [*table_lines(heads, rows, right=range(1, len(heads))), ""]
     if "compared_slides" in record:
         lines += [_slides_told(record["compared_slides"]), ""]
-    again = "Fields are read again by the teacher, the most doubtful first. " if asked else ""
+    again = "The teacher grades the most uncertain fields again. " if asked else ""
     lines += [
         (
-            f"{_fields_told(record['compared'])}. {again}Times are medians [least, greatest] of "
-            "passes in turn over the same fields."
+            f"{_fields_told(record['compared'])}. {again}Times are medians [minimum, maximum] of "
+            f"interleaved passes over the same fields."
         ),
         "",
     ]
@@ -41,7 +41,7 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
         lines += _choice_lines(record)
     for name, seen in record["seen"].items():
         if seen:
-            lines += [f"**{name} has learnt from {len(seen)} of these slides.**", ""]
+            lines += [f"**{name} was trained on {len(seen)} of these slides.**", ""]
     return lines
 
 
@@ -59,20 +59,23 @@ def _fields_told(what: dict[str, Any]) -> str:
     )
     if what["reference"] == "drawn":
         return (
-            f"The {scale} of fields is that with what was drawn or said of the slides (where that "
-            f"is one class), {over}"
+            f"The {scale} of fields is that with the annotations or labels of the slides (where "
+            f"a field has one class), {over}"
         )
     return (
-        f"Nothing is drawn on these slides: the {scale} of fields is agreement with the teacher, "
-        f"which does not tell who is right, {over}"
+        f"These slides have no annotations: the {scale} of fields is agreement with the teacher, "
+        f"not with a reference, {over}"
     )
 
 
 def _slides_told(what: dict[str, Any]) -> str:
     without = sum(row["label"] is None for row in what["grade_groups"])
     left = [
-        *([f"{without} slide(s) without a label do not count"] if without else []),
-        *([f"{len(what['missing'])} label(s) are of slides not compared"] * bool(what["missing"])),
+        *([f"{without} slide(s) without a label are left out"] if without else []),
+        *(
+            [f"{len(what['missing'])} label(s) are for slides that were not compared"]
+            * bool(what["missing"])
+        ),
     ]
     return (
         "The quadratic kappa of slides is that of ISUP grade groups 0 to 5 with the labels "
@@ -151,7 +154,7 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
         order = sorted(points, key=lambda p: rank.get(p["kind"], p["budget"]))
         axes.plot([p["cpu_s"]["median"] for p in order], [p[f"{start}kappa"] for p in order],
                   color="#bbbbbb", zorder=0)  # fmt: skip
-        axes.set_title("percentages: fields that the teacher reads again", fontsize=9)
+        axes.set_title("percentages: share of fields that the teacher grades again", fontsize=9)
     for number, point in enumerate(points):
         cpu, kappa = point["cpu_s"], point[f"{start}kappa"]
         low, high = point[f"{start}interval"] or (kappa, kappa)
@@ -170,7 +173,7 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
         )  # fmt: skip
     against = "agreement with the teacher"
     if unit == "slide" or record["compared"]["reference"] == "drawn":
-        against = "with the labels" if unit == "slide" else "with what was drawn"
+        against = "with the labels" if unit == "slide" else "with the annotations"
     axes.set_xlabel("CPU seconds for all slides, median and range of the passes")
     axes.set_ylabel(f"kappa of {unit}s, {against}")
     axes.spines[["top", "right"]].set_visible(False)

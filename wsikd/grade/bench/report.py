@@ -60,11 +60,11 @@ def agreement_text(record: dict[str, Any]) -> str:
     """One sentence on how far the two maps agree."""
     found = record.get("agreement")
     if found is None:
-        return "Untrained networks (--arch): the times are real, the grades mean nothing."
+        return "Untrained networks (--arch): the times are valid, the grades are meaningless."
     if not found["fields"]:
-        return "No field has tissue in both maps; nothing can be compared."
+        return "No field has tissue in both maps; there is nothing to compare."
     if found["kappa"] is None:
-        return f"Both give one class to all {found['fields']} fields; kappa is not defined."
+        return f"Both predict one class for all {found['fields']} fields; kappa is not defined."
     classes = ", ".join(
         f"{name} {share:.0%}" for name, share in found["by_class"].items() if share is not None
     )
@@ -86,8 +86,8 @@ def to_markdown(record: dict[str, Any]) -> str:
         f"{len(record['slides'])} slide(s), {totals['fields']} fields of "
         f"{student['patch_px'] * student['mpp']:g} um, {totals['tissue_mm2']:.2f} mm2 of tissue"
         f"{f' (a sample of at most {sampled} fields a slide)' if sampled else ''}; "
-        f"{record['repeats']} timed passes of each, in turn, after one that is not timed. "
-        "Median [least, greatest] over the passes."
+        f"{record['repeats']} timed passes of each network, interleaved, after one untimed pass. "
+        f"Median [minimum, maximum] over the passes."
     )
     where = (
         f"Measured on {env['processor']}, {env['cores']} cores, device {env['device']}, "
@@ -118,7 +118,7 @@ def _stage_lines(
     return [
         *table_lines(heads, stage_rows(record), right=(1, 2, 3)),
         "",
-        "Reading runs beside computing, so the stages may add up to more than the total.",
+        "Reading and computing run in parallel, so the stages may add up to more than the total.",
         "",
         agreement_text(record),
         "",

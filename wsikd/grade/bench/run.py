@@ -66,8 +66,8 @@ def run_bench(
         question: what is asked beside the times.
         repeats: timed passes of each, after one that is not timed.
         on_progress: called with (slides done, slides in all).
-        on_failure: told of a slide that fails, which is then left out; a fault that nobody foresaw
-            is reported as a WsikdError. Without it, the error rises.
+        on_failure: called with a slide that fails, which is then left out; a fault that nobody
+            foresaw is reported as a WsikdError. Without it, the error rises.
 
     Returns:
         A record ready for JSON: environment, contenders, slides, totals, ratios, agreement, points
@@ -127,7 +127,7 @@ def run_bench(
 
 
 def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
-    """The student that asks its teacher about so many fields, the most doubtful first."""
+    """The student that asks its teacher about so many fields, the most uncertain first."""
     assert not isinstance(student.predictor, EscalatingPredictor)
     assert not isinstance(teacher.predictor, EscalatingPredictor)
     temperature = None if student.card is None else student.card.temperature

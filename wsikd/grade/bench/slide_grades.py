@@ -32,18 +32,20 @@ def check_labels(question: Question, classes: Sequence[str], entries: Sequence[S
     """Refuse labels that cannot be used, before anything is timed.
 
     Raises:
-        ConfigError: none is of these slides, or the classes are no Gleason patterns.
+        ConfigError: none is of these slides, or the classes are not Gleason patterns.
     """
     if not question.labels:
         return
     if patterns_of(classes) is None:
-        fault = f"the networks' classes ({', '.join(classes)}) are no Gleason patterns"
-        raise ConfigError("--labels", fault, "there is no grade group to compare; leave it out")
+        fault = f"the networks' classes ({', '.join(classes)}) are not Gleason patterns"
+        raise ConfigError("--labels", fault, "they have no grade group to compare; omit --labels")
     names = [entry.name for entry in entries]
     if not set(names) & set(question.labels):
         told = f"such as '{next(iter(question.labels))}'; there is '{names[0]}'"
-        fault = f"none of its {len(question.labels)} slides is among those compared ({told})"
-        raise ConfigError("--labels", fault, "name the slides as their files, or give them with -i")
+        fault = f"none of its {len(question.labels)} slides was compared ({told})"
+        raise ConfigError(
+            "--labels", fault, "name the slides like their files, or give them with -i"
+        )
 
 
 def grade_group(contender: Contender, grade_map: GradeMap, specimen: str) -> int:

@@ -76,7 +76,7 @@ class Checked:
         if self._other > (1 - SAME_SHARE) * self.fields:
             self._chosen = self._full
             log.warning(
-                "%s: %d of %d fields have another class in bf16 than in fp32, so fp32 is used",
+                "%s: %d of %d fields get another class in bf16 than in fp32, so fp32 is used",
                 self.name, self._other, self._seen,
             )  # fmt: skip
         elif self._seen >= self.fields:

@@ -55,11 +55,11 @@ def open_engine(
         engine: an entry of ``ENGINES``; auto takes OpenVINO on a CPU, PyTorch on a GPU, and
             PyTorch where no graph is kept and there is little to do.
         precision: fp32; bf16; auto, which is bf16 where the processor computes in it. bf16 is
-            held against fp32 over the first fields, see ``check.Checked``.
+            compared with fp32 over the first fields, see ``check.Checked``.
         device: auto, cpu, cuda:0.
         threads: of the CPU.
         fields: about how many will be asked for.
-        check: whether bf16 is held against fp32; else it was before, and is only refused where
+        check: whether bf16 is compared with fp32; if not, it was before, and is only refused where
             the processor does not compute in it.
 
     Raises:
@@ -71,7 +71,7 @@ def open_engine(
     name = engine if engine != AUTO else _fastest(network, where, fields)
     kind = resolve(ENGINES, name, kind="engines")
     if where != "cpu" and getattr(kind, "cpu_only", False):
-        raise ConfigError(f"--engine {name}", f"computes on the CPU, not on {where}",
+        raise ConfigError(f"--engine {name}", f"runs on the CPU, not on {where}",
                           "give --device cpu, or --engine torch")  # fmt: skip
     place = Place(where, threads, "fp32")
     full = partial(kind, network, place)
@@ -79,7 +79,7 @@ def open_engine(
     if wanted == "fp32":
         return full()  # type: ignore[no-any-return]
     if not check and default_precision(name, where) != wanted:
-        raise ConfigError(f"--precision {wanted}", f"is not what {name} computes in on {where}",
+        raise ConfigError(f"--precision {wanted}", f"is not supported by {name} on {where}",
                           "give --precision fp32")  # fmt: skip
     low = kind(network, replace(place, precision=wanted))
     if not check:
@@ -139,7 +139,7 @@ def default_precision(engine: str, device: str) -> str:
 
 @lru_cache(maxsize=1)
 def _processor() -> tuple[str, frozenset[str]]:
-    """Name of the processor and its flags; none where the system does not tell."""
+    """Name of the processor and its flags; none if the system does not report them."""
     name, flags = "", frozenset[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -30,7 +30,7 @@ class CompileEngine(TorchEngine):
         super().__init__(network, place)
         if self.device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
             raise ConfigError(
-                "--engine compile", "finds no C++ compiler", "install g++, or leave --engine out"
+                "--engine compile", "no C++ compiler was found", "install g++, or omit --engine"
             )
         self._compiled: Any = torch.compile(self.module, dynamic=False)
         self._full = 0

@@ -40,14 +40,14 @@ def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--st
             option,
             f"the student reads fields of {student.field_um:g} um, the teacher of "
             f"{teacher.field_um:g} um",
-            "take networks of one field size",
+            "use networks with the same field size",
         )
     if teacher.classes != student.classes:
         raise ConfigError(
             option,
-            f"the student knows the classes {', '.join(student.classes)}, the teacher "
+            f"the student's classes are {', '.join(student.classes)}, the teacher's "
             f"{', '.join(teacher.classes)}",
-            "take networks of the same classes",
+            "use networks with the same classes",
         )
 
 
@@ -57,14 +57,14 @@ def teacher_settings(
     """The student's settings for a teacher of the same fields: its stride at the finer resolution.
 
     Raises:
-        ConfigError: the stride is no whole number of the teacher's pixels.
+        ConfigError: the stride is not a whole number of the teacher's pixels.
     """
     if settings.stride_px is None:
         return settings
     stride = settings.stride_px * teacher.patch_px / student.patch_px
     if abs(stride - round(stride)) > 1e-6:
         fault = f"{settings.stride_px} px are {stride:g} px of the teacher's"
-        raise ConfigError("--stride", fault, "choose one that is whole for both")
+        raise ConfigError("--stride", fault, "choose a stride that is a whole number for both")
     return replace(settings, stride_px=round(stride))
 
 
@@ -143,7 +143,8 @@ class EscalatingPredictor:
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
     ) -> GradeMap:
-        """Grade the tissue of an open slide; ``escalated_hw`` of the map tells who graded what.
+        """Grade the tissue of an open slide; ``escalated_hw`` of the map holds who graded each
+        field.
 
         Stage ``escalate`` is the wall time of the second reading.
 
@@ -181,7 +182,8 @@ class EscalatingPredictor:
 
 
 def escalation_row(grade_map: GradeMap, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What the summary tells of a map that a teacher stood by: share, fields and wall time."""
+    """Columns of the summary for a map with an escalation to a teacher: share, fields and wall
+    time."""
     if grade_map.escalated_hw is None:
         return {}
     count, fields = int(grade_map.escalated_hw.sum()), int(grade_map.valid_hw.sum())

@@ -31,7 +31,7 @@ class Rule:
         budget: share of a slide's fields at most, 0 to 1; 1 takes all.
         threshold: least doubt; None: the most doubtful, as many as the budget allows.
         temperature: of the student, None where it was not calibrated.
-        told: the rule in words.
+        told: the rule in words, for the log.
     """
 
     budget: float
@@ -54,22 +54,28 @@ def rule_of(
         student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
         teacher: who is asked.
         budget: share of the fields at most, 0 to 1.
-        agreement: share of the validation fields that shall have the teacher's class.
+        agreement: share of the validation fields that must have the teacher's class.
         kappa: instead of it, kappa with the labels of the validation fields.
 
     Raises:
         BundleError: the curve is damaged.
-        ConfigError: validation does not tell of that kappa, or does not reach it.
+        ConfigError: the card holds no such kappa, or validation does not reach it.
     """
     temperature = student.temperature
-    unsure = "the most doubtful first" if temperature else "the most doubtful first (uncalibrated)"
+    unsure = (
+        "the most uncertain first" if temperature else "the most uncertain first (uncalibrated)"
+    )
     if budget >= 1:
         return Rule(1.0, None, temperature, "every field is read again")
     found = student.card.escalation
     if not isinstance(found, dict) or found.get("teacher_sha256") != teacher.sha256:
-        why = "is of another teacher" if isinstance(found, dict) else "has no threshold of doubt"
+        why = (
+            "is for another teacher"
+            if isinstance(found, dict)
+            else "holds no uncertainty threshold"
+        )
         if kappa is not None:
-            remedy = "leave --kappa out, or distil the student from this teacher"
+            remedy = "omit --kappa, or distil the student from this teacher"
             raise ConfigError("--kappa", f"the student's card {why}", remedy)
         told = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
         return Rule(budget, None, temperature, told)
@@ -83,7 +89,7 @@ def rule_of(
         from wsikd.models.files.bundle import CARD
 
         raise BundleError(
-            student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it anew"
+            student.path / CARD, f"its escalation cannot be read ({error!r})", "copy it again"
         ) from error
 
 
@@ -105,7 +111,9 @@ def _reaching(
 ) -> Rule:
     """The rule by which validation has that kappa with its labels."""
     if "truth_kappa" not in found["curve"]:
-        fault = "the student's card is of a wsikd that did not keep kappa with the labels"
+        fault = (
+            "the student's card was written by an older wsikd and holds no kappa with the labels"
+        )
         raise ConfigError("--kappa", fault, "distil it again, or give --agreement")
     curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share")}
     values = [None if v is None else float(v) for v in found["curve"]["truth_kappa"]]
@@ -119,20 +127,21 @@ def _reaching(
             f"--kappa {kappa:g}",
             f"not reached on {fields}: {_floor(values[best])} at best, with "
             f"{curve['share'][best]:.2g} of them read again",
-            "ask for less, or give --agreement",
+            "lower --kappa, or give --agreement",
         )
     if (share := curve["share"][place]) > budget:
         within = best_place(known, budget)
         reached = "none" if within is None else _floor(values[within])
         fault = (
-            f"wants {share:.3g} of {fields} read again; the budget {budget:.3g} reaches {reached}"
+            f"needs {share:.3g} of {fields} graded by the teacher; the budget {budget:.3g} "
+            f"reaches {reached}"
         )
         remedy = (
             f"give --budget {math.ceil(share * 100) / 100:g}"
             if share < 1
-            else ("only the teacher alone reaches it: give --budget 1 without --kappa")
+            else ("only the teacher reaches it: give --budget 1 without --kappa")
         )
-        raise ConfigError(f"--kappa {kappa:g}", fault, f"{remedy}, or ask for less")
+        raise ConfigError(f"--kappa {kappa:g}", fault, f"{remedy}, or lower --kappa")
     told = (
         f"{_told(found, curve, place, budget)}kappa with their labels was {values[place]:.3f} "
         f"(student alone {_shown(values[0])}, teacher {_shown(values[-1])})"

@@ -112,7 +112,7 @@ def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
         other = written.setdefault(exporter.file, name)
         if other != name:
             fault = f"writes {exporter.file}, as '{other}' does"
-            raise ConfigError(f"exporters '{name}'", fault, "leave one of the two out")
+            raise ConfigError(f"exporters '{name}'", fault, "remove one of the two")
     return found
 
 

@@ -47,8 +47,8 @@ def check(slide: Slide) -> None:
     if slide.info.vendor != VENDOR:
         raise SlideError(
             slide.info.file,
-            "is no DICOM slide, so it can have no DICOM segmentation",
-            "leave dicom-seg out of --format, or give --format all, which passes it over",
+            "is not a DICOM slide, so it can have no DICOM segmentation",
+            "remove dicom-seg from --format, or give --format all, which skips it",
         )
     if find_spec("highdicom") is None:
         raise WsikdError(
@@ -134,7 +134,9 @@ def _source(slide: Slide) -> Any:
         if name not in header:
             setattr(header, name, "")
     if "TotalPixelMatrixOriginSequence" not in header:
-        log.warning("%s: tells no TotalPixelMatrixOrigin; 0, 0 mm is assumed", slide.info.file)
+        log.warning(
+            "%s: no TotalPixelMatrixOrigin in its header; 0, 0 mm is assumed", slide.info.file
+        )
         origin = pydicom.Dataset()
         origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 0
         header.TotalPixelMatrixOriginSequence = [origin]
@@ -145,7 +147,7 @@ def _lacking(slide: Slide, name: str) -> SlideError:
     return SlideError(
         slide.info.file,
         f"its DICOM header lacks {name}, to which a segmentation must refer",
-        "leave dicom-seg out of --format",
+        "remove dicom-seg from --format",
     )
 
 

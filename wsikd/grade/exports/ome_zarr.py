@@ -33,9 +33,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
     ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
     most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
-    ``labels/said_by``, where a teacher stood by, tells who did: 0 nobody, 1 student, 2 teacher.
+    With an escalation, ``labels/said_by`` holds who graded a field: 0 nobody, 1 student, 2 teacher.
     Transformations lead from array index to um from the slide's level-0 corner, for pixel
-    centres. Attribute ``wsikd`` repeats the placement in level-0 px and tells the temperature that
+    centres. Attribute ``wsikd`` repeats the placement in level-0 px and holds the temperature that
     the probabilities are calibrated with (null: they are not); of the slide it names only name,
     dimensions, mpp and bounds. Its ``complete`` is written last.
 
@@ -70,7 +70,7 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
     """Read back what :func:`write` wrote; ``slide`` is the slide it was made from.
 
     Raises:
-        StoreNotFoundError: there is no whole grade map at ``path``.
+        StoreNotFoundError: there is no complete grade map at ``path``.
     """
     import zarr
 
@@ -116,19 +116,19 @@ def _read(group: zarr.Group, name: str) -> NDArray[np.float32]:
     """Numbers of a map; raises ValueError where more are claimed than any map has."""
     array: Any = group[name]
     if math.prod(array.shape) > _MOST or array.dtype.kind != "f":
-        raise ValueError(f"claims {array.shape} numbers")
+        raise ValueError(f"claims {array.shape} values")
     return np.asarray(array[...], np.float32)
 
 
 def _no_map(path: Path) -> StoreNotFoundError:
-    return StoreNotFoundError(path, "no whole grade map", "run wsikd infer again")
+    return StoreNotFoundError(path, "no complete grade map", "run wsikd infer again")
 
 
 def read_alone(path: Path) -> GradeMap:
     """Read a grade map whose slide is not at hand: of it only name, size, mpp and bounds are known.
 
     Raises:
-        StoreNotFoundError: there is no whole grade map at ``path``.
+        StoreNotFoundError: there is no complete grade map at ``path``.
     """
     import zarr
 

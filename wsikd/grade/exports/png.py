@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
 
 PICTURE_KEY = "wsikd-picture"
-"""Entry of the file that tells the slide's (width)x(height) in it, which lies above the legend."""
+"""Metadata entry of the file with the slide's (width)x(height) in it, above the legend."""
 _FONT_PX, _LINE_PX, _MARGIN_PX = 16, 28, 12
 _INK = (30, 30, 30)
 _EDGED_CELL_PX = 10

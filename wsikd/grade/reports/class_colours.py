@@ -19,7 +19,7 @@ _CYCLE = (
 
 
 def class_colour(name: str, index: int) -> tuple[int, int, int]:
-    """Colour of a class, told apart by colour-blind readers: (red, green, blue), 0 to 255.
+    """Colour of a class, distinguishable for colour-blind readers: (red, green, blue), 0 to 255.
 
     Args:
         name: class name; Gleason patterns and benign tissue have fixed colours.

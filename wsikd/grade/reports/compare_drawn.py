@@ -46,7 +46,7 @@ def truth_map(
 ) -> GradeMap:
     """The drawn regions on the grid of ``grade_map``: probability 1 for the drawn class.
 
-    Cells of which no class covers ``min_cover`` are not valid.
+    Cells without a class that covers ``min_cover`` are not valid.
     """
     rows, columns = np.nonzero(grade_map.valid_hw)
     label, _ = label_fields(grade_map.boxes(), regions, grade_map.classes, min_cover=min_cover)

@@ -47,7 +47,7 @@ class SlideRow:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the report tells.
+    """All data of the report.
 
     ``scores`` by who graded (teacher, student); ``colour_kappa`` is the kappa of a logistic
     regression on a field's colour histograms, the least that a network must beat; ``commands`` are
@@ -137,7 +137,7 @@ def templates() -> Environment:
 
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Each class with its colour as CSS has it."""
+    """Each class with its CSS colour."""
     return [
         (name, "#{:02x}{:02x}{:02x}".format(*class_colour(name, index)))
         for index, name in enumerate(classes)
@@ -157,5 +157,5 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """An image as text that stands in for its address."""
+    """An image as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

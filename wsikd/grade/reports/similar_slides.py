@@ -71,7 +71,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SimilarPage:
-    """All that the page tells; ``facts`` are lines about the table that it was made from."""
+    """All data of the page; ``facts`` are lines about the table that it was made from."""
 
     slide: str
     matches: Sequence[Match]
@@ -84,9 +84,9 @@ def write_similar(
     """Write the page.
 
     Args:
-        page: what it tells.
+        page: its content.
         path: the HTML file.
-        entries: where the slides are, matched by name; a region of any other slide is told by its
+        entries: where the slides are, matched by name; a region of any other slide is shown by its
             coordinates.
 
     Returns:

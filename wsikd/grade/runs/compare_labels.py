@@ -78,7 +78,7 @@ def read_labels(path: Path) -> list[SlideLabel]:
         lacking = "slide" if "slide" not in columns else "grade_group or gleason"
         raise AnnotationError(
             path,
-            f"no column {lacking} (there are: {', '.join(c for c in columns if c) or 'none'})",
+            f"no column {lacking} (columns: {', '.join(c for c in columns if c) or 'none'})",
             "name them slide, grade_group (0 to 5) or gleason (3+4, benign), and patient if known",
         )
     labels: dict[str, SlideLabel] = {}
@@ -87,11 +87,11 @@ def read_labels(path: Path) -> list[SlideLabel]:
         where = f"{path}, line {reader.line_num}"
         name = _stem(cells.get("slide", ""))
         if not name or name in labels:
-            fault = f"slide '{name}' for the second time" if name else "no slide named"
+            fault = f"slide '{name}' for the second time" if name else "no slide name"
             raise AnnotationError(where, fault, "delete the line")
         labels[name] = SlideLabel(name, _grade(where, cells), cells.get("patient") or None)
     if not labels:
-        raise AnnotationError(path, "holds no slide", "give a line for each")
+        raise AnnotationError(path, "lists no slide", "add one line per slide")
     return list(labels.values())
 
 
@@ -112,8 +112,8 @@ def _grade(where: str, cells: Mapping[str, str]) -> int:
     known = {v for v in found.values() if v is not None}
     if len(known) != 1:
         told = " and ".join(f"{k} '{cells.get(k, '')}'" for k in found if k in cells)
-        fault = f"{told} disagree" if known else "no grade"
-        raise AnnotationError(where, fault, "mend the line, or delete it")
+        fault = f"{told} contradict each other" if known else "no grade"
+        raise AnnotationError(where, fault, "correct the line or delete it")
     return known.pop()
 
 
@@ -159,7 +159,7 @@ def read_results(out: Path) -> Results:
 
     Raises:
         ConfigError: there is no result, or they were made with different settings, or with
-            classes that are no Gleason patterns.
+            classes that are not Gleason patterns.
     """
     rows, prints, rules = {}, {}, set()
     for folder, record in named_records(out):
@@ -174,13 +174,15 @@ def read_results(out: Path) -> Results:
     for key in _SAME:
         if len(values := {json.dumps(row.get(key)) for row in rows.values()}) > 1:
             fault = f"its slides were made with different settings ({key} {' and '.join(values)})"
-            raise ConfigError(out, fault, "grade all of them alike into one folder")
+            raise ConfigError(out, fault, "grade them all with the same settings")
     first = next(iter(rows.values()))
     if "isup_grade_group" not in first:
-        raise ConfigError(out, "its classes are no Gleason patterns", "there is no grade to score")
+        raise ConfigError(
+            out, "its classes are not Gleason patterns", "there is no grade group to score"
+        )
     if len(rules) > 1:
         fault = "its slides were made with different rules or thresholds of the score"
-        raise ConfigError(out, fault, "grade all of them alike into one folder")
+        raise ConfigError(out, fault, "grade them all with the same settings")
     card = student_card(out, first.get("student"))
     return Results(rows, prints, _failures(out), card, rules.pop())
 
@@ -220,7 +222,7 @@ def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, An
             "--labels",
             f"none of its {len(labels)} slides has a result (such as '{labels[0].slide}'; there "
             f"is '{next(iter(results.rows))}')",
-            "name the slides as summary.csv does",
+            "name the slides as in summary.csv",
         )
     truth = np.array([label.grade_group for label in both], np.int64)
     rows = [results.rows[label.slide] for label in both]
@@ -304,13 +306,13 @@ def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
     try:
         parts = {s: saw_scan(records, results.fingerprint[s]) for s in slides}
     except MALFORMED:
-        log.warning("the student's card does not say what it has seen: no check for leaks")
+        log.warning("the student's card does not list its training data: leakage is not checked")
         return None
     seen = {slide: part for slide, part in parts.items() if part}
     if seen:
         log.warning(
             "%d of the slides were in the student's own training or validation data (%s): the "
-            "figures are too good",
+            "scores are too high",
             len(seen),
             ", ".join(list(seen)[:5]) + (", ..." if len(seen) > 5 else ""),
         )  # fmt: skip

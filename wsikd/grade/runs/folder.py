@@ -145,7 +145,7 @@ def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ..
     known = known_names(EXPORTERS, "exporters")
     asked = [name.strip() for value in values for name in value.split(",") if name.strip()]
     if not asked:
-        raise ConfigError(option, "names nothing", f"give some of {', '.join(known)}")
+        raise ConfigError(option, "is empty", f"give some of {', '.join(known)}")
     for name in sorted({*asked} - {ALL}):
         check_known(EXPORTERS, name, kind="exporters")
     for name in known:
@@ -248,7 +248,7 @@ def _load(run: Run, grading: Grading, watch: Watch) -> Loaded:
 def _settle(
     run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path, *, overwrite: bool
 ) -> Settled:
-    """Decide what computes; a slide that kills the process over it is told at its own turn."""
+    """Choose the engine; a slide that kills the process here is reported at its own turn."""
     first: Sequence[SlideEntry] = entries
     begun = None if overwrite and grading.settings.precision == "bf16" else out
     while True:
@@ -305,7 +305,7 @@ def _outcomes(
     for outcome in run(tasks(), watch.report):
         job = given[outcome.task.name]
         if outcome.died and job.ahead:
-            log.info("%s: its worker process died; it is graded again, alone", job.entry.name)
+            log.info("%s: its worker process died; it is graded again on its own", job.entry.name)
             todo.appendleft(replace(job, ahead=None))
             continue
         yield job, outcome

@@ -102,7 +102,7 @@ def settle_job(
         report: not used.
         grading: which network, and how it reads.
         entries: the slides to come.
-        out: folder of results to go on as it was begun; None decides anew.
+        out: folder of results to continue with its own engine; None chooses again.
 
     Raises:
         ConfigError: the engine cannot be had.
@@ -134,7 +134,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
     _one_thread_each()
     loaded, predictor = _ready(job.grading)
     if loaded.student.sha256 != job.digest:
-        raise BundleError(job.grading.model, "has changed meanwhile", "run the command again")
+        raise BundleError(job.grading.model, "has changed in the meantime", "run the command again")
     if job.settled:
         compute_as(predictor, job.settled)
     opened, asked = _ahead.take(job.entry), job.grading.escalation

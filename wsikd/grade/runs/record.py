@@ -129,7 +129,7 @@ def read_record(folder: Path) -> ResultRecord | None:
 
 
 def newer_format(folder: Path) -> str | None:
-    """What to say of a record that only a newer wsikd reads; None where it is no such record."""
+    """What to say of a record that only a newer wsikd reads; None where it is not such a record."""
     try:
         found = read_json(folder / FILE, finite=True).get("format")
     except (OSError, ValueError, AttributeError):

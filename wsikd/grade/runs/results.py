@@ -110,7 +110,7 @@ def infer_slide(
     Raises:
         StoreMismatchError: there are results of other settings.
         AnnotationError: the mask file cannot be used.
-        OutputError: the disk does not take it, another process is at work on it, or something that
+        OutputError: the disk does not take it, another process is using it, or something that
             wsikd did not make is there.
         SlideError, RegionReadError: as they say.
     """
@@ -221,7 +221,7 @@ def _locked(place: Place) -> Iterator[Callable[[], Path]]:
 
 
 def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
-    """Columns that tell rows of different students and rules apart."""
+    """Columns that distinguish rows of different students and rules."""
     row = dict(
         zip(
             HOW[:-1],
@@ -270,8 +270,8 @@ def write_summary(out: Path, patients: Mapping[str, str] | None = None) -> Path:
     patient, where patients are known (from ``patients``, slide -> patient, or the rows).
 
     Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in full.
-    Folders that do not bear their slide's name, as those left by a killed run, are passed over.
-    The last columns tell how a row was made: student (12 digits of its SHA-256), specimen rule,
+    Folders that do not bear their slide's name, such as those left by a killed run, are skipped.
+    The last columns name how a row was made: student (12 digits of its SHA-256), specimen rule,
     least area of cancer (mm2), least share of a pattern, rules, resolution (um/px), temperature,
     engine and precision, the teacher where one was asked, with budget and threshold, and the use.
     """
@@ -342,7 +342,7 @@ def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
 
 
 def _read_how(predictor: SlidePredictor | EscalatingPredictor, slide: Slide) -> dict[str, Any]:
-    """From which level, by which reader, and by how much its JPEG decoder reduced it."""
+    """Level, reader, and the factor by which the JPEG decoder reduced it."""
     canvas = predictor.canvas(slide)
     return {"level": canvas.level, "reader": slide.info.reader, "reduced_by": canvas.reduction}
 
@@ -367,7 +367,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     found = read_record(folder)
     if not found:
         fault = newer_format(folder) or "exists and holds no finished result"
-        raise StoreMismatchError(folder, fault, "choose another -o, or remove it yourself")
+        raise StoreMismatchError(folder, fault, "choose another -o, or remove it")
     old, new = found.made_with, json.loads(json.dumps(made_with))
     later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
     keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]

@@ -1,7 +1,8 @@
 """What a folder of results is computed with: decided once, before its first slide, then kept.
 
-Maps of one folder are to differ by their slides alone. So bf16 is held against fp32 over fields of
-the first slides, whose results come afterwards, and who adds to a folder computes as it was begun.
+Maps of one folder are to differ by their slides alone. So bf16 is compared with fp32 over fields of
+the first slides, whose results come afterwards, and later runs into the folder use the same engine
+and precision.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TEACHER_FIELDS = 64
-"""A teacher is held against itself over fewer fields: each costs as much as 16 of a student's."""
+"""A teacher is checked over fewer fields: each costs as much as 16 of a student's."""
 _MOST_SLIDES = 16
 _LARGE_PX = 256
 
@@ -61,7 +62,7 @@ def begun_with(
         student: SHA-256 of its weights, 16 digits; results of others do not count.
         teacher: the same of the teacher.
         asked: an engine other than ``auto``, and fp32, are taken before what the folder has. bf16
-            is not: it is what passes the check, and the folder tells what that came to.
+            is not: it is what passes the check, and the folder holds the result of that check.
 
     Returns:
         None where there is no such result. The teacher is None where none of them asked it.
@@ -75,7 +76,7 @@ def begun_with(
     other = next((m for m in asked_too if teacher and m.get("teacher") == teacher), None)
     if asked.precision == "bf16" and made[0]["precision"] == "fp32":
         log.warning(
-            "%s: its results are in fp32, so those to come are too (--overwrite decides anew)", out
+            "%s: its results are in fp32, so new ones are too (--overwrite chooses again)", out
         )
     return Settled(
         _asked(asked, made[0]["engine"], made[0]["precision"]),
@@ -153,7 +154,7 @@ def _settle(
         for entry in entries[:_MOST_SLIDES]:
             if engine.decided:
                 break
-            with suppress(WsikdError):  # it is told when it is that slide's turn
+            with suppress(WsikdError):  # it is reported when that slide is graded
                 trial.predict_entry(entry)
     found = Computing(engine.name, engine.precision)
     predictor.settle(found.engine, found.precision)
@@ -161,13 +162,14 @@ def _settle(
 
 
 def _go_on(predictor: SlidePredictor, begun: Computing, out: Path | None) -> None:
-    """Open what the folder was begun with; raises ConfigError where this machine has it not."""
+    """Open the folder's own engine; raises ConfigError if this machine does not have it."""
     predictor.settle(begun.engine, begun.precision)
     try:
         predictor.ready()
     except ConfigError as error:
         fault = (
-            f"its results are of {begun.engine} in {begun.precision}, which cannot be had here "
+            f"its results were made by {begun.engine} in {begun.precision}, which is not "
+            f"available here "
             f"({error.subject}: {error.fault})"
         )
         raise ConfigError(out, fault, f"{error.remedy}, or choose another -o") from error

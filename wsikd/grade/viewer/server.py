@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request, in one line where it cannot be."""
         # A page elsewhere whose name is made to point here still names its own host.
         if self.headers.get("Host", "") not in self.server.hosts:
-            self._tell(HTTPStatus.FORBIDDEN, "asked for under another name than 127.0.0.1")
+            self._tell(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
             return
         try:
             answer = _answer(self.server.viewing, self.path)
@@ -123,12 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
             log.debug("connection closed", exc_info=True)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are told at --log-level debug."""
+        """Requests are logged at --log-level debug."""
         log.debug(format, *args)
 
 
 def _answer(viewing: Viewing, target: str) -> Answer | None:
-    """Body and type of what a path names, None where it names nothing."""
+    """Body and type of what a path names, None where it is empty."""
     parts = urlsplit(target)
     path = parts.path
     if path in _STATIC:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MOST_OPEN = 4
 _MOST_MAPS = 16
 _MOST_AT_ONCE = 4
-UNKNOWN = "results keep no paths; give the slides with -i to see them under the map"
+UNKNOWN = "results do not store paths; give the slides with -i to see them under the map"
 
 
 @dataclass

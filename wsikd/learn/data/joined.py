@@ -80,7 +80,7 @@ def _check_agreement(sources: Sequence[Listed]) -> None:
                 raise DataError(
                     other.path,
                     f"{key} {other.settings[key]}, but {value} in {first.path.name}",
-                    "tile them alike",
+                    "tile them with the same settings",
                 )
 
 
@@ -94,7 +94,7 @@ def _classes(sources: Sequence[Listed], wanted: Sequence[str] | None) -> tuple[s
     if len(set(classes)) < 2 or len(set(classes)) < len(classes):
         raise DataError(
             "data.classes",
-            f"needs two different names at least, not {list(classes)}",
-            "add data of another class, or correct it",
+            f"needs at least two different names, not {list(classes)}",
+            "add data of another class, or correct the setting",
         )
     return classes

@@ -91,7 +91,7 @@ class StoreListing:
 
 
 def list_store(path: Path, mpp: float, min_tissue: float = 0.0) -> StoreListing:
-    """List the patches of a store, of which labels and tissue alone are read.
+    """List the patches of a store; only labels and tissue are read.
 
     Raises:
         StoreError: it cannot be used.

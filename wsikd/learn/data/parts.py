@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 FEW_SLIDES = {"train": 10, "val": 5}
 """Fewer slides than these in a part are warned of."""
-_USE = {"train": "the network learns their stain", "val": "figures on them vary by chance"}
+_USE = {"train": "the network may learn their stain", "val": "scores on so few vary by chance"}
 
 
 class Divided(Protocol):
@@ -67,7 +67,7 @@ def check_parts(
     rows = _rows(split)
     if label is not None and len(own := np.unique(label[rows["val"]])) == 1:
         logger.warning(
-            "the val part is of class %s alone: kappa and AUC are undefined on it", classes[own[0]]
+            "the val part has only class %s: kappa and AUC are undefined on it", classes[own[0]]
         )
     for part, fewest in FEW_SLIDES.items():
         count = len({slides[i] for i in rows[part].tolist()})
@@ -85,7 +85,9 @@ def refuse_parts(
     rows = _rows(split)
     for part, found in rows.items():
         if not len(found):
-            raise DataError("split", f"leaves nothing for {part}", "add slides or change split.val")
+            raise DataError(
+                "split", f"leaves no patches for {part}", "add slides or change split.val"
+            )
     if label is not None:
         _refuse_one_class(label, rows, classes)
 

@@ -49,8 +49,8 @@ class PatchSet:
         group: what is resampled together: each patch's patient where known, else its slide.
         content: digest of each patch's image file, or of the scan it was cut from; None where
             neither is known.
-        named_benign: the classes that are no cancer, None where their names are to tell.
-        named_ordered: whether the classes are in order, None where their names are to tell.
+        named_benign: the classes that are not cancer, None: found by their names.
+        named_ordered: whether the classes are in order, None: found by their names.
         val_by: as ``Split.val_by``; "slide": patients of the validation part are trained on too.
         memo: what trainings on these patches share, e.g. a teacher's answers.
     """
@@ -81,7 +81,7 @@ class PatchSet:
 
     @property
     def benign(self) -> tuple[int, ...]:
-        """Places of the classes that are no cancer; empty where nothing tells."""
+        """Places of the classes that are not cancer; empty if unknown."""
         return benign_of(self.classes, self.named_benign)
 
     @property
@@ -111,7 +111,7 @@ class PatchSet:
         for source in {id(s): s for s, _ in self._readers}.values():
             if not isinstance(source, StoreSource):
                 raise DataError(
-                    source.path, "is no tile store, so it has one resolution",
+                    source.path, "is not a tile store, so it has one resolution",
                     "set data.low_source=area",
                 )  # fmt: skip
             source.check_low(mpp)
@@ -293,7 +293,7 @@ def _check_copies(patches: PatchSet, *, files: bool) -> None:
     """
     slides = [s.fingerprint if isinstance(s, StoreSource) else None for s, _ in patches._readers]
     patches.content = slides
-    check_leaks(patches.split, slides, patches.slide, "a slide under two names")
+    check_leaks(patches.split, slides, patches.slide, "one slide under two names")
     if files:
         with ThreadPoolExecutor(4) as pool:
             hashes = list(pool.map(lambda r: r[0].image_hash(r[1]), patches._readers))
@@ -307,7 +307,7 @@ def _check_copies(patches: PatchSet, *, files: bool) -> None:
                 f"slide {patches.slide[i]}",
                 f"an image in {patches.split[i]} is also in {patches.split[twin]}, in slide "
                 f"{patches.slide[twin]}",
-                "drop one of them",
+                "remove one of them",
             )
 
 
@@ -321,4 +321,4 @@ def _report(patches: PatchSet) -> None:
             logger.info("%s: %d patches of %d slides (%s)", name, len(chosen), slides, per)
         for i, c in enumerate(patches.classes):
             if name == "train" and not counts[i]:
-                logger.warning("no training patch of class %s: it will never be predicted", c)
+                logger.warning("no training patch of class %s: the network cannot learn it", c)

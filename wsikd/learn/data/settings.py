@@ -31,7 +31,7 @@ class Data(Settings):
     """Whether the classes are in order of severity, so that kappa has quadratic weights; none: two
     classes and Gleason patterns are."""
     benign: Annotated[list[str], Field(min_length=1)] | None = None
-    """Classes that are no cancer, for the AUC of benign against cancer and for the least area of a
+    """Classes that are not cancer, for the AUC of benign against cancer and for the least area of a
     pattern; none: those named NC, benign, normal, non-tumor, stroma or 0."""
     mpp: Positive = 1.0
     """um per pixel of the patches that are read; the teacher's resolution in a distillation."""
@@ -61,7 +61,7 @@ class Data(Settings):
             re.compile(value or "")
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"'{value}' is no regular expression ({error}); escape what is meant literally"
+                f"'{value}' is not a regular expression ({error}); escape what is meant literally"
             ) from None
         return value
 

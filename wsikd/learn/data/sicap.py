@@ -71,7 +71,7 @@ def read_sicap(path: Path, fold: str = "Val1") -> FileSource:
             listing.split.append(split)
             files.append(file)
     if not files:
-        raise DataError(path, "its partition tables are empty", "copy SICAPv2 anew")
+        raise DataError(path, "its partition tables are empty", "copy SICAPv2 again")
     return FileSource(path, files, listing, CLASSES)
 
 
@@ -89,13 +89,13 @@ def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str
             warnings.simplefilter("ignore", UserWarning)  # openpyxl's, of styles it leaves out
             book = load_workbook(table, read_only=True, data_only=True)
     except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
-        raise DataError(table, "cannot be read as a spreadsheet", "copy SICAPv2 anew") from error
+        raise DataError(table, "cannot be read as a spreadsheet", "copy SICAPv2 again") from error
     try:
         lines = book.worksheets[0].iter_rows(values_only=True)
         head = [str(cell).strip() if cell is not None else "" for cell in next(lines, ())]
         for name in columns:
             if name not in head:
-                raise DataError(table, f"has no column '{name}'", "copy SICAPv2 anew")
+                raise DataError(table, f"has no column '{name}'", "copy SICAPv2 again")
         places = {name: head.index(name) for name in columns}
         for number, cells in enumerate(lines, start=2):
             if cells[places[columns[0]]] not in (None, ""):
@@ -108,7 +108,7 @@ def _label(table: Path, line: int, row: dict[str, Any]) -> str:
     said = [name for name in CLASSES if row[name] in (1, "1", True)]
     if len(said) != 1:
         fault = f"has {'two classes' if said else 'no class'}: {', '.join(said) or 'all are 0'}"
-        raise DataError(f"{table.name} line {line}", fault, "mend or drop the line")
+        raise DataError(f"{table.name} line {line}", fault, "correct or delete the line")
     return said[0]
 
 
@@ -117,7 +117,7 @@ def _image(folder: Path, name: str, place: str) -> Path:
     for suffix in ("", *sorted(IMAGE_SUFFIXES)):
         if (file := folder / f"{name}{suffix}").is_file():
             return file
-    raise DataError(place, f"image '{name}' is not in {folder.name}/", "copy SICAPv2 anew")
+    raise DataError(place, f"image '{name}' is not in {folder.name}/", "copy SICAPv2 again")
 
 
 def _patients(table: Path) -> dict[str, str]:

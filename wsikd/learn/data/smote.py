@@ -76,7 +76,7 @@ def with_invented(
     targets = read_targets(file, patches.classes)
     if made is not None and made.get("smote") != targets:
         raise ConfigError(
-            "data.smote", f"{Path(file).name} differs from what the run was started with",
+            "data.smote", f"{Path(file).name} differs from the file that the run was started with",
             "restore it, or choose another -o",
         )  # fmt: skip
     return oversample(patches, targets, file, seed=seed, limit_gb=data.cache_gb), targets
@@ -86,15 +86,15 @@ def read_targets(file: str, classes: tuple[str, ...]) -> dict[str, int]:
     """Class -> number of training patches that are wanted.
 
     Raises:
-        DataError: the file is no such JSON, or names another class.
+        DataError: the file is not such a mapping, or names another class.
     """
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(file, "cannot be read as JSON", "mend data.smote or the file") from error
+        raise DataError(file, "cannot be read as JSON", "correct data.smote or the file") from error
     counts = found if isinstance(found, dict) else {}
     if not counts or not all(type(n) is int and n > 0 for n in counts.values()):
-        raise DataError(file, "is no mapping of classes to counts", 'write e.g. {"G4": 500}')
+        raise DataError(file, "is not a mapping of classes to counts", 'write e.g. {"G4": 500}')
     for name in set(counts) - set(classes):
         raise DataError(file, f"class '{name}' is unknown", nearest(name, classes))
     return dict(sorted(counts.items()))
@@ -129,7 +129,7 @@ def oversample(
         if count < has or has < 2:
             raise DataError(
                 file, f"{count} patches of {patches.classes[number]}, which has {has} in training",
-                "ask for no fewer than there are, of classes with two at least",
+                "give at least the present number, for classes with at least two patches",
             )  # fmt: skip
     grown = len(train) + sum(n - int((label == c).sum()) for c, n in wanted.items())
     needed = grown * 3 * patches.patch_px**2 * BYTES_PER_VALUE / 1e9

@@ -42,7 +42,7 @@ class Source(Listed, Protocol):
         """Pixels of a patch: uint8 (height, width, 3), RGB. Raises DataError."""
 
     def image_hash(self, row: int) -> str | None:
-        """Digest of a patch's file; None where patches are no files."""
+        """Digest of a patch's file; None where patches are not files."""
 
 
 class FileSource:
@@ -145,7 +145,9 @@ def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
         missing.append("class")
     if missing:
         raise DataError(
-            path, f"has no column '{missing[0]}'", "it needs image, slide and class or label"
+            path,
+            f"has no column '{missing[0]}'",
+            "it needs the columns image, slide and class or label",
         )
     listing, files = Listing(), []
     for i, row in enumerate(rows):
@@ -166,14 +168,16 @@ def _csv_label(
 ) -> tuple[str, int]:
     place = f"{path.name} line {line}"
     if not all(row.get(k) for k in ("image", "slide")):
-        raise DataError(place, "has no image or no slide", "fill it in or drop the line")
+        raise DataError(place, "has no image or no slide", "fill it in or delete the line")
     text, name = row.get("label") or "", row.get("class") or ""
     if text and not text.isdigit():
         if name:
-            raise DataError(place, f"label '{text}' is no whole number", "count from 0")
+            raise DataError(
+                place, f"label '{text}' is not a whole number", "use whole numbers from 0"
+            )
         return text, -1
     if not text and not name:
-        raise DataError(place, "has no class", "fill it in or drop the line")
+        raise DataError(place, "has no class", "fill it in or delete the line")
     number = int(text) if text else -1
     if classes and name not in classes and 0 <= number < len(classes):
         name = classes[number]
@@ -184,7 +188,7 @@ def _image_file(path: Path, name: str) -> Path:
     for file in (path.parent / name, path.parent / "images" / name):
         if file.is_file():
             return file
-    raise DataError(path, f"image '{name}' does not exist", "put it beside the CSV or in images/")
+    raise DataError(path, f"image '{name}' does not exist", "put it next to the CSV or in images/")
 
 
 def _numbered_classes(listing: Listing) -> tuple[str, ...] | None:
@@ -222,11 +226,14 @@ def read_folders(path: Path, pattern: str | None = None) -> FileSource:
                 listing.split.append(split)
                 files.append(file)
     if not files:
-        raise DataError(path, "no images in folders named by class", "see the docs on data")
+        raise DataError(
+            path, "no images in folders named after classes", "see the docs, Your slides"
+        )
     if pattern is None and len(files) > 1 and len(set(listing.slide)) == len(files):
         raise DataError(
             path,
-            f"its names do not tell the slides: each is its own, as {files[0].name}",
-            "set data.slide_pattern to what does, e.g. '^(.+?)-', or '(.+)' if each is a slide",
+            f"no slide can be read from its file names, such as {files[0].name}: each image "
+            f"counts as one slide",
+            "set data.slide_pattern, e.g. to '^(.+?)-', or '(.+)' if each is a slide",
         )
     return FileSource(path, files, listing, None)

@@ -81,10 +81,10 @@ def _all_sources(
     data: Data, open_store: Callable[[Path, float, float], S]
 ) -> Iterator[S | FileSource]:
     if not data.paths:
-        raise DataError("data.paths", "names no data", "pass --data or set it")
+        raise DataError("data.paths", "lists no data", "give --data, or set it")
     for path in map(Path, data.paths):
         if not path.exists():
-            raise DataError(path, "does not exist", "correct data.paths, or pass --data")
+            raise DataError(path, "does not exist", "correct data.paths, or give --data")
         yield from _open(path, data, open_store)
 
 

@@ -67,14 +67,16 @@ def assign(
     if split.folds is not None:
         if split.fold >= split.folds:
             raise ConfigError(
-                "split.fold", f"{split.fold} is none of {split.folds} folds", "count from 0"
+                "split.fold",
+                f"{split.fold} is none of {split.folds} folds",
+                "use whole numbers from 0",
             )
         names = np.full(len(labels), "train", dtype="U5")
         names[deal_folds(labels, groups, split.folds, split.seed) == split.fold] = "test"
     elif split.given and any(g is not None for g in given):
         if (bare := next((i for i, g in enumerate(given) if g is None), None)) is not None:
             raise DataError(
-                slides[bare], "has no split while others have one", "or set split.given to false"
+                slides[bare], "has no split, while others have one", "or set split.given to false"
             )
         names = np.array([str(g) for g in given], dtype="U5")
     else:
@@ -152,7 +154,7 @@ def deal_folds(
     if len(known) < folds:
         raise DataError(
             "split.folds", f"{len(known)} slides or patients do not make {folds} folds",
-            "ask for fewer folds",
+            "lower the number of folds",
         )  # fmt: skip
     counts = np.zeros((len(known), labels.max() + 1))
     np.add.at(counts, (group, labels), 1)
@@ -244,7 +246,7 @@ def check_leaks(
     if others and not what:
         more += f" ({', '.join(others[:4])}{' ...' if len(others) > 4 else ''})"
     fault = f"is in both {seen[first]} and {leaks[first]}{shown}{more}"
-    raise DataError(what or first, fault, "leave it in one of them")
+    raise DataError(what or first, fault, "keep it in one of them")
 
 
 def listed(what: str, names: Sequence[str]) -> str:
@@ -269,8 +271,8 @@ def epoch_order(
 ) -> NDArray[np.int64]:
     """Which patches an epoch draws, in order.
 
-    Patches (balanced: of each class) are dealt from one shuffled stack after another, which goes on
-    from epoch to epoch: none comes again before all have come.
+    Patches (balanced: of each class) are dealt from one shuffled stack after another, which
+    continues from epoch to epoch: none comes again before all have come.
 
     Args:
         labels: int64 (N,).
@@ -278,7 +280,7 @@ def epoch_order(
         seed: of the run.
         epoch: counts from 0; the same pair gives the same order.
         balance: draw classes equally often instead of patches; "frozen_pool" draws from
-            :func:`frozen_pool` anew in every epoch, as the released code of AT+ does.
+            :func:`frozen_pool` again in every epoch, as the released code of AT+ does.
 
     Returns:
         int64 (count,), indices into ``labels``.

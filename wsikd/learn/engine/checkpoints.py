@@ -1,4 +1,4 @@
-"""What a training must remember to go on as if nothing had stopped it."""
+"""The state of a training run, so that a resumed run gives the same result."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def restore(parts: Parts, state: dict[str, Any], file: Path) -> tuple[int, Best]
     try:
         if state["digests"] != digests:
             raise CheckpointError(
-                file, "was made on other data", "give the same --data or another -o"
+                file, "was made with other data", "give the same --data or another -o"
             )
         method.student.load_state_dict(state["student"])
         method.helpers.load_state_dict(state["helpers"])
@@ -97,5 +97,5 @@ def load(file: Path, device: torch.device) -> dict[str, Any]:
             "another -o",
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointError(file, "is no checkpoint of wsikd", "choose another -o")
+        raise CheckpointError(file, "is not a checkpoint of wsikd", "choose another -o")
     return state

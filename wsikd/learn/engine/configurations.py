@@ -80,9 +80,9 @@ def _model(content: Mapping[str, Any], file: str) -> type[MethodConfig]:
         meant = [str(key) for key in content if f"'{KEY}'" in nearest(str(key), [KEY])]
         if meant and KEY not in content:
             raise ConfigError(f"{file}: {meant[0]}", "unknown key", f"did you mean '{KEY}'?")
-        raise ConfigError(f"{file}: {KEY}", "is needed", "add it")
+        raise ConfigError(f"{file}: {KEY}", "is required", "add it")
     if not isinstance(method, str):
-        raise ConfigError(f"{file}: {KEY}", f"{str(method)[:60]} will not do", "name a method")
+        raise ConfigError(f"{file}: {KEY}", f"{str(method)[:60]} is not valid", "name a method")
     try:
         check_known(METHODS, method, kind="methods")
     except ConfigError as error:

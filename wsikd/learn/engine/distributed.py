@@ -148,7 +148,7 @@ class Team:
         return told[0]  # type: ignore[no-any-return]
 
     def told_once(self, error: E) -> E:
-        """An error that every process raises, marked for the first alone to tell."""
+        """An error that every process raises, marked so that only the first reports it."""
         error.elsewhere = not self.is_first
         return error
 

@@ -70,7 +70,7 @@ def check_unseen(
         patches: that judge.
         splits: which parts of them, keys of ``FORBIDDEN``.
         who: how the message calls the network.
-        remedy: what mends it.
+        remedy: how to fix it.
         allow: warn instead.
 
     Returns:
@@ -82,14 +82,18 @@ def check_unseen(
     """
     records = bundle.card.seen
     if not isinstance(records, list):
-        logger.warning("the card of %s does not say what it has seen: no check for leaks", who)
+        logger.warning(
+            "the card of %s does not list its training data: leakage is not checked", who
+        )
         return False
     for split in splits:
         try:
             found = _seen(records, patches, split)
         except MALFORMED as error:
             raise BundleError(
-                bundle.path, "its card's record of what was seen is damaged", "copy the bundle anew"
+                bundle.path,
+                "its card's record of what was seen is damaged",
+                "copy the bundle again",
             ) from error
         if found is None:
             continue
@@ -107,7 +111,7 @@ def check_unseen(
 def _seen(
     records: Sequence[Mapping[str, Any]], patches: PatchSet, split: str
 ) -> tuple[list[str], str, str] | None:
-    """Slides of which something was seen, what of them, and in which part."""
+    """Slides that were seen in training, what was seen, and in which part."""
     indices = patches.indices(split)
     patients = split != "val" or patches.val_by == "group"
     for record in records:

@@ -103,7 +103,7 @@ class EpochLog:
                 logger.write(row)
             except Exception as error:  # noqa: BLE001 - its service may be gone, its code wrong
                 del self._loggers[name]
-                self._failed(name, error, "it gets no further epochs")
+                self._failed(name, error, "no further epochs are sent to it")
 
     def close(self) -> None:
         """No epoch follows."""
@@ -111,7 +111,7 @@ class EpochLog:
             try:
                 logger.close()
             except Exception as error:  # noqa: BLE001 - as above
-                self._failed(name, error, "what it keeps may be incomplete")
+                self._failed(name, error, "its log may be incomplete")
 
     def _failed(self, name: str, error: Exception, then: str) -> None:
         told = one_line(f"{type(error).__name__}: {error}")

@@ -44,7 +44,9 @@ def load_run(
     config = load_settings(path, overrides)
     if teacher is not None:
         if "teacher" not in type(config).model_fields:
-            raise ConfigError("--teacher", f"method {config.method} takes none", "leave it out")
+            raise ConfigError(
+                "--teacher", f"method {config.method} does not use it", "leave it out"
+            )
         config = load_settings(path, [*overrides, f"teacher={json.dumps(str(teacher))}"])
     if data:
         if not hasattr(config.data, "paths"):

@@ -71,7 +71,7 @@ class Optim(Settings):
                 "set it to a multiple"
             )
         if self.hold_epochs and self.patience is None:
-            raise ValueError("hold_epochs goes on until patience ends it; set patience too")
+            raise ValueError("hold_epochs needs patience to end the run; set patience too")
         if self.hold_epochs and not self.lr_end and self.schedule != "constant":
             raise ValueError("hold_epochs at a rate of 0 learns nothing; set lr_end, e.g. lr / 50")
         return self

@@ -254,7 +254,7 @@ def class_attention(feature: Tensor, head: Tensor, form: str = "relu_product") -
     """Class attention of a network with global average pooling and a linear head, closed form.
 
     There alpha_k^c = mean_{ij} dz_c / dF_{kij} = W_ck / (h w) exactly, so no backward pass is
-    needed and the gradient reaches both the map and the head.
+    required and the gradient reaches both the map and the head.
 
     ==============  ==============================  =================================
     form            M_ijc                           source

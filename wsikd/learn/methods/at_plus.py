@@ -255,7 +255,7 @@ class AtPlus(KeptTeacher):
             borrowing := sorted(self.terms & {"sr_last", "sr_spatial"})
         ):
             raise ConfigError(
-                f"weights.{borrowing[0]}", "the teacher's head reads tokens, not pooled maps",
+                f"weights.{borrowing[0]}", "the teacher's head takes tokens, not pooled maps",
                 f"set weights.{borrowing[0]} to 0, or use another teacher",
             )  # fmt: skip
         if "fm" in self.terms:

@@ -64,8 +64,8 @@ class HdkdOptions(Settings):
     growth: Annotated[float, Field(ge=0)] = 1.0
     """g: stage i counts i^g times."""
     freeze_bn_after: Annotated[int, Field(ge=0)] | None = None
-    """Epoch, counted from 0, from which the student's batch norm uses its running statistics, as
-    the teacher's does; none: never."""
+    """First epoch, counted from 0, in which the student's batch norm uses its running statistics,
+    as the teacher's does; none: never."""
 
 
 class HdkdConfig(Settings):
@@ -107,8 +107,8 @@ class Hdkd(Method):
             reduction: "deit_legacy" or "batchmean".
             taps: stages that ``fkd`` compares; the n-th of a network is stage n.
             growth: g.
-            freeze_bn_after: epoch, counted from 0, from which the student's batch norm keeps its
-                running statistics; None: never.
+            freeze_bn_after: first epoch, counted from 0, in which the student's batch norm keeps
+                its running statistics; None: never.
             ratio: side of what the teacher's backbone reads over the student's, in pixels.
 
         Raises:
@@ -228,7 +228,7 @@ def check_stage(name: str, student: Grader, teacher: Grader, ratio: float) -> No
         if name not in net.backbone.taps:
             known = ", ".join(net.backbone.taps)
             raise ConfigError(
-                f"hdkd.taps {name}", f"no such stage in the {who}", f"choose among {known}"
+                f"hdkd.taps {name}", f"the {who} has no such stage", f"choose among {known}"
             )
     own, taught = student.backbone.taps[name], teacher.backbone.taps[name]
     wanted = own.stride * ratio

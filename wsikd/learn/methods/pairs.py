@@ -42,7 +42,7 @@ def tap_pair(name: str | None, student: Grader, teacher: Grader, key: str) -> Ta
         taps = net.backbone.taps
         if tap not in taps:
             raise ConfigError(
-                f"{key} {name}", f"no such tap in the {who}", f"choose among {', '.join(taps)}"
+                f"{key} {name}", f"the {who} has no such tap", f"choose among {', '.join(taps)}"
             )
         channels.append(taps[tap].channels)
     return TapPair(*names, (channels[0], channels[1]))

@@ -42,7 +42,7 @@ class BagSet:
         split: str (N,), "train", "val" or "test"; "none" for what ``Split.share`` leaves out.
         classes: names in order.
         group: what is resampled together: the patient where known, else the slide.
-        left_out: slide -> why it takes no part.
+        left_out: slide -> why it is left out.
         digests: identity of the data, for resumed runs; no names, since they go into the card.
     """
 
@@ -129,7 +129,7 @@ class _Row:
 def load_bags(data: BagData, split: Split) -> BagSet:
     """Open the bags of a run and divide them by patient, else by slide.
 
-    A bag that cannot be read, is empty or has no label is left out and told of; the others stay.
+    A bag that cannot be read, is empty or has no label is left out with a warning.
 
     Args:
         data: where they are.
@@ -140,7 +140,7 @@ def load_bags(data: BagData, split: Split) -> BagSet:
             bags of one slide, a leak.
     """
     if not data.paths:
-        raise DataError("data.paths", "names no bags", "pass --data or set it")
+        raise DataError("data.paths", "lists no bags", "give --data, or set it")
     said = read_labels(Path(data.labels)) if data.labels else {}
     bags: list[Bag] = []
     rows: list[_Row] = []
@@ -222,7 +222,7 @@ def _check_alike(bags: Sequence[Bag]) -> None:
             )  # fmt: skip
         if bag.info.slide in seen:
             raise DataError(
-                bag.path, f"is of slide '{bag.info.slide}', as {seen[bag.info.slide].name} is",
+                bag.path, f"is of slide '{bag.info.slide}', and so is {seen[bag.info.slide].name}",
                 "give one bag a slide",
             )  # fmt: skip
         seen[bag.info.slide] = bag.path
@@ -257,4 +257,4 @@ def _report(bags: BagSet) -> None:
         logger.info("%s: %d bags of %d groups (%s)", name, len(chosen),
                     len({bags.group[i] for i in chosen}), told)  # fmt: skip
     if bags.left_out:
-        logger.warning("%d bags take no part: %s", len(bags.left_out), ", ".join(bags.left_out))
+        logger.warning("%d bags are left out: %s", len(bags.left_out), ", ".join(bags.left_out))

@@ -75,7 +75,8 @@ def run_network(bundle: BagBundle, bags: BagSet, indices: NDArray[np.int64]) -> 
     if bags.dim != bundle.dim:
         raise DataError(
             bags.bags[0].path, f"has embeddings of {bags.dim} numbers, the network takes "
-            f"{bundle.dim}", "give bags of the encoder it was trained on, or of one that learnt it",
+            f"{bundle.dim}",
+            "give bags of the encoder that it was trained on, or of one fitted to that encoder",
         )  # fmt: skip
     reader = BagReader(bundle)
     found = [reader(bags.features(int(index))) for index in indices]
@@ -115,17 +116,20 @@ def evaluate_bags(
     config = load_config(MilConfig, RunDir(run).config_file)
     bags = loaded or _bags(config, data)
     if bags.digests != bundle.card.data:
-        raise DataError(run, "was trained on other bags", "restore them, or name them with --data")
+        raise DataError(run, "was trained on other bags", "restore them, or give them with --data")
     chosen = bags.indices(split)
     if not len(chosen):
-        raise DataError("split", f"there are no {split} bags", "set split.test, or bring a split")
+        raise DataError(
+            "split", f"there are no {split} bags", "set split.test, or give data with a split"
+        )
     with locked(run / SCORES):
         before = read_scores(run / SCORES)
         earlier = [s for s in before if s["split"] == split and s["data"] == bags.digests]
         if split == "test" and earlier and not again:
             raise OutputError(
                 run, f"its test part was scored on {earlier[-1]['time']} by {earlier[-1]['by']}",
-                "choose on --split val, or pass --again to score it once more, which is recorded",
+                "use --split val for model selection, or give --again to score it once more, "
+                "which is recorded",
             )  # fmt: skip
         start = {
             "split": split, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by,
@@ -166,7 +170,7 @@ def drop_in(
         ``figures`` on the other bags; ``auc_difference`` with its paired interval over groups;
         ``agreement`` (share, and kappa) of the decisions; ``probability_correlation``; and
         ``speed_ratio``, how many times the other encoder was faster when the bags were made, None
-        where they do not tell.
+        if they do not state it.
 
     Raises:
         DataError: a slide has no other bag, or the widths differ.
@@ -238,7 +242,7 @@ def _correlation(own: NDArray[np.float64], other: NDArray[np.float64]) -> float 
 
 
 def _seconds(bags: BagSet, indices: NDArray[np.int64]) -> float | None:
-    """Seconds that the encoder computed and its patches were read, as the bags tell."""
+    """Seconds that the encoder computed and its patches were read, as stored in the bags."""
     found = [bags.bags[int(i)].seconds for i in indices]
     if any(s is None for s in found):
         return None

@@ -105,7 +105,7 @@ class MilConfig(MethodConfig):
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
         for name in value:
             if name not in TERMS:
-                raise ValueError(f"'{name}' is no term of this method; {nearest(name, TERMS)}")
+                raise ValueError(f"'{name}' is not a term of this method; {nearest(name, TERMS)}")
         network = info.data.get("network") or MilNetwork()
         instance = {"clam_sb": 0.3, "dsmil": 0.5}.get(network.arch, 0.0)
         own = network.arch in AGGREGATORS  # a package's network may have such a loss

@@ -68,8 +68,8 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         if teacher.spec.classes != patches.classes:
             raise ConfigError(
                 "network.init: teacher",
-                f"the teacher knows {', '.join(teacher.spec.classes)}, "
-                f"the patches {', '.join(patches.classes)}",
+                f"the teacher's classes are {', '.join(teacher.spec.classes)}, the patches have "
+                f"{', '.join(patches.classes)}",
                 "use a teacher of these classes, or another init",
             )
         state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}

@@ -109,7 +109,7 @@ class RunConfig(MethodConfig):
         terms = find_method(info.data["method"]).TERMS
         for name in value:
             if name not in terms:
-                raise ValueError(f"'{name}' is no term of this method; {nearest(name, terms)}")
+                raise ValueError(f"'{name}' is not a term of this method; {nearest(name, terms)}")
         weights = {name: default for name, default in terms.items() if default is not None} | value
         if not any(weights.values()):
             raise ValueError("every term has weight 0; give one a weight above 0")
@@ -129,7 +129,8 @@ class RunConfig(MethodConfig):
         factor = self.factor
         if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
             raise ValueError(
-                f"data.student_mpp {self.low_mpp:g} is no multiple of data.mpp {self.data.mpp:g};"
+                f"data.student_mpp {self.low_mpp:g} is not a multiple of data.mpp "
+                f"{self.data.mpp:g};"
                 " choose a whole factor"
             )
         if self.data.low_source != "area" and round(factor) < 2:

@@ -1,8 +1,8 @@
 """Choose settings on validation: every combination of a grid is a run.
 
 Optuna keeps the account (SQLite by default), so that several processes share a grid and a stopped
-one goes on. T. Akiba et al., "Optuna: a next-generation hyperparameter optimization framework",
-KDD 2019.
+search continues. T. Akiba et al., "Optuna: a next-generation hyperparameter optimization
+framework", KDD 2019.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def tune(
         device: "auto", "cpu" or "cuda:0".
 
     Raises:
-        ConfigError: a combination is no valid configuration.
+        ConfigError: a combination is not a valid configuration.
         OutputError: ``out`` holds another search, or cannot be written.
         WsikdError: a trial cannot be run; one that merely diverges counts as lost.
     """
@@ -178,11 +178,11 @@ def _objective(trial: optuna.Trial, tuning: Tuning, out: Path, device: str) -> f
     except OutputError as busy:
         if not _is_busy(busy):
             raise
-        raise optuna.TrialPruned from busy  # it will tell its figure itself
+        raise optuna.TrialPruned from busy  # it reports its own score
 
 
 def _run(tuning: Tuning, point: Mapping[str, Any], folder: Path, device: str) -> float:
-    """Train one combination, or go on with it; -1 where its figure is undefined."""
+    """Train one combination, or resume it; -1 if its score is undefined."""
     logger.info("trial %s", folder.name)
     try:
         result = distill(tuning.config(point), folder, seed=tuning.seed, device=device, resume=True)

@@ -57,7 +57,7 @@ def parse_grid(entries: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """Read ``"weights.fm=0.01,0.1,1"`` entries.
 
     Raises:
-        ConfigError: one is no ``key=value,value``, or a key or a value comes twice.
+        ConfigError: one is not ``key=value,value``, or a key or a value comes twice.
     """
     grid: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
@@ -65,17 +65,19 @@ def parse_grid(entries: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         try:
             values = tuple(yaml.safe_load(part) for part in text.split(","))
         except yaml.YAMLError as error:
-            raise ConfigError(f"--grid {entry}", "is no list of values", "quote it") from error
+            raise ConfigError(f"--grid {entry}", "is not a list of values", "quote it") from error
         plain = all(isinstance(v, (str, int, float, bool)) for v in values)
         if not equals or not key.strip() or not plain:
             raise ConfigError(
-                f"--grid {entry}", "is not key=value,value", "write e.g. weights.fm=0.01,0.1,1"
+                f"--grid {entry}",
+                "is not key=value,value",
+                "write, for example, weights.fm=0.01,0.1,1",
             )
         if key.strip() in grid or len(set(values)) < len(values):
             raise ConfigError(f"--grid {entry}", "names a key or a value twice", "drop one")
         grid[key.strip()] = tuple(_as_number(v) for v in values)
     if not grid:
-        raise ConfigError("--grid", "names nothing to vary", "write e.g. weights.fm=0.01,0.1,1")
+        raise ConfigError("--grid", "is empty to vary", "write, for example, weights.fm=0.01,0.1,1")
     return grid
 
 

@@ -57,8 +57,8 @@ class Plan:
         rows: in the order of the table, the teacher among them.
         seeds: of initialisation, order and augmentation.
         folds: of cross-fitting; None keeps the data's own test part.
-        repeats: how often the folds are dealt anew.
-        redeal: deal them anew for each seed instead; the seed is then the name of the repeat.
+        repeats: number of times that the folds are drawn.
+        redeal: draw new folds for each seed instead; the seed is then the name of the repeat.
     """
 
     rows: tuple[Row, ...]

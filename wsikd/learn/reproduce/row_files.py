@@ -29,7 +29,7 @@ def find_rows(folder: Path) -> dict[str, Callable[[Sequence[str]], RunConfig]]:
     """Name of each row, in order -> what reads its settings, given overrides ``"key=value"``.
 
     Raises:
-        ConfigError: there is no row, two have the same name, a file is no YAML mapping, or the
+        ConfigError: there is no row, two have the same name, a file is not a YAML mapping, or the
             folder holds rows in both forms.
     """
     files = sorted(
@@ -77,10 +77,12 @@ def _differences(file: Path) -> dict[str, dict[str, Any]]:
     for name, own in found.items():
         if not isinstance(name, str) or safe_name(name) != name:
             raise ConfigError(
-                f"{file.name}: {name}", "is no name of a row", "choose one that a folder can have"
+                f"{file.name}: {name}",
+                "is not a name of a row",
+                "choose one that a folder can have",
             )
         if own is not None and not isinstance(own, dict):
-            what = f"holds {'a list' if isinstance(own, list) else 'one value'}, not keys"
+            what = f"holds {'a list' if isinstance(own, list) else 'one value'}, not a mapping"
             raise ConfigError(f"{file.name}: {name}", what, "write what differs from the base")
     return {name: own or {} for name, own in found.items()}
 

@@ -1,7 +1,7 @@
 """Run every row of a comparison with every seed and fold, and score each once.
 
-A row is a configuration; students take the teacher of the same seed and fold. What is finished
-stays, what was interrupted goes on, and other settings are refused.
+A row is a configuration; students take the teacher of the same seed and fold. Finished runs are
+kept, interrupted ones are resumed, and other settings are refused.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def data_key(config: RunConfig) -> str:
 
 
 def train_unit(config: RunConfig, folder: Path, seed: int, patches: PatchSet, device: str) -> None:
-    """Train a run, go on with it, or check that a finished one is the one that is asked for."""
+    """Train a run, resume it, or check that a finished one is the one that is asked for."""
     if not (RunDir(folder).student / CARD).is_file():
         distill(config, folder, seed=seed, device=device, resume=True, data=patches)
         return

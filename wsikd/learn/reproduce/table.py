@@ -1,10 +1,10 @@
 """The table of a comparison: means over seeds, intervals over slides, and paired gains.
 
-Three kinds of chance are told apart. The deviation over seeds (population, ddof 0), each seed the
-mean of its repeats, says what another training would give on the same slides; that over repeats,
-what another dealing of the folds would; the interval, over slides or patients, what other slides
-would give with the same trainings averaged. Where each seed has its own dealing of the folds, the
-deviation over seeds holds that over dealings too.
+Three kinds of chance are distinguished. The deviation over seeds (population, ddof 0), each seed
+the mean of its repeats, says what another training would give on the same slides; that over
+repeats, what another dealing of the folds would; the interval, over slides or patients, what other
+slides would give with the same trainings averaged. Where each seed has its own dealing of the
+folds, the deviation over seeds holds that over dealings too.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
             told.append(
                 f"{fine.name} ({fine.config.low_mpp:g} um/px): kappa {values[0]:.3f} is no better "
                 f"than the {values[1]:.3f} of {coarse.name} ({coarse.config.low_mpp:g} um/px): on "
-                "these data detail does not pay"
+                "these data the finer resolution gives no gain"
             )
     return told
 

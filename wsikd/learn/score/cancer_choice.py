@@ -33,7 +33,7 @@ def cancer_record(
         probability: float64 (N, C).
         slide: of each field.
         tissue: share of each field that is tissue, float64 (N,).
-        benign: the classes that are no cancer.
+        benign: the classes that are not cancer.
         calibrated: whether the probabilities are; else nothing is said of expected areas.
     """
     names = np.asarray(slide)

@@ -36,7 +36,7 @@ def measure(
     Args:
         truth: int64 (N,).
         probability: float64 (N, C).
-        benign: the classes that are no cancer; without one ``auc_cancer`` is undefined.
+        benign: the classes that are not cancer; without one ``auc_cancer`` is undefined.
         fold: int64 (N,), which network gave each probability, see :func:`weighted`.
 
     Returns:
@@ -69,7 +69,7 @@ def weighted(
         probability: float64 (N, C).
         group: int64 (N,), 0 to G - 1.
         times: (R, G), how often each group counts.
-        benign: the classes that are no cancer.
+        benign: the classes that are not cancer.
         fold: int64 (N,), fold of each patch; None: one.
 
     Returns:
@@ -144,7 +144,7 @@ def supports(
         truth: int64 (N,).
         group: int64 (N,), 0 to G - 1.
         classes: how many there are, C.
-        benign: the classes that are no cancer.
+        benign: the classes that are not cancer.
     """
     has = np.zeros((int(group.max(initial=-1)) + 1, classes), bool)
     has[group, truth] = True
@@ -170,7 +170,7 @@ def intervals(
         truth: int64 (N,).
         probability: float64 (N, C).
         groups: patient or slide of each patch, (N,).
-        benign: the classes that are no cancer.
+        benign: the classes that are not cancer.
 
     Returns:
         Name -> (low, high), or None: there are too few groups, or the figure is undefined.

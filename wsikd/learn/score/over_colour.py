@@ -60,7 +60,7 @@ class OverColour:
             return None
         if (self.interval[0] if self.interval else self.difference) > 0:
             return None
-        return f"not shown to be better than colour: {self.summary}; it may have learnt the stain"
+        return f"not shown to be better than colour: {self.summary}; it may have learned the stain"
 
 
 def over_colour(

@@ -44,7 +44,7 @@ def summarise(
     """Metrics of a confusion matrix as JSON values; what is undefined is None.
 
     ``kappa`` has quadratic weights where the classes are in order, else none: ``kappa_weights``.
-    ``ordered`` None: their names tell.
+    ``ordered`` None: found by their names.
     """
     quadratic = in_order(classes) if ordered is None else ordered
     count = int(matrix.sum())
@@ -100,7 +100,7 @@ def predict(
 
 
 def _factor(ratio: float) -> float:
-    """The factor between two resolutions: whole, as training has it, where they nearly are."""
+    """The factor between two resolutions: a whole number, as in training, if it is nearly one."""
     whole = round(ratio)
     return float(whole) if whole and abs(ratio - whole) <= _NEARLY_WHOLE * ratio else ratio
 

@@ -68,7 +68,7 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
     Args:
         subject: a run brings its own data and split.
         data: where they lie now, or other data; for a bundle alone, its data. Other data than the
-            run's are not divided anew: what brings no split counts as test.
+            run's are not divided again: without a split, all of them count as test.
         mpp: um per pixel of a bundle's data; None: what the network reads.
 
     Raises:
@@ -90,7 +90,7 @@ def load_for(subject: Subject, data: Sequence[str] = (), *, mpp: float | None = 
             raise DataError(
                 subject.place,
                 "its data have changed since it was trained, and so would its split",
-                "restore them, or name others with --data, of which it saw none",
+                "restore them, or give other data with --data that it was not trained on",
             )
         return patches
     found = found.model_copy(update={"paths": list(data)})
@@ -154,11 +154,15 @@ def _score(
     evaluate.check_fit(subject.bundle, patches)
     chosen = patches.indices(split)
     if not len(chosen):
-        remedy = "set split.test or bring a split" if split == "test" else "choose another --split"
+        remedy = (
+            "set split.test, or give data with a split"
+            if split == "test"
+            else "choose another --split"
+        )
         raise DataError("split", f"there are no {split} patches", remedy)
     seen = check_unseen(
         subject.bundle, patches, (split,), who="the network or its teacher", allow=allow_seen,
-        remedy="name data that they have not seen, or pass --allow-seen, which is recorded",
+        remedy="give data that they were not trained on, or --allow-seen, which is recorded",
     )  # fmt: skip
     before = read_scores(subject.scores_file)
     earlier = [s for s in before if s["split"] == split and s["data"] == patches.digests]
@@ -166,7 +170,8 @@ def _score(
         raise OutputError(
             subject.place,
             f"its test part was scored on {earlier[-1]['time']} by {earlier[-1]['by']}",
-            "choose on --split val, or pass --again to score it once more, which is recorded",
+            "use --split val for model selection, or give --again to score it once more, which "
+            "is recorded",
         )
     start = {
         "split": split,
@@ -283,7 +288,7 @@ def _warn(record: Mapping[str, Any]) -> None:
         if own is not None and finer is not None and finer <= own:
             logger.warning(
                 "%s %.3f of the teacher at %g um/px is no better than the %.3f at %g um/px: on "
-                "these data detail does not pay",
+                "these data the finer resolution gives no gain",
                 name.replace("_", " "), finer, teacher["mpp"], own, record["mpp"],
             )  # fmt: skip
 

@@ -24,7 +24,7 @@ def choose_threshold(
     rule: str = "youden",
     sensitivity: float = 0.95,
 ) -> float:
-    """The threshold from which on a score counts as positive.
+    """The least score that counts as positive.
 
     Args:
         positive: bool (N,), the truth.

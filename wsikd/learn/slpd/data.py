@@ -81,7 +81,7 @@ class RegionSet:
 
 
 def load_regions(data: RegionData) -> RegionSet:
-    """List the regions of a configuration, leaving out what takes no part.
+    """List the regions of a configuration, leaving out the slides that are not used.
 
     Raises:
         ConfigError: ``data.leave_out`` names what is not there.
@@ -90,12 +90,12 @@ def load_regions(data: RegionData) -> RegionSet:
     from wsikd.bags.region_table import open_regions
 
     if not data.paths:
-        raise ConfigError("data.paths", "names no regions", "give --data FOLDER, or set it")
+        raise ConfigError("data.paths", "lists no regions", "give --data FOLDER, or set it")
     table = open_regions(data.paths)
     unknown = set(data.leave_out) - set(table.slides) - set(table.patients)
     if unknown:
         raise ConfigError(
-            f"data.leave_out {min(unknown)}", "is no slide and no patient of these regions",
+            f"data.leave_out {min(unknown)}", "is neither a slide nor a patient of these regions",
             "name them as the grids do",
         )  # fmt: skip
     keep = [

@@ -1,7 +1,7 @@
 """k-means in every slide at once: slides are filled up to one length and clustered as a batch.
 
-Euclidean on vectors of length 1, with centroids scaled to length 1 at the end, as SLPD has it
-(section 2.2); ``spherical`` scales them in every iteration instead.
+Euclidean on vectors of length 1, with centroids scaled to length 1 at the end, as in SLPD (section
+2.2); ``spherical`` scales them in every iteration instead.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cluster_slides(
     """Cluster the regions of each slide by themselves.
 
     Slides of like size are clustered together, as many as a bounded amount of memory takes, so what
-    is needed beside ``features`` does not grow with the number of slides.
+    is required beside ``features`` does not grow with the number of slides.
 
     Args:
         features: float32 (R, D), of length 1, slide by slide.
@@ -135,7 +135,7 @@ def _draw(
 def _fit(x: Tensor, weight: Tensor, starts: Tensor, how: KMeans) -> Tensor:
     """The best of several starts: x (S, n, D), weight (S, n), starts (T, S, K) -> (S, K, D).
 
-    The starts go on side by side, so that each iteration reads the regions once.
+    The starts run side by side, so that each iteration reads the regions once.
     """
     slides, _, dim = x.shape
     chosen = starts.transpose(0, 1).reshape(slides, -1)

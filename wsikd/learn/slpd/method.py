@@ -9,7 +9,7 @@ its slide as target, and ``inter``, that of the matched cluster of a similar sli
 Departures from the released code, each to be undone by a setting: every view learns prototypes
 (``skip_first_view``); each term has a centre of its own (``shared_centre``); prototypes of
 neighbours go with own ones by the matching that made them neighbours (``correspondence``); slides
-of the same patient are no neighbours (``same_patient``). Not to be undone: counts behind centres
+of the same patient are not neighbours (``same_patient``). Not to be undone: counts behind centres
 and means are of all processes; a slide is never its own neighbour; slides without prototypes are
 masked.
 """
@@ -68,7 +68,7 @@ class RegionData(Settings):
     """Parts that the grids name and that are learnt from; slides without a part always are. None:
     all, the transductive protocol of the papers."""
     leave_out: list[str] = Field(default_factory=list)
-    """Slides or patients, as the grids name them, that take no part: those of a test fold."""
+    """Slides or patients, as the grids name them, that are left out: those of a test fold."""
 
 
 class RegionNetwork(Settings):
@@ -203,9 +203,9 @@ class SlpdOptim(Settings):
     threads: Count = 2
     """Threads that read regions."""
     keep_every: Annotated[int, Field(ge=0)] = 20
-    """Keep the checkpoint of every so manieth epoch beside the last; 0: of none."""
+    """Keep the checkpoint of every N-th epoch as well as the last; 0: of none."""
 
-    # What the shared loop asks of every method, and what is no choice here.
+    # What the shared loop asks of every method, and what is fixed here.
     name: ClassVar[str] = "adamw"
     accumulate: ClassVar[int] = 1
     decay_vectors: ClassVar[bool] = False
@@ -247,7 +247,7 @@ class SlpdConfig(MethodConfig):
         for name in value:
             if name not in known:
                 raise ValueError(
-                    f"'{name}' is no term of variant {variant}; {nearest(name, known)}"
+                    f"'{name}' is not a term of variant {variant}; {nearest(name, known)}"
                 )
         weights = {name: value.get(name, 1.0) for name in known}
         if not any(weights.values()):

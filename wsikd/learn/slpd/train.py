@@ -185,7 +185,8 @@ class SlpdTask(Task[RegionSet, SlpdConfig, RegionResult]):
         prototypes: Path | None = run.path / FILE
         if spread < 0.05:
             logger.warning(
-                "spread %.3f: all regions are encoded alike; give more regions, lower optim.lr, or "
+                "spread %.3f: all regions get nearly the same vector; give more regions, lower "
+                "optim.lr, or "
                 "raise network.init_std (to 0.1 in networks some tens wide)",
                 spread,
             )

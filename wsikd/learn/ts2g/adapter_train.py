@@ -190,7 +190,7 @@ def _student(config: Ts2gConfig, trunk: Backbone, patches: PairSet) -> Encoder:
     dim = targets.shape[1]
     if tap not in trunk.taps:
         raise ConfigError(
-            f"trunk.tap {tap}", "is no tap of the trunk", f"choose among {', '.join(trunk.taps)}"
+            f"trunk.tap {tap}", "is not a tap of the trunk", f"choose among {', '.join(trunk.taps)}"
         )
     embedder = Embedder(trunk, tap, Adapter(config.adapter, trunk.taps[tap].channels, dim), dim)
     if config.targets == "standardise":

@@ -65,7 +65,7 @@ class BoxSet:
         if image.shape[:2] != (height, width):
             own = f"{image.shape[1]} x {image.shape[0]}"
             fault = f"is {own} px, its entry says {width} x {height}"
-            raise DataError(file, fault, "mend the annotation file")
+            raise DataError(file, fault, "correct the annotation file")
         return np.ascontiguousarray(image[..., ::-1])
 
     def padded(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
@@ -103,7 +103,7 @@ def load_boxes(train: Path, val: Path, images: Path | None = None) -> BoxSet:
         images: folder of the images; None: that of each JSON file, or ``images/`` in it.
 
     Raises:
-        DataError: a file is no such JSON, an image does not exist or is in both, a box is empty or
+        DataError: a file is not such JSON, an image does not exist or is in both, a box is empty or
             lies outside its image, or the files disagree on the categories.
     """
     parts = [_read(path, images) for path in (train, val)]
@@ -165,7 +165,7 @@ def _read(path: Path, images: Path | None) -> _Part:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            path, f"is no annotation file of COCO's format ({type(error).__name__}: {error})",
+            path, f"is not an annotation file of COCO's format ({type(error).__name__}: {error})",
             "give a JSON file with images, annotations and categories",
         ) from error  # fmt: skip
     return names, files, sizes, boxes, labels

@@ -88,7 +88,7 @@ def load_detector(run: Path) -> Detector:
         detector.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
-            place / CARD, f"does not go with its weights ({type(error).__name__})",
+            place / CARD, f"does not match its weights ({type(error).__name__})",
             REMEDY,
         ) from error  # fmt: skip
     return detector.eval()

@@ -65,7 +65,7 @@ class Detector(nn.Module):
             self.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise ConfigError(
-                "network.trunk", "is no network.backbone", "give weights of one"
+                "network.trunk", "is not a network.backbone", "give weights of one"
             ) from error
 
 

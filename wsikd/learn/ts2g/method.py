@@ -109,7 +109,7 @@ class Ts2gConfig(MethodConfig):
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
         for name in value:
             if name not in TERMS:
-                raise ValueError(f"'{name}' is no term of this method; {nearest(name, TERMS)}")
+                raise ValueError(f"'{name}' is not a term of this method; {nearest(name, TERMS)}")
         weights = value or {"mae": 1.0}
         if not any(weights.values()):
             raise ValueError("every term has weight 0; give one a weight above 0")

@@ -48,8 +48,8 @@ class PairSet(PatchSet):
 def load_pairs(data: Ts2gData, split: Split) -> PairSet:
     """List the patches that have a teacher's embedding, and divide them by patient or slide.
 
-    Patches need no label. A store without a bag, or a bag that cannot be read, is left out and told
-    of.
+    Patches need no label. A store without a bag, or a bag that cannot be read, is left out with a
+    warning.
 
     Args:
         data: stores, bags, resolution, and which patches of a slide to take.
@@ -77,7 +77,7 @@ def load_pairs(data: Ts2gData, split: Split) -> PairSet:
         store = TileStore.open(path)
         bag = bags.get(store.slide)
         if bag is None:
-            logger.warning("%s: no bag of slide '%s'; it takes no part", path, store.slide)
+            logger.warning("%s: no bag of slide '%s'; it is left out", path, store.slide)
             continue
         features = bag.features()
         rows, places = match(store, bag)
@@ -130,7 +130,7 @@ def match(store: TileStore, bag: Bag) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def _open_bags(paths: Sequence[str]) -> dict[str, Bag]:
     if not paths:
-        raise DataError("data.targets", "names no bags of a teacher", "make them with wsikd embed")
+        raise DataError("data.targets", "lists no bags of a teacher", "make them with wsikd embed")
     found: dict[str, Bag] = {}
     for path in find_bags(paths):
         try:
@@ -159,5 +159,5 @@ def _stores(paths: Sequence[str]) -> list[Path]:
             raise DataError(path, "holds no tile stores", "make them with wsikd tile")
         found += inside
     if not found:
-        raise DataError("data.paths", "names no tile stores", "pass --data or set it")
+        raise DataError("data.paths", "names no tile stores", "give --data, or set it")
     return found

@@ -25,7 +25,7 @@ def open_scorer(run: Path) -> Score:
 
     Raises:
         BundleError: the run holds no bag network.
-        ConfigError: its network says nothing of single patches.
+        ConfigError: its network gives no score for single patches.
     """
     from wsikd.models.files.bag_bundle import load_bag_network
 
@@ -38,7 +38,7 @@ def open_scorer(run: Path) -> Score:
             found = network(bag, torch.ones(1, len(features), dtype=torch.bool)).instances
         if found is None:
             raise ConfigError(
-                "data.select.scorer", f"'{bundle.arch}' says nothing of single patches",
+                "data.select.scorer", f"'{bundle.arch}' gives no score for single patches",
                 "give a run of network mean or max",
             )  # fmt: skip
         return found[0, :, -1].numpy()  # type: ignore[no-any-return]

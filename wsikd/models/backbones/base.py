@@ -49,7 +49,7 @@ class Backbone(nn.Module):
                 module.inplace = False  # type: ignore[assignment]
 
     def forward_taps(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Run the chain as far as it is needed.
+        """Run the chain as far as it is required.
 
         Args:
             x: float (B, 3, H, W), normalised.
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
             name -> (B, channels, about H / stride, about W / stride).
 
         Raises:
-            ConfigError: a name is no tap of this network.
+            ConfigError: a name is not a tap of this network.
         """
         wanted = set(names)
         if unknown := wanted - set(self.taps):

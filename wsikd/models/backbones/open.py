@@ -45,7 +45,9 @@ def build_backbone(
     except RuntimeError as error:  # how torch reports weights of another shape
         if weights is None:
             raise
-        raise ConfigError(arch, "the weights do not fit this network", str(error)[:200]) from error
+        raise ConfigError(
+            arch, "the weights do not match this network", str(error)[:200]
+        ) from error
 
 
 def _make(arch: str, width: float, weights: Mapping[str, Tensor] | None) -> Backbone:
@@ -88,8 +90,12 @@ def _weights_file(file: str) -> Mapping[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # the unpickler fails in any way on another file
         raise ConfigError(
-            file, "no file of network weights", "pass torchvision's .pth or a .safetensors"
+            file,
+            "no file of network weights",
+            "give a .pth file of torchvision or a .safetensors file",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(file, "holds no state dict", "pass torchvision's .pth or a .safetensors")
+        raise ConfigError(
+            file, "holds no state dict", "give a .pth file of torchvision or a .safetensors file"
+        )
     return state

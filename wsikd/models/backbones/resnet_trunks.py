@@ -1,6 +1,6 @@
 """The ResNet-50 inside a detector's state dict, whichever library wrote it.
 
-Recognised by what stands in front of ``layer1.0.conv1.weight``: torchvision's Faster R-CNN and
+Recognised by what comes before ``layer1.0.conv1.weight``: torchvision's Faster R-CNN and
 RetinaNet (``backbone.body.``), DETR and Deformable DETR (``backbone.0.body.``), their versions in
 transformers (``model.backbone...model.``), mmdetection (``backbone.``), or nothing; and the names
 of detectron2 (``backbone.bottom_up.res2.0.conv1.weight``).
@@ -47,7 +47,7 @@ def resnet_weights(state: Mapping[str, Tensor], source: object) -> dict[str, Ten
         if len(prefixes) > 1:
             raise ConfigError(
                 source, f"holds several ResNets ({', '.join(p or 'bare' for p in prefixes)})",
-                "save the one that is wanted by itself",
+                "save the one to use in a file of its own",
             )  # fmt: skip
         if prefixes:
             own = {k.removeprefix(prefixes[0]): v for k, v in state.items()
@@ -66,7 +66,7 @@ def arch_of(weights: Mapping[str, Tensor]) -> str:
         for k in range(1, 5)
     )
     names = _BOTTLENECKS if "layer1.0.conv3.weight" in weights else _BASIC
-    return names.get(blocks, f"a ResNet of {blocks} blocks")
+    return names.get(blocks, f"a ResNet with {blocks} blocks")
 
 
 def _same(key: str) -> str | None:

@@ -166,6 +166,6 @@ def load_embedder(folder: Path) -> Encoder:
         reason = error.fault if isinstance(error, ConfigError) else type(error).__name__
         remedy = install_it(card.package, REMEDY)
         raise BundleError(
-            place / CARD, f"does not go with its weights ({reason:.200})", remedy
+            place / CARD, f"does not match its weights ({reason:.200})", remedy
         ) from error
     return Encoder(embedder, spec).eval()

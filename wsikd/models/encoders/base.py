@@ -106,13 +106,13 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
         raise ConfigError(file, f"cannot be read ({error})", remedy) from error
     except Exception as error:  # the unpickler fails in any way on a foreign file
         raise ConfigError(
-            file, f"is no plain state dict ({type(error).__name__})", remedy
+            file, f"is not a plain state dict ({type(error).__name__})", remedy
         ) from error
     for key in ("model", "state_dict", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(file, "is no state dict", remedy)
+        raise ConfigError(file, "is not a state dict", remedy)
     return {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
 
 

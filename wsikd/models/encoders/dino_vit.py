@@ -63,7 +63,7 @@ class DinoViT(nn.Module):
         height, width = x.shape[-2:]
         if height % self.token_px or width % self.token_px:
             raise ConfigError(
-                f"--patch-size {height}", f"is no multiple of the network's {self.token_px} px",
+                f"--patch-size {height}", f"is not a multiple of the network's {self.token_px} px",
                 "give another",
             )  # fmt: skip
         tokens = self.net.patch_embed.proj(x).flatten(2).transpose(1, 2)
@@ -85,7 +85,7 @@ def open_hipt(file: str, *, weights: str | None = None, licence: str | None = No
         licence: terms of the weights, to be recorded.
 
     Raises:
-        ConfigError: it is no vision transformer, or cannot be read.
+        ConfigError: it is not a vision transformer, or cannot be read.
     """
     refuse_weights(weights)
     return _open(Path(file), "hipt", licence)
@@ -104,7 +104,7 @@ def _open(file: Path, kind: str, licence: str | None) -> Encoder:
     load_weights(network.net, state, subject, file.name)
     transform = _TRANSFORMS[kind]
     logger.info(
-        "%s: a transformer of width %d; mean %s, deviation %s, as %s has it",
+        "%s: a transformer of width %d; mean %s, deviation %s, as in %s",
         file.name, network.net.embed_dim, transform["mean"], transform["std"], kind.upper(),
     )  # fmt: skip
     spec = EncoderSpec(

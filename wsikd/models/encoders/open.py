@@ -54,7 +54,7 @@ def open_encoder(name: str, *, weights: str | None = None, licence: str | None =
 
     Raises:
         ConfigError: the network or its weights are not to be had, or do not fit.
-        BundleError: the folder is no bundle.
+        BundleError: the folder is not a bundle.
     """
     found = split_encoder(name)
     if found is not None:

@@ -93,7 +93,7 @@ def load_bag_network(path: Path) -> BagBundle:
     try:
         found.network()
     except (*MALFORMED, RuntimeError, MemoryError, ConfigError) as error:
-        fault = f"does not go with its weights ({reason(error):.200})"
+        fault = f"does not match its weights ({reason(error):.200})"
         remedy = install_it(found.card.package, REMEDY)
         raise BundleError(found.path / CARD, fault, remedy) from error
     return found

@@ -160,7 +160,7 @@ def load_bundle(
 
     Args:
         path: the folder.
-        known: tells of a bundle whose weights are those that its card names, whether one of the
+        known: whether the bundle's weights are those that its card names, whether one of the
             same ``key`` has been read before; what that showed is then not looked at again, and
             the weights are left unread until they are asked for.
 
@@ -174,7 +174,7 @@ def load_bundle(
     _check_fit(folder, card, bundle.spec)
     if digest != _sha256(folder / WEIGHTS):
         raise BundleError(
-            folder / WEIGHTS, "is not the file that card.json describes", "copy both anew"
+            folder / WEIGHTS, "is not the file that card.json describes", "copy both again"
         )
     _ = bundle.weights
     return bundle
@@ -187,12 +187,12 @@ def _find(path: Path) -> Path:
                 return folder
             raise BundleError(folder, f"has no {WEIGHTS}", "copy the whole bundle folder")
     if not path.exists():
-        raise BundleError(path, "does not exist", "pass a run folder of wsikd distill")
+        raise BundleError(path, "does not exist", "give a run folder of wsikd distill")
     if (path / "checkpoints").is_dir():
         raise BundleError(
             path, "this run has not finished", "finish it with wsikd distill --resume"
         )
-    raise BundleError(path, f"holds no {CARD}", "pass a run folder of wsikd distill")
+    raise BundleError(path, f"holds no {CARD}", "give a run folder of wsikd distill")
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(file, "is no safetensors file", "copy the bundle anew") from error
+        raise BundleError(file, "is not a safetensors file", "copy the bundle again") from error
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(file, f"'{name}' holds NaN or infinity", "train it again")
@@ -221,7 +221,7 @@ def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
             types = {name: str(one.get_dtype()) for name, one in slices.items()}
             return shapes, types, (opened.metadata() or {}).get("wsikd")
     except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(file, "is no safetensors file", "copy the bundle anew") from error
+        raise BundleError(file, "is not a safetensors file", "copy the bundle again") from error
 
 
 def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
@@ -251,7 +251,7 @@ def _check_fit(folder: Path, card: GraderCard, spec: InputSpec) -> None:
         raise BundleError(
             folder / CARD,
             f"network '{arch}': {error.fault}",
-            install_it(card.package, "use a wsikd that knows it"),
+            install_it(card.package, "use a newer wsikd"),
         ) from error
     expected = {k: tuple(v.shape) for k, v in empty.items()}
     for name in [*expected, *shapes]:
@@ -266,13 +266,16 @@ def _check_fit(folder: Path, card: GraderCard, spec: InputSpec) -> None:
             break
     else:
         if sealed not in (None, _sealed(card.network.record(), card.input.record())):
-            fault = "tells other classes, resolution or network than the weights were saved with"
-            raise BundleError(folder / CARD, fault, "copy both files anew")
+            fault = (
+                "names other classes, another resolution or network than the weights were saved "
+                "with"
+            )
+            raise BundleError(folder / CARD, fault, "copy both files again")
         return
     raise BundleError(
         folder / WEIGHTS,
         f"does not fit '{arch}': {name!r:.100} is {fault}",
-        "copy the bundle anew",
+        "copy the bundle again",
     )
 
 
@@ -284,7 +287,7 @@ def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: Inpu
         told = torch.tensor(getattr(spec, name))
         if not torch.allclose(own.flatten().float(), told, rtol=1e-2 if half else 1e-5):
             fault = f"'{name}' is not that of the weights"
-            raise BundleError(folder / CARD, fault, "copy both files anew")
+            raise BundleError(folder / CARD, fault, "copy both files again")
 
 
 def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:

@@ -267,7 +267,7 @@ class GraderCard(Card):
         package: that makes the network; None where wsikd or timm does.
         method: that it was trained with.
         teacher: that it was distilled from.
-        benign: classes that are no cancer.
+        benign: classes that are not cancer.
         seen: keyed hashes of slides, patients and images that it learnt from; checked by
             ``wsikd.learn.engine.leakage``.
         data: digests of the data that it was trained on.
@@ -522,12 +522,12 @@ def read_content(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(file, "is no JSON", again) from error
+        raise BundleError(file, "is not JSON", again) from error
     if not isinstance(content, dict):
         raise BundleError(file, "is not a card of wsikd", again)
     if content.get("format") != FORMAT:
         fault = f"format {content.get('format')!r:.40} is not known"
-        raise BundleError(file, fault, "use a wsikd that reads it")
+        raise BundleError(file, fault, "use a newer wsikd")
     if place := _not_finite(content):
         fault = f"{place:.100} is not a finite number"
         raise BundleError(file, fault, "export the student again")
@@ -539,7 +539,7 @@ def read_grader_card(file: Path) -> GraderCard:
     content = read_content(file)
     if "input" not in content and isinstance(content.get("kind"), str):
         raise BundleError(
-            file, f"describes a network of kind '{content['kind']}', which grades no patches",
+            file, f"describes a network of kind '{content['kind']}', which does not grade patches",
             "give a run that grades patches",
         )  # fmt: skip
     try:

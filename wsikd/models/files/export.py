@@ -1,6 +1,6 @@
 """A student for other programs: ONNX, TorchScript, and a folder that WSInfer and QuPath read.
 
-Every export is read back by the runtime it is for and held against the network it was made of; one
+Every export is read back by the runtime it is for and compared with the original network; one
 that differs is not left behind.
 """
 

@@ -1,4 +1,4 @@
-"""Networks that are no graders, on disk: ``model.safetensors`` and a ``card.json`` of their kind.
+"""Networks that are not graders, on disk: ``model.safetensors`` and a ``card.json`` of their kind.
 
 Nothing in such a folder is ever executed. The card is written last: without it the folder is
 unfinished.
@@ -98,7 +98,7 @@ def read_network(path: Path, card: type[OneCard]) -> tuple[Path, OneCard, dict[s
     try:
         found = card.model_validate(content)
     except ValueError as error:
-        fault = f"does not go with its weights ({reason(error):.200})"
+        fault = f"does not match its weights ({reason(error):.200})"
         raise BundleError(file, fault, REMEDY) from error
     return folder, found, _weights(folder / WEIGHTS, found.sha256)
 
@@ -109,7 +109,7 @@ def _weights(file: Path, sha256: str) -> dict[str, Tensor]:
         weights = load_file(file)
         digest = _sha256(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(file, "is no safetensors file", REMEDY) from error
+        raise BundleError(file, "is not a safetensors file", REMEDY) from error
     if digest != sha256:
         raise BundleError(file, f"is not the file that {CARD} describes", REMEDY)
     for name, tensor in weights.items():

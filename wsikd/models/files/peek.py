@@ -33,11 +33,11 @@ def check_network(path: str | Path, option: str, *kinds: str) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise BundleError(path, "does not exist", "pass a run folder of wsikd distill")
+        raise BundleError(path, "does not exist", "give a run folder of wsikd distill")
     check_role(path, option, *kinds, UNFINISHED)
     kind = what_is(path)
     if kind is None:
-        raise BundleError(path, f"holds no {CARD}", "pass a run folder of wsikd distill")
+        raise BundleError(path, f"holds no {CARD}", "give a run folder of wsikd distill")
     if kind == UNFINISHED:
         raise BundleError(
             path, "this run has not finished", "finish it with wsikd distill --resume"

@@ -110,7 +110,7 @@ def load_region_encoder(path: Path) -> LoadedRegionEncoder:
         found.mpp = None if card.mpp is None else float(card.mpp)
         found.grid = int(card.grid)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
-        fault = f"does not go with its weights ({reason(error):.200})"
+        fault = f"does not match its weights ({reason(error):.200})"
         raise BundleError(folder / CARD, fault, REMEDY) from error
     frozen: nn.Module = found.requires_grad_(requires_grad=False).eval()
     assert frozen is found
@@ -118,7 +118,7 @@ def load_region_encoder(path: Path) -> LoadedRegionEncoder:
 
 
 def _refused(what: object, fault: str) -> BundleError:
-    return BundleError(str(what), fault, "give regions that were embedded alike, or train anew")
+    return BundleError(str(what), fault, "give regions that were embedded alike, or train again")
 
 
 def _told(shape: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """What a network sees of a patch's colours: all of them, its grey, or the density of one stain.
 
 Grey and density are brought to mean 0 and deviation 1 within each patch, so that neither stain nor
-brightness tells one slide from another.
+brightness distinguishes one slide from another.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class GatedMil(BagNetwork):
 
 
 class ClamSb(GatedMil):
-    """Gated attention whose most and least attended instances also learn to be told apart.
+    """Gated attention whose most and least attended instances are also trained to be separable.
 
     Departure: cross-entropy on them, where the paper has a smooth SVM loss.
     """

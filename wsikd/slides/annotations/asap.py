@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _AREAS = frozenset(("polygon", "rectangle", "spline"))
 _NO_GROUP = "None"
-_EXPORT = "save it again in ASAP"
+_EXPORT = "save it again with ASAP"
 
 
 @dataclass
@@ -43,8 +43,8 @@ def read_asap(
     """Read the areas of an ASAP file.
 
     A spline is taken as the polygon through its points. Dots and point sets are left out. Of two
-    areas of one group, one within the other is no hole: draw what is to be left out in a group of
-    its own and map that to ``-``.
+    areas of one group, one within the other is not a hole: draw what is to be left out in a group
+    of its own and map that to ``-``.
 
     Args:
         path: the XML file. Document types and entities in it are refused.
@@ -57,7 +57,7 @@ def read_asap(
         Regions in level-0 (x, y) of the whole plane, in file order.
 
     Raises:
-        AnnotationError: the file cannot be read, or is no ASAP file.
+        AnnotationError: the file cannot be read, or is not an ASAP file.
     """
     drawn, parents = _parse(path)
     regions = []
@@ -149,7 +149,7 @@ def _parse(path: Path) -> tuple[list[_Drawn], dict[str, str]]:
         data = path.read_bytes()
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
-        raise AnnotationError(path, fault, "mend --annotations or the manifest") from error
+        raise AnnotationError(path, fault, "correct --annotations or the manifest") from error
     parser = expat.ParserCreate()
     reader = _Reader(parser)
     try:
@@ -157,11 +157,11 @@ def _parse(path: Path) -> tuple[list[_Drawn], dict[str, str]]:
     except _Refused as error:
         raise AnnotationError(path, str(error), _EXPORT) from error
     except expat.ExpatError as error:
-        raise AnnotationError(path, f"is no XML ({error})", _EXPORT) from error
+        raise AnnotationError(path, f"is not XML ({error})", _EXPORT) from error
     except ValueError as error:
         fault = f"line {parser.CurrentLineNumber} has no usable coordinates ({error})"
         raise AnnotationError(path, fault, _EXPORT) from error
     if reader.root != "ASAP_Annotations":
-        fault = f"is no ASAP file: it begins with <{reader.root}>, not <ASAP_Annotations>"
+        fault = f"is not an ASAP file: it begins with <{reader.root}>, not <ASAP_Annotations>"
         raise AnnotationError(path, fault, _EXPORT)
     return reader.drawn, reader.parents

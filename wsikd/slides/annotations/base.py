@@ -105,7 +105,7 @@ class Annotation(ABC):
 
 @dataclass(frozen=True)
 class DrawnAnnotation(Annotation):
-    """Polygons, of which those to be excluded are cut out already."""
+    """Polygons; those to be excluded are cut out already."""
 
     regions: tuple[Region, ...]
     remarks: Remarks = _NOTHING_ODD
@@ -195,7 +195,7 @@ def majority(
 
 
 def check_places(coordinates: NDArray[np.float64]) -> None:
-    """Raises ValueError where a coordinate is no finite number, or larger than any slide."""
+    """Raises ValueError where a coordinate is not a finite number, or larger than any slide."""
     if not np.isfinite(coordinates).all():
         raise ValueError("a coordinate is not finite")
     if coordinates.size and np.abs(coordinates).max() > _FARTHEST_PX:

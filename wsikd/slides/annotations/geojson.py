@@ -53,18 +53,18 @@ def read_geojson(
         The regions in file order; points and lines are left out.
 
     Raises:
-        AnnotationError: the file is missing or is no GeoJSON.
+        AnnotationError: the file is missing or is not GeoJSON.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AnnotationError(
-            path, f"cannot be read ({error.strerror})", "mend --annotations or the manifest"
+            path, f"cannot be read ({error.strerror})", "correct --annotations or the manifest"
         ) from error
     except RecursionError as error:
         raise AnnotationError(path, "nests too deep for JSON", _EXPORT) from error
     except ValueError as error:
-        raise AnnotationError(path, f"is no JSON ({error})", _EXPORT) from error
+        raise AnnotationError(path, f"is not JSON ({error})", _EXPORT) from error
     regions = []
     for number, feature in enumerate(_features(content, path)):
         properties = feature.get("properties")

@@ -70,7 +70,7 @@ def check_classes(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence
         return
     if not cohort.files and not cohort.labels:
         fault = "no slide has an annotation or a label"
-        remedy = "name annotations as the slides are (<slide>.geojson), or give a manifest"
+        remedy = "name annotations after the slides (<slide>.geojson), or give a manifest"
         raise ConfigError(cohort.asked, fault, remedy)
     _check_map(cohort, label_map)
     places = cohort.places
@@ -102,7 +102,7 @@ def warnings_of(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence[s
     if bare:
         count = sum(s.unclassed for s in bare.values())
         each = listing(f"{f} ({s.unclassed} of {s.areas})" for f, s in bare.items())
-        lines.append(f"annotated areas without a class, which label nothing: {count}, in {each}")
+        lines.append(f"annotated areas without a class are ignored: {count}, in {each}")
     places = cohort.places
     lines += [
         f"classes {first!r} and {second!r} differ only by case or spaces ({first}: "
@@ -119,7 +119,7 @@ def warnings_of(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence[s
     if missing := [w for w in wanted if w not in places]:
         lines.append(f"{CLASSES}: not annotated on any slide: {', '.join(missing)}")
     if idle := _idle(cohort, label_map):
-        lines.append(f"{OPTION}: names nothing on any slide: {', '.join(idle)}")
+        lines.append(f"{OPTION}: is empty on any slide: {', '.join(idle)}")
     return lines
 
 
@@ -138,12 +138,12 @@ def _check_map(cohort: Cohort, label_map: Mapping[str, str]) -> None:
     spare = known - set(label_map)
     if len(idle) == len(label_map):
         name, remedy = idle[0], nearest(idle[0], known) if known else "no annotation has a class"
-        fault = f"{', '.join(map(repr, idle))}: nothing annotated is called so"
+        fault = f"{', '.join(map(repr, idle))}: no annotation has this class"
         raise ConfigError(OPTION, fault, remedy if known else f"leave out '{name}'")
     for name in idle:
         if meant := next((s for s in sorted(spare) if _alike(name, s)), None):
             raise ConfigError(
-                OPTION, f"{name!r}: nothing annotated is called so", f"did you mean {meant!r}?"
+                OPTION, f"{name!r}: no annotation has this class", f"did you mean {meant!r}?"
             )
 
 

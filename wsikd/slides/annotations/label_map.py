@@ -31,7 +31,7 @@ def parse_label_map(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
         (source, class) pairs sorted by source, so that equal maps are equal tuples.
 
     Raises:
-        ConfigError: an item is neither, a file is no mapping, or a source has two classes.
+        ConfigError: an item is neither, a file is not a mapping, or a source has two classes.
     """
     found: dict[str, str] = {}
     for item in items:
@@ -67,7 +67,7 @@ def _from_file(path: Path) -> list[tuple[str, str]]:
     except OSError as error:
         raise ConfigError(path, f"cannot be read ({error.strerror})", _REMEDY) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"is no YAML ({error})", _REMEDY) from error
+        raise ConfigError(path, f"is not YAML ({error})", _REMEDY) from error
     if not isinstance(content, dict) or not all(
         isinstance(text, str) for pair in content.items() for text in pair
     ):

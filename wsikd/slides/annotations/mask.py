@@ -63,7 +63,7 @@ class MaskAnnotation(Annotation):
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
-            raise AnnotationError(path, fault, "mend --annotations or the manifest") from error
+            raise AnnotationError(path, fault, "correct --annotations or the manifest") from error
         named = frozenset(int(source) for source in label_map if source.isdecimal())
         return cls(names, digest, plane, mask_classes(label_map), origin, scale, named)
 
@@ -97,10 +97,10 @@ class MaskAnnotation(Annotation):
         return np.asarray(total / np.maximum((x1 - x0) * (y1 - y0), 1e-9)[:, None])
 
     def _warn(self) -> None:
-        """Tell where a mask's values are not those of the label map at all."""
+        """Report where a mask's values are not those of the label map at all."""
         if self.seen - {0} and self.seen.isdisjoint(self.classes):
             listed = ", ".join(map(str, sorted(self.seen)[:10]))
-            log.warning("%s: holds %s, none of which %s names", self.plane.path, listed, OPTION)
+            log.warning("%s: holds %s, and %s names none of them", self.plane.path, listed, OPTION)
 
 
 def mask_names(path: Path, label_map: Mapping[str, str]) -> tuple[str, ...]:
@@ -116,8 +116,8 @@ def mask_names(path: Path, label_map: Mapping[str, str]) -> tuple[str, ...]:
     values = LabelPlane.open(path).values()
     listed = ", ".join(map(str, values))
     example = next((v for v in values if v), 1)
-    fault = f"is a mask of the values {listed}, and none has a class"
-    raise ConfigError(path, fault, f"name each one's class, as {OPTION} {example}=NC")
+    fault = f"is a mask with the values {listed}, and none has a class"
+    raise ConfigError(path, fault, f"name the class of each, as in {OPTION} {example}=NC")
 
 
 def placed(plane: LabelPlane, slide: Slide) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -135,8 +135,8 @@ def placed(plane: LabelPlane, slide: Slide) -> tuple[tuple[float, float], tuple[
         if abs(width * down - height * across) <= across + down:
             return (float(left), float(top)), (width / across, height / down)
     full = "{} x {}".format(*slide.info.dimensions)
-    fault = f"is {width} x {height} pixels, which has not the shape of the slide ({full})"
-    raise AnnotationError(plane.path, fault, "give the mask of this slide, over its whole plane")
+    fault = f"is {width} x {height} pixels, which does not match the shape of the slide ({full})"
+    raise AnnotationError(plane.path, fault, "give a mask of the whole slide")
 
 
 def mask_classes(label_map: Mapping[str, str]) -> dict[int, str]:

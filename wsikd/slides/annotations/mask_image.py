@@ -41,7 +41,7 @@ _REMEDY = "give it as a tiled TIFF or a PNG of whole numbers"
 
 @dataclass(frozen=True)
 class LabelPlane:
-    """A mask image: TIFF, of which the first page counts, or whatever Pillow reads.
+    """A mask image: TIFF (its first page), or whatever Pillow reads.
 
     Of colour channels the first counts, of a palette the index.
 
@@ -72,7 +72,7 @@ class LabelPlane:
         """Yield (x, y, values): integers (rows, columns) whose corner lies at mask pixel (x, y).
 
         Args:
-            wanted: asked with (x, y, width, height) in mask pixels whether a block is needed.
+            wanted: asked with (x, y, width, height) in mask pixels whether a block is required.
 
         Raises:
             AnnotationError: the file cannot be read as a mask.
@@ -177,7 +177,7 @@ def _tiff_blocks(tiff: Any, wanted: Wanted) -> Iterator[tuple[int, int, NDArray[
     columns = -(-width // across)
     count = columns * -(-height // down)  # in the first channel, where planes are separate
     counts, size = page.databytecounts, tiff.filehandle.size
-    # A decoder that is told a wrong shape may take the process down.
+    # A decoder that is given a wrong shape may take the process down.
     if {len(page.dataoffsets), len(counts)} != {count * planes} or max(counts) > size:
         raise ValueError("its directory does not fit the file")
     places = [((i % columns) * across, (i // columns) * down) for i in range(count)]
@@ -202,7 +202,7 @@ def _decoded(
     """First channel of one tile or strip, stored as (rows, columns, samples); 0 if never written.
 
     Of codecs that give bytes the length is checked and the predictor undone here: the library's
-    own trusts the shape it is told, and a damaged file can take the process down with it.
+    own trusts the shape that it is given, and a damaged file can take the process down with it.
     """
     import tifffile
 
@@ -218,7 +218,7 @@ def _decoded(
     size = math.prod(stored) * dtype.itemsize
     plain = tifffile.TIFF.DECOMPRESSORS[page.compression](data, out=size)
     if len(plain) < size or page.predictor not in (1, 2):
-        raise ValueError("a block of it is cut short")
+        raise ValueError("one of its blocks is truncated")
     values = np.frombuffer(plain, dtype.newbyteorder(page.parent.byteorder), math.prod(stored))
     first = values.reshape(stored)[..., 0].astype(dtype)
     return np.cumsum(first, 1, dtype) if page.predictor == 2 else first

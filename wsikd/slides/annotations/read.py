@@ -64,7 +64,7 @@ def drawn_regions(
     if suffix == ".xml":
         return read_asap(path, names, unclassified=True)
     if suffix not in GEOJSON_SUFFIXES:
-        raise AnnotationError(path, "of no kind that holds annotations", _KINDS)
+        raise AnnotationError(path, "not a known annotation format", _KINDS)
     regions = read_geojson(path, offset_xy=offset_xy, unclassified=True, detections=False)
     named = (Region(names.get(r.name, r.name), r.geometry) for r in regions)
     return [own for own, r in zip(named, regions, strict=True) if own.name or not r.name]

@@ -23,5 +23,5 @@ def refusal(file: str, doubt: Doubt) -> NotBrightfieldError:
     """The error of a slide that is not brightfield RGB, or not known to be."""
     remedy = doubt.remedy
     if not doubt.final:
-        remedy = f"leave it out, or give {ACCEPT} if you mean it"
+        remedy = f"leave it out, or give {ACCEPT} to read it anyway"
     return NotBrightfieldError(file, doubt.reason + NOT_RGB, remedy)

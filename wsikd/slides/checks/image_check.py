@@ -55,7 +55,7 @@ def check_image(data: bytes) -> None:
     checksums.
 
     Raises:
-        ValueError: it is damaged or cut short, or claims more pixels than a patch has.
+        ValueError: it is damaged or truncated, or claims more pixels than a patch has.
     """
     if data.startswith(_JPEG):
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -71,7 +71,7 @@ def _check_png(data: bytes) -> None:
     place, packed, kind = len(_PNG), [], b""
     while kind != b"IEND":
         if place + 12 > len(data):
-            raise ValueError("the PNG is cut short")
+            raise ValueError("the PNG is truncated")
         size, kind = struct.unpack_from(">I4s", data, place)
         body = data[place + 8 : place + 8 + size]
         place += 12 + size
@@ -96,7 +96,7 @@ def _check_packed(packed: bytes) -> None:
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if not stream.eof:
-        raise ValueError("the PNG is cut short")
+        raise ValueError("the PNG is truncated")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -36,14 +36,14 @@ _COMPRESSION = {
 _ITEM_BYTES = 8
 _MOST_FRAMES = (1 << 31) - 1
 _MOST_GRID = 1 << 22
-_COPY = "the file is damaged or made up, or files of its series are missing; copy them all again"
+_COPY = "the file is damaged or forged, or files of its series are missing; copy them all again"
 
 
 def stored_frames(instance: Path) -> dict[_Size, Stored | None]:
     """The frames that the levels of a DICOM slide store, by the levels' (width, height) in px.
 
     A level is None where it stores all its frames. Levels whose headers do not say their size are
-    left out; so are files that are no DICOM.
+    left out; so are files that are not DICOM.
 
     Args:
         instance: a file of the series.
@@ -102,7 +102,7 @@ def _count(file: Path, claim: FrameClaim) -> int:
     if min(width, height, wide, high) < 1:
         fault = f"claims {width} x {height} px in frames of {wide} x {high} px"
     elif not 1 <= count <= _MOST_FRAMES:
-        fault = f"says NumberOfFrames {text[:20]!r}, which is no number of frames"
+        fault = f"says NumberOfFrames {text[:20]!r}, which is not a number of frames"
     else:
         there = float(file.stat().st_size)
         pixels = float(count) * wide * high
@@ -131,7 +131,7 @@ def _mark(file: Path, claim: FrameClaim, there: NDArray[np.bool_]) -> bool:
 
 
 def _both(one: Stored | None, other: Stored | None) -> Stored | None:
-    """The frames of a level of which two files hold a plane each."""
+    """The frames of a level with planes in two files."""
     if one is None or other is None or one.there.shape != other.there.shape:
         return None
     there = one.there | other.there

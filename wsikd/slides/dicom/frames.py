@@ -126,7 +126,8 @@ def _is_volume(header: Any) -> bool:
 
 
 def _claim(header: Any) -> Colours:
-    """What a file claims of its frames; raises TileLevelError where they are no JPEG of colours."""
+    """What a file claims of its frames; raises TileLevelError where they are not JPEG of
+    colours."""
     syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
     claim = _CLAIMS.get(str(header.get("PhotometricInterpretation", "")))
     if syntax not in _JPEG or claim is None:

@@ -19,7 +19,7 @@ DICOM_SUFFIX = ".dcm"
 class Series:
     """One DICOM slide: ``uid`` of its series, and the files of its scan, label images left out.
 
-    Files that are no DICOM by their header make a series of their own with an empty ``uid``.
+    Files that are not DICOM by their header make a series of their own with an empty ``uid``.
     """
 
     uid: str
@@ -44,8 +44,8 @@ def dicom_files(folder: Path) -> list[Path]:
 def group_series(files: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     """Files as slides, by the first file's name, and those that belong to none.
 
-    A label, an overview, a thumbnail or a DICOM object of another kind is no slide. Where not one
-    file has a header that can be read, they make one series, which the reader refuses in time.
+    A label, an overview, a thumbnail or a DICOM object of another kind is not a slide. Where not
+    one file has a header that can be read, they make one series, which the reader refuses in time.
     """
     groups: dict[str, list[Path]] = {}
     others: list[Path] = []
@@ -79,7 +79,7 @@ def series_of(file: Path) -> Series:
 
 
 def why_no_scan(file: Path) -> str:
-    """Why a DICOM file is no slide, or no level of one."""
+    """Why a DICOM file is not a slide, or no level of one."""
     header = header_of(file)
     if header is None:
         return "no DICOM header that can be read"

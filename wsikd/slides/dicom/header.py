@@ -55,7 +55,7 @@ class FrameClaim:
 class DicomHeader:
     """``series`` is the SeriesInstanceUID, ``image_type`` the values of ImageType.
 
-    ``frames`` is None where the file is no whole-slide image, or does not say its size.
+    ``frames`` is None where the file is not a whole-slide image, or does not state its size.
     """
 
     series: str

@@ -171,14 +171,14 @@ def _series(path: Path, where: str) -> Series | None:
     if len(found) > 1:
         fault = f"'{printable(path.name)}' holds {len(found)} DICOM slides"
         names = ", ".join(printable(one.main.name) for one in found[:3])
-        raise ConfigError(where, fault, f"name a file of each: {names}")
+        raise ConfigError(where, fault, f"give one file of each: {names}")
     return found[0] if found else None
 
 
 def _row(manifest: Path, row: Row) -> SlideEntry:
     where, cells = row
     if not cells.get("slide"):
-        raise ConfigError(where, "no slide named", "fill the column 'slide' or delete the line")
+        raise ConfigError(where, "no slide name", "fill the column 'slide' or delete the line")
     split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         raise ConfigError(where, f"unknown split '{split}'", nearest(split, SPLITS))
@@ -187,7 +187,7 @@ def _row(manifest: Path, row: Row) -> SlideEntry:
         if not (text := cells.get(column)):
             return None
         if max(len(part.encode()) for part in text.split("/")) > _LONGEST_PART:
-            raise ConfigError(where, f"{column} is no path ({text[:40]}...)", "correct it")
+            raise ConfigError(where, f"{column} is not a path ({text[:40]}...)", "correct it")
         return manifest.parent / text
 
     slide = beside("slide")
@@ -217,9 +217,9 @@ def _annotated(one: Given, annotations: Path | None) -> Given:
     files = [file for file in dict.fromkeys(found) if file is not None]
     for other in files[1:]:
         if not filecmp.cmp(files[0], other, shallow=False):
-            fault = f"is there under several names, with different annotations: {files[0].name}, "
+            fault = f"is listed under several names with different annotations: {files[0].name}, "
             raise ConfigError(
-                f"slide {printable(entry.path.name)}", fault + other.name, "leave one of them"
+                f"slide {printable(entry.path.name)}", fault + other.name, "keep one of them"
             )
     return replace(one, entry=replace(entry, annotation=files[0] if files else None))
 

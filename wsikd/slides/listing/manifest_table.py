@@ -53,9 +53,9 @@ def number(where: str, column: str, text: str) -> float:
     try:
         value = float(plain)
     except ValueError:
-        raise ConfigError(where, f"{column} '{text}' is no number", "give um/px") from None
+        raise ConfigError(where, f"{column} '{text}' is not a number", "give um/px") from None
     if not 0 < value < float("inf"):
-        raise ConfigError(where, f"{column} '{text}' is no size of a pixel", "give um/px")
+        raise ConfigError(where, f"{column} '{text}' is not a size of a pixel", "give um/px")
     return value
 
 
@@ -116,7 +116,7 @@ def _check_header(path: Path, names: list[str], columns: Sequence[str], needed: 
         if name not in columns:
             raise ConfigError(path, f"unknown column '{name}'", nearest(name, columns))
         if count > 1:
-            raise ConfigError(path, f"{count} columns '{name}'", "leave one of them")
+            raise ConfigError(path, f"{count} columns '{name}'", "keep one of them")
     if needed not in names:
         raise ConfigError(path, f"no column '{needed}'", f"name the columns {', '.join(columns)}")
 

@@ -34,8 +34,8 @@ _HASHED = re.compile(rf"(?P<stem>.+)-[0-9a-f]{{{HASH_DIGITS},}}", re.DOTALL)
 class Given:
     """A slide as an input gives it.
 
-    ``place`` is its path below the input, ``row`` names file and line of a manifest, ``named``
-    tells that its very path was given, and ``series`` are the files of a DICOM slide.
+    ``place`` is its path below the input, ``row`` names file and line of a manifest, ``named``:
+    whether this exact path was given; ``series`` are the files of a DICOM slide.
     """
 
     entry: SlideEntry
@@ -189,9 +189,9 @@ def _check_one_row(kept: Given, other: Given) -> None:
 
 
 def unique_names(given: Iterable[Given]) -> list[SlideEntry]:
-    """Sorted entries with safe names; those of one stem are told apart by their place.
+    """Sorted entries with safe names; those with the same stem are distinguished by their folder.
 
-    Where two inputs hold the same place, the whole path tells them apart.
+    Where two inputs hold the same place, the whole path distinguishes them.
     """
     pairs = [(replace(g.entry, name=safe_name(_stem(g.entry.path))), g.place) for g in given]
     pairs.sort(key=lambda pair: (pair[0].name, pair[1], pair[0].path.absolute()))
@@ -217,7 +217,7 @@ def _stem(path: Path) -> str:
 class Made:
     """Results of earlier runs in a folder: ``<name><ending>``, each of one slide.
 
-    ``read`` gives the fingerprint of the slide that a result was made from, None for what is no
+    ``read`` gives the fingerprint of the slide that a result was made from, None for what is not a
     result. Names with one of ``also`` after the ending count too, as those of unfinished results.
     """
 

@@ -31,8 +31,8 @@ SLIDE_SUFFIXES = frozenset(
     | {".svslide", ".bif", ".vms", ".vmu", ".czi", DICOM_SUFFIX, ".zarr"}
 )
 _FILE_SUFFIXES = SLIDE_SUFFIXES - {".zarr"}
-NO_SLIDE = "no slide by its name"
-_HIDDEN = "hidden, as systems leave files beside others"
+NO_SLIDE = "its name is not that of a slide"
+_HIDDEN = "hidden file"
 _COMPANION = re.compile(
     r"(?P<stem>.+)[-_. ](?P<what>mask|overview|thumb|macro|label)(s|nail|nails)?([-_. ].*)?",
     re.IGNORECASE | re.DOTALL,
@@ -44,7 +44,7 @@ _SHOWN = 5
 class Candidate:
     """A slide as the inputs name it: ``place`` is its path below its input.
 
-    ``named`` tells that the user named this very path; ``series`` are the files of a DICOM slide.
+    ``named``: whether the user named this exact path; ``series`` are the files of a DICOM slide.
     """
 
     path: Path
@@ -153,7 +153,7 @@ class Search:
                 self.left_out += [LeftOut(p, why_no_scan(p)) for p in given]
 
     def _add_series(self, series: Series) -> None:
-        """A series of which several files are given: its folder, where it has that to itself."""
+        """A series with several files in the input: its folder, where it has that to itself."""
         folder = series.main.parent
         around = Search()
         around._add_folder(folder, folder)
@@ -201,7 +201,7 @@ class _Folder:
         state = folder.stat()
         key = (state.st_dev, state.st_ino)
         if key in self._seen:
-            self.left_out.append(LeftOut(folder, "a link to a folder that is searched already"))
+            self.left_out.append(LeftOut(folder, "a link to a folder that was already searched"))
             return False
         self._seen.add(key)
         return True
@@ -256,7 +256,7 @@ class _Folder:
 def listed(left_out: Sequence[LeftOut]) -> list[dict[str, str]]:
     """What was left out, for the record of a run: names without folders, and reasons.
 
-    Files that are no slides by their names are not listed.
+    Files that are not slides by their names are not listed.
     """
     return [
         {"file": printable(one.path.name), "reason": one.reason}
@@ -269,7 +269,7 @@ def _tell(item: str, left_out: Sequence[LeftOut]) -> None:
     others = [one.path.name for one in left_out if one.reason == NO_SLIDE]
     if others:
         shown = _some([printable(name) for name in others])
-        text = "%s: passed over %d files that are no slides: %s"
+        text = "%s: skipped %d files that are not slides: %s"
         log.info(text, printable(item), len(others), shown)
     told = [one for one in left_out if one.reason != NO_SLIDE]
     if told:
@@ -292,7 +292,7 @@ def _is_meant(path: Path, pattern: str) -> bool:
 
 
 def _no_image(folder: Path) -> str | None:
-    """Why a folder is no slide, nor holds any; None where it may."""
+    """Why a folder is not a slide, nor holds any; None where it may."""
     if RESULT.own(folder):
         return "a result of wsikd"
     if not is_zarr(folder) or is_image_zarr(folder):

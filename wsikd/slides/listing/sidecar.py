@@ -47,7 +47,7 @@ def sidecar(place: Path, slide: Path, endings: Sequence[str] = ENDINGS) -> Path 
 def own_masks(
     tissue: str, entries: Sequence[SlideEntry]
 ) -> tuple[str, list[SlideEntry], list[SlideEntry]]:
-    """Tell a masker's name from a place of the user's own masks, as ``--tissue`` takes both.
+    """Distinguish a masker's name from a path of the user's own masks, as ``--tissue`` takes both.
 
     Args:
         tissue: an entry of ``MASKERS``, a mask file, or a folder of masks named after the slides.
@@ -88,16 +88,16 @@ def tissue_method(tissue: str) -> str:
 
 def no_mask(entry: SlideEntry, folder: str) -> AnnotationError:
     """The error of a slide for which a folder of masks holds none."""
-    fault = f"no mask of it in {folder}"
+    fault = f"no mask for it in {folder}"
     remedy = f"add {entry.path.stem}.png or .geojson there, or use --tissue otsu"
     return AnnotationError(entry.name, fault, remedy)
 
 
 def _known(name: str) -> None:
-    """Refuse what is no masker; raises ConfigError."""
+    """Refuse what is not a masker; raises ConfigError."""
     if name in MASKERS:
         return
     if Path(name).suffix or len(Path(name).parts) > 1:
         remedy = f"give an existing mask or folder of masks, or one of {', '.join(MASKERS)}"
-        raise ConfigError(name, "no such file or folder, and no masker", remedy)
+        raise ConfigError(name, "neither a file or folder nor a masker", remedy)
     resolve(MASKERS, name, kind="maskers")

@@ -27,15 +27,15 @@ def auto(path: Path, **options: Any) -> Slide:
     """Open a slide with whatever shows its pixels, the fastest first.
 
     OpenSlide, and the direct reader where it shows the same pixels; tifffile and TIAToolbox for
-    kinds of file that OpenSlide does not know, and for a TIFF of which OpenSlide shows another
-    image than the one to be read, or only some of its levels.
+    kinds of file that OpenSlide does not know, and for a TIFF where OpenSlide shows another image
+    than the one to be read, or only some of its levels.
 
     Args:
         path: a slide.
         options: as :func:`wsikd.slides.base.open_slide` takes them.
 
     Raises:
-        SlideError: no reader can open it. Told by the one that came closest.
+        SlideError: no reader can open it. Reported by the closest match.
     """
     if path.is_dir() and kind_of(path) is not None:
         return ForeignReader(path, note="OpenSlide reads no OME-Zarr", **options)
@@ -59,7 +59,7 @@ def direct(path: Path, **options: Any) -> Slide:
     """Open a slide with the direct reader alone.
 
     Raises:
-        SlideError: it does not fit this slide; the message tells why.
+        SlideError: it does not fit this slide; the message says why.
     """
     slide = _direct(OpenSlideReader(path, **options))
     if isinstance(slide, OpenSlideReader):
@@ -77,7 +77,7 @@ def _left_to_others(path: Path, error: SlideError) -> str | None:
     if error.fault != UNKNOWN:
         return error.fault
     found = survey(path)  # an Aperio slide that OpenSlide does not know is a damaged one
-    return None if found and found.aperio else "OpenSlide does not know its kind"
+    return None if found and found.aperio else "OpenSlide does not support its format"
 
 
 def _hides_levels(slide: OpenSlideReader) -> bool:
@@ -89,6 +89,6 @@ def _direct(slide: OpenSlideReader) -> Slide:
     """The slide's direct reader, or the slide with a note why not."""
     wrong_dicom = slide.info.vendor == DICOM and slide.info.doubt is not None
     if kind_of(slide.path) != "tiff" and not wrong_dicom:
-        slide.info = replace(slide.info, reader_note="not read directly: it is no TIFF")
+        slide.info = replace(slide.info, reader_note="not read directly: it is not a TIFF")
         return slide
     return resolve(_DIRECT, "direct", kind="readers")(slide)  # type: ignore[no-any-return]

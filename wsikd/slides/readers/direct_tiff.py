@@ -1,7 +1,7 @@
 """Tiled JPEG TIFFs read past OpenSlide: compressed tiles from the file to libjpeg-turbo.
 
-OpenSlide stays the authority: it opens the file, tells its metadata, and what is read here must
-show its very pixels in sampled tiles of every level; otherwise the slide is read through it.
+OpenSlide stays the authority: it opens the file and reads its metadata, and what is read here must
+equal its pixels in sampled tiles of every level; otherwise the slide is read through it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BAND_PX, _BEYOND_PX = 64, 16
 
 
 def direct(slide: OpenSlideReader) -> Slide:
-    """A slide's direct reader, or the slide itself with ``info.reader_note`` telling why not."""
+    """A slide's direct reader, or the slide itself with the reason in ``info.reader_note``."""
     try:
         pages = slide.series.levels if slide.series else None
         filled = slide.info.vendor != "generic-tiff"
@@ -52,7 +52,7 @@ def direct(slide: OpenSlideReader) -> Slide:
         reader = DirectReader(slide, levels)
         try:
             compare(reader, slide)
-            reader.cache = TileCache(CACHE_BYTES)  # the samples are no reads to come
+            reader.cache = TileCache(CACHE_BYTES)  # the samples are not later reads
             reader.show_right_colours()
         except BaseException:
             reader.release()

@@ -17,7 +17,7 @@ _MOST_TILE_PX = 1 << 24
 
 
 class TileLevelError(Exception):
-    """The levels of a TIFF cannot be read tile by tile; the message tells why."""
+    """The levels of a TIFF cannot be read tile by tile; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def tile_levels(
         filled: whether OpenSlide fills absent tiles of lower levels from the levels above.
 
     Raises:
-        TileLevelError: it is no TIFF, or a level is not made of plain JPEG tiles.
+        TileLevelError: it is not a TIFF, or a level is not made of plain JPEG tiles.
         OSError: it cannot be read.
     """
     try:

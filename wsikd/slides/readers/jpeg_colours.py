@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Colours = Literal["RGB", "YCbCr"]
 
 START = b"\xff\xd8"
-# APP14 of Adobe with transform 0: the decoder shall not take the components for YCbCr.
+# APP14 of Adobe with transform 0: so that the decoder does not take the components for YCbCr.
 RGB_MARK = bytes.fromhex("ffee000e41646f626500640000000000")
 JFIF_MARK = bytes.fromhex("ffe000104a46494600010100000100010000")
 JPEG = 7

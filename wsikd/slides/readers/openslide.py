@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from wsikd.slides.tiff.contents import TiffSeries, TiffSurvey
 
 _MOST_TILE_PX = 1 << 26
-UNKNOWN = "not a slide that OpenSlide knows, or cut short"
+UNKNOWN = "not a slide format that OpenSlide supports, or truncated"
 OTHER_IMAGE = "OpenSlide shows another image of this file"
 DICOM = "dicom"
 FLAT = ("generic-tiff", "aperio")
@@ -295,7 +295,7 @@ def _main_file(path: Path) -> Path:
         fault = f"a folder with {len(found)} DICOM slides"
         raise SlideError(printable(path), fault, f"name a file of one, as {found[0].main.name}")
     if not found:
-        fault = "a folder without DICOM files is no slide"
+        fault = "a folder without DICOM files is not a slide"
         if others:
             fault = f"its DICOM files hold no slide ({why_no_scan(others[0])})"
         raise SlideError(printable(path), fault, "name the slides in it")
@@ -319,14 +319,17 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(
             printable(path.name),
             f"OpenSlide cannot open it ({one_line(str(error))})",
-            "the file is damaged or of an unknown kind; copy it again or convert it",
+            "the file is damaged or in an unknown format; copy it again or convert it",
         ) from error
 
 
 def _remedy(path: Path) -> str:
-    """What mends a file that OpenSlide does not know."""
+    """How to fix a file that OpenSlide does not know."""
     if path.suffix.lower() == ".mrxs" != path.suffix:
-        return f"rename it to {printable(path.stem)}.mrxs: OpenSlide knows MRXS by lower case only"
+        return (
+            f"rename it to {printable(path.stem)}.mrxs: OpenSlide recognises only the lower-case "
+            f"extension"
+        )
     return "convert it to a pyramidal TIFF, copy it again, or leave it out"
 
 

@@ -198,7 +198,7 @@ def _open(path: Path, kind: str, facts: Facts) -> Pixels:
         if "version of OpenJPEG" in str(error):  # how glymur says that the library is missing
             fault = f"needs OpenJPEG ({one_line(str(error))})"
             raise SlideError(file, fault, _REMEDIES["glymur"]) from error
-        fault = f"its decoder cannot open it ({type(error).__name__}: {error})"
+        fault = f"its decoder cannot read it ({type(error).__name__}: {error})"
         raise SlideError(
             file, fault, "convert it to a pyramidal TIFF or OME-TIFF of 8-bit RGB"
         ) from error

@@ -137,7 +137,7 @@ def _jp2(path: Path) -> Facts:
     if size is None:
         raise SlideError(printable(path.name), "a JP2 file without image header", _DAMAGED)
     if size[0] * size[1] > _MOST_PX_PER_BYTE * path.stat().st_size:
-        fault = f"claims {size[0]} x {size[1]} px, which so few bytes cannot hold"
+        fault = f"claims {size[0]} x {size[1]} px, too many for the size of the file"
         raise SlideError(printable(path.name), fault, _DAMAGED)
     found = [description_mpp(description), jp2_claim(x, y)]
     return Facts(vendor, Evidence.of(found, description_power(description)), icc)
@@ -153,7 +153,7 @@ def _boxes(path: Path, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
             body += 8
         stop = end if length == 0 else start + length
         if stop < body or stop > end:
-            fault = f"cut short: a box reaches to byte {stop}, and the file has {end}"
+            fault = f"truncated: a box reaches to byte {stop}, and the file has {end}"
             raise SlideError(printable(path.name), fault, "copy it again")
         if name in (b"jp2h", b"res "):
             yield from _boxes(path, body, stop)

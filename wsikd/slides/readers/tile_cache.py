@@ -39,7 +39,7 @@ def tile_memory(shape: tuple[int, int, int]) -> Pixels:
 class TileCache:
     """Tiles whose neighbours' reads will want them too, up to ``capacity`` bytes.
 
-    Evicted are, the oldest first, tiles of which as many pixels were asked for as they have; then
+    First evicted, the oldest first, are the tiles whose pixels were all requested; then
     the longest unused. A tile that two threads want at once is decoded by one of them.
     """
 

@@ -108,7 +108,7 @@ def checked(path: Path, number: int, count: int) -> int:
 
 
 def survey(path: Path) -> TiffSurvey | None:
-    """Group the directories of a TIFF; None where the file is no TIFF.
+    """Group the directories of a TIFF; None where the file is not a TIFF.
 
     Raises:
         SlideError: its directories cannot be read.

@@ -25,7 +25,7 @@ _MOST_TIMES_SMALLER = {1: 1, 5: 1500, 7: 1024, 8: 1040, 32773: 64, 32946: 1040}
 _MOST_SHARED = 16
 _YCBCR, _APART = 6, 2
 NO_PIXELS = "holds no pixels: all its {} tiles are absent"
-REMEDY = "the file is damaged or made up; copy or scan it again"
+REMEDY = "the file is damaged or forged; copy or scan it again"
 _SLACK = 0.01
 
 
@@ -71,7 +71,7 @@ def stored_tiles(path: Path, what: str, page: tifffile.TiffPage, file_bytes: int
         fault = _fault(page, file_bytes)
         stored = None if fault else _stored(page)
     except MALFORMED as error:
-        fault = f"has a table of tiles that makes no sense ({error})"
+        fault = f"has an invalid table of tiles ({error})"
     if fault:
         remedy = "copy it again" if "cut short" in fault else REMEDY
         raise SlideError(printable(path.name), f"{what} {fault}", remedy)
@@ -110,13 +110,13 @@ def _fault(page: tifffile.TiffPage, file_bytes: int) -> str:
     offsets, counts = offsets[present], counts[present]
     end = (offsets + counts).max()
     if end > file_bytes:
-        return f"is cut short: its pixels reach to byte {end:.0f}, and the file has {file_bytes}"
+        return f"is truncated: its pixels reach to byte {end:.0f}, and the file has {file_bytes}"
     if offsets.min() <= 0:
-        return "has tiles that lie nowhere in the file (offset 0)"
+        return "has tiles outside the file (offset 0)"
     total = counts.sum()
     _, first = np.unique(offsets, return_index=True)
     if total > _MOST_SHARED * counts[first].sum():
-        return f"is made of {len(first)} tiles that stand for {len(counts)}"
+        return f"repeats {len(first)} tiles in the place of {len(counts)}"
     return _too_few(page, len(counts), total)
 
 

@@ -137,14 +137,14 @@ def find_tissue(
         MissingMppError, RegionReadError: from the slide.
         NotBrightfieldError: the slide is grey, or bright on dark.
         SlideError: it claims a size that no slide has.
-        AnnotationError: the mask file cannot be used, or covers nothing of the slide.
+        AnnotationError: the mask file cannot be used, or covers no part of the slide.
     """
     mpp = max(MASK_MPP, slide.mpp.x, slide.mpp.y)
     canvas = Canvas.plan(slide, mpp, rough=True)
     if math.prod(canvas.size) > _MOST_PX:
         width, height = canvas.size
         fault = f"claims {width} x {height} px at {mpp:g} um/px, more than any slide has"
-        raise SlideError(slide.info.name, fault, "see its size and mpp with wsikd info")
+        raise SlideError(slide.info.name, fault, "check its size and mpp with wsikd info")
     thumbnail = None
     if picture or (mask_file is None and method != "all"):
         thumbnail = _overview(canvas, workers)
@@ -155,7 +155,7 @@ def find_tissue(
     if mask_file is not None:
         mask = _from_file(mask_file, slide, canvas)
         if not mask.any():
-            raise AnnotationError(mask_file, "covers nothing of the slide", "mend the mask")
+            raise AnnotationError(mask_file, "covers no part of the slide", "correct the mask")
         method = mask_file.name
     elif method == "all":
         mask = np.ones(canvas.size[::-1], np.bool_)
@@ -227,7 +227,7 @@ def mask_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
-        raise AnnotationError(path, fault, "mend the column mask of the manifest") from error
+        raise AnnotationError(path, fault, "correct the column mask of the manifest") from error
 
 
 def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:

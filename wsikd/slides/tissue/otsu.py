@@ -30,9 +30,9 @@ _CLOSE_UM = 16.0
 
 # Hues are angles in the plane of the HSD model, in degrees: eosin lies near 122, haematoxylin at 66
 # to 108. Of 10x fields of prostate and bone 99.9 % lie between 90 and 177. Blue ink lies at 42 to
-# 62, teal at 0, green at 270 to 350, red at 150 to 180, where only saturation and density tell it
-# from red cells. Brown (DAB, pigment) lies at 200 and is no ink. Each row: hue from, hue to, least
-# saturation, least density.
+# 62, teal at 0, green at 270 to 350, red at 150 to 180, where only saturation and density separate
+# it from red cells. Brown (DAB, pigment) lies at 200 and is not ink. Each row: hue from, hue to,
+# least saturation, least density.
 _COLD = (
     (255.0, 361.0, 0.25, COLD_DENSITY),
     (0.0, 40.0, 0.25, COLD_DENSITY),
@@ -160,7 +160,7 @@ def _otsu_cut(levels: NDArray[np.uint8], bounds: tuple[float, float]) -> int:
 
 
 def _opened(mask: NDArray[np.bool_], um: float, mpp: float) -> NDArray[np.bool_]:
-    """What of a mask holds a disc of this radius; beyond the image it goes on."""
+    """What of a mask holds a disc of this radius; the mask extends beyond the image."""
     reach = _reach(um, mpp)
     padded = np.pad(mask.astype(np.uint8), reach, mode="edge")
     opened = np.asarray(cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(um, mpp)))
@@ -173,7 +173,7 @@ def without_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
     if cv2.countNonZero(pixels) < max(1, min_px):
         return np.zeros(mask.shape, np.bool_)
     x, y, width, height = cv2.boundingRect(pixels)
-    # A column of nothing at the right, so that no run goes on in the next row.
+    # A column of nothing at the right, so that no run continues in the next row.
     box = np.zeros((height, width + 1), np.uint8)
     box[:, :-1] = pixels[y : y + height, x : x + width]
     labels: Any

@@ -151,7 +151,7 @@ def _code() -> str:
         lines.append(f"%{name} = {operation} {kind} {first}, {other}")
 
     def pick(name: str, test: str, kind: str, first: str, second: str) -> None:
-        """The one of two that a comparison tells."""
+        """The one of two that a comparison selects."""
         do(f"{name}.is", test, kind, first, second)
         lines.append(f"%{name} = select <{n} x i1> %{name}.is, {kind} {first}, {kind} {second}")
 

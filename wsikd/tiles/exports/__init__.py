@@ -30,7 +30,7 @@ IMAGE_FORMATS = ("png", "jpg")
 
 @dataclass(frozen=True)
 class Options:
-    """What an export may be told.
+    """Options of an export.
 
     ``mpp`` is a resolution of the store, in um/px, default its finest; ``image_format`` one of
     ``IMAGE_FORMATS``; ``workers`` threads that encode.
@@ -79,5 +79,5 @@ def field_px(store: TileStore) -> tuple[float, float]:
 
 
 def refuse(path: Path) -> OutputError:
-    """The error that tells of an output that is there already."""
+    """The error for an output that already exists."""
     return OutputError(path, "exists", "choose another -o, or replace it with --overwrite")

@@ -178,7 +178,7 @@ def _slide_file(file: Path) -> str:
         with h5py.File(file, "r") as h5:
             suffix = Path(str(h5["coords"].attrs.get("wsikd_file", ""))).suffix
     except (OSError, KeyError) as error:
-        fault = f"is no h5 file of coordinates ({error})"
+        fault = f"is not an h5 file of coordinates ({error})"
         raise OutputError(file, fault, "remove it, or choose another -o") from error
     return file.stem + suffix
 

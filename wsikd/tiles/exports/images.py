@@ -66,12 +66,12 @@ _TABLE = FileKind("a table of exported images", lambda file: csv_header(file) ==
 def write(store: TileStore, folder: Path, options: Options) -> str:
     """Write the patches of one store as images, and its ``labels-<slide>.csv``.
 
-    Images that are replaced are kept until all new ones are there. What a killed run had begun to
-    replace is put back by the next.
+    Images that are replaced are kept until all new ones are there. What a killed run was replacing
+    is restored by the next.
 
     Raises:
         OutputError: there are images of the slide already, or files that wsikd did not write;
-            another process is at work on it; or the disk does not take them.
+            another process is using it; or the disk does not take them.
         StoreError: the store does not hold ``options.mpp``, or is damaged.
     """
     mpp = resolution(store, options)
@@ -134,8 +134,8 @@ def _folders(classes: Sequence[str]) -> dict[str, str]:
 def _roll_back(place: Place, table: Path) -> None:
     """Undo a replacement that was not completed, and clear what was written aside.
 
-    The old table lies in ``place.replaced`` while images are exchanged; the new one in
-    ``place.part``, from which it comes last: with it the new images are whole.
+    The old table lies in ``place.replaced`` while images are exchanged; the new one is in
+    ``place.part`` and is moved last: with it the new images are whole.
     """
     part, hold, folder = place.part, place.replaced, table.parent
     plan, old = part / table.name, hold / table.name
@@ -228,7 +228,7 @@ def _read(table: Path) -> list[dict[str, str]]:
         if strange := [row["image"] for row in rows if not _PLACE.fullmatch(row["image"])]:
             raise ValueError(f"image '{strange[0]}'")
     except (OSError, ValueError, csv.Error) as error:
-        fault = f"is no table of exported images ({error})"
+        fault = f"is not a table of exported images ({error})"
         raise OutputError(table, fault, "remove it, or choose another -o") from error
     return rows
 

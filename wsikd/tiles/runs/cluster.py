@@ -27,7 +27,7 @@ def on_cluster(
     if workers:
         from distributed import LocalCluster
 
-        # It tells every step at "info", and its own closing as a fault. What fails is raised.
+        # Dask logs every step at "info", and its own closing as an error. Real errors are raised.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         cluster = LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
@@ -44,7 +44,8 @@ def on_cluster(
 
 
 def _answering(address: str) -> str:
-    """The address of a scheduler, once something listens there; told once, not for every slide."""
+    """The address of a scheduler, once something listens there; logged once, not for every
+    slide."""
     whole = address if "://" in address else f"tcp://{address}"
     try:
         place = urlsplit(whole)
@@ -52,12 +53,16 @@ def _answering(address: str) -> str:
     except ValueError:
         host = port = None
     if host is None or port is None:
-        raise ConfigError("--scheduler", f"'{address}' is no address", "give it as tcp://host:port")
+        raise ConfigError(
+            "--scheduler", f"'{address}' is not an address", "give it as tcp://host:port"
+        )
     try:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except OSError as error:
         fault = f"no Dask scheduler answers there ({error.strerror or error})"
-        raise WsikdError(whole, fault, "start one with dask scheduler, or mend it") from error
+        raise WsikdError(
+            whole, fault, "start one with dask scheduler, or correct the address"
+        ) from error
     return whole
 
 

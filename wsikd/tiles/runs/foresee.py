@@ -48,7 +48,7 @@ def estimate_tiles(
     free = _free_bytes(out)
     if needed > free:
         log.warning(
-            "%s: too little room, %s needed and %s free; free space, or choose another -o",
+            "%s: not enough disk space, %s needed and %s free; free space, or choose another -o",
             out,
             _size(needed),
             _size(free),

@@ -67,7 +67,7 @@ def describe_all(
         tasks = [Task(entry.name, describe_job, (entry, asked)) for entry in entries]
         for outcome in pool.run(tasks, described):
             if outcome.error:
-                import cv2  # noqa: F401 - what it lacks is no fault of the slide: reported once
+                import cv2  # noqa: F401 - what it lacks is not a fault of the slide: reported once
 
                 batch.failed(by_name[outcome.task.name], outcome.error)
                 continue
@@ -93,7 +93,7 @@ def describe_job(report: Callable[..., None], entry: SlideEntry, asked: Asked) -
         raise
     with slide:
         report(describe(slide))
-        slide.mpp  # noqa: B018 - raises where nothing more can be told
+        slide.mpp  # noqa: B018 - raises if nothing more can be shown
         return fields_of(slide, entry.mask, asked, workers)
 
 

@@ -55,7 +55,7 @@ class Labels:
         if sum(sums):
             self._warn_of_slides()
             return None
-        fault = f"none of the {patches} patches of {slides} slide(s) gets a label"
+        fault = f"no patch gets a label ({patches} patches of {slides} slide(s))"
         remedy = "check --annotations, --classes, --label-map and --min-cover"
         if not dry:
             fault += "; the stores stay, without labels"
@@ -87,7 +87,7 @@ class Labels:
         if unnamed := {name: r.unnamed_values for name, r in odd.items() if r.unnamed_values}:
             values = sorted({value for found in unnamed.values() for value in found})
             log.warning(
-                "mask values that %s does not name, which label nothing: %s (%s)",
+                "mask values that %s does not name are ignored: %s (%s)",
                 OPTION,
                 listing(map(str, values), 10),
                 listing(unnamed),
@@ -101,7 +101,7 @@ class Labels:
         of = len(self.counts)
         if drawn:
             log.warning(
-                "annotated or labelled, but no patch gets a label: %d of %d slides: %s",
+                "annotated or labelled, but without a labelled patch: %d of %d slides: %s",
                 len(drawn), of, listing(drawn),
             )  # fmt: skip
         if bare := [name for name in without if name in self.bare]:
@@ -161,7 +161,9 @@ def _named_classes(text: str) -> tuple[str, ...]:
 
     names = tuple(plain_name(name) for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
-        raise ConfigError("--classes", f"'{text}' names one twice or none", "give them as A,B,C")
+        raise ConfigError(
+            "--classes", f"'{text}' repeats a name or names no class", "give them as A,B,C"
+        )
     return names
 
 

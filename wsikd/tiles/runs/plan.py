@@ -116,7 +116,7 @@ def plan_tiles(asked: TileRequest, how: Running, *, writes: bool = True) -> Tile
         writes: whether stores are written; a dry run makes no folder and draws no key.
 
     Raises:
-        ConfigError: settings contradict each other, or the inputs are no slides.
+        ConfigError: settings contradict each other, or the inputs are not slides.
         NoSlidesError: the inputs name no slide.
     """
     asked.check()

@@ -66,7 +66,7 @@ class Record:
         return ", ".join(f"{found.count(what)} {what}" for what in ("made", "already there"))
 
     def write(self) -> None:
-        """Write it whole or not at all; a full disk is told, and stops nothing."""
+        """Write it whole or not at all; a full disk is reported and stops nothing."""
         ended = datetime.now(UTC)
         content = {
             "status": self.status,

@@ -16,7 +16,7 @@ def open_colours(argument, *, weights=None, licence=None):
     """
     refuse_weights(weights)
     if not argument.isdecimal() or int(argument) < 1:
-        raise ConfigError(f"--encoder outside:{argument}", "is no number", "give e.g. outside:2")
+        raise ConfigError(f"--encoder outside:{argument}", "is not a number", "give e.g. outside:2")
     side = int(argument)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
     spec = EncoderSpec(
