@@ -13,18 +13,22 @@ _SHOWN = 5
 def scored(out: Path, labels: Path) -> dict[str, Any]:
     """The record of a folder of results; raises WsikdError."""
     from wsikd.grade.runs.compare_labels import read_labels, read_results, score_slides
+    from wsikd.grade.runs.slide_looks import look_at_slides
 
-    known = read_labels(labels)
-    return score_slides(read_results(out), known)
+    known, results = read_labels(labels), read_results(out)
+    record = score_slides(results, known)
+    return record | {"looks": look_at_slides(results, known, out)}
 
 
 def text(record: dict[str, Any]) -> str:
     """The record as lines of a fixed width."""
     from wsikd.core.about import NOT_ASSESSED
     from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+    from wsikd.core.output.looks import looks_text
 
     lines = [
         f"{record['slides']} slides of {record['groups']} slides or patients",
+        looks_text(record["looks"]),
         f"{'':<20}{'':>8}  95 % interval",
     ]
     names = {

@@ -41,14 +41,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Keep the user's cache folder out of the tests, and the tests out of it."""
-    before = os.environ.get("WSIKD_CACHE")
-    os.environ["WSIKD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Keep the user's cache and ledger out of the tests, and the tests out of them."""
+    names = ("WSIKD_CACHE", "WSIKD_STATE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= {name: str(tmp_path_factory.mktemp(name.lower())) for name in names}
     yield
-    if before is None:
-        del os.environ["WSIKD_CACHE"]
-    else:
-        os.environ["WSIKD_CACHE"] = before
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

@@ -210,7 +210,8 @@ def test_expected_cancer_is_the_mean_probability_by_tissue():
     assert expected_cancer(map_of([[0]], classes=("a", "b"))) is None
 
 
-def test_the_command_tells_all_of_it_and_needs_both(tmp_path):
+def test_the_command_tells_all_of_it_and_needs_both(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path / "state"))
     cohort(tmp_path, 12)
     out, labels = str(tmp_path / "out"), str(tmp_path / "l.csv")
     told = CliRunner().invoke(main, ["evaluate", "--slides", out, "--labels", labels])
@@ -221,6 +222,10 @@ def test_the_command_tells_all_of_it_and_needs_both(tmp_path):
         main, ["--log-level", "error", "evaluate", "--slides", out, "--labels", labels, "--json"]
     )
     assert json.loads(record.stdout)["slides"] == 12
+    assert "this test part has been looked at once by 1 run\n" in told.output
+    looks = json.loads(record.stdout)["looks"]
+    assert (looks["looks"], looks["runs"], looks["overlapping"]) == (2, 1, 0)
+    assert (tmp_path / "out" / "looks.json").is_file()
     for wrong in (["--slides", out], ["run", "--slides", out, "--labels", labels], []):
         told = CliRunner().invoke(main, ["evaluate", *wrong])
         assert told.exit_code == 2

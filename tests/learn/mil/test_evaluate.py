@@ -1,6 +1,7 @@
 """Scoring bag networks: the test part once, and another encoder's bags under the same head."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,20 @@ def test_the_speed_of_the_encoders(trained):
     assert _seconds(bags, np.arange(4)) == pytest.approx(3.0)
     plain = load_bags(config(trained / "bags").data, made.split)
     assert _seconds(plain, np.arange(4)) is None
+
+
+def test_looks_at_the_test_part_outlive_a_copy_of_the_run(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path / "state"))
+    bags = shutil.copytree(
+        trained / "bags", tmp_path / "bags", ignore=shutil.ignore_patterns("looks.json")
+    )
+    beside = bags / "looks.json"
+    for number in (1, 2):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(trained / "run", copy, ignore=shutil.ignore_patterns("scores.json"))
+        found = evaluate_bags(copy, "test", by="me", data=[str(bags)])["looks"]
+        assert (found["looks"], found["runs"]) == (number, 1)
+        assert len(json.loads(beside.read_text())["looks"]) == number
 
 
 def test_the_command(trained, tmp_path):

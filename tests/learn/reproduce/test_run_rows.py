@@ -77,6 +77,8 @@ def test_the_table_is_what_the_runs_predicted(made):
         "teacher", "ce_5x", "at_plus_fm_5x", "colour_histogram",
     ]  # fmt: skip
     assert done.stdout == (out / "table.md").read_text()
+    assert table["looks"]["looks"] >= 6
+    assert "When it was scored last, this test part has been looked at " in done.stdout
     row = table["rows"][2]
     assert set(row["interval"].values()) == {None}  # one patient tells nothing of others
     kappas = []
@@ -138,6 +140,7 @@ class Killed(BaseException):
 
 def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypatch):
     out, done = made
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path / "state"))
     validate, calls = PatchTask.validate, []
 
     def dying(self, logits):
@@ -176,6 +179,8 @@ def test_the_test_part_is_scored_once(made, tmp_path):
     kept = scoring.read_scores(folder / "scores.json")
     assert [(s["by"], s["times_before"]) for s in kept] == [("wsikd reproduce", 0), ("me", 1)]
     assert record == kept[1]
+    assert record["looks"]["part"] == kept[0]["looks"]["part"]
+    assert record["looks"]["looks"] >= 7  # six runs of the table, and the copy of one
     assert kept[0]["figures"] == pytest.approx(kept[1]["figures"])
     (folder / "scores.json").write_text("{torn")
     torn = run("evaluate", folder, "--split", "test", "--device", "cpu")

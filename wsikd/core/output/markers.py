@@ -232,6 +232,8 @@ CARD = FileKind("the card of a student", lambda f: {"network", "made_with"} <= r
 REPORT = FileKind("a report", says(b"<title>wsikd:"))
 TABLE = FileKind("a table of runs", lambda f: "provenance" in read_json(f))
 TABLE_FILES = ("table.json", "table.csv", "table.md")
+LOOKS_KIND = "looks at test parts"
+LOOKS = FileKind("a ledger of looks", lambda f: read_json(f).get("kind") == LOOKS_KIND)
 BENCH = FileKind("a comparison of networks", lambda f: "contenders" in read_json(f))
 BENCH_FILES = ("bench.json", "bench.md", "bench.png", "kappa.png")
 

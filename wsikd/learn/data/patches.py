@@ -22,6 +22,7 @@ from wsikd.learn.losses.maps import downsample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -92,6 +93,10 @@ class PatchSet:
     def indices(self, split: str) -> NDArray[np.int64]:
         """Indices of the patches of a split, int64."""
         return np.flatnonzero(self.split == split)
+
+    def places(self, indices: NDArray[np.int64]) -> list[Path]:
+        """The stores, folders or files that these patches come from, each once."""
+        return list(dict.fromkeys(self._readers[i][0].path for i in indices))
 
     def read(self, index: int) -> Tensor:
         """One patch, centre-cropped to ``patch_px``: uint8 (3, side, side). Raises DataError."""

@@ -25,6 +25,7 @@ from wsikd.core.softmax import softmax
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.method import MilConfig
 from wsikd.learn.mil.train import score_bags
+from wsikd.learn.score.looked_at import look_at_bags
 from wsikd.learn.score.metrics import weighted
 from wsikd.learn.score.scored_run import SCORES, read_scores
 from wsikd.models.files.bag_bundle import load_bag_network
@@ -136,6 +137,9 @@ def evaluate_bags(
             "times_before": len(earlier), "data": bags.digests, "sha256": bundle.sha256,
         }  # fmt: skip
         if split == "test":  # whoever stops it from here on may have seen it
+            start["looks"] = look_at_bags(
+                bags, chosen, command="wsikd evaluate", sha256=bundle.sha256
+            )
             write_json_atomic(run / SCORES, {"scores": [*before, start]})
         said = run_network(bundle, bags, chosen)
         groups = [bags.group[i] for i in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+from wsikd.core.output.looks import looks_text
 from wsikd.learn.mil.train import TOLD
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 def bag_text(record: Mapping[str, Any]) -> str:
     """A record of ``wsikd.learn.mil.evaluate.evaluate_bags`` as lines."""
     lines = [f"{record['split']}: {record['bags']} slides of {record['groups']} slides or patients"]
+    if "looks" in record:
+        lines.append(looks_text(record["looks"]))
     lines += _figures(record)
     if record["groups"] < MIN_GROUPS:
         lines.append(NO_INTERVAL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CPU_THREADS = 2
 COLOUR = "colour_histogram"
-ASKED_BY = "wsikd reproduce"
+ASKED_BY = scoring.REPRODUCE
 
 
 @dataclass(frozen=True)
@@ -233,3 +233,22 @@ def read_card(out: Path, row: str, unit: Unit) -> dict[str, object]:
     """The card of a finished run's bundle."""
     file = RunDir(run_folder(out, row, unit)).student / CARD
     return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def looks_of(plan: Plan, out: Path) -> dict[str, Any] | None:
+    """How often the test part had been looked at when its runs were scored last.
+
+    Args:
+        plan: what was run.
+        out: folder of the table.
+
+    Returns:
+        The entry ``looks`` of the run with the most; of several test parts, as those of folds, of
+        the one that was looked at most. None for runs that an earlier version scored.
+    """
+    found: list[dict[str, Any]] = []
+    for row in plan.rows:
+        for unit in plan.units():
+            scores = scoring.read_scores(run_folder(out, row.name, unit) / scoring.SCORES)
+            found += [s["looks"] for s in scores if "looks" in s]
+    return max(found, key=lambda looks: int(looks["looks"]), default=None)

@@ -20,10 +20,11 @@ from wsikd.core.config import first_difference
 from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, interval, leave_out
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.files import check_names
+from wsikd.core.output.looks import looks_text
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
-from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, read_card
+from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
 from wsikd.learn.score.metrics import METRICS, measure, scale_of, supports, weighted
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def make_table(plan: Plan, out: Path) -> dict[str, Any]:
         "rows": rows,
         "gains": gains,
         "warnings": [*_warnings(plan, rows), *_unpaired(plan), *_unnamed(found[COLOUR])],
+        "looks": looks_of(plan, out),
         "plan": {
             "seeds": list(plan.seeds), "folds": plan.folds, "repeats": plan.repeats,
             "redeal": plan.redeal,
@@ -337,6 +339,8 @@ def to_markdown(table: dict[str, Any]) -> str:
     lines = [*table_lines(head, rows), "", note]
     if plan["groups"] < MIN_GROUPS:
         lines += ["", f"{plan['groups']} slides or patients: {NO_INTERVAL}."]
+    if table.get("looks"):
+        lines += ["", f"When it was scored last, {looks_text(table['looks'])}."]
     if table["gains"]:
         lines += ["", *table_lines(GAIN_HEADS, map(_gain_cells, table["gains"]))]
     if table["warnings"]:

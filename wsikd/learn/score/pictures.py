@@ -57,6 +57,8 @@ def write_pictures(
         names.append("attention.png")
         curves.plot_attention(pairs, record["classes"], folder / names[-1])
     told = {"split": split, "files": names, "attention_agreement": agreement}
+    if "looks" in record:
+        told["looks"] = record["looks"]
     write_json_atomic(folder / "report.json", told)
     return told
 

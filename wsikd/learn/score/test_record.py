@@ -21,9 +21,17 @@ from wsikd.learn.engine.leakage import check_unseen
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
 from wsikd.learn.score.colour_baseline import histogram_baseline
+from wsikd.learn.score.looked_at import look_at_patches
 from wsikd.learn.score.metrics import intervals, measure
 from wsikd.learn.score.over_colour import OverColour, over_colour
-from wsikd.learn.score.scored_run import Subject, numbers, open_subject, read_scores, teacher_beside
+from wsikd.learn.score.scored_run import (
+    SCORES,
+    Subject,
+    numbers,
+    open_subject,
+    read_scores,
+    teacher_beside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,12 +42,13 @@ if TYPE_CHECKING:
     from wsikd.learn.data.patches import PatchSet
 
 __all__ = [
-    "Scored", "Subject", "describe", "load_for", "open_subject", "read_scores", "save_predictions",
-    "score",
+    "SCORES", "Scored", "Subject", "describe", "load_for", "open_subject", "read_scores",
+    "save_predictions", "score",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 PREDICTIONS = "predictions_test.npz"
+EVALUATE, REPRODUCE = "wsikd evaluate", "wsikd reproduce"
 COMPARED = ("kappa", "auc_cancer")
 
 
@@ -183,6 +192,10 @@ def _score(
         "sha256": subject.bundle.sha256,
     }
     if split == "test":  # whoever stops it from here on may have seen it
+        start["looks"] = look_at_patches(
+            patches, chosen, command=by if by == REPRODUCE else EVALUATE,
+            sha256=subject.bundle.sha256,
+        )  # fmt: skip
         write_json_atomic(subject.scores_file, {"scores": [*before, start]})
     logits, temperature = _logits(subject, patches, chosen, split, device)
     truth = patches.label[chosen]

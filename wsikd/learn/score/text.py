@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+from wsikd.core.output.looks import looks_text
 from wsikd.learn.score.over_colour import OverColour
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def patch_text(record: Mapping[str, Any], folder: Path | None) -> str:
         f"{record['split']}: {record['patches']} patches of {record['groups']} slides or patients"
     )
     columns = f"{'':<20}{'network':>8}  {'95 % interval':<16}{'colour alone':>12}"
-    lines = [head, columns + (f"{'teacher':>10}" if teacher else "")]
+    looks = [looks_text(record["looks"])] if "looks" in record else []
+    lines = [head, *looks, columns + (f"{'teacher':>10}" if teacher else "")]
 
     def add(title: str, name: str, value: float | None, reach: list[float] | None) -> None:
         row = _row(title, value, reach, colour.get(name))
