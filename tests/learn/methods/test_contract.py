@@ -88,7 +88,9 @@ def content_of(name, stripes, place):
     if name == "detector":
         parts = {"train": coco(place, "train", 2, size=(64, 48)),
                  "val": coco(place, "val", 1, size=(64, 48), start=9)}  # fmt: skip
-        network = {"arch": "fasterrcnn", "backbone": "resnet18", "image_px": 48}
+        few = {"rpn_post_nms_top_n_train": 32, "rpn_post_nms_top_n_test": 32,
+               "box_batch_size_per_image": 32}  # fmt: skip
+        network = {"arch": "fasterrcnn", "backbone": "resnet18", "image_px": 48, "options": few}
         data = {k: str(v) for k, v in parts.items()}
         return {"data": data, "network": network, "optim": {"epochs": 2}}
     if name == "hdkd":

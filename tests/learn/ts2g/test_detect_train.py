@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchvision.models import resnet50
+from torchvision.models import resnet18, resnet50
 
 from tests.learn.ts2g.test_detect_data import coco
 from wsikd.core.config import parse_config
@@ -45,6 +45,19 @@ def trunk(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small_trunk(tmp_path_factory):
+    """A ResNet-18 of the same kind: its checkpoints are half as large."""
+    torch.manual_seed(0)
+    state = resnet18(zero_init_residual=False).state_dict()
+    for key, value in state.items():
+        if key.endswith("bn2.weight"):
+            value.fill_(0.2)
+    file = tmp_path_factory.mktemp("trunk") / "small.safetensors"
+    save_file(state, file)
+    return file
+
+
+@pytest.fixture(scope="module")
 def boxes(tmp_path_factory):
     root = tmp_path_factory.mktemp("coco")
     return coco(root, "train", 3, size=(64, 48)), coco(root, "val", 2, size=(64, 48), start=9)
@@ -54,8 +67,8 @@ def config(boxes, trunk, **optim):
     arch = "deformable_detr"
     content = {
         "method": "detector", "data": {"train": str(boxes[0]), "val": str(boxes[1])},
-        "network": {"arch": arch, "image_px": 48, "options": options(arch),
-                    "trunk": str(trunk)},
+        "network": {"arch": arch, "backbone": "resnet18", "image_px": 48,
+                    "options": options(arch), "trunk": str(trunk)},
         "optim": {"epochs": 2, "batch_size": 2, **optim},
     }  # fmt: skip
     return parse_config(DetectConfig, content, name="test")
@@ -133,10 +146,10 @@ def test_maps_and_anchors_that_will_not_do():
         build_detector("deformable_detr", 1, image_px=64, layers=[2, 3, 4])
 
 
-def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
-    result = train(DetectTask, config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+def test_its_trunk_becomes_the_embedders(boxes, small_trunk, tmp_path):
+    result = train(DetectTask, config(boxes, small_trunk, epochs=1), tmp_path, device="cpu")
     assert set(result.metrics) == {"map", "map_50"}
-    handed = open_trunk(Trunk(weights=str(tmp_path)))
+    handed = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path)))
     state = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["student"]
     own = resnet_weights(state, "run")
     assert torch.equal(handed.stages["F1"][0].conv1.weight, own["layer1.0.conv1.weight"])
@@ -146,8 +159,8 @@ def test_its_trunk_becomes_the_embedders(boxes, trunk, tmp_path):
     assert (card["kind"], card["classes"]) == ("detector", ["early", "late"])
 
 
-def test_resume_is_bit_for_bit(boxes, trunk, tmp_path, monkeypatch):
-    whole = config(boxes, trunk, epochs=2)
+def test_resume_is_bit_for_bit(boxes, small_trunk, tmp_path, monkeypatch):
+    whole = config(boxes, small_trunk, epochs=2)
     train(DetectTask, whole, tmp_path / "whole", device="cpu")
     fit = Trainer._train_epoch
 
@@ -184,7 +197,7 @@ def method_target(images, index):
     return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
 
 
-def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
+def test_perfect_detections_have_map_one(boxes, small_trunk, tmp_path, monkeypatch):
     """What is measured is that of the validation images."""
     images = load_boxes(*boxes)
 
@@ -197,7 +210,7 @@ def test_perfect_detections_have_map_one(boxes, trunk, tmp_path, monkeypatch):
     monkeypatch.setattr(Detect, "detect", oracle)
     monkeypatch.setattr(Trainer, "_train_epoch",
                         lambda self: {"lr": 0.0, "loss": 0.0, "waiting": 0.0})  # fmt: skip
-    result = train(DetectTask, config(boxes, trunk, epochs=1), tmp_path, device="cpu")
+    result = train(DetectTask, config(boxes, small_trunk, epochs=1), tmp_path, device="cpu")
     assert result.metrics == {"map": pytest.approx(1.0), "map_50": pytest.approx(1.0)}
 
 
