@@ -23,7 +23,7 @@ def scored(out: Path, labels: Path) -> dict[str, Any]:
 def text(record: dict[str, Any]) -> str:
     """The record as lines of a fixed width."""
     from wsikd.core.about import NOT_ASSESSED
-    from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+    from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
     from wsikd.core.output.looks import looks_text
 
     lines = [
@@ -40,7 +40,7 @@ def text(record: dict[str, Any]) -> str:
         value, span = record["figures"][key], record["intervals"][key]
         told = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
         lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {told}")
-    if record["groups"] < MIN_GROUPS:
+    if record["groups"] < MIN_GROUPS_AUC:
         lines.append(NO_INTERVAL)
     lines.append(f"AUC by the {record['auc_score']}")
     lines.append("grade group (the pathologist's in rows):")

@@ -6,10 +6,11 @@ from scipy import stats
 
 from wsikd.core.intervals import (
     MIN_GROUPS,
+    difference_bound,
+    difference_interval,
     interval,
     leave_out,
     limits,
-    lower_bound,
     rate_interval,
     rate_limits,
 )
@@ -23,11 +24,11 @@ def means(values):
 
 def test_a_mean_has_the_interval_of_student():
     """The jackknife of a mean is its standard error; normal values lose few degrees."""
-    values = np.random.default_rng(0).normal(3, 2, 4000)
-    found = interval(means(values), "difference")
-    np.testing.assert_allclose(found, stats.t.interval(0.95, 395, 3, 2 / 4000**0.5), atol=0.1)
-    plain = stats.sem(values) * 1.96
-    assert (found[1] - found[0]) / 2 == pytest.approx(plain, rel=0.1)
+    values = np.random.default_rng(0).normal(0.5, 0.1, 4000)
+    for scale in ("share", "slides", "kappa"):
+        found = interval(means(values), scale)
+        half = stats.sem(values) * 1.96
+        assert (found[1] - found[0]) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_the_pseudo_values_are_those_of_a_slow_reading():
@@ -39,7 +40,25 @@ def test_the_pseudo_values_are_those_of_a_slow_reading():
     half = stats.t.ppf(0.975, freedom) * stats.sem(pseudo)
     expected = 1 / (1 + np.exp([half - logit, -half - logit]))
     assert interval(means(values), "share") == pytest.approx(tuple(expected))
-    assert lower_bound(means(values), "share") > expected[0]
+    slope = stats.sem(values) / (values.mean() * (1 - values.mean()))
+    freedom = min(13, 2 * 14 / (stats.kurtosis(values, fisher=False) - 1))
+    half = stats.t.ppf(0.975, freedom) * slope
+    expected = 1 / (1 + np.exp([half - logit, -half - logit]))
+    assert interval(means(values), "slides") == pytest.approx(tuple(expected))
+
+
+def test_the_interval_of_a_difference_joins_two():
+    rng = np.random.default_rng(5)
+    one, other = rng.uniform(0.5, 0.9, 40), rng.uniform(0.4, 0.9, 40)
+    a, b = means(one), means(other)
+    low, high = difference_interval(a, b, "share")
+    paired = stats.ttest_rel(one, other).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((paired.low, paired.high), abs=0.02)
+    assert low < difference_bound(a, b, "share") < a[0] - b[0]
+    assert difference_interval(b, a, "share") == pytest.approx((-high, -low))
+    low, high = difference_interval(a, a, "share")
+    assert low == -high < -0.05  # others may differ
+    assert difference_interval(a[:10], b[:10], "share") is None
 
 
 def test_many_groups_are_left_out_in_blocks():
@@ -54,7 +73,7 @@ def test_many_groups_are_left_out_in_blocks():
 def test_few_groups_have_no_interval(groups):
     values = np.linspace(0.4, 0.6, 1 + groups)
     assert interval(values, "share") is None
-    assert lower_bound(values, "difference") is None
+    assert difference_bound(values, values, "kappa") is None
     assert rate_interval(np.ones(groups), np.ones(groups)) is None
 
 
@@ -64,10 +83,10 @@ def test_what_is_undefined_without_a_group_has_no_interval():
     assert interval(values, "share") is None
 
 
-@pytest.mark.parametrize("scale", ["share", "kappa", "difference"])
+@pytest.mark.parametrize("scale", ["share", "slides", "kappa"])
 @pytest.mark.parametrize("value", [-1.0, 0.0, 0.4, 1.0])
 def test_no_interval_has_no_width(scale, value):
-    if scale == "share" and value < 0:
+    if scale != "kappa" and value < 0:
         return
     low, high = interval(np.full(21, value), scale)
     assert low <= value <= high

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from wsikd.core.shares import ShareErrors
     from wsikd.grade.cores import Core
     from wsikd.grade.reports.thumbnail import View
 
@@ -47,6 +48,7 @@ class GradeMap(plain.GradeMap):
         temperature: of the calibration; None where the card has none.
         rules: by which a score is given: specimen, thresholds of cancer, contested choices.
         entry: where the slide is; None where it is not at hand.
+        errors: of shares on validation slides, for the intervals; None where they are not known.
 
     Examples:
         >>> import wsikd
@@ -60,6 +62,7 @@ class GradeMap(plain.GradeMap):
 
     rules: Rules = field(default_factory=Rules)
     entry: SlideEntry | None = None
+    errors: ShareErrors | None = None
 
     @classmethod
     def of(
@@ -68,10 +71,11 @@ class GradeMap(plain.GradeMap):
         *,
         rules: Rules | None = None,
         entry: SlideEntry | None = None,
+        errors: ShareErrors | None = None,
     ) -> Self:
         """Take over a map of the packages below."""
         own = {f.name: getattr(found, f.name) for f in fields(plain.GradeMap)}
-        return cls(**own, rules=rules or Rules(), entry=entry)
+        return cls(**own, rules=rules or Rules(), entry=entry, errors=errors)
 
     @classmethod
     def load(cls, folder: str | Path, *, slide: str | Path | None = None) -> Self:
@@ -92,15 +96,21 @@ class GradeMap(plain.GradeMap):
         """
         from wsikd.grade.exports import MAP_FILE
         from wsikd.grade.exports.ome_zarr import read_alone
-        from wsikd.grade.runs.record import read_record
+        from wsikd.grade.runs.record import read_record, student_card
 
         place = Path(folder)
         place = place if place.name == MAP_FILE else place / MAP_FILE
         record = read_record(place.parent)
         made = record.made_with if record else {}
+        card = student_card(place.parents[1], record.summary.get("student")) if record else None
         found = read_alone(place)
         entry = None if slide is None else SlideEntry(Path(slide), found.slide.name)
-        return cls.of(found, rules=Rules.of(made), entry=entry)
+        return cls.of(
+            found,
+            rules=Rules.of(made),
+            entry=entry,
+            errors=card.share_errors if card else None,
+        )
 
     @property
     def specimen(self) -> str:
@@ -115,12 +125,15 @@ class GradeMap(plain.GradeMap):
     def summary(self) -> dict[str, str | float | int | None]:
         """The slide's row of ``summary.csv``: areas in mm2, shares, Gleason score, grade group.
 
-        Where the map is calibrated, shares and grade group have intervals (``_low``, ``_high``).
+        Shares, grade group and expected cancer have intervals (``_low``, ``_high``) where the card
+        rests on enough validation slides; ``intervals`` says on how many, or why there are none.
         """
-        from wsikd.grade.intervals import intervals
+        from wsikd.grade.intervals import basis, intervals
         from wsikd.grade.summary import summarise
 
-        return summarise(self, self.rules, drawn=intervals(self, self.rules))
+        drawn = intervals(self, self.errors, self.rules)
+        row = summarise(self, self.rules, drawn=drawn, of_cancer=drawn and drawn.of_cancer)
+        return row | {"intervals": basis(self, self.errors)}
 
     def score(self) -> str:
         """Gleason score and grade group in words, or why there is none; what is not assessed.

@@ -174,7 +174,10 @@ class Student:
         else:
             with open_entry(entry) as opened:
                 found = predictor.predict(opened, mask_file=entry.mask, on_progress=on_progress)
-        return GradeMap.of(found.calibrated(self.temperature), rules=rules, entry=entry)
+        return GradeMap.of(
+            found.calibrated(self.temperature), rules=rules, entry=entry,
+            errors=self._bundle.card.share_errors,
+        )  # fmt: skip
 
     def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:
         """What reads with these options; the network and its engine are opened once."""

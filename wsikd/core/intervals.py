@@ -5,12 +5,14 @@ all groups and once without each of them; the pseudo-values of this jackknife (J
 Stat. 29, 1958) give a standard error on a scale where the figure is nearly symmetric, and
 Student's t the interval. Where few groups carry the figure, the error is itself uncertain: the
 degrees of freedom are those that the kurtosis of the pseudo-values implies (F. Satterthwaite,
-Biometrics Bull. 2, 1946), less two. For an AUC the jackknife is the estimator of E. DeLong et al.
-(Biometrics 44, 1988) by cluster (N. Obuchowski, Biometrics 53, 1997). A rate of decisions, one or
-few a group, has the interval of E. Wilson (JASA 22, 1927) at its effective sample size.
+Biometrics Bull. 2, 1946), less two where a group holds many items. The interval of a difference
+joins those of the two figures (G. Zou, Psychological Methods 12, 2007). For an AUC the jackknife
+is the estimator of E. DeLong et al. (Biometrics 44, 1988) by cluster (N. Obuchowski, Biometrics 53,
+1997). A rate of decisions, one or few a group, has the interval of E. Wilson (JASA 22, 1927) at its
+effective sample size.
 
-Coverage is measured by ``benchmarks/studies/coverage``. Below ``MIN_GROUPS`` it does not hold, and
-there is no interval. R figures, G groups.
+Coverage is measured by ``benchmarks/studies/coverage``. Below ``MIN_GROUPS`` (for an AUC
+``MIN_GROUPS_AUC``) it does not hold, and there is no interval. R figures, G groups.
 """
 
 from __future__ import annotations
@@ -22,12 +24,17 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Scale = Literal["share", "kappa", "difference"]
+    Scale = Literal["share", "slides", "kappa"]
 
 LEVEL = 0.95
 MIN_GROUPS = 10
 """Below so many groups no interval is given."""
-NO_INTERVAL = f"not enough slides for an interval: it takes {MIN_GROUPS} slides or patients"
+MIN_GROUPS_AUC = 20
+"""The same of an AUC."""
+NO_INTERVAL = (
+    f"not enough slides for an interval: it takes {MIN_GROUPS} slides or patients, for an AUC "
+    f"{MIN_GROUPS_AUC}"
+)
 _MOST = 400
 """With more groups, blocks of them are left out together."""
 _TINY = 1e-9
@@ -69,8 +76,9 @@ def limits(
     Args:
         values: float64 (..., 1 + R), each figure with all groups and without some, in the order of
             :func:`leave_out`.
-        scale: "share" for what lies between 0 and 1, as an accuracy or an AUC: logit; "kappa" for
-            what lies between -1 and 1: Fisher's z; "difference" for anything else: as it is.
+        scale: "share" for what lies between 0 and 1, as an accuracy or an AUC: logit; "slides" for
+            the same where a group is one slide or few, each with one score: logit, by its slope;
+            "kappa" for what lies between -1 and 1: Fisher's z.
         level: of the two-sided interval.
         support: groups that carry each figure, (...); all by default. Where no group changes the
             figure, as of an AUC of 1, an interval rests on their number alone.
@@ -86,7 +94,7 @@ def limits(
     with np.errstate(all="ignore"):
         found = _studentised(values, scale, level)
         apart = np.isfinite(values).all(-1) & (np.ptp(values, axis=-1) <= _TINY)
-        alone = _unanimous(values[..., 0], carried, scale, level)
+        alone = _unanimous(values[..., 0], carried, level, -1.0 if scale == "kappa" else 0.0, 1.0)
         found = np.where(apart[..., None], alone, found)
         known = np.isfinite(values).all(-1) & np.isfinite(found).all(-1) & (carried > 1)
     return np.where(known[..., None], found, np.nan)
@@ -97,11 +105,11 @@ def _studentised(values: NDArray[np.float64], scale: Scale, level: float) -> NDA
     moved = _to(values, scale)
     error, freedom = _spread(moved)
     middle = moved[..., 0]
-    inside = np.isfinite(moved).all(-1)
     plain, plain_freedom = _spread(values)
+    inside = np.isfinite(moved).all(-1) & (scale != "slides")
     error = np.where(inside, error, plain * _slope(values[..., 0], scale))
     freedom = np.where(inside, freedom, plain_freedom)
-    half = _quantile(level, freedom) * error
+    half = _quantile(level, freedom if scale == "slides" else freedom - 2) * error
     return _back(np.stack([middle - half, middle + half], -1), scale)
 
 
@@ -111,7 +119,7 @@ def _spread(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     off = values[..., 1:] - values[..., 1:].mean(-1, keepdims=True)
     square = (off**2).mean(-1)
     kurtosis = (off**4).mean(-1) / square**2
-    return np.sqrt((rows - 1) * square), np.minimum(rows - 1, 2 * rows / (kurtosis - 1)) - 2
+    return np.sqrt((rows - 1) * square), np.minimum(rows - 1, 2 * rows / (kurtosis - 1))
 
 
 def _quantile(level: float, freedom: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,25 +129,19 @@ def _quantile(level: float, freedom: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def _to(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
-    if scale == "share":
-        return np.asarray(np.log(values / (1 - values)))
-    return np.asarray(np.arctanh(values)) if scale == "kappa" else values
+    return np.asarray(np.arctanh(values) if scale == "kappa" else np.log(values / (1 - values)))
 
 
 def _back(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
-    if scale == "share":
-        return np.asarray(1 / (1 + np.exp(-values)))
-    return np.asarray(np.tanh(values)) if scale == "kappa" else values
+    return np.asarray(np.tanh(values) if scale == "kappa" else 1 / (1 + np.exp(-values)))
 
 
 def _slope(value: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
-    if scale == "share":
-        return np.asarray(1 / (value * (1 - value)))
-    return np.asarray(1 / (1 - value**2)) if scale == "kappa" else np.ones_like(value)
+    return np.asarray(1 / (1 - value**2) if scale == "kappa" else 1 / (value * (1 - value)))
 
 
 def _unanimous(
-    value: NDArray[np.float64], support: NDArray[Any], scale: Scale, level: float
+    value: NDArray[np.float64], support: NDArray[Any], level: float, least: float, most: float
 ) -> NDArray[np.float64]:
     """Where all groups say the same: how far others may differ (C. Clopper, E. Pearson, 1934).
 
@@ -147,33 +149,88 @@ def _unanimous(
     be otherwise and go unseen among n.
     """
     unseen = 1 - ((1 - level) / 2) ** (1 / np.maximum(support, 1))
-    least = {"share": 0.0, "kappa": -1.0, "difference": -np.inf}[scale]
-    most = {"share": 1.0, "kappa": 1.0, "difference": np.inf}[scale]
     return np.stack([np.maximum(value - unseen, least), np.minimum(value + unseen, most)], -1)
 
 
 def interval(
-    values: NDArray[np.float64], scale: Scale, *, level: float = LEVEL, support: int | None = None
+    values: NDArray[np.float64],
+    scale: Scale,
+    *,
+    level: float = LEVEL,
+    support: int | None = None,
+    least: int = MIN_GROUPS,
 ) -> tuple[float, float] | None:
-    """The interval of one figure, None below ``MIN_GROUPS`` or where it is undefined.
+    """The interval of one figure, None for few groups or where it is undefined.
 
     Args:
         values: float64 (1 + R,), see :func:`limits`.
         scale: see there.
         level: of the two-sided interval.
         support: groups that carry the figure.
+        least: groups that it takes.
     """
-    if len(values) <= MIN_GROUPS:
+    if len(values) <= least:
         return None
     low, high = limits(values, scale, level=level, support=support).tolist()
     return (low, high) if np.isfinite(low) else None
 
 
-def lower_bound(
-    values: NDArray[np.float64], scale: Scale, *, level: float = LEVEL, support: int | None = None
+def difference_limits(
+    one: NDArray[np.float64], other: NDArray[np.float64], scale: Scale, *, level: float = LEVEL
+) -> NDArray[np.float64]:
+    """Both ends of the intervals of differences between two figures of the same groups.
+
+    Args:
+        one: float64 (..., 1 + R), as :func:`limits` takes them.
+        other: the same; ``one`` less ``other`` is meant.
+        scale: of both.
+        level: of the two-sided interval.
+
+    Returns:
+        float64 (..., 2).
+    """
+    apart = one - other
+    rows = apart.shape[-1] - 1
+    if rows < 2:
+        return np.full((*apart.shape[:-1], 2), np.nan)
+    first, second = (limits(values, scale, level=level) for values in (one, other))
+    off, from_ = (v[..., 1:] - v[..., 1:].mean(-1, keepdims=True) for v in (one, other))
+    with np.errstate(all="ignore"):
+        together = (off * from_).sum(-1) / np.sqrt((off**2).sum(-1) * (from_**2).sum(-1))
+        together = np.nan_to_num(together)
+
+        def reach(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(np.sqrt(np.maximum(a**2 + b**2 - 2 * together * a * b, 0.0)))
+
+        down = reach(one[..., 0] - first[..., 0], second[..., 1] - other[..., 0])
+        up = reach(first[..., 1] - one[..., 0], other[..., 0] - second[..., 0])
+        alike = (np.ptp(apart, axis=-1) <= _TINY)[..., None]
+        found = np.stack([apart[..., 0] - down, apart[..., 0] + up], -1)
+        same = _unanimous(apart[..., 0], np.asarray(rows), level, -2.0, 2.0)
+        known = np.isfinite(apart).all(-1)[..., None]
+    return np.where(known, np.where(alike, same, found), np.nan)
+
+
+def difference_interval(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    scale: Scale,
+    *,
+    level: float = LEVEL,
+    least: int = MIN_GROUPS,
+) -> tuple[float, float] | None:
+    """The interval of one difference; None as :func:`interval` has it."""
+    if len(one) <= least:
+        return None
+    low, high = difference_limits(one, other, scale, level=level).tolist()
+    return (low, high) if np.isfinite(low) else None
+
+
+def difference_bound(
+    one: NDArray[np.float64], other: NDArray[np.float64], scale: Scale, *, level: float = LEVEL
 ) -> float | None:
-    """One-sided lower bound of one figure; None as :func:`interval` has it."""
-    found = interval(values, scale, level=2 * level - 1, support=support)
+    """The one-sided lower bound of one difference; None as :func:`interval` has it."""
+    found = difference_interval(one, other, scale, level=2 * level - 1)
     return None if found is None else found[0]
 
 

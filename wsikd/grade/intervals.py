@@ -1,155 +1,152 @@
-"""How far a slide's numbers can be trusted: intervals from calibrated probabilities.
+"""How far a slide's numbers can be trusted: intervals from the errors of validation slides.
 
-A calibrated field with probability 0.7 of G4 is G4 in seven cases of ten. Slides are drawn that
-agree with all fields, and what is read off each draw gives the interval. Neighbouring fields err
-together: all fields in a block of ``BLOCK_MM`` share one random number, blocks are independent. A
-field takes the class at which its cumulative probability, in the order of the classes, passes that
-number. Sharing widens the intervals; were fields drawn one by one, a slide of a thousand of them
-would seem to be known almost exactly.
+The student's card keeps how far the shares of the classes were off on each validation slide, see
+:mod:`wsikd.core.shares`. The intervals of the shares hold all classes of 95 % of such slides at
+once. What is read off the shares, as the grade group, is read off all shares that these intervals
+allow, so that it is held at least as often. A card that rests on too few slides, or on errors that
+say nothing, gives no interval.
 
-Not counted: that the temperature itself is estimated, and that a slide may be unlike the training.
+Not counted: that a slide may be unlike those of the validation.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.shares import LEVEL
 from wsikd.grade.gleason import grade_slide, patterns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
+    from wsikd.core.shares import ShareErrors
     from wsikd.grade.gleason import GleasonReading
     from wsikd.grade.gleason_rules import Rules
     from wsikd.grade.grademap import GradeMap
 
-DRAWS = 1000
-BLOCK_MM = 4.0
-LEVEL = 0.95
-_STEPS = 200
-_AT_ONCE = 1 << 18
+UNKNOWN = "the student's card holds no errors of shares"
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """What the draws of a slide came to.
+    """What the errors of validation slides come to on a slide.
 
     Attributes:
-        area_mm2: float64 (draws, classes), area of each class.
-        readings: the Gleason reading of each draw, None where no pattern counts; empty where the
+        share: float64 (classes,), estimated share of the graded tissue.
+        low: float64 (classes,), lower end of the share of each class.
+        high: float64 (classes,), upper end.
+        area_mm2: float64 (cases, classes), areas that these intervals allow, the estimate first.
+        readings: the Gleason reading of each case, None where no pattern counts; empty where the
             classes are not Gleason patterns.
+        patterns: class -> Gleason pattern; empty where the classes are none.
+        slides: validation slides that this rests on.
     """
 
+    share: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     area_mm2: NDArray[np.float64]
     readings: tuple[GleasonReading | None, ...]
-
-    @property
-    def share(self) -> NDArray[np.float64]:
-        """Share of the graded tissue, float64 (draws, classes)."""
-        return np.asarray(self.area_mm2 / self.area_mm2.sum(1, keepdims=True), np.float64)
+    patterns: dict[int, int]
+    slides: int
 
     @property
     def grade_groups(self) -> NDArray[np.int64]:
-        """ISUP grade group of each draw, 0 where no pattern counts: int64 (draws,)."""
+        """ISUP grade group of each case, 0 where no pattern counts: int64 (cases,)."""
         return np.array([r.grade_group if r else 0 for r in self.readings], np.int64)
 
     @property
     def share_limits(self) -> tuple[list[float], list[float]]:
         """Lower and upper end of each class's share."""
-        low, high = limits(self.share)
-        return low.round(6).tolist(), high.round(6).tolist()
+        return self.low.round(6).tolist(), self.high.round(6).tolist()
 
     @property
     def grade_group_limits(self) -> tuple[int, int]:
         """Lower and upper end of the grade group, 0 where no pattern counts."""
-        low, high = limits(self.grade_groups)
-        return int(low), int(high)
+        return int(self.grade_groups.min()), int(self.grade_groups.max())
+
+    @property
+    def cancer_limits(self) -> tuple[float, float]:
+        """Lower and upper end of the share of the tissue that is cancer."""
+        found = self.area_mm2[:, list(self.patterns)].sum(1) / self.area_mm2.sum(1)
+        return round(float(found.min()), 6), round(float(found.max()), 6)
+
+    @property
+    def of_cancer(self) -> dict[int, tuple[float, float]]:
+        """Pattern -> lower and upper end of its share of the cancer, over cases with cancer."""
+        areas = np.stack([self.area_mm2[:, c] for c in self.patterns], 1) if self.patterns else None
+        if areas is None or not (some := areas.sum(1) > 0).any():
+            return {}
+        shares = areas[some] / areas[some].sum(1, keepdims=True)
+        ends = zip(shares.min(0).round(6).tolist(), shares.max(0).round(6).tolist(), strict=True)
+        return dict(zip(self.patterns.values(), ends, strict=True))
 
     def record(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """For ``result.json``: low, mean and high of every class, and how often each reading."""
-        found: dict[str, Any] = {"level": LEVEL, "draws": len(self.area_mm2), "block_mm": BLOCK_MM}
-        for name, values in (("area_mm2", self.area_mm2), ("share", self.share)):
-            low, high = limits(values)
-            table = np.stack([low, values.mean(0), high], 1).round(6).tolist()
-            found[name] = dict(zip(classes, table, strict=True))
-        if self.readings:
-            found["grade_group"] = _rates(str(group) for group in self.grade_groups.tolist())
-            found["gleason_score"] = _rates(r.sum_text if r else "none" for r in self.readings)
+        """For ``result.json``: low, estimate and high of every class, and of the cancer."""
+        total = float(self.area_mm2[0].sum())
+        shares = np.stack([self.low, self.share, self.high], 1)
+        found: dict[str, Any] = {"level": LEVEL, "validation_slides": self.slides}
+        for name, table in (("area_mm2", shares * total), ("share", shares)):
+            found[name] = dict(zip(classes, table.round(6).tolist(), strict=True))
+        if self.patterns:
+            low, high = self.cancer_limits
+            middle = float(self.share[list(self.patterns)].sum())
+            found["cancer_mm2"] = [round(v * total, 6) for v in (low, middle, high)]
+            found["grade_group"] = list(self.grade_group_limits)
+            scores = {r.sum_text if r else "none" for r in self.readings}
+            found["gleason_scores"] = sorted(scores)
         return found
 
 
-def _rates(values: Iterable[str]) -> dict[str, float]:
-    counts = Counter(values)
-    return {value: counts[value] / counts.total() for value in sorted(counts)}
-
-
-def limits(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Lower and upper end of the interval over the first axis, values that were drawn."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, (tail, 1 - tail), axis=0, method="inverted_cdf")
-    return low, high
-
-
-def intervals(grade_map: GradeMap, rules: Rules) -> Intervals | None:
-    """Draw slides that agree with a calibrated map; the same map gives the same draws.
+def fault_of(grade_map: GradeMap, errors: ShareErrors | None) -> str | None:
+    """Why a map has no intervals; None where it has.
 
     Args:
         grade_map: the slide's grades.
+        errors: of the student's card, None where it holds none.
+    """
+    valid = grade_map.valid_hw
+    if grade_map.temperature is None:
+        return "the probabilities are not calibrated"
+    if errors is None:
+        return UNKNOWN
+    if errors.fault:
+        return errors.fault
+    if grade_map.escalated_hw is not None and grade_map.escalated_hw.any():
+        return "a teacher read some fields, and the errors of both together are not known"
+    return None if float(grade_map.tissue_hw[valid].sum()) > 0 else "no tissue was graded"
+
+
+def basis(grade_map: GradeMap, errors: ShareErrors | None) -> str:
+    """What the intervals of a map rest on, or why there are none, in a few words."""
+    fault = fault_of(grade_map, errors)
+    if errors is None or fault:
+        return f"none: {fault}"
+    return f"{LEVEL:.0%} from {errors.slides} validation slides"
+
+
+def intervals(grade_map: GradeMap, errors: ShareErrors | None, rules: Rules) -> Intervals | None:
+    """The intervals of a calibrated map.
+
+    Args:
+        grade_map: the slide's grades.
+        errors: of the student's card.
         rules: specimen, thresholds and contested choices; see ``grade_slide``.
 
     Returns:
-        None where the map is not calibrated, or holds no tissue.
+        None where :func:`fault_of` says why.
     """
-    valid = grade_map.valid_hw
-    if grade_map.temperature is None or not grade_map.tissue_hw[valid].any():
+    if errors is None or fault_of(grade_map, errors):
         return None
-    area = _draw(
-        grade_map.probability_khw[:, valid],
-        grade_map.tissue_hw[valid].astype(np.float64) * grade_map.cell_mm2,
-        _blocks(grade_map),
-    )
+    valid, classes = grade_map.valid_hw, grade_map.classes
+    area = grade_map.tissue_hw[valid].astype(np.float64) * grade_map.cell_mm2
+    share = errors.estimate(grade_map.probability_khw[:, valid].T, area)
+    cases = errors.corners(share) * area.sum()
+    patterns = patterns_of(classes) or {}
     readings: tuple[GleasonReading | None, ...] = ()
-    if patterns_of(grade_map.classes) is not None:
-        readings = tuple(grade_slide(row, grade_map.classes, rules) for row in area.tolist())
-    return Intervals(area, readings)
-
-
-def _blocks(grade_map: GradeMap) -> NDArray[np.int64]:
-    """Number of the block that each valid cell lies in, from 0, row by row: int64 (N,)."""
-    side = max(1, round(BLOCK_MM * 1000 / grade_map.mpp))
-    rows, columns = np.nonzero(grade_map.valid_hw)
-    place = (rows // side) * (grade_map.valid_hw.shape[1] // side + 1) + columns // side
-    return np.asarray(np.unique(place, return_inverse=True)[1], np.int64)
-
-
-def _draw(
-    probability_kn: NDArray[np.float32], area: NDArray[np.float64], block: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Area of each class in every draw: float64 (draws, classes).
-
-    The shared number of a block is one of 200 equal steps, so that the area of each class at
-    each step is added up once for all draws.
-    """
-    count = int(block.max()) + 1
-    cumulative = np.cumsum(probability_kn, 0, dtype=np.float64)
-    step = np.random.default_rng(0).integers(_STEPS, size=(DRAWS, count))
-    parts = np.array_split(step, min(DRAWS, -(-step.size // _AT_ONCE)))
-    below = np.zeros(DRAWS)
-    found = []
-    for line in cumulative[:-1]:
-        passed = np.clip(np.ceil(line * _STEPS - 0.5), 0, _STEPS).astype(np.int64)
-        table = np.bincount(
-            block * (_STEPS + 1) + passed, weights=area, minlength=count * (_STEPS + 1)
-        ).reshape(count, _STEPS + 1)
-        reached = table[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # cells whose line lies above a step
-        at_most = np.concatenate([reached[np.arange(count), part].sum(1) for part in parts])
-        found.append(at_most - below)
-        below = at_most
-    found.append(area.sum() - below)
-    return np.maximum(np.stack(found, 1), 0.0)
+    if patterns:
+        readings = tuple(grade_slide(row, classes, rules) for row in cases.tolist())
+    return Intervals(share, *errors.limits(share), cases, readings, patterns, errors.slides)

@@ -76,7 +76,8 @@ def summarise(
     ``<class>_mm2`` and its share of that tissue ``<class>_share`` (None without tissue); where the
     classes are Gleason patterns those of :func:`score_columns`; mean_uncertainty over the fields,
     fields, seconds. With ``drawn``, each share is followed by ``<class>_share_low`` and
-    ``<class>_share_high``, and the grade group by isup_low and isup_high, 0 for no cancer.
+    ``<class>_share_high``, the grade group by isup_low and isup_high, 0 for no cancer, and
+    cancer_expected by cancer_expected_low and cancer_expected_high.
 
     Args:
         grade_map: the slide's grades.
@@ -104,6 +105,8 @@ def summarise(
         if drawn and not withheld:
             row["isup_low"], row["isup_high"] = drawn.grade_group_limits
         row["cancer_expected"] = expected_cancer(grade_map)
+        if drawn:
+            row["cancer_expected_low"], row["cancer_expected_high"] = drawn.cancer_limits
     uncertainty = grade_map.uncertainty_hw[grade_map.valid_hw]
     row["mean_uncertainty"] = float(uncertainty.mean()) if uncertainty.size else None
     row["fields"] = int(grade_map.valid_hw.sum())

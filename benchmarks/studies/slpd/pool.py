@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.studies.slpd.scores import mean_of
 from wsikd.core.errors import DataError
-from wsikd.core.intervals import LEVEL, interval, leave_out
+from wsikd.core.intervals import LEVEL, MIN_GROUPS_AUC, difference_interval, interval, leave_out
 from wsikd.learn.score.metrics import weighted
 
 if TYPE_CHECKING:
@@ -78,14 +78,16 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
         raise DataError("rows", "are not of the same slides", "remove their scores and run again")
     groups = int(parts[0][0][4].max()) + 1
 
-    def areas(times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(seeds, weightings)."""
-        found = [np.stack([_area(one, times) for one in every]) for every in parts if every]
-        return np.asarray(found[0] - found[1] if len(found) == 2 else found[0])
-
-    without = areas(leave_out(groups))
-    each = without[:, 0]
-    spread = interval(without.mean(0), "share" if other is None else "difference")
+    without = leave_out(groups)
+    found = [np.stack([_area(one, without) for one in every]) for every in parts if every]
+    means = [areas.mean(0) for areas in found]
+    if len(found) == 2:
+        each, spread = (
+            (found[0] - found[1])[:, 0],
+            difference_interval(*means, "slides", least=MIN_GROUPS_AUC),
+        )
+    else:
+        each, spread = found[0][:, 0], interval(means[0], "slides", least=MIN_GROUPS_AUC)
     value = float(each.mean())
     return {
         "value": None if np.isnan(value) else value,

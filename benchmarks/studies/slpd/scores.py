@@ -141,7 +141,7 @@ def mean_of(found: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
     weight = leave_out(len(known))[:, group]
     with np.errstate(invalid="ignore"):
         means = (weight * value).sum(1) / weight.sum(1)
-    spread = interval(means, "kappa" if key == "rand" else "share")
+    spread = interval(means, "kappa" if key == "rand" else "slides")
     return {
         "value": float(value.mean()), "interval": None if spread is None else list(spread),
         "slides": len(kept),

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import auc, confusion, kappa
-from wsikd.core.intervals import interval, leave_out, rate_interval
+from wsikd.core.intervals import (
+    MIN_GROUPS_AUC,
+    difference_interval,
+    interval,
+    leave_out,
+    rate_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,15 +50,16 @@ def rate(said: Sequence[Said], truth: int) -> dict[str, Any]:
     return _record(each, rate_interval(right.mean(0), own))
 
 
-def summed(values: NDArray[np.float64], scale: Scale, support: int | None = None) -> dict[str, Any]:
+def summed(values: NDArray[np.float64], scale: Scale, support: int, least: int) -> dict[str, Any]:
     """Mean over trainings, its 95 % interval over slides, and the value of each training.
 
     Args:
         values: (trainings, 1 + R), see :mod:`wsikd.core.intervals`.
         scale: see there.
         support: slides that carry the figure.
+        least: slides that an interval takes.
     """
-    return _record(values[:, 0], interval(values.mean(0), scale, support=support))
+    return _record(values[:, 0], interval(values.mean(0), scale, support=support, least=least))
 
 
 def _record(each: NDArray[np.float64], between: tuple[float, float] | None) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def figures(said: Sequence[Said]) -> dict[str, Any]:
     fewest = min(int((label == 1).sum()), int((label != 1).sum()))
     return {
         "slides": len(label),
-        "auc": summed(areas(said, leave_out(len(label))), "share", fewest),
+        "auc": summed(areas(said, leave_out(len(label))), "slides", fewest, MIN_GROUPS_AUC),
         "sensitivity": rate(said, 1),
         "specificity": rate(said, 0),
     }
@@ -78,7 +85,9 @@ def figures(said: Sequence[Said]) -> dict[str, Any]:
 def difference(said: Sequence[Said], other: Sequence[Said]) -> dict[str, Any]:
     """AUC of one minus that of another, training by training on the same slides."""
     without = leave_out(len(said[0]["label"]))
-    return summed(areas(said, without) - areas(other, without), "difference")
+    one, two = areas(said, without), areas(other, without)
+    span = difference_interval(one.mean(0), two.mean(0), "slides", least=MIN_GROUPS_AUC)
+    return _record((one - two)[:, 0], span)
 
 
 def agreement(said: Sequence[Said], other: Sequence[Said]) -> dict[str, Any]:

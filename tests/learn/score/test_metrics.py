@@ -133,13 +133,62 @@ def test_temperature_is_found_again_and_changes_no_decision():
     logits = rng.normal(0, 2, (20_000, 3))
     p = softmax(logits)
     truth = (rng.random(20_000)[:, None] > p.cumsum(1)).sum(1).clip(0, 2)
-    found = calibrate.fit_temperature(3 * logits, truth)
+    slides = [f"s{i % 20}" for i in range(20_000)]
+    found = calibrate.fit_temperature(3 * logits, truth, slides)
     assert found == pytest.approx(3, rel=0.05)
-    record = calibrate.calibration(3 * logits, truth, found)
+    record = calibrate.calibration(3 * logits, truth, found, slides, cross_fit=False)
     assert record["ece_after"] < 0.02 < record["ece_before"]
     assert record["nll_after"] < record["nll_before"]
     grid = [calibrate.negative_log_likelihood(3 * logits, truth, t) for t in (2.5, 3.5)]
     assert record["nll_after"] < min(grid)
+    crossed = calibrate.calibration(3 * logits, truth, found, slides, cross_fit=True)
+    assert record["nll_after"] < crossed["nll_after"] < record["nll_after"] + 0.001
+    assert crossed["cross_fitted"]
+    for of, told in zip(crossed["ece_by_class_after"], crossed["ece_by_class_before"], strict=True):
+        assert of < 0.02 < told
+
+
+def sure(count, slides, seed=0):
+    """Logits of a network that is right more often than it says."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3, count)
+    said = np.where(rng.random(count) < 0.9, truth, rng.integers(0, 3, count))
+    return truth, 0.5 * np.eye(3)[said], [f"s{i % slides}" for i in range(count)]
+
+
+def test_few_slides_do_not_make_it_surer():
+    for slides, expected in ((3, True), (9, True), (10, False)):
+        truth, logits, names = sure(600, slides)
+        found = calibrate.fit_temperature(logits, truth, names)
+        assert (found == 1) == expected
+
+
+def test_a_temperature_at_the_end_of_its_range_is_none(caplog):
+    truth = np.arange(60) % 3
+    slides = [f"s{i % 12}" for i in range(60)]
+    assert calibrate.fit_temperature(np.eye(3)[truth], truth, slides) is None
+    assert "lies at the end of its range" in caplog.text
+    assert calibrate.fit_temperature(-np.eye(3)[truth], truth, slides) is None
+    assert calibrate.fit_temperature(np.eye(3)[truth], truth, ["a"] * 60) == 1
+
+
+def test_slides_weigh_the_same():
+    truth, logits, _ = sure(400, 1)
+    slides = ["big"] * 380 + [f"s{i % 19}" for i in range(20)]
+    found = calibrate.fit_temperature(logits, truth, slides)
+    weight = calibrate.slide_weights(slides)
+    assert weight.sum() == pytest.approx(1)
+    assert weight[:380].sum() == pytest.approx(1 / 20)
+    grid = np.exp(np.linspace(-3, 3, 4001))
+    lost = [calibrate.negative_log_likelihood(logits, truth, t, weight) for t in grid]
+    assert found == pytest.approx(grid[int(np.argmin(lost))], rel=0.01)
+
+
+def test_a_single_slide_has_no_error_after():
+    truth, logits, slides = sure(60, 1)
+    record = calibrate.calibration(logits, truth, 1.0, slides, cross_fit=True)
+    assert record["ece_after"] is record["nll_after"] is record["ece_by_class_after"] is None
+    assert record["ece_before"] > 0
 
 
 def test_colour_histograms_count_pixels(stripes):

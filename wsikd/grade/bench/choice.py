@@ -19,7 +19,13 @@ import numpy as np
 
 from wsikd.core.agreement import confusion
 from wsikd.core.classes import pattern_of
-from wsikd.core.intervals import LEVEL, MIN_GROUPS, interval, lower_bound
+from wsikd.core.intervals import (
+    LEVEL,
+    MIN_GROUPS,
+    difference_bound,
+    difference_interval,
+    interval,
+)
 from wsikd.core.leak_hashes import saw_scan
 from wsikd.grade.bench.slide_grades import gather_slides
 from wsikd.grade.bench.types import Gradings
@@ -202,9 +208,10 @@ def choose(
     tests: list[dict[str, Any]] = []
     chosen, open_ = None, True
     for name in students:
-        values = gradings.without(name) - base
-        difference = float(values[0])
-        lower, span = lower_bound(values, "difference"), interval(values, "difference")
+        own = gradings.without(name)
+        difference = float(own[0] - base[0])
+        lower = difference_bound(own, base, "kappa")
+        span = difference_interval(own, base, "kappa")
         passed = lower is not None and lower > -margin
         tests.append({
             "name": name,

@@ -17,7 +17,7 @@ from wsikd.core.classes import pattern_of
 from wsikd.core.errors import MALFORMED, AnnotationError, ConfigError, OutputError
 from wsikd.core.intervals import (
     LEVEL,
-    MIN_GROUPS,
+    MIN_GROUPS_AUC,
     NO_INTERVAL,
     interval,
     leave_out,
@@ -235,7 +235,7 @@ def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, An
     score = np.array([math.nan if (v := row.get(SCORE)) is None else float(v) for row in rows])
     values = _figures(truth, found, score, group, leave_out(len(known)))
     own, spans = {k: v[:1] for k, v in values.items()}, _spans(values, truth, found, score, group)
-    if len(known) < MIN_GROUPS:
+    if len(known) < MIN_GROUPS_AUC:
         log.warning("%d slides or patients: %s", len(known), NO_INTERVAL)
     return {
         "slides": len(both),
@@ -276,7 +276,9 @@ def _spans(
     return {
         "kappa": interval(values["kappa"], "kappa"),
         "accuracy": rate_interval(np.bincount(group, truth == found), np.bincount(group)),
-        "auc_cancer": interval(values["auc_cancer"], "share", support=min(sides)),
+        "auc_cancer": interval(
+            values["auc_cancer"], "slides", support=min(sides), least=MIN_GROUPS_AUC
+        ),
     }
 
 

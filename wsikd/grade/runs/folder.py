@@ -276,11 +276,14 @@ def _jobs(
         temperature=student.temperature,
         teacher_temperature=None if teacher is None else teacher.temperature,
     )
-    training = trained_on(student)
+    training, errors = trained_on(student), student.card.share_errors
     return [
-        InferJob(entry, grading, student.sha256, out, settings, training, wanted.overwrite, settled)
+        InferJob(
+            entry, grading, student.sha256, out, settings, training, errors, wanted.overwrite,
+            settled,
+        )
         for entry in entries
-    ]
+    ]  # fmt: skip
 
 
 def _outcomes(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from wsikd.core.shares import ShareErrors
     from wsikd.slides.appearance import Appearance
     from wsikd.slides.listing.manifest import SlideEntry
 
@@ -71,6 +72,7 @@ class InferJob:
     out: Path
     settings: ResultSettings
     trained_on: Appearance | None = None
+    errors: ShareErrors | None = None
     overwrite: bool = False
     settled: Settled | None = None
     ahead: SlideEntry | None = None
@@ -148,6 +150,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
         job.settings,
         student=job.digest[:16],
         trained_on=job.trained_on,
+        errors=job.errors,
         overwrite=job.overwrite,
         opened=opened,
         on_progress=report,

@@ -28,7 +28,7 @@ from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason_rules import RULES_OF, Rules
-from wsikd.grade.intervals import intervals
+from wsikd.grade.intervals import basis, intervals
 from wsikd.grade.runs.cases import CASES_FILE, CORES_FILE, write_tables
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from wsikd.core.shares import ShareErrors
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import SlidePredictor
     from wsikd.grade.runs.prefetch import Opened
@@ -84,6 +85,7 @@ def infer_slide(
     *,
     student: str,
     trained_on: Appearance | None = None,
+    errors: ShareErrors | None = None,
     overwrite: bool = False,
     opened: Opened | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -98,6 +100,7 @@ def infer_slide(
         settings: what to write.
         student: SHA-256 of the student's weights, or its first digits.
         trained_on: stain and focus of its training, which the slide's are compared with.
+        errors: of shares on its validation slides, for the intervals.
         overwrite: replace results made with other settings.
         opened: the slide, where it was opened ahead of its turn.
         on_progress: called with (fields done, fields in all).
@@ -153,7 +156,7 @@ def infer_slide(
                 watch=watcher,
             ).calibrated(settings.temperature, settings.teacher_temperature)
             with clock("summary"):
-                row, spread, found = _summary(grade_map, settings)
+                row, spread, found = _summary(grade_map, settings, errors)
             if entry.patient:
                 row = {"slide": row["slide"], "patient": entry.patient} | row
             row |= likeness(entry.name, trained_on, watcher)
@@ -196,11 +199,13 @@ def results_made(out: Path) -> Made:
 
 
 def _summary(
-    grade_map: GradeMap, settings: ResultSettings
+    grade_map: GradeMap, settings: ResultSettings, errors: ShareErrors | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
-    """A slide's row, intervals of its numbers where the map is calibrated, cores of a biopsy."""
-    drawn = intervals(grade_map, settings)
-    row: dict[str, Any] = summarise(grade_map, settings, drawn=drawn)
+    """A slide's row, intervals of its numbers where there are any, cores of a biopsy."""
+    drawn = intervals(grade_map, errors, settings)
+    of_cancer = drawn and drawn.of_cancer
+    row: dict[str, Any] = summarise(grade_map, settings, drawn=drawn, of_cancer=of_cancer)
+    row["intervals"] = basis(grade_map, errors)
     found = cores(grade_map, settings) if settings.specimen == "biopsy" else []
     if found:
         row |= core_columns(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import DataError
-from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, interval, leave_out, rate_interval
+from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL, interval, leave_out, rate_interval
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
 from wsikd.core.output.markdown import table_lines
@@ -156,7 +156,8 @@ def pool(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     without = areas(leave_out(len(known)))
     each, means = without[:, 0], _mean_defined(without)
     carried = supports(truth, group, said.shape[1])["auc_macro"]
-    spread, whole = interval(means, "share", support=carried), float(means[0])
+    whole = float(means[0])
+    spread = interval(means, "slides", support=carried, least=MIN_GROUPS_AUC)
     found: dict[str, Any] = {"slides": len(rows), "groups": len(known)}
     found["auc"] = {
         "value": None if np.isnan(whole) else whole,
@@ -192,7 +193,7 @@ def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int)
         f"{config.network.arch}, {folds} folds. AUC is the mean over folds; decisions are pooled, "
         "each at the threshold of its fold's validation. Intervals: 95 % over patients or slides."
     )
-    few = [row["groups"] for row in found.values() if row["groups"] < MIN_GROUPS]
+    few = [row["groups"] for row in found.values() if row["groups"] < MIN_GROUPS_AUC]
     less = ["", f"{few[0]} slides or patients: {NO_INTERVAL}."] if few else []
     text = "\n".join([*lines, "", note, *less]) + "\n"
     settings = config.model_dump(mode="json", exclude={"data": {"paths", "labels"}})

@@ -18,7 +18,7 @@ import torch
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.config import load_config
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.intervals import interval, leave_out
+from wsikd.core.intervals import MIN_GROUPS_AUC, difference_interval, leave_out
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.core.softmax import softmax
@@ -226,12 +226,10 @@ def _difference(
     """AUC on the other bags minus AUC on its own, group by group."""
     known, group = np.unique(np.asarray(groups), return_inverse=True)
 
-    def auc(times: NDArray[Any]) -> NDArray[np.float64]:
-        parts = [weighted(truth, p, group, times)["auc_macro"] for p in (other, own)]
-        return parts[0] - parts[1]
-
-    values = auc(leave_out(len(known)))
-    value, spread = float(values[0]), interval(values, "difference")
+    without = leave_out(len(known))
+    theirs, ours = (weighted(truth, p, group, without)["auc_macro"] for p in (other, own))
+    value = float(theirs[0] - ours[0])
+    spread = difference_interval(theirs, ours, "slides", least=MIN_GROUPS_AUC)
     return {
         "value": None if math.isnan(value) else value,
         "interval": None if spread is None else list(spread),

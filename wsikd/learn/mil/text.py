@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
 from wsikd.core.output.looks import looks_text
 from wsikd.learn.mil.train import TOLD
 
@@ -18,7 +18,7 @@ def bag_text(record: Mapping[str, Any]) -> str:
     if "looks" in record:
         lines.append(looks_text(record["looks"]))
     lines += _figures(record)
-    if record["groups"] < MIN_GROUPS:
+    if record["groups"] < MIN_GROUPS_AUC:
         lines.append(NO_INTERVAL)
     if record["threshold"] is not None:
         positive = record["classes"][-1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, rate_interval
+from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL, rate_interval
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
 from wsikd.learn.engine.trainer import Task, Trainer
@@ -95,7 +95,7 @@ class BagResult:
         return (
             f"{self.bundle}: on validation {', '.join(parts)}{point} "
             f"(epoch {self.best_epoch}, {told_slides(self.metrics['bags'])})"
-            + ("" if self.metrics["groups"] >= MIN_GROUPS else f"; {NO_INTERVAL}")
+            + ("" if self.metrics["groups"] >= MIN_GROUPS_AUC else f"; {NO_INTERVAL}")
             + told_missing(self.missing)
         )
 
@@ -143,7 +143,7 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
         """Choose the operating point on validation, and write the network."""
         bags, config, run, val = self.data, self.config, trainer.run, trainer.val_indices
         logits, truth, best = trainer.predict(val), bags.label[val], trainer.best.epoch
-        probability = softmax(logits)
+        probability, slides = softmax(logits), [bags.slide[i] for i in val]
         threshold = operating_point(truth, probability, config.point)
         metrics = score_bags(truth, probability, [bags.group[i] for i in val], threshold)
         if trainer.team.is_first:
@@ -151,7 +151,7 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
                 run.student, self.method.student.to("cpu"), arch=config.network.arch,
                 options=config.network.options(), dim=bags.dim, classes=bags.classes,
                 encoder=bags.encoder, threshold=threshold, point=config.point.model_dump(),
-                temperature=fit_temperature(logits, truth), data=bags.digests,
+                temperature=fit_temperature(logits, truth, slides), data=bags.digests,
                 metrics={"split": "val", **metrics}, left_out=len(bags.left_out),
                 training={"seed": self.seed, "epochs": config.optim.epochs, "best_epoch": best},
             )  # fmt: skip

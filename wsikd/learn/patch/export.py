@@ -11,6 +11,7 @@ import numpy as np
 from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.classes import pattern_of
 from wsikd.core.escalation import doubt, trade_off
+from wsikd.core.shares import fit_share_errors
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.engine.leakage import record_seen
@@ -125,7 +126,8 @@ def write_student(
     student, spec, teacher, logits, best = trained
     val, device = patches.indices("val"), str(views.device)
     truth, predicted = patches.label[val], logits.argmax(1)
-    temperature = fit_temperature(logits, truth)
+    slides = [patches.slide[i] for i in val]
+    temperature = fit_temperature(logits, truth, slides)
     matrix = evaluate.confusion(truth, predicted, len(patches.classes))
     metrics = evaluate.summarise(matrix, patches.classes, ordered=patches.ordered)
     over = _beside_colour(patches, val, softmax(logits))
@@ -150,11 +152,11 @@ def write_student(
         seen=record_seen(patches, teacher),
         data=patches.digests, metrics={"split": "val", **metrics},
         colour_kappa=colour if over and over.metric == "kappa" else None,
-        temperature=temperature, calibration=calibration(logits, truth, temperature),
+        **calibrated(logits, truth, slides, patches.tissue[val], temperature),
         min_area_mm2=least, min_area_slides=val_slides,
-        cancer=cancer_shares(patches, val, softmax(logits, temperature)),
+        cancer=cancer_shares(patches, val, softmax(logits, temperature or 1.0)),
         escalation=None if teacher is None else escalation(
-            patches, val, logits, temperature, teacher, device=device
+            patches, val, logits, temperature or 1.0, teacher, device=device
         ),
         training={
             "seed": seed, "init": config.network.init, "init_stream": init_stream(config),
@@ -164,6 +166,21 @@ def write_student(
     )  # fmt: skip
     found = (metrics, over, least, val_slides, missing)
     return RunResult(run.path, bundle, best, *found)
+
+
+def calibrated(
+    logits: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    slides: list[str],
+    tissue: NDArray[np.float64],
+    temperature: float | None,
+) -> dict[str, Any]:
+    """For the card: temperature, errors of the probabilities, and of the shares of classes."""
+    if temperature is None:
+        return {"temperature": None}
+    errors = fit_share_errors(softmax(logits, temperature), truth, slides, tissue)
+    made = calibration(logits, truth, temperature, slides, cross_fit=True)
+    return {"temperature": temperature, "calibration": made, "shares": errors.record()}
 
 
 def training_appearance(patches: PatchSet, views: Views, most: int = LOOKED_AT) -> Appearance:

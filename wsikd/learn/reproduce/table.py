@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.config import first_difference
-from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL, interval, leave_out
+from wsikd.core.intervals import (
+    MIN_GROUPS_AUC,
+    NO_INTERVAL,
+    difference_interval,
+    interval,
+    leave_out,
+)
 from wsikd.core.output.cells import csv_text
 from wsikd.core.output.files import check_names
 from wsikd.core.output.looks import looks_text
@@ -25,7 +31,7 @@ from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
-from wsikd.learn.score.metrics import METRICS, measure, scale_of, supports, weighted
+from wsikd.learn.score.metrics import METRICS, least_groups, measure, scale_of, supports, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +121,12 @@ class Without:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of a figure."""
-        return interval(self.values[metric], scale_of(metric), support=self.support[metric])
+        return interval(
+            self.values[metric],
+            scale_of(metric),
+            support=self.support[metric],
+            least=least_groups(metric),
+        )
 
 
 def leave_out_of(units: Units, groups: list[str]) -> Without:
@@ -253,8 +264,11 @@ def difference_of(
         "over": other,
         "metric": metric,
         "mean": _number(each.mean()),
-        "interval_slides": interval(
-            without[one].values[metric] - without[other].values[metric], "difference"
+        "interval_slides": difference_interval(
+            without[one].values[metric],
+            without[other].values[metric],
+            scale_of(metric),
+            least=least_groups(metric),
         ),
         "interval_seeds": reach,
         "each": [_number(v) for v in one_by_one.values()],
@@ -337,7 +351,7 @@ def to_markdown(table: dict[str, Any]) -> str:
         "once a run."
     )
     lines = [*table_lines(head, rows), "", note]
-    if plan["groups"] < MIN_GROUPS:
+    if plan["groups"] < MIN_GROUPS_AUC:
         lines += ["", f"{plan['groups']} slides or patients: {NO_INTERVAL}."]
     if table.get("looks"):
         lines += ["", f"When it was scored last, {looks_text(table['looks'])}."]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.agreement import auc, kappas
-from wsikd.core.intervals import interval, leave_out
+from wsikd.core.intervals import MIN_GROUPS, MIN_GROUPS_AUC, interval, leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from wsikd.core.intervals import Scale
 
+FEW_ITEMS = 4
+"""Up to so many items a group, on average, each weighs like a slide."""
 METRICS = ("balanced_accuracy", "accuracy", "kappa", "kappa_unweighted", "auc_macro", "auc_cancer")
 
 
@@ -127,9 +129,21 @@ def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.nanmean(values, -1))
 
 
-def scale_of(name: str) -> Scale:
-    """The scale on which a figure's interval is made, see :mod:`wsikd.core.intervals`."""
-    return "kappa" if name.startswith("kappa") else "share"
+def scale_of(name: str, items: float = 100.0) -> Scale:
+    """The scale on which a figure's interval is made, see :mod:`wsikd.core.intervals`.
+
+    Args:
+        name: of the figure.
+        items: in a group, on average.
+    """
+    if name.startswith("kappa"):
+        return "kappa"
+    return "share" if items > FEW_ITEMS else "slides"
+
+
+def least_groups(name: str) -> int:
+    """Groups that the interval of a figure takes."""
+    return MIN_GROUPS_AUC if name.startswith("auc") else MIN_GROUPS
 
 
 def supports(
@@ -178,4 +192,8 @@ def intervals(
     known, group = np.unique(np.asarray(groups), return_inverse=True)
     without = weighted(truth, probability, group, leave_out(len(known)), benign=benign)
     carried = supports(truth, group, probability.shape[1], benign)
-    return {k: interval(v, scale_of(k), support=carried[k]) for k, v in without.items()}
+    items = len(truth) / max(len(known), 1)
+    return {
+        k: interval(v, scale_of(k, items), support=carried[k], least=least_groups(k))
+        for k, v in without.items()
+    }

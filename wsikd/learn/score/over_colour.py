@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.intervals import NO_INTERVAL, interval, leave_out
-from wsikd.learn.score.metrics import supports, weighted
+from wsikd.core.intervals import NO_INTERVAL, difference_interval, leave_out
+from wsikd.learn.score.metrics import scale_of, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +84,7 @@ def over_colour(
     known, group = np.unique(np.asarray(groups), return_inverse=True)
     times = leave_out(len(known))
     own, other = (weighted(truth, p, group, times, benign=())[metric] for p in (network, colour))
-    carried = supports(truth, group, network.shape[1])[metric]
-    between = interval(own - other, "difference", support=carried)
+    between = difference_interval(own, other, scale_of(metric))
     whole = (float(own[0]), float(other[0]), float(own[0] - other[0]))
     found = [v if math.isfinite(v) else None for v in whole]
     return OverColour(metric, found[0], found[1], found[2], between, len(known))

@@ -216,7 +216,7 @@ def _score(
             [patches.group[i] for i in chosen],
             ordered=patches.ordered,
         ).record(),
-        "calibration": None if temperature is None else calibration(logits, truth, temperature),
+        "calibration": _calibration(subject, patches, chosen, split, logits, temperature),
         "macs": subject.bundle.card.macs,
         "mpp": subject.bundle.spec.mpp,
         "input": subject.bundle.spec.student_input,
@@ -227,6 +227,23 @@ def _score(
     write_json_atomic(subject.scores_file, {"scores": [*before, record]})
     _warn(record)
     return Scored(record, logits, truth, patches, chosen)
+
+
+def _calibration(
+    subject: Subject,
+    patches: PatchSet,
+    chosen: NDArray[np.int64],
+    split: str,
+    logits: NDArray[np.float32],
+    temperature: float | None,
+) -> dict[str, Any] | None:
+    """Errors of the probabilities; cross-fitted on the patches that the temperature is from."""
+    if temperature is None:
+        return None
+    card = subject.bundle.card
+    own = split == "val" and (card.temperature is None or card.data == patches.digests)
+    slides = [patches.slide[i] for i in chosen]
+    return calibration(logits, patches.label[chosen], temperature, slides, cross_fit=own)
 
 
 def _logits(
@@ -244,7 +261,8 @@ def _logits(
     val = patches.indices("val")
     if not len(val):
         return logits, None
-    fitted = fit_temperature(logits if split == "val" else of(val), patches.label[val])
+    slides = [patches.slide[i] for i in val]
+    fitted = fit_temperature(logits if split == "val" else of(val), patches.label[val], slides)
     return logits, fitted
 
 

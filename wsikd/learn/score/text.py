@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.intervals import MIN_GROUPS, NO_INTERVAL
+from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
 from wsikd.core.output.looks import looks_text
 from wsikd.learn.score.over_colour import OverColour
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -42,23 +42,33 @@ def patch_text(record: Mapping[str, Any], folder: Path | None) -> str:
         add(f"F1 {name}", f"f1_{place}", value, record["f1_intervals"][name])
     if record.get("over_colour"):
         lines.append(OverColour(**record["over_colour"]).summary)
-    if record["groups"] < MIN_GROUPS:
+    if record["groups"] < MIN_GROUPS_AUC:
         lines.append(NO_INTERVAL)
     lines += _cost(record)
     if not record["benign"]:
         lines.append("AUC cancer is not given: no class is known as benign; set data.benign")
     lines += ["confusion (true class in rows):", *_confusion(record)]
     if made := record["calibration"]:
-        lines.append(
-            f"calibration error {made['ece_before']:.3f}, with temperature "
-            f"{made['temperature']:.2f} {made['ece_after']:.3f}"
-        )
+        lines += _calibration(made, record["classes"])
     if "report" in record:
         agreement = record["report"]["attention_agreement"]
         if agreement is not None:
             lines.append(f"attention agrees with the teacher's: mean correlation {agreement:.3f}")
         lines.append(f"pictures: {folder}")
     return "\n".join(lines)
+
+
+def _calibration(made: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Errors of the probabilities, of all classes and of each."""
+    after = made["ece_after"]
+    told = "unknown, of a single slide" if after is None else f"{after:.3f}"
+    how = " (of each slide by the others)" if made.get("cross_fitted") and after is not None else ""
+    before, temperature = made["ece_before"], made["temperature"]
+    lines = [f"calibration error {before:.3f}, with temperature {temperature:.2f} {told}{how}"]
+    if by_class := made.get("ece_by_class_after"):
+        each = (f"{name} {error:.3f}" for name, error in zip(classes, by_class, strict=True))
+        lines.append(f"calibration error by class: {', '.join(each)}")
+    return lines
 
 
 def _cost(record: Mapping[str, Any]) -> list[str]:

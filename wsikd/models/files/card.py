@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic import (
 from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.reading import read_json
+from wsikd.core.shares import MIN_SLIDES, ShareErrors, too_few
 from wsikd.models.files.limits import ClassNames, NetworkName, Within, number
 
 if TYPE_CHECKING:
@@ -95,13 +97,52 @@ class Training(CardPart):
 
 
 class Calibration(CardPart):
-    """Errors of the probabilities on validation, before and after the temperature."""
+    """Errors of the probabilities on validation, before and after the temperature.
+
+    "After" is cross-fitted by slide, save in cards of 0.1.0, which do not say so.
+    """
 
     temperature: Real | None = None
+    cross_fitted: bool | None = None
     ece_before: Real | None = None
     nll_before: Real | None = None
     ece_after: Real | None = None
     nll_after: Real | None = None
+    ece_by_class_before: list[Real] | None = None
+    ece_by_class_after: list[Real] | None = None
+
+
+class Shares(CardPart):
+    """Errors of the shares of classes on validation slides, see :mod:`wsikd.core.shares`.
+
+    Attributes:
+        format: version of this part.
+        slides: validation slides; where they are too few, there is nothing else.
+        level: of the intervals.
+        prior: mix of the classes.
+        mix: weights of three estimates.
+        scale: of the variance of an error.
+        quantile: deviations that an interval reaches.
+    """
+
+    format: Literal[1] = 1
+    slides: Annotated[int, Field(ge=0)]
+    level: Real | None = None
+    prior: list[Real] | None = None
+    mix: Annotated[list[Real], Field(min_length=3, max_length=3)] | None = None
+    scale: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
+    quantile: Annotated[float, Within("quantile")] | None = None
+
+    def errors(self, classes: int) -> ShareErrors | None:
+        """For computing; None where entries are missing or are not of so many classes."""
+        if self.slides < MIN_SLIDES:
+            return too_few(self.slides)
+        if self.prior is None or self.mix is None or self.scale is None or self.quantile is None:
+            return None
+        prior, mix, scale = (np.array(v, np.float64) for v in (self.prior, self.mix, self.scale))
+        if len(prior) != classes or min(prior.min(), mix.min(), scale.min()) < 0 or not scale[0]:
+            return None
+        return ShareErrors(self.slides, prior, mix, scale, float(self.quantile))
 
 
 class ShareOfSlides(CardPart):
@@ -281,6 +322,8 @@ class GraderCard(Card):
         min_area_slides: validation slides.
         cancer: shares of tissue that it calls cancer on validation slides; the threshold of cancer
             is computed from them.
+        shares: how far shares of classes were off on validation slides; None in cards of 0.1.0,
+            which give no intervals.
         escalation: which share of fields a teacher has to read again for which agreement; checked
             by ``wsikd.grade.escalation.rule``.
         training: seed and epochs.
@@ -308,9 +351,15 @@ class GraderCard(Card):
     min_area_jaccard: Real | None = None
     min_area_slides: int | None = None
     cancer: CancerShares | None = None
+    shares: Shares | None = None
     escalation: Any = None
     training: Training | None = None
     appearance: Any = None
+
+    @property
+    def share_errors(self) -> ShareErrors | None:
+        """Errors of the shares of classes; None where the card holds none."""
+        return self.shares.errors(len(self.input.classes)) if self.shares else None
 
 
 class BagNetworkSizes(CardPart):

@@ -1,0 +1,1 @@
+"""Do intervals hold the truth as often as they say?"""
