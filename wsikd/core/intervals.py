@@ -189,7 +189,7 @@ def difference_limits(
     Returns:
         float64 (..., 2).
     """
-    apart = one - other
+    apart = np.asarray(one - other)
     rows = apart.shape[-1] - 1
     if rows < 2:
         return np.full((*apart.shape[:-1], 2), np.nan)
@@ -204,10 +204,10 @@ def difference_limits(
 
         down = reach(one[..., 0] - first[..., 0], second[..., 1] - other[..., 0])
         up = reach(first[..., 1] - one[..., 0], other[..., 0] - second[..., 0])
-        alike = (np.ptp(apart, axis=-1) <= _TINY)[..., None]
+        alike = np.asarray(np.ptp(apart, axis=-1) <= _TINY)[..., None]
         found = np.stack([apart[..., 0] - down, apart[..., 0] + up], -1)
         same = _unanimous(apart[..., 0], np.asarray(rows), level, -2.0, 2.0)
-        known = np.isfinite(apart).all(-1)[..., None]
+        known = np.asarray(np.isfinite(apart).all(-1))[..., None]
     return np.where(known, np.where(alike, same, found), np.nan)
 
 

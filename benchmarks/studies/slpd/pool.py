@@ -82,10 +82,8 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
     found = [np.stack([_area(one, without) for one in every]) for every in parts if every]
     means = [areas.mean(0) for areas in found]
     if len(found) == 2:
-        each, spread = (
-            (found[0] - found[1])[:, 0],
-            difference_interval(*means, "slides", least=MIN_GROUPS_AUC),
-        )
+        each = (found[0] - found[1])[:, 0]
+        spread = difference_interval(means[0], means[1], "slides", least=MIN_GROUPS_AUC)
     else:
         each, spread = found[0][:, 0], interval(means[0], "slides", least=MIN_GROUPS_AUC)
     value = float(each.mean())
