@@ -117,7 +117,7 @@ def test_the_teacher_learns_from_other_slides(tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
-def said(rng, n=12):
+def said(rng, n=24):
     label = np.arange(n) % 2
     score = np.round(rng.random(n) * 0.6 + label * 0.3, 1)
     return {"label": label.tolist(), "probability": score.tolist(),
