@@ -132,7 +132,7 @@ class GradeMap(plain.GradeMap):
         from wsikd.grade.summary import summarise
 
         drawn = intervals(self, self.errors, self.rules)
-        row = summarise(self, self.rules, drawn=drawn, of_cancer=drawn and drawn.of_cancer)
+        row = summarise(self, self.rules, drawn=drawn, of_cancer=drawn.of_cancer if drawn else None)
         return row | {"intervals": basis(self, self.errors)}
 
     def score(self) -> str:

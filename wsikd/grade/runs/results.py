@@ -203,7 +203,7 @@ def _summary(
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
     """A slide's row, intervals of its numbers where there are any, cores of a biopsy."""
     drawn = intervals(grade_map, errors, settings)
-    of_cancer = drawn and drawn.of_cancer
+    of_cancer = drawn.of_cancer if drawn else None
     row: dict[str, Any] = summarise(grade_map, settings, drawn=drawn, of_cancer=of_cancer)
     row["intervals"] = basis(grade_map, errors)
     found = cores(grade_map, settings) if settings.specimen == "biopsy" else []
