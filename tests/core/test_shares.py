@@ -67,7 +67,7 @@ def test_too_few_slides_keep_their_number_alone():
 
 
 def test_the_card_gives_the_same_intervals():
-    from wsikd.models.files.card import Shares
+    from wsikd.models.files.card_shares import Shares
 
     found, _ = fit(draw(1, 40, Errors(), side=6), fields=None)
     record = json.loads(json.dumps(found.record(), allow_nan=False))

@@ -11,9 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,7 +24,8 @@ from pydantic import (
 from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.reading import read_json
-from wsikd.core.shares import MIN_SLIDES, ShareErrors, too_few
+from wsikd.models.files.card_part import CardPart, Real
+from wsikd.models.files.card_shares import Shares  # noqa: TC001 (pydantic reads it)
 from wsikd.models.files.limits import ClassNames, NetworkName, Within, number
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from wsikd.core.shares import ShareErrors
+
 FORMAT = 1
 CARD = "card.json"
 CARD_BYTES = 4 << 20
 REMEDY = "copy the whole folder again, or train it again"
-Real = int | float
-"""A number as it is in the file: 2 does not become 2.0."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,6 @@ class InputSpec:
         return self.mpp * self.patch_px
 
 
-class CardPart(BaseModel):
-    """A part of a card."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    def record(self) -> dict[str, Any]:
-        """JSON values: the entries that it was made with, and no defaults."""
-        return self.model_dump(exclude_unset=True)
-
-
 class Training(CardPart):
     """How a network was trained."""
 
@@ -110,39 +99,6 @@ class Calibration(CardPart):
     nll_after: Real | None = None
     ece_by_class_before: list[Real] | None = None
     ece_by_class_after: list[Real] | None = None
-
-
-class Shares(CardPart):
-    """Errors of the shares of classes on validation slides, see :mod:`wsikd.core.shares`.
-
-    Attributes:
-        format: version of this part.
-        slides: validation slides; where they are too few, there is nothing else.
-        level: of the intervals.
-        prior: mix of the classes.
-        mix: weights of three estimates.
-        scale: of the variance of an error.
-        quantile: deviations that an interval reaches.
-    """
-
-    format: Literal[1] = 1
-    slides: Annotated[int, Field(ge=0)]
-    level: Real | None = None
-    prior: list[Real] | None = None
-    mix: Annotated[list[Real], Field(min_length=3, max_length=3)] | None = None
-    scale: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
-    quantile: Annotated[float, Within("quantile")] | None = None
-
-    def errors(self, classes: int) -> ShareErrors | None:
-        """For computing; None where entries are missing or are not of so many classes."""
-        if self.slides < MIN_SLIDES:
-            return too_few(self.slides)
-        if self.prior is None or self.mix is None or self.scale is None or self.quantile is None:
-            return None
-        prior, mix, scale = (np.array(v, np.float64) for v in (self.prior, self.mix, self.scale))
-        if len(prior) != classes or min(prior.min(), mix.min(), scale.min()) < 0 or not scale[0]:
-            return None
-        return ShareErrors(self.slides, prior, mix, scale, float(self.quantile))
 
 
 class ShareOfSlides(CardPart):

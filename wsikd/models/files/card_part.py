@@ -1,0 +1,20 @@
+"""What every part of a card has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+Real = int | float
+"""A number as it is in the file: 2 does not become 2.0."""
+
+
+class CardPart(BaseModel):
+    """A part of a card."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def record(self) -> dict[str, Any]:
+        """JSON values: the entries that it was made with, and no defaults."""
+        return self.model_dump(exclude_unset=True)

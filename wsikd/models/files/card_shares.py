@@ -1,0 +1,45 @@
+"""The part of a grader's card on errors of shares of classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from wsikd.core.shares import MIN_SLIDES, ShareErrors, too_few
+from wsikd.models.files.card_part import CardPart, Real
+from wsikd.models.files.limits import Within
+
+
+class Shares(CardPart):
+    """Errors of the shares of classes on validation slides, see :mod:`wsikd.core.shares`.
+
+    Attributes:
+        format: version of this part.
+        slides: validation slides; where they are too few, there is nothing else.
+        level: of the intervals.
+        prior: mix of the classes.
+        mix: weights of three estimates.
+        scale: of the variance of an error.
+        quantile: deviations that an interval reaches.
+    """
+
+    format: Literal[1] = 1
+    slides: Annotated[int, Field(ge=0)]
+    level: Real | None = None
+    prior: list[Real] | None = None
+    mix: Annotated[list[Real], Field(min_length=3, max_length=3)] | None = None
+    scale: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
+    quantile: Annotated[float, Within("quantile")] | None = None
+
+    def errors(self, classes: int) -> ShareErrors | None:
+        """For computing; None where entries are missing or are not of so many classes."""
+        if self.slides < MIN_SLIDES:
+            return too_few(self.slides)
+        if self.prior is None or self.mix is None or self.scale is None or self.quantile is None:
+            return None
+        prior, mix, scale = (np.array(v, np.float64) for v in (self.prior, self.mix, self.scale))
+        if len(prior) != classes or min(prior.min(), mix.min(), scale.min()) < 0 or not scale[0]:
+            return None
+        return ShareErrors(self.slides, prior, mix, scale, float(self.quantile))
