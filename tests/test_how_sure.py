@@ -31,7 +31,8 @@ MAKERS = {
 }  # fmt: skip
 OF_ITS_OWN = {"wsikd.core.intervals", "wsikd.core.shares"}
 HANDED_ON = {
-    "wsikd.models.files.card", "wsikd.models.files.card_shares", "wsikd.grade.runs.results", "wsikd.grade.runs.jobs",
+    "wsikd.models.files.card", "wsikd.models.files.card_shares", "wsikd.grade.runs.results",
+    "wsikd.grade.runs.jobs",
     "wsikd.api.grademap",
 }  # fmt: skip
 """Modules that hold the errors of shares and leave it to ``wsikd.grade.intervals``."""
