@@ -64,7 +64,7 @@ def test_groups_patients_and_names_are_read(tmp_path):
         ("slide,gleason\na,3+0\n", "is not understood"),
         ("slide,grade_group\na,6\n", "grade_group '6' is not understood; 0 to 5"),
         ("slide,grade_group\na,\n", "line 2: no grade"),
-        ("slide,grade_group,gleason\na,2,4+3\n", r"grade_group '2' and gleason '4\+3' disagree"),
+        ("slide,grade_group,gleason\na,2,4+3\n", r"grade_group '2' and gleason '4\+3' contradict"),
         ("slide,grade_group\na.svs,1\na,1\n", "line 3: slide 'a' for the second time"),
         ("slide,grade_group\n,1\n", "no slide name"),
         ("slide,grade_group\n", "lists no slide"),
