@@ -96,7 +96,8 @@ def test_the_last_line_has_slides_and_missing_classes(distil, tmp_path, monkeypa
     assert result.exit_code == 0, result.output
     classes = sorted({row["class"] for row in read_rows(path)})
     slides = 2
-    assert f"patches of {slides} slides); never predicted there: " in result.output
+    assert f"patches of {slides} slides; selected on" in result.output
+    assert "never predicted there: " in result.output
     last = result.output.splitlines()[-1]
     missing = last.partition("never predicted there: ")[2].partition(";")[0]
     assert len(missing.split(", ")) == len(classes) - 1
