@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from wsikd.core.guard import Guard
     from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.tissue.find import TissueMask
 
     Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
+    Look = Callable[[NDArray[np.float32]], None]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class SlidePredictor:
         spec: resolution, patch size and classes of the network's input.
         device: auto, cpu, cuda:0.
         settings: see :class:`PredictSettings`.
+        guard: of the network, which then gives features behind its logits.
     """
 
     def __init__(
@@ -77,9 +80,10 @@ class SlidePredictor:
         *,
         device: str = "auto",
         settings: PredictSettings | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Prepare; the engine is opened at the first field."""
-        self.spec, self.settings = spec, settings or PredictSettings()
+        self.spec, self.settings, self.guard = spec, settings or PredictSettings(), guard
         self.network = (
             network if isinstance(network, Network) else Network(lambda: network, spec.patch_px)
         )
@@ -121,6 +125,7 @@ class SlidePredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
+        look: Look | None = None,
     ) -> GradeMap:
         """Grade the tissue of an open slide.
 
@@ -132,6 +137,8 @@ class SlidePredictor:
             on_progress: called with (fields done, fields in all).
             watch: shown every batch: indices of its fields, fields in all, and its patches, uint8
                 (B, height, width, 3), which are overwritten afterwards.
+            look: shown the features of every batch, float32 (B, features), where the network
+                gives them.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -147,7 +154,7 @@ class SlidePredictor:
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
         probability[:, valid] = self.read(
-            slide, rows, columns, clock=clock, on_progress=on_progress, watch=watch
+            slide, rows, columns, clock=clock, on_progress=on_progress, watch=watch, look=look
         ).T
         return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
 
@@ -175,6 +182,7 @@ class SlidePredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
+        look: Look | None = None,
     ) -> NDArray[np.float32]:
         """Class probabilities of some fields of :meth:`grid`, read row by row.
 
@@ -185,6 +193,7 @@ class SlidePredictor:
             clock: takes the time of the stages.
             on_progress: called with (fields done, fields in all).
             watch: as in :meth:`predict`.
+            look: as in :meth:`predict`.
 
         Returns:
             float32 (N, classes).
@@ -210,10 +219,12 @@ class SlidePredictor:
         )
         for index, patches in batches:
             with clock("forward"):
-                logits = engine(patches)
-                if not np.isfinite(logits).all():
+                outputs, classes = engine(patches), len(self.spec.classes)
+                if not np.isfinite(outputs).all():
                     raise _overflow(slide, engine)
-                found[index] = softmax(logits, dtype=np.float32)
+                found[index] = softmax(outputs[:, :classes], dtype=np.float32)
+                if look and outputs.shape[1] > classes:
+                    look(outputs[:, classes:])
             if watch:
                 with clock("watch"):
                     watch(index, len(rows), patches)
@@ -247,7 +258,9 @@ class SlidePredictor:
     def trial(self, fields: int) -> SlidePredictor:
         """One that shares this one's engine and reads an even sample of a slide's fields."""
         settings = replace(self.settings, max_fields=fields)
-        other = SlidePredictor(self.network, self.spec, device=self.place, settings=settings)
+        other = SlidePredictor(
+            self.network, self.spec, device=self.place, settings=settings, guard=self.guard
+        )
         other.engine = self.engine
         return other
 

@@ -42,7 +42,7 @@ class Engine(Protocol):
         """What it computes in: fp32 or bf16."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (B, classes) of patches (B, patch_px, patch_px, 3); not for several threads."""
+        """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3); not for several threads."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,18 @@ class Network:
     """What an engine is made of.
 
     Attributes:
-        build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits; called
-            where an engine needs it.
+        build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits, or to
+            logits and features behind them in one array; called where an engine needs it.
         patch_px: side of its patches.
         key: digest of its weights and shape, under which a graph made of it is kept for the next
             run; empty keeps none.
+        logits: how many of the outputs are logits, the first ones; None: all.
     """
 
     build: Callable[[], nn.Module]
     patch_px: int
     key: str = ""
+    logits: int | None = None
 
 
 @dataclass(frozen=True)

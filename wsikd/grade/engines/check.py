@@ -33,6 +33,7 @@ class Checked:
         *,
         on_pass: Callable[[], None] | None = None,
         fields: int = CHECK_FIELDS,
+        logits: int | None = None,
     ) -> None:
         """Start with the check.
 
@@ -41,9 +42,10 @@ class Checked:
             full: opens the same in full precision.
             on_pass: called once when the check is passed.
             fields: how many are checked.
+            logits: how many of the outputs are logits; None: all.
         """
         self._low, self._full = low, full()
-        self._on_pass, self.fields = on_pass, fields
+        self._on_pass, self.fields, self._logits = on_pass, fields, logits
         self._seen = self._other = 0
         self._chosen: Engine | None = None
 
@@ -67,12 +69,13 @@ class Checked:
         return (self._chosen or self._full).precision
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits of uint8 (B, patch_px, patch_px, 3)."""
+        """Outputs for uint8 (B, patch_px, patch_px, 3)."""
         if self._chosen:
             return self._chosen(patches)
         full, low = self._full(patches), self._low(patches)
         self._seen += len(patches)
-        self._other += int((full.argmax(1) != low.argmax(1)).sum())
+        decided = [one[:, : self._logits].argmax(1) for one in (full, low)]
+        self._other += int((decided[0] != decided[1]).sum())
         if self._other > (1 - SAME_SHARE) * self.fields:
             self._chosen = self._full
             log.warning(

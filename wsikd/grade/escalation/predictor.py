@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from wsikd.core.guard import Guard
     from wsikd.grade.engines import Engine
     from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
+    from wsikd.grade.predict import Look, PredictSettings, SlidePredictor, Watch
     from wsikd.models.files.bundle import InputSpec
     from wsikd.slides.base import Slide
     from wsikd.slides.scaled_view import Canvas
@@ -110,6 +111,11 @@ class EscalatingPredictor:
         return self.student.device
 
     @property
+    def guard(self) -> Guard | None:
+        """Of the student."""
+        return self.student.guard
+
+    @property
     def engine(self) -> Engine | None:
         """What computes the student."""
         return self.student.engine
@@ -142,6 +148,7 @@ class EscalatingPredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
+        look: Look | None = None,
     ) -> GradeMap:
         """Grade the tissue of an open slide; ``escalated_hw`` of the map holds who graded each
         field.
@@ -155,6 +162,7 @@ class EscalatingPredictor:
             clock: takes the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all), twice over.
             watch: shown what the student reads.
+            look: shown the student's features.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -162,7 +170,7 @@ class EscalatingPredictor:
         clock = clock or StageClock()
         first = self.student.predict(
             slide, mask_file=mask_file, tissue=tissue, clock=clock,
-            on_progress=on_progress, watch=watch,
+            on_progress=on_progress, watch=watch, look=look,
         )  # fmt: skip
         begun = time.perf_counter()
         valid = first.valid_hw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from wsikd.models.files.bundle import StudentBundle, load_bundle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from wsikd.core.shares import ShareErrors
     from wsikd.slides.appearance import Appearance
@@ -206,12 +209,25 @@ def open_predictor(
         ConfigError: the settings do not fit.
     """
     bundle = _load(path, device, settings)
-    predictor = SlidePredictor(_network(bundle), bundle.spec, device=device, settings=settings)
+    predictor = SlidePredictor(
+        _network(bundle), bundle.spec, device=device, settings=settings, guard=bundle.guard
+    )
     return StudentBundle(bundle.path, bundle.spec, bundle.card), predictor
 
 
 def _network(bundle: StudentBundle) -> Network:
-    return Network(bundle.network, bundle.spec.patch_px, bundle.key)
+    """Logits alone, or with the features that a guard reads."""
+    side, key = bundle.spec.patch_px, bundle.key
+    if bundle.card.guard is None:
+        return Network(bundle.network, side, key)
+
+    def build() -> nn.Module:
+        from wsikd.models.graders.pooled import WithFeatures
+
+        return WithFeatures(bundle.network()).eval()
+
+    own = hashlib.sha256(f"{key} features".encode()).hexdigest()
+    return Network(build, side, own, logits=len(bundle.spec.classes))
 
 
 def _one_thread_each() -> None:

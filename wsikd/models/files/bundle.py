@@ -20,6 +20,7 @@ from wsikd.core.run import write_json_atomic
 from wsikd.models.files.card import CARD as CARD
 from wsikd.models.files.card import GraderCard, GraderInput, read_grader_card
 from wsikd.models.files.card import InputSpec as InputSpec
+from wsikd.models.files.guard_file import read_guard, write_guard
 from wsikd.models.names import card_entry, install_it
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from wsikd.core.guard import Guard
     from wsikd.models.graders.pooled import Grader
 
 WEIGHTS = "model.safetensors"
@@ -48,6 +50,11 @@ class StudentBundle:
         weights = _read_weights(self.path / WEIGHTS)
         _check_normalisation(self.path, weights, self.spec)
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """What withholds grades; None where the card has none. Raises BundleError."""
+        return read_guard(self.path, self.card.guard)
 
     @property
     def sha256(self) -> str:
@@ -100,7 +107,7 @@ class StudentBundle:
 
 def save_bundle(
     folder: str | Path, grader: Grader, spec: InputSpec, *, arch: str, width: float = 1.0,
-    **card: Any,
+    guard: Guard | None = None, **card: Any,
 ) -> Path:  # fmt: skip
     """Write a network and its card.
 
@@ -110,6 +117,7 @@ def save_bundle(
         spec: what it is to be given.
         arch: its entry in ``BACKBONES``.
         width: factor on its channels.
+        guard: of its features, kept in a file of its own.
         card: further entries of :class:`GraderCard`, JSON values.
 
     Raises:
@@ -135,6 +143,8 @@ def save_bundle(
     }
     with Place(folder, BUNDLE, folder, whole=True).made() as part:
         write_weights(part / WEIGHTS, state, {"wsikd": _sealed(network, entries["input"])})
+        if guard is not None:
+            entries["guard"] = write_guard(part, guard)
         made = GraderCard.made(_sha256(part / WEIGHTS), entries)
         write_json_atomic(part / CARD, made.record())
     return folder
@@ -169,6 +179,7 @@ def load_bundle(
     """
     bundle = peek_bundle(path)
     folder, card, digest = bundle.path, bundle.card, bundle.sha256
+    _ = bundle.guard
     if known and digest == _sha256(folder / WEIGHTS) and known(bundle):
         return bundle
     _check_fit(folder, card, bundle.spec)

@@ -136,6 +136,26 @@ class CancerShares(CardPart):
     slides: int | None = None
 
 
+class GuardEntry(CardPart):
+    """What withholds the grade of slides unlike the training, see ``wsikd.core.guard``.
+
+    Attributes:
+        version: of the method; a wsikd that does not know it refuses the card.
+        sha256: digest of ``guard.safetensors``, which has the training fields' mean and axes.
+        threshold: distance beyond which a slide is unlike the training.
+        train_slides: slides of the training fields.
+        val_slides: slides that the threshold was chosen on.
+        weak: these are too few.
+    """
+
+    version: Literal[1]
+    sha256: str
+    threshold: Annotated[float, Within("guard.threshold", least=0.0)]
+    train_slides: int
+    val_slides: int
+    weak: bool
+
+
 class TaughtBy(CardPart):
     """The teacher of a network: a grader, or an encoder."""
 
@@ -284,6 +304,7 @@ class GraderCard(Card):
             by ``wsikd.grade.escalation.rule``.
         training: seed and epochs.
         appearance: stain and focus of the training; checked by ``wsikd.slides.appearance``.
+        guard: which slides are too unlike the training to be graded; None: all are graded.
     """
 
     KIND: ClassVar[str] = "grader"
@@ -311,6 +332,7 @@ class GraderCard(Card):
     escalation: Any = None
     training: Training | None = None
     appearance: Any = None
+    guard: GuardEntry | None = None
 
     @property
     def share_errors(self) -> ShareErrors | None:

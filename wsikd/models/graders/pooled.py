@@ -114,6 +114,25 @@ class Grader(nn.Module):
         """Logits: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, classes)."""
         return self.with_taps(x, ())[0]
 
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes), and the means of the deepest map (B, channels), in one pass."""
+        deepest = self.backbone.deepest
+        logits, taps = self.with_taps(x, (deepest,))
+        return logits, taps[deepest].mean((2, 3))
+
+
+class WithFeatures(nn.Module):
+    """A grader whose features stand behind its logits: (B, classes + channels)."""
+
+    def __init__(self, grader: Grader) -> None:
+        """Wrap a grader."""
+        super().__init__()
+        self.grader = grader
+
+    def forward(self, x: Tensor) -> Tensor:
+        """uint8 or float (B, 3, H, W) of 0 to 255 -> (B, classes + channels)."""
+        return torch.cat(self.grader.with_features(x), 1)
+
 
 def build_grader(
     arch: str,
