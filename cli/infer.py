@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     short_help="Grade whole slides: maps, overlays and a summary.",
     sections={
         "Reading": "stride dense exact tissue min_tissue slide_mpp series accept_grey reader",
-        "Conclusions": "specimen min_area min_pattern sensitivity minor_4 minor_5",
+        "Conclusions": "specimen min_area min_pattern sensitivity minor_4 minor_5 grade_anyway",
         "Escalation to the teacher": "escalate budget agreement kappa",
         "Hardware": "batch_size device engine precision threads jobs stall",
     },
@@ -179,6 +179,12 @@ if TYPE_CHECKING:
     metavar="MINUTES",
     help="Give up on a slide without progress for this many minutes.",
 )
+@click.option(
+    "--grade-anyway",
+    is_flag=True,
+    help="Grade slides that differ from the student's training too. By default the map is written "
+    "and the grade is withheld.",
+)
 @click.option("--overwrite", is_flag=True, help="Grade again and replace earlier results.")
 def infer(
     inputs: tuple[str, ...],
@@ -211,6 +217,7 @@ def infer(
     threads: int | None,
     jobs: int,
     stall: float,
+    grade_anyway: bool,
     overwrite: bool,
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
@@ -259,7 +266,7 @@ def infer(
         done = grade_slides(
             slides,
             Grading(model, device, settings, asked),
-            Wanted(names, rules, overwrite),
+            Wanted(names, rules, overwrite, grade_anyway),
             how,
             output,
             batch,

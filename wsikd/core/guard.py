@@ -9,7 +9,8 @@ did not learn from: docs/decisions/0021-guard.md. N fields, F features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +27,8 @@ ENOUGH = 19
 """Validation slides below which a guard is weak: the greatest of so many is passed by 5 %."""
 WEAK_FACTOR = 2.0
 """A weak guard's threshold: this many times the greatest distance of a validation slide."""
-VARIANCE = 0.99
 MOST_DIRECTIONS = 64
-_FLOOR = 1e-3
+_TINY, _LEAST = 1e-6, 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,19 @@ class Guard:
 
     Attributes:
         mean: of the training fields, float32 (F,).
-        axes: float32 (F, K); ``(features - mean) @ axes`` has unit variance in the training.
+        scale: their standard deviation, float32 (F,).
+        axes: float32 (F, K); ``(features - mean) / scale @ axes`` has unit variance in the
+            training.
+        rest: mean square per feature that the K directions leave of a training field.
         threshold: mean distance beyond which a slide is unlike the training.
         train_slides: slides of the training fields.
         val_slides: slides that the threshold was chosen on.
     """
 
     mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
     axes: NDArray[np.float32]
+    rest: float
     threshold: float
     train_slides: int
     val_slides: int
@@ -55,10 +60,20 @@ class Guard:
         return self.val_slides < ENOUGH
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distance of each field: (N, F) -> float64 (N,); 1 is usual in the training."""
-        away = (features - self.mean) @ self.axes
-        square = np.einsum("nk,nk->n", away, away, dtype=np.float64)
-        return np.asarray(np.sqrt(square / self.axes.shape[1]), np.float64)
+        """Distance of each field: (N, F) -> float64 (N,)."""
+        away = (features - self.mean) / self.scale
+        along = away @ self.axes
+        inside = np.einsum("nk,nk->n", along, along, dtype=np.float64)
+        held = along / self.lengths  # away, along axes of length 1
+        left = np.einsum("nf,nf->n", away, away, dtype=np.float64)
+        left -= np.einsum("nk,nk->n", held, held, dtype=np.float64)
+        total = inside + np.maximum(left, 0) / self.rest
+        return np.asarray(np.sqrt(total / len(self.mean)), np.float64)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.float32]:
+        """Of the axes, (K,)."""
+        return np.asarray(np.maximum(np.linalg.norm(self.axes, axis=0), 1e-12), np.float32)
 
 
 @dataclass
@@ -99,10 +114,9 @@ def fit_guard(
         val: features of fields of other slides, (M, F).
         val_slides: the slide of each.
     """
-    mean, axes = _directions(train.astype(np.float64), _weights(train_slides))
-    own = Guard(mean, axes, math.inf, len(set(train_slides)), len(set(val_slides)))
-    found = slide_means(own.distances(val), val_slides)
-    return Guard(mean, axes, threshold(found), own.train_slides, own.val_slides)
+    mean, scale, axes, rest = _directions(train.astype(np.float64), _weights(train_slides))
+    own = Guard(mean, scale, axes, rest, math.inf, len(set(train_slides)), len(set(val_slides)))
+    return replace(own, threshold=threshold(slide_means(own.distances(val), val_slides)))
 
 
 def threshold(distances: NDArray[np.float64]) -> float:
@@ -126,7 +140,9 @@ def threshold(distances: NDArray[np.float64]) -> float:
     return float(max(ordered[rank - 1], limit))
 
 
-def slide_means(values: NDArray[np.float64], slides: Sequence[str]) -> NDArray[np.float64]:
+def slide_means(
+    values: NDArray[np.float64], slides: Sequence[str] | NDArray[np.str_]
+) -> NDArray[np.float64]:
     """Mean of each slide, in the order of their names: (N,) -> float64 (S,)."""
     _, place, count = np.unique(np.asarray(slides), return_inverse=True, return_counts=True)
     return np.bincount(place, values) / count
@@ -140,16 +156,15 @@ def _weights(slides: Sequence[str]) -> NDArray[np.float64]:
 
 def _directions(
     features: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and whitened principal directions that hold ``VARIANCE`` of the variance."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]:
+    """Mean, standard deviation, whitened principal directions, and the mean square of the rest."""
     mean = weight @ features
-    away = features - mean
+    scale = np.sqrt(weight @ (features - mean) ** 2)
+    scale = np.maximum(scale, max(_TINY, 1e-3 * float(np.median(scale))))
+    away = (features - mean) / scale
     variance, vectors = np.linalg.eigh((away * weight[:, None]).T @ away)
-    variance, vectors = variance[::-1], vectors[:, ::-1]
-    variance = np.maximum(variance, 0)
-    total = max(float(variance.sum()), 1e-12)
-    count = int(np.searchsorted(np.cumsum(variance) / total, VARIANCE)) + 1
-    count = min(count, MOST_DIRECTIONS, len(variance))
-    floor = max(_FLOOR * float(variance[0]), 1e-12)
-    axes = vectors[:, :count] / np.sqrt(np.maximum(variance[:count], floor))
-    return mean.astype(np.float32), axes.astype(np.float32)
+    variance, vectors = np.maximum(variance[::-1], 0), vectors[:, ::-1]
+    count = min(MOST_DIRECTIONS, len(variance) // 2)
+    rest = max(float(variance[count:].mean()), _LEAST)
+    axes = vectors[:, :count] / np.sqrt(np.maximum(variance[:count], rest))
+    return mean.astype(np.float32), scale.astype(np.float32), axes.astype(np.float32), rest

@@ -1,9 +1,10 @@
-"""Patches of prostate, colon and bone at 4 um/px, and what blur, stain and compression make of them."""
+"""Patches of prostate, colon and bone at 4 um/px; what blur, stain and compression do to them."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -55,7 +56,9 @@ def read_set(folder: Path) -> Patches:
     by_slide: dict[str, list[tuple[Path, int]]] = {}
     for row in rows:
         label = int(row["label"]) if row["label"] else -1
-        file = next(f for f in (folder / row["image"], folder / "images" / row["image"]) if f.exists())
+        file = next(
+            f for f in (folder / row["image"], folder / "images" / row["image"]) if f.exists()
+        )
         by_slide.setdefault(row[key], []).append((file, label))
     chosen = (
         (name, *found[i])
@@ -81,15 +84,21 @@ def read_bone(folder: Path) -> Patches:
 
 def alterations() -> dict[str, Callable[[Image], Image]]:
     """Name -> what is done to a patch at 1 um/px."""
-    return {
-        **{f"blur {um:g} um": lambda x, um=um: cv2.GaussianBlur(x, (0, 0), um) for um in BLUR_UM},
-        **{f"stain {s:g}": lambda x, s=s: _stained(x, s) for s in STAIN},
-        **{f"JPEG quality {q}": lambda x, q=q: _compressed(x, q) for q in QUALITY},
-    }
+    found: dict[str, Callable[[Image], Image]] = {}
+    for um in BLUR_UM:
+        found[f"blur {um:g} um"] = partial(_blurred, sigma=um)
+    for strength in STAIN:
+        found[f"stain {strength:g}"] = partial(_stained, strength=strength)
+    for quality in QUALITY:
+        found[f"JPEG quality {quality}"] = partial(_compressed, quality=quality)
+    return found
 
 
 def _patches(rows: Iterable[tuple[str, Image, int]]) -> Patches:
-    images, labels, slides, chosen = [], [], [], []
+    images: list[Image] = []
+    labels: list[int] = []
+    slides: list[str] = []
+    chosen: list[int] = []
     changes, count = alterations(), dict[str, int]()
     altered: dict[str, list[Image]] = {name: [] for name in changes}
     for slide, image, label in rows:
@@ -121,6 +130,10 @@ def _small(image: Image) -> Image:
     return np.asarray(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _blurred(image: Image, sigma: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
+
+
 def _stained(image: Image, strength: float) -> Image:
     """Optical density times 1 + s in red and 1 - s in blue; green stays."""
     density = -np.log((np.arange(256) + 1) / 256)
@@ -132,7 +145,9 @@ def _stained(image: Image, strength: float) -> Image:
 
 def _compressed(image: Image, quality: int) -> Image:
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
+    read = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert read is not None
+    return np.asarray(read[:, :, ::-1], np.uint8)
 
 
 def _even(count: int, most: int) -> list[int]:

@@ -26,7 +26,7 @@ FOLDS, EPOCHS, WIDTH, BATCH, RATE = 4, 8, 0.5, 32, 3e-3
 
 
 def parts(slides: NDArray[np.str_], fold: int) -> NDArray[np.str_]:
-    """"test" for a quarter of the slides, "val" for another, else "train": str (N,)."""
+    """ "test" for a quarter of the slides, "val" for another, else "train": str (N,)."""
     names = np.unique(slides)
     place = np.random.default_rng(17).permutation(len(names)) % FOLDS
     part = np.where(place == fold, "test", np.where(place == (fold + 1) % FOLDS, "val", "train"))
@@ -39,7 +39,7 @@ def fold_features(own: Patches, others: Mapping[str, Patches], fold: int) -> Arr
     Returns:
         "part"; "own": features of the set's patches; "hit": whether each was graded right; for
         each alteration NAME "altered/NAME" and "hit/NAME" of the test patches among ``own.chosen``,
-        which are "altered_index"; for each other set "other/NAME"; "weight" of the head.
+        which are "altered_index"; for each other set "other/NAME".
     """
     part = parts(own.slide, fold)
     network = trained(own, np.flatnonzero((part == "train") & (own.label >= 0)), seed=fold)
@@ -89,13 +89,16 @@ def trained(own: Patches, indices: NDArray[np.int64], seed: int) -> Grader:
 
 
 @torch.inference_mode()
-def look(network: Grader, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pooled features (N, F) and the class of each patch."""
-    rows = []
+def look(
+    network: Grader, images: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What a guard reads (N, F), see ``Grader.with_features``, and the class of each patch."""
+    rows, found = [], []
     for start in range(0, len(images), 64):
-        rows.append(network.embed(_tensor(images[start : start + 64])))
-    features = torch.cat(rows)
-    return features.numpy(), network.head(features).argmax(1).numpy()
+        logits, features = network.with_features(_tensor(images[start : start + 64]))
+        rows.append(features.numpy())
+        found.append(logits.argmax(1).numpy())
+    return np.concatenate(rows), np.concatenate(found)
 
 
 def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 SETS = {"prostate": "prostate_gleason_10x", "colon": "colon_ebhi_10x"}
 BONE = "osteosarcoma_10x"
-CHOSEN = "Mahalanobis in principal directions; mean of fields"
+CHOSEN = "Mahalanobis, all maps; mean of fields"
 FEW = (3, 6, 10)
 """Validation slides of a weak guard that are tried."""
 
 
-def gather(data: Path, out: Path) -> None:
+def gather(data: Path, out: Path, folds: int) -> None:
     """Train and keep the features of every fold."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -49,20 +49,22 @@ def gather(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     slides = {name: own.slide for name, own in {**sets, "bone": bone}.items()}
     np.savez(out / "slides.npz", **slides)  # type: ignore[arg-type]
-    for fold in range(FOLDS):
+    for fold in range(folds):
         for name, own in sets.items():
+            if (out / f"{name}_{fold}.npz").exists():
+                continue
             others = {"bone": bone, **{k: v for k, v in sets.items() if k != name}}
             found = fold_features(own, others, fold)
             np.savez(out / f"{name}_{fold}.npz", **found)  # type: ignore[arg-type]
 
 
-def judge(out: Path, name: str) -> dict[str, Any]:
-    """Every candidate on one set, over all folds."""
+def judge(out: Path, name: str, folds: int) -> dict[str, Any]:
+    """Every candidate on one set."""
     slides = dict(np.load(out / "slides.npz"))
     rows: dict[str, dict[str, list[Any]]] = {}
     altered: dict[str, dict[str, list[Any]]] = {}
     weak: dict[int, dict[str, list[Any]]] = {n: {"alarm": [], "caught": []} for n in FEW}
-    for fold in range(FOLDS):
+    for fold in range(folds):
         kept = np.load(out / f"{name}_{fold}.npz")
         own, part = kept["own"], kept["part"]
         chosen = {p: part == p for p in ("train", "val", "test")}
@@ -82,7 +84,7 @@ def judge(out: Path, name: str) -> dict[str, Any]:
             if score == CHOSEN:
                 _alterations(altered, kept, slides[name], of, limit)
     return {
-        "slides": len(np.unique(slides[name])),
+        "slides": len(np.concatenate(rows[CHOSEN]["like"])),
         "scores": {score: _figures(row) for score, row in rows.items()},
         "altered": {k: {f: round(float(np.mean(v)), 3) for f, v in row.items()}
                     for k, row in altered.items()},
@@ -182,11 +184,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--folds", type=int, default=FOLDS, help="Take the first folds only.")
     options = parser.parse_args()
     logging.basicConfig(level="INFO")
-    if not all((options.output / f"{s}_{FOLDS - 1}.npz").exists() for s in SETS):
-        gather(options.data, options.output)
-    found = {name: judge(options.output, name) for name in SETS}
+    if not all((options.output / f"{s}_{options.folds - 1}.npz").exists() for s in SETS):
+        gather(options.data, options.output, options.folds)
+    found = {name: judge(options.output, name, options.folds) for name in SETS}
     for name, one in found.items():
         show(name, one)
     if options.json:

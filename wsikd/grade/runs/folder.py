@@ -18,6 +18,7 @@ from wsikd.core.workers.process import Task, WorkerPool, run_here
 from wsikd.core.workers.terminable import terminable
 from wsikd.grade.domain_shift import trained_on
 from wsikd.grade.exports import ALL, DEFAULT, EXPORTERS, find_exporter
+from wsikd.grade.guard_verdict import guard_note
 from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
 from wsikd.grade.runs.results import (
     ResultSettings,
@@ -59,11 +60,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to come of a slide; ``rules`` are asked of the student's card."""
+    """What is to come of a slide; ``rules`` are asked of the student's card.
+
+    ``grade_anyway`` grades slides that are unlike the student's training too.
+    """
 
     formats: tuple[str, ...] = DEFAULT
     rules: Asked = field(default_factory=Asked)
     overwrite: bool = False
+    grade_anyway: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +247,8 @@ def _load(run: Run, grading: Grading, watch: Watch) -> Loaded:
         watch.note(f"escalation: {loaded.rule}")
     if loaded.student.temperature is None:
         log.warning("the student's card holds no temperature: probabilities are not calibrated")
+    if note := guard_note(loaded.student):
+        log.warning("%s", note)
     return loaded
 
 
@@ -275,6 +282,7 @@ def _jobs(
         **asdict(rules_for(student.card, wanted.rules)),
         temperature=student.temperature,
         teacher_temperature=None if teacher is None else teacher.temperature,
+        grade_anyway=wanted.grade_anyway,
     )
     training, errors = trained_on(student), student.card.share_errors
     return [

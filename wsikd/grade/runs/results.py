@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
+from wsikd.core.guard import Reading
 from wsikd.core.output.cells import csv_records
 from wsikd.core.output.files import check_file
 from wsikd.core.output.lock import locked
@@ -28,11 +29,13 @@ from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, formats_for, write_all
 from wsikd.grade.gleason_rules import RULES_OF, Rules
+from wsikd.grade.guard_verdict import ANYWAY, guard_columns
 from wsikd.grade.intervals import basis, intervals
 from wsikd.grade.runs.cases import CASES_FILE, CORES_FILE, write_tables
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.summary import summarise
+from wsikd.grade.verdict import UNLIKE
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
 from wsikd.slides.file_format import files_of
@@ -69,12 +72,14 @@ class ResultSettings(Rules):
 
     ``formats`` are entries of ``EXPORTERS``, or ``all`` that the slide can have. ``temperature``
     calibrates the probabilities, ``teacher_temperature`` those of the fields that a teacher read;
-    None leaves them as the network gave them.
+    None leaves them as the network gave them. ``grade_anyway`` grades slides that the student's
+    guard would withhold.
     """
 
     formats: tuple[str, ...] = DEFAULT
     temperature: float | None = None
     teacher_temperature: float | None = None
+    grade_anyway: bool = False
 
 
 def infer_slide(
@@ -136,6 +141,8 @@ def infer_slide(
             **_reading(predictor),
             **slide.info.marks,
         }
+        if not settings.grade_anyway:
+            del made_with[ANYWAY]  # results of wsikd 0.1.0 do not say
         if place.replaced.exists():
             with locked(place.path):
                 place.recover()
@@ -147,6 +154,7 @@ def infer_slide(
                 return row, False  # by another process, meanwhile
             part = begin()
             watcher = Watcher() if trained_on else None
+            reading = Reading(predictor.guard) if predictor.guard else None
             grade_map = predictor.predict(
                 slide,
                 mask_file=entry.mask,
@@ -154,12 +162,16 @@ def infer_slide(
                 clock=clock,
                 on_progress=on_progress,
                 watch=watcher,
+                look=reading,
             ).calibrated(settings.temperature, settings.teacher_temperature)
             with clock("summary"):
-                row, spread, found = _summary(grade_map, settings, errors)
+                beyond = reading is not None and reading.beyond and not settings.grade_anyway
+                withheld = UNLIKE if beyond else None
+                row, spread, found = _summary(grade_map, settings, errors, withheld)
             if entry.patient:
                 row = {"slide": row["slide"], "patient": entry.patient} | row
             row |= likeness(entry.name, trained_on, watcher)
+            row |= guard_columns(entry.name, reading, anyway=settings.grade_anyway)
             row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
                 write_all(grade_map, part, formats, slide=slide)
@@ -199,17 +211,26 @@ def results_made(out: Path) -> Made:
 
 
 def _summary(
-    grade_map: GradeMap, settings: ResultSettings, errors: ShareErrors | None
+    grade_map: GradeMap,
+    settings: ResultSettings,
+    errors: ShareErrors | None,
+    withheld: str | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
-    """A slide's row, intervals of its numbers where there are any, cores of a biopsy."""
+    """A slide's row, intervals of its numbers where there are any, cores of a biopsy.
+
+    ``withheld`` says why the slide gets no grade, and its cores none; None where it is graded.
+    """
     drawn = intervals(grade_map, errors, settings)
-    of_cancer = drawn.of_cancer if drawn else None
-    row: dict[str, Any] = summarise(grade_map, settings, drawn=drawn, of_cancer=of_cancer)
+    of_cancer = drawn.of_cancer if drawn and not withheld else None
+    row: dict[str, Any] = summarise(
+        grade_map, settings, drawn=drawn, of_cancer=of_cancer, withheld=withheld
+    )
     row["intervals"] = basis(grade_map, errors)
-    found = cores(grade_map, settings) if settings.specimen == "biopsy" else []
+    found = cores(grade_map, settings) if settings.specimen == "biopsy" and not withheld else []
     if found:
         row |= core_columns(found)
-    return row, drawn.record(grade_map.classes) if drawn else None, [c.record() for c in found]
+    spread = drawn.record(grade_map.classes) if drawn and not withheld else None
+    return row, spread, [c.record() for c in found]
 
 
 @contextmanager
@@ -375,7 +396,8 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it")
     old, new = found.made_with, json.loads(json.dumps(made_with))
     later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
-    keys = [k for k in dict.fromkeys([*new, *ASKED, *MARKS]) if old.get(k) != new.get(k)]
+    both = dict.fromkeys([*new, *ASKED, *MARKS, ANYWAY])
+    keys = [k for k in both if old.get(k) != new.get(k)]
     keys = [k for k in keys if k not in later]
     if keys:
         what = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} asked" for k in keys)

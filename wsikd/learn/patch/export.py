@@ -16,6 +16,7 @@ from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
 from wsikd.learn.engine.leakage import record_seen
 from wsikd.learn.patch.build import init_stream
+from wsikd.learn.patch.guard import student_guard
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import calibration, fit_temperature
 from wsikd.learn.score.cancer_choice import cancer_record
@@ -141,8 +142,9 @@ def write_student(
         "temperature": temperature, "val_slides": val_slides, "never_predicted": list(missing),
         "min_area_mm2": least,
     })  # fmt: skip
+    guard = student_guard(student.eval(), patches, mpp=spec.mpp, device=device)
     bundle = save_bundle(
-        run.student, student.to("cpu"), spec,
+        run.student, student.to("cpu"), spec, guard=guard,
         arch=config.network.arch, width=config.network.width, method=config.method,
         teacher=None if teacher is None else {
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,

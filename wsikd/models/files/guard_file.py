@@ -24,7 +24,12 @@ def write_guard(folder: Path, guard: Guard) -> dict[str, Any]:
     """Write a guard's file into the folder of a bundle; returns its entry of the card."""
     from safetensors.numpy import save
 
-    arrays = {"mean": guard.mean, "axes": np.ascontiguousarray(guard.axes)}
+    arrays = {
+        "mean": guard.mean,
+        "scale": guard.scale,
+        "axes": np.ascontiguousarray(guard.axes),
+        "rest": np.array([guard.rest], np.float32),
+    }
     data = save(arrays)
     (folder / GUARD).write_bytes(data)
     return {
@@ -56,14 +61,15 @@ def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | None:
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(file, f"is not the file that {CARD} describes", REMEDY)
     try:
-        arrays = load(data)
-        mean, axes = arrays["mean"], arrays["axes"]
+        arrays = {k: load(data)[k].astype(np.float32) for k in ("mean", "scale", "axes", "rest")}
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(file, "holds no guard", REMEDY) from error
-    fits = mean.ndim == 1 and axes.ndim == 2 and len(axes) == len(mean) and axes.shape[1] > 0
-    if not fits or not np.isfinite(mean).all() or not np.isfinite(axes).all():
+    mean, scale, axes, rest = arrays.values()
+    fits = axes.ndim == 2 and mean.shape == scale.shape == axes.shape[:1] and rest.shape == (1,)
+    sound = fits and all(np.isfinite(one).all() for one in arrays.values())
+    if not sound or not scale.min(initial=1) > 0 or not rest[0] > 0:
         raise BundleError(file, "holds no guard", REMEDY)
     return Guard(
-        mean.astype(np.float32), axes.astype(np.float32), float(entry.threshold),
+        mean, scale, axes, float(rest[0]), float(entry.threshold),
         entry.train_slides, entry.val_slides,
     )  # fmt: skip

@@ -1,0 +1,99 @@
+"""Slides that a student's guard withholds: no grade, the map, the reason; --grade-anyway."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from wsikd.cli.main import main
+
+from tests.slides.pixels import tissue_rgb
+from wsikd.core.guard import fit_guard
+from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.graders.pooled import build_grader
+from wsikd.synthetic.pyramid import write_pyramid
+
+SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
+SCORE = ("primary", "secondary", "gleason_score", "isup_grade_group", "isup_low")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slide") / "good.svs"
+    rgb = tissue_rgb(1200, 900, (100, 100, 900, 700), seed=4)
+    write_pyramid(path, rgb, mpp=0.5, power=20, downsamples=(1,))
+    return path
+
+
+def student(folder, threshold, count=20):
+    """A student that calls everything pattern 4; its guard has that threshold, None: no guard."""
+    torch.manual_seed(1)
+    grader = build_grader("vgg_small", 4, width=0.25)
+    with torch.no_grad():
+        grader.head.bias[2] += 50
+    guard = None
+    if threshold is not None:
+        x = torch.randint(0, 255, (count, 3, 16, 16), generator=torch.manual_seed(2))
+        with torch.inference_mode():
+            features = grader.eval().with_features(x.float())[1].numpy()
+        names = [str(n) for n in range(count)]
+        guard = replace(fit_guard(features, names, features, names), threshold=threshold)
+    return save_bundle(
+        folder / "student", grader, SPEC, arch="vgg_small", width=0.25, temperature=1.0,
+        min_area_mm2=0.0, guard=guard,
+    )  # fmt: skip
+
+
+def infer(slide, bundle, out, *more):
+    done = CliRunner().invoke(main, ["infer", "-i", str(slide), "-m", str(bundle), "-o", str(out),
+                                     "--jobs", "0", "--threads", "1", "--format", "zarr",
+                                     *more])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    with (out / "summary.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    return row, done.output, json.loads((out / "good" / "result.json").read_text())
+
+
+def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
+    bundle = student(tmp_path, 0.0)
+    row, said, record = infer(slide, bundle, tmp_path / "out")
+    assert row["grade_status"] == "withheld: unlike training"
+    assert not any(row.get(name) for name in SCORE)
+    assert "worst_core_score" not in row
+    assert float(row["guard_distance"]) > 1
+    assert float(row["G4_share"]) > 0.9
+    assert (tmp_path / "out" / "good" / "grades.zarr").is_dir()
+    assert "grade withheld: the slide is unlike the training" in said
+    assert record["intervals"] is None
+    assert "grade_anyway" not in record["made_with"]
+
+
+def test_grade_anyway_grades_and_is_recorded(slide, tmp_path):
+    bundle = student(tmp_path, 0.0)
+    row, _, record = infer(slide, bundle, tmp_path / "out", "--grade-anyway")
+    assert (row["grade_status"], row["isup_grade_group"]) == ("graded", "4")
+    assert float(row["guard_distance"]) > 1
+    assert record["made_with"]["grade_anyway"] is True
+    again = ["-i", slide, "-m", bundle, "-o", tmp_path / "out", "--format", "zarr", "--jobs", "0"]
+    done = CliRunner().invoke(main, ["infer", *map(str, again)])
+    assert "grade_anyway True there, None asked" in done.output
+
+
+def test_a_slide_within_is_graded_as_without_a_guard(slide, tmp_path, caplog):
+    """The features beside them do not change the logits."""
+    guarded, _, _ = infer(slide, student(tmp_path / "a", 1e6), tmp_path / "with")
+    assert "guard" not in caplog.text
+    plain, _, _ = infer(slide, student(tmp_path / "b", None), tmp_path / "without")
+    assert "has no guard" in caplog.text
+    assert guarded.pop("guard_distance")
+    for name in ("seconds", "student"):
+        guarded.pop(name), plain.pop(name)
+    assert guarded == plain
+
+
+def test_a_weak_guard_says_so(slide, tmp_path, caplog):
+    row, _, _ = infer(slide, student(tmp_path, 0.0, count=5), tmp_path / "out")
+    assert row["grade_status"] == "withheld: unlike training"
+    assert "guard is weak: its threshold rests on 5 validation slide(s)" in caplog.text

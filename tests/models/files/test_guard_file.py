@@ -1,0 +1,80 @@
+"""A bundle's guard: written, read as it was, refused where it is damaged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from wsikd.core.errors import BundleError
+from wsikd.core.guard import fit_guard
+from wsikd.models.files.bundle import CARD, InputSpec, load_bundle, peek_bundle, save_bundle
+from wsikd.models.files.guard_file import GUARD
+from wsikd.models.graders.pooled import build_grader
+
+SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3"))
+
+
+def guard():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 12)).astype(np.float32)
+    names = [f"s{n % 20}" for n in range(60)]
+    return fit_guard(features, names, features, names)
+
+
+def bundle(folder, **more):
+    grader = build_grader("vgg_small", 2, width=0.25)
+    return save_bundle(folder / "b", grader, SPEC, arch="vgg_small", width=0.25, **more)
+
+
+def test_a_guard_is_read_as_it_was_written(tmp_path):
+    own = guard()
+    found = load_bundle(bundle(tmp_path, guard=own)).guard
+    np.testing.assert_array_equal(found.axes, own.axes)
+    np.testing.assert_array_equal(found.mean, own.mean)
+    np.testing.assert_array_equal(found.scale, own.scale)
+    assert (found.threshold, found.val_slides, found.weak) == (own.threshold, 20, False)
+
+
+def test_a_bundle_without_a_guard_is_read(tmp_path):
+    found = load_bundle(bundle(tmp_path))
+    assert found.guard is None
+    assert not (found.path / GUARD).exists()
+    assert "guard" not in found.card.record()
+
+
+def swap(folder):
+    other = folder.parent / "other"
+    other.mkdir()
+    (folder / GUARD).write_bytes((bundle(other, guard=guard()) / GUARD).read_bytes() + b" ")
+
+
+def entry(folder, **changes):
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | {"guard": card["guard"] | changes}))
+
+
+DAMAGE = {
+    "missing": (lambda f: (f / GUARD).unlink(), "has no guard.safetensors"),
+    "truncated": (
+        lambda f: (f / GUARD).write_bytes((f / GUARD).read_bytes()[:-8]),
+        "not the file that card.json describes",
+    ),
+    "of another": (swap, "not the file that card.json describes"),
+    "of a newer version": (lambda f: entry(f, version=2), "guard.version"),
+    "a negative threshold": (lambda f: entry(f, threshold=-1.0), "guard.threshold"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_guard_is_refused(tmp_path, kind):
+    damage, fault = DAMAGE[kind]
+    folder = bundle(tmp_path, guard=guard())
+    damage(folder)
+    with pytest.raises(BundleError, match=fault):
+        load_bundle(folder)
+
+
+def test_peeking_reads_no_guard(tmp_path):
+    folder = bundle(tmp_path, guard=guard())
+    (folder / GUARD).unlink()
+    assert peek_bundle(folder).card.guard.val_slides == 20
