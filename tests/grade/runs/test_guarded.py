@@ -65,7 +65,7 @@ def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
     assert float(row["guard_distance"]) > 1
     assert float(row["G4_share"]) > 0.9
     assert (tmp_path / "out" / "good" / "grades.zarr").is_dir()
-    assert "grade withheld: the slide is unlike the training" in said
+    assert "grade withheld: the slide" in said
     assert record["intervals"] is None
     assert "grade_anyway" not in record["made_with"]
 
