@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SETS = {"prostate": "prostate_gleason_10x", "colon": "colon_ebhi_10x"}
 BONE = "osteosarcoma_10x"
-CHOSEN = "Mahalanobis, all maps; mean of fields"
+CHOSEN = "Mahalanobis, all maps; mean field"
 FEW = (3, 6, 10)
 """Validation slides of a weak guard that are tried."""
 

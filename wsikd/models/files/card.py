@@ -142,7 +142,7 @@ class GuardEntry(CardPart):
     Attributes:
         version: of the method; a wsikd that does not know it refuses the card.
         sha256: digest of ``guard.safetensors``, which has the training fields' mean and axes.
-        threshold: distance beyond which a slide is unlike the training.
+        threshold: distance beyond which a slide differs from the training.
         train_slides: slides of the training fields.
         val_slides: slides that the threshold was chosen on.
         weak: these are too few.

@@ -1,4 +1,4 @@
-"""A bundle's guard: ``guard.safetensors`` beside the weights, whose digest stands in the card."""
+"""A bundle's guard: ``guard.safetensors`` beside the weights, whose digest is in the card."""
 
 from __future__ import annotations
 
