@@ -82,10 +82,11 @@ def trained(own: Patches, indices: NDArray[np.int64], seed: int) -> Grader:
                 network(batch.clamp(0, 255)), torch.from_numpy(own.label[chosen]), weight
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-    return network.eval()
+    network.eval()
+    return network  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
