@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.guard import ENOUGH
+from wsikd.models.guard import ENOUGH
 
 if TYPE_CHECKING:
-    from wsikd.core.guard import Reading
     from wsikd.models.files.bundle import StudentBundle
+    from wsikd.models.guard import Reading
 
 log = logging.getLogger(__name__)
 ANYWAY = "grade_anyway"

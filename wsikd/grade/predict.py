@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from wsikd.core.guard import Guard
     from wsikd.models.files.bundle import InputSpec
+    from wsikd.models.guard import Guard
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.tissue.find import TissueMask

@@ -26,7 +26,7 @@ if not __package__:  # run as a file: its folder is on the path, the checkout is
 from benchmarks.studies.guard.data import read_bone, read_set
 from benchmarks.studies.guard.features import FOLDS, fold_features
 from benchmarks.studies.guard.scores import candidates
-from wsikd.core.guard import threshold
+from wsikd.models.guard import threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SETS = {"prostate": "prostate_gleason_10x", "colon": "colon_ebhi_10x"}
 BONE = "osteosarcoma_10x"
-CHOSEN = "Mahalanobis, all maps; mean field"
+CHOSEN = "Mahalanobis, all maps; mean of fields"
 FEW = (3, 6, 10)
 """Validation slides of a weak guard that are tried."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.guard import fit_guard, slide_means
+from wsikd.models.guard import fit_guard, slide_means
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.slides.pixels import tissue_rgb
-from wsikd.core.guard import fit_guard
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
+from wsikd.models.guard import fit_guard
 from wsikd.synthetic.pyramid import write_pyramid
 
 SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))

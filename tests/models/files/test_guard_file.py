@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wsikd.core.errors import BundleError
-from wsikd.core.guard import fit_guard
 from wsikd.models.files.bundle import CARD, InputSpec, load_bundle, peek_bundle, save_bundle
 from wsikd.models.files.guard_file import GUARD
 from wsikd.models.graders.pooled import build_grader
+from wsikd.models.guard import fit_guard
 
 SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3"))
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from wsikd.core.guard import Guard
     from wsikd.grade.engines import Engine
     from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import Look, PredictSettings, SlidePredictor, Watch
     from wsikd.models.files.bundle import InputSpec
+    from wsikd.models.guard import Guard
     from wsikd.slides.base import Slide
     from wsikd.slides.scaled_view import Canvas
     from wsikd.slides.tissue.find import TissueMask

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
-from wsikd.core.guard import Reading
 from wsikd.core.output.cells import csv_records
 from wsikd.core.output.files import check_file
 from wsikd.core.output.lock import locked
@@ -36,6 +35,7 @@ from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.summary import summarise
 from wsikd.grade.verdict import UNLIKE
+from wsikd.models.guard import Reading
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
 from wsikd.slides.file_format import files_of

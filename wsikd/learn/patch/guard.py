@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.guard import ENOUGH, fit_guard
 from wsikd.learn.score.predict_patches import predict
+from wsikd.models.guard import ENOUGH, fit_guard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsikd.core.guard import Guard
     from wsikd.learn.data.patches import PatchSet
     from wsikd.models.graders.pooled import Grader
+    from wsikd.models.guard import Guard
 
 logger = logging.getLogger(__name__)
 LOOKED_AT = 2000

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from wsikd.core.guard import Guard
     from wsikd.models.graders.pooled import Grader
+    from wsikd.models.guard import Guard
 
 WEIGHTS = "model.safetensors"
 _FLOATS = ("F64", "F32", "F16", "BF16")

@@ -137,7 +137,7 @@ class CancerShares(CardPart):
 
 
 class GuardEntry(CardPart):
-    """What withholds the grade of slides unlike the training, see ``wsikd.core.guard``.
+    """What withholds the grade of slides unlike the training, see ``wsikd.models.guard``.
 
     Attributes:
         version: of the method; a wsikd that does not know it refuses the card.

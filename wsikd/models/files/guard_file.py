@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import BundleError
-from wsikd.core.guard import Guard
 from wsikd.models.files.card import CARD, REMEDY
+from wsikd.models.guard import Guard
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,8 +1,8 @@
 """Is a slide like those that a network learnt from, as its own features show it?
 
 The features of a field are the mean and the standard deviation of every channel of the network's
-maps. A slide's are their means over its fields. Their distance from the training fields is that of
-P. C. Mahalanobis, isotropic outside the principal directions of the training fields. The threshold
+maps. Their distance from the training fields is that of P. C. Mahalanobis, isotropic outside the
+principal directions of the training fields; a slide's is the mean over its fields. The threshold
 comes from validation slides, which the network did not learn from: docs/decisions/0021-guard.md.
 N fields, F features.
 """
@@ -42,7 +42,7 @@ class Guard:
         axes: float32 (F, K); ``(features - mean) / scale @ axes`` has unit variance in the
             training.
         rest: mean square per feature that the K directions leave of a training field.
-        threshold: distance beyond which a slide differs from the training.
+        threshold: mean distance beyond which a slide differs from the training.
         train_slides: slides of the training fields.
         val_slides: slides that the threshold was chosen on.
     """
@@ -61,7 +61,7 @@ class Guard:
         return self.val_slides < ENOUGH
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distance of features, of fields or slides: (N, F) -> float64 (N,)."""
+        """Distance of each field: (N, F) -> float64 (N,)."""
         away = (features - self.mean) / self.scale
         along = away @ self.axes
         inside = np.einsum("nk,nk->n", along, along, dtype=np.float64)
@@ -79,24 +79,21 @@ class Guard:
 
 @dataclass
 class Reading:
-    """Takes the mean of a slide's features while its fields pass by."""
+    """Takes the distances of a slide's fields while they pass by."""
 
     guard: Guard
-    _sum: NDArray[np.float64] | float = field(default=0.0, init=False)
+    _sum: float = field(default=0.0, init=False)
     _fields: int = field(default=0, init=False)
 
     def __call__(self, features: NDArray[np.float32]) -> None:
         """Look at a batch: features (B, F)."""
-        self._sum = self._sum + features.sum(0, dtype=np.float64)
+        self._sum += float(self.guard.distances(features).sum())
         self._fields += len(features)
 
     @property
     def distance(self) -> float | None:
         """Of the slide; None without a field."""
-        if not self._fields:
-            return None
-        mean = np.asarray(self._sum / self._fields, np.float32)
-        return float(self.guard.distances(mean[None])[0])
+        return self._sum / self._fields if self._fields else None
 
     @property
     def beyond(self) -> bool:
@@ -120,7 +117,7 @@ def fit_guard(
     """
     mean, scale, axes, rest = _directions(train.astype(np.float64), _weights(train_slides))
     own = Guard(mean, scale, axes, rest, math.inf, len(set(train_slides)), len(set(val_slides)))
-    return replace(own, threshold=threshold(own.distances(mean_features(val, val_slides))))
+    return replace(own, threshold=threshold(slide_means(own.distances(val), val_slides)))
 
 
 def threshold(distances: NDArray[np.float64]) -> float:
@@ -150,16 +147,6 @@ def slide_means(
     """Mean of each slide, in the order of their names: (N,) -> float64 (S,)."""
     _, place, count = np.unique(np.asarray(slides), return_inverse=True, return_counts=True)
     return np.bincount(place, values) / count
-
-
-def mean_features(
-    features: NDArray[np.float32], slides: Sequence[str] | NDArray[np.str_]
-) -> NDArray[np.float32]:
-    """Mean features of each slide, in the order of their names: (N, F) -> float32 (S, F)."""
-    names, place = np.unique(np.asarray(slides), return_inverse=True)
-    found = np.zeros((len(names), features.shape[1]))
-    np.add.at(found, place, features)
-    return np.asarray(found / np.bincount(place)[:, None], np.float32)
 
 
 def _weights(slides: Sequence[str]) -> NDArray[np.float64]:
