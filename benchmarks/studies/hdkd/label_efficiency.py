@@ -234,7 +234,7 @@ def to_markdown(study: dict[str, Any]) -> str:
         for point in study["points"]
     ]  # fmt: skip
     note = (
-        "Mean ± deviation over seeds (ddof 0; each draws its own slides), then the 95 % interval "
+        "Mean ± deviation over seeds (n - 1; each draws its own slides), then the 95 % interval "
         "over test slides or patients. Every row of a seed, the teacher too, has the same training "
         "slides."
     )
@@ -260,4 +260,5 @@ def _cell(point: dict[str, Any], figure: str) -> str:
     mean, deviation = point["mean"][figure], point["deviation"][figure]
     if mean is None:
         return "-"
-    return f"{mean:.3f} ± {deviation:.3f} {span_of(point['interval'][figure])}"
+    apart = "-" if deviation is None else f"{deviation:.3f}"
+    return f"{mean:.3f} ± {apart} {span_of(point['interval'][figure])}"

@@ -29,7 +29,8 @@ def plot_shares(points: Sequence[Mapping[str, Any]], file: Path) -> None:
         mean = [p["mean"]["kappa"] for p in own]
         style = {"teacher": ":", "colour_histogram": "--"}.get(name, "-")
         line = axis.errorbar(
-            place, mean, yerr=[p["deviation"]["kappa"] for p in own], label=name.replace("_", " "),
+            place, mean, yerr=[p["deviation"]["kappa"] or 0.0 for p in own],
+            label=name.replace("_", " "),
             linestyle=style, marker="o", markersize=4, capsize=2, linewidth=1.4,
         )  # fmt: skip
         for x, point in zip(place, own, strict=True):

@@ -1,6 +1,6 @@
 """The table of a comparison: means over seeds, intervals over slides, and paired gains.
 
-Three kinds of chance are distinguished. The deviation over seeds (population, ddof 0), each seed
+Three kinds of chance are distinguished. The deviation over seeds (n - 1), each seed
 the mean of its repeats, says what another training would give on the same slides; that over
 repeats, what another dealing of the folds would; the interval, over slides or patients, what other
 slides would give with the same trainings averaged. Where each seed has its own dealing of the
@@ -30,6 +30,7 @@ from wsikd.core.output.looks import looks_text
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.learn.reproduce.gains import holm, is_gain, p_seeds, p_slides, share_interval
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
 from wsikd.learn.score.metrics import METRICS, least_groups, measure, scale_of, supports, weighted
 
@@ -160,8 +161,8 @@ def summary_of(points: Points, without: Without) -> dict[str, Any]:
     return {
         "units": len(points),
         "mean": {m: _number(_over(v, 0).mean()) for m, v in values.items()},
-        "deviation": {m: _number(_over(v, 0).std()) for m, v in values.items()},
-        "deviation_repeats": {m: _number(_over(v, 1).std()) for m, v in values.items()},
+        "deviation": {m: _number(_deviation(_over(v, 0))) for m, v in values.items()},
+        "deviation_repeats": {m: _number(_deviation(_over(v, 1))) for m, v in values.items()},
         "interval": {m: without.interval(m) for m in METRICS},
         "each": {m: [_number(x) for x in v.values()] for m, v in values.items()},
         "each_is": [{"seed": seed, "repeat": repeat} for seed, repeat in points],
@@ -172,6 +173,11 @@ def _over(values: Mapping[Key, float], part: int) -> NDArray[np.float64]:
     """Means by seed, over its repeats (part 0), or by repeat, over its seeds (part 1)."""
     kinds = sorted({key[part] for key in values})
     return np.array([np.mean([v for k, v in values.items() if k[part] == own]) for own in kinds])
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    """With n - 1; NaN of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def _number(value: float) -> float | None:
@@ -225,7 +231,9 @@ def _gains(
     """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
 
     *Gap closed* is (distilled - CE) / (teacher - CE), given only where the interval of
-    teacher - CE excludes zero.
+    teacher - CE lies above zero, with its interval by Fieller's way. ``gain`` is whether the
+    intervals over slides and over seeds both lie above zero; ``p`` the greater of the p-values over
+    slides and over seeds, ``p_holm`` corrected for all comparisons of the table.
     """
     gains = []
     for row in plan.rows:
@@ -236,11 +244,18 @@ def _gains(
             entry = difference_of(row.name, base.name, metric, points, without)
             if TEACHER in points:
                 gap = difference_of(TEACHER, base.name, metric, points, without)
-                reach = gap["interval_slides"]
-                certain = reach is not None and reach[0] > 0
+                base_values = without[base.name].values[metric]
+                closed = share_interval(
+                    without[row.name].values[metric] - base_values,
+                    without[TEACHER].values[metric] - base_values,
+                    least=least_groups(metric),
+                )
                 entry["gap"] = gap["mean"]
-                entry["gap_closed"] = entry["mean"] / gap["mean"] if certain else None
+                entry["gap_closed"] = entry["mean"] / gap["mean"] if closed else None
+                entry["gap_closed_interval"] = closed
             gains.append(entry)
+    for entry, corrected in zip(gains, holm([g["p"] for g in gains]), strict=True):
+        entry["p_holm"] = corrected
     return gains
 
 
@@ -259,18 +274,18 @@ def difference_of(
     if len(each) > 1 and np.isfinite(each).all():
         half = float(t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
         reach = (float(each.mean()) - half, float(each.mean()) + half)
+    pair = (without[one].values[metric], without[other].values[metric], scale_of(metric))
+    slides = difference_interval(*pair, least=least_groups(metric))
+    chances = (p_slides(*pair, least=least_groups(metric)), p_seeds(each))
     return {
         "row": one,
         "over": other,
         "metric": metric,
         "mean": _number(each.mean()),
-        "interval_slides": difference_interval(
-            without[one].values[metric],
-            without[other].values[metric],
-            scale_of(metric),
-            least=least_groups(metric),
-        ),
+        "interval_slides": slides,
         "interval_seeds": reach,
+        "gain": is_gain(slides, reach),
+        "p": None if None in chances else max(p for p in chances if p is not None),
         "each": [_number(v) for v in one_by_one.values()],
     }
 
@@ -322,7 +337,22 @@ def write_table(table: dict[str, Any], out: Path) -> str:
     return text
 
 
-GAIN_HEADS = ("gain", "over", "figure", "mean", "over slides", "over seeds", "gap closed")
+GAIN_HEADS = (
+    "gain",
+    "over",
+    "figure",
+    "mean",
+    "over slides",
+    "over seeds",
+    "p, Holm",
+    "gap closed",
+)
+
+
+GAIN_NOTE = (
+    "\\* The intervals over slides and over seeds both lie above zero. p is the greater of the two "
+    "p-values, corrected for all gains of this table (Holm)."
+)
 
 
 def to_markdown(table: dict[str, Any]) -> str:
@@ -346,7 +376,7 @@ def to_markdown(table: dict[str, Any]) -> str:
         way = f"{dealt}{plan['folds']}-fold cross-fitting"
     seeds = ", ".join(map(str, plan["seeds"]))
     note = (
-        f"Mean ± deviation over seeds ({seeds}; ddof 0), then the 95 % interval over "
+        f"Mean ± deviation over seeds ({seeds}; n - 1), then the 95 % interval over "
         f"{plan['groups']} slides or patients; {plan['test_patches']} patches of {way}, scored "
         "once a run."
     )
@@ -356,7 +386,7 @@ def to_markdown(table: dict[str, Any]) -> str:
     if table.get("looks"):
         lines += ["", f"When it was scored last, {looks_text(table['looks'])}."]
     if table["gains"]:
-        lines += ["", *table_lines(GAIN_HEADS, map(_gain_cells, table["gains"]))]
+        lines += ["", *table_lines(GAIN_HEADS, map(_gain_cells, table["gains"])), "", GAIN_NOTE]
     if table["warnings"]:
         lines += ["", *(f"Warning: {text}." for text in table["warnings"])]
     return "\n".join(lines) + "\n"
@@ -366,7 +396,8 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     mean, deviation = row["mean"][metric], row["deviation"][metric]
     if mean is None:
         return "-"
-    return f"{mean:.3f} ± {deviation:.3f} {span_of(row['interval'][metric])}"
+    apart = "-" if deviation is None else f"{deviation:.3f}"
+    return f"{mean:.3f} ± {apart} {span_of(row['interval'][metric])}"
 
 
 def span_of(reach: tuple[float, float] | None) -> str:
@@ -375,12 +406,13 @@ def span_of(reach: tuple[float, float] | None) -> str:
 
 
 def _gain_cells(gain: dict[str, Any]) -> list[str]:
-    closed, mean = gain.get("gap_closed"), gain["mean"]
+    closed, mean, chance = gain.get("gap_closed"), gain["mean"], gain["p_holm"]
     return [
         gain["row"], gain["over"], SHOWN[gain["metric"]],
-        "-" if mean is None else f"{mean:+.3f}",
+        "-" if mean is None else f"{mean:+.3f}{' *' if gain['gain'] else ''}",
         span_of(gain["interval_slides"]), span_of(gain["interval_seeds"]),
-        "-" if closed is None else f"{closed:.2f}",
+        "-" if chance is None else f"{chance:.2g}",
+        "-" if closed is None else f"{closed:.2f} {span_of(gain['gap_closed_interval'])}",
     ]  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""Gap closed, p-values and their correction."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from wsikd.core.intervals import interval, leave_out
+from wsikd.learn.reproduce.gains import holm, is_gain, p_seeds, p_slides, share_interval
+
+
+def means(values):
+    """Means of groups with all of them and without each, as tables have figures."""
+    rows = leave_out(len(values))
+    return rows @ values / rows.sum(1)
+
+
+def test_p_over_slides_is_where_the_interval_meets_zero():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.3, 1.0):
+        values = means(rng.normal(shift, 1, 30))
+        p = p_slides(values, np.zeros_like(values), "difference")
+        low, high = interval(values, "difference", level=1 - p)
+        assert min(abs(low), abs(high)) < 1e-3 * (high - low)
+        assert (p < 0.05) == (not interval(values, "difference")[0] <= 0 <= interval(
+            values, "difference")[1])  # fmt: skip
+    assert p_slides(means(rng.normal(0, 1, 5)), np.zeros(6), "difference") is None
+
+
+def test_p_over_seeds_is_students():
+    each = np.array([0.1, 0.3, 0.2])
+    assert p_seeds(each) == pytest.approx(ttest_1samp(each, 0).pvalue)
+    assert p_seeds(np.array([0.2])) is None
+    assert p_seeds(np.array([0.2, np.nan])) is None
+
+
+def test_holm_by_hand():
+    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.04, None, 0.09, 0.09])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_gain_takes_both_intervals():
+    assert is_gain((0.1, 0.2), (0.01, 0.3))
+    assert not is_gain((0.1, 0.2), (-0.01, 0.3))
+    assert not is_gain((-0.1, 0.2), (0.01, 0.3))
+    assert not is_gain((-0.3, -0.2), (-0.3, -0.1))
+    assert not is_gain(None, (0.01, 0.3))
+    assert not is_gain((0.1, 0.2), None)
+
+
+def test_no_share_of_a_gap_that_may_be_none():
+    rng = np.random.default_rng(0)
+    whole = rng.normal(0.0, 1, 30)
+    assert share_interval(means(whole / 2), means(whole)) is None
+    assert share_interval(means(np.ones(5)), means(np.ones(5))) is None
+
+
+@pytest.mark.parametrize("groups", [12, 30])
+def test_the_gap_closed_is_covered(groups):
+    """Truth 0.5: the part and the whole vary by slide, and partly together."""
+    rng = np.random.default_rng(groups)
+    inside, shown, cohorts = 0, 0, 100
+    for _ in range(cohorts):
+        common = rng.normal(0, 0.1, groups)
+        whole = 0.3 + common + rng.normal(0, 0.1, groups)
+        part = 0.15 + common + rng.normal(0, 0.1, groups)
+        found = share_interval(means(part), means(whole))
+        if found is None:
+            continue
+        shown += 1
+        inside += found[0] <= 0.5 <= found[1]
+    assert shown > 0.9 * cohorts
+    assert inside / shown >= 0.89  # 0.95 less three standard errors

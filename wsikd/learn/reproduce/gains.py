@@ -1,0 +1,125 @@
+"""How sure a gain is: an interval of the gap closed, a p-value, and Holm's correction.
+
+All rest on the intervals of :mod:`wsikd.core.intervals`, by inversion: what they do not exclude
+belongs to the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikd.core.intervals import MIN_GROUPS, difference_interval, interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsikd.core.intervals import Scale
+
+_FAR = 1e4
+
+
+def share_interval(
+    part: NDArray[np.float64], whole: NDArray[np.float64], *, least: int = MIN_GROUPS
+) -> tuple[float, float] | None:
+    """The 95 % interval of a ratio of two differences, by Fieller's way.
+
+    A share s belongs to it where the interval of ``part - s * whole`` holds zero (E. Fieller, J. R.
+    Stat. Soc. B 16, 1954).
+
+    Args:
+        part: float64 (1 + R,), with all groups and without some, see ``leave_out``.
+        whole: the same of what it is a share of.
+        least: groups that it takes.
+
+    Returns:
+        None where the interval of ``whole`` does not lie above zero, so that the share may be
+        anything, or where there are too few groups.
+    """
+    from scipy.optimize import brentq
+
+    base = interval(whole, "difference", least=least)
+    if base is None or base[0] <= 0 or not np.isfinite(part).all():
+        return None
+    middle = float(part[0] / whole[0])
+
+    def side(share: float, which: int) -> float:
+        found = interval(part - share * whole, "difference", least=least)
+        return math.nan if found is None else found[which]
+
+    ends = []
+    for which, way in ((0, -1.0), (1, 1.0)):
+        step = 0.01
+        while not way * side(middle + way * step, which) < 0:
+            step *= 2
+            if step > _FAR:
+                return None
+        ends.append(float(brentq(side, middle, middle + way * step, args=(which,))))
+    return ends[0], ends[1]
+
+
+def p_slides(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    scale: Scale,
+    *,
+    least: int = MIN_GROUPS,
+) -> float | None:
+    """Two-sided p-value of a difference: what the widest interval without zero leaves.
+
+    Args:
+        one: float64 (1 + R,), with all groups and without some.
+        other: what it is compared with, alike.
+        scale: see ``limits``.
+        least: groups that it takes.
+
+    Returns:
+        None where there is no interval.
+    """
+    if difference_interval(one, other, scale, least=least) is None:
+        return None
+    low, high = 1e-12, 1.0
+    for _ in range(60):  # of p, on the logarithm
+        middle = math.sqrt(low * high)
+        found = difference_interval(one, other, scale, level=1 - middle, least=least)
+        outside = found is not None and (found[0] > 0 or found[1] < 0)
+        low, high = (low, middle) if outside else (middle, high)
+    return high
+
+
+def p_seeds(each: NDArray[np.float64]) -> float | None:
+    """Two-sided p-value of Student's test over seeds; None for one seed or undefined values."""
+    from scipy.stats import t
+
+    if len(each) < 2 or not np.isfinite(each).all():
+        return None
+    error = float(each.std(ddof=1)) / math.sqrt(len(each))
+    if error == 0:
+        return 0.0 if each.mean() else 1.0
+    return float(2 * t.sf(abs(each.mean()) / error, len(each) - 1))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number (S. Holm, Scand. J. Stat. 6, 1979).
+
+    A comparison without a p-value counts as one of those that were made.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted((k for k, v in enumerate(values) if v is not None), key=lambda k: values[k] or 0)
+    found: list[float | None] = [None] * len(values)
+    most = 0.0
+    for place, k in enumerate(order):
+        most = max(most, min(1.0, (len(values) - place) * (values[k] or 0.0)))
+        found[k] = most
+    return found
+
+
+def is_gain(slides: tuple[float, float] | None, seeds: tuple[float, float] | None) -> bool:
+    """Whether the interval over slides and that over seeds both lie above zero."""
+    return slides is not None and seeds is not None and slides[0] > 0 and seeds[0] > 0
