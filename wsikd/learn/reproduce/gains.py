@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.intervals import MIN_GROUPS, difference_interval, interval
+from wsikd.core.intervals import MIN_GROUPS, difference_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 
     from wsikd.core.intervals import Scale
 
-_FAR = 1e4
-
 
 def share_interval(
     part: NDArray[np.float64], whole: NDArray[np.float64], *, least: int = MIN_GROUPS
 ) -> tuple[float, float] | None:
     """The 95 % interval of a ratio of two differences, by Fieller's way.
 
-    A share s belongs to it where the interval of ``part - s * whole`` holds zero (E. Fieller, J. R.
-    Stat. Soc. B 16, 1954).
+    A share s belongs to it where ``part - s * whole``, with its error by the jackknife, is not
+    significantly different from zero (E. Fieller, J. R. Stat. Soc. B 16, 1954).
 
     Args:
         part: float64 (1 + R,), with all groups and without some, see ``leave_out``.
@@ -40,26 +38,21 @@ def share_interval(
         None where the interval of ``whole`` does not lie above zero, so that the share may be
         anything, or where there are too few groups.
     """
-    from scipy.optimize import brentq
+    from scipy.stats import t
 
-    base = interval(whole, "difference", least=least)
-    if base is None or base[0] <= 0 or not np.isfinite(part).all():
+    rows = len(part) - 1
+    if rows < least or not (np.isfinite(part).all() and np.isfinite(whole).all()):
         return None
-    middle = float(part[0] / whole[0])
-
-    def side(share: float, which: int) -> float:
-        found = interval(part - share * whole, "difference", least=least)
-        return math.nan if found is None else found[which]
-
-    ends = []
-    for which, way in ((0, -1.0), (1, 1.0)):
-        step = 0.01
-        while not way * side(middle + way * step, which) < 0:
-            step *= 2
-            if step > _FAR:
-                return None
-        ends.append(float(brentq(side, middle, middle + way * step, args=(which,))))
-    return ends[0], ends[1]
+    off = np.stack([part[1:] - part[1:].mean(), whole[1:] - whole[1:].mean()])
+    square = float(t.ppf(0.975, rows - 3)) ** 2
+    (own, common), (_, base) = square * (rows - 1) / rows * (off @ off.T)
+    a = whole[0] ** 2 - base
+    b = part[0] * whole[0] - common
+    c = part[0] ** 2 - own
+    if whole[0] <= 0 or a <= 0:
+        return None
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return float((b - root) / a), float((b + root) / a)
 
 
 def p_slides(
