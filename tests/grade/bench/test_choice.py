@@ -26,6 +26,12 @@ from wsikd.slides.listing.manifest import SlideEntry
 ASK = Question((0.1, 0.5), 0.05)
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path_factory, monkeypatch):
+    """No earlier looks at the slides of these tests."""
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path_factory.mktemp("state")))
+
+
 def test_points_of_a_pair_and_its_escalation(slide_file, tmp_path):
     entry = SlideEntry(slide_file, "odd")
     record = run_bench([entry], *pair(max_fields=9), question=ASK, repeats=1)
@@ -129,7 +135,7 @@ def test_slides_are_paired():
     made = cohort({"teacher": 0.3, "same": 0.3})
     test = choose(made, "teacher", ["same"], 0.1)["tests"][0]
     assert test["difference"] == 0
-    assert test["lower"] == pytest.approx(0.05 ** (1 / 30) - 1)  # others may differ
+    assert test["lower"] == pytest.approx(0.04 ** (1 / 30) - 1)  # others may differ
     apart = Gradings(
         {"teacher": made.tables["teacher"], "same": made.tables["same"][::-1]},
         "drawn", made.fields, made.slides, quadratic=True,
@@ -150,7 +156,7 @@ def test_the_bound_is_near_that_of_a_plain_bootstrap():
             kappas.append(_kappa(a, b))
         drawn.append(kappas[0] - kappas[1])
     lower = choose(made, "teacher", ["s"], 0.05)["tests"][0]["lower"]
-    assert lower == pytest.approx(np.quantile(drawn, 0.05), abs=0.004)
+    assert lower == pytest.approx(np.quantile(drawn, 0.04), abs=0.004)
 
 
 def _kappa(a, b):

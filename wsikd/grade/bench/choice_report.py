@@ -116,7 +116,7 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
     said = (
         f"**Not inferior to the teacher by a margin of {choice['margin']:g}: "
         f"{choice['chosen'] or 'none'}.** By kappa of {choice['unit']}s: a student passes where "
-        "the one-sided 95 % lower bound of its kappa less the teacher's lies above "
+        "the one-sided 96 % lower bound of its kappa less the teacher's lies above "
         f"-{choice['margin']:g}; from the highest magnification down, until one fails."
     )
     kappa = f"kappa of {choice['unit']}s less the teacher's [95 %]"

@@ -1,0 +1,111 @@
+"""What keeps --margin from an answer, and what its answers are worth."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.studies.margin.run import (
+    LAWS,
+    draw,
+    lower_bounds,
+    passes,
+    truth_of,
+    upper,
+    without_each,
+)
+from tests.grade.bench.test_choice import cohort
+from wsikd.core.output.looks import Part
+from wsikd.grade.bench.choice import choose
+from wsikd.grade.bench.sequence import ask, asked_before, keep, obstacle
+from wsikd.grade.bench.types import Gradings
+
+RESULTS = Path(__file__).parents[3] / "benchmarks/results/margin_cpu-2core_2026-11-30.csv"
+SLIDES = [f"s{k}" for k in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path))
+
+
+def call(students, margin=0.1, *, slides=SLIDES, errors=None, seen=None):
+    """One call of bench --margin: students by name, which err at rates."""
+    made = cohort({"teacher": 0.1, **{s: (errors or {}).get(s, 0.11) for s in students}})
+    part = Part.of(slides)
+    asked = ask(part, margin, "field", ["teacher", *students])
+    found = choose(
+        made, "teacher", students, margin, obstacle=obstacle(seen or {}, asked_before(part), asked)
+    )
+    keep(part, asked, found)
+    return found
+
+
+def test_a_failure_ends_the_sequence_of_later_calls():
+    assert call(["bad"], errors={"bad": 0.6})["tests"][0]["not_inferior"] is False
+    later = call(["good"])
+    assert later["chosen"] is None
+    assert "a student failed on these slides, or on some of them" in later["refused"]
+    fewer = call(["good"], slides=SLIDES[:-1])
+    assert fewer["chosen"] is None
+    assert call(["good"], slides=["others"])["chosen"] == "good"
+    again = call(["bad"], errors={"bad": 0.6})  # the same call has the same answer
+    assert again["refused"] is None
+    assert again["tests"][0]["not_inferior"] is False
+
+
+def test_a_sequence_goes_on_while_all_pass():
+    assert call(["a"])["chosen"] == "a"
+    assert call(["b"])["chosen"] == "b"
+
+
+def test_a_margin_is_not_widened_after_a_look():
+    assert call(["a"], 0.1)["chosen"] == "a"
+    assert "a margin of 0.1 was stated" in call(["a"], 0.2)["refused"]
+    assert call(["a"], 0.09)["chosen"] == "a"
+
+
+def test_networks_that_know_the_slides_have_no_winner():
+    found = call(["a"], seen={"teacher": {}, "a": {"s1": "train"}, "b": None})
+    assert found["chosen"] is None
+    assert found["refused"].startswith("no conclusion: a learnt from some of the slides")
+
+
+def test_the_simulation_judges_as_the_product_does():
+    law = LAWS["field", "margin"]
+    tables = draw(law, np.random.default_rng(0), 5, 12)
+    bounds = lower_bounds(*without_each(tables))
+    for k in range(5):
+        own = tables[:, k].astype(np.int64)
+        made = Gradings({"t": own[0], "s": own[1]}, "drawn", 1, 12, quadratic=True)
+        assert choose(made, "t", ["s"], 0.1)["tests"][0]["lower"] == pytest.approx(bounds[k])
+
+
+def test_the_kept_table_holds_the_error_and_the_power():
+    with RESULTS.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    errors = [r for r in rows if r["loss"].startswith("margin")]
+    assert {int(r["groups"]) for r in errors} == {3, 5, 10, 30, 100}
+    assert all(int(r["cohorts"]) >= 5000 and float(r["upper_95"]) <= 0.06 for r in errors)
+    power = {(r["unit"], r["loss"]): float(r["passed"]) for r in rows if r["groups"] == "30"}
+    assert power["field", "none"] >= 0.8
+    assert power["slide", "none, margin 0.2"] >= 0.5  # 30 grade groups are few
+
+
+def test_few_slides_have_no_answer_and_some_err_seldom():
+    law = LAWS["field", "margin"]
+    margin = 0.0885
+    assert passes(law, margin, 5, 50, 0) == (0, 0)
+    bounded, passed = passes(law, margin, 30, 300, 0)
+    assert bounded == 300
+    assert passed <= 24  # 4 % of 300, and three standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", LAWS)
+@pytest.mark.parametrize("groups", [10, 30, 100])
+def test_the_error_is_at_most_six_per_cent(key, groups):
+    law = LAWS[key]
+    _, passed = passes(law, -truth_of(law), groups, 5000, groups)
+    assert upper(passed, 5000) <= 0.06

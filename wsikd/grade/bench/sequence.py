@@ -1,0 +1,84 @@
+"""What keeps ``--margin`` from an answer: slides that networks know, and earlier answers on them.
+
+The error of a fixed sequence holds for one sequence on the same slides. Each call with a margin is
+therefore kept in the ledger of looks. A later call on these slides, or on some of them, goes on
+with that sequence: it is over once a student has failed, and the margin that was stated first may
+not be widened. The same call again has the same answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsikd.core.output.looks import Part, earlier, note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+COMMAND = "wsikd bench --margin"
+_DIGITS = 12
+
+
+def obstacle(
+    seen: Mapping[str, Mapping[str, str] | None],
+    before: Sequence[Mapping[str, Any]],
+    question: Mapping[str, Any],
+) -> str | None:
+    """Why no student may be named; None where nothing hinders that.
+
+    Args:
+        seen: slides that each network has learnt from, see ``choice.seen_slides``.
+        before: earlier looks with a margin at some of these slides.
+        question: ``part``, ``margin``, ``unit``, ``teacher`` and ``students`` of this call.
+    """
+    knowing = [name for name, slides in seen.items() if slides]
+    if knowing:
+        return f"no conclusion: {', '.join(knowing)} learnt from some of the slides; take others"
+    for look in before:
+        if all(look.get(key) == value for key, value in question.items()):
+            continue
+        when = str(look["time"])[:10]
+        margin = look.get("margin")
+        if look.get("failed"):
+            return (
+                f"no conclusion: on {when} a student failed on these slides, or on some of them, "
+                f"which ended the sequence of tests (margin {margin:g}); take other slides"
+            )
+        if isinstance(margin, float) and margin < question["margin"]:
+            return (
+                f"no conclusion: on {when} a margin of {margin:g} was stated for these slides, or "
+                "some of them, and it may not be widened; state that one, or take other slides"
+            )
+    return None
+
+
+def asked_before(part: Part) -> list[dict[str, Any]]:
+    """Earlier calls with a margin on some of these slides."""
+    return [
+        look
+        for look in earlier(part)
+        if look["command"] == COMMAND and isinstance(look.get("margin"), float)
+    ]
+
+
+def ask(part: Part, margin: float, unit: str, networks: Sequence[str]) -> dict[str, Any]:
+    """This call, as it is compared with earlier ones.
+
+    Args:
+        part: the slides.
+        margin: of kappa.
+        unit: "field" or "slide".
+        networks: digests of the weights, the teacher's first.
+    """
+    short = [digest[:_DIGITS] for digest in networks]
+    return {
+        "part": part.key, "margin": float(margin), "unit": unit, "teacher": short[0],
+        "students": short[1:],
+    }  # fmt: skip
+
+
+def keep(part: Part, question: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+    """Note a call and whether a student failed in it."""
+    failed = any(test["not_inferior"] is False for test in choice["tests"])
+    more = {k: v for k, v in question.items() if k != "part"}
+    note(part, command=COMMAND, network=str(more["teacher"]), failed=failed, **more)
