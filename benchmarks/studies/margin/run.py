@@ -126,7 +126,7 @@ def truth_of(law: Law) -> float:
         apart = (place[:, None] - place[None]) ** 2
         chance = np.outer(table.sum(1), table.sum(0)) / table.sum()
         values.append(1 - (apart * table).sum() / (apart * chance).sum())
-    return values[1] - values[0]
+    return float(values[1] - values[0])
 
 
 LAWS = {
