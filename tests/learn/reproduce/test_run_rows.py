@@ -469,8 +469,8 @@ def test_repeats_of_a_seed_do_not_count_as_seeds(monkeypatch, tmp_path):
     row = next(r for r in table["rows"] if r["name"] == "fm_5x")
     each = np.array(row["each"]["accuracy"]).reshape(2, 3)
     assert row["each_is"] == [{"seed": s, "repeat": r} for s, r in units]
-    assert row["deviation"]["accuracy"] == pytest.approx(each.mean(1).std())
-    assert row["deviation_repeats"]["accuracy"] == pytest.approx(each.mean(0).std())
+    assert row["deviation"]["accuracy"] == pytest.approx(each.mean(1).std(ddof=1))
+    assert row["deviation_repeats"]["accuracy"] == pytest.approx(each.mean(0).std(ddof=1))
     gain, other = gain_of(table), next(r for r in table["rows"] if r["name"] == "ce_5x")
     by_seed = (each - np.array(other["each"]["accuracy"]).reshape(2, 3)).mean(1)
     expected = stats.t.interval(0.95, 1, by_seed.mean(), stats.sem(by_seed))

@@ -74,7 +74,7 @@ def test_points_are_what_the_predictions_say(made):
             kappas.append(oracle.cohen_kappa_score(truth, said, weights="quadratic"))
         assert np.nan_to_num(point["each"]["kappa"]) == pytest.approx(np.nan_to_num(kappas))
         assert point["mean"]["kappa"] == pytest.approx(np.mean(kappas))
-        assert point["deviation"]["kappa"] == pytest.approx(np.std(kappas), abs=1e-12)
+        assert point["deviation"]["kappa"] == pytest.approx(np.std(kappas, ddof=1), abs=1e-12)
     means = {(p["share"], p["row"]): p["mean"]["kappa"] for p in study["points"]}
     for gain in (g for g in study["gains"] if g["metric"] == "kappa"):
         expected = means[gain["share"], gain["row"]] - means[gain["share"], "none"]
