@@ -14,6 +14,7 @@ from wsikd.cli.main import main
 
 from tests.slides.pixels import GLASS, break_tile, copy_slide, tissue_rgb
 from wsikd import RESEARCH_USE, __version__
+from wsikd.core.about import NOT_ASSESSED
 from wsikd.grade.bench.compare import open_trained
 from wsikd.grade.predict import PredictSettings
 from wsikd.models.files.bundle import InputSpec, save_bundle
@@ -499,7 +500,7 @@ def test_formats_in_any_order_are_the_same(small, student, tmp_path):
     arguments = ["infer", "-i", small, "-m", student, "-o", tmp_path, "--threads", "1"]
     assert run(*arguments, "--format", "png,csv").exit_code == 0
     again = run(*arguments, "--format", " csv , png")
-    assert again.output.splitlines()[-1] == "0 graded, 1 already there"
+    assert again.output.splitlines()[-1] == f"0 graded, 1 already there. {NOT_ASSESSED}"
     assert {p.name for p in (tmp_path / "small").iterdir()} == {
         "tiles.csv", "overlay.png", "result.json",
     }  # fmt: skip

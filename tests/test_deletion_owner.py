@@ -24,6 +24,7 @@ ALLOWED = {
     ("wsikd.models.files.export", "_write_onnx"): "the same",
     ("wsikd.models.files.export", "_write_torchscript"): "the same",
     ("wsikd.models.files.weights", "write_weights"): "the same",
+    ("wsikd.models.files.guard_file", "write_guard"): "the same",
     ("wsikd.learn.slpd.train", "made"): "PrototypeTable.save writes aside itself",
     ("wsikd.core.output.lock", "_take"): "opens a lock that check_file has recognised",
     ("wsikd.core.run", "append_metrics"): "appends",

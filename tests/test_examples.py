@@ -218,7 +218,12 @@ def test_infer_grades_as_it_did(own):
     (new,), (old,) = table("new/summary.csv"), table("graded/summary.csv")
     assert new["note"].startswith(old["note"])
     assert (new["grade_status"], new["rules"]) == ("graded", "GUPS 2019")
-    same_rows([{key: new[key] for key in old}], [old], but=["seconds", "note"])
+    left = [f"{name}_share_{end}" for name in ("NC", "G3", "G4") for end in ("low", "high")]
+    gone = [key for key in old if key not in new]
+    assert gone == [key for key in old if key in left or "_low" in key or "_high" in key]
+    assert new["intervals"] == "none: the student's card holds no errors of shares"
+    shared = {key: value for key, value in old.items() if key in new}
+    same_rows([{key: new[key] for key in shared}], [shared], but=["seconds", "note"])
     one, other = (json.loads(Path(o, "s4/grades.geojson").read_text()) for o in ("new", "graded"))
     assert len(one["features"]) == len(other["features"])
 

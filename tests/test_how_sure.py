@@ -36,7 +36,9 @@ HANDED_ON = {
     "wsikd.api.grademap",
 }  # fmt: skip
 """Modules that hold the errors of shares and leave it to ``wsikd.grade.intervals``."""
-STUDENT_T = {"wsikd.learn.reproduce.table", "benchmarks.studies.slpd.pool"}
+STUDENT_T = {
+    "wsikd.learn.reproduce.table", "wsikd.learn.reproduce.gains", "benchmarks.studies.slpd.pool",
+}  # fmt: skip
 
 
 def sources():

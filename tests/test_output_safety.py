@@ -236,7 +236,7 @@ def test_what_a_user_put_into_a_result_keeps_it(predictor, slide_file, tmp_path)
     entry, wanted = SlideEntry(slide_file, "odd"), ResultSettings(formats=("csv",))
     infer_slide(predictor, entry, tmp_path, wanted, student="abc")
     (tmp_path / "odd" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"odd/notes\.txt: lies in a result, but was not written"):
+    with pytest.raises(OutputError, match=r"odd/notes\.txt: is in a result, but was not written"):
         infer_slide(predictor, entry, tmp_path, wanted, student="abd", overwrite=True)
     assert (tmp_path / "odd" / "notes.txt").read_text() == "mine"
     (tmp_path / "odd" / "notes.txt").unlink()

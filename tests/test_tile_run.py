@@ -175,7 +175,7 @@ def test_a_killed_worker_process_is_told_and_the_others_go_on(several, large, tm
         told = process.stderr.read().splitlines()
     assert process.returncode == 3
     assert told[-1].startswith(
-        "SlideError: a: reading it killed the worker process (signal 9, SIGKILL); if memory"
+        "SlideError: a: reading it killed the worker process (signal 9, SIGKILL); if out of memory"
     )
     assert {p.name for p in out.glob("*.zarr")} == {"b.zarr", "c.zarr"}
 

@@ -216,7 +216,7 @@ def test_attention_is_a_map_of_its_slide(shop):
 def test_save_replaces_nothing(shop):
     grades = wsikd.load_student("runs/student").predict("s.svs")
     grades.save("maps", formats=["geojson"])
-    with pytest.raises(OutputError, match="already exists"):
+    with pytest.raises(OutputError, match="exists already"):
         grades.save("maps", formats=["geojson"])
 
 

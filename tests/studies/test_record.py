@@ -18,7 +18,8 @@ def lay_out(record, folder):
         place = folder / f"t{n}"
         place.mkdir()
         (place / "runs").mkdir()
-        (place / "table.json").write_text(json.dumps(entry))
+        gains = [gain for gain in entry["gains"] if "gain" in gain]
+        (place / "table.json").write_text(json.dumps(entry | {"gains": gains}))
         if "oracle" in entry:
             (place / "oracle.json").write_text(json.dumps(entry["oracle"]))
         places.append(f"{entry['title']}={place}" + (f"+{place}" if "oracle" in entry else ""))
@@ -33,9 +34,15 @@ def test_the_markdown_is_that_of_the_record(file, tmp_path):
     run("record.py", record["theme"], "-o", tmp_path / "again", "--head", head,
         *lay_out(record, tmp_path))  # fmt: skip
     kept = file.with_suffix(".md").read_text()
+    of_today = all("gain" in gain for table in record["tables"] for gain in table["gains"])
     for part in (tmp_path / "again.md").read_text().removeprefix("Head").split("Epochs done")[:-1]:
         tables = part[part.index("## ") :]
-        assert tables in kept
+        if of_today:
+            assert tables in kept
+        else:  # its gains have other intervals, as the note in the record says
+            assert "percentile bootstrap" in kept
+            rows = {line for line in tables.splitlines() if line.startswith("| ")}
+            assert rows <= set(kept.splitlines())
 
 
 def test_too_few_seeds_are_not_recorded(tmp_path):

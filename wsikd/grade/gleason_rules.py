@@ -75,6 +75,13 @@ class Rules:
         """The rules in a record of ``result.json``; what it does not say has its default.
 
         A record of wsikd 0.1.0 has a specimen and a least area only.
+
+        Raises:
+            ConfigError: a rule is neither a name nor a number.
         """
         known = asdict(Rules())
-        return Rules(**{k: v for k in known if (v := record.get(k)) is not None})
+        found = {k: v for k in known if (v := record.get(k)) is not None}
+        for key, value in found.items():
+            if not isinstance(value, str | int | float):
+                raise ConfigError(f"result.json: {key}", "is damaged", "grade the slide again")
+        return Rules(**found)

@@ -306,7 +306,7 @@ def test_a_missing_runtime_is_told(package, monkeypatch):
 
 def test_the_torch_engine_of_a_gpu_is_the_same_code(monkeypatch):
     """Without a GPU only the branch of the CPU runs; a device that is not there is refused."""
-    with pytest.raises(ConfigError, match="cuda:9 is not there"):
+    with pytest.raises(ConfigError, match="cuda:9 is not available"):
         TorchEngine(Network(Linear, 16), Place(device="cuda:9"))
 
 

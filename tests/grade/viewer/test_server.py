@@ -197,7 +197,7 @@ def test_a_slide_that_is_not_at_hand_leaves_the_map(serve, tmp_path, slide_file,
     other = tmp_path / "other.svs"
     write_pyramid(other, tissue_rgb(1301, 907, (100, 100, 300, 300)), mpp=0.499, power=20)
     for entries, told in (
-        ((), "only its map is shown; results keep no paths"),
+        ((), "only its map is shown; results do not store paths"),
         ((gone,), "gone.svs"),
         ((SlideEntry(other, "odd"),), "is not the slide that was graded"),
         ((SlideEntry(slide_file, "odd", mpp=0.25, mpp_source="x"),), "has another mpp"),

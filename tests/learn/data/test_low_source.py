@@ -111,7 +111,7 @@ def test_stores_of_averages_and_files_are_refused(stores, stripes, tmp_path):
     make(tmp_path, "three", "G3", "val", "area", seed=2)
     with pytest.raises(DataError, match=r"own pixels at 4 um/px; tile with --route pyramid"):
         distill(config(tmp_path, "mixed"), tmp_path / "run", device="cpu")
-    with pytest.raises(DataError, match=r"no tile store.*data\.low_source=area"):
+    with pytest.raises(DataError, match=r"is not a tile store.*data\.low_source=area"):
         distill(config(stripes, "pyramid"), tmp_path / "run", device="cpu")
     with pytest.raises(ValueError, match=r"needs data\.student_mpp above data\.mpp"):
         grading({"method": "supervised", "data": {"low_source": "mixed"}})

@@ -106,7 +106,7 @@ def test_students_take_the_teacher_of_their_seed(made):
         teacher = json.loads((out / f"runs/teacher/seed{seed}/student/card.json").read_text())
         assert card["teacher"]["sha256"] == teacher["sha256"]
         assert teacher["training"]["seed"] == seed
-        assert card["temperature"] > 0
+        assert card["temperature"] is None or card["temperature"] >= 1  # two validation slides
 
 
 def test_what_is_finished_is_not_done_again(made, sicap, monkeypatch):
@@ -284,10 +284,8 @@ def test_data_without_a_split_are_all_test_for_a_bundle(made, sicap, tmp_path):
     kept = scoring.read_scores(out / "runs/teacher/seed22/scores.json")[0]
     assert record["confusion"] == kept["confusion"]
     assert (record["groups"], record["colour_histogram"]) == (2, None)
-    made = record["calibration"]
-    assert made.keys() == kept["calibration"].keys()
-    for name, value in kept["calibration"].items():
-        assert made[name] == pytest.approx(value), name
+    assert record["calibration"] is None  # no temperature fits, and there is no validation part
+    assert kept["calibration"] is None
     text = run("evaluate", bundle, "--split", "test", "--data", folders, "--again")
     assert text.stdout.startswith("test: 16 patches of 2 slides or patients")
     none = run("evaluate", bundle, "--data", folders)

@@ -80,7 +80,7 @@ def shared(content):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(outside, "lies outside"), (empty, "is empty"), (unknown, "no annotation file"),
+    [(outside, "lies outside"), (empty, "is empty"), (unknown, "is not an annotation file"),
      (renamed, "other categories"), (lost, "'gone.png' does not exist"),
      (shared, r"shares image train0.png with")],
 )  # fmt: skip

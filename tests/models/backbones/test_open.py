@@ -11,7 +11,10 @@ from wsikd.models.backbones.open import build_backbone, imagenet_weights
         (lambda: build_backbone("vgg17"), "not among the known backbones.* vgg16.*, or timm:NAME$"),
         (lambda: build_backbone("resnet18", width=0.5), "one width"),
         (lambda: build_backbone("vgg_small", weights={}), "no ImageNet weights"),
-        (lambda: build_backbone("resnet18", weights={"x": torch.zeros(1)}), "do not fit"),
+        (
+            lambda: build_backbone("resnet18", weights={"x": torch.zeros(1)}),
+            "do not match",
+        ),
         (lambda: imagenet_weights("vgg_small", None), "torchvision has no ImageNet weights"),
         (lambda: imagenet_weights("vgg16", "/nowhere/vgg16.pth"), "no file of network weights"),
     ],

@@ -89,7 +89,7 @@ def test_weights_from_a_file(tmp_path):
         (lambda: build_backbone("timm:convnext_tinny"), "did you mean 'timm:convnext_tiny'"),
         (lambda: build_backbone("timm:test_vit", width=0.5), "one width"),
         (lambda: build_backbone("timm:vgg11"), "no intermediate maps"),
-        (lambda: build_backbone("timm:test_vit", weights={}), "do not fit"),
+        (lambda: build_backbone("timm:test_vit", weights={}), "do not match"),
         (lambda: imagenet_weights("timm:vit_base_patch32_plus_256", None), "no weights for it"),
     ],
 )

@@ -135,7 +135,7 @@ def test_the_transform_is_that_of_its_maker(state, tmp_path, caplog):
         assert (hipt.id, hipt.dim, hipt.licence) == ("hipt:w.pth", WIDTH, "theirs")
         assert (hipt.mean, hipt.std) == ((0.5,) * 3, (0.5,) * 3)
         assert (hipt.input_px, hipt.patch_px) == (None, 256)
-    assert "deviation (0.5, 0.5, 0.5), as HIPT has it" in caplog.text
+    assert "deviation (0.5, 0.5, 0.5), as in HIPT" in caplog.text
     dino = open_encoder(f"dino:{tmp_path / 'w.pth'}").spec
     assert (dino.mean, dino.input_px, dino.patch_px) == ((0.485, 0.456, 0.406), 224, None)
 

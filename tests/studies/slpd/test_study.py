@@ -486,7 +486,7 @@ def test_own_grids_with_one_damaged_among_them(grids, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [("variants=[dino, dino]", "repeats a name"), ("variant=dino", "did you mean 'variants'"),
+    [("variants=[dino, dino]", "names one twice"), ("variant=dino", "did you mean 'variants'"),
      ("shares=[0]", "greater than 0"), ("folds=1", "greater than or equal to 2"),
      ("prototypes.start_epoch=50", "is never reached"), ("cohort.form=pixels", "choose one of")],
 )  # fmt: skip

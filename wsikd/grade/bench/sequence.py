@@ -1,9 +1,9 @@
 """What keeps ``--margin`` from an answer: slides that networks know, and earlier answers on them.
 
 The error of a fixed sequence holds for one sequence on the same slides. Each call with a margin is
-therefore kept in the ledger of looks. A later call on these slides, or on some of them, goes on
-with that sequence: it is over once a student has failed, and the margin that was stated first may
-not be widened. The same call again has the same answer.
+therefore kept in the ledger of looks. A later call on these slides, or on some of them, continues
+that sequence: it is over once a student has failed, and the margin that was stated first may not be
+widened. The same call again has the same answer.
 """
 
 from __future__ import annotations
