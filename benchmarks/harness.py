@@ -293,11 +293,6 @@ def _processor() -> str:
 
 
 def _git() -> str | None:
-    """Commit of the checkout, with ``-dirty`` where tracked files differ from it."""
-    line = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        done = subprocess.run(line, cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    from wsikd.core.run import git_state  # here, since threads are set before NumPy comes in
+
+    return git_state(Path(__file__).resolve().parents[1])

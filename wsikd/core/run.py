@@ -70,7 +70,7 @@ def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]
             continue
     return {
         "wsikd": __version__,
-        "git": _git_state(),
+        "git": git_state(Path(__file__).resolve().parents[2]),
         "argv": [_spelt(_last_part(a)) for a in (sys.argv if argv is None else argv)],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -94,17 +94,20 @@ def _last_part(argument: str) -> str:
     return argument.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _git_state() -> str | None:
-    """Commit of the checkout this package lies in, "-dirty" if changed; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
+def git_state(root: Path) -> str | None:
+    """Commit of a checkout, "-dirty" if changed; None outside of one. Takes no lock in it."""
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        commit, changed = (
+            subprocess.run([*git, *rest], capture_output=True, text=True, timeout=5, check=False)
+            for rest in (["describe", "--always", "--abbrev=40"], ["diff", "--quiet", "HEAD", "--"])
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    found = commit.stdout.strip()
+    return (found + "-dirty" * (changed.returncode == 1)) or None
 
 
 class RunDir:
