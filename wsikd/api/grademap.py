@@ -15,7 +15,7 @@ from wsikd.grade.gleason_rules import Rules
 from wsikd.slides.listing.entry import SlideEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     import dask.array as da
@@ -49,6 +49,8 @@ class GradeMap(plain.GradeMap):
         rules: by which a score is given: specimen, thresholds of cancer, contested choices.
         entry: where the slide is; None where it is not at hand.
         errors: of shares on validation slides, for the intervals; None where they are not known.
+        withheld: why the slide gets no score, e.g. "withheld: unlike training"; None: it gets one.
+        guard: ``guard_distance`` of the slide; empty where the student has no guard.
 
     Examples:
         >>> import wsikd
@@ -63,6 +65,8 @@ class GradeMap(plain.GradeMap):
     rules: Rules = field(default_factory=Rules)
     entry: SlideEntry | None = None
     errors: ShareErrors | None = None
+    withheld: str | None = None
+    guard: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -72,10 +76,15 @@ class GradeMap(plain.GradeMap):
         rules: Rules | None = None,
         entry: SlideEntry | None = None,
         errors: ShareErrors | None = None,
+        withheld: str | None = None,
+        guard: Mapping[str, Any] | None = None,
     ) -> Self:
         """Take over a map of the packages below."""
         own = {f.name: getattr(found, f.name) for f in fields(plain.GradeMap)}
-        return cls(**own, rules=rules or Rules(), entry=entry, errors=errors)
+        return cls(
+            **own, rules=rules or Rules(), entry=entry, errors=errors, withheld=withheld,
+            guard=guard or {},
+        )  # fmt: skip
 
     @classmethod
     def load(cls, folder: str | Path, *, slide: str | Path | None = None) -> Self:
@@ -105,11 +114,15 @@ class GradeMap(plain.GradeMap):
         card = student_card(place.parents[1], record.summary.get("student")) if record else None
         found = read_alone(place)
         entry = None if slide is None else SlideEntry(Path(slide), found.slide.name)
+        row = record.summary if record else {}
+        status = str(row.get("grade_status"))
         return cls.of(
             found,
             rules=Rules.of(made),
             entry=entry,
             errors=card.share_errors if card else None,
+            withheld=status if status.startswith("withheld") else None,
+            guard={k: row[k] for k in ("guard_distance",) if k in row},
         )
 
     @property
@@ -132,8 +145,9 @@ class GradeMap(plain.GradeMap):
         from wsikd.grade.summary import summarise
 
         drawn = intervals(self, self.errors, self.rules)
-        row = summarise(self, self.rules, drawn=drawn, of_cancer=drawn.of_cancer if drawn else None)
-        return row | {"intervals": basis(self, self.errors)}
+        of_cancer = drawn.of_cancer if drawn and not self.withheld else None
+        row = summarise(self, self.rules, drawn=drawn, of_cancer=of_cancer, withheld=self.withheld)
+        return {**row, "intervals": basis(self, self.errors), **self.guard}
 
     def score(self) -> str:
         """Gleason score and grade group in words, or why there is none; what is not assessed.
@@ -149,7 +163,7 @@ class GradeMap(plain.GradeMap):
         return f"{found}. {NOT_ASSESSED}" if found else ""
 
     def cores(self, *, merge_mm: float = 1.0) -> list[Core]:
-        """The connected pieces of tissue, each with its own score.
+        """The connected pieces of tissue, each with its own score; none where it is withheld.
 
         Args:
             merge_mm: pieces whose gap is at most so wide are one.
@@ -161,7 +175,7 @@ class GradeMap(plain.GradeMap):
         """
         from wsikd.grade.cores import cores
 
-        return cores(self, self.rules, merge_mm=merge_mm)
+        return [] if self.withheld else cores(self, self.rules, merge_mm=merge_mm)
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = ("zarr", "csv", "geojson", "png")

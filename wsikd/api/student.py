@@ -114,6 +114,7 @@ class Student:
         sensitivity: float = 0.95,
         minor_4: str = "secondary",
         minor_5: str = "secondary",
+        grade_anyway: bool = False,
         slide_mpp: float | None = None,
         mask: str | Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -132,6 +133,8 @@ class Student:
             sensitivity: share of slides with cancer that the student's thresholds must find.
             minor_4: "secondary" or "minor", see :class:`wsikd.grade.gleason_rules.Rules`.
             minor_5: the same of a pattern 5.
+            grade_anyway: give a score also where the student's guard withholds it, because the
+                slide differs from the training.
             slide_mpp: um per level-0 pixel, where the file does not say it.
             mask: tissue of your own: an image of the whole slide, or GeoJSON.
             on_progress: called with (fields done, fields in all).
@@ -152,8 +155,13 @@ class Student:
             >>> student.predict("s.svs")
             GradeMap('s', 3 x 4 cells of 256 um, 12 fields, calibrated)
         """
+        from contextlib import ExitStack
+
         from wsikd.core.registry import nearest
+        from wsikd.grade.guard_verdict import guard_columns
         from wsikd.grade.student_rules import Asked, rules_for
+        from wsikd.grade.verdict import UNLIKE
+        from wsikd.models.guard import Reading
         from wsikd.slides.base import FILLS_GAPS
         from wsikd.slides.listing.manifest import open_entry
 
@@ -168,15 +176,21 @@ class Student:
         entry = replace(entry, mask=None if mask is None else Path(mask))
         if slide_mpp is not None:
             entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
-        predictor = self._predictor(entry, options)
-        if isinstance(slide, Slide) and slide_mpp is None:
-            found = predictor.predict(slide.reader, mask_file=entry.mask, on_progress=on_progress)
-        else:
-            with open_entry(entry) as opened:
-                found = predictor.predict(opened, mask_file=entry.mask, on_progress=on_progress)
+        predictor, guard = self._predictor(entry, options), self._bundle.guard
+        reading = Reading(guard) if guard else None
+        with ExitStack() as stack:
+            if isinstance(slide, Slide) and slide_mpp is None:
+                opened = slide.reader
+            else:
+                opened = stack.enter_context(open_entry(entry))
+            found = predictor.predict(
+                opened, mask_file=entry.mask, on_progress=on_progress, look=reading
+            )
+        beyond = reading is not None and reading.beyond and not grade_anyway
         return GradeMap.of(
             found.calibrated(self.temperature), rules=rules, entry=entry,
-            errors=self._bundle.card.share_errors,
+            errors=self._bundle.card.share_errors, withheld=UNLIKE if beyond else None,
+            guard=guard_columns(entry.name, reading, anyway=grade_anyway),
         )  # fmt: skip
 
     def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+import wsikd
 from tests.slides.pixels import tissue_rgb
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
@@ -97,3 +98,21 @@ def test_a_weak_guard_says_so(slide, tmp_path, caplog):
     row, _, _ = infer(slide, student(tmp_path, 0.0, count=5), tmp_path / "out")
     assert row["grade_status"] == "withheld: unlike training"
     assert "guard is weak: its threshold rests on 5 validation slide(s)" in caplog.text
+
+
+def test_python_withholds_what_the_command_withholds(slide, tmp_path):
+    bundle = student(tmp_path, 0.0)
+    row, _, _ = infer(slide, bundle, tmp_path / "out")
+    opened = wsikd.load_student(bundle, threads=1, device="cpu")
+    grades = opened.predict(slide)
+    for found in (grades, wsikd.GradeMap.load(tmp_path / "out" / "good")):
+        said = found.summary()
+        assert said["grade_status"] == row["grade_status"] == "withheld: unlike training"
+        assert not any(said.get(name) for name in SCORE)
+        assert said["guard_distance"] == pytest.approx(float(row["guard_distance"]), rel=1e-3)
+        assert found.score().startswith("grade withheld")
+        assert found.cores() == []
+    with wsikd.open_slide(slide) as own:
+        anyway = opened.predict(own, grade_anyway=True)
+    assert anyway.summary()["isup_grade_group"] == 4
+    assert len(anyway.cores()) == 1
