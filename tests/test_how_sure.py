@@ -26,7 +26,7 @@ from wsikd.learn.score.metrics import measure
 
 ROOT = Path(__file__).parents[1]
 MAKERS = {
-    "interval", "rate_interval", "difference_interval", "difference_bound", "limits",
+    "interval", "rate_interval", "difference_interval", "paired_bounds", "limits",
     "difference_limits", "rate_limits", "ShareErrors",
 }  # fmt: skip
 OF_ITS_OWN = {"wsikd.core.intervals", "wsikd.core.shares"}

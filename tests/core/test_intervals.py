@@ -6,11 +6,11 @@ from scipy import stats
 
 from wsikd.core.intervals import (
     MIN_GROUPS,
-    difference_bound,
     difference_interval,
     interval,
     leave_out,
     limits,
+    paired_bounds,
     rate_interval,
     rate_limits,
 )
@@ -54,7 +54,11 @@ def test_the_interval_of_a_difference_joins_two():
     low, high = difference_interval(a, b, "share")
     paired = stats.ttest_rel(one, other).confidence_interval(0.95)
     assert (low, high) == pytest.approx((paired.low, paired.high), abs=0.02)
-    assert low < difference_bound(a, b, "share") < a[0] - b[0]
+    apart = one - other
+    freedom = min(39, 2 * 40 / (stats.kurtosis(apart, fisher=False) - 1))
+    expected = apart.mean() - stats.t.ppf(0.97, freedom) * stats.sem(apart)
+    assert paired_bounds(a, b, level=0.97) == pytest.approx(expected)
+    assert paired_bounds(a, a, level=0.97) == pytest.approx(0.03 ** (1 / 40) - 1)
     assert difference_interval(b, a, "share") == pytest.approx((-high, -low))
     low, high = difference_interval(a, a, "share")
     assert low == -high < -0.05  # others may differ
@@ -73,7 +77,7 @@ def test_many_groups_are_left_out_in_blocks():
 def test_few_groups_have_no_interval(groups):
     values = np.linspace(0.4, 0.6, 1 + groups)
     assert interval(values, "share") is None
-    assert difference_bound(values, values, "kappa") is None
+    assert difference_interval(values, values, "kappa") is None
     assert rate_interval(np.ones(groups), np.ones(groups)) is None
 
 

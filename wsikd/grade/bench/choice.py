@@ -2,8 +2,9 @@
 
 The answer to "which magnification may I use" is a non-inferiority test (S. Wellek, *Testing
 Statistical Hypotheses of Equivalence and Noninferiority*, CRC Press 2010): a student passes where
-the one-sided 96 % lower bound of kappa(student) - kappa(teacher) lies above -margin. Both kappas
-are of the same slides, so that what is hard for both does not count. Students are tested from the
+the lower bound of kappa(student) - kappa(teacher) lies above -margin, see
+:mod:`wsikd.grade.bench.margin_bound`. Both kappas are of the same slides, so that what is hard for
+both does not count. Students are tested from the
 highest magnification down, and testing ends with the first that fails: in such a fixed sequence
 each test keeps its full level (P. Westfall, A. Krishen, "Optimally weighted, fixed sequence and
 gatekeeper multiple testing procedures", J. Stat. Plan. Inference 99, 2001).
@@ -19,15 +20,11 @@ import numpy as np
 
 from wsikd.core.agreement import confusion
 from wsikd.core.classes import pattern_of
-from wsikd.core.intervals import (
-    MIN_GROUPS,
-    difference_bound,
-    difference_interval,
-    interval,
-)
+from wsikd.core.intervals import MIN_GROUPS, difference_interval, interval
 from wsikd.core.leak_hashes import saw_scan
 from wsikd.core.output.looks import Part
 from wsikd.grade.bench import sequence
+from wsikd.grade.bench.margin_bound import LEVELS, lower_bound
 from wsikd.grade.bench.slide_grades import gather_slides
 from wsikd.grade.bench.types import Gradings
 from wsikd.grade.escalation.predictor import EscalatingPredictor
@@ -45,10 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MIN_COVER = 0.5
-ERROR = 0.05
-"""Nominal error of naming a student that loses more than the margin; measured: at most 6 %."""
-BOUND_LEVEL = 0.96
-"""Of the one-sided bound. At 1 - ERROR a plain jackknife bound erred in up to 6.4 %."""
 
 
 def trade(
@@ -232,7 +225,7 @@ def choose(
 
     Returns:
         JSON values: for each student its difference from the teacher, the 95 % interval of it, the
-        one-sided 96 % lower bound, and ``not_inferior`` (None where an earlier one had failed, so
+        one-sided lower bound, and ``not_inferior`` (None where an earlier one had failed, so
         that it was not tested); ``chosen`` is the last that passed, None where none did. Where not
         even the first has a bound, nothing is concluded, and ``refused`` gives the reason.
     """
@@ -242,7 +235,7 @@ def choose(
     for name in students:
         own = gradings.without(name)
         difference = float(own[0] - base[0])
-        lower = difference_bound(own, base, "kappa", level=BOUND_LEVEL)
+        lower = lower_bound(gradings, name, teacher)
         span = difference_interval(own, base, "kappa")
         passed = lower is not None and lower > -margin
         tests.append({
@@ -263,7 +256,7 @@ def choose(
         log.warning("--margin %g: %s", margin, refused)
     return {
         "margin": margin,
-        "level": BOUND_LEVEL,
+        "level": LEVELS[gradings.unit],
         "unit": gradings.unit,
         "groups": gradings.groups,
         "few": gradings.groups < MIN_GROUPS,

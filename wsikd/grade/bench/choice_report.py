@@ -109,6 +109,9 @@ def _spread(values: dict[str, float]) -> str:
     return f"{middle} [{low}, {high}]"
 
 
+_ONE_MISSED = ", computed as if it had missed the cancer of one more slide,"
+
+
 def _choice_lines(record: dict[str, Any]) -> list[str]:
     choice = record["choice"]
     if choice["refused"]:
@@ -116,7 +119,8 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
     said = (
         f"**Not inferior to the teacher by a margin of {choice['margin']:g}: "
         f"{choice['chosen'] or 'none'}.** By kappa of {choice['unit']}s: a student passes where "
-        "the one-sided 96 % lower bound of its kappa less the teacher's lies above "
+        f"the one-sided {100 * choice.get('level', 0.96):g} % lower bound of its kappa less the "
+        f"teacher's{_ONE_MISSED if choice['unit'] == 'slide' else ''} lies above "
         f"-{choice['margin']:g}; from the highest magnification down, until one fails."
     )
     kappa = f"kappa of {choice['unit']}s less the teacher's [95 %]"
