@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/wsikd demo -o demo
 
+# Without bytecode each of the hundreds of processes would compile the sources again.
 test: $(STAMP) lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 docs: $(STAMP)
 	$(BIN)/python -c 'import myst_nb, pydata_sphinx_theme, sphinx_copybutton, sphinx_design' 2>/dev/null \

@@ -1,5 +1,6 @@
 """Fixtures that several folders share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import pytest
 from hypothesis import settings
 
 from tests.slides.pixels import tissue_rgb
+from wsikd.core.workers.start import want
 from wsikd.synthetic.cohort import write_pyramid
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their children's too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Once a session, for the worker processes of all tests.
+want("wsikd.tiles.jobs", "wsikd.tiles.runs.info", "wsikd.grade.runs.jobs")
 
 # Derandomized: the same examples every time, and nothing kept on disk between runs.
 settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples=60)
@@ -29,6 +34,7 @@ LONGEST = (
 
 def pytest_configure(config):
     """Let processes of xdist, where there are any, take files in the order of below."""
+    gc.disable()  # until all is collected: a tenth of the time goes into looking for no garbage
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
@@ -37,6 +43,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     places = {Path(__file__).parent / name: n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """Spare the collector what lives to the end: it takes a second to look through it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

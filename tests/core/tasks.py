@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 import time
+from pathlib import Path
 
 from wsikd.core.errors import RegionReadError, StoreNotFoundError
 from wsikd.core.workers.progress import progressing
@@ -15,6 +17,15 @@ def double(report, number):
 
 def environment(report):
     return {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY")}
+
+
+def origin(report, module):
+    """Threads of the process that this one was forked from, and whether a module came along."""
+    return len(list(Path(f"/proc/{os.getppid()}/task").iterdir())), module in sys.modules
+
+
+def surroundings(report):
+    return os.environ.get("WSIKD_OF_NOW"), os.environ.get("WSIKD_CACHE"), str(Path.cwd())
 
 
 def log_lines(report):

@@ -123,9 +123,9 @@ def _spread(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _quantile(level: float, freedom: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return np.asarray(t.ppf((1 + level) / 2, np.maximum(freedom, 1.0)))
+    return np.asarray(stdtrit(np.maximum(freedom, 1.0), (1 + level) / 2))
 
 
 def _to(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
@@ -288,11 +288,11 @@ def rate_limits(
     Returns:
         float64 (..., 2), NaN where there is nothing.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     totals = np.asarray(totals, np.float64)
     size, groups = totals.sum(-1), (totals > 0).sum(-1)
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     with np.errstate(all="ignore"):
         rate = np.asarray(hits, np.float64).sum(-1) / size
         off = hits - rate[..., None] * totals

@@ -129,17 +129,19 @@ def pieces(mask_hw: NDArray[np.bool_], gap: float) -> NDArray[np.int64]:
         mask_hw: bool (rows, columns).
         gap: in cell sides.
     """
-    from scipy import ndimage
+    import cv2
 
-    around = np.ones((3, 3), bool)
-    label, count = ndimage.label(mask_hw, around)
+    mask = mask_hw.astype(np.uint8)
+    count, label = cv2.connectedComponents(mask, connectivity=8)
+    count -= 1  # without the background
     if count < 2:
         return np.asarray(label, np.int64)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
-    border = mask_hw & ~ndimage.binary_erosion(mask_hw, around)
+    around, edge = np.ones((3, 3), np.uint8), cv2.BORDER_CONSTANT
+    border = mask_hw & (cv2.erode(mask, around, borderType=edge, borderValue=0) == 0)
     place = np.argwhere(border)
     pairs = cKDTree(place).query_pairs(gap + 2**0.5 + _EDGE, output_type="ndarray")
     apart = np.maximum(np.abs(place[pairs[:, 0]] - place[pairs[:, 1]]) - 1, 0)

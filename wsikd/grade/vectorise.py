@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Ints = NDArray[np.int64]
 
@@ -60,9 +60,10 @@ def _components(grade_hw: NDArray[np.int16]) -> Ints:
     out = np.zeros(grade_hw.shape, np.int64)
     count = 0
     for grade in np.unique(grade_hw[grade_hw >= 0]):
-        part, found = ndimage.label(grade_hw == grade)
+        mask = (grade_hw == grade).astype(np.uint8)
+        found, part = cv2.connectedComponents(mask, connectivity=4)  # the background is one
         out[part > 0] = part[part > 0] + count
-        count += found
+        count += found - 1
     return out
 
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,13 +130,15 @@ def threshold(distances: NDArray[np.float64]) -> float:
     Args:
         distances: one a slide, float64 (S,), S >= 1.
     """
+    from scipy.special import stdtrit
+
     count, ordered = len(distances), np.sort(distances)
     if count < ENOUGH:
         return float(WEAK_FACTOR * ordered[-1])
     rank = min(math.ceil((count + 1) * (1 - FALSE_ALARMS)), count)
     logs = np.log(np.maximum(ordered, 1e-12))
     spread = float(logs.std(ddof=1)) * math.sqrt(1 + 1 / count)
-    limit = math.exp(logs.mean() + float(stats.t.ppf(1 - FALSE_ALARMS, count - 1)) * spread)
+    limit = math.exp(logs.mean() + float(stdtrit(count - 1, 1 - FALSE_ALARMS)) * spread)
     return float(max(ordered[rank - 1], limit))
 
 

@@ -271,3 +271,39 @@ def test_no_process_outlives_a_killed_parent():
         assert all(alive(pid) for pid in pids)
         parent.kill()
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks on Linux alone")
+def test_processes_are_forked_from_one_that_has_no_threads_and_all_imports():
+    """A lock that a thread holds while its process forks stays locked in the child."""
+    with WorkerPool(2) as pool:
+        found = list(pool.run(Task(str(n), tasks.origin, ("wsikd.tiles.jobs",)) for n in range(4)))
+    assert {o.value for o in found} == {(1, True)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks on Linux alone")
+def test_a_process_has_the_environment_and_folder_of_now(shared, tmp_path, monkeypatch):
+    only(shared, tasks.double, 1)  # the server runs
+    monkeypatch.setenv("WSIKD_OF_NOW", "yes")
+    monkeypatch.delenv("WSIKD_CACHE")
+    monkeypatch.chdir(tmp_path)
+    with WorkerPool() as pool:
+        assert only(pool, tasks.surroundings).value == ("yes", None, str(tmp_path))
+
+
+SPAWNED = """
+from wsikd.core.workers.start import context
+print(context("no.such.module").get_start_method())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks on Linux alone")
+@pytest.mark.parametrize(("folder", "how"), [("short", "forkserver"), ("long" * 40, "spawn")])
+def test_where_its_socket_has_no_place_processes_are_spawned(tmp_path, folder, how):
+    (tmp_path / folder).mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", SPAWNED], capture_output=True, text=True, env=environment, check=True
+    )
+    assert (done.stdout, done.stderr) == (f"{how}\n", "")
+    assert not list((tmp_path / folder).iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.core.workers.noise import listen
+from wsikd.core.workers.start import context
 from wsikd.core.workers.worker import DONE, FAILED, LOG, REPORT, answer, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     OnReport = Callable[["Task", tuple[Any, ...]], None]
@@ -75,7 +75,7 @@ def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterat
 
 
 class WorkerPool:
-    """Spawned processes, each of which does one task at a time.
+    """Processes, each of which does one task at a time.
 
     A process that dies is an error of its task alone, and the next task gets a fresh one; so does a
     process that makes no progress for ``stall_s`` seconds: it may wait for a network disk, or
@@ -85,10 +85,22 @@ class WorkerPool:
     """
 
     def __init__(
-        self, processes: int = 1, *, stall_s: float = STALL_S, recycle: int = RECYCLE
+        self,
+        processes: int = 1,
+        *,
+        stall_s: float = STALL_S,
+        recycle: int = RECYCLE,
+        imports: Sequence[str] = (),
     ) -> None:
-        """Prepare; processes start when there is work for them."""
-        self._stall_s, self._recycle = stall_s, recycle
+        """Prepare; processes start when there is work for them.
+
+        Args:
+            processes: how many at most.
+            stall_s: see above.
+            recycle: see above.
+            imports: modules that tasks will import, beside those of their functions.
+        """
+        self._stall_s, self._recycle, self._imports = stall_s, recycle, tuple(imports)
         self._seats: list[_Worker | None] = [None] * processes
 
     @property
@@ -160,20 +172,21 @@ class WorkerPool:
                 worker.kill()
                 worker = None
             if worker is None:
-                worker = self._seats[seat] = _Worker()
+                worker = self._seats[seat] = _Worker(task.function.__module__, *self._imports)
             worker.begin(task)
 
 
 class _Worker:
     """A process, as its parent sees it."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.link, theirs = context.Pipe()
-        said, says = context.Pipe(duplex=False)
+    def __init__(self, *imports: str) -> None:
         levels = {name: logging.getLogger(name or None).level for name in ("", "wsikd")}
-        self.process = context.Process(target=serve, args=(theirs, levels, says), daemon=True)
         with _uninterrupted():
+            starts = context(*imports)
+            self.link, theirs = starts.Pipe()
+            said, says = starts.Pipe(duplex=False)
+            given = (theirs, levels, says, dict(os.environ))
+            self.process = starts.Process(target=serve, args=given, daemon=True)
             self.process.start()
         theirs.close()
         says.close()

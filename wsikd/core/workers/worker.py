@@ -35,16 +35,21 @@ PyTorch that spin while they wait take the cores that decode (seen: a forward pa
 and wsikd's own error repeats what OpenCV says about a damaged image."""
 
 
-def serve(link: Connection, levels: Mapping[str, int], says: Connection) -> None:
+def serve(
+    link: Connection, levels: Mapping[str, int], says: Connection, environment: Mapping[str, str]
+) -> None:
     """Answer calls until the parent sends nothing more, or is gone.
 
     Args:
         link: brings pickled ``(name, function, arguments)``, or no bytes at all for the end.
         levels: of the parent's loggers, by name.
         says: takes the place of standard error, of libraries in C too.
+        environment: the parent's.
     """
     os.dup2(says.fileno(), 2)
     says.close()
+    os.environ.clear()  # a server's is the parent's of long ago
+    os.environ.update(environment)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us

@@ -38,13 +38,13 @@ def share_interval(
         None where the interval of ``whole`` does not lie above zero, so that the share may be
         anything, or where there are too few groups.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     rows = len(part) - 1
     if rows < least or not (np.isfinite(part).all() and np.isfinite(whole).all()):
         return None
     off = np.stack([part[1:] - part[1:].mean(), whole[1:] - whole[1:].mean()])
-    square = float(t.ppf(0.975, rows - 3)) ** 2
+    square = float(stdtrit(rows - 3, 0.975)) ** 2
     (own, common), (_, base) = square * (rows - 1) / rows * (off @ off.T)
     a = whole[0] ** 2 - base
     b = part[0] * whole[0] - common
@@ -86,14 +86,14 @@ def p_slides(
 
 def p_seeds(each: NDArray[np.float64]) -> float | None:
     """Two-sided p-value of Student's test over seeds; None for one seed or undefined values."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     if len(each) < 2 or not np.isfinite(each).all():
         return None
     error = float(each.std(ddof=1)) / math.sqrt(len(each))
     if error == 0:
         return 0.0 if each.mean() else 1.0
-    return float(2 * t.sf(abs(each.mean()) / error, len(each) - 1))
+    return float(2 * stdtr(len(each) - 1, -abs(each.mean()) / error))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

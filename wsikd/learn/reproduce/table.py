@@ -267,12 +267,12 @@ def difference_of(
     without: dict[str, Without],
 ) -> dict[str, Any]:
     """A figure of row ``one`` minus that of ``other``, paired by (seed, repeat), as JSON values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     one_by_one = {key: p[metric] - points[other][key][metric] for key, p in points[one].items()}
     each, reach = _over(one_by_one, 0), None
     if len(each) > 1 and np.isfinite(each).all():
-        half = float(t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
+        half = float(stdtrit(len(each) - 1, 0.975) * each.std(ddof=1) / math.sqrt(len(each)))
         reach = (float(each.mean()) - half, float(each.mean()) + half)
     pair = (without[one].values[metric], without[other].values[metric], scale_of(metric))
     slides = difference_interval(*pair, least=least_groups(metric))
