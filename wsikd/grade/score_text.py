@@ -22,11 +22,7 @@ def score_text(row: Mapping[str, Any]) -> str:
         return ""
     if not row["gleason_score"]:
         return _no_score(row)
-    group = f"grade group {row.get('isup_grade_group')}"
-    low, high = row.get("isup_low"), row.get("isup_high")
-    if _is_number(low) and _is_number(high):
-        group += f" ({low} to {high})"
-    parts = [f"Gleason {row['gleason_score']}", group]
+    parts = [f"Gleason {row['gleason_score']}", _group(row)]
     if row.get("minor"):
         parts.append(f"minor pattern {row['minor']}")
     for pattern in (4, 5):
@@ -37,6 +33,52 @@ def score_text(row: Mapping[str, Any]) -> str:
     if _is_number(cores) and cores > 1 and worst:
         parts.append(f"worst of {cores} cores {worst}")
     return ", ".join(parts)
+
+
+def score_sentence(row: Mapping[str, Any]) -> str:
+    """The same as sentences for a page; empty where the classes are not Gleason patterns.
+
+    >>> score_sentence({"gleason_score": "3+4=7", "isup_grade_group": 2, "isup_low": 2,
+    ...                 "isup_high": 3, "pattern_4_of_cancer": 0.35})
+    'Likely Gleason 3+4=7, grade group 2 (2 to 3). 35 % of the cancer is pattern 4.'
+    >>> score_sentence({"gleason_score": None, "grade_status": NO_CANCER, "cancer_mm2": 0.0})
+    'No cancer found.'
+    """
+    if "gleason_score" not in row:
+        return ""
+    if not row["gleason_score"]:
+        return _no_score_sentence(row)
+    text = [f"Likely Gleason {row['gleason_score']}, {_group(row)}."]
+    for pattern in (4, 5):
+        share = row.get(f"pattern_{pattern}_of_cancer")
+        if _is_number(share) and share:
+            percent = _percent(share)
+            text.append(f"{percent[0].upper()}{percent[1:]} of the cancer is pattern {pattern}.")
+    if row.get("minor"):
+        text.append(f"Pattern {row['minor']} is a minor component.")
+    cores, worst = row.get("cores") or 0, row.get("worst_core_score")
+    if _is_number(cores) and cores > 1 and worst:
+        text.append(f"The worst of {cores} cores has {worst}.")
+    return " ".join(text)
+
+
+def _no_score_sentence(row: Mapping[str, Any]) -> str:
+    status, area, least = (row.get(k) for k in ("grade_status", "cancer_mm2", "cancer_least_mm2"))
+    if status == NO_CANCER and _is_number(area):
+        if not area:
+            return "No cancer found."
+        asked = f" of {least:.2g} mm2" if _is_number(least) and least else ""
+        return f"No cancer above the threshold{asked}; {area:.2g} mm2 lie below it."
+    if status == UNLIKE:
+        return "No grade: the slide differs from the training data."
+    text = _no_score(row)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    group = f"grade group {row.get('isup_grade_group')}"
+    low, high = row.get("isup_low"), row.get("isup_high")
+    return f"{group} ({low} to {high})" if _is_number(low) and _is_number(high) else group
 
 
 def _no_score(row: Mapping[str, Any]) -> str:

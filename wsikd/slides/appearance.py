@@ -26,6 +26,11 @@ STATISTICS: dict[str, float] = {
     "saturation": 0.05,
     "focus": 0.15,
 }
+_WORDS = {
+    "mean": "strength of the stain in {}",
+    "sd": "contrast of the stain in {}",
+    "share": "hue of the stain, its part of {}",
+}
 FAR = 2.0
 QUANTILES = (0.05, 0.5, 0.95)
 MAX_FIELDS = 48
@@ -52,6 +57,18 @@ def field_statistics(patch: NDArray[np.uint8]) -> NDArray[np.float64]:
     _, spread = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     focus = np.log10(1 + float(spread[0, 0]) ** 2)
     return np.concatenate([mean, sd, mean / max(float(mean.sum()), 1e-3), [saturation, focus]])
+
+
+def describe_statistic(name: str) -> str:
+    """A statistic in words.
+
+    >>> describe_statistic("od_mean_green"), describe_statistic("focus")
+    ('strength of the stain in green', 'focus')
+    """
+    parts = name.split("_")
+    if len(parts) == 3 and parts[1] in _WORDS:
+        return _WORDS[parts[1]].format(parts[2])
+    return name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tests.grade.maps import square_map
 from tests.grade.viewer.test_server import CHROMIUM
 from wsikd.core.errors import NoSlidesError
 from wsikd.grade.exports import write_all
-from wsikd.grade.reports.folder_report import THUMBNAIL_PX, write_results_report
+from wsikd.grade.reports.folder_report import write_results_report
+from wsikd.grade.reports.slide_card import THUMBNAIL_PX
 
 ODD = [
     'a"b',
@@ -87,13 +88,14 @@ def test_every_slide_is_a_card_with_what_was_written_of_it(tmp_path):
     assert (two["data-name"], two["data-group"], two["data-flagged"]) == ("s2", "none", "0")
     text = " ".join(page.text.split())
     for told in (
-        "Gleason 4+4=8, grade group 4 (3 to 5)", "no score", "40.0 (25.0 to 50.0) %", "60.0 %",
-        "1.5 mm2", "40 fields", "0.31", "unlike training", "G4 mm2 interval", "0.8 to 1.2",
-        "1.25 s, by stage", "forward", "For research use only, not for diagnosis.",
+        "Likely Gleason 4+4=8, grade group 4 (3 to 5).", "No score.", "40.0 (25.0 to 50.0) %",
+        "60.0 %", "1.5 mm2", "40 fields", "0.31", "Stain or focus differ", "G4 mm2 interval",
+        "0.8 to 1.2", "1.25: open 0.250, forward 1.000", "slides to review",
+        "For research use only, not for diagnosis.",
         "0123456789ab", "stride px",
     ):  # fmt: skip
         assert told in text, told
-    assert text.count("unlike training") == 1
+    assert text.count("Stain or focus differ") == 2  # in the list of what to review, and the card
 
 
 def test_pictures_are_small_and_show_the_slide_without_the_legend(tmp_path):
@@ -115,7 +117,8 @@ def test_pictures_are_small_and_show_the_slide_without_the_legend(tmp_path):
 
 @pytest.mark.parametrize("name", ODD)
 def test_names_of_any_kind_are_text_and_nothing_else(tmp_path, name):
-    result(tmp_path, name, unlike_training=f"{name}</p><script>alert(2)</script>")
+    hostile = f"{name}</p><script>alert(2)</script>"
+    result(tmp_path, name, unlike_training=True, farthest_in=hostile, grade_status=hostile)
     with (tmp_path / "failures.csv").open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
         rows.writerow(["slide", "error", "fault", "remedy"])
@@ -138,6 +141,28 @@ def test_nothing_is_asked_of_any_other_place(tmp_path):
     assert all(v.startswith(("data:", "./")) for v in places)
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?:|@import|url\(", re.sub(r"base64,\S+", "", text))
+
+
+def test_slides_to_review_come_first_the_graver_before_the_others(tmp_path):
+    result(tmp_path, "a", isup_low=1, isup_high=5)
+    result(tmp_path, "b")
+    result(tmp_path, "c d", guard_distance=1.9, grade_status="withheld: unlike training",
+           gleason_score=None, isup_grade_group=None)  # fmt: skip
+    page = page_of(tmp_path)
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
+    assert links == ["#slide-c%20d", "#slide-a"]
+    assert [a["id"] for a in page.all("article")] == ["slide-a", "slide-b", "slide-c%20d"]
+    grave, mild = page.all("p", **{"class": "grave"}), page.all("article", **{"data-flagged": "1"})
+    assert (len(grave), len(mild)) == (1, 2)
+    assert page.text.index("not seen tissue like this") < page.text.index("anything from 1 to 5")
+    assert "No grade: the slide differs from the training data." in page.text
+
+
+def test_why_there_are_no_intervals_is_said_once(tmp_path):
+    for name in ("a", "b"):
+        result(tmp_path, name, intervals="none: not enough validation slides (1 of 20)")
+    text = page_of(tmp_path).text
+    assert text.count("not enough validation slides") == 1
 
 
 def test_failures_stand_with_their_remedies_even_alone(tmp_path):

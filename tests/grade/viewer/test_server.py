@@ -1,5 +1,6 @@
 """The viewer: tiles are the reader's pixels, maps lie in their place, no one else is served."""
 
+import csv
 import hashlib
 import json
 import re
@@ -23,6 +24,7 @@ from tests.grade.runs.test_results import SPEC, Purple
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError, NoSlidesError
+from wsikd.grade.exports import write_all
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.reports.class_colours import class_colour
@@ -190,6 +192,49 @@ def test_the_field_at_a_place_has_the_maps_probabilities(serve, out):
     assert json.loads(ask(server, f"/at/{odd}.json?x=1&y=1")[1]) is None
     for query in ("", "?x=a&y=1", "?x=nan&y=1", "?x=1e999&y=0"):
         assert ask(server, f"/at/{odd}.json{query}")[0].status == 404
+
+
+def test_doubtful_fields_cores_and_reasons_are_named_with_their_places(serve, out):
+    path = out / "odd" / "result.json"
+    record = json.loads(path.read_text())
+    cores = [
+        {"core": n, "x": 10.0 * n, "y": 20.0, "width": 100.0, "height": 50.0,
+         "gleason_score": f"{n + 2}+4={n + 6}", "isup_grade_group": n}
+        for n in (1, 2)
+    ]  # fmt: skip
+    summary = record["summary"] | {"isup_low": 0, "isup_high": 4}
+    path.write_text(json.dumps(record | {"cores": cores, "summary": summary}))
+    try:
+        server = serve()
+        about = json.loads(ask(server, f"/about/{number_of(server, 'odd')}.json")[1])
+    finally:
+        path.write_text(json.dumps(record))
+    grave, text = about["reasons"][0].values()
+    assert not grave
+    assert "from no cancer to 4" in text
+    assert [core["score"] for core in about["cores"]] == [
+        "Gleason 3+4=7, grade group 1", "Gleason 4+4=8, grade group 2",
+    ]  # fmt: skip
+    assert about["cores"][1]["box"] == [20.0, 20.0, 100.0, 50.0]
+
+
+def test_doubtful_fields_are_those_of_the_table_in_its_order(tmp_path):
+    sure = square_map(info=ANISOTROPIC)
+    probability = sure.probability_khw.copy()
+    probability[:, 2, 3], probability[:, 4, 6] = (0.02, 0.08, 0.47, 0.43), (0.5, 0.49, 0.01, 0)
+    grade_map = replace(sure, probability_khw=probability)
+    write_all(grade_map, tmp_path / "s", ("zarr", "uncertain"))
+    row = {"format": 1, "summary": {"slide": "s"}, "made_with": {}, "seconds": {}}
+    (tmp_path / "s" / "result.json").write_text(json.dumps(row))
+    found = Viewing(tmp_path).about(0)["doubtful"]
+    with (tmp_path / "s" / "uncertain.csv").open() as file:
+        table = list(csv.DictReader(file))
+    wanted = [[float(line[k]) for k in ("minx", "miny", "width", "height")] for line in table]
+    assert len(wanted) == 2
+    scale = max(grade_map.slide.mpp.x, grade_map.slide.mpp.y) / np.array((0.4, 0.499))
+    level0 = np.array(found) * np.tile(scale, 2)
+    level0[:, :2] += grade_map.slide.bounds[:2]
+    np.testing.assert_allclose(level0, wanted, atol=1e-3)
 
 
 def test_a_slide_that_is_not_at_hand_leaves_the_map(serve, tmp_path, slide_file, out):

@@ -59,12 +59,10 @@ def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = No
     Raises:
         OutputError: the file cannot be written.
     """
-    probability = grade_map.probability_khw[:, grade_map.valid_hw].T
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :2]
-    first, second = np.take_along_axis(probability, order, 1).T
+    order, pair = _two_most(grade_map)
+    first, second = pair.T
     margin = first - second
-    near = np.argsort(margin, kind="stable")
-    near = near[margin[near] < NEAR]
+    near = doubtful(grade_map)
     rows = [
         [
             *(grade_map.classes[k] for k in order[i]),
@@ -74,6 +72,21 @@ def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = No
     ]
     names = ["first", "second", "prob_first", "prob_second", "margin"]
     _save(path, names, grade_map.boxes()[near], rows)
+
+
+def doubtful(grade_map: GradeMap) -> NDArray[np.int64]:
+    """Fields near a decision boundary, the nearest first: places in ``grade_map.boxes()``."""
+    _, pair = _two_most(grade_map)
+    margin = pair[:, 0] - pair[:, 1]
+    near = np.argsort(margin, kind="stable")
+    return near[margin[near] < NEAR]
+
+
+def _two_most(grade_map: GradeMap) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The two most probable classes of each field and their probabilities, each (fields, 2)."""
+    probability = grade_map.probability_khw[:, grade_map.valid_hw].T
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :2]
+    return order, np.take_along_axis(probability, order, 1)
 
 
 def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:

@@ -18,6 +18,8 @@ from wsikd.grade.reports.thumbnail import View
 from wsikd.slides.scaled_view import Canvas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
@@ -87,6 +89,12 @@ class Plane:
             (x - self.origin_xy[0]) / self.scale_xy[0],
             (y - self.origin_xy[1]) / self.scale_xy[1],
         )
+
+    def box_from_level0(self, box: Sequence[float]) -> list[float]:
+        """Box on the plane, x, y, width, height, of a level-0 box."""
+        x, y, width, height = box
+        left, top = self.from_level0(x, y)
+        return [left, top, width / self.scale_xy[0], height / self.scale_xy[1]]
 
 
 def slide_tile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -14,10 +14,12 @@ import numpy as np
 from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import NoSlidesError, WsikdError
 from wsikd.grade.exports import MAP_FILE
+from wsikd.grade.exports.csv import doubtful
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.reports.class_colours import class_colour
+from wsikd.grade.review import reasons
 from wsikd.grade.runs.record import named_records
-from wsikd.grade.score_text import score_text
+from wsikd.grade.score_text import score_sentence, score_text
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.listing.manifest import open_entry
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
+    from wsikd.grade.runs.record import ResultRecord
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 
 _MOST_OPEN = 4
 _MOST_MAPS = 16
 _MOST_AT_ONCE = 4
+_MOST_DOUBTFUL = 200
 UNKNOWN = "results do not store paths; give the slides with -i to see them under the map"
 
 
@@ -86,7 +90,7 @@ class Viewing:
     def about(self, number: int) -> dict[str, Any]:
         """What the page needs to know of a slide. Raises StoreNotFoundError, IndexError."""
         grade_map, plane = self._map(number)
-        notice = self._notice(number)
+        notice, record = self._notice(number), self.records[number][1]
         return {
             "name": self.records[number][0].name,
             "size": plane.size,
@@ -98,8 +102,11 @@ class Viewing:
                 {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(name, i))}
                 for i, name in enumerate(grade_map.classes)
             ],
-            "summary": self.records[number][1].summary,
-            "score": score_text(self.records[number][1].summary),
+            "summary": record.summary,
+            "score": score_sentence(record.summary),
+            "reasons": [asdict(reason) for reason in reasons(record.summary)],
+            "cores": _cores(record, plane),
+            "doubtful": _doubtful(grade_map, plane),
             "not_assessed": NOT_ASSESSED,
             "notice": notice,
         }
@@ -140,10 +147,8 @@ class Viewing:
             grade_map.origin_xy[0] + column * grade_map.cell_px[0],
             grade_map.origin_xy[1] + row * grade_map.cell_px[1],
         )
-        end = (corner[0] + grade_map.cell_px[0], corner[1] + grade_map.cell_px[1])
-        (x0, y0), (x1, y1) = plane.from_level0(*corner), plane.from_level0(*end)
         return {
-            "box": [x0, y0, x1 - x0, y1 - y0],
+            "box": plane.box_from_level0((*corner, *grade_map.cell_px)),
             "level0": [round(v, 1) for v in corner],
             "grade": int(grade_map.grade_hw[row, column]),
             "probabilities": [
@@ -234,6 +239,31 @@ class Viewing:
             found = _png(pixels)
             self._cache.put(key, found)
         return found
+
+
+def _cores(record: ResultRecord, plane: Plane) -> list[dict[str, Any]]:
+    """Number, score and place of each core, where a slide has several."""
+    found = record.cores if isinstance(record.cores, list) else []
+    sides = ("x", "y", "width", "height")
+    if len(found) < 2 or not all(
+        isinstance(core, dict) and all(isinstance(core.get(side), int | float) for side in sides)
+        for core in found
+    ):
+        return []
+    return [
+        {
+            "number": core.get("core"),
+            "score": score_text(core),
+            "box": plane.box_from_level0([core[side] for side in sides]),
+        }
+        for core in found
+    ]
+
+
+def _doubtful(grade_map: GradeMap, plane: Plane) -> list[list[float]]:
+    """Boxes on the plane of the most doubtful fields, the most doubtful first."""
+    boxes = grade_map.boxes()[doubtful(grade_map)[:_MOST_DOUBTFUL]]
+    return [plane.box_from_level0(box) for box in boxes.tolist()]
 
 
 class _Cache:

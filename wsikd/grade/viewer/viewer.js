@@ -4,7 +4,7 @@ const viewer = OpenSeadragon({
   id: "view", drawer: "canvas", showNavigationControl: false, showNavigator: true, navigatorAutoFade: false,
   maxZoomPixelRatio: 8, animationTime: 0.5, gestureSettingsMouse: { clickToZoom: false },
 });
-let number = 0, about = null, asked = 0;
+let number = 0, about = null, asked = 0, doubted = -1;
 
 function make(tag, text) {
   const made = document.createElement(tag);
@@ -46,6 +46,12 @@ async function show(n) {
   const read = about.summary;
   find("score").textContent = about.score;
   find("assessed").textContent = about.score ? about.not_assessed : "";
+  find("reasons").replaceChildren(...about.reasons.map((reason) => {
+    const line = make("p", reason.text);
+    if (reason.grave) line.className = "grave";
+    return line;
+  }));
+  showPlaces();
   find("summary").textContent = `${read.fields} fields of ${about.field_um.toPrecision(4)} `
     + `um, ${about.mpp.toPrecision(4)} um/px`;
   const box = find("classes");
@@ -67,6 +73,40 @@ async function show(n) {
   const layers = about.notice ? [] : [{ tileSource: pyramid(`slide/${n}`) }];
   layers.push({ tileSource: pyramid(`map/${n}/${shown()}`), opacity: opacity() });
   viewer.open(layers);
+}
+function showPlaces() {
+  doubted = -1;
+  find("place").textContent = `${about.doubtful.length}`;
+  find("doubtful").hidden = !about.doubtful.length;
+  find("cores").querySelectorAll("button").forEach((old) => old.remove());
+  find("cores").hidden = !about.cores.length;
+  for (const core of about.cores) {
+    const button = make("button", `${core.number}: ${core.score}`);
+    button.addEventListener("click", () => visit(core.box, 0.05));
+    find("cores").append(button);
+  }
+}
+function visit(box, margin) {
+  if (!viewer.world.getItemCount()) return;
+  viewer.clearOverlays();
+  const frame = make("div");
+  frame.className = "cell";
+  const place = mapLayer().imageToViewportRectangle(...box);
+  viewer.addOverlay({ element: frame, location: place });
+  viewer.viewport.fitBounds(new OpenSeadragon.Rect(
+    place.x - margin * place.width, place.y - margin * place.height,
+    (1 + 2 * margin) * place.width, (1 + 2 * margin) * place.height));
+}
+async function visitDoubtful(step) {
+  if (!about || !about.doubtful.length || !viewer.world.getItemCount()) return;
+  const count = about.doubtful.length;
+  doubted = doubted < 0 ? (step > 0 ? 0 : count - 1) : (doubted + step + count) % count;
+  find("place").textContent = `${doubted + 1} of ${count}`;
+  const [x, y, width, height] = about.doubtful[doubted];
+  visit([x, y, width, height], 0.5);
+  const mine = ++asked;
+  const answer = await fetch(`at/${number}.json?x=${x + width / 2}&y=${y + height / 2}`);
+  if (answer.ok && mine === asked) tellField(await answer.json());
 }
 function tell(text) {
   find("notice").textContent = text || "";
@@ -110,17 +150,7 @@ viewer.addHandler("canvas-click", async (event) => {
   const field = await fieldAt(event.position);
   if (!field) return;
   tellField(field);
-  viewer.clearOverlays();
-  const frame = make("div");
-  frame.className = "cell";
-  const box = mapLayer().imageToViewportRectangle(...field.box);
-  viewer.addOverlay({ element: frame, location: box });
-  const wide = box.clone();
-  wide.x -= box.width / 2;
-  wide.y -= box.height / 2;
-  wide.width *= 2;
-  wide.height *= 2;
-  viewer.viewport.fitBounds(wide);
+  visit(field.box, 0.5);
 });
 function scaleBar() {
   if (!about || !viewer.world.getItemCount()) return;
@@ -136,6 +166,13 @@ viewer.addHandler("animation", scaleBar);
 viewer.addHandler("resize", scaleBar);
 find("opacity").addEventListener("input", () => {
   if (viewer.world.getItemCount()) mapLayer().setOpacity(opacity());
+});
+find("next").addEventListener("click", () => visitDoubtful(1));
+find("previous").addEventListener("click", () => visitDoubtful(-1));
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  if (event.key === "n") visitDoubtful(1);
+  if (event.key === "p") visitDoubtful(-1);
 });
 find("home").addEventListener("click", () => viewer.viewport.goHome());
 find("full").addEventListener("click", () => {

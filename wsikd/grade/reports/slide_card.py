@@ -1,0 +1,179 @@
+"""One slide on the page of a folder of results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from wsikd.grade.exports import OVERLAY_FILE
+from wsikd.grade.exports.png import PICTURE_KEY
+from wsikd.grade.reports.demo_report import data_uri, legend
+from wsikd.grade.review import reasons
+from wsikd.grade.score_text import score_sentence, score_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from wsikd.grade.review import Reason
+    from wsikd.grade.runs.record import ResultRecord
+
+THUMBNAIL_PX = 320
+_QUALITY = 80
+_LARGEST_PX = 100_000_000
+_SHOWN = frozenset(
+    ("slide", "seconds", "primary", "secondary", "minor", "gleason_score", "isup_grade_group")
+    + ("fields", "tissue_mm2", "note", "student", "specimen", "min_area_mm2", "intervals")
+    + ("mpp", "temperature", "isup_low", "isup_high", "grade_status", "cancer_mm2")
+    + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "min_pattern")
+    + ("cores", "worst_core", "worst_core_score", "worst_core_grade_group", "unlike_training")
+    + ("cancer_expected", "cancer_expected_low", "cancer_expected_high", "patient")
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One slide, as the page shows it.
+
+    Attributes:
+        name: of the slide, which is that of its folder.
+        sentence: the score, or why there is none.
+        reasons: why a person must look at it.
+        cores: number, score in words and tissue in mm2 of each core.
+        picture: data URI of a small overlay.
+        link: to the whole overlay.
+        summary: the slide's row of ``summary.csv``.
+        shares: name, colour, share, mm2 and interval in per cent of each class.
+        cancer: share of the tissue expected to be cancer, in words.
+        details: other columns of the row, for who wants to know.
+        stages: seconds of each stage.
+        settings: what the result was made with.
+        facts: about the run that made it.
+    """
+
+    name: str
+    sentence: str
+    reasons: Sequence[Reason]
+    cores: Sequence[tuple[int, str, float]]
+    picture: str | None
+    link: str | None
+    summary: Mapping[str, Any]
+    shares: Sequence[tuple[str, str, float, float, str]]
+    cancer: str
+    details: Sequence[tuple[str, str]]
+    stages: Sequence[tuple[str, float]]
+    settings: Mapping[str, Any] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+
+
+def slide_card(folder: Path, record: ResultRecord) -> Card:
+    """A slide's card.
+
+    Args:
+        folder: of the slide's result.
+        record: its ``result.json``.
+    """
+    summary = record.summary | {
+        k: number_of(record.summary.get(k)) for k in ("tissue_mm2", "seconds")
+    }
+    shares = _shares(summary)
+    ends = ("_share", "_mm2", "_share_low", "_share_high")
+    taken = {f"{name}{end}" for name, *_ in shares for end in ends} | _SHOWN
+    left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
+    overlay = folder / OVERLAY_FILE
+    return Card(
+        name=folder.name,
+        sentence=score_sentence(summary),
+        reasons=reasons(summary),
+        cores=_cores(record),
+        picture=_thumbnail(overlay),
+        link=f"./{quote(folder.name)}/{OVERLAY_FILE}" if overlay.is_file() else None,
+        summary=summary,
+        shares=shares,
+        cancer=_cancer(summary),
+        details=[(k.replace("_", " "), value_text(v)) for k, v in left.items()],
+        stages=[(k, number_of(v)) for k, v in record.seconds.items()],
+        settings=record.made_with,
+        facts={k: v for k in ("wsikd", "created", "mpp_source") if (v := getattr(record, k))},
+    )
+
+
+def _shares(summary: Mapping[str, Any]) -> list[tuple[str, str, float, float, str]]:
+    names = [k.removesuffix("_share") for k in summary if k.endswith("_share")]
+    return [
+        (
+            name,
+            colour,
+            number_of(summary.get(f"{name}_share")),
+            number_of(summary.get(f"{name}_mm2")),
+            _interval(summary.get(f"{name}_share_low"), summary.get(f"{name}_share_high")),
+        )
+        for name, colour in legend(names)
+    ]
+
+
+def _cores(record: ResultRecord) -> list[tuple[int, str, float]]:
+    found = record.cores if isinstance(record.cores, list) else []
+    if len(found) < 2 or not all(isinstance(c, dict) and "gleason_score" in c for c in found):
+        return []
+    return [(c["core"], score_text(c), number_of(c.get("tissue_mm2"))) for c in found]
+
+
+def _cancer(summary: Mapping[str, Any]) -> str:
+    share = summary.get("cancer_expected")
+    if not isinstance(share, int | float):
+        return ""
+    ends = _interval(summary.get("cancer_expected_low"), summary.get("cancer_expected_high"))
+    return f"{100 * share:.1f} % of the tissue" + (f" ({ends} %)" if ends else "")
+
+
+def number_of(value: Any) -> float:
+    """A number of a record, 0 for anything else."""
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _interval(low: Any, high: Any) -> str:
+    """Both ends in per cent; empty where there is no interval."""
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return f"{100 * low:.1f} to {100 * high:.1f}"
+    return ""
+
+
+def value_text(value: Any) -> str:
+    """A value of a record in words.
+
+    >>> value_text([0.25, 0.5]), value_text(True), value_text({"a": 1.0})
+    ('0.25 to 0.5', 'yes', 'a 1')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return (" to " if len(value) == 2 else ", ").join(map(value_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {value_text(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _thumbnail(overlay: Path) -> str | None:
+    """A JPEG of at most ``THUMBNAIL_PX`` as a data URI, cut to the slide where that is known."""
+    from PIL import Image
+
+    try:
+        with Image.open(overlay) as opened:
+            if opened.width * opened.height > _LARGEST_PX:
+                return None
+            size = opened.info.get(PICTURE_KEY, "")
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    sides = [int(v) for v in size.split("x") if v.isdecimal()]
+    if len(sides) == 2:
+        picture = picture.crop((0, 0, sides[0], sides[1]))
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=_QUALITY)
+    return data_uri(stream.getvalue(), "image/jpeg")
