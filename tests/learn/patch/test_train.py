@@ -23,7 +23,7 @@ from wsikd.core.errors import (
 )
 from wsikd.core.run import RunDir
 from wsikd.learn.data.augment import augment
-from wsikd.learn.data.patches import load_patches
+from wsikd.learn.data.patches import PatchSet, load_patches
 from wsikd.learn.data.source_base import FileSource
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine.distributed import Team
@@ -593,6 +593,30 @@ def test_averages_in_memory_are_the_averages_of_the_step(stripes, teacher, tmp_p
         distill(settings, tmp_path / name, seed=1, device="cpu")
         found[name] = [row for row in rows(tmp_path / name) if "epoch" in row]
     assert found["kept"] == found["made"]
+
+
+def test_patches_that_do_not_fit_are_decoded_once_for_their_averages(
+    stripes, tmp_path, monkeypatch
+):
+    """Averages in float32 need a quarter of the memory: epochs then read no patch."""
+    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
+    patches = load_patches(*(config(stripes).data, config(stripes).split))
+    used = int(np.isin(patches.split, ("train", "val")).sum())
+    limit = used * 3 * patches.patch_px**2 * 0.5 / 1e9
+    read, decode = [], PatchSet.read
+    monkeypatch.setattr(PatchSet, "read", lambda self, i: read.append(i) or decode(self, i))
+    counts, digests = [], []
+    for number, (epochs, size) in enumerate(((1, limit), (3, limit), (3, 4.0))):
+        settings = config(
+            stripes, augment=plain, data={"student_mpp": 4.0, "cache_gb": size},
+            optim={"epochs": epochs}, network={"drop_pools": 1},
+        )  # fmt: skip
+        read.clear()
+        distill(settings, tmp_path / str(number), seed=1, device="cpu")
+        counts.append(len(read))
+        digests.append(load_bundle(tmp_path / str(number)).sha256)
+    assert counts[0] == counts[1] > counts[2]
+    assert digests[1] == digests[2]
 
 
 def test_colours_of_the_student_leave_the_teachers_view(stripes, teacher, tmp_path):

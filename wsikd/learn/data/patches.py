@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 KEPT_AT_ONCE = 64
+
+
+class _Averages(NamedTuple):
+    """Averages of patches, float32 (N, 3, side, side), and the row of each patch."""
+
+    values: Tensor
+    rows: dict[int, int]
 
 
 @dataclass
@@ -74,7 +81,7 @@ class PatchSet:
     val_by: str = "group"
     content: list[str | None] = field(default_factory=list, repr=False)
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
-    _averages: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _averages: dict[int, _Averages] = field(default_factory=dict, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -146,7 +153,7 @@ class PatchSet:
 
     def keep(self, indices: NDArray[np.int64], limit_gb: float, threads: int) -> bool:
         """Decode these patches into memory unless they need more than ``limit_gb`` (1e9 bytes)."""
-        if all(int(i) in self._cache for i in indices):
+        if self._images is not None and all(int(i) in self._cache for i in indices):
             return True
         size = len(indices) * 3 * self.patch_px**2
         if size > limit_gb * 1e9:
@@ -182,19 +189,31 @@ class PatchSet:
             (B, 3, side / factor, side / factor), 0 to 255.
         """
         kept = self._averages.get(factor)
-        if kept is None or not all(int(i) in self._cache for i in indices):
+        if kept is None or not all(int(i) in kept.rows for i in indices):
             return downsample(self.images(indices), factor)
-        return kept[[self._cache[int(i)] for i in indices]]
+        return kept.values[[kept.rows[int(i)] for i in indices]]
 
-    def keep_averages(self, factor: int, limit_gb: float) -> None:
-        """Hold the averages of the patches in memory too, unless they need over ``limit_gb``."""
-        if self._images is None or factor in self._averages:
+    def keep_averages(
+        self, factor: int, limit_gb: float, indices: NDArray[np.int64], threads: int
+    ) -> None:
+        """Hold the averages of patches in memory too, unless they need over ``limit_gb``.
+
+        Where the patches themselves do not fit, each is decoded once for its average.
+
+        Args:
+            factor: pixels that become one, along a side.
+            limit_gb: in 1e9 bytes.
+            indices: of the patches, those of :meth:`keep`.
+            threads: that read.
+        """
+        side = round(self.patch_px / factor)
+        if factor in self._averages or len(indices) * 3 * side**2 * 4 > limit_gb * 1e9:
             return
-        if self._images.numel() * 4 / factor**2 > limit_gb * 1e9:
-            return
-        starts = range(0, len(self._images), KEPT_AT_ONCE)
-        parts = [downsample(self._images[i : i + KEPT_AT_ONCE], factor) for i in starts]
-        self._averages[factor] = torch.cat(parts)
+        made = torch.empty(len(indices), 3, side, side)
+        rows = {int(index): row for row, index in enumerate(indices)}
+        for images, chosen in self.batches(indices, KEPT_AT_ONCE, threads=threads):
+            made[[rows[int(i)] for i in chosen]] = downsample(images, factor)
+        self._averages[factor] = _Averages(made, rows)
 
     def batches(
         self,
@@ -220,7 +239,8 @@ class PatchSet:
         rest = len(order) % size
         if drop_last and rest and len(order) > size:
             order = order[:-rest]
-        yield from read_ahead(order, size, threads, read or self.images)
+        parts = 1 if self._images is not None else max(1, min(threads, size))
+        yield from read_ahead(order, size, threads, read or self.images, parts=parts)
 
 
 def _centre(image: NDArray[np.uint8], side: int) -> Tensor:

@@ -115,7 +115,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
                 batch_size=trainer.batch_size, run=trainer.run.path,
             )  # fmt: skip
         if views.averaged:
-            patches.keep_averages(views.factor, config.data.cache_gb)
+            patches.keep_averages(views.factor, config.data.cache_gb, used, config.optim.threads)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss, kappa and accuracies, and the AUC where it selects."""
