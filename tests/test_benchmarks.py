@@ -1,15 +1,21 @@
 """Every benchmark runs alone, at its smallest size, and writes the form that is asked of it."""
 
+import contextlib
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
+import traceback
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 HELPERS = {"__init__", "harness", "infer_peers", "peers", "synthetic"}
@@ -35,34 +41,36 @@ def test_the_themes_are_known():
     assert THEMES == ["distill_step", "drawn_colour", "infer", "slpd_step", "tiling"]
 
 
-EACH = """
-import contextlib, runpy, sys
-from pathlib import Path
-folder, *scripts = map(Path, sys.argv[1:])
-for script in scripts:
-    own = folder / script.stem
-    own.mkdir()
-    sys.argv = [str(script), "--smallest", "--rounds", "1", "--json", str(own / "sub/record.json")]
-    sys.path[0] = str(script.parent)
-    with (own / "told").open("w") as told, contextlib.redirect_stdout(told):
+def run_script(script, folder):
+    """A script, as its command runs it, in this process: imports take longest."""
+    asked = [str(script), "--smallest", "--rounds", "1", "--json", str(folder / "sub/record.json")]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        (folder / "told").open("w") as told,
+        contextlib.redirect_stdout(told),
+        contextlib.chdir(folder.parent),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", asked)
         try:
             runpy.run_path(str(script), run_name="__main__")
-        except BaseException as error:
-            (own / "fault").write_text(repr(error))
-"""
+        except BaseException as error:  # noqa: BLE001 - of this script alone
+            (folder / "fault").write_text("".join(traceback.format_exception(error)))
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of each script's record and lines, all run in one process: imports take longest."""
+def runs(tmp_path_factory, harness):
+    """A folder of each script's record and lines."""
     folder = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "WSIKD_CACHE": str(folder / "cache")}
-    line = [sys.executable, "-c", EACH, folder, *(BENCHMARKS / f"{theme}.py" for theme in THEMES)]
-    done = subprocess.run(
-        [*map(str, line)], cwd=folder, env=environment, capture_output=True, text=True,
-        check=False, timeout=1800,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSIKD_CACHE", str(folder / "cache"))
+        for theme in THEMES:
+            (folder / theme).mkdir()
+            run_script(BENCHMARKS / f"{theme}.py", folder / theme)
+    cv2.setNumThreads(threads[0])
+    torch.set_num_threads(threads[1])
     return folder
 
 
