@@ -13,6 +13,7 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
 from wsikd.models.device import pick_device
+from wsikd.models.memory import Halved
 from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
 from wsikd.slides.scaled_view import Canvas
@@ -85,6 +86,7 @@ class Embedder:
         self.encoder = encoder.eval().to(self.device)
         self.spec = encoder.spec
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._embed = Halved(self._run, self.device)
 
     def embed_slide(
         self,
@@ -214,12 +216,16 @@ class Embedder:
             write_bag(path, info, features, xy, spent, read)
 
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
-            found: NDArray[np.float32] = self.encoder(batch).float().cpu().numpy()
+        found = self._embed(patches)
         if not np.isfinite(found).all():
             fault = "its embeddings are NaN or infinite"
             raise DataError(self.spec.id, fault, "take another encoder or other weights")
+        return found
+
+    @torch.inference_mode()
+    def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
+        found: NDArray[np.float32] = self.encoder(batch).float().cpu().numpy()
         return found
 
 

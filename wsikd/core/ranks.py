@@ -19,6 +19,19 @@ def rank() -> int:
     return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
+def refuse_unlaunched() -> None:
+    """Refuse tasks of SLURM that ``torchrun`` has not joined. Raises ConfigError.
+
+    Each would train for itself, into the same folder.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ and tasks not in ("", "1"):
+        raise ConfigError(
+            f"srun of {tasks} tasks", "starts trainings that do not know of each other",
+            "start one task a node that calls torchrun; unset SLURM_STEP_NUM_TASKS for runs apart",
+        )  # fmt: skip
+
+
 def refuse_team(command: str, remedy: str) -> None:
     """Refuse ``torchrun`` for a command that works alone. Raises ConfigError."""
     if processes() > 1:

@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes, where PyTorch has none: on the CPU."""
+"""Batch norm over the batches of all processes: on CPUs too, and twice differentiable."""
 
 from __future__ import annotations
 

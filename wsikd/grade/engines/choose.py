@@ -84,7 +84,7 @@ def open_engine(
     low = kind(network, replace(place, precision=wanted))
     if not check:
         return low  # type: ignore[no-any-return]
-    verdict = _verdict(network, name)
+    verdict = _verdict(network, name, where)
     if verdict and read_sealed(verdict):
         return low  # type: ignore[no-any-return]
     on_pass = partial(keep, verdict, _passed()) if verdict else None
@@ -133,7 +133,7 @@ def default_precision(engine: str, device: str) -> str:
         return "bf16" if _processor()[1] & _BF16_FLAGS else "fp32"
     import torch
 
-    fits = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    fits = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if fits else "fp32"
 
 
@@ -153,8 +153,8 @@ def _processor() -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def _verdict(network: Network, engine: str) -> Path | None:
-    """Where it is kept that bf16 has passed for this network, engine version and processor."""
+def _verdict(network: Network, engine: str, device: str) -> Path | None:
+    """Where it is kept that bf16 has passed for this network, engine version and device."""
     if not network.key:
         return None
     from importlib.metadata import version
@@ -162,11 +162,16 @@ def _verdict(network: Network, engine: str) -> Path | None:
     made_by = source_of(ENGINES, engine, kind="engines") or version(
         "openvino" if engine == "openvino" else "torch"
     )
-    what = (network.key, network.patch_px, engine, made_by, *map(str, _machine()))
+    what = (network.key, network.patch_px, engine, made_by, *map(str, _machine(device)))
     digest = hashlib.sha256(repr(what).encode()).hexdigest()
     return cache_folder() / f"{digest[:40]}.bf16"
 
 
-def _machine() -> tuple[Any, ...]:
+def _machine(device: str) -> tuple[Any, ...]:
+    if device != "cpu":
+        import torch
+
+        model = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        return (model, torch.version.cuda)
     name, flags = _processor()
     return (name, sorted(flags & _BF16_FLAGS))

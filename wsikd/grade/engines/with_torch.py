@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wsikd.models.device import pick_device
+from wsikd.models.memory import Halved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +32,18 @@ class TorchEngine:
         self.device = pick_device(place.device)
         module = network.build().eval().to(self.device)
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._halved = Halved(self._run, self.device)
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits of uint8 (B, patch_px, patch_px, 3), in parts where memory is short.
+
+        Raises:
+            ConfigError: the device has no memory for one patch.
+        """
+        return self._halved(patches)
 
     @torch.inference_mode()
-    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits of uint8 (B, patch_px, patch_px, 3)."""
+    def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = torch.from_numpy(patches)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)

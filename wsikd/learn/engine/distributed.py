@@ -16,6 +16,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.core.ranks import processes as processes
 from wsikd.core.ranks import rank as rank
 from wsikd.core.ranks import refuse_team as refuse_team
+from wsikd.core.ranks import refuse_unlaunched
 from wsikd.learn.engine.one_process import CpuProcesses, OneProcess
 from wsikd.models.device import pick_device
 from wsikd.models.shared_norm import share_norms
@@ -61,6 +62,7 @@ class Team:
             ConfigError: the device is not there, cannot compute in that precision, or cannot be
                 shared; or the batch does not divide.
         """
+        refuse_unlaunched()
         self.size, self.rank = processes(), rank()
         where = pick_device(device)
         _check(config, where, device, self.size)
@@ -83,7 +85,11 @@ class Team:
 
             here = int(os.environ["LOCAL_WORLD_SIZE"])
             more = {"num_nodes": self.size // here, "devices": here}
-            more["strategy"] = DDPStrategy(find_unused_parameters=idle)
+            more["strategy"] = DDPStrategy(
+                find_unused_parameters=idle,
+                broadcast_buffers=False,  # norms are shared, and kept targets do not change
+                gradient_as_bucket_view=True,
+            )
         else:
             more["devices"] = [where.index or 0] if where.type == "cuda" else 1
         if config.optim.precision == "16-mixed":
@@ -175,11 +181,7 @@ class Team:
 
     def share_norms(self, network: torch.nn.Module) -> None:
         """Let batch norm see the whole batch, not this process's part; changes the network."""
-        if self.size == 1:
-            return
-        if self.device.type == "cuda":
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        else:
+        if self.size > 1:  # PyTorch's own has no second derivative, which AT+ takes
             share_norms(network)
 
     def average_buffers(self, module: torch.nn.Module) -> None:

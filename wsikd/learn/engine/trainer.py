@@ -167,8 +167,11 @@ class Trainer(Generic[D]):
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
+        fused = team.device.type == "cuda" and team.scaling is None
         groups = param_groups(method, decay_vectors=optim.decay_vectors)
-        self._plain = make(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+        self._plain = make(
+            groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused or None
+        )
         self.wrapped, self.optimizer = team.setup(self.method, self._plain)
         self.drawn = optim.epoch_patches or len(self.train_indices)
         self.batch_size = self._batch_size()
@@ -325,7 +328,7 @@ class Trainer(Generic[D]):
                 read=self.views.read,
             ):
                 logits = self.method.predict(self.views.batch(images, chosen, None))
-                parts.append(logits.double().cpu().numpy())
+                parts.append(logits.cpu().double().numpy())
         shares = self.team.gather(np.concatenate(parts) if parts else None)
         width = next(share.shape[1] for share in shares if share is not None)
         found = np.empty((len(indices), width))
