@@ -1,0 +1,115 @@
+"""A GPU computes what the CPU does: ``pytest -m gpu``.
+
+``WSIKD_TEST_DEVICE`` names another device, e.g. cpu, to try the tests themselves.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.grade.engines.test_engines import ARCHS, grader, patches, reference
+from tests.learn.methods.test_contract import NAMES, Killed, content_of, wsikd
+from tests.learn.methods.test_contract import installed as installed
+from tests.learn.methods.test_contract import place as place
+from wsikd.core.run import RunDir
+from wsikd.grade.engines import Network
+from wsikd.grade.engines.choose import default_precision, open_engine
+from wsikd.learn.engine.trainer import Trainer
+
+pytestmark = pytest.mark.gpu
+DEVICE = os.environ.get("WSIKD_TEST_DEVICE", "cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Without TF32, whose products have ten bits."""
+    if DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def network(arch):
+    made = grader(arch)
+    return made, Network(lambda: made, 64, 4)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_logits_are_those_of_the_cpu(arch):
+    module, wrapped = network(arch)
+    x = patches(32)
+    wanted = reference(module, x)
+    found = open_engine(wrapped, "torch", "fp32", device=DEVICE)(x)
+    np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_bf16_decides_as_fp32_where_it_is_clear(arch):
+    if default_precision("torch", DEVICE) != "bf16":
+        pytest.skip("the device does not compute in bf16")
+    module, wrapped = network(arch)
+    x = patches(64)
+    wanted = reference(module, x)
+    found = open_engine(wrapped, "torch", "bf16", device=DEVICE, check=False)(x)
+    top = np.sort(wanted, 1)
+    clear = top[:, -1] - top[:, -2] > 0.3
+    assert clear.sum() > 20
+    np.testing.assert_array_equal(found.argmax(1)[clear], wanted.argmax(1)[clear])
+
+
+def test_a_batch_beyond_memory_is_halved(monkeypatch):
+    _, wrapped = network("vgg_small")
+    engine = open_engine(wrapped, "torch", "fp32", device=DEVICE)
+    x = patches(32)
+    whole, run, asked = engine(x), engine._halved.run, []
+
+    def short(batch):
+        asked.append(len(batch))
+        if len(batch) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(batch)
+
+    monkeypatch.setattr(engine._halved, "run", short)
+    np.testing.assert_allclose(engine(x), whole, atol=1e-4, rtol=1e-4)
+    assert asked == [32, 16, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_trains_as_on_the_cpu_and_resumes(name, stripes, place, monkeypatch):
+    file = place / f"{name}.gpu.yaml"
+    content = content_of(name, stripes, place)
+    content["optim"] = content.get("optim", {}) | {"deterministic": True}
+    file.write_text(yaml.safe_dump({"method": name, **content}))
+    runs = {where: place / f"{name}.{where}" for where in ("cpu", "gpu", "killed")}
+
+    def train(where, *more):
+        device = "cpu" if where == "cpu" else DEVICE
+        wsikd("distill", "-c", file, "--seed", 1, "--device", device, "-o", runs[where], *more)
+
+    train("cpu")
+    train("gpu")
+    losses = {
+        where: [row["loss"] for row in RunDir(runs[where]).read_metrics() if "loss" in row]
+        for where in ("cpu", "gpu")
+    }
+    assert losses["gpu"] == pytest.approx(losses["cpu"], rel=0.05)
+    assert losses["gpu"][0] == pytest.approx(losses["cpu"][0], rel=0.01)
+
+    epoch = Trainer._train_epoch
+
+    def dies(self):
+        if self.epoch == 1:
+            raise Killed
+        return epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", dies)
+        with pytest.raises(Killed):
+            train("killed")
+    train("killed", "--resume")
+    weights = [
+        (runs[where] / "student/model.safetensors").read_bytes() for where in ("gpu", "killed")
+    ]
+    assert weights[0] == weights[1]
