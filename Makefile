@@ -13,6 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "$(PYTHON): older than 3.11; pass PYTHON=/path/to/python3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "$(PYTHON): has no venv; install it (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo 'installing into $(VENV): several GB with PyTorch, minutes without output'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

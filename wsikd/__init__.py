@@ -86,8 +86,31 @@ if not TYPE_CHECKING:  # or type checkers would take any name for one that exist
                 value = getattr(import_module(home), name)
                 globals()[name] = value
                 return value
-        raise AttributeError(f"module 'wsikd' has no attribute {name!r}")
+        raise AttributeError(f"module 'wsikd' has no attribute {name!r}{_meant(name)}")
+
+
+_INSTEAD = {
+    "train": "distill trains teachers too",
+    "predict": "use load_student(RUN).predict(SLIDE), or infer for several slides",
+    "load_run": "use Run.open",
+    "open_run": "use Run.open",
+    "open_store": "use TileStore.open",
+    "load_store": "use TileStore.open",
+    "load_grades": "use GradeMap.load",
+    "open_grades": "use GradeMap.load",
+    "load_teacher": "load_student opens teachers too",
+}
+
+
+def _meant(name: str) -> str:
+    """What to use instead of a name that is not public."""
+    from difflib import get_close_matches
+
+    if name in _INSTEAD:
+        return f"; {_INSTEAD[name]}"
+    close = get_close_matches(name, __all__, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

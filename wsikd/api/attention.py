@@ -91,11 +91,11 @@ class Attention(Mapping[str, tuple[str, float]]):
 
 
 def attend(
-    run: str | Path,
+    run: One,
     slides: One | Many,
     *,
     bags: One | Many,
-    out: str | Path,
+    out: One,
     formats: Sequence[str] = FORMATS,
     slide_mpp: float | None = None,
     threads: int | None = None,

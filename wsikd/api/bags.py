@@ -73,6 +73,9 @@ class Bags(Mapping[str, Bag]):
         self.path, self.paths = path, dict(paths)
         self.failures, self.summary = dict(failures), summary
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __getitem__(self, name: str) -> Bag:
         """Open the bag of a slide."""
         return open_bag(self.paths[name])
@@ -101,9 +104,9 @@ class Bags(Mapping[str, Bag]):
 
 def embed(
     slides: One | Many,
-    out: str | Path,
+    out: One,
     *,
-    encoder: str | Path,
+    encoder: One,
     weights: str | None = None,
     mpp: float | None = None,
     patch_px: int | None = None,

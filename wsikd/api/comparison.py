@@ -48,7 +48,7 @@ class Bench:
 
         return to_markdown(self.record)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: One) -> Path:
         """Write ``bench.json``, ``bench.md``, ``bench.png`` and ``kappa.png``; returns the folder.
 
         Raises:
@@ -94,11 +94,11 @@ class Bench:
 def bench(
     slides: One | Many,
     *,
-    teacher: str | Path,
-    student: str | Path | Sequence[str | Path],
+    teacher: One,
+    student: One | Sequence[One],
     margin: float | None = None,
     budgets: Sequence[float] = (),
-    annotations: str | Path | None = None,
+    annotations: One | None = None,
     repeats: int = 3,
     max_fields: int | None = None,
     tissue: str = "otsu",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from wsikd.api.many import One
     from wsikd.core.shares import ShareErrors
     from wsikd.grade.cores import Core
     from wsikd.grade.reports.thumbnail import View
@@ -178,7 +179,7 @@ class GradeMap(plain.GradeMap):
         return [] if self.withheld else cores(self, self.rules, merge_mm=merge_mm)
 
     def save(
-        self, folder: str | Path, formats: Sequence[str] = ("zarr", "csv", "geojson", "png")
+        self, folder: One, formats: Sequence[str] | str = ("zarr", "csv", "geojson", "png")
     ) -> dict[str, Path]:
         """Write the map to files.
 
@@ -208,6 +209,7 @@ class GradeMap(plain.GradeMap):
         from wsikd.slides.listing.manifest import open_entry
 
         place = Path(folder)
+        formats = [formats] if isinstance(formats, str) else formats
         with ExitStack() as stack:
             slide = stack.enter_context(open_entry(self.entry)) if self.entry else None
             names = tuple(find_exporters(formats)) if slide is None else formats_for(formats, slide)

@@ -49,6 +49,9 @@ class Results(Mapping[str, dict[str, Any]]):
         self.path, self._rows = path, dict(rows)
         self.failures, self.summary = dict(failures), summary
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __getitem__(self, name: str) -> dict[str, Any]:
         return self._rows[name]
 
@@ -90,17 +93,17 @@ class Results(Mapping[str, dict[str, Any]]):
 
 def infer(
     slides: One | Many,
-    student: str | Path | Student,
-    out: str | Path,
+    student: One | Student,
+    out: One,
     *,
-    formats: Sequence[str] = ("zarr", "csv", "uncertain", "geojson", "png"),
+    formats: Sequence[str] | str = ("zarr", "csv", "uncertain", "geojson", "png"),
     specimen: str = "biopsy",
     min_area_mm2: float | None = None,
     min_pattern: float | None = None,
     sensitivity: float = 0.95,
     minor_4: str = "secondary",
     minor_5: str = "secondary",
-    teacher: str | Path | None = None,
+    teacher: One | None = None,
     budget: float | None = None,
     agreement: float | None = None,
     slide_mpp: float | None = None,
@@ -166,6 +169,7 @@ def infer(
     if limits and teacher is None:
         raise ConfigError(", ".join(limits), "goes with a teacher", "give teacher=RUN")
     inputs = names_of(slides)
+    written = [formats] if isinstance(formats, str) else formats
     tissue = options.get("tissue", "otsu")
     how = Running(jobs, use_threads(threads, jobs), 10.0)
     reading: dict[str, Any] = {"exact": False, **options, "tissue": tissue_method(tissue)}
@@ -179,7 +183,7 @@ def infer(
     done = grade_slides(
         Inputs(slides=inputs, tissue=tissue, slide_mpp=slide_mpp),
         Grading(own.path, own.device, settings, asked),
-        Wanted(formats_of(formats, "formats"), rules, overwrite),
+        Wanted(formats_of(written, "formats"), rules, overwrite),
         how,
         Path(out),
         batch,
@@ -188,12 +192,12 @@ def infer(
     return Results(Path(out), done.rows, failures_of(batch), done.summary)
 
 
-def _checked_teacher(path: str | Path, student: Student) -> Path:
+def _checked_teacher(path: One, student: Student) -> Path:
     """The teacher's folder. Raises ConfigError where the two are swapped."""
     from wsikd.models.files.peek import check_pair, peek_grader
 
     right = f"give the student {path} and the teacher {student.path}"
-    check_pair(peek_grader(path, "teacher"), peek_grader(student.path, "student"), right)
+    check_pair(peek_grader(Path(path), "teacher"), peek_grader(student.path, "student"), right)
     return Path(path)
 
 

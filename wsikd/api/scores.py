@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from wsikd.api.many import names_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    One = str | Path
-    Several = One | Sequence[One]
+    from wsikd.api.many import Many, One
+
+    Several = One | Many
 
 
 class Scores(Mapping[str, "float | None"]):
@@ -83,7 +84,7 @@ class Scores(Mapping[str, "float | None"]):
 
 
 def evaluate(
-    network: str | Path,
+    network: One,
     *,
     data: Several = (),
     split: str = "val",

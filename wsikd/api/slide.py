@@ -49,6 +49,15 @@ class Description:
         return f"<pre>{html.escape(self.to_text())}</pre>"
 
 
+_OPENSLIDE = {
+    "properties": "use describe(); a vendor's properties may name the patient",
+    "get_thumbnail": "use thumbnail()",
+    "associated_images": "labels and macro images are never read",
+    "get_best_level_for_downsample": "see level_downsamples",
+}
+"""Names of OpenSlide that a slide does not have, and what to use."""
+
+
 class Slide:
     """An open slide: pixels with a scale.
 
@@ -82,6 +91,11 @@ class Slide:
     def dimensions(self) -> tuple[int, int]:
         """Level-0 (width, height) in px."""
         return self.info.dimensions
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels."""
+        return len(self.info.level_dimensions)
 
     @property
     def level_dimensions(self) -> tuple[tuple[int, int], ...]:
@@ -214,6 +228,12 @@ class Slide:
     def close(self) -> None:
         """Release the file."""
         self.reader.close()
+
+    if not TYPE_CHECKING:  # or type checkers would take any name for one that exists
+
+        def __getattr__(self, name: str) -> object:
+            meant = f"; {_OPENSLIDE[name]}" if name in _OPENSLIDE else ""
+            raise AttributeError(f"'Slide' object has no attribute {name!r}{meant}")
 
     def __enter__(self) -> Self:
         return self

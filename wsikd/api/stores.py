@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
@@ -29,7 +30,7 @@ class TileOptions(TypedDict, total=False):
         annotations: QuPath GeoJSON, ASAP XML or a mask of class values; or a folder of them, named
             after the slides.
         label_map: what a mask value, an ASAP group or a QuPath class is called, {"3": "G3"}.
-        classes: label names in order; default those annotated.
+        classes: label names in order, ["NC", "G3"] or "NC,G3"; default those annotated.
         min_cover: share of a field that a class must cover to label it, 0 to 1.
         min_purity: share of a field's annotated area that its class must have, 0 to 1.
         tissue: "otsu", "all", another masker, your own mask, or a folder of masks.
@@ -47,9 +48,9 @@ class TileOptions(TypedDict, total=False):
     """
 
     stride_px: int | None
-    annotations: str | Path | None
+    annotations: One | None
     label_map: Mapping[str, str]
-    classes: Sequence[str]
+    classes: Sequence[str] | str
     min_cover: float
     min_purity: float
     tissue: str
@@ -66,6 +67,17 @@ class TileOptions(TypedDict, total=False):
     overwrite: bool
 
 
+_INSTEAD = {
+    "mag": "give mpp=(1.0, 4.0), which is 10x and 2.5x",
+    "magnification": "give mpp=(1.0, 4.0), which is 10x and 2.5x",
+    "patch_size": "did you mean 'patch_px'?",
+    "stride": "did you mean 'stride_px'?",
+    "min_tissue_area": "did you mean 'min_tissue_um2'?",
+    "max_hole_area": "did you mean 'max_hole_um2'?",
+}
+"""Names of the command line that are others in Python."""
+
+
 class Stores(Sequence[TileStore]):
     """The tile stores of a run, opened when they are asked for, and the slides that failed.
 
@@ -79,7 +91,7 @@ class Stores(Sequence[TileStore]):
         >>> stores = wsikd.tile(["slides"], "more", mpp=(1.0, 4.0), patch_px=256)
         >>> len(stores), len(stores.failures)
         (2, 0)
-        >>> stores[0]
+        >>> stores["a"]  # or by number
         TileStore('a.zarr', 12 fields, 256 px at 1 um/px, 64 px at 4 um/px)
     """
 
@@ -93,11 +105,15 @@ class Stores(Sequence[TileStore]):
         return len(self.paths)
 
     @overload
-    def __getitem__(self, index: int) -> TileStore: ...
+    def __getitem__(self, index: int | str) -> TileStore: ...
     @overload
     def __getitem__(self, index: slice) -> list[TileStore]: ...
-    def __getitem__(self, index: int | slice) -> TileStore | list[TileStore]:
-        """Open a store by its number."""
+    def __getitem__(self, index: int | str | slice) -> TileStore | list[TileStore]:
+        """Open a store by the name of its slide, or by its number."""
+        if isinstance(index, str):
+            if index not in self.paths:
+                raise KeyError(f"{index}: {nearest(index, self.paths)}")
+            return TileStore.open(self.paths[index])
         places = list(self.paths.values())
         if isinstance(index, slice):
             return [TileStore.open(place) for place in places[index]]
@@ -118,7 +134,7 @@ class Stores(Sequence[TileStore]):
 @overload
 def tile(
     slides: One,
-    out: str | Path,
+    out: One,
     *,
     mpp: Sequence[float] = ...,
     patch_px: int = ...,
@@ -129,7 +145,7 @@ def tile(
 @overload
 def tile(
     slides: Many,
-    out: str | Path,
+    out: One,
     *,
     mpp: Sequence[float] = ...,
     patch_px: int = ...,
@@ -139,7 +155,7 @@ def tile(
 ) -> Stores: ...
 def tile(
     slides: One | Many,
-    out: str | Path,
+    out: One,
     *,
     mpp: Sequence[float] = (1.0, 4.0),
     patch_px: int = 512,
@@ -188,8 +204,8 @@ def tile(
         **_checked(options), "inputs": names_of(slides), "out": Path(out), "mpps": tuple(mpp),
         "patch_px": patch_px, "option": "wsikd.tile",
     }  # fmt: skip
-    stores = _tile(asked, how, slides if isinstance(slides, (str, Path)) else None)
-    if not isinstance(slides, (str, Path)):
+    stores = _tile(asked, how, slides if isinstance(slides, (str, os.PathLike)) else None)
+    if not isinstance(slides, (str, os.PathLike)):
         return stores
     for error in stores.failures.values():
         raise error
@@ -224,12 +240,14 @@ def _checked(options: TileOptions) -> dict[str, Any]:
     known = [*TileOptions.__annotations__, "mpp", "patch_px", "threads", "jobs"]
     for name in options:
         if name not in known:
-            raise ConfigError(name, "is not an option of wsikd.tile", nearest(name, known))
+            remedy = _INSTEAD.get(name) or nearest(name, known)
+            raise ConfigError(name, "is not an option of wsikd.tile", remedy)
     found: dict[str, Any] = dict(options)
     if found.get("annotations") is not None:
         found["annotations"] = Path(found["annotations"])
     if "label_map" in found:
         found["label_map"] = tuple(f"{k}={v}" for k, v in found["label_map"].items())
     if "classes" in found:
-        found["classes"] = ",".join(found["classes"]) or None
+        names = found["classes"]
+        found["classes"] = (names if isinstance(names, str) else ",".join(names)) or None
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from wsikd.api.grademap import GradeMap
+from wsikd.api.many import text_of
 from wsikd.api.slide import Slide
 from wsikd.core.errors import ConfigError
 from wsikd.models.files.peek import peek_grader
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
+    from wsikd.api.many import One
     from wsikd.grade.predict import SlidePredictor
     from wsikd.models.files.bundle import StudentBundle
 
@@ -104,9 +106,12 @@ class Student:
         """Least area of cancer in mm2, all patterns together."""
         return self._bundle.min_area_mm2
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def predict(
         self,
-        slide: str | Path | Slide,
+        slide: One | Slide,
         *,
         specimen: str = "biopsy",
         min_area_mm2: float | None = None,
@@ -116,7 +121,7 @@ class Student:
         minor_5: str = "secondary",
         grade_anyway: bool = False,
         slide_mpp: float | None = None,
-        mask: str | Path | None = None,
+        mask: One | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         **options: Unpack[ReadOptions],
     ) -> GradeMap:
@@ -251,11 +256,12 @@ class Student:
         return self.path.parent.name if self.path.name == "student" else self.path.name
 
 
-def _entry(slide: str | Path | Slide) -> SlideEntry:
+def _entry(slide: One | Slide) -> SlideEntry:
     if not isinstance(slide, Slide):
         from wsikd.slides.file_format import slide_stem
 
-        return SlideEntry(Path(slide), slide_stem(Path(slide)))
+        path = Path(text_of(slide, "wsikd.infer takes several slides"))
+        return SlideEntry(path, slide_stem(path))
     info = slide.info
     mpp = info.mpp
     return SlideEntry(
@@ -269,7 +275,7 @@ def _entry(slide: str | Path | Slide) -> SlideEntry:
 
 
 def load_student(
-    path: str | Path,
+    path: One,
     *,
     device: str = "auto",
     engine: str = "auto",
@@ -299,5 +305,5 @@ def load_student(
         >>> wsikd.load_student("runs/student").classes
         ('NC', 'G3', 'G4', 'G5')
     """
-    bundle = peek_grader(path, "load_student")
+    bundle = peek_grader(Path(path), "load_student")
     return Student(bundle, device=device, engine=engine, precision=precision, threads=threads)

@@ -40,13 +40,13 @@ class Run:
         self.path, self.line = path, line
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: One) -> Run:
         """Open the folder of a training, finished or not.
 
         Raises:
             OutputError: it holds no run of wsikd.
         """
-        run = RunDir(path)
+        run = RunDir(Path(path))
         if not run.config_file.is_file() or "wsikd" not in run.read_provenance():
             raise OutputError(path, "holds no run of wsikd", "give a folder of wsikd distill")
         return cls(Path(path))
@@ -71,6 +71,9 @@ class Run:
             OutputError: ``metrics.jsonl`` is damaged.
         """
         return [row for row in RunDir(self.path).read_metrics() if "epoch" in row]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw loss and validation figures by epoch.
@@ -124,11 +127,11 @@ class Run:
 
 
 def distill(
-    config: str | Path,
+    config: One,
     *,
     data: One | Many = (),
-    teacher: str | Path | None = None,
-    out: str | Path | None = None,
+    teacher: One | None = None,
+    out: One | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -139,8 +142,9 @@ def distill(
 
     Args:
         config: a YAML file; ``wsikd init at_plus`` writes ``1_teacher.yaml``, ``2_student.yaml``.
-        data: tile stores, class folders or a labels CSV, beside those in ``config``.
-        teacher: run folder or bundle of the teacher.
+        data: tile stores (folders, or what :func:`tile` returned), class folders or a labels CSV,
+            beside those in ``config``.
+        teacher: run folder or bundle of the teacher, or the run itself.
         out: folder of the run; default ``runs/<name of config without its number>``, so that
             ``2_student.yaml`` goes to ``runs/student``.
         settings: changes to the configuration, e.g. {"optim.epochs": 20}.

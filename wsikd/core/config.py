@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
+from wsikd.core.faults import similar
 from wsikd.core.reading import parse_yaml
 from wsikd.core.registry import nearest
 from wsikd.core.run_places import absolute_places, relative_places
@@ -143,7 +144,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            path, f"cannot be read ({error.strerror})", "write one with wsikd init METHOD"
+            path,
+            f"cannot be read ({error.strerror})",
+            f"write one with wsikd init METHOD{similar(path)}",
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(path.name, "is not a text file", "give a YAML file") from error

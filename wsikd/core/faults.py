@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
 from wsikd.core.errors import OutputError, UnforeseenError, WsikdError, one_line
 from wsikd.core.registry import culprit
 
 REPORT_IT = "run it alone with --log-level debug and report the traceback"
+_LOOKED_AT = 1000
 _OS_REMEDIES = {
+    errno.EEXIST: "a file has this name; give a folder",
+    errno.ENOTDIR: "a part of this path is a file; give a folder",
     errno.ENOSPC: "free space, or choose another -o",
     errno.EDQUOT: "free space within your quota, or choose another -o",
     errno.EROFS: "choose a folder with write permission",
@@ -41,6 +47,17 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
             f"report it to the authors of {other.package}",
         )
     return UnforeseenError(subject, fault, remedy)
+
+
+def similar(path: str | Path) -> str:
+    """The end of a remedy for a missing path: "; did you mean 'X'?" where X is beside it."""
+    wanted = Path(path)
+    try:
+        names = [one.name for one in islice(wanted.parent.iterdir(), _LOOKED_AT)]
+    except OSError:
+        return ""
+    close = get_close_matches(wanted.name, names, n=1, cutoff=0.75)
+    return f"; did you mean '{wanted.parent / close[0]}'?" if close else ""
 
 
 def system_error(error: OSError, subject: object = "file") -> OutputError:

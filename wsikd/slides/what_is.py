@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def check_role(path: str | Path, option: str, *wanted: str) -> None:
     remedy = _MAKE.get((kind, wanted[0])) or f"{_WANTED[wanted[0]]}; {_USE[kind]}"
     verb = "is" if kind.startswith(("a ", "an ")) else "holds"
     fault = f"{verb} {kind}, which {option} does not take"
-    raise ConfigError(path, fault, remedy.format(path=path))
+    raise ConfigError(path, fault, remedy.format(path=shlex.quote(str(path))))
 
 
 def _of_file(path: Path) -> list[str]:

@@ -151,6 +151,8 @@ class StoreBuild:
             why = "no tissue found"
             if tissue.mask.any():
                 why = f"no field has {self.settings.min_tissue:.0%} of tissue (--min-tissue)"
+                if max(self.grid.field_px) > max(self.slide.info.dimensions):
+                    why += "; a field is larger than the slide (--patch-size)"
             log.warning("%s: %s; the store is empty", self.slide.info.name, why)
         return PatchTable(
             boxes[:, :2],

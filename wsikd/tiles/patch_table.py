@@ -52,6 +52,10 @@ class Field:
 
     def __getitem__(self, mpp: float) -> NDArray[np.uint8]:
         """The patch at a resolution; raises KeyError where there is none."""
+        if mpp not in self.patches:
+            raise KeyError(
+                f"no patch at {mpp:g} um/px, only at {', '.join(map(str, self.patches))}"
+            )
         return self.patches[mpp]
 
     def __repr__(self) -> str:

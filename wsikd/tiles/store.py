@@ -157,6 +157,9 @@ class TileStore(StoreRecord):
     def __len__(self) -> int:
         return len(self.patches)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __getitem__(self, index: int) -> Field:
         """Read a field with its patch at each resolution.
 

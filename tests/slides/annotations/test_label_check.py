@@ -47,7 +47,11 @@ def test_a_class_that_this_cohort_lacks_is_warned_of(names, wanted):
     found = cohort(*names)
     check_classes(found, {}, wanted)
     missing = ", ".join(w for w in wanted if w not in names)
-    assert warnings_of(found, {}, wanted) == [f"--classes: not annotated on any slide: {missing}"]
+    left = ", ".join(name for name in names if name not in wanted)
+    lines = [f"--classes: not annotated on any slide: {missing}"]
+    if left:
+        lines.append(f"annotated, but not in --classes, so their areas give no label: {left}")
+    assert warnings_of(found, {}, wanted) == lines
 
 
 def test_labels_of_slides_count_as_annotated():

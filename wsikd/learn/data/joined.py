@@ -91,6 +91,12 @@ def _classes(sources: Sequence[Listed], wanted: Sequence[str] | None) -> tuple[s
         classes = known.pop()
     else:
         classes = ordered_classes(name for s in sources for name in s.listing.label)
+    if not classes:
+        raise DataError(
+            sources[0].path,
+            "holds no labelled patches",
+            "tile with annotations (--annotations, or a manifest), or label them",
+        )
     if len(set(classes)) < 2 or len(set(classes)) < len(classes):
         raise DataError(
             "data.classes",

@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from wsikd.models.graders.pooled import Grader
 
 
+_NO_DOWNLOAD = (
+    "its weights cannot be downloaded",
+    "give a local copy with --weights FILE, or try it with --weights random",
+)
+
+
 def open_encoder(name: str, *, weights: str | None = None, licence: str | None = None) -> Encoder:
     """Open an encoder, in eval mode on the CPU.
 
@@ -85,10 +91,10 @@ def open_timm(name: str, *, weights: str | None = None, licence: str | None = No
                 torch.manual_seed(0)  # random weights are the same ones every time
                 net = timm.create_model(name, num_classes=0)
     except OSError as error:
-        raise ConfigError(
-            subject, "its weights cannot be downloaded", "give a local copy with --weights FILE"
-        ) from error
-    except RuntimeError as error:
+        raise ConfigError(subject, *_NO_DOWNLOAD) from error
+    except RuntimeError as error:  # the hub's client fails in several ways
+        if name.partition(".")[0] in timm.list_models():
+            raise ConfigError(subject, *_NO_DOWNLOAD) from error
         remedy = "list them with timm.list_models(), or give --weights FILE"
         raise ConfigError(subject, f"timm does not offer it ({error})", remedy) from error
     if weights not in (None, RANDOM):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError, ConfigError
+from wsikd.core.faults import similar
 from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from wsikd.models.graders.pooled import Grader
     from wsikd.models.guard import Guard
 
+GIVE_A_RUN = "give a run folder of wsikd distill"
 WEIGHTS = "model.safetensors"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 LICENCE = "The weights inherit the terms of the data they were trained on; check them before use."
@@ -198,12 +200,12 @@ def _find(path: Path) -> Path:
                 return folder
             raise BundleError(folder, f"has no {WEIGHTS}", "copy the whole bundle folder")
     if not path.exists():
-        raise BundleError(path, "does not exist", "give a run folder of wsikd distill")
+        raise BundleError(path, "does not exist", f"{GIVE_A_RUN}{similar(path)}")
     if (path / "checkpoints").is_dir():
         raise BundleError(
             path, "this run has not finished", "finish it with wsikd distill --resume"
         )
-    raise BundleError(path, f"holds no {CARD}", "give a run folder of wsikd distill")
+    raise BundleError(path, f"holds no {CARD}", GIVE_A_RUN)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import BundleError, ConfigError
-from wsikd.models.files.bundle import peek_bundle
+from wsikd.core.faults import similar
+from wsikd.models.files.bundle import GIVE_A_RUN, peek_bundle
 from wsikd.models.files.card import CARD
 from wsikd.slides.what_is import GRADER, UNFINISHED, check_role, what_is
 
@@ -33,11 +34,11 @@ def check_network(path: str | Path, option: str, *kinds: str) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise BundleError(path, "does not exist", "give a run folder of wsikd distill")
+        raise BundleError(path, "does not exist", f"{GIVE_A_RUN}{similar(path)}")
     check_role(path, option, *kinds, UNFINISHED)
     kind = what_is(path)
     if kind is None:
-        raise BundleError(path, f"holds no {CARD}", "give a run folder of wsikd distill")
+        raise BundleError(path, f"holds no {CARD}", GIVE_A_RUN)
     if kind == UNFINISHED:
         raise BundleError(
             path, "this run has not finished", "finish it with wsikd distill --resume"

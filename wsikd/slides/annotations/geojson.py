@@ -10,6 +10,7 @@ import shapely
 from shapely.geometry import shape
 
 from wsikd.core.errors import AnnotationError
+from wsikd.core.faults import similar
 from wsikd.slides.annotations.base import Region, areal, check_places
 from wsikd.slides.annotations.label_map import plain_name
 
@@ -59,7 +60,9 @@ def read_geojson(
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AnnotationError(
-            path, f"cannot be read ({error.strerror})", "correct --annotations or the manifest"
+            path,
+            f"cannot be read ({error.strerror})",
+            f"correct --annotations or the manifest{similar(path)}",
         ) from error
     except RecursionError as error:
         raise AnnotationError(path, "nests too deep for JSON", _EXPORT) from error

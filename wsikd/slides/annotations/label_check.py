@@ -83,7 +83,10 @@ def check_classes(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence
     if len(missing) == len(wanted):
         fault = f"none of {', '.join(wanted)} is annotated (annotated: {listed})"
         near = next((w for w in wanted if any(_alike(w, s) for s in spare)), wanted[0])
-        raise ConfigError(CLASSES, fault, _rename(near, places))
+        remedy = _rename(near, places)
+        if near.replace(" ", ",").split(",") == list(places):
+            remedy = f"put commas between the names: {CLASSES} {','.join(places)}"
+        raise ConfigError(CLASSES, fault, remedy)
     for name in missing:
         if meant := next((s for s in spare if _alike(name, s)), None):
             raise ConfigError(CLASSES, f"'{name}' is not annotated", _rename(name, [meant]))
@@ -118,6 +121,9 @@ def warnings_of(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence[s
     ]
     if missing := [w for w in wanted if w not in places]:
         lines.append(f"{CLASSES}: not annotated on any slide: {', '.join(missing)}")
+    if wanted and (spare := [name for name in places if name not in wanted]):
+        names = ", ".join(spare)
+        lines.append(f"annotated, but not in {CLASSES}, so their areas give no label: {names}")
     if idle := _idle(cohort, label_map):
         lines.append(f"{OPTION}: is empty on any slide: {', '.join(idle)}")
     return lines

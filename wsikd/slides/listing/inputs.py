@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import SlideError
+from wsikd.core.faults import similar
 from wsikd.slides.listing.sidecar import no_mask, own_masks
 from wsikd.slides.what_is import SLIDES, check_role
 
@@ -34,7 +35,10 @@ def existing(entries: Sequence[SlideEntry], batch: Batch) -> list[SlideEntry]:
     found = [entry for entry in entries if entry.path.exists()]
     for entry in entries:
         if not entry.path.exists():
-            batch.failed(entry, SlideError(entry.path, "no such file", "check the path"))
+            batch.failed(
+                entry,
+                SlideError(entry.path, "no such file", f"check the path{similar(entry.path)}"),
+            )
     return found
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsikd.core.errors import ConfigError
+from wsikd.core.faults import similar
 from wsikd.core.registry import nearest
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def number(where: str, column: str, text: str) -> float:
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(path, "no such file", f"check the path{similar(path)}") from None
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error})"
         raise ConfigError(path, fault, "give a CSV file in UTF-8") from error

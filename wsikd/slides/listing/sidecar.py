@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from wsikd.slides.listing.entry import SlideEntry
 
-_DRAWN = (".geojson", ".json", ".xml")
+DRAWN = (".geojson", ".json", ".xml")
 _IMAGES = (".tif", ".tiff", ".png")
-ENDINGS = (*_DRAWN, *(f"_mask{suffix}" for suffix in _IMAGES), *_IMAGES)
+ENDINGS = (*DRAWN, *(f"_mask{suffix}" for suffix in _IMAGES), *_IMAGES)
 """What may follow a slide's stem, in the order in which it is looked for."""
 MASK_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".xml")
 """The same for masks of tissue."""

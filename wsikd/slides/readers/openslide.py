@@ -12,6 +12,7 @@ import numpy as np
 import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
+from wsikd.core.faults import similar
 from wsikd.slides.base import Mpp, SlideInfo, printable
 from wsikd.slides.checks.doubt import Doubt
 from wsikd.slides.checks.stated import doubt_of_properties, doubt_of_tiff
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _MOST_TILE_PX = 1 << 26
 UNKNOWN = "not a slide format that OpenSlide supports, or truncated"
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 OTHER_IMAGE = "OpenSlide shows another image of this file"
 DICOM = "dicom"
 FLAT = ("generic-tiff", "aperio")
@@ -287,7 +289,7 @@ def _fits(full: int, reduced: int, downsample: int) -> bool:
 def _main_file(path: Path) -> Path:
     """The file OpenSlide opens: for a DICOM folder, any instance of its series."""
     if not path.exists():
-        raise SlideError(printable(path), "no such file", "check the path")
+        raise SlideError(printable(path), "no such file", f"check the path{similar(path)}")
     if not path.is_dir():
         return path
     found, others = group_series(dicom_files(path))
@@ -329,6 +331,11 @@ def _remedy(path: Path) -> str:
         return (
             f"rename it to {printable(path.stem)}.mrxs: OpenSlide recognises only the lower-case "
             f"extension"
+        )
+    if path.suffix.lower() in _PICTURES:
+        return (
+            "a picture has no levels and no resolution: give the scanner's file, or the patch "
+            "pictures of a training to wsikd distill --data"
         )
     return "convert it to a pyramidal TIFF, copy it again, or leave it out"
 

@@ -101,7 +101,8 @@ class Labels:
         of = len(self.counts)
         if drawn:
             log.warning(
-                "annotated or labelled, but without a labelled patch: %d of %d slides: %s",
+                "annotated or labelled, but without a labelled patch: %d of %d slides: %s "
+                "(no class covers enough of a field: see --patch-size and --min-cover)",
                 len(drawn), of, listing(drawn),
             )  # fmt: skip
         if bare := [name for name in without if name in self.bare]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ from wsikd.slides.annotations.label_map import parse_label_map
 from wsikd.slides.listing.inputs import check_slides
 from wsikd.slides.listing.manifest import discover_slides
 from wsikd.slides.listing.once import settle_names
-from wsikd.slides.listing.sidecar import no_mask, own_masks
+from wsikd.slides.listing.sidecar import DRAWN, no_mask, own_masks, sidecar
 from wsikd.slides.tissue.find import default_areas
 from wsikd.tiles.blocks import check_route
 from wsikd.tiles.codecs import check_codec
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.search import LeftOut
     from wsikd.tiles.runs.labels import Labels
     from wsikd.tiles.runs.run import Running
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,7 @@ def plan_tiles(asked: TileRequest, how: Running, *, writes: bool = True) -> Tile
         apart=how.jobs > 0,
         stall_s=60 * how.stall_min,
     )
+    _warn_of_unread(asked, entries)
     settings = _settings(asked, method, renamed, labels.classes)
     if writes:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +156,19 @@ def plan_tiles(asked: TileRequest, how: Running, *, writes: bool = True) -> Tile
     ]
     without = [(entry, no_mask(entry, asked.tissue)) for entry in unmasked]
     return TilePlan(jobs, labels, found.left_out, without)
+
+
+def _warn_of_unread(asked: TileRequest, entries: Sequence[SlideEntry]) -> None:
+    """Say that annotations lie beside slides that are tiled without any."""
+    if asked.annotations or any(entry.annotation or entry.label for entry in entries):
+        return
+    drawn = [e for e in entries if sidecar(e.path.parent, e.path, DRAWN)]
+    if drawn:
+        log.warning(
+            "the stores get no labels: %d of %d slides have annotations beside them; to read "
+            "these, give --annotations %s",
+            len(drawn), len(entries), shlex.quote(str(drawn[0].path.parent)),
+        )  # fmt: skip
 
 
 def _settings(
