@@ -55,13 +55,14 @@ if TYPE_CHECKING:
     "--format",
     "formats",
     multiple=True,
-    default=["zarr,csv,uncertain,geojson,png"],
+    default=["zarr,csv,uncertain,geojson,jpeg"],
     show_default=True,
     metavar="NAMES",
     help="Files to write for each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
     "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
-    "geojson-tiles (one QuPath tile a field), png (overlay), dicom-seg (DICOM slides only), those "
-    "that installed packages add, or all (every format that suits the slide). Repeatable.",
+    "geojson-tiles (one QuPath tile a field), jpeg, png or webp (overlay), dicom-seg (DICOM slides "
+    "only), those that installed packages add, or all (every format that suits the slide). "
+    "Repeatable.",
 )
 @click.option(
     "--specimen",

@@ -35,9 +35,10 @@ def kill_at(step):
 
 def infer(slide, out, value):
     """Grade with a smallest area of ``value`` mm2."""
+    from tests.grade.graded import infer_slide
     from tests.grade.runs.test_results import SPEC, Purple
     from wsikd.grade.predict import PredictSettings, SlidePredictor
-    from wsikd.grade.runs.results import ResultSettings, infer_slide
+    from wsikd.grade.runs.results import ResultSettings
 
     settings = PredictSettings(workers=1)
     predictor = SlidePredictor(Purple(), SPEC, device="cpu", settings=settings)

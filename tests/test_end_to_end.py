@@ -116,7 +116,7 @@ def test_maps_lie_on_the_annotated_tissue(demo):
         assert all(g.is_valid for g in graded)
         found = shapely.union_all(graded)
         assert found.intersection(truth).area / truth.area > 0.9
-        assert (folder / "overlay.png").stat().st_size > 1000
+        assert (folder / "overlay.jpg").stat().st_size > 1000
 
 
 def test_summary_and_bench_tell_what_was_done(demo):

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsikd.cli.main import main
 
+from tests.grade.graded import infer_slide
 from tests.grade.runs.test_results import SPEC, Purple
 from tests.killed_overwrite import tile_settings
 from wsikd.bags.bag import BagInfo, open_bag, write_bag
@@ -43,7 +44,8 @@ from wsikd.core.output.markers import (
 from wsikd.core.output.place import Place
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs.prefetch import open_now
-from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.runs.results import ResultSettings
+from wsikd.grade.runs.summary_file import Summary
 from wsikd.slides.listing.manifest import SlideEntry, open_entry
 from wsikd.tiles.metadata import SlideNotes
 from wsikd.tiles.write import tile_slide
@@ -178,7 +180,7 @@ def test_grading_touches_no_other_file(slide_file, tree, name, overwrite):
     entry, wanted = SlideEntry(slide_file, name), ResultSettings(formats=("csv",))
     with nothing_lost(tree) as out:
         attempt(infer_slide, predictor, entry, out, wanted, student="abc", overwrite=overwrite)
-        attempt(write_summary, out)
+        attempt(Summary(out).write)
 
 
 @settings(max_examples=8)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsikd.core.errors import RegionReadError, StoreNotFoundError
 from wsikd.core.workers.progress import progressing
+from wsikd.core.workers.worker import Beside
 
 
 def double(report, number):
@@ -121,3 +122,35 @@ def mutter(report, noise, words):
 def mutter_and_die(report, words):
     os.write(2, words.encode())
     os.abort()
+
+
+def write_beside(report, file, seconds):
+    """Leave the writing for the time of the next task."""
+
+    def work():
+        time.sleep(seconds)
+        file.write_text("written")
+        return time.monotonic()
+
+    return Beside(work)
+
+
+def refuse_beside(report):
+    def work():
+        raise RegionReadError("s.svs", "cannot be written", "free space")
+
+    return Beside(work)
+
+
+def die_beside(report, number):
+    def work():
+        time.sleep(0.3)
+        os.kill(os.getpid(), number)
+
+    return Beside(work)
+
+
+def begin(report, seconds=0.0):
+    now = time.monotonic()
+    time.sleep(seconds)
+    return now

@@ -171,7 +171,7 @@ def test_readme(tmp_path, tmp_path_factory):
     (tmp_path / "new_slides").rename(tmp_path / "apart")
     written_manifest(ROOT / "README.md", tmp_path)
     run_page(ROOT / "README.md", tmp_path)
-    assert (tmp_path / "out/new/overlay.png").exists()
+    assert (tmp_path / "out/new/overlay.jpg").exists()
     assert (tmp_path / "out/new/grades.geojson").exists()
     assert (tmp_path / "out/summary.csv").exists()
 
@@ -179,7 +179,7 @@ def test_readme(tmp_path, tmp_path_factory):
 @pytest.mark.slow
 def test_quick_start(started):
     assert (started / "out/report.html").exists()
-    assert (started / "out/new/overlay.png").exists()
+    assert (started / "out/new/overlay.jpg").exists()
     assert (started / "bench/bench.md").exists()
 
 

@@ -151,11 +151,12 @@ def use_results(folder):
     from wsikd.grade.predict import PredictSettings
     from wsikd.grade.reports.folder_report import write_results_report
     from wsikd.grade.runs.compare_labels import SlideLabel, read_results, score_slides
-    from wsikd.grade.runs.results import _made, write_summary
+    from wsikd.grade.runs.results import _made
     from wsikd.grade.runs.resume_engine import begun_with
+    from wsikd.grade.runs.summary_file import Summary
     from wsikd.grade.viewer.session import Viewing
 
-    write_summary(folder)
+    Summary(folder).write()
     write_results_report(folder)
     try:
         found = read_results(folder)

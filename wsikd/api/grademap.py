@@ -179,13 +179,14 @@ class GradeMap(plain.GradeMap):
         return [] if self.withheld else cores(self, self.rules, merge_mm=merge_mm)
 
     def save(
-        self, folder: One, formats: Sequence[str] | str = ("zarr", "csv", "geojson", "png")
+        self, folder: One, formats: Sequence[str] | str = ("zarr", "csv", "geojson", "jpeg")
     ) -> dict[str, Path]:
         """Write the map to files.
 
         Args:
             folder: where; made if missing. Nothing in it is replaced.
-            formats: "zarr", "ome-tiff", "csv", "uncertain", "geojson", "geojson-tiles", "png",
+            formats: "zarr", "ome-tiff", "csv", "uncertain", "geojson", "geojson-tiles",
+                "jpeg", "png", "webp",
                 "heat", "dicom-seg", or "all" that the slide can have.
 
         Returns:
@@ -288,7 +289,7 @@ class GradeMap(plain.GradeMap):
             's'
         """
         from wsikd.api.plots import legend, new_axes, show
-        from wsikd.grade.exports.png import paint
+        from wsikd.grade.exports.overlay import paint
         from wsikd.grade.reports.class_colours import class_colour
 
         axes = ax or new_axes()
@@ -317,7 +318,7 @@ class GradeMap(plain.GradeMap):
         )
 
     def _repr_html_(self) -> str:
-        from wsikd.grade.exports.png import paint
+        from wsikd.grade.exports.overlay import paint
         from wsikd.grade.score_text import score_text
         from wsikd.slides.html import PICTURE_PX, card
 
@@ -353,6 +354,6 @@ class GradeMap(plain.GradeMap):
             return view(slide, self.slide.bounds, max_px)
 
     def _blank(self, max_px: int) -> View:
-        from wsikd.grade.exports.png import blank
+        from wsikd.grade.exports.overlay import blank
 
         return blank(self, max_px)

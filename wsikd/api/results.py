@@ -96,7 +96,7 @@ def infer(
     student: One | Student,
     out: One,
     *,
-    formats: Sequence[str] | str = ("zarr", "csv", "uncertain", "geojson", "png"),
+    formats: Sequence[str] | str = ("zarr", "csv", "uncertain", "geojson", "jpeg"),
     specimen: str = "biopsy",
     min_area_mm2: float | None = None,
     min_pattern: float | None = None,

@@ -14,7 +14,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.grade.gleason_rules import MINOR_SHARE, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -96,11 +96,23 @@ def pattern_areas(
         ConfigError: the classes are not Gleason patterns.
         ValueError: an area is negative or not finite, or areas and classes differ in number.
     """
+    return _pattern_areas(area_mm2_by_class, classes, _known_patterns(classes))
+
+
+def _known_patterns(classes: Sequence[str]) -> dict[int, int]:
     patterns = patterns_of(classes)
     if patterns is None:
         raise ConfigError(", ".join(classes), "not Gleason patterns", "name them NC, G3, G4, G5")
+    return patterns
+
+
+def _pattern_areas(
+    area_mm2_by_class: Sequence[float] | NDArray[np.float64],
+    classes: Sequence[str],
+    patterns: Mapping[int, int],
+) -> dict[int, float]:
     areas = [float(area) for area in area_mm2_by_class]
-    if len(areas) != len(classes) or not all(math.isfinite(a) and a >= 0 for a in areas):
+    if len(areas) != len(classes) or not all(0 <= a < math.inf for a in areas):
         raise ValueError(f"{len(classes)} finite areas of 0 mm2 or more expected, not {areas}")
     extent = dict.fromkeys(patterns.values(), 0.0)
     for index, pattern in patterns.items():
@@ -130,11 +142,20 @@ def grade_slide(
         ConfigError: the specimen is unknown, or the classes are not Gleason patterns.
         ValueError: an area is negative or not finite, or areas and classes differ in number.
     """
+    return grade_rows([area_mm2_by_class], classes, rules)[0]
+
+
+def grade_rows(
+    rows: Iterable[Sequence[float] | NDArray[np.float64]], classes: Sequence[str], rules: Rules
+) -> list[GleasonReading | None]:
+    """As :func:`grade_slide`, of many rows of areas: classes and rules are looked at once."""
     rules.check()
-    extent = pattern_areas(area_mm2_by_class, classes)
-    cancer = sum(extent.values())
-    least = rules.least_cancer(float(sum(area_mm2_by_class)))
-    return read_patterns(extent, rules) if cancer >= least - _TOLERANCE else None
+    patterns, found = _known_patterns(classes), []
+    for areas in rows:
+        extent = _pattern_areas(areas, classes, patterns)
+        enough = sum(extent.values()) >= rules.least_cancer(float(sum(areas))) - _TOLERANCE
+        found.append(read_patterns(extent, rules) if enough else None)
+    return found
 
 
 def read_patterns(extent: Mapping[int, float], rules: Rules) -> GleasonReading | None:

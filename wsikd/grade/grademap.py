@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.grade.reports.thumbnail import View
     from wsikd.slides.base import SlideInfo
 
 
@@ -39,6 +40,8 @@ class GradeMap:
             probabilities are the network's own, which nobody has calibrated.
         escalated_hw: bool (rows, columns); cells that the teacher read again, whose probabilities
             are the teacher's; None where there was no teacher.
+        picture: of the slide's scanned part, put together from what was read to grade it; None
+            where nothing was kept.
     """
 
     probability_khw: NDArray[np.float32]
@@ -52,6 +55,7 @@ class GradeMap:
     seconds: Mapping[str, float] = field(default_factory=dict)
     temperature: float | None = None
     escalated_hw: NDArray[np.bool_] | None = None
+    picture: View | None = field(default=None, repr=False, compare=False)
 
     def calibrated(self, temperature: float | None, teacher: float | None = None) -> GradeMap:
         """The same map with its logits divided by a temperature, which changes no grade.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.shares import LEVEL
-from wsikd.grade.gleason import grade_slide, patterns_of
+from wsikd.grade.gleason import grade_rows, patterns_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,11 +54,6 @@ class Intervals:
     slides: int
 
     @property
-    def grade_groups(self) -> NDArray[np.int64]:
-        """ISUP grade group of each case, 0 where no pattern counts: int64 (cases,)."""
-        return np.array([r.grade_group if r else 0 for r in self.readings], np.int64)
-
-    @property
     def share_limits(self) -> tuple[list[float], list[float]]:
         """Lower and upper end of each class's share."""
         return self.low.round(6).tolist(), self.high.round(6).tolist()
@@ -66,7 +61,8 @@ class Intervals:
     @property
     def grade_group_limits(self) -> tuple[int, int]:
         """Lower and upper end of the grade group, 0 where no pattern counts."""
-        return int(self.grade_groups.min()), int(self.grade_groups.max())
+        groups = [r.grade_group if r else 0 for r in {*self.readings}]
+        return min(groups), max(groups)
 
     @property
     def cancer_limits(self) -> tuple[float, float]:
@@ -96,7 +92,7 @@ class Intervals:
             middle = float(self.share[list(self.patterns)].sum())
             found["cancer_mm2"] = [round(v * total, 6) for v in (low, middle, high)]
             found["grade_group"] = list(self.grade_group_limits)
-            scores = {r.sum_text if r else "none" for r in self.readings}
+            scores = {r.sum_text if r else "none" for r in {*self.readings}}
             found["gleason_scores"] = sorted(scores)
         return found
 
@@ -148,5 +144,5 @@ def intervals(grade_map: GradeMap, errors: ShareErrors | None, rules: Rules) -> 
     patterns = patterns_of(classes) or {}
     readings: tuple[GleasonReading | None, ...] = ()
     if patterns:
-        readings = tuple(grade_slide(row, classes, rules) for row in cases.tolist())
+        readings = tuple(grade_rows(cases.tolist(), classes, rules))
     return Intervals(share, *errors.limits(share), cases, readings, patterns, errors.slides)

@@ -18,6 +18,7 @@ from wsikd.grade.engines import AUTO, Engine, Network
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
 from wsikd.grade.grademap import GradeMap
+from wsikd.grade.picture import Picture
 from wsikd.slides.listing.manifest import open_entry
 from wsikd.slides.scaled_view import Canvas
 from wsikd.slides.tissue.find import find_tissue
@@ -126,6 +127,7 @@ class SlidePredictor:
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
         look: Look | None = None,
+        picture: bool = False,
     ) -> GradeMap:
         """Grade the tissue of an open slide.
 
@@ -139,6 +141,7 @@ class SlidePredictor:
                 (B, height, width, 3), which are overwritten afterwards.
             look: shown the features of every batch, float32 (B, features), where the network
                 gives them.
+            picture: keep a picture of the slide with the map, of the pixels that are read.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -153,10 +156,13 @@ class SlidePredictor:
         valid = _sample((cover >= settings.min_tissue) & (cover > 0), settings.max_fields)
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
+        seen = Picture(tissue, grid, rows, columns) if picture else None
         probability[:, valid] = self.read(
-            slide, rows, columns, clock=clock, on_progress=on_progress, watch=watch, look=look
-        ).T
-        return _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+            slide, rows, columns, clock=clock, on_progress=on_progress,
+            watch=_both(watch, seen), look=look,
+        ).T  # fmt: skip
+        found = _grade_map(slide, grid, spec, probability, valid, tissue, clock)
+        return replace(found, picture=seen.view) if seen else found
 
     def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
         """Where the settings find tissue; raises as :func:`find_tissue`."""
@@ -263,6 +269,19 @@ class SlidePredictor:
         )
         other.engine = self.engine
         return other
+
+
+def _both(watch: Watch | None, seen: Picture | None) -> Watch | None:
+    """Show batches to both."""
+    if seen is None:
+        return watch
+
+    def show(index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
+        if watch:
+            watch(index, count, patches)
+        seen(index, patches)
+
+    return show
 
 
 def _overflow(slide: Slide, engine: Engine) -> SlideError:

@@ -151,7 +151,7 @@ def test_a_process_that_died_idle_is_replaced():
 
 
 def test_a_process_is_replaced_after_so_many_tasks():
-    with WorkerPool(recycle=2) as pool:
+    with WorkerPool(recycle=2, recycle_s=0) as pool:
         found = list(pool.run(Task(str(n), tasks.double, (n,)) for n in range(5)))
     first, second, third = dict.fromkeys(o.value[1] for o in found)
     assert [o.value[1] for o in found] == [first, first, second, second, third]

@@ -10,6 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from wsikd.cli.main import main
 
 from tests.grade.bench.test_run import contender, pair
+from tests.grade.graded import infer_slide
 from tests.grade.maps import map_of
 from wsikd.core.errors import ConfigError
 from wsikd.grade.bench.choice import choose, graded
@@ -19,7 +20,7 @@ from wsikd.grade.bench.run import run_bench
 from wsikd.grade.bench.slide_grades import check_labels, gather_slides, grade_group
 from wsikd.grade.bench.types import Benched, Gradings, Question
 from wsikd.grade.runs.compare_labels import SlideLabel
-from wsikd.grade.runs.results import ResultSettings, infer_slide
+from wsikd.grade.runs.results import ResultSettings
 from wsikd.models.files.bundle import save_bundle
 from wsikd.models.files.card import GraderCard
 from wsikd.models.graders.pooled import build_grader

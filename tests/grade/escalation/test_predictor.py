@@ -9,6 +9,7 @@ import pytest
 import torch
 import zarr
 
+from tests.grade.graded import infer_slide
 from tests.grade.maps import FakeSlide, map_of, white_slide
 from wsikd.core.errors import ConfigError, StoreMismatchError
 from wsikd.grade.escalation.predictor import EscalatingPredictor, check_comparable, teacher_settings
@@ -16,7 +17,8 @@ from wsikd.grade.escalation.rule import Rule
 from wsikd.grade.exports import write_all
 from wsikd.grade.exports.ome_zarr import read
 from wsikd.grade.predict import PredictSettings, SlidePredictor
-from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.runs.results import ResultSettings
+from wsikd.grade.runs.summary_file import Summary
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.listing.manifest import SlideEntry
 
@@ -180,7 +182,7 @@ def test_results_tell_share_time_and_rule_and_are_not_mixed(slide_file, tmp_path
     run(both.student, replace(entry, name="also"), tmp_path)
     with pytest.raises(StoreMismatchError, match="teacher None there"):
         run(both, replace(entry, name="also"), tmp_path)
-    with write_summary(tmp_path).open(newline="") as stream:
+    with Summary(tmp_path).write().open(newline="") as stream:
         also, odd = csv.DictReader(stream)
     assert list(odd)[-4:] == ["teacher", "budget", "threshold", "note"]
     assert (odd["budget"], also["budget"], also["share_escalated"]) == ("0.5", "", "")

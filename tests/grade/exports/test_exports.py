@@ -31,7 +31,7 @@ from tests.grade.maps import (
 from wsikd.core.errors import ConfigError, OutputError, SlideError
 from wsikd.grade.exports import EXPORTERS, Exporter, aside, find_exporter, formats_for, write_all
 from wsikd.grade.exports import geojson as geojson_export
-from wsikd.grade.exports import png as png_export
+from wsikd.grade.exports import overlay as overlay_export
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import thumbnail
 from wsikd.slides.base import Slide, open_slide
@@ -115,7 +115,9 @@ def test_write_all(tmp_path):
 def test_formats_of_a_slide():
     slide = white_slide()
     assert formats_for(["png", "zarr"], slide) == ("zarr", "png")
-    assert formats_for(["all"], slide) == formats_for(["all", "csv"], slide) == tuple(OF_ANY_SLIDE)
+    every = tuple(name for name in OF_ANY_SLIDE if name not in ("png", "webp"))
+    assert formats_for(["all"], slide) == formats_for(["all", "csv"], slide) == every
+    assert formats_for(["all", "png"], slide) == tuple(n for n in OF_ANY_SLIDE if n != "webp")
     with pytest.raises(SlideError, match=r"PATIENT-7\.svs: is not a DICOM slide.*remove dicom-seg"):
         formats_for(["csv", "dicom-seg"], slide)
     with pytest.raises(SlideError, match="not a DICOM slide"):
@@ -310,10 +312,10 @@ def tinted(name, background=255):
 @pytest.mark.parametrize("with_slide", [True, False])
 def test_square_through_png(max_px, with_slide, tmp_path):
     slide = white_slide() if with_slide else None
-    png_export.write(square_map(), tmp_path / "o.png", slide=slide, max_px=max_px)
+    overlay_export.write(square_map(), tmp_path / "o.png", slide=slide, max_px=max_px)
     scale = min(1, max_px / BOUNDS[2])
     with Image.open(tmp_path / "o.png") as opened:
-        assert set(opened.info) <= {png_export.PICTURE_KEY}
+        assert set(opened.info) <= {overlay_export.PICTURE_KEY}
         pixels = np.asarray(opened.convert("RGB")).astype(float)
     picture = pixels[: round(BOUNDS[3] * scale), : round(BOUNDS[2] * scale)]
     solid, tint = np.array(class_colour("G4", 2)), tinted("G4")
@@ -334,7 +336,7 @@ def test_png_tints_the_tissue_and_leaves_the_rest_alone(tmp_path):
     slide = FakeSlide(rgb)
     placed = {"origin_xy": (100.0, 50.0), "cell_px": (8.0, 8.0), "mpp": 8 * MPP}
     made = map_of(np.full((10, 20), 3), info=slide.info, **placed)
-    png_export.write(made, tmp_path / "o.png", slide=slide, alpha=0.3)
+    overlay_export.write(made, tmp_path / "o.png", slide=slide, alpha=0.3)
     with Image.open(tmp_path / "o.png") as opened:
         picture = np.asarray(opened.convert("RGB"))[:300, :400].astype(float)
     expected = rgb.astype(float)
@@ -347,7 +349,7 @@ def test_png_tints_the_tissue_and_leaves_the_rest_alone(tmp_path):
     ("longest", "length"), [(0.34, 0.2), (1, 1.0), (7.9, 5.0), (0.05, 0.05), (19.99, 10.0)]
 )
 def test_scale_bars_have_round_lengths(longest, length):
-    assert png_export.nice_length(longest) == length
+    assert overlay_export.nice_length(longest) == length
 
 
 # --- a real slide ----------------------------------------------------------------------------
@@ -392,8 +394,8 @@ def test_heat_is_as_full_as_the_last_class_is_probable():
     made = map_of([[0, 1, -1]], ("rest", "attention"))
     share = np.array([[0.25, 1.0, np.nan]], np.float32)
     made = replace(made, probability_khw=np.stack([1 - share, share]))
-    seen = png_export.blank(made, 1200)
-    painted = png_export.paint_heat(made, seen, alpha=0.8)
+    seen = overlay_export.blank(made, 1200)
+    painted = overlay_export.paint_heat(made, seen, alpha=0.8)
     colour = np.array(class_colour("attention", 1))
     found = [
         made.cells_at(axis, seen.origin_xy[axis] + (np.arange(n) + 0.5) / seen.scale[axis]).tolist()

@@ -16,7 +16,8 @@ from PIL import Image
 from tests.grade.maps import square_map
 from tests.grade.viewer.test_server import CHROMIUM
 from wsikd.core.errors import NoSlidesError
-from wsikd.grade.exports import write_all
+from wsikd.grade.exports import find_exporter, write_all
+from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.folder_report import write_results_report
 from wsikd.grade.reports.slide_card import THUMBNAIL_PX
 
@@ -98,8 +99,9 @@ def test_every_slide_is_a_card_with_what_was_written_of_it(tmp_path):
     assert text.count("Stain or focus differ") == 2  # in the list of what to review, and the card
 
 
-def test_pictures_are_small_and_show_the_slide_without_the_legend(tmp_path):
-    result(tmp_path, "s1")
+@pytest.mark.parametrize("kind_of_overlay", ["jpeg", "png", "webp"])
+def test_pictures_are_small_and_show_the_slide_without_the_legend(kind_of_overlay, tmp_path):
+    result(tmp_path, "s1", (kind_of_overlay,))
     page = page_of(tmp_path)
     (image,) = page.all("img")
     kind, _, data = image["src"].partition(";base64,")
@@ -107,8 +109,8 @@ def test_pictures_are_small_and_show_the_slide_without_the_legend(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(data))) as small:
         assert max(small.size) == THUMBNAIL_PX
         shown = small.width / small.height
-    with Image.open(tmp_path / "s1" / "overlay.png") as whole:
-        width, height = map(int, whole.info["wsikd-picture"].split("x"))
+    with Image.open(tmp_path / "s1" / find_exporter(kind_of_overlay).file) as whole:
+        width, height = slide_size(whole)
         assert whole.height > height + 50
     assert shown == pytest.approx(width / height, rel=0.01)
     (link,) = page.all("a")

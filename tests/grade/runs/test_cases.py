@@ -9,7 +9,7 @@ from wsikd.core.errors import OutputError
 from wsikd.grade.reports.folder_report import write_results_report
 from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import ResultRecord
-from wsikd.grade.runs.results import check_summary, write_summary
+from wsikd.grade.runs.summary_file import Summary, check_summary
 
 CLASSES = ("NC", "G3", "G4", "G5")
 
@@ -84,7 +84,7 @@ def test_tables_are_written_read_and_never_others(tmp_path):
         more = {"patient": patient} if patient else {}
         made = record(name, (10, 8, 3, 0), cores=[core, core | {"core": 2}], **more)
         (folder / "result.json").write_text(json.dumps(made.record()))
-    write_summary(tmp_path)
+    Summary(tmp_path).write()
     with (tmp_path / "cases.csv").open(newline="") as stream:
         (case,) = csv.DictReader(stream)
     assert (case["patient"], case["slides"], case["gleason_score"]) == ("P1", "2", "3+4=7")

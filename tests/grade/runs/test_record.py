@@ -22,7 +22,8 @@ from wsikd.grade.runs.record import (
     read_record,
     student_card,
 )
-from wsikd.grade.runs.results import _made, write_summary
+from wsikd.grade.runs.results import _made
+from wsikd.grade.runs.summary_file import Summary
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "0_1_0"
 SUMMARY = {"slide": "a", "isup_grade_group": 2, "NC_share": 0.5}
@@ -54,7 +55,7 @@ def test_a_record_of_0_1_0_is_read_and_written_again_as_it_was(old, kind):
 
 def test_a_summary_of_0_1_0_is_written_again_as_it_was(old):
     before = (old / "graded" / "summary.csv").read_text(encoding="utf-8")
-    assert write_summary(old / "graded").read_text(encoding="utf-8") == before
+    assert Summary(old / "graded").write().read_text(encoding="utf-8") == before
 
 
 def test_records_fit_the_schema(old):
@@ -108,7 +109,7 @@ def test_a_card_is_found_by_the_digits_of_its_digest(tmp_path, digest):
 
 def test_columns_of_the_summary_are_in_the_order_of_the_records(tmp_path):
     written(tmp_path, {"summary": {"slide": "a", "z": 1, "b": 2.00001}})
-    with write_summary(tmp_path).open() as stream:
+    with Summary(tmp_path).write().open() as stream:
         (row,) = csv.DictReader(stream)
     assert list(row)[:3] == ["slide", "z", "b"]
     assert row["b"] == "2.0"

@@ -11,6 +11,7 @@ import pytest
 import torch
 import zarr
 
+from tests.grade.graded import infer_slide
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import (
     AnnotationError,
@@ -25,7 +26,8 @@ from wsikd.grade.domain_shift import COLUMNS, trained_on
 from wsikd.grade.exports import DEFAULT, EXPORTERS, find_exporter
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs import results
-from wsikd.grade.runs.results import ResultSettings, infer_slide, write_summary
+from wsikd.grade.runs.results import ResultSettings
+from wsikd.grade.runs.summary_file import Summary
 from wsikd.models.files.bundle import InputSpec, StudentBundle
 from wsikd.models.files.card import GraderCard
 from wsikd.slides.appearance import FAR, STATISTICS, Appearance, Watcher, field_statistics
@@ -97,7 +99,8 @@ def test_other_settings_are_refused_by_name(predictor, entry, tmp_path, change, 
 def test_all_is_what_the_slide_can_have(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path, ResultSettings(formats=("all",)))
     files = {p.name for p in (tmp_path / "odd").iterdir()}
-    assert files == {*(find_exporter(n).file for n in EXPORTERS), "result.json"} - {"grades.dcm"}
+    every = {*(find_exporter(n).file for n in EXPORTERS), "result.json"}
+    assert files == every - {"grades.dcm", "overlay.png", "overlay.webp"}
     with pytest.raises(SlideError, match="not a DICOM slide"):
         run(predictor, entry, tmp_path / "x", ResultSettings(formats=("csv", "dicom-seg")))
     assert not (tmp_path / "x").exists()
@@ -160,15 +163,15 @@ def test_the_summary_passes_over_folders_of_another_name(predictor, entry, tmp_p
     run(predictor, entry, tmp_path)
     shutil.copytree(tmp_path / "odd", tmp_path / "also.part")
     shutil.copytree(tmp_path / "odd", tmp_path / "copy of odd")
-    assert write_summary(tmp_path).read_text().count("\nodd,") == 1
-    assert write_summary(tmp_path).read_text().count("\n") == 2
+    assert Summary(tmp_path).write().read_text().count("\nodd,") == 1
+    assert Summary(tmp_path).write().read_text().count("\n") == 2
 
 
 def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
     settings = ResultSettings(specimen="prostatectomy", min_area_mm2=0.25)
     infer_slide(predictor, entry, tmp_path, settings, student="0123456789abcdef")
     run(predictor, replace(entry, name="also"), tmp_path)
-    with write_summary(tmp_path).open(newline="") as stream:
+    with Summary(tmp_path).write().open(newline="") as stream:
         also, odd = csv.DictReader(stream)
     how = ["student", "specimen", "min_area_mm2", "min_pattern", "rules"]
     assert list(odd)[-9:] == [*how, "mpp", "temperature", "engine", "note"]
@@ -181,7 +184,7 @@ def test_the_summary_tells_how_each_row_was_made(predictor, entry, tmp_path):
 
 def test_the_summary_has_four_decimals_and_the_record_all(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path, ResultSettings(min_area_mm2=0.0123456))
-    with write_summary(tmp_path).open(newline="") as stream:
+    with Summary(tmp_path).write().open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     summary = json.loads((tmp_path / "odd" / "result.json").read_text())["summary"]
     measured = [k for k, v in summary.items() if isinstance(v, float) and k not in results.HOW]
@@ -197,7 +200,7 @@ def test_what_a_killed_run_left_is_no_result(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path)
     (tmp_path / "odd").rename(tmp_path / "odd.part")
     (tmp_path / "odd.part" / "result.json").unlink()
-    assert write_summary(tmp_path).read_text().count("\n") == 1  # the header alone
+    assert Summary(tmp_path).write().read_text().count("\n") == 1  # the header alone
     _, made = run(predictor, entry, tmp_path)
     assert made
     assert not (tmp_path / "odd.part").exists()
@@ -206,7 +209,7 @@ def test_what_a_killed_run_left_is_no_result(predictor, entry, tmp_path):
 def test_summary_collects_every_slide(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path)
     run(predictor, replace(entry, name="also"), tmp_path)
-    with write_summary(tmp_path).open(newline="") as stream:
+    with Summary(tmp_path).write().open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["slide"] for row in rows] == ["also", "odd"]
     assert all("not for diagnosis" in row["note"] for row in rows)
@@ -261,7 +264,7 @@ def test_a_slide_unlike_the_training_is_flagged(predictor, entry, tmp_path, capl
     row, _ = run(predictor, entry, tmp_path / "far", trained_on=far)
     assert (row["unlike_training"], row["farthest_in"]) == (True, "focus")
     assert "odd: differs from the training data in focus" in caplog.text
-    summary = write_summary(tmp_path / "far").read_text()
+    summary = Summary(tmp_path / "far").write().read_text()
     assert ",True," in summary
     again, made = run(predictor, entry, tmp_path / "far", trained_on=far)
     assert (again, made) == (row, False)

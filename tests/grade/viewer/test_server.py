@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.grade.graded import infer_slide
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
 from tests.grade.runs.test_results import SPEC, Purple
 from tests.interrupts import hear_interrupts
@@ -28,7 +29,7 @@ from wsikd.grade.exports import write_all
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.reports.class_colours import class_colour
-from wsikd.grade.runs.results import ResultSettings, infer_slide
+from wsikd.grade.runs.results import ResultSettings
 from wsikd.grade.viewer import session as viewing_module
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.viewer.server import ViewServer

@@ -53,6 +53,23 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, line_end:
     return "".join(line.removesuffix("\r\n") + line_end for line in lines.found)
 
 
+def cell_text(value: Any) -> str:
+    """A value as :func:`csv_text` writes it in a line of several.
+
+    >>> cell_text(None), cell_text(0.5), cell_text("a,b")
+    ('', '0.5', '"a,b"')
+    """
+    lines = _Lines()
+    csv.writer(lines, lineterminator="\r\n").writerow((safe_cell(value), ""))
+    return lines.found[0].removesuffix(",\r\n")
+
+
+def joined(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """As :func:`csv_records`, of several columns and of cells that are text already."""
+    head = csv_text(columns, [])
+    return head + "".join(",".join([row.get(c, "") for c in columns]) + "\n" for row in rows)
+
+
 def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
     """As :func:`csv_text`, of records by column name; what one lacks is an empty cell.
 

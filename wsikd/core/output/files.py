@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from wsikd.core.about import __version__
 from wsikd.core.errors import OutputError
@@ -204,21 +205,42 @@ def resolved(path: Path) -> Path:
         raise OutputError(path, f"cannot be resolved ({error})", _ELSEWHERE) from error
 
 
-def check_inputs(path: Path, inputs: Iterable[Path]) -> None:
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that is read, as it is on the disk.
+
+    Attributes:
+        path: as it was named.
+        chain: device and number of it and of each folder above it, those that exist.
+        exists: whether it does.
+        folder: whether it is one.
+    """
+
+    path: Path
+    chain: tuple[tuple[int, int], ...]
+    exists: bool
+    folder: bool
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Look at a path; raises OutputError where there is no such thing."""
+        return cls(path, tuple(_identities(path)), path.exists(), path.is_dir())
+
+
+def check_inputs(path: Path, inputs: Iterable[Input]) -> None:
     """Refuse a place that is an input, lies in one, or holds one; raises OutputError.
 
     Folders are compared by their identity on the disk, so that no other spelling hides one.
     """
-    chain = [*_identities(path)]
+    chain, exists = [*_identities(path)], path.exists()
     for one in inputs:
-        own = [*_identities(one)]
-        if not own:
+        if not one.chain:
             continue
-        if path.exists() and chain[0] in own:
-            what = "is" if chain[0] == own[0] and one.exists() else "holds"
-            raise OutputError(path, f"{what} the input {one}", _ELSEWHERE)
-        if one.is_dir() and own[0] in chain:
-            raise OutputError(path, f"is inside the input {one}", _ELSEWHERE)
+        if exists and chain[0] in one.chain:
+            what = "is" if chain[0] == one.chain[0] and one.exists else "holds"
+            raise OutputError(path, f"{what} the input {one.path}", _ELSEWHERE)
+        if one.folder and one.chain[0] in chain:
+            raise OutputError(path, f"is inside the input {one.path}", _ELSEWHERE)
 
 
 def _identities(path: Path) -> Iterator[tuple[int, int]]:

@@ -187,7 +187,8 @@ def _is_portable(folder: Path) -> bool:
 
 _GRADES = _zarr_member("tissue|labels|grade|said_by")
 _RESULT_FILES = (
-    r"(?:result|attention)\.json|tiles\.(?:csv|geojson)|uncertain\.csv|(?:overlay|heat)\.png"
+    r"(?:result|attention)\.json|tiles\.(?:csv|geojson)|uncertain\.csv"
+    r"|overlay\.(?:jpg|png|webp)|heat\.png"
 )
 _RESULT = re.compile(
     rf"(?:{_RESULT_FILES}|grades\.[\w-]+(?:\.[\w-]+)?){_PART}"
@@ -228,6 +229,8 @@ CORES = FileKind(
 FAILURES = FileKind(
     "a list of failures", lambda f: csv_header(f)[:4] == ["slide", "error", "fault", "remedy"]
 )
+INDEX_KIND = "an index of results"
+INDEX = FileKind(INDEX_KIND, says(b'{"kind": "an index of results"'))
 CARD = FileKind("the card of a student", lambda f: {"network", "made_with"} <= read_json(f).keys())
 REPORT = FileKind("a report", says(b"<title>wsikd:"))
 TABLE = FileKind("a table of runs", lambda f: "provenance" in read_json(f))

@@ -11,10 +11,12 @@ import os
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import (
+    Input,
     check_below,
     check_inputs,
     drop_empty,
@@ -72,7 +74,13 @@ class Place:
         """Refuse a place that is not an output of its own, whatever is there; raises
         OutputError."""
         check_below(self.path, self.within, whole=self.whole)
-        check_inputs(self.path, self.inputs)
+        if self.inputs:
+            check_inputs(self.path, self._inputs)
+
+    @cached_property
+    def _inputs(self) -> list[Input]:
+        """The inputs on the disk, looked at once: a slide's place is checked ten times."""
+        return [Input.at(path) for path in self.inputs]
 
     def taken(self) -> bool:
         """Whether one of wsikd's making is there; an empty folder does not count.

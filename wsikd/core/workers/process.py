@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.core.workers.noise import listen
 from wsikd.core.workers.start import context
-from wsikd.core.workers.worker import DONE, FAILED, LOG, REPORT, answer, serve
+from wsikd.core.workers.worker import DONE, FAILED, FREE, LOG, REPORT, Beside, answer, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     OnReport = Callable[["Task", tuple[Any, ...]], None]
 
-RECYCLE = 50
+RECYCLE, RECYCLE_S = 50, 600.0
 STALL_S = 600.0
 GRACE_S = 5.0
 _SIGKILL = 9
@@ -34,6 +35,7 @@ _SIGKILL = 9
 class Task:
     """A call ``function(report, *arguments)``; all of it must be picklable.
 
+    What it returns must be too, unless that is a :class:`~wsikd.core.workers.worker.Beside`.
     ``report`` takes any picklable values, from any thread, and hands them to the parent. ``name``
     is the subject of its errors.
     """
@@ -68,6 +70,8 @@ def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterat
 
         try:
             value = answer(task.name, task.function, task.arguments, report)
+            if isinstance(value, Beside):
+                value = answer(task.name, lambda _, rest=value: rest.work(), (), report)
             outcome = Outcome(task, value, None, time.monotonic() - start)
         except WsikdError as error:
             outcome = Outcome(task, None, error, time.monotonic() - start)
@@ -81,7 +85,10 @@ class WorkerPool:
     process that makes no progress for ``stall_s`` seconds: it may wait for a network disk, or
     compute without end. Progress is a report, a log record, or a call of
     :func:`wsikd.core.workers.progress.progressing`. Processes are reused, and replaced after
-    ``recycle`` tasks. None outlives this process, however that ends.
+    ``recycle`` tasks and ``recycle_s`` seconds. None outlives this process, however that ends.
+
+    A task that returns a ``Beside`` is finished beside the next one of the same process. If that
+    dies, both tasks have died.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class WorkerPool:
         *,
         stall_s: float = STALL_S,
         recycle: int = RECYCLE,
+        recycle_s: float = RECYCLE_S,
         imports: Sequence[str] = (),
     ) -> None:
         """Prepare; processes start when there is work for them.
@@ -98,9 +106,11 @@ class WorkerPool:
             processes: how many at most.
             stall_s: see above.
             recycle: see above.
+            recycle_s: see above.
             imports: modules that tasks will import, beside those of their functions.
         """
-        self._stall_s, self._recycle, self._imports = stall_s, recycle, tuple(imports)
+        self._stall_s, self._recycle, self._recycle_s = stall_s, recycle, recycle_s
+        self._imports = tuple(imports)
         self._seats: list[_Worker | None] = [None] * processes
 
     @property
@@ -121,7 +131,7 @@ class WorkerPool:
         todo = iter(tasks)
         while True:
             self._hand_out(todo)
-            busy = [w for w in self._seats if w and w.task]
+            busy = [w for w in self._seats if w and (w.task or w.ending)]
             if not busy:
                 return
             wait(
@@ -129,9 +139,7 @@ class WorkerPool:
                 timeout=min(1.0, self._stall_s / 4),
             )
             for worker in busy:
-                outcome = worker.step(on_report) or worker.watch(self._stall_s)
-                if outcome:
-                    yield outcome
+                yield from worker.step(on_report) or worker.watch(self._stall_s)
 
     def close(self, grace_s: float = GRACE_S) -> None:
         """End the processes: those at work are asked to leave, and killed after ``grace_s``."""
@@ -161,12 +169,13 @@ class WorkerPool:
     def _hand_out(self, todo: Iterator[Task]) -> None:
         """Give every free process a task, as long as there are any."""
         for seat, worker in enumerate(self._seats):
-            if worker and worker.task:
+            worn = worker and worker.worn(self._recycle, self._recycle_s)
+            if worker and (worker.task or (worn and worker.ending)):
                 continue
             task = next(todo, None)
             if task is None:
                 return
-            if worker and (worker.done >= self._recycle or worker.gone()):
+            if worker and not worker.ending and (worn or worker.gone()):
                 worker.dismiss()
                 worker.process.join(GRACE_S)
                 worker.kill()
@@ -193,9 +202,14 @@ class _Worker:
         self._listener = listen(os.dup(said.fileno()), f"process {self.process.pid}")
         said.close()
         self.task: Task | None = None
-        self.done = 0
+        self.ending: deque[tuple[Task, float]] = deque()
+        self._done = 0
         self._start = 0.0
-        self._sign = time.monotonic()
+        self._born = self._sign = time.monotonic()
+
+    def worn(self, tasks: int, seconds: float) -> bool:
+        """Whether it has done so many tasks and is so old."""
+        return self._done >= tasks and time.monotonic() - self._born >= seconds
 
     def gone(self) -> bool:
         """Whether an idle process has died: it has nothing to say but that its end is closed."""
@@ -208,40 +222,48 @@ class _Worker:
         with suppress(OSError):
             self.link.send_bytes(pickle.dumps((task.name, task.function, task.arguments)))
 
-    def step(self, on_report: OnReport | None) -> Outcome | None:
-        """Take what has come; the outcome, if the task ended."""
-        task = self.task
-        assert task is not None
-        while True:
+    def step(self, on_report: OnReport | None) -> list[Outcome]:
+        """Take what has come; the outcomes of tasks that have ended."""
+        ended: list[Outcome] = []
+        while self.task or self.ending:
             try:
                 if not self.link.poll():
                     break
                 kind, content = pickle.loads(self.link.recv_bytes())
             except (EOFError, OSError):
-                return self._died(task)
+                return ended + self._died()
             if kind == DONE:
-                return self._end(value=content)
-            if kind == FAILED:
-                return self._end(error=content)
-            self._sign = time.monotonic()
-            if kind == LOG:
+                ended.append(self._end(value=content))
+            elif kind == FAILED:
+                ended.append(self._end(error=content))
+            elif kind == FREE:
+                assert self.task is not None
+                self.ending.append((self.task, self._start))
+                self.task = None
+            elif kind == LOG:
                 _log_here(content)
-            elif kind == REPORT and on_report:
-                on_report(task, content)
-        return None if self.process.is_alive() else self._died(task)
+            elif kind == REPORT and on_report and self.task:
+                on_report(self.task, content)
+            self._sign = time.monotonic()
+            if ended:
+                return ended
+        alive = self.process.is_alive() or not (self.task or self.ending)
+        return ended if alive else self._died()
 
-    def watch(self, stall_s: float) -> Outcome | None:
+    def watch(self, stall_s: float) -> list[Outcome]:
         """Stop a process that has made no progress for so long, whether it waits or computes."""
-        if self.task is None or time.monotonic() - self._sign < stall_s:
-            return None
+        if not (self.task or self.ending) or time.monotonic() - self._sign < stall_s:
+            return []
         self.kill()
         fault = f"no progress in {stall_s / 60:.3g} minutes, so its worker process was stopped"
         remedy = "check its disk or network, or wait longer with --stall MINUTES"
-        return self._end(error=SlideError(self.task.name, fault, remedy))
+        first = self.ending[0][0] if self.ending else self.task
+        assert first is not None
+        return [self._end(error=SlideError(first.name, fault, remedy)), *self._died()]
 
     def dismiss(self) -> None:
         """Ask the process to end: at once where it is idle, else by a signal that unwinds it."""
-        if self.task:
+        if self.task or self.ending:
             self.process.terminate()
             return
         with suppress(OSError):
@@ -258,15 +280,24 @@ class _Worker:
     def _end(
         self, *, value: Any = None, error: WsikdError | None = None, died: bool = False
     ) -> Outcome:
-        task, self.task = self.task, None
+        """The end of the task that was begun first."""
+        task, start = self.ending.popleft() if self.ending else (self.task, self._start)
+        if task is self.task:
+            self.task = None
         assert task is not None
-        self.done += 1
-        return Outcome(task, value, error, time.monotonic() - self._start, died)
+        self._done += 1
+        return Outcome(task, value, error, time.monotonic() - start, died)
 
-    def _died(self, task: Task) -> Outcome:
+    def _died(self) -> list[Outcome]:
+        """The end of all tasks of a process that is gone."""
         self.process.join(GRACE_S)
         self.kill()
-        return self._end(error=_death(task.name, self.process.exitcode or 0), died=True)
+        code, ended = self.process.exitcode or 0, []
+        while self.ending or self.task:
+            task = self.ending[0][0] if self.ending else self.task
+            assert task is not None
+            ended.append(self._end(error=_death(task.name, code), died=True))
+        return ended
 
 
 def _death(name: str, code: int) -> SlideError:

@@ -12,6 +12,8 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import WsikdError
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT, LOG, DONE, FAILED, ALIVE = "report", "log", "done", "failed", "alive"
+FREE = "free"
+"""What is left of a task is done beside the next one."""
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
@@ -33,6 +37,16 @@ ENVIRONMENT = {
 """Set by the command too. The resampler multiplies small matrices in threads of its own; threads of
 PyTorch that spin while they wait take the cores that decode (seen: a forward pass 30 times slower);
 and wsikd's own error repeats what OpenCV says about a damaged image."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a function returns whose last part, ``work``, may be done beside the next task.
+
+    ``work`` gives the value of the task or raises its error.
+    """
+
+    work: Callable[[], Any]
 
 
 def serve(
@@ -59,8 +73,20 @@ def serve(
     on_progress(line.alive)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(link, calls), daemon=True).start()
+    rest: threading.Thread | None = None
     while call := calls.get():
-        line.send_bytes(_answer(call, line))
+        name, found = _answer(call, line)
+        if rest is not None:
+            rest.join()  # at most one is under way, and answers come in the order of the tasks
+            rest = None
+        if isinstance(found, Beside):
+            line.send_bytes(pickle.dumps((FREE, None)))
+            rest = threading.Thread(
+                target=_finish, args=(name, found, line), name=f"rest of {name}"
+            )
+            rest.start()
+        else:
+            line.send_bytes(found)
 
 
 def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], report: Any) -> Any:
@@ -118,17 +144,32 @@ class _Forward(logging.Handler):
             self.handleError(record)
 
 
-def _answer(call: bytes, line: _Line) -> bytes:
-    """The pickled answer to a pickled call."""
+def _answer(call: bytes, line: _Line) -> tuple[str, bytes | Beside]:
+    """Name and pickled answer of a pickled call, or what is left of it."""
     name = "worker process"
     try:
         name, function, arguments = pickle.loads(call)
-        return pickle.dumps((DONE, answer(name, function, arguments, line.report)))
-    except WsikdError as error:
-        return pickle.dumps((FAILED, error))
+        found = answer(name, function, arguments, line.report)
+        return name, found if isinstance(found, Beside) else pickle.dumps((DONE, found))
     except Exception as error:
         log.debug("%s", name, exc_info=True)
-        return pickle.dumps((FAILED, explain(name, error)))
+        return name, _failed(name, error)
+
+
+def _finish(name: str, rest: Beside, line: _Line) -> None:
+    """Do what is left of a task, and send its answer."""
+    try:
+        message = pickle.dumps((DONE, answer(name, lambda _: rest.work(), (), None)))
+    except Exception as error:
+        log.debug("%s", name, exc_info=True)
+        message = _failed(name, error)
+    with suppress(OSError):  # the parent is gone, and with it who would read this
+        line.send_bytes(message)
+
+
+def _failed(name: str, error: Exception) -> bytes:
+    known = isinstance(error, WsikdError)
+    return pickle.dumps((FAILED, error if known else explain(name, error)))
 
 
 def _forward_logs(line: _Line, levels: Mapping[str, int]) -> None:

@@ -149,6 +149,7 @@ class EscalatingPredictor:
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
         look: Look | None = None,
+        picture: bool = False,
     ) -> GradeMap:
         """Grade the tissue of an open slide; ``escalated_hw`` of the map holds who graded each
         field.
@@ -163,6 +164,7 @@ class EscalatingPredictor:
             on_progress: called with (fields done, fields in all), twice over.
             watch: shown what the student reads.
             look: shown the student's features.
+            picture: keep a picture of the slide, of what the student reads.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -170,7 +172,7 @@ class EscalatingPredictor:
         clock = clock or StageClock()
         first = self.student.predict(
             slide, mask_file=mask_file, tissue=tissue, clock=clock,
-            on_progress=on_progress, watch=watch, look=look,
+            on_progress=on_progress, watch=watch, look=look, picture=picture,
         )  # fmt: skip
         begun = time.perf_counter()
         valid = first.valid_hw

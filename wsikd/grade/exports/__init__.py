@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 __all__ = [
-    "ALL", "DEFAULT", "EXPORTERS", "MAP_FILE", "OVERLAY_FILE", "Exporter", "aside",
-    "find_exporter", "formats_for", "write_all",
+    "ALL", "DEFAULT", "EXPORTERS", "MAP_FILE", "OVERLAY_FILES", "PICTURES", "Exporter", "aside",
+    "find_exporter", "find_overlay", "formats_for", "write_all",
 ]  # fmt: skip
 
 EXPORTERS: dict[str, str] = {
@@ -33,16 +33,22 @@ EXPORTERS: dict[str, str] = {
     "uncertain": "wsikd.grade.exports.csv:UNCERTAIN",
     "geojson": "wsikd.grade.exports.geojson:REGIONS",
     "geojson-tiles": "wsikd.grade.exports.geojson:TILES",
-    "png": "wsikd.grade.exports.png:OVERLAY",
-    "heat": "wsikd.grade.exports.png:HEAT",
+    "jpeg": "wsikd.grade.exports.overlay:JPEG",
+    "png": "wsikd.grade.exports.overlay:PNG",
+    "webp": "wsikd.grade.exports.overlay:WEBP",
+    "heat": "wsikd.grade.exports.overlay:HEAT",
     "dicom-seg": "wsikd.grade.exports.dicom_seg:DICOM_SEG",
 }
 """Format -> its :class:`Exporter`; packages add theirs to the group ``wsikd.exporters``."""
 MAP_FILE = "grades.zarr"
 """Written for ``zarr``: what other commands read a grade map from."""
-OVERLAY_FILE = "overlay.png"
-"""Written for ``png``: what a report shows of a slide."""
-DEFAULT = ("zarr", "csv", "uncertain", "geojson", "png")
+OVERLAY_FILES = ("overlay.jpg", "overlay.png", "overlay.webp")
+"""Written for ``jpeg``, ``png`` and ``webp``: what a report shows of a slide."""
+PICTURES = frozenset({"jpeg", "png", "webp", "heat"})
+"""Formats that show the slide."""
+_SAME_PICTURE = frozenset({"png", "webp"})
+"""Formats that ``all`` leaves out: ``jpeg`` shows the same."""
+DEFAULT = ("zarr", "csv", "uncertain", "geojson", "jpeg")
 ALL = "all"
 
 
@@ -97,6 +103,12 @@ def find_exporter(name: str) -> Exporter:
     return found
 
 
+def find_overlay(folder: Path) -> Path | None:
+    """The map painted on the slide in a folder of results, of whatever format; None without one."""
+    files = (folder / name for name in OVERLAY_FILES)
+    return next((file for file in files if file.is_file()), None)
+
+
 def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
     """The exporters of several formats, ``all`` being every one; own ones first.
 
@@ -104,7 +116,8 @@ def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
         ConfigError: one is unknown or cannot be imported, or two write the same file.
     """
     named, known = set(names), known_names(EXPORTERS, "exporters")
-    wanted = known if ALL in named else [name for name in known if name in named]
+    every = named | {*known} - _SAME_PICTURE if ALL in named else named
+    wanted = [name for name in known if name in every]
     wanted += sorted(named - {ALL, *known})  # unknown: refused by the next line
     found = {name: find_exporter(name) for name in wanted}
     written: dict[str, str] = {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.output.cells import csv_text
+from wsikd.core.output.cells import cell_text, csv_text
 from wsikd.grade.exports import Exporter, aside
 
 if TYPE_CHECKING:
@@ -63,11 +63,9 @@ def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = No
     first, second = pair.T
     margin = first - second
     near = doubtful(grade_map)
+    classes = [cell_text(name) for name in grade_map.classes]
     rows = [
-        [
-            *(grade_map.classes[k] for k in order[i]),
-            *(f"{v[i]:.6f}" for v in (first, second, margin)),
-        ]
+        [*(classes[k] for k in order[i]), *(f"{v[i]:.6f}" for v in (first, second, margin))]
         for i in near.tolist()
     ]
     names = ["first", "second", "prob_first", "prob_second", "margin"]
@@ -90,10 +88,11 @@ def _two_most(grade_map: GradeMap) -> tuple[NDArray[np.int64], NDArray[np.float3
 
 
 def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:
+    """Write cells that are text as it stands in a table: numbers, and names made so."""
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        cells = zip(np.round(boxes, 3).tolist(), rows, strict=True)
-        columns = ["minx", "miny", "width", "height", *names]
-        file.write(csv_text(columns, ([*map(_short, box), *row] for box, row in cells)))
+        file.write(csv_text(["minx", "miny", "width", "height", *names], ()))
+        for box, row in zip(np.round(boxes, 3).tolist(), rows, strict=True):
+            file.write(",".join([*map(_short, box), *row]) + "\n")
 
 
 def _short(value: float) -> str:

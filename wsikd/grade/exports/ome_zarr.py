@@ -11,6 +11,7 @@ from wsikd.core.errors import UNREADABLE, StoreNotFoundError
 from wsikd.core.output.markers import GRADES
 from wsikd.core.output.place import Place
 from wsikd.grade.exports import MAP_FILE, Exporter
+from wsikd.grade.exports.zarr_files import write_array, write_group
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.base import Slide, SlideInfo
 
-_CHUNK = 1024
 _MOST = 1 << 27
 _WHO = "labels/said_by/0"
 
@@ -42,28 +42,32 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     Raises:
         OutputError: the folder cannot be written.
     """
-    import zarr
-
+    classes, again = grade_map.classes, grade_map.escalated_hw
+    image = _multiscale(grade_map, "probability", "cyx")
+    channels = [_channel(name, index) for index, name in enumerate(classes)]
+    ome = {"ome": image | {"omero": {"channels": channels}}}
+    wanted = np.result_type(np.uint8, np.min_scalar_type(len(classes)))
     with Place(path, GRADES, path.parent).made() as part:
-        group = zarr.create_group(part, zarr_format=3)
-        classes = grade_map.classes
-        image = _multiscale(grade_map, "probability", "cyx")
-        channels = [_channel(name, index) for index, name in enumerate(classes)]
-        group.attrs["ome"] = image | {"omero": {"channels": channels}}
-        _save(group, grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
-        _save(group, grade_map.tissue_hw.astype(np.float32), "yx", 0.0, name="tissue")
-        again = grade_map.escalated_hw
+        write_group(part, ome)
+        write_array(part / "0", grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
+        write_array(part / "tissue", grade_map.tissue_hw.astype(np.float32), "yx", 0.0)
         named = ["grade"] if again is None else ["grade", "said_by"]
-        labels = group.create_group("labels", attributes={"ome": _version(labels=named)})
-        ome = _multiscale(grade_map, "grade", "yx") | {"image-label": _image_label(classes)}
-        grade = labels.create_group("grade", attributes={"ome": ome})
-        wanted = np.result_type(np.uint8, np.min_scalar_type(len(classes)))
-        _save(grade, (grade_map.grade_hw + 1).astype(wanted), "yx", 0)
+        write_group(part / "labels", {"ome": _version(labels=named)})
+        grade = (grade_map.grade_hw + 1).astype(wanted)
+        _save_label(part / "labels", grade_map, "grade", grade, _image_label(classes))
         if again is not None:
-            ome = _multiscale(grade_map, "said_by", "yx") | {"image-label": _who_label()}
-            said_by = labels.create_group("said_by", attributes={"ome": ome})
-            _save(said_by, grade_map.valid_hw.astype(np.uint8) + again, "yx", 0)
-        group.attrs["wsikd"] = _placement(grade_map)
+            said_by = grade_map.valid_hw.astype(np.uint8) + again
+            _save_label(part / "labels", grade_map, "said_by", said_by, _who_label())
+        write_group(part, ome | {"wsikd": _placement(grade_map)})
+
+
+def _save_label(
+    part: Path, grade_map: GradeMap, name: str, data: NDArray[Any], label: dict[str, Any]
+) -> None:
+    """A label image of a map, 0 where nothing was read."""
+    ome = _multiscale(grade_map, name, "yx") | {"image-label": label}
+    write_group(part / name, {"ome": ome})
+    write_array(part / name / "0", data, "yx", 0)
 
 
 def read(path: Path, slide: SlideInfo) -> GradeMap:
@@ -153,21 +157,6 @@ def read_alone(path: Path) -> GradeMap:
 
 def _version(**entries: Any) -> dict[str, Any]:
     return {"version": "0.5"} | entries
-
-
-def _save(
-    group: zarr.Group, data: NDArray[Any], axes: str, fill: float, *, name: str = "0"
-) -> None:
-    chunks = tuple(min(max(length, 1), _CHUNK) for length in data.shape)
-    array = group.create_array(
-        name,
-        shape=data.shape,
-        dtype=data.dtype,
-        chunks=chunks,
-        dimension_names=tuple(axes),
-        fill_value=fill,
-    )
-    array[...] = data
 
 
 def _multiscale(grade_map: GradeMap, name: str, axes: str) -> dict[str, Any]:

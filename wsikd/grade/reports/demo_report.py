@@ -15,7 +15,7 @@ import numpy as np
 from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.run import aside, write_text_atomic
 from wsikd.grade.bench.report import agreement_text, plot, stage_rows
-from wsikd.grade.exports.png import paint
+from wsikd.grade.exports.overlay import paint
 from wsikd.grade.gleason import grade_slide
 from wsikd.grade.gleason_rules import Rules
 from wsikd.grade.reports.class_colours import class_colour

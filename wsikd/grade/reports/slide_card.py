@@ -7,8 +7,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from wsikd.grade.exports import OVERLAY_FILE
-from wsikd.grade.exports.png import PICTURE_KEY
+from wsikd.grade.exports import find_overlay
+from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.demo_report import data_uri, legend
 from wsikd.grade.review import reasons
 from wsikd.grade.score_text import score_sentence, score_text
@@ -82,14 +82,14 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
     ends = ("_share", "_mm2", "_share_low", "_share_high")
     taken = {f"{name}{end}" for name, *_ in shares for end in ends} | _SHOWN
     left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
-    overlay = folder / OVERLAY_FILE
+    overlay = find_overlay(folder)
     return Card(
         name=folder.name,
         sentence=score_sentence(summary),
         reasons=reasons(summary),
         cores=_cores(record),
-        picture=_thumbnail(overlay),
-        link=f"./{quote(folder.name)}/{OVERLAY_FILE}" if overlay.is_file() else None,
+        picture=_thumbnail(overlay) if overlay else None,
+        link=f"./{quote(folder.name)}/{overlay.name}" if overlay else None,
         summary=summary,
         shares=shares,
         cancer=_cancer(summary),
@@ -166,13 +166,12 @@ def _thumbnail(overlay: Path) -> str | None:
         with Image.open(overlay) as opened:
             if opened.width * opened.height > _LARGEST_PX:
                 return None
-            size = opened.info.get(PICTURE_KEY, "")
+            size = slide_size(opened)
             picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    sides = [int(v) for v in size.split("x") if v.isdecimal()]
-    if len(sides) == 2:
-        picture = picture.crop((0, 0, sides[0], sides[1]))
+    if size is not None:
+        picture = picture.crop((0, 0, *size))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY)

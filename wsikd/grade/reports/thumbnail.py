@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from wsikd.slides.base import Slide
 
+PICTURE_PX = 1200
+"""Longest side of the picture of a slide under its map."""
 _BLOCK_PX = 2048
 
 

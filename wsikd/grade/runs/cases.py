@@ -5,10 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.classes import pattern_of
-from wsikd.core.output.cells import csv_records
-from wsikd.core.output.files import drop_file
-from wsikd.core.output.markers import CASES, CORES
-from wsikd.core.run import write_text_atomic
 from wsikd.grade.gleason import read_patterns
 from wsikd.grade.gleason_rules import Rules
 from wsikd.grade.summary import score_columns
@@ -16,7 +12,6 @@ from wsikd.grade.verdict import GRADED, NO_CANCER, UNLIKE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from wsikd.grade.runs.record import ResultRecord
 
@@ -116,29 +111,3 @@ def core_rows(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
         for core in (record.cores if isinstance(record.cores, list) else [])
         if isinstance(core, dict)
     ]
-
-
-def write_tables(
-    out: Path, records: Sequence[ResultRecord], patients: Mapping[str, str], note: str
-) -> None:
-    """Write ``cases.csv`` and ``cores.csv`` into a folder of results, where there are any.
-
-    Raises:
-        OutputError: one cannot be written, or is somebody else's.
-    """
-    tables = (
-        (CASES_FILE, CASES, find_cases(records, patients)),
-        (CORES_FILE, CORES, core_rows(records)),
-    )
-    for name, kind, rows in tables:
-        if not rows:
-            if kind.own(out / name):
-                drop_file(out / name, kind)
-            continue
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        lines = [{k: _short(v) for k, v in row.items()} | {"note": note} for row in rows]
-        write_text_atomic(out / name, csv_records([*columns, "note"], lines), kind)
-
-
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value

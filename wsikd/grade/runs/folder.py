@@ -22,11 +22,10 @@ from wsikd.grade.guard_verdict import guard_note
 from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
 from wsikd.grade.runs.results import (
     ResultSettings,
-    check_summary,
     keep_card,
     results_made,
-    write_summary,
 )
+from wsikd.grade.runs.summary_file import Summary, check_summary
 from wsikd.grade.score_text import score_text
 from wsikd.grade.student_rules import Asked, rules_for
 from wsikd.slides.listing.inputs import existing, own_tissue
@@ -197,21 +196,32 @@ def grade_slides(
         patients = {e.name: e.patient for e in entries if e.patient}
         settled = _settle(run, grading, entries, out, overwrite=wanted.overwrite)
         jobs = _jobs(entries, loaded, grading, wanted, out, settled)
-        for job, outcome in _outcomes(run, jobs, watch, ahead=how.jobs == 1):
-            watch.end()
-            if outcome.error:
-                batch.failed(job.entry, outcome.error)
-                continue
-            row, made = outcome.value
-            counts["graded" if made else "already there"] += 1
-            rows[job.entry.name] = row
-            write_summary(out, patients)
-            line = _line(row, out / job.entry.name, made=made)
-            batch.went_well(job.entry, line, outcome.seconds)
+        with _tables(out, patients) as tables:
+            for job, outcome in _outcomes(run, jobs, watch, beside=how.jobs == 1):
+                watch.end()
+                if outcome.error:
+                    batch.failed(job.entry, outcome.error)
+                    continue
+                row, made = outcome.value
+                counts["graded" if made else "already there"] += 1
+                rows[job.entry.name] = row
+                tables.graded()
+                line = _line(row, out / job.entry.name, made=made)
+                batch.went_well(job.entry, line, outcome.seconds)
     _warn_of_old_rules(rows)
     graded = any("gleason_score" in row for row in rows.values())
     summary = ", ".join(f"{n} {what}" for what, n in counts.items())
     return Graded(summary, rows, NOT_ASSESSED if graded else "")
+
+
+@contextmanager
+def _tables(out: Path, patients: Mapping[str, str]) -> Iterator[Summary]:
+    """The tables of a folder, complete when the block ends, however it does."""
+    tables = Summary(out, patients)
+    try:
+        yield tables
+    finally:
+        tables.end()
 
 
 def _warn_of_old_rules(rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -295,29 +305,30 @@ def _jobs(
 
 
 def _outcomes(
-    run: Run, jobs: Sequence[InferJob], watch: Watch, *, ahead: bool
+    run: Run, jobs: Sequence[InferJob], watch: Watch, *, beside: bool
 ) -> Iterator[tuple[InferJob, Outcome]]:
     """What becomes of the slides.
 
-    With ``ahead``, a worker opens the next slide while it computes one. Where it dies then, which
-    of the two killed it is not known: the first is done again, alone.
+    With ``beside``, a worker opens the next slide and writes the files of the one before while it
+    computes one. Where it dies then, which of them killed it is not known: those that it had begun
+    are done again, each alone.
     """
-    todo = deque(jobs)
+    todo = deque(replace(job, beside=beside) for job in jobs)
     given: dict[str, InferJob] = {}
 
     def tasks() -> Iterator[Task]:
         while todo:
             job = todo.popleft()
-            if ahead and todo and job.entry.name not in given:
+            if job.beside and todo:
                 job = replace(job, ahead=todo[0].entry)
             given[job.entry.name] = job
             yield Task(job.entry.name, infer_job, (job,))
 
     for outcome in run(tasks(), watch.report):
         job = given[outcome.task.name]
-        if outcome.died and job.ahead:
+        if outcome.died and job.beside:
             log.info("%s: its worker process died; it is graded again on its own", job.entry.name)
-            todo.appendleft(replace(job, ahead=None))
+            todo.appendleft(replace(job, ahead=None, beside=False))
             continue
         yield job, outcome
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import BundleError
 from wsikd.core.workers.memory import keep_freed
+from wsikd.core.workers.worker import Beside
 from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import check_names, device_name, starts_from_graph
 from wsikd.grade.escalation import predictor as escalate
 from wsikd.grade.escalation.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs.prefetch import Ahead
-from wsikd.grade.runs.results import ResultSettings, infer_slide
+from wsikd.grade.runs.results import ResultSettings, begin_slide
 from wsikd.grade.runs.resume_engine import Settled, begun_with, compute_as, settle
 from wsikd.models.files.bundle import StudentBundle, load_bundle
 
@@ -66,7 +67,8 @@ class InferJob:
     """A slide to grade: ``entry`` into ``out/<name>/``.
 
     ``digest`` is the SHA-256 of the weights that are meant; ``settled`` what computes, as
-    :func:`settle_job` has decided for the folder; ``ahead`` the slide that comes next.
+    :func:`settle_job` has decided for the folder; ``ahead`` the slide that comes next. With
+    ``beside``, the files may be written while the next slide is computed.
     """
 
     entry: SlideEntry
@@ -79,6 +81,7 @@ class InferJob:
     overwrite: bool = False
     settled: Settled | None = None
     ahead: SlideEntry | None = None
+    beside: bool = False
 
 
 def load_job(report: Report, grading: Grading) -> Loaded:
@@ -122,7 +125,7 @@ def settle_job(
     return settle(predictor, entries, begun, out)
 
 
-def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
+def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool] | Beside:
     """Grade one slide, and meanwhile open the next.
 
     Args:
@@ -130,10 +133,10 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
         job: the slide and how.
 
     Returns:
-        As :func:`infer_slide`.
+        As :func:`begin_slide`, or the writing that is left.
 
     Raises:
-        WsikdError: as :func:`load_job` and :func:`infer_slide`.
+        WsikdError: as :func:`load_job` and :func:`begin_slide`.
     """
     keep_freed()  # this process may be a fresh one
     _one_thread_each()
@@ -146,7 +149,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
     if job.ahead:
         new = job.overwrite or not (job.out / job.ahead.name).exists()
         _ahead.begin(job.ahead, predictor.tissue if new else None)
-    return infer_slide(
+    write = begin_slide(
         predictor,
         job.entry,
         job.out,
@@ -159,6 +162,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool]:
         on_progress=report,
         inputs=[job.grading.model, *([asked.teacher] if asked else [])],
     )
+    return Beside(write) if job.beside else write()
 
 
 _ahead = Ahead()

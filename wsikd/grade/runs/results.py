@@ -12,27 +12,24 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
+from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
-from wsikd.core.output.cells import csv_records
-from wsikd.core.output.files import check_file
 from wsikd.core.output.lock import locked
-from wsikd.core.output.markers import CARD, CASES, CORES, RESULT, SUMMARY
+from wsikd.core.output.markers import CARD, RESULT
 from wsikd.core.output.place import Place
-from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
+from wsikd.core.run import provenance, write_json_atomic
 from wsikd.grade.cores import core_columns, cores
 from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
-from wsikd.grade.exports import DEFAULT, formats_for, write_all
+from wsikd.grade.exports import DEFAULT, PICTURES, formats_for, write_all
 from wsikd.grade.gleason_rules import RULES_OF, Rules
 from wsikd.grade.guard_verdict import ANYWAY, guard_columns
 from wsikd.grade.intervals import basis, intervals
-from wsikd.grade.runs.cases import CASES_FILE, CORES_FILE, write_tables
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
+from wsikd.grade.runs.summary_file import ASKED, HOW
 from wsikd.grade.summary import summarise
 from wsikd.grade.verdict import UNLIKE
 from wsikd.models.guard import Reading
@@ -55,14 +52,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
 
-HOW = ("student", "specimen", "min_area_mm2", "min_pattern", "rules") + (
-    ("mpp", "temperature", "engine")
-)
-RULES_SINCE = ("min_pattern", "rules")
-"""Columns that rows of wsikd 0.1.0 lack."""
 RULE_NAMES = tuple(Rules.__dataclass_fields__)
-ASKED = ("teacher", "budget", "threshold")
-SUMMARY_FILE = "summary.csv"
 ACCEPTED = "accept_grey"
 
 
@@ -82,7 +72,7 @@ class ResultSettings(Rules):
     grade_anyway: bool = False
 
 
-def infer_slide(
+def begin_slide(
     predictor: SlidePredictor | EscalatingPredictor,
     entry: SlideEntry,
     out: Path,
@@ -95,8 +85,8 @@ def infer_slide(
     opened: Opened | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     inputs: Sequence[Path] = (),
-) -> tuple[dict[str, Any], bool]:
-    """Grade a slide and write its results to ``out/<name>/``, or find them done.
+) -> Callable[[], tuple[dict[str, Any], bool]]:
+    """Grade a slide for ``out/<name>/``, or find its results done.
 
     Args:
         predictor: the student, ready to run, alone or with its teacher.
@@ -113,7 +103,9 @@ def infer_slide(
             not written over it.
 
     Returns:
-        The slide's row of the summary, and whether it was made now.
+        What writes the results, from any thread, and returns the slide's row of the summary and
+        whether it was made now. The folder appears at its end; until then it is locked, and the
+        slide is open.
 
     Raises:
         StoreMismatchError: there are results of other settings.
@@ -127,43 +119,39 @@ def infer_slide(
     begun = time.perf_counter()
     opened = opened or open_now(entry)
     clock = opened.clock
-    with opened.slide as slide:
+    with ExitStack() as work:
+        slide = work.enter_context(opened.slide)
         place.check()
         formats = formats_for(settings.formats, slide)
-        made_with = {
-            "student": student,
-            "slide": slide.info.fingerprint,
-            "slide_mpp": [slide.mpp.x, slide.mpp.y],
-            "mask": _file_hash(entry.mask),
-            **asdict(settings),
-            "rules": RULES_OF,
-            "formats": formats,
-            **_reading(predictor),
-            **slide.info.marks,
-        }
-        if not settings.grade_anyway:
-            del made_with[ANYWAY]  # results of wsikd 0.1.0 do not say
+        made_with = _made_with(predictor, entry, slide, settings, student, formats)
         if place.replaced.exists():
             with locked(place.path):
                 place.recover()
         if not overwrite and (row := _made(place, made_with)) is not None:
-            return row, False
+            return _already(row)
         place.may_replace()
-        with _locked(place) as begin:
-            if not overwrite and (row := _made(place, made_with)) is not None:
-                return row, False  # by another process, meanwhile
-            part = begin()
-            watcher = Watcher() if trained_on else None
-            reading = Reading(predictor.guard) if predictor.guard else None
-            grade_map = predictor.predict(
-                slide,
-                mask_file=entry.mask,
-                tissue=opened.tissue,
-                clock=clock,
-                on_progress=on_progress,
-                watch=watcher,
-                look=reading,
-            ).calibrated(settings.temperature, settings.teacher_temperature)
+        begin = work.enter_context(_locked(place))
+        if not overwrite and (row := _made(place, made_with)) is not None:
+            return _already(row)  # by another process, meanwhile
+        part = begin()
+        watcher = Watcher() if trained_on else None
+        reading = Reading(predictor.guard) if predictor.guard else None
+        grade_map = predictor.predict(
+            slide,
+            mask_file=entry.mask,
+            tissue=opened.tissue,
+            clock=clock,
+            on_progress=on_progress,
+            watch=watcher,
+            look=reading,
+            picture=not PICTURES.isdisjoint(formats),
+        ).calibrated(settings.temperature, settings.teacher_temperature)
+        how = {"engine": _engine(predictor), "escalation": _rule(predictor),
+               "read": _read_how(predictor, slide)}  # fmt: skip
+        rest = work.pop_all()
+
+    def finish() -> tuple[dict[str, Any], bool]:
+        with rest:
             with clock("summary"):
                 beyond = reading is not None and reading.beyond and not settings.grade_anyway
                 withheld = UNLIKE if beyond else None
@@ -176,7 +164,7 @@ def infer_slide(
             with clock("write"):
                 write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
-            row |= _how(made_with, predictor.spec.mpp) | {"engine": _engine(predictor)}
+            row |= _how(made_with, predictor.spec.mpp) | {"engine": how["engine"]}
             record = ResultRecord(
                 format=FORMAT,
                 summary=row,
@@ -186,15 +174,45 @@ def infer_slide(
                 seconds={k: round(v, 4) for k, v in clock.seconds.items()},
                 mpp_source=slide.mpp.source,
                 series=slide.info.series,
-                engine=_engine(predictor),
-                escalation=_rule(predictor),
-                read=_read_how(predictor, slide),
+                **how,
                 wsikd=__version__,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 note=RESEARCH_USE,
             )
             write_json_atomic(part / FILE, record.record())
-    return row, True
+        return row, True
+
+    return finish
+
+
+def _already(row: dict[str, Any]) -> Callable[[], tuple[dict[str, Any], bool]]:
+    """Nothing is left to be written."""
+    return lambda: (row, False)
+
+
+def _made_with(
+    predictor: SlidePredictor | EscalatingPredictor,
+    entry: SlideEntry,
+    slide: Slide,
+    settings: ResultSettings,
+    student: str,
+    formats: Sequence[str],
+) -> dict[str, Any]:
+    """Student, slide and settings that decide a result."""
+    made_with = {
+        "student": student,
+        "slide": slide.info.fingerprint,
+        "slide_mpp": [slide.mpp.x, slide.mpp.y],
+        "mask": _file_hash(entry.mask),
+        **asdict(settings),
+        "rules": RULES_OF,
+        "formats": formats,
+        **_reading(predictor),
+        **slide.info.marks,
+    }
+    if not settings.grade_anyway:
+        del made_with[ANYWAY]  # results of wsikd 0.1.0 do not say
+    return made_with
 
 
 def results_made(out: Path) -> Made:
@@ -283,75 +301,6 @@ def keep_card(out: Path, bundle: StudentBundle) -> Path:
     return path
 
 
-def check_summary(out: Path) -> None:
-    """Refuse a folder whose ``summary.csv`` or other table is somebody else's; OutputError."""
-    for name, kind in ((SUMMARY_FILE, SUMMARY), (CASES_FILE, CASES), (CORES_FILE, CORES)):
-        check_file(out / name, kind)
-
-
-def write_summary(out: Path, patients: Mapping[str, str] | None = None) -> Path:
-    """Collect the rows of all slides under ``out`` into ``summary.csv``; returns its path.
-
-    Beside it ``cores.csv`` has a line for each core of biopsies, and ``cases.csv`` one for each
-    patient, where patients are known (from ``patients``, slide -> patient, or the rows).
-
-    Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in full.
-    Folders that do not bear their slide's name, such as those left by a killed run, are skipped.
-    The last columns name how a row was made: student (12 digits of its SHA-256), specimen rule,
-    least area of cancer (mm2), least share of a pattern, rules, resolution (um/px), temperature,
-    engine and precision, the teacher where one was asked, with budget and threshold, and the use.
-    """
-    records = [found for place in sorted(out.iterdir()) if (found := _record_of(place))]
-    rows = [record.summary for record in records]
-    later = [k for k in HOW if k not in RULES_SINCE or any(k in row for row in rows)]
-    last = (*later, *(ASKED if any("teacher" in row for row in rows) else ()))
-    columns = [key for row in rows for key in row if key not in last]
-    columns = [*dict.fromkeys(columns), *(last if rows else ())]
-    lines: list[dict[str, Any]] = [{**_readable(row), "note": _note(row)} for row in rows]
-    path = out / SUMMARY_FILE
-    write_text_atomic(path, _csv_text([*columns, "note"], lines), SUMMARY)
-    write_tables(out, records, patients or {}, f"{RESEARCH_USE} {NOT_ASSESSED}")
-    return path
-
-
-def _note(row: Mapping[str, Any]) -> str:
-    return f"{RESEARCH_USE} {NOT_ASSESSED}" if "grade_status" in row else RESEARCH_USE
-
-
-def _record_of(folder: Path) -> ResultRecord | None:
-    """The record of a folder that bears its slide's name; an unchanged file is read once."""
-    try:
-        state = (folder / FILE).stat()
-    except OSError:
-        return None
-    found = _read_once(folder, state.st_mtime_ns, state.st_size, state.st_ino)
-    return found if found and found.slide == folder.name else None
-
-
-@lru_cache(maxsize=10_000)
-def _read_once(folder: Path, *_state: int) -> ResultRecord | None:
-    return read_record(folder)
-
-
-def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with what was measured to four decimals (1e-4 mm2 is a square of 10 um).
-
-    Settings have six digits.
-    """
-    settings = (*HOW, *ASKED)
-
-    def short(key: str, value: Any) -> Any:
-        if not isinstance(value, float):
-            return value
-        return float(f"{value:.6g}") if key in settings else round(value, 4)
-
-    return {key: short(key, value) for key, value in row.items()}
-
-
-def _csv_text(columns: list[str], rows: list[dict[str, Any]]) -> str:
-    return csv_records(columns, rows)
-
-
 def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
     """Settings of the predictor that change a map; threads and batches do not."""
     settings = predictor.settings
@@ -395,6 +344,8 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
         fault = newer_format(folder) or "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it")
     old, new = found.made_with, json.loads(json.dumps(made_with))
+    if _with_jpeg(old.get("formats")) == new["formats"]:
+        old = old | {"formats": new["formats"]}
     later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
     both = dict.fromkeys([*new, *ASKED, *MARKS, ANYWAY])
     keys = [k for k in both if old.get(k) != new.get(k)]
@@ -407,6 +358,13 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
             "choose another -o, or replace it with --overwrite",
         )
     return dict(found.summary)
+
+
+def _with_jpeg(formats: Any) -> Any:
+    """Formats of a result, its overlay as JPEG: wsikd 0.1.0 wrote a PNG, which shows no less."""
+    if not isinstance(formats, list):
+        return formats
+    return ["jpeg" if name == "png" else name for name in formats]
 
 
 def _file_hash(path: Path | None) -> str | None:

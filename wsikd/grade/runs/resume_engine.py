@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, WsikdError
@@ -68,18 +69,21 @@ def begun_with(
         None where there is no such result. The teacher is None where none of them asked it.
     """
     found = map(_made_with, sorted(out.glob(f"*/{FILE}")))
-    made = [m for m in found if _texts(m, "engine", "precision")]
-    made = [m for m in made if m.get("student") == student]
-    if not made:
+    made = (m for m in found if _texts(m, "engine", "precision") and m.get("student") == student)
+    first = next(made, None)  # the others are not read: a folder may hold thousands
+    if first is None:
         return None
-    asked_too = (m for m in made if _texts(m, "teacher_engine", "teacher_precision"))
-    other = next((m for m in asked_too if teacher and m.get("teacher") == teacher), None)
-    if asked.precision == "bf16" and made[0]["precision"] == "fp32":
+    other = None
+    if teacher:
+        asked_too = (m for m in chain([first], made) if m.get("teacher") == teacher)
+        other = next((m for m in asked_too if _texts(m, "teacher_engine", "teacher_precision")),
+                     None)  # fmt: skip
+    if asked.precision == "bf16" and first["precision"] == "fp32":
         log.warning(
             "%s: its results are in fp32, so new ones are too (--overwrite chooses again)", out
         )
     return Settled(
-        _asked(asked, made[0]["engine"], made[0]["precision"]),
+        _asked(asked, first["engine"], first["precision"]),
         _asked(asked, other["teacher_engine"], other["teacher_precision"]) if other else None,
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.grade.exports.png import cells_under
+from wsikd.grade.exports.overlay import cells_under
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import View
 from wsikd.slides.scaled_view import Canvas

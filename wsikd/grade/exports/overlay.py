@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.about import RESEARCH_USE
-from wsikd.grade.exports import OVERLAY_FILE, Exporter, aside
+from wsikd.grade.exports import OVERLAY_FILES, Exporter, aside
 from wsikd.grade.reports.class_colours import class_colour
-from wsikd.grade.reports.thumbnail import View, view
+from wsikd.grade.reports.thumbnail import PICTURE_PX, View, view
 from wsikd.grade.summary import class_areas
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
 
 PICTURE_KEY = "wsikd-picture"
-"""Metadata entry of the file with the slide's (width)x(height) in it, above the legend."""
+"""Metadata entry of the file with the slide's (width)x(height) in it, above the legend.
+
+In a PNG it is a text chunk of this name; in others the description of the image begins with it.
+"""
+_DESCRIPTION = 0x010E  # of EXIF
+_QUALITY = 88
 _FONT_PX, _LINE_PX, _MARGIN_PX = 16, 28, 12
 _INK = (30, 30, 30)
 _EDGED_CELL_PX = 10
@@ -38,18 +43,19 @@ def write(
     path: Path,
     *,
     slide: Slide | None = None,
-    max_px: int = 1200,
+    max_px: int = PICTURE_PX,
     alpha: float = 0.45,
 ) -> None:
-    """Write an overlay as PNG: the scanned part of the slide, and below it a legend.
+    """Write an overlay: the scanned part of the slide, and below it a legend.
 
     The legend gives each class its share of the graded tissue, a scale bar in mm, and the slide's
-    name and resolution. Only cells that were read are coloured.
+    name and resolution. Only cells that were read are coloured. The file is PNG, JPEG or WebP,
+    by its suffix.
 
     Args:
-        grade_map: what to write.
+        grade_map: what to write; where it has a picture of the slide, nothing is read again.
         path: the file.
-        slide: the open slide; without it the colours lie on white.
+        slide: the open slide; without it, and without a picture, the colours lie on white.
         max_px: longest side of the slide's picture.
         alpha: opacity of the colours, 0 to 1.
 
@@ -57,13 +63,13 @@ def write(
         RegionReadError: the slide is damaged.
         OutputError: the file cannot be written.
     """
-    seen = blank(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    seen = _seen(grade_map, slide, max_px)
     painted = paint(grade_map, seen, alpha=alpha)
     _save(painted, path, grade_map, seen, _legend_lines(grade_map, max(painted.shape[1], 480)))
 
 
 def write_heat(
-    grade_map: GradeMap, path: Path, *, slide: Slide | None = None, max_px: int = 1200
+    grade_map: GradeMap, path: Path, *, slide: Slide | None = None, max_px: int = PICTURE_PX
 ) -> None:
     """Write the probability of the last class as a heat map over the slide, as :func:`write` does.
 
@@ -77,7 +83,7 @@ def write_heat(
         RegionReadError: the slide is damaged.
         OutputError: the file cannot be written.
     """
-    seen = blank(grade_map, max_px) if slide is None else _seen(grade_map, slide, max_px)
+    seen = _seen(grade_map, slide, max_px)
     painted, last = paint_heat(grade_map, seen), len(grade_map.classes) - 1
     text = f"{grade_map.classes[last]}: the fuller, the nearer to 1"
     need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 3 * _MARGIN_PX
@@ -93,7 +99,6 @@ def _save(
 ) -> None:
     """Put the legend below a picture and write both."""
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     picture = Image.fromarray(painted)
     width = max([picture.width, *(line[-1][2] for line in lines)])
@@ -103,9 +108,35 @@ def _save(
     canvas.paste(picture, (0, 0))
     _footer(canvas, picture.height + _MARGIN_PX // 2, grade_map, seen, lines, notes)
     with aside(path) as part:
+        _encode(canvas, part, path.suffix, f"{picture.width}x{picture.height}")
+
+
+def _encode(canvas: Image, part: Path, suffix: str, size: str) -> None:
+    """Write a picture in the format of a suffix, with the size of the slide in it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if suffix == ".png":
         about = PngInfo()
-        about.add_text(PICTURE_KEY, f"{picture.width}x{picture.height}")
+        about.add_text(PICTURE_KEY, size)
         canvas.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=about)
+        return
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = f"{PICTURE_KEY} {size}"
+    if suffix == ".webp":
+        canvas.save(part, format="WEBP", quality=_QUALITY, method=0, exif=exif)
+    else:
+        canvas.save(part, format="JPEG", quality=_QUALITY, subsampling="4:4:4", exif=exif)
+
+
+def slide_size(opened: Image) -> tuple[int, int] | None:
+    """Width and height of the slide in an opened overlay; None where the file does not say."""
+    text = opened.info.get(PICTURE_KEY)
+    if text is None:
+        name, _, text = str(opened.getexif().get(_DESCRIPTION, "")).partition(" ")
+        text = text if name == PICTURE_KEY else ""
+    sides = [int(v) for v in str(text).split("x") if v.isdecimal()]
+    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np.uint8]:
@@ -119,28 +150,32 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
         seen: picture of the same slide.
         alpha: opacity of the colours, 0 to 1; cells that were not read stay as they are.
     """
-    cells, inside = _cells(grade_map, seen)
-    grade = np.where(inside, grade_map.grade_hw[cells], -1)
-    kind = grade + 1
+    import cv2
+
+    grade = _under(grade_map, seen)
+    colours = np.zeros((max(256, len(grade_map.classes) + 1), 1, 3), np.uint8)
+    for index, name in enumerate(grade_map.classes):
+        colours[index + 1, 0] = class_colour(name, index)
+    if grade.dtype == np.uint8:
+        solid = cv2.LUT(cv2.merge([grade] * 3), colours)
+    else:
+        solid = np.take(colours[:, 0], grade, 0)
+    painted = cv2.addWeighted(seen.rgb, 1 - alpha, solid, alpha, 0)
+    cv2.copyTo(seen.rgb, np.asarray(grade == 0).view(np.uint8), painted)
     if min(grade_map.cell_px) * min(seen.scale) >= _EDGED_CELL_PX:
-        kind[_edges(grade) & (grade >= 0)] += len(grade_map.classes)
-    row = kind.astype(np.int32) * 256
-    painted = [np.take(_mixed(grade_map, alpha, c), row + seen.rgb[..., c]) for c in range(3)]
-    return np.stack(painted, -1)
+        cv2.copyTo(solid, (_edges(grade) & (grade > 0)).view(np.uint8), painted)
+    return np.asarray(painted, np.uint8)
 
 
-def _mixed(grade_map: GradeMap, alpha: float, channel: int) -> NDArray[np.uint8]:
-    """What each of 256 values becomes: as it is, under each class's tint, under its edge.
-
-    A table, since a picture has a hundred times as many pixels as this: uint8 (kinds * 256,).
-    """
-    values = np.arange(256, dtype=np.float32)
-    rows = [values]
-    for weight in (np.float32(alpha), np.float32(1)):
-        for index, name in enumerate(grade_map.classes):
-            colour = np.float32(class_colour(name, index)[channel])
-            rows.append((1 - weight) * values + weight * colour)
-    return np.round(np.concatenate(rows)).astype(np.uint8)
+def _under(grade_map: GradeMap, seen: View) -> NDArray[np.integer]:
+    """Class + 1 of the cell under each pixel of a picture, 0 where nothing was read: (h, w)."""
+    height, width = seen.rgb.shape[:2]
+    column, in_x = cells_under(grade_map, seen, 0, width)
+    row, in_y = cells_under(grade_map, seen, 1, height)
+    wanted = np.result_type(np.uint8, np.min_scalar_type(len(grade_map.classes)))
+    classes = (grade_map.grade_hw + 1).astype(wanted)
+    wide = np.take(classes, column, 1) * in_x
+    return np.take(wide, row, 0) * in_y[:, None]
 
 
 def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.65) -> NDArray[np.uint8]:
@@ -170,7 +205,7 @@ def _cells(
     return np.ix_(row, column), in_y[:, None] & in_x
 
 
-def _edges(grade: NDArray[np.int16]) -> NDArray[np.bool_]:
+def _edges(grade: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels at most two from another grade, along rows or columns."""
     out = np.zeros(grade.shape, bool)
     for step in (1, 2):
@@ -192,7 +227,12 @@ def cells_under(
     return np.maximum(index, 0), index >= 0
 
 
-def _seen(grade_map: GradeMap, slide: Slide, max_px: int) -> View:
+def _seen(grade_map: GradeMap, slide: Slide | None, max_px: int) -> View:
+    """The picture that came with a map, else one that is read, else white."""
+    if grade_map.picture is not None and max(grade_map.picture.rgb.shape) <= max_px:
+        return grade_map.picture
+    if slide is None:
+        return blank(grade_map, max_px)
     return view(slide, grade_map.slide.bounds, max_px)
 
 
@@ -301,5 +341,5 @@ def _font() -> FreeTypeFont:
     return ImageFont.truetype(file, _FONT_PX)
 
 
-OVERLAY = Exporter(OVERLAY_FILE, write)
+JPEG, PNG, WEBP = (Exporter(file, write) for file in OVERLAY_FILES)
 HEAT = Exporter("heat.png", write_heat)

@@ -1,0 +1,275 @@
+"""Many small slides, end to end: what a user pays for a folder of biopsies.
+
+See benchmarks/README.md. Every contender is a command in a process of its own, from its start to
+its end, so imports, compiling and the summary count. The slides are drawn, the networks untrained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from harness import LIMIT_S, Report, measure, options, rate_ratios, workplace
+
+# isort: split
+from biopsies import draw_biopsies, save_networks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness import Sample
+
+DEFAULT, CSV, LOOP, ONE = "default formats", "csv alone", "hand-written loop", "one slide alone"
+BARS = {"cpu": 0.15, "wall": 8.0, "loop": 0.8, "one": 1.0, "growth": 1.2}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is graded.
+
+    ``many`` and ``few`` are results that a folder holds already, ``more`` the slides that are then
+    added, ``high`` the rounds of the networks against each other.
+    """
+
+    slides: int
+    side_px: int
+    few: int
+    many: int
+    more: int
+    high: int
+
+
+FULL, SMALLEST = Sizes(100, 6144, 50, 5000, 20, 2), Sizes(1, 1536, 1, 2, 1, 1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Slides, networks and a place for results."""
+
+    slides: Path
+    one: Path
+    more: Path
+    networks: dict[str, Path]
+    scratch: Path
+    sizes: Sizes
+
+
+def main() -> None:
+    """Measure and report."""
+    given = options("cohort")
+    if given.child:
+        print(json.dumps(child(*given.child)))
+        return
+    sizes = SMALLEST if given.smallest else FULL
+    report = Report(given)
+    with workplace(given) as (folder, scratch):
+        os.environ["WSIKD_CACHE"] = str(scratch / "cache")  # graphs and verdicts, made by warm-ups
+        setting = prepare(folder, scratch, sizes)
+        measure_student(report, setting)
+        measure_networks(report, setting)
+        measure_growth(report, setting)
+    report.finish()
+
+
+def child(what: str, *paths: str) -> float:
+    """The hand-written loop, or a count of opened files, in this process."""
+    from cohort_loop import count_opens, grade_by_hand
+
+    work = {"loop": grade_by_hand, "opens": count_opens}[what]
+    slides, model, out = map(Path, paths)
+    return float(work(slides, model, out))
+
+
+def prepare(folder: Path, scratch: Path, sizes: Sizes) -> Setting:
+    """Draw the slides, make the networks, and folders of some of the slides."""
+    paths = draw_biopsies(folder, sizes.slides, sizes.side_px)
+    spread = paths[:: max(1, sizes.slides // 12)]
+    return Setting(
+        linked(paths, scratch / "all"),
+        linked(paths[:1], scratch / "one"),
+        linked(paths[: sizes.more], scratch / "more"),
+        save_networks(scratch / "networks", spread),
+        scratch,
+        sizes,
+    )
+
+
+def linked(paths: Sequence[Path], folder: Path) -> Path:
+    """A folder of links to slides."""
+    folder.mkdir()
+    for path in paths:
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+class Infer:
+    """``wsikd infer`` over a folder of slides, into an empty folder; returns how many slides."""
+
+    def __init__(self, setting: Setting, slides: Path, network: str, *arguments: str) -> None:
+        """Nothing is run yet."""
+        self.out = setting.scratch / "out"
+        self.work = float(len(list(slides.iterdir())))
+        self.line = [
+            sys.executable, "-m", "wsikd", "infer", "-i", str(slides), "-m",
+            str(setting.networks[network]), *arguments, "-o", str(self.out),
+        ]  # fmt: skip
+
+    def prepare(self) -> None:
+        """Remove what the contender before left."""
+        shutil.rmtree(self.out, ignore_errors=True)
+
+    def __call__(self) -> float:
+        """Run the command."""
+        run(self.line)
+        return self.work
+
+
+class Loop(Infer):
+    """The hand-written loop over the same slides."""
+
+    def __init__(self, setting: Setting, slides: Path) -> None:
+        """Nothing is run yet."""
+        super().__init__(setting, slides, "student")
+        self.line = child_line("loop", slides, setting.networks["student"], self.out)
+
+
+class Grown(Infer):
+    """``wsikd infer`` of some slides into a folder that holds results of others."""
+
+    def __init__(self, setting: Setting, results: int) -> None:
+        """Make the folder, from the result of one slide under many names."""
+        super().__init__(setting, setting.more, "student", "--format", "csv")
+        self.base = setting.scratch / f"base-{results}"
+        self.out = setting.scratch / f"out-{results}"
+        self.line[-1] = str(self.out)
+        made = setting.scratch / "out" / "b000"
+        record = json.loads((made / "result.json").read_text())
+        for number in range(results):
+            name = f"a{number:04d}"
+            record["summary"]["slide"], record["made_with"]["slide"] = name, f"{number:016x}"
+            own = self.out / name
+            own.mkdir(parents=True)
+            (own / "result.json").write_text(json.dumps(record))
+            shutil.copy(made / "tiles.csv", own)
+
+    def prepare(self) -> None:
+        """Remove the slides that were graded, and no other."""
+        for slide in self.work_names():
+            shutil.rmtree(self.out / slide, ignore_errors=True)
+
+    def work_names(self) -> list[str]:
+        """Names of the slides that are graded."""
+        return [path.stem for path in Path(self.line[self.line.index("-i") + 1]).iterdir()]
+
+
+def run(line: Sequence[str]) -> str:
+    """Run a command; its output."""
+    done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=LIMIT_S)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def child_line(*arguments: object) -> list[str]:
+    """This script in a process of its own."""
+    return [sys.executable, str(Path(__file__).resolve()), "--child", *map(str, arguments)]
+
+
+def measure_student(report: Report, setting: Setting) -> None:
+    """The student with default formats, with CSV alone, on one slide, and the loop."""
+    contenders = {
+        DEFAULT: Infer(setting, setting.slides, "student"),
+        CSV: Infer(setting, setting.slides, "student", "--format", "csv"),
+        LOOP: Loop(setting, setting.slides),
+        ONE: Infer(setting, setting.one, "student"),
+    }
+    timed = measure(dict(contenders), report.options.rounds)
+    report.timings(timed, "slides")
+    report.ratio("student, default formats: CPU seconds a slide", each(timed[DEFAULT], "cpu"),
+                 BARS["cpu"], "lower")  # fmt: skip
+    report.ratio("student, default formats: slides a second", 1 / each(timed[DEFAULT], "wall"),
+                 BARS["wall"])  # fmt: skip
+    report.speed(f"{CSV} / {LOOP}, per CPU second", (CSV, LOOP), BARS["loop"], timed)
+    walls = [(b.wall / b.work) / (a.wall / a.work) for a, b in zip(timed[CSV], timed[LOOP],
+                                                                   strict=True)]  # fmt: skip
+    report.ratio(f"{CSV} / {LOOP}, per second", median(walls), BARS["loop"])
+    report.ratio("one slide alone: CPU seconds", each(timed[ONE], "cpu"), BARS["one"], "lower")
+    report.raw["result"] = about(setting)
+
+
+def each(samples: Sequence[Sample], what: str) -> float:
+    """Median seconds a slide."""
+    return median(getattr(s, what) / s.work for s in samples)
+
+
+def about(setting: Setting) -> dict[str, Any]:
+    """Engine, fields and files of the last slide graded."""
+    record: dict[str, Any] = {}
+    for file in (setting.scratch / "out").glob("*/result.json"):
+        record = json.loads(file.read_text())
+    return {
+        "engine": record["engine"],
+        "fields": record["summary"]["fields"],
+        "seconds by stage": record["seconds"],
+        "intervals": record["summary"]["intervals"],
+    }
+
+
+def measure_networks(report: Report, setting: Setting) -> None:
+    """The teacher at 10x against the student at 2.5x, default formats and CSV alone: no bar."""
+    contenders = {
+        f"{name}, {what}": Infer(setting, setting.slides, name, *arguments)
+        for what, arguments in ((DEFAULT, ()), (CSV, ("--format", "csv")))
+        for name in ("student", "teacher")
+    }
+    timed = measure(dict(contenders), min(report.options.rounds, setting.sizes.high))
+    report.timings(timed, "slides")
+    without = report.raw.setdefault("without a bar", {})
+    for what in (DEFAULT, CSV):
+        pair = timed[f"student, {what}"], timed[f"teacher, {what}"]
+        for unit, values in (("CPU", rate_ratios(*pair)), ("wall", walls(*pair))):
+            name = f"10x / 2.5x, {what}, {unit} time"
+            without[name] = median(values)
+            print(f"{name}: {without[name]:.3g}; no bar")
+
+
+def walls(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:
+    """Wall time of the slow over that of the fast, round by round, for equal work."""
+    return [b.wall / a.wall for a, b in zip(fast, slow, strict=True)]
+
+
+def measure_growth(report: Report, setting: Setting) -> None:
+    """The same slides into a folder of few and of many results."""
+    sizes = setting.sizes
+    run(Infer(setting, setting.one, "student", "--format", "csv").line)
+    grown = {n: Grown(setting, n) for n in (sizes.few, sizes.many)}
+    names = {n: f"{sizes.more} slides into a folder of {n}" for n in grown}
+    timed = measure({names[n]: own for n, own in grown.items()}, report.options.rounds)
+    report.timings(timed, "slides")
+    pair = names[sizes.many], names[sizes.few]
+    title = f"time at {sizes.many} results / at {sizes.few}"
+    report.cost(f"{title}, CPU", pair, BARS["growth"], timed)
+    ratio = median(walls(timed[pair[1]], timed[pair[0]]))
+    report.ratio(f"{title}, wall", ratio, BARS["growth"], "lower")
+    opens = {n: opened(own, setting) for n, own in grown.items()}
+    report.raw["files opened a slide"] = {str(n): v / sizes.more for n, v in opens.items()}
+    report.ratio(f"files opened at {sizes.many} results / at {sizes.few}",
+                 opens[sizes.many] / max(1.0, opens[sizes.few]), 1.05, "lower")  # fmt: skip
+
+
+def opened(own: Grown, setting: Setting) -> float:
+    """Files opened in a folder of results while some slides are graded into it."""
+    own.prepare()
+    told = run(child_line("opens", setting.more, setting.networks["student"], own.out))
+    return float(told.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
