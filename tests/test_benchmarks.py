@@ -18,7 +18,9 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-HELPERS = {"__init__", "harness", "infer_peers", "peers", "synthetic"}
+HELPERS = {
+    "__init__", "biopsies", "cohort_loop", "harness", "infer_peers", "peers", "synthetic",
+}  # fmt: skip
 THEMES = sorted(p.stem for p in BENCHMARKS.glob("*.py") if p.stem not in HELPERS)
 
 
@@ -38,7 +40,7 @@ def harness():
 
 
 def test_the_themes_are_known():
-    assert THEMES == ["distill_step", "drawn_colour", "infer", "slpd_step", "tiling"]
+    assert THEMES == ["cohort", "distill_step", "drawn_colour", "infer", "slpd_step", "tiling"]
 
 
 def run_script(script, folder):

@@ -502,7 +502,7 @@ def test_formats_in_any_order_are_the_same(small, student, tmp_path):
     again = run(*arguments, "--format", " csv , png")
     assert again.output.splitlines()[-1] == f"0 graded, 1 already there. {NOT_ASSESSED}"
     assert {p.name for p in (tmp_path / "small").iterdir()} == {
-        "tiles.csv", "overlay.jpg", "result.json",
+        "tiles.csv", "overlay.png", "result.json",
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_a_damaged_slide_stops_no_other_and_is_taken_up_when_mended(slide, stude
     assert "Traceback" not in done.output
     assert "2 graded, 0 already there, 1 failed" in done.output
     left = {p.name for p in out.iterdir() if not p.name.startswith("student-")}
-    assert left == {"a", "c", "cores.csv", "failures.csv", "summary.csv"}
+    assert left == {".results.jsonl", "a", "c", "cores.csv", "failures.csv", "summary.csv"}
     (slides / "b.svs").write_bytes(whole)
     again = run("-i", slides, "-m", student, "-o", out, *FAST, *HERE)
     assert again.exit_code == 0, again.output

@@ -146,6 +146,7 @@ def die_beside(report, number):
     def work():
         time.sleep(0.3)
         os.kill(os.getpid(), number)
+        time.sleep(30)
 
     return Beside(work)
 

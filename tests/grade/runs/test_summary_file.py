@@ -88,9 +88,9 @@ def test_what_was_replaced_removed_or_renamed_is_seen(out, reads):
     (out / "s3").rename(out / "s3.replaced")
     Summary(out).write()
     assert reads == ["s1", "s3.replaced"]
-    assert tables(out) == from_scratch(out)
     Summary(out).write()
-    assert len(reads) == 4  # the folders of the copy that is compared, and no other
+    assert reads == ["s1", "s3.replaced"]
+    assert tables(out) == from_scratch(out)
 
 
 def test_patients_of_a_later_manifest_count_for_earlier_slides(out):

@@ -151,25 +151,24 @@ def _answer(call: bytes, line: _Line) -> tuple[str, bytes | Beside]:
         name, function, arguments = pickle.loads(call)
         found = answer(name, function, arguments, line.report)
         return name, found if isinstance(found, Beside) else pickle.dumps((DONE, found))
+    except WsikdError as error:
+        return name, pickle.dumps((FAILED, error))
     except Exception as error:
         log.debug("%s", name, exc_info=True)
-        return name, _failed(name, error)
+        return name, pickle.dumps((FAILED, explain(name, error)))
 
 
 def _finish(name: str, rest: Beside, line: _Line) -> None:
     """Do what is left of a task, and send its answer."""
     try:
         message = pickle.dumps((DONE, answer(name, lambda _: rest.work(), (), None)))
+    except WsikdError as error:
+        message = pickle.dumps((FAILED, error))
     except Exception as error:
         log.debug("%s", name, exc_info=True)
-        message = _failed(name, error)
+        message = pickle.dumps((FAILED, explain(name, error)))
     with suppress(OSError):  # the parent is gone, and with it who would read this
         line.send_bytes(message)
-
-
-def _failed(name: str, error: Exception) -> bytes:
-    known = isinstance(error, WsikdError)
-    return pickle.dumps((FAILED, error if known else explain(name, error)))
 
 
 def _forward_logs(line: _Line, levels: Mapping[str, int]) -> None:

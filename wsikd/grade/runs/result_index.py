@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,9 @@ class ResultIndex:
         if self._lines is None:
             self._lines = self._read()
         there = _states(self._out)
-        new = {name: s for name, s in there.items() if self._state(name) != s}
+        new = {name: s for name, s in sorted(there.items()) if self._state(name) != s}
         made = {name: line_of(self._out / name, s, self._readable) for name, s in new.items()}
+        self._stale += len(made.keys() & self._lines.keys())
         self._lines = {name: made.get(name) or self._lines[name] for name in sorted(there)}
         self._keep(made)
         return {name: line for name, line in self._lines.items() if line.cells}
@@ -111,16 +113,20 @@ class ResultIndex:
     def _read(self) -> dict[str, Line]:
         """The lines of the file; none where it is another version's, or cannot be read."""
         found: dict[str, Line] = {}
-        with suppress(OSError), (self._out / INDEX_FILE).open(encoding="utf-8") as stream:
-            if _parsed(stream.readline()) != _HEAD:
-                self._stale = _STALE
-                return {}
-            for text in stream:
-                with suppress(ValueError, TypeError):
-                    name, *entries = _parsed(text)
-                    line = _checked(*entries)
-                    self._stale += name in found
-                    found[name] = line
+        try:
+            text = (self._out / INDEX_FILE).read_text(encoding="utf-8")
+            head, *lines = text.splitlines() or [""]
+            if _parsed(head) != _HEAD:
+                raise ValueError("another version's")
+        except (OSError, ValueError):
+            self._stale = sys.maxsize
+            return {}
+        for line in lines:
+            with suppress(ValueError, TypeError):
+                name, *entries = _parsed(line)
+                checked = _checked(*entries)
+                self._stale += name in found
+                found[name] = checked
         return found
 
     def _keep(self, made: Mapping[str, Line]) -> None:
