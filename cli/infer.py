@@ -140,16 +140,16 @@ if TYPE_CHECKING:
     "--agreement",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="With --escalate: share of fields that must have the teacher's class. The threshold of "
-    "uncertainty follows from the validation curve in the student's card.  "
+    help="With --escalate: share of fields that must have the teacher's class, with 95 % "
+    "confidence. The threshold of uncertainty follows from the bounds in the student's card.  "
     "[default: 0.95]",
 )
 @click.option(
     "--kappa",
     type=click.FloatRange(-1, 1),
     metavar="KAPPA",
-    help="With --escalate, instead of --agreement: quadratic kappa with the validation labels "
-    "that student and teacher must reach together.",
+    help="With --escalate, instead of --agreement: quadratic kappa with the labels that student "
+    "and teacher must reach together, with 95 % confidence.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")

@@ -1,5 +1,8 @@
 """Which fields are read again, and what that costs and brings."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,12 +10,16 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score
 
+from benchmarks.studies.escalation.run import draw_pool, measure
 from wsikd.core.escalation import (
+    assured_place,
     best_place,
+    bounds_of_agreement,
     doubt,
     most_doubtful,
     place_for,
     place_for_kappa,
+    slides_needed,
     trade_off,
 )
 
@@ -103,3 +110,60 @@ def test_the_place_of_a_kappa_with_the_truth():
     curve = {"truth_kappa": [None, 0.5, 0.8, 0.6, 0.8], "share": [0, 0.1, 0.2, 0.5, 1]}
     assert [place_for_kappa(curve, k) for k in (0.5, 0.6, 0.8, 0.81)] == [1, 2, 2, None]
     assert [best_place(curve, b) for b in (0, 0.1, 0.2, 1)] == [None, 1, 2, 2]
+
+
+def test_bounds_lie_below_the_values_and_take_ten_slides():
+    logits, student, teacher = drawn(3, 600)
+    doubts = 1 - softmax(logits, axis=1).max(1)
+    truth = np.random.default_rng(2).integers(0, 4, len(student))
+    slides = [f"s{k % 20}" for k in range(600)]
+    curve = trade_off(doubts, student, teacher, truth, 4, slides)
+    assert curve["agreement_low"][-1] == 1.0
+    pairs = list(zip(curve["agreement"], curve["agreement_low"], strict=True))[:-1]
+    assert all(low < value for value, low in pairs)
+    assert all(
+        low < value
+        for value, low in zip(curve["truth_kappa"], curve["truth_kappa_low"], strict=True)
+    )
+    few = trade_off(doubts, student, teacher, truth, 4, [f"s{k % 9}" for k in range(600)])
+    assert set(few["agreement_low"][:-1]) == set(few["truth_kappa_low"]) == {None}
+    assert few["agreement"] == curve["agreement"]
+
+
+def test_the_sequence_ends_with_the_first_bound_that_fails():
+    assert assured_place([0.9, 0.96, 0.9, 0.97, 1.0], 0.95) == 3
+    assert assured_place([0.96, 0.97, 1.0], 0.95) == 0
+    assert assured_place([0.96, None, 1.0], 0.95) == 2
+    assert assured_place([0.9, 0.9], 0.95) is None
+
+
+def test_slides_that_it_takes():
+    assert slides_needed(0.95) == 73
+    assert slides_needed(0.5) == 10
+    hits = np.full((1, 73), 5)
+    assert bounds_of_agreement(hits, np.full(73, 5))[0] >= 0.95
+    assert bounds_of_agreement(hits[:, :72], np.full(72, 5))[0] < 0.95
+
+
+RESULTS = (
+    Path(__file__).parents[2] / "benchmarks" / "results" / "escalation_cpu-2core_2026-11-30.csv"
+)
+
+
+def test_the_kept_table_keeps_the_promise():
+    with RESULTS.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {int(r["slides"]) for r in rows} >= {5, 10, 30, 100}
+    assert all(float(r["kept"]) + float(r["error"]) >= 0.95 for r in rows)
+    assert all(float(r["refused"]) == 1 for r in rows if r["slides"] == "5")
+    made = [r for r in rows if r["slides"] == "100" and r["promise"].startswith("agreement")]
+    assert all(float(r["refused"]) < 0.01 for r in made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reach_mm", [0.5, 1.0, 4.0])
+def test_a_threshold_keeps_what_it_promises(reach_mm):
+    pool = draw_pool(2, 800, reach_mm)
+    for slides in (10, 30, 100):
+        for row in measure(pool, slides, 300, slides):
+            assert row["kept"] + row["error"] + 0.01 >= 0.95, row

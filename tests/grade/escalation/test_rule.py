@@ -21,6 +21,7 @@ def card(**more):
     return SimpleNamespace(card=SimpleNamespace(escalation=found | more), temperature=1.5)
 
 
+TEACHER = SimpleNamespace(sha256="t")
 BARE = SimpleNamespace(card=SimpleNamespace(escalation=None), temperature=None)
 
 
@@ -42,15 +43,55 @@ def test_the_rule_comes_from_the_card_of_that_teacher_alone():
     assert rule_of(card(), teacher, budget=1, agreement=0.9).threshold is None
 
 
+BOUND = CURVE | {
+    "agreement_low": [0.7, 0.85, 0.955, 1.0], "truth_kappa_low": [0.5, 0.6, 0.7, 0.65],
+}  # fmt: skip
+
+
+def test_a_threshold_is_chosen_by_its_bound():
+    bound = card(curve=BOUND, groups=70)
+    rule = rule_of(bound, TEACHER, budget=0.4, agreement=0.95)
+    assert rule.threshold == 0.2
+    assert "at least 0.955 with 95% confidence by 70 slides or patients" in rule.told
+    rule = rule_of(bound, TEACHER, budget=0.1, agreement=0.96)
+    assert rule.threshold is None
+    assert "70 validation slide(s) or patient(s) do not show an agreement of 0.96" in rule.told
+    assert "(at least 93 are needed)" in rule.told
+    assert "assures an agreement of 0.850 with 95% confidence" in rule.told
+    few = BOUND | {"agreement_low": [None, None, None, 1.0], "truth_kappa_low": [None] * 4}
+    rule = rule_of(card(curve=few, groups=2), TEACHER, budget=0.1, agreement=0.9)
+    assert "(at least 35 are needed) unless every field is read again" in rule.told
+    assert "assures no agreement" in rule.told
+    assert reaching(0.6, 1, card(curve=BOUND, groups=70)).threshold is None
+    found = rule_of(bound, TEACHER, budget=0.5, agreement=0.95, kappa=0.6)
+    assert found.threshold == 0.4
+    assert "student alone 0.610, teacher 0.750), and other slides have at least 0.600" in found.told
+    with pytest.raises(ConfigError, match=r"not shown with 95% confidence.*0.650 is assured where"):
+        reaching(0.7, student=bound)
+    with pytest.raises(ConfigError, match="2 slides or patients are too few, or too much alike"):
+        reaching(0.5, student=card(curve=few, groups=2))
+
+
+def test_a_card_without_bounds_says_so():
+    told = rule_of(card(), TEACHER, budget=0.1, agreement=0.9).told
+    assert "the card has no lower bound" in told
+    assert "the card has no lower bound" in reaching(0.65).told
+
+
+@pytest.mark.parametrize("low", [None, [0.5], ["many"] * 4, 3])
+def test_damaged_bounds_are_one_line(low, tmp_path):
+    student = card(curve=CURVE | {"agreement_low": low}, groups=2)
+    student.path = tmp_path
+    with pytest.raises(BundleError, match=r"card\.json: its escalation cannot be read"):
+        rule_of(student, TEACHER, budget=0.1, agreement=0.9)
+
+
 @pytest.mark.parametrize("curve", [None, {}, CURVE | {"share": ["many"]}, CURVE | {"share": []}])
 def test_a_damaged_curve_is_one_line(curve, tmp_path):
     student = card(curve=curve)
     student.path = tmp_path
     with pytest.raises(BundleError, match=r"card\.json: its escalation cannot be read"):
         rule_of(student, SimpleNamespace(sha256="t"), budget=0.1, agreement=0.9)
-
-
-TEACHER = SimpleNamespace(sha256="t")
 
 
 def reaching(kappa, budget=0.5, student=None):

@@ -17,7 +17,7 @@ from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.method import MilConfig
-from wsikd.learn.mil.train import BagTask, operating_point
+from wsikd.learn.mil.train import BagTask, held_at, operating_point
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS
 
@@ -122,6 +122,20 @@ def test_the_threshold_never_sees_the_test_part(cohort, tmp_path):
     turned = train(BagTask, config(cohort), tmp_path / "turned", device="cpu", data=bags)
     assert turned.threshold == plain.threshold
     assert turned.metrics == plain.metrics
+
+
+def test_what_a_sensitivity_rests_on_is_kept_and_said(caplog):
+    point = MilConfig.model_validate({"method": "mil", "point": {"rule": "sensitivity"}}).point
+    truth, groups = np.arange(12) % 2, [f"p{k // 2}" for k in range(12)]
+    found = held_at(truth, 0.3, point, groups)
+    assert found == {
+        "positives": 6, "needed": 59, "assured": pytest.approx(0.05 ** (1 / 6)), "confidence": 0.95,
+    }  # fmt: skip
+    assert "6 positive slide(s) or patient(s), which assures 0.61 with 95 %" in caplog.text
+    assert "59 positives are needed" in caplog.text
+    many = np.ones(60, np.int64)
+    assert held_at(many, 0.3, point, list(map(str, range(60))))["assured"] == 0.95
+    assert held_at(truth, 0.3, MilConfig(method="mil").point, groups) == {}
 
 
 def test_more_classes_have_no_threshold():

@@ -1,8 +1,9 @@
 """By which rule a teacher is asked: chosen on validation, kept in the student's card.
 
 The card holds the curve of :func:`wsikd.core.escalation.trade_off`. From it follows the least
-costly threshold of doubt that reaches a stated agreement with the teacher, or a stated kappa with
-the labels.
+costly threshold of doubt that keeps a stated agreement with the teacher, or a stated kappa with the
+labels, with 95 % confidence. Cards of earlier versions have no bounds: what their threshold reached
+on validation it keeps on other slides in about half of cases, and the log says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import MALFORMED, BundleError, ConfigError
-from wsikd.core.escalation import best_place, place_for, place_for_kappa
+from wsikd.core.escalation import (
+    CONFIDENCE,
+    assured_place,
+    best_place,
+    place_for,
+    place_for_kappa,
+    slides_needed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 BUDGET = 0.1
 AGREEMENT = 0.95
+NO_BOUND = "; the card has no lower bound, so that other slides may have less"
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,8 @@ def rule_of(
         student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
         teacher: who is asked.
         budget: share of the fields at most, 0 to 1.
-        agreement: share of the validation fields that must have the teacher's class.
-        kappa: instead of it, kappa with the labels of the validation fields.
+        agreement: share of fields that must have the teacher's class.
+        kappa: instead of it, kappa with the labels of the fields.
 
     Raises:
         BundleError: the curve is damaged.
@@ -97,13 +106,59 @@ def _from_curve(
     found: Mapping[str, Any], budget: float, agreement: float, temperature: float | None
 ) -> Rule:
     curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share", "agreement")}
-    place = place_for(curve, agreement)
+    low = _bounds(found, "agreement_low", len(curve["share"]))
+    if low is None:
+        place = place_for(curve, agreement)
+    else:
+        place = assured_place(low, agreement) or 0
+        if place == len(low) - 1 and place:
+            return _unassured(found, low, curve["share"], budget, agreement, temperature)
     told = _told(found, curve, place, budget)
     told += f"{curve['agreement'][place]:.3f} had the teacher's class"
     if curve["share"][place] > budget:
         within = max(i for i, s in enumerate(curve["share"]) if s <= budget)
         told += f" (within the budget {curve['agreement'][within]:.3f})"
+    told += NO_BOUND if low is None else _assured(found, low[place])
     return Rule(budget, curve["threshold"][place], temperature, told)
+
+
+def _unassured(
+    found: Mapping[str, Any],
+    low: list[float | None],
+    share: list[float],
+    budget: float,
+    agreement: float,
+    temperature: float | None,
+) -> Rule:
+    """No threshold keeps the promise: the teacher reads what the budget allows."""
+    groups, needed = int(found["groups"]), slides_needed(agreement)
+    why = f"{groups} validation slide(s) or patient(s) do not show an agreement of {agreement:g}"
+    if groups < needed:
+        why += f" (at least {needed} are needed)"
+    within = low[max(i for i, s in enumerate(share) if s <= budget)]
+    shown = "no agreement" if within is None else f"an agreement of {_floor(within)}"
+    told = (
+        f"{why} unless every field is read again (--budget 1): {budget:.3g} of the fields are, the "
+        f"most uncertain first, which assures {shown} with {CONFIDENCE:.0%} confidence"
+    )
+    return Rule(budget, None, temperature, told)
+
+
+def _bounds(found: Mapping[str, Any], key: str, length: int) -> list[float | None] | None:
+    """Bounds of the curve; None where a card of an earlier version has none."""
+    if key not in found["curve"]:
+        return None
+    low = [None if v is None else float(v) for v in found["curve"][key]]
+    if len(low) != length:
+        raise ValueError(f"{key} has {len(low)} values, not {length}")
+    return low
+
+
+def _assured(found: Mapping[str, Any], low: float | None) -> str:
+    return (
+        f", and other slides have at least {_floor(low)} with {CONFIDENCE:.0%} confidence by "
+        f"{int(found['groups'])} slides or patients, where the budget cuts none"
+    )
 
 
 def _reaching(
@@ -118,10 +173,21 @@ def _reaching(
     curve = {k: [float(v) for v in found["curve"][k]] for k in ("threshold", "share")}
     values = [None if v is None else float(v) for v in found["curve"]["truth_kappa"]]
     known: dict[str, Any] = {**curve, "truth_kappa": values}
-    place, best = place_for_kappa(known, kappa), best_place(known)
+    low = _bounds(found, "truth_kappa_low", len(curve["share"]))
+    best = best_place(known)
+    place = place_for_kappa(known, kappa) if low is None else assured_place(low, kappa)
     fields = f"the {int(found['fields'])} validation fields of {int(found['slides'])} slide(s)"
     if best is None:
         raise ConfigError("--kappa", f"is undefined on {fields}", "give --agreement")
+    if place is None and low is not None:
+        bound = f"{_floor(low[-1])} is assured where every field is read again"
+        if low[-1] is None:
+            bound = f"{int(found['groups'])} slides or patients are too few, or too much alike"
+        raise ConfigError(
+            f"--kappa {kappa:g}",
+            f"not shown with {CONFIDENCE:.0%} confidence by {fields}: {bound}",
+            "lower --kappa, give --agreement, or distil with more validation slides",
+        )
     if place is None:
         raise ConfigError(
             f"--kappa {kappa:g}",
@@ -145,6 +211,7 @@ def _reaching(
     told = (
         f"{_told(found, curve, place, budget)}kappa with their labels was {values[place]:.3f} "
         f"(student alone {_shown(values[0])}, teacher {_shown(values[-1])})"
+        f"{NO_BOUND if low is None else _assured(found, low[place])}"
     )
     return Rule(budget, curve["threshold"][place], temperature, told)
 

@@ -19,7 +19,14 @@ from wsikd.learn.mil.data import BagSet, load_bags
 from wsikd.learn.mil.method import Mil, MilConfig
 from wsikd.learn.score.calibrate import fit_temperature, negative_log_likelihood
 from wsikd.learn.score.metrics import intervals, measure
-from wsikd.learn.score.thresholds import choose_threshold, with_intervals
+from wsikd.learn.score.thresholds import (
+    CONFIDENCE,
+    assured_sensitivity,
+    choose_threshold,
+    least_of_groups,
+    positives_needed,
+    with_intervals,
+)
 from wsikd.models.files.bag_bundle import save_bag_network
 from wsikd.models.slide_level.mil import build_mil
 
@@ -144,13 +151,15 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
         bags, config, run, val = self.data, self.config, trainer.run, trainer.val_indices
         logits, truth, best = trainer.predict(val), bags.label[val], trainer.best.epoch
         probability, slides = softmax(logits), [bags.slide[i] for i in val]
-        threshold = operating_point(truth, probability, config.point)
-        metrics = score_bags(truth, probability, [bags.group[i] for i in val], threshold)
+        groups = [bags.group[i] for i in val]
+        threshold = operating_point(truth, probability, config.point, groups)
+        point = config.point.model_dump() | held_at(truth, threshold, config.point, groups)
+        metrics = score_bags(truth, probability, groups, threshold)
         if trainer.team.is_first:
             save_bag_network(
                 run.student, self.method.student.to("cpu"), arch=config.network.arch,
                 options=config.network.options(), dim=bags.dim, classes=bags.classes,
-                encoder=bags.encoder, threshold=threshold, point=config.point.model_dump(),
+                encoder=bags.encoder, threshold=threshold, point=point,
                 temperature=fit_temperature(logits, truth, slides), data=bags.digests,
                 metrics={"split": "val", **metrics}, left_out=len(bags.left_out),
                 training={"seed": self.seed, "epochs": config.optim.epochs, "best_epoch": best},
@@ -164,15 +173,54 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
 
 
 def operating_point(
-    truth: NDArray[np.int64], probability: NDArray[np.float64], point: Point
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    point: Point,
+    groups: Sequence[str] | None = None,
 ) -> float | None:
     """The threshold on the last of two classes, chosen on these bags; None with more classes."""
     if probability.shape[1] != 2:
         return None
     found = choose_threshold(
-        truth == 1, probability[:, 1], rule=point.rule, sensitivity=point.sensitivity
+        truth == 1,
+        probability[:, 1],
+        rule=point.rule,
+        sensitivity=point.sensitivity,
+        groups=groups,
     )
     return None if math.isnan(found) else found
+
+
+def held_at(
+    truth: NDArray[np.int64], threshold: float | None, point: Point, groups: Sequence[str]
+) -> dict[str, Any]:
+    """For the card: the sensitivity that a threshold assures. Warns where it is less than asked.
+
+    Args:
+        truth: int64 (N,).
+        threshold: of :func:`operating_point`.
+        point: how it was chosen; nothing is assured by another rule than "sensitivity".
+        groups: patient or slide of each, (N,).
+
+    Returns:
+        ``positives`` (slides or patients), ``needed``, ``assured`` (a sensitivity) and
+        ``confidence``.
+    """
+    if threshold is None or point.rule != "sensitivity":
+        return {}
+    count = len(least_of_groups(truth == 1, np.zeros(len(truth)), groups))
+    needed, assured = positives_needed(point.sensitivity), point.sensitivity
+    if needed is None or count < needed:
+        assured = assured_sensitivity(count)
+        logger.warning(
+            "the threshold at a sensitivity of %g is the least score of %d positive slide(s) or "
+            "patient(s), which assures %.2f with %.0f %% confidence%s",
+            point.sensitivity, count, assured, 100 * CONFIDENCE,
+            "" if needed is None else f"; {needed} positives are needed",
+        )  # fmt: skip
+    return {
+        "positives": count, "needed": needed, "assured": assured, "confidence": CONFIDENCE,
+    }  # fmt: skip
 
 
 def score_bags(

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.classes import pattern_of
-from wsikd.core.escalation import doubt, trade_off
+from wsikd.core.escalation import CONFIDENCE, doubt, trade_off
 from wsikd.core.shares import fit_share_errors
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
@@ -229,8 +229,8 @@ def escalation(
         device: where to compute.
 
     Returns:
-        For the card: the teacher's digest, fields, slides, and the curve of
-        :func:`wsikd.core.escalation.trade_off`.
+        For the card: the teacher's digest, fields, slides, groups behind the bounds, and the curve
+        of :func:`wsikd.core.escalation.trade_off`.
     """
     network = teacher.network().to(device)
     theirs = evaluate.predict(network, patches, indices, mpp=teacher.spec.mpp, device=device)
@@ -240,12 +240,15 @@ def escalation(
         theirs.argmax(1),
         patches.label[indices],
         len(patches.classes),
+        [patches.group[i] for i in indices],
     )
     return {
         "teacher_sha256": teacher.sha256,
         "split": "val",
         "fields": len(indices),
         "slides": len({patches.slide[i] for i in indices}),
+        "groups": len({patches.group[i] for i in indices}),
+        "confidence": CONFIDENCE,
         "curve": {k: [v if v is None else round(v, 9) for v in values]
                   for k, values in curve.items()},
     }  # fmt: skip

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIGURES = ("sensitivity", "specificity", "precision", "f1")
+CONFIDENCE = 0.95
+"""With which a threshold at a sensitivity keeps it on further slides."""
 
 
 def choose_threshold(
@@ -23,6 +25,7 @@ def choose_threshold(
     *,
     rule: str = "youden",
     sensitivity: float = 0.95,
+    groups: Sequence[str] | None = None,
 ) -> float:
     """The least score that counts as positive.
 
@@ -30,20 +33,66 @@ def choose_threshold(
         positive: bool (N,), the truth.
         score: float64 (N,).
         rule: "youden" maximises sensitivity + specificity (W. Youden, Cancer 3, 1950), the highest
-            threshold among equals; "sensitivity" is the highest that reaches ``sensitivity``.
+            threshold among equals; "sensitivity" is the highest that keeps ``sensitivity`` on
+            further slides with ``CONFIDENCE``: a tolerance limit, the k-th least score of the
+            positives (S. Wilks, Ann. Math. Stat. 12, 1941). With fewer than
+            :func:`positives_needed` it is the least score, see :func:`assured_sensitivity`.
         sensitivity: wanted, for that rule.
+        groups: patient or slide of each, (N,), for that rule: each counts once, by the least of its
+            positives. Each score is one by default.
 
     Returns:
         One of the scores; NaN where one of the outcomes does not occur.
     """
     if positive.all() or not positive.any():
         return math.nan
+    if rule == "sensitivity":
+        least = least_of_groups(positive, score, groups)
+        return float(least[max(_spared(len(least), sensitivity), 1) - 1])
     levels = np.unique(score)[::-1]
     caught = np.array([(score[positive] >= t).mean() for t in levels])
-    if rule == "sensitivity":
-        return float(levels[np.flatnonzero(caught >= sensitivity - 1e-12)[0]])
     cleared = np.array([(score[~positive] < t).mean() for t in levels])
     return float(levels[(caught + cleared).argmax()])
+
+
+def least_of_groups(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], groups: Sequence[str] | None
+) -> NDArray[np.float64]:
+    """The least score of each group's positives, in rising order: float64 (n,)."""
+    if groups is None:
+        return np.sort(score[positive])
+    _, group = np.unique(np.asarray(groups)[positive], return_inverse=True)
+    least = np.full(int(group.max()) + 1, np.inf)
+    np.minimum.at(least, group, score[positive])
+    return np.sort(least)
+
+
+def _spared(count: int, sensitivity: float) -> int:
+    """The greatest k so that a share ``sensitivity`` lies at the k-th of n scores or above.
+
+    With ``CONFIDENCE``; 0 where that holds for none.
+    """
+    from scipy.stats import binom
+
+    below = np.arange(1, count + 1)  # at least k of n lie among the lowest 1 - sensitivity
+    held = binom.sf(below - 1, count, 1 - sensitivity) >= CONFIDENCE - 1e-12
+    return int(held.sum())
+
+
+def positives_needed(sensitivity: float) -> int | None:
+    """Positive slides or patients that it takes to assure a sensitivity; None for all of them.
+
+    >>> positives_needed(0.95)
+    59
+    """
+    if sensitivity >= 1:
+        return None
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(sensitivity) - 1e-12)
+
+
+def assured_sensitivity(count: int) -> float:
+    """What the least score of so many positives keeps on further slides with ``CONFIDENCE``."""
+    return float((1 - CONFIDENCE) ** (1 / count)) if count else 0.0
 
 
 def at_threshold(

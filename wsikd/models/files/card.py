@@ -125,6 +125,8 @@ class CancerShares(CardPart):
         wrong_pattern: share of the cancer that is called a pattern which the slide does not have.
         kept: slides with cancer that reach the thresholds at a sensitivity of 0.95.
         slides_with_cancer: of so many.
+        assured: share of further slides with cancer that this shows with 95 % confidence, which is
+            optimistic, since the thresholds were chosen on the same slides.
         slides: validation slides.
     """
 
@@ -133,6 +135,7 @@ class CancerShares(CardPart):
     wrong_pattern: ShareOfSlides | None = None
     kept: int | None = None
     slides_with_cancer: int | None = None
+    assured: float | None = None
     slides: int | None = None
 
 

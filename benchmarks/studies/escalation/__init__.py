@@ -1,0 +1,1 @@
+"""How often a threshold of escalation keeps what it promises."""
