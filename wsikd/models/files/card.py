@@ -124,9 +124,7 @@ class CancerShares(CardPart):
         benign: benign tissue of all validation slides.
         wrong_pattern: share of the cancer that is called a pattern which the slide does not have.
         kept: slides with cancer that reach the thresholds at a sensitivity of 0.95.
-        slides_with_cancer: of so many.
-        assured: share of further slides with cancer that this shows with 95 % confidence, which is
-            optimistic, since the thresholds were chosen on the same slides.
+        slides_with_cancer: of so many; ``assured`` of further ones, at 95 % and optimistic.
         slides: validation slides.
     """
 
