@@ -15,10 +15,18 @@ from benchmarks.studies.margin.run import (
     upper,
 )
 from tests.grade.bench.test_choice import cohort
-from wsikd.core.output.looks import Part
+from wsikd.core.output.looks import Part, note
 from wsikd.grade.bench.choice import choose
 from wsikd.grade.bench.margin_bound import bounds_of, one_missed
-from wsikd.grade.bench.sequence import ask, asked_before, keep, obstacle
+from wsikd.grade.bench.sequence import (
+    ask,
+    asked_before,
+    keep,
+    keep_without,
+    obstacle,
+    seen_before,
+    seen_text,
+)
 from wsikd.grade.bench.types import Gradings
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/margin_cpu-2core_2026-11-30.csv"
@@ -64,6 +72,19 @@ def test_a_margin_is_not_widened_after_a_look():
     assert call(["a"], 0.1)["chosen"] == "a"
     assert "a margin of 0.1 was stated" in call(["a"], 0.2)["refused"]
     assert call(["a"], 0.09)["chosen"] == "a"
+
+
+def test_looks_before_the_margin_are_counted():
+    part = Part.of(SLIDES)
+    assert (seen_before(part), seen_text(0)) == (0, "")
+    keep_without(part, "teacher")
+    note(Part.of(SLIDES[:3]), command="wsikd evaluate --slides", network="a")
+    assert call(["a"])["chosen"] == "a"  # it is said, and does not end the sequence
+    keep_without(part, "teacher")
+    assert seen_before(part) == 2
+    assert "looked at 2 times before without a margin" in seen_text(2)
+    assert "looked at once before" in seen_text(1)
+    assert len(asked_before(part)) == 1
 
 
 def test_networks_that_know_the_slides_have_no_winner():

@@ -16,10 +16,12 @@ from PIL import Image
 from tests.grade.maps import square_map
 from tests.grade.viewer.test_server import CHROMIUM
 from wsikd.core.errors import NoSlidesError
+from wsikd.core.output.looks import Part, note
 from wsikd.grade.exports import find_exporter, write_all
 from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.folder_report import write_results_report
 from wsikd.grade.reports.slide_card import THUMBNAIL_PX
+from wsikd.grade.runs.slide_looks import looks_at
 
 ODD = [
     'a"b',
@@ -233,3 +235,11 @@ def test_a_browser_filters_and_sorts(tmp_path):
     title = re.search("<title>(.*)</title>", done.stdout)[1]
     assert title == "s1,s2,s3 | s2,s1,s3 | s2,s3 | s3 | s2"
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+def test_looks_at_the_slides_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIKD_STATE", str(tmp_path / "state"))
+    assert looks_at(["a", "b"], tmp_path) is None
+    note(Part.of(["b", "c"]), command="wsikd evaluate --slides", network="n")
+    said = looks_at(["a", "b"], tmp_path)
+    assert said == "these slides, or some of them, have been compared with a reference once"

@@ -68,6 +68,13 @@ def test_figures_are_those_of_the_folds(study):
     assert (root / "out" / "table.md").read_text() in output
 
 
+def test_looks_at_the_folds_are_counted(study):
+    root, said = study
+    # all bags of the cohort name one source, so that the parts of the folds count as one
+    assert "When a fold was scored last, this test part has been looked at 3 times by 3" in said
+    assert json.loads((root / "out" / "table.json").read_text())["looks"]["looks"] == FOLDS
+
+
 def test_what_is_finished_stays(study):
     root, _ = study
     folders, _ = read(root)

@@ -91,7 +91,10 @@ def trade(
         })  # fmt: skip
     seen = seen_slides({c.name: c.card and c.card.seen for c in alone}, maps[teacher])
     choice = None
-    if question.margin is not None:
+    if question.margin is None:
+        part = Part.of(m.slide.fingerprint for m in maps[teacher])
+        sequence.keep_without(part, everyone[0].card.sha256 if everyone[0].card else teacher)
+    else:
         choice = _answer(alone, slides or gradings, question.margin, seen, maps[teacher])
     return {
         "compared": gradings.told(),
@@ -113,14 +116,19 @@ def _answer(
     part = Part.of(m.slide.fingerprint for m in maps)
     networks = [c.card.sha256 if c.card else c.name for c in alone]
     asked = sequence.ask(part, margin, gradings.unit, networks)
-    before = sequence.asked_before(part)
+    before, seen_times = sequence.asked_before(part), sequence.seen_before(part)
+    if said := sequence.seen_text(seen_times):
+        log.warning("%s", said)
     names = [c.name for c in alone]
     choice = choose(
         gradings, names[0], names[1:], margin, obstacle=sequence.obstacle(seen, before, asked)
     )
     sequence.keep(part, asked, choice)
     kept = ("time", "margin", "unit", "failed")
-    return choice | {"earlier": [{k: look.get(k) for k in kept} for look in before]}
+    return choice | {
+        "earlier": [{k: look.get(k) for k in kept} for look in before],
+        "seen_without_margin": seen_times,
+    }
 
 
 def drawn_grades(

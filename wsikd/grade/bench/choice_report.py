@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.intervals import MIN_GROUPS
 from wsikd.core.output.markdown import table_lines
+from wsikd.grade.bench.sequence import seen_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,8 +115,10 @@ _ONE_MISSED = ", computed as if it had missed the cancer of one more slide,"
 
 def _choice_lines(record: dict[str, Any]) -> list[str]:
     choice = record["choice"]
+    seen = seen_text(choice.get("seen_without_margin", 0))
+    before = [f"{seen[0].upper()}{seen[1:]}.", ""] if seen else []
     if choice["refused"]:
-        return [f"**A margin of {choice['margin']:g}: {choice['refused']}.**", ""]
+        return [f"**A margin of {choice['margin']:g}: {choice['refused']}.**", "", *before]
     said = (
         f"**Not inferior to the teacher by a margin of {choice['margin']:g}: "
         f"{choice['chosen'] or 'none'}.** By kappa of {choice['unit']}s: a student passes where "
@@ -133,7 +136,7 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
             less += f" [{span[0]:+.3f}, {span[1]:+.3f}]"
         rows.append((test["name"], less, lower, _verdict(test)))
     table = table_lines(["student", kappa, "lower bound", ""], rows, right=(1, 2))
-    return [said, "", *table, ""]
+    return [said, "", *table, "", *before]
 
 
 def _verdict(test: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 The error of a fixed sequence holds for one sequence on the same slides. Each call with a margin is
 therefore kept in the ledger of looks. A later call on these slides, or on some of them, continues
 that sequence: it is over once a student has failed, and the margin that was stated first may not be
-widened. The same call again has the same answer.
+widened. The same call again has the same answer. Who has seen figures on these slides before any
+margin was stated may have chosen it, or the students, by them: such looks are kept and counted too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 COMMAND = "wsikd bench --margin"
+WITHOUT = "wsikd bench"
 _DIGITS = 12
 
 
@@ -54,11 +56,33 @@ def obstacle(
 
 def asked_before(part: Part) -> list[dict[str, Any]]:
     """Earlier calls with a margin on some of these slides."""
-    return [
-        look
-        for look in earlier(part)
-        if look["command"] == COMMAND and isinstance(look.get("margin"), float)
-    ]
+    return [look for look in earlier(part) if _with_margin(look)]
+
+
+def _with_margin(look: Mapping[str, Any]) -> bool:
+    return look["command"] == COMMAND and isinstance(look.get("margin"), float)
+
+
+def seen_before(part: Part) -> int:
+    """Looks at some of these slides before the first call with a margin, by any command."""
+    looks = earlier(part)
+    return next((n for n, look in enumerate(looks) if _with_margin(look)), len(looks))
+
+
+def seen_text(times: int) -> str:
+    """A sentence without its stop on looks before the margin was stated; empty for none."""
+    if not times:
+        return ""
+    often = "once" if times == 1 else f"{times} times"
+    return (
+        f"these slides, or some of them, have been looked at {often} before without a margin: the "
+        "error of the answer is larger if the margin or the students were chosen by what was seen"
+    )
+
+
+def keep_without(part: Part, teacher: str) -> None:
+    """Note a call without a margin, which shows kappas all the same."""
+    note(part, command=WITHOUT, network=teacher[:_DIGITS])
 
 
 def ask(part: Part, margin: float, unit: str, networks: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from wsikd.grade.reports.demo_report import legend, templates
 from wsikd.grade.reports.slide_card import slide_card, value_text
 from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import named_records, student_card
+from wsikd.grade.runs.slide_looks import looks_at
 from wsikd.grade.score_text import score_text
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
             ),
             classes=legend(list(dict.fromkeys(n for c in cards for n, *_ in c.shares))),
             students=students,
+            looks=looks_at((r.fingerprint for _, r in records if r.fingerprint), out),
             stages=_stages(cards),
             settings=_settings(cards),
             common=_common(cards),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.output.looks import Part, note, tally
+from wsikd.core.output.looks import Part, earlier, note, tally
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from wsikd.grade.runs.compare_labels import Results, SlideLabel
@@ -29,3 +29,23 @@ def look_at_slides(results: Results, labels: Sequence[SlideLabel], out: Path) ->
     network = str(next(iter(results.rows.values())).get("student"))
     looks = note(part, command="wsikd evaluate --slides", network=network, folders=[out])
     return {"part": part.key, **tally(looks, [part.key]).record()}
+
+
+def looks_at(fingerprints: Iterable[str], out: Path) -> str | None:
+    """How often these slides, or some of them, have been compared with a reference; as a sentence.
+
+    Args:
+        fingerprints: of the slides.
+        out: folder of results, which may hold a ledger.
+
+    Returns:
+        The sentence without its stop, None where nobody has looked.
+    """
+    part = Part.of(fingerprints)
+    count = len(earlier(part, folders=[out])) if part.items else 0
+    if not count:
+        return None
+    return (
+        "these slides, or some of them, have been compared with a reference "
+        f"{'once' if count == 1 else f'{count} times'}"
+    )

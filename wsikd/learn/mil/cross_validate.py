@@ -12,6 +12,7 @@ from wsikd.core.errors import DataError
 from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL, interval, leave_out, rate_interval
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
+from wsikd.core.output.looks import looks_text
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import RunDir, provenance, write_json_atomic, write_text_atomic
@@ -20,6 +21,7 @@ from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.evaluate import decide, evaluate_bags, run_network
 from wsikd.learn.mil.train import BagTask, figure
 from wsikd.learn.score.metrics import supports, weighted
+from wsikd.learn.score.scored_run import SCORES, read_scores
 from wsikd.learn.score.thresholds import with_intervals
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.files.bundle import CARD
@@ -181,6 +183,14 @@ def _mean_defined(values: Any) -> Any:
     return np.where(defined.any(0), total / np.maximum(defined.sum(0), 1), np.nan)
 
 
+def looks_of(out: Path) -> dict[str, Any] | None:
+    """The entry ``looks`` of the fold whose test part was looked at most; None without any."""
+    found: list[dict[str, Any]] = []
+    for file in sorted((out / "runs").glob(f"*/{SCORES}")):
+        found += [s["looks"] for s in read_scores(file) if "looks" in s]
+    return max(found, key=lambda looks: int(looks["looks"]), default=None)
+
+
 def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int) -> str:
     """Write ``table.json`` and ``table.md``; returns the Markdown. Raises OutputError."""
     rows = [
@@ -195,11 +205,14 @@ def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int)
     )
     few = [row["groups"] for row in found.values() if row["groups"] < MIN_GROUPS_AUC]
     less = ["", f"{few[0]} slides or patients: {NO_INTERVAL}."] if few else []
-    text = "\n".join([*lines, "", note, *less]) + "\n"
+    looks = looks_of(out)
+    seen = ["", f"When a fold was scored last, {looks_text(looks)}."] if looks else []
+    text = "\n".join([*lines, "", note, *less, *seen]) + "\n"
     settings = config.model_dump(mode="json", exclude={"data": {"paths", "labels"}})
     check_names(out, TABLE_FILES, TABLE)
     write_json_atomic(out / "table.json", {
-        "seeds": found, "folds": folds, "settings": settings, "provenance": provenance(),
+        "seeds": found, "folds": folds, "settings": settings, "looks": looks,
+        "provenance": provenance(),
     })  # fmt: skip
     write_text_atomic(out / "table.md", text)
     return text
