@@ -97,13 +97,10 @@ def evaluate(
     if slides is not None or labels is not None:
         if subject is not None or slides is None or labels is None:
             raise click.UsageError("give RUN|BUNDLE, or both --slides OUT and --labels CSV")
-        from wsikd.slides.what_is import RESULTS, check_role
+        from wsikd.api.slide_scores import evaluate_slides
 
-        from . import evaluate_slides
-
-        check_role(slides, "--slides", RESULTS)
-        record = evaluate_slides.scored(slides, labels)
-        click.echo(json.dumps(record, indent=2) if as_json else evaluate_slides.text(record))
+        graded = evaluate_slides(slides, labels)
+        click.echo(json.dumps(graded.record, indent=2) if as_json else graded.to_text())
         return
     if subject is None:
         raise click.UsageError("give RUN|BUNDLE, or --slides OUT and --labels CSV")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsikd.api.results import Results, infer
     from wsikd.api.scores import Scores, evaluate
     from wsikd.api.slide import Slide, open_slide
+    from wsikd.api.slide_scores import SlideScores, evaluate_slides
     from wsikd.api.stores import Stores, tile
     from wsikd.api.student import Student, load_student
     from wsikd.api.training import Run, distill
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "Scores",
     "Slide",
+    "SlideScores",
     "Stores",
     "Student",
     "TileStore",
@@ -55,6 +57,7 @@ __all__ = [
     "distill",
     "embed",
     "evaluate",
+    "evaluate_slides",
     "infer",
     "load_student",
     "open_slide",
@@ -68,6 +71,7 @@ _HOMES = {
     "wsikd.api.results": ("Results", "infer"),
     "wsikd.api.scores": ("Scores", "evaluate"),
     "wsikd.api.slide": ("Slide", "open_slide"),
+    "wsikd.api.slide_scores": ("SlideScores", "evaluate_slides"),
     "wsikd.api.stores": ("Stores", "tile"),
     "wsikd.api.student": ("Student", "load_student"),
     "wsikd.api.training": ("Run", "distill"),

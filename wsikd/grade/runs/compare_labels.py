@@ -73,6 +73,8 @@ def read_labels(path: Path) -> list[SlideLabel]:
         fault = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise AnnotationError(path, fault, "give a CSV file in UTF-8") from error
     columns = [(c or "").strip().lower() for c in reader.fieldnames or []]
+    if "grade_group" not in columns:  # summary.csv's own name for it
+        columns = ["grade_group" if c == "isup_grade_group" else c for c in columns]
     reader.fieldnames = columns
     if "slide" not in columns or not {"grade_group", "gleason"} & set(columns):
         lacking = "slide" if "slide" not in columns else "grade_group or gleason"

@@ -1,42 +1,33 @@
-"""``wsikd evaluate --slides``: graded slides against a pathologist's grades."""
+"""What ``wsikd evaluate --slides`` prints."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsikd.core.about import NOT_ASSESSED
+from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
+from wsikd.core.output.looks import looks_text
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 _SHOWN = 5
+FIGURES = {
+    "kappa": "kappa (quadratic)",
+    "accuracy": "accuracy",
+    "auc_cancer": "AUC cancer or none",
+}
+"""The figures of a record, and what they are called."""
 
 
-def scored(out: Path, labels: Path) -> dict[str, Any]:
-    """The record of a folder of results; raises WsikdError."""
-    from wsikd.grade.runs.compare_labels import read_labels, read_results, score_slides
-    from wsikd.grade.runs.slide_looks import look_at_slides
-
-    known, results = read_labels(labels), read_results(out)
-    record = score_slides(results, known)
-    return record | {"looks": look_at_slides(results, known, out)}
-
-
-def text(record: dict[str, Any]) -> str:
-    """The record as lines of a fixed width."""
-    from wsikd.core.about import NOT_ASSESSED
-    from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
-    from wsikd.core.output.looks import looks_text
-
+def slides_text(record: Mapping[str, Any]) -> str:
+    """The record of graded slides as lines of a fixed width."""
     lines = [
         f"{record['slides']} slides of {record['groups']} slides or patients",
         looks_text(record["looks"]),
         f"{'':<20}{'':>8}  95 % interval",
     ]
-    names = {
-        "kappa": "kappa (quadratic)",
-        "accuracy": "accuracy",
-        "auc_cancer": "AUC cancer or none",
-    }
-    for key, name in names.items():
+    for key, name in FIGURES.items():
         value, span = record["figures"][key], record["intervals"][key]
         told = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
         lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {told}")
@@ -65,7 +56,7 @@ def text(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _least_areas(record: dict[str, Any]) -> list[str]:
+def _least_areas(record: Mapping[str, Any]) -> list[str]:
     """What other least areas would conclude, as a table; nothing where rows have no areas."""
     if not record["least_areas"]:
         return []
