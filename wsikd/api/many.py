@@ -21,7 +21,7 @@ Many: TypeAlias = (
 
 
 def names_of(slides: One | Sequence[One]) -> list[str]:
-    """The inputs as text. Raises ConfigError for one that is no path."""
+    """The inputs as text. Raises ConfigError for any that is not a path."""
     if isinstance(slides, (str, os.PathLike)):
         return [os.fspath(slides)]
     return [text_of(one) for one in slides]
