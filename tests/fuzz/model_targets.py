@@ -17,21 +17,20 @@ CURVE = {"threshold": [0.0, 0.5, 1.0], "share": [1.0, 0.4, 0.0], "agreement": [1
 def build_student(folder):
     from wsikd.models.files.bundle import InputSpec, save_bundle
     from wsikd.models.graders.pooled import build_grader
-    from wsikd.models.guard import fit_guard
+    from wsikd.models.guard import Sample, fit_guard
     from wsikd.slides.appearance import STATISTICS
 
     spec = InputSpec(4.0, 32, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4"))
     grader = build_grader("vgg_small", 3, width=0.25)
     quantiles = {name: [0.1, 0.2, 0.3] for name in STATISTICS}
-    features = np.random.default_rng(0).normal(size=(20, 60)).astype(np.float32)
-    slides = [str(n % 5) for n in range(20)]
+    fields = Sample(np.random.default_rng(0).normal(size=(20, 83)), [str(n % 5) for n in range(20)])
     save_bundle(
         folder, grader, spec, arch="vgg_small", width=0.25, min_area_mm2=0.5, temperature=1.5,
         appearance={"quantiles": quantiles, "slides": 3, "fields": 40}, benign=["NC"],
         seen=[{"salt": "ab", "train": PARTS, "val": PARTS}], teacher={"sha256": "0" * 64},
         escalation={"teacher_sha256": "0" * 64, "fields": 100, "slides": 3, "curve": CURVE},
         metrics={"kappa": 0.8}, data=["0" * 16],
-        guard=fit_guard(features, slides, features, slides),
+        guard=fit_guard(fields, fields),
     )  # fmt: skip
     return [CARD, CARD, WEIGHTS, GUARD]
 

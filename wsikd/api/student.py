@@ -163,10 +163,9 @@ class Student:
         from contextlib import ExitStack
 
         from wsikd.core.registry import nearest
-        from wsikd.grade.guard_verdict import guard_columns
+        from wsikd.grade.guard_verdict import beyond, guard_columns, watches
         from wsikd.grade.student_rules import Asked, rules_for
         from wsikd.grade.verdict import UNLIKE
-        from wsikd.models.guard import Reading
         from wsikd.slides.base import FILLS_GAPS
         from wsikd.slides.listing.manifest import open_entry
 
@@ -182,19 +181,20 @@ class Student:
         if slide_mpp is not None:
             entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
         predictor, guard = self._predictor(entry, options), self._bundle.guard
-        reading = Reading(guard) if guard else None
+        reading = guard.reading() if guard else None
         with ExitStack() as stack:
             if isinstance(slide, Slide) and slide_mpp is None:
                 opened = slide.reader
             else:
                 opened = stack.enter_context(open_entry(entry))
             found = predictor.predict(
-                opened, mask_file=entry.mask, on_progress=on_progress, look=reading
-            )
-        beyond = reading is not None and reading.beyond and not grade_anyway
+                opened, mask_file=entry.mask, on_progress=on_progress, watch=watches(reading),
+                look=reading.look if reading else None,
+            )  # fmt: skip
+        withheld = UNLIKE if beyond(reading) and not grade_anyway else None
         return GradeMap.of(
             found.calibrated(self.temperature), rules=rules, entry=entry,
-            errors=self._bundle.card.share_errors, withheld=UNLIKE if beyond else None,
+            errors=self._bundle.card.share_errors, withheld=withheld,
             guard=guard_columns(entry.name, reading, anyway=grade_anyway),
         )  # fmt: skip
 

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 from wsikd.models.guard import ENOUGH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsikd.models.feature_guard import FeatureReading
     from wsikd.models.files.bundle import StudentBundle
     from wsikd.models.guard import Reading
+
+    AnyReading = Reading | FeatureReading
+    Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
 
 log = logging.getLogger(__name__)
 ANYWAY = "grade_anyway"
@@ -29,22 +38,39 @@ def guard_note(bundle: StudentBundle) -> str | None:
     return None
 
 
-def guard_columns(name: str, reading: Reading | None, *, anyway: bool) -> dict[str, Any]:
+def watches(reading: AnyReading | None, other: Watch | None = None) -> Watch | None:
+    """What shows every batch of a slide to its guard and to something else."""
+    own = reading.watch if reading else None
+    if not own or not other:
+        return own or other
+
+    def both(index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
+        own(index, count, patches)
+        other(index, count, patches)
+
+    return both
+
+
+def beyond(reading: AnyReading | None) -> bool:
+    """Whether the slide differs from the training."""
+    return reading is not None and reading.distance is not None and reading.distance > 1
+
+
+def guard_columns(name: str, reading: AnyReading | None, *, anyway: bool) -> dict[str, Any]:
     """A slide's columns: its distance in multiples of the threshold; empty without a guard.
 
     Args:
         name: of the slide.
-        reading: has seen the slide's features.
+        reading: has seen the slide's fields.
         anyway: the slide is graded all the same.
     """
     if reading is None:
         return {}
-    distance, guard = reading.distance, reading.guard
-    ratio = None if distance is None else round(distance / max(guard.threshold, 1e-12), 3)
-    if reading.beyond:
+    distance = reading.distance
+    if beyond(reading):
         log.warning(
-            "%s: the student's features are %.2f times as far from its training as a slide may "
-            "be%s; %s", name, ratio, " (weak guard)" if guard.weak else "",
+            "%s: differs from the student's training (guard distance %.2f, the limit is 1%s); %s",
+            name, distance, ", weak guard" if reading.guard.weak else "",
             "graded anyway" if anyway else "its grade is withheld (--grade-anyway grades it)",
         )  # fmt: skip
-    return {"guard_distance": ratio}
+    return {"guard_distance": None if distance is None else round(distance, 3)}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from wsikd.models.feature_guard import FeatureGuard
     from wsikd.models.files.bundle import InputSpec
     from wsikd.models.guard import Guard
     from wsikd.slides.base import Slide
@@ -71,7 +72,7 @@ class SlidePredictor:
         spec: resolution, patch size and classes of the network's input.
         device: auto, cpu, cuda:0.
         settings: see :class:`PredictSettings`.
-        guard: of the network, which then gives features behind its logits.
+        guard: of the network; one of version 1 needs features behind the logits.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class SlidePredictor:
         *,
         device: str = "auto",
         settings: PredictSettings | None = None,
-        guard: Guard | None = None,
+        guard: Guard | FeatureGuard | None = None,
     ) -> None:
         """Prepare; the engine is opened at the first field."""
         self.spec, self.settings, self.guard = spec, settings or PredictSettings(), guard

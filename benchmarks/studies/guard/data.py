@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from wsikd.learn.patch.guard import alterations as slight_alterations
+from wsikd.slides.altered import blurred, compressed, stained
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
@@ -38,6 +41,7 @@ class Patches:
         label: int64 (N,); -1 where there is none.
         slide: str (N,).
         altered: by name, uint8 (M, SIDE, SIDE, 3) of the patches ``chosen``.
+        slight: what a guard is fitted to overlook, each as ``altered``.
         chosen: int64 (M,), the first patches of each slide.
     """
 
@@ -45,6 +49,7 @@ class Patches:
     label: NDArray[np.int64]
     slide: NDArray[np.str_]
     altered: dict[str, Image]
+    slight: list[Image]
     chosen: NDArray[np.int64]
 
 
@@ -86,11 +91,11 @@ def alterations() -> dict[str, Callable[[Image], Image]]:
     """Name -> what is done to a patch at 1 um/px."""
     found: dict[str, Callable[[Image], Image]] = {}
     for um in BLUR_UM:
-        found[f"blur {um:g} um"] = partial(_blurred, sigma=um)
+        found[f"blur {um:g} um"] = partial(blurred, sigma_px=um)
     for strength in STAIN:
-        found[f"stain {strength:g}"] = partial(_stained, strength=strength)
+        found[f"stain {strength:g}"] = partial(stained, gains=(1 + strength, 1.0, 1 - strength))
     for quality in QUALITY:
-        found[f"JPEG quality {quality}"] = partial(_compressed, quality=quality)
+        found[f"JPEG quality {quality}"] = partial(compressed, quality=quality)
     return found
 
 
@@ -101,19 +106,23 @@ def _patches(rows: Iterable[tuple[str, Image, int]]) -> Patches:
     chosen: list[int] = []
     changes, count = alterations(), dict[str, int]()
     altered: dict[str, list[Image]] = {name: [] for name in changes}
+    slight: list[list[Image]] = [[] for _ in slight_alterations(1.0)]
     for slide, image, label in rows:
         if count.get(slide, 0) < ALTERED and label >= 0:
             chosen.append(len(images))
             for name, change in changes.items():
                 altered[name].append(_small(change(image)))
+            for kept, change in zip(slight, slight_alterations(1.0), strict=True):
+                kept.append(_small(change(image)))
         count[slide] = count.get(slide, 0) + 1
         images.append(_small(image))
         labels.append(label)
         slides.append(slide)
     stacked = {k: np.stack(v) for k, v in altered.items() if v}
     return Patches(
-        np.stack(images), np.array(labels), np.array(slides), stacked, np.array(chosen, np.int64)
-    )
+        np.stack(images), np.array(labels), np.array(slides), stacked,
+        [np.stack(kept) for kept in slight if kept], np.array(chosen, np.int64),
+    )  # fmt: skip
 
 
 def _read(file: Path) -> Image:
@@ -128,26 +137,6 @@ def _small(image: Image) -> Image:
     top, left = (image.shape[0] - wide) // 2, (image.shape[1] - wide) // 2
     part = image[top : top + wide, left : left + wide]
     return np.asarray(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _blurred(image: Image, sigma: float) -> Image:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
-
-
-def _stained(image: Image, strength: float) -> Image:
-    """Optical density times 1 + s in red and 1 - s in blue; green stays."""
-    density = -np.log((np.arange(256) + 1) / 256)
-    table = np.empty((256, 1, 3), np.uint8)
-    for channel, gain in enumerate((1 + strength, 1.0, 1 - strength)):
-        table[:, 0, channel] = np.clip(np.exp(-gain * density) * 256 - 1, 0, 255).round()
-    return np.asarray(cv2.LUT(image, table), np.uint8)
-
-
-def _compressed(image: Image, quality: int) -> Image:
-    _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    read = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert read is not None
-    return np.asarray(read[:, :, ::-1], np.uint8)
 
 
 def _even(count: int, most: int) -> list[int]:

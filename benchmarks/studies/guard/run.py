@@ -1,9 +1,11 @@
-"""Which score finds slides unlike the training, and at how many false alarms.
+"""How often a guard withholds slides like its training, and how often others.
 
     python benchmarks/studies/guard/run.py DATA -o DIR --json FILE
 
-DATA has the folders ``prostate_gleason_10x``, ``colon_ebhi_10x`` and ``osteosarcoma_10x``. Features
-are kept in DIR and used again. FILE gets every figure; the table is printed.
+DATA has the folders ``prostate_gleason_10x``, ``colon_ebhi_10x`` and ``osteosarcoma_10x``. What is
+computed once is kept in DIR and used again. FILE gets every figure; the table is printed.
+
+The method was chosen on one half of the slides of every set; figures are of the other half.
 """
 
 from __future__ import annotations
@@ -23,138 +25,136 @@ from sklearn.metrics import roc_auc_score
 if not __package__:  # run as a file: its folder is on the path, the checkout is not
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
+from benchmarks.studies.guard.accuracy import FOLDS, fold_hits, parts
 from benchmarks.studies.guard.data import read_bone, read_set
-from benchmarks.studies.guard.features import FOLDS, fold_features
-from benchmarks.studies.guard.scores import candidates
-from wsikd.models.guard import threshold
+from benchmarks.studies.guard.textures import numbers_of, read_numbers, reported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from numpy.typing import NDArray
+    from benchmarks.studies.guard.textures import Set
 
 SETS = {"prostate": "prostate_gleason_10x", "colon": "colon_ebhi_10x"}
 BONE = "osteosarcoma_10x"
-CHOSEN = "Mahalanobis, all maps; mean of fields"
-FEW = (3, 6, 10)
-"""Validation slides of a weak guard that are tried."""
+SEEDS = (17, 18, 19, 20, 21)
+"""Of the folds; the first is also that of the networks."""
+FEW = ((3, 1), (5, 1), (5, 3), (10, 5))
+"""Training and validation slides of small cohorts that are tried."""
+DRAWS = 10
 
 
-def gather(data: Path, out: Path, folds: int) -> None:
-    """Train and keep the features of every fold."""
+def gather(data: Path, out: Path, *, networks: bool) -> None:
+    """Keep numbers of every set and, if asked, what networks grade right."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    sets = {name: read_set(data / folder) for name, folder in SETS.items()}
-    bone = read_bone(data / BONE)
     out.mkdir(parents=True, exist_ok=True)
-    slides = {name: own.slide for name, own in {**sets, "bone": bone}.items()}
-    np.savez(out / "slides.npz", **slides)  # type: ignore[arg-type]
-    for fold in range(folds):
-        for name, own in sets.items():
-            if (out / f"{name}_{fold}.npz").exists():
-                continue
-            others = {"bone": bone, **{k: v for k, v in sets.items() if k != name}}
-            found = fold_features(own, others, fold)
-            np.savez(out / f"{name}_{fold}.npz", **found)  # type: ignore[arg-type]
+    for name, folder in {**SETS, "bone": BONE}.items():
+        hits = [out / f"hits_{name}_{fold}.npz" for fold in range(FOLDS)]
+        wanted = networks and name in SETS and not all(file.exists() for file in hits)
+        if (out / f"{name}.npz").exists() and not wanted:
+            continue
+        own = (read_set if name in SETS else read_bone)(data / folder)
+        np.savez(out / f"{name}.npz", **numbers_of(own))  # type: ignore[arg-type]
+        for fold, file in enumerate(hits if wanted else []):
+            np.savez(file, **fold_hits(own, fold))  # type: ignore[arg-type]
 
 
-def judge(out: Path, name: str, folds: int) -> dict[str, Any]:
-    """Every candidate on one set."""
-    slides = dict(np.load(out / "slides.npz"))
-    rows: dict[str, dict[str, list[Any]]] = {}
-    altered: dict[str, dict[str, list[Any]]] = {}
-    weak: dict[int, dict[str, list[Any]]] = {n: {"alarm": [], "caught": []} for n in FEW}
-    for fold in range(folds):
-        kept = np.load(out / f"{name}_{fold}.npz")
-        own, part = kept["own"], kept["part"]
-        chosen = {p: part == p for p in ("train", "val", "test")}
-        scores = candidates(own[chosen["train"]], slides[name][chosen["train"]])
-        for score, of in scores.items():
-            row = rows.setdefault(score, {"like": [], "alarm": []})
-            like = of(own[chosen["test"]], slides[name][chosen["test"]])
-            usual = of(own[chosen["val"]], slides[name][chosen["val"]])
-            limit = _limit(usual, score)
-            row["like"].append(like / limit)
-            row["alarm"].append(like > limit)
-            for other in (k for k in slides if k != name):
-                found = of(kept[f"other/{other}"], slides[other])
-                row.setdefault(other, []).append(found / limit)
-                if score == CHOSEN:
-                    _try_few(weak, usual, like, found)
-            if score == CHOSEN:
-                _alterations(altered, kept, slides[name], of, limit)
-    return {
-        "slides": len(np.concatenate(rows[CHOSEN]["like"])),
-        "scores": {score: _figures(row) for score, row in rows.items()},
-        "altered": {k: {f: round(float(np.mean(v)), 3) for f, v in row.items()}
-                    for k, row in altered.items()},
-        "weak": {n: {k: round(float(np.mean(v)), 3) for k, v in row.items()}
-                 for n, row in weak.items()},
-    }  # fmt: skip
-
-
-def _limit(usual: NDArray[np.float64], score: str) -> float:
-    """The product's rule; the plain order statistic where a score is not positive."""
-    if (usual > 0).all():
-        return threshold(usual)
-    ordered = np.sort(usual)
-    return float(max(ordered[min(int(np.ceil((len(usual) + 1) * 0.975)), len(usual)) - 1], 1e-9))
-
-
-def _try_few(
-    weak: dict[int, dict[str, list[Any]]],
-    usual: NDArray[np.float64],
-    like: NDArray[np.float64],
-    other: NDArray[np.float64],
-) -> None:
-    rng = np.random.default_rng(5)
-    for count, row in weak.items():
-        for _ in range(50):
-            limit = threshold(rng.choice(usual, count, replace=False))
-            row["alarm"].append(np.mean(like > limit))
-            row["caught"].append(np.mean(other > limit))
-
-
-def _alterations(
-    altered: dict[str, dict[str, list[Any]]],
-    kept: Mapping[str, NDArray[Any]],
-    slides: NDArray[np.str_],
-    of: Any,
-    limit: float,
-) -> None:
-    index = kept["altered_index"]
-    shown = {"none": (kept["own"][index], kept["hit"][index])}
-    names = [k.removeprefix("altered/") for k in kept if k.startswith("altered/")]
-    shown |= {n: (kept[f"altered/{n}"], kept[f"hit/{n}"]) for n in names}
-    for name, (features, hit) in shown.items():
-        row = altered.setdefault(name, {"accuracy": [], "withheld": []})
-        row["accuracy"] += hit.tolist()
-        row["withheld"] += (of(features, slides[index]) > limit).tolist()
-
-
-def _figures(row: Mapping[str, list[Any]]) -> dict[str, Any]:
-    alarm = np.concatenate(row["alarm"])
-    low, high = _wilson(int(alarm.sum()), len(alarm))
-    found: dict[str, Any] = {
-        "false_alarms": round(float(alarm.mean()), 4), "low": low, "high": high,
-        "count": int(alarm.sum()),
-    }  # fmt: skip
-    like = np.concatenate(row["like"])
-    for other in (k for k in row if k not in ("like", "alarm")):
-        far = np.concatenate(row[other])
-        truth = np.r_[np.zeros(len(like)), np.ones(len(far))]
-        found[other] = {
-            "auc": round(float(roc_auc_score(truth, np.r_[like, far])), 4),
-            "auc_of_folds": [
-                round(float(roc_auc_score(np.r_[0 * a, 0 * b + 1], np.r_[a, b])), 4)
-                for a, b in zip(row["like"], row[other], strict=True)
-            ],
-            "caught": round(float((far > 1).mean()), 4),
-        }
+def judge(sets: Mapping[str, Set], name: str, seed: int, *, slight: bool = True) -> dict[str, Any]:
+    """Distances out of fold, of the reported half: of the set's slides, of others, of altered."""
+    own = sets[name]
+    names = np.array(sorted(own.slides))
+    found: dict[str, Any] = {"like": [], "altered": {}}
+    for fold in range(FOLDS):
+        part = dict(zip(names.tolist(), parts(names, fold, seed).tolist(), strict=True))
+        guard = own.guard(*([n for n in part if part[n] == p] for p in ("train", "val")),
+                          slight=slight)  # fmt: skip
+        test = [n for n in part if part[n] == "test" and reported(n)]
+        found["like"] += [guard.distance(own.slides[n]) for n in test]
+        for other in sets.keys() - {name}:
+            far = [guard.distance(x) for n, x in sets[other].slides.items() if reported(n)]
+            found.setdefault(other, []).append(far)
+        for kind, numbers in own.altered.items():
+            looked = [numbers[own.chosen == n] for n in test]
+            withheld = [guard.distance(x) > 1 for x in looked if len(x)]
+            found["altered"].setdefault(kind, []).extend(withheld)
     return found
 
 
-def _wilson(count: int, of: int) -> tuple[float, float]:
+def figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """False alarms with their interval, and how well others are told apart."""
+    like = np.array(found["like"])
+    low, high = wilson(int((like > 1).sum()), len(like))
+    made: dict[str, Any] = {
+        "slides": len(like), "false_alarms": round(float((like > 1).mean()), 4),
+        "low": low, "high": high,
+    }  # fmt: skip
+    for other in (k for k in found if k not in ("like", "altered")):
+        far = np.concatenate(found[other])
+        truth = np.r_[np.zeros(len(like)), np.ones(len(far))]
+        made[other] = {
+            "auc": round(float(roc_auc_score(truth, np.r_[like, far])), 4),
+            "withheld": round(float((far > 1).mean()), 4),
+        }
+    return made
+
+
+def small(sets: Mapping[str, Set], name: str) -> dict[str, Any]:
+    """Guards of few slides: false alarms and others withheld, over draws of the reported half."""
+    rng = np.random.default_rng(5)
+    names = [n for n in sorted(sets[name].slides) if reported(n)]
+    made = {}
+    for train, val in FEW:
+        like, far = [], []
+        for _ in range(DRAWS):
+            order = rng.permutation(names).tolist()
+            guard = sets[name].guard(order[:train], order[train : train + val])
+            like += [guard.distance(sets[name].slides[n]) for n in order[train + val :]]
+            others = [x for o in sets.keys() - {name} for x in sets[o].slides.values()]
+            far += [guard.distance(x) for x in others[::4]]
+        made[f"{train}+{val}"] = {
+            "false_alarms": round(float(np.mean(np.array(like) > 1)), 4),
+            "withheld": round(float(np.mean(np.array(far) > 1)), 4),
+        }
+    return made
+
+
+def study(out: Path) -> dict[str, Any]:
+    """Every figure."""
+    sets = {name: read_numbers(out / f"{name}.npz") for name in (*SETS, "bone")}
+    made: dict[str, Any] = {}
+    for name in SETS:
+        by_seed = [judge(sets, name, seed) for seed in SEEDS]
+        plain = judge(sets, name, SEEDS[0], slight=False)
+        accuracy = _accuracy(out, name)
+        made[name] = {
+            "seeds": {seed: figures(one) for seed, one in zip(SEEDS, by_seed, strict=True)},
+            "altered": {
+                kind: {
+                    "accuracy": accuracy.get(kind),
+                    "withheld": _share(x for one in by_seed for x in one["altered"][kind]),
+                    "withheld_without_alterations": _share(plain["altered"][kind]),
+                }
+                for kind in by_seed[0]["altered"]
+            },
+            "without_alterations": figures(plain),
+            "few": small(sets, name),
+        }
+    return made
+
+
+def _accuracy(out: Path, name: str) -> dict[str, float]:
+    files = [out / f"hits_{name}_{fold}.npz" for fold in range(FOLDS)]
+    kept = [np.load(file) for file in files if file.exists()]
+    kinds = [k for k in kept[0].files if k.startswith("hit/")] if kept else []
+    return {k.removeprefix("hit/"): _share(np.concatenate([one[k] for one in kept])) for k in kinds}
+
+
+def _share(values: Iterable[Any]) -> float:
+    return round(float(np.mean(list(values))), 3)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Interval of a rate at 95 %."""
     z, p = 1.96, count / of
     middle = (p + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * np.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
@@ -163,19 +163,21 @@ def _wilson(count: int, of: int) -> tuple[float, float]:
 
 def show(name: str, found: Mapping[str, Any]) -> None:
     """Print the tables of a set."""
-    print(f"\n{name}, {found['slides']} slides out of fold\n")
-    for score, row in found["scores"].items():
+    print(f"\n{name}\n")
+    rows = {**found["seeds"], "without alterations": found["without_alterations"]}
+    for label, row in rows.items():
         others = ", ".join(
-            f"{k}: AUC {v['auc']:.3f}, caught {v['caught']:.2f}"
-            for k, v in row.items() if isinstance(v, dict)
+            f"{k}: AUC {v['auc']:.3f}, withheld {v['withheld']:.2f}"
+            for k, v in sorted(row.items()) if isinstance(v, dict)
         )  # fmt: skip
-        print(f"{score}: false alarms {row['false_alarms']:.3f} "
+        print(f"{label}: {row['slides']} slides, false alarms {row['false_alarms']:.3f} "
               f"({row['low']:.3f} to {row['high']:.3f}); {others}")  # fmt: skip
     for kind, row in found["altered"].items():
-        print(f"{kind}: accuracy {row['accuracy']:.3f}, slides withheld {row['withheld']:.3f}")
-    for count, row in found["weak"].items():
-        print(f"{count} validation slides: false alarms {row['alarm']:.3f}, "
-              f"others caught {row['caught']:.3f}")  # fmt: skip
+        print(f"{kind}: accuracy {row['accuracy']}, slides withheld {row['withheld']:.3f}, "
+              f"without alterations {row['withheld_without_alterations']:.3f}")  # fmt: skip
+    for label, row in found["few"].items():
+        print(f"{label} slides: false alarms {row['false_alarms']:.3f}, "
+              f"others withheld {row['withheld']:.3f}")  # fmt: skip
 
 
 def main() -> None:
@@ -184,12 +186,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folds", type=int, default=FOLDS, help="Take the first folds only.")
+    parser.add_argument("--no-networks", action="store_true", help="Leave the accuracy out.")
     options = parser.parse_args()
     logging.basicConfig(level="INFO")
-    if not all((options.output / f"{s}_{options.folds - 1}.npz").exists() for s in SETS):
-        gather(options.data, options.output, options.folds)
-    found = {name: judge(options.output, name, options.folds) for name in SETS}
+    gather(options.data, options.output, networks=not options.no_networks)
+    found = study(options.output)
     for name, one in found.items():
         show(name, one)
     if options.json:

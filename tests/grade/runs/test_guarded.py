@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,7 +14,8 @@ import wsikd
 from tests.slides.pixels import tissue_rgb
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
-from wsikd.models.guard import fit_guard
+from wsikd.models.guard import Sample, fit_guard
+from wsikd.slides.texture import texture
 from wsikd.synthetic.pyramid import write_pyramid
 
 SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
@@ -28,6 +30,11 @@ def slide(tmp_path_factory):
     return path
 
 
+def drawn_fields(count):
+    """Fields of noise, uint8 (count, 16, 16, 3), that no slide looks like."""
+    return np.random.default_rng(2).integers(0, 255, (count, 16, 16, 3)).astype(np.uint8)
+
+
 def student(folder, threshold, count=20):
     """A student that calls everything pattern 4; its guard has that threshold, None: no guard."""
     torch.manual_seed(1)
@@ -36,11 +43,8 @@ def student(folder, threshold, count=20):
         grader.head.bias[2] += 50
     guard = None
     if threshold is not None:
-        x = torch.randint(0, 255, (count, 3, 16, 16), generator=torch.manual_seed(2))
-        with torch.inference_mode():
-            features = grader.eval().with_features(x.float())[1].numpy()
-        names = [str(n) for n in range(count)]
-        guard = replace(fit_guard(features, names, features, names), threshold=threshold)
+        seen = Sample(texture(drawn_fields(count)), [str(n) for n in range(count)])
+        guard = replace(fit_guard(seen, seen), threshold=threshold)
     return save_bundle(
         folder / "student", grader, SPEC, arch="vgg_small", width=0.25, temperature=1.0,
         min_area_mm2=0.0, guard=guard,
@@ -58,7 +62,7 @@ def infer(slide, bundle, out, *more):
 
 
 def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
-    bundle = student(tmp_path, 0.0)
+    bundle = student(tmp_path, 0.01)
     row, said, record = infer(slide, bundle, tmp_path / "out")
     assert row["grade_status"] == "withheld: unlike training"
     assert not any(row.get(name) for name in SCORE)
@@ -72,7 +76,7 @@ def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
 
 
 def test_grade_anyway_grades_and_is_recorded(slide, tmp_path):
-    bundle = student(tmp_path, 0.0)
+    bundle = student(tmp_path, 0.01)
     row, _, record = infer(slide, bundle, tmp_path / "out", "--grade-anyway")
     assert (row["grade_status"], row["isup_grade_group"]) == ("graded", "4")
     assert float(row["guard_distance"]) > 1
@@ -83,7 +87,7 @@ def test_grade_anyway_grades_and_is_recorded(slide, tmp_path):
 
 
 def test_a_slide_within_is_graded_as_without_a_guard(slide, tmp_path, caplog):
-    """The features beside them do not change the logits."""
+    """Looking at the fields does not change the logits."""
     guarded, _, _ = infer(slide, student(tmp_path / "a", 1e6), tmp_path / "with")
     assert "guard" not in caplog.text
     plain, _, _ = infer(slide, student(tmp_path / "b", None), tmp_path / "without")
@@ -95,13 +99,13 @@ def test_a_slide_within_is_graded_as_without_a_guard(slide, tmp_path, caplog):
 
 
 def test_a_weak_guard_says_so(slide, tmp_path, caplog):
-    row, _, _ = infer(slide, student(tmp_path, 0.0, count=5), tmp_path / "out")
+    row, _, _ = infer(slide, student(tmp_path, 0.01, count=5), tmp_path / "out")
     assert row["grade_status"] == "withheld: unlike training"
     assert "guard is weak: its threshold rests on 5 validation slide(s)" in caplog.text
 
 
 def test_python_withholds_what_the_command_withholds(slide, tmp_path):
-    bundle = student(tmp_path, 0.0)
+    bundle = student(tmp_path, 0.01)
     row, _, _ = infer(slide, bundle, tmp_path / "out")
     opened = wsikd.load_student(bundle, threads=1, device="cpu")
     grades = opened.predict(slide)

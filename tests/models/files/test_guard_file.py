@@ -1,24 +1,41 @@
 """A bundle's guard: written, read as it was, refused where it is damaged."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from wsikd.core.errors import BundleError
+from wsikd.models.feature_guard import FeatureGuard
 from wsikd.models.files.bundle import CARD, InputSpec, load_bundle, peek_bundle, save_bundle
 from wsikd.models.files.guard_file import GUARD
 from wsikd.models.graders.pooled import build_grader
-from wsikd.models.guard import fit_guard
+from wsikd.models.guard import Sample, fit_guard
 
 SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3"))
 
 
 def guard():
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(60, 12)).astype(np.float32)
-    names = [f"s{n % 20}" for n in range(60)]
-    return fit_guard(features, names, features, names)
+    sample = Sample(rng.normal(size=(60, 12)), [f"s{n % 20}" for n in range(60)])
+    return fit_guard(sample, sample)
+
+
+def older(folder):
+    """A bundle of an early wsikd: the guard reads the network's features."""
+    path = bundle(folder)
+    rng = np.random.default_rng(1)
+    arrays = {"mean": rng.normal(size=12), "scale": np.ones(12), "axes": rng.normal(size=(12, 3)),
+              "rest": np.array([0.5])}  # fmt: skip
+    data = save({k: v.astype(np.float32) for k, v in arrays.items()})
+    (path / GUARD).write_bytes(data)
+    card = json.loads((path / CARD).read_text())
+    card["guard"] = {"version": 1, "sha256": hashlib.sha256(data).hexdigest(), "threshold": 1.5,
+                     "train_slides": 5, "val_slides": 1, "weak": True}  # fmt: skip
+    (path / CARD).write_text(json.dumps(card))
+    return path
 
 
 def bundle(folder, **more):
@@ -31,8 +48,19 @@ def test_a_guard_is_read_as_it_was_written(tmp_path):
     found = load_bundle(bundle(tmp_path, guard=own)).guard
     np.testing.assert_array_equal(found.axes, own.axes)
     np.testing.assert_array_equal(found.mean, own.mean)
-    np.testing.assert_array_equal(found.scale, own.scale)
     assert (found.threshold, found.val_slides, found.weak) == (own.threshold, 20, False)
+    numbers = np.random.default_rng(2).normal(size=(5, 12))
+    assert found.distance(numbers) == pytest.approx(own.distance(numbers), rel=1e-4)
+
+
+def test_the_guard_of_an_early_wsikd_is_read(tmp_path):
+    path = older(tmp_path)
+    found = load_bundle(path).guard
+    assert isinstance(found, FeatureGuard)
+    assert (found.threshold, found.rest, found.weak) == (1.5, 0.5, True)
+    entry(path, version=2)
+    with pytest.raises(BundleError, match="holds no guard"):
+        load_bundle(path)
 
 
 def test_a_bundle_without_a_guard_is_read(tmp_path):
@@ -60,7 +88,7 @@ DAMAGE = {
         "not the file that card.json describes",
     ),
     "of another": (swap, "not the file that card.json describes"),
-    "of a newer version": (lambda f: entry(f, version=2), "guard.version"),
+    "of a newer version": (lambda f: entry(f, version=3), "guard.version"),
     "a negative threshold": (lambda f: entry(f, threshold=-1.0), "guard.threshold"),
 }
 

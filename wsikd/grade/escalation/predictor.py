@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
     from wsikd.grade.predict import Look, PredictSettings, SlidePredictor, Watch
+    from wsikd.models.feature_guard import FeatureGuard
     from wsikd.models.files.bundle import InputSpec
     from wsikd.models.guard import Guard
     from wsikd.slides.base import Slide
@@ -111,7 +112,7 @@ class EscalatingPredictor:
         return self.student.device
 
     @property
-    def guard(self) -> Guard | None:
+    def guard(self) -> Guard | FeatureGuard | None:
         """Of the student."""
         return self.student.guard
 

@@ -19,6 +19,7 @@ from wsikd.grade.runs.prefetch import Ahead
 from wsikd.grade.runs.results import ResultSettings, begin_slide
 from wsikd.grade.runs.resume_engine import Settled, begun_with, compute_as, settle
 from wsikd.models.files.bundle import StudentBundle, load_bundle
+from wsikd.models.files.guard_file import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -220,9 +221,9 @@ def open_predictor(
 
 
 def _network(bundle: StudentBundle) -> Network:
-    """Logits alone, or with the features that a guard reads."""
+    """Logits alone, or with the features that a guard of version 1 reads."""
     side, key = bundle.spec.patch_px, bundle.key
-    if bundle.card.guard is None:
+    if bundle.card.guard is None or bundle.card.guard.version != FEATURES:
         return Network(bundle.network, side, key)
 
     def build() -> nn.Module:

@@ -25,14 +25,13 @@ from wsikd.grade.domain_shift import likeness
 from wsikd.grade.escalation.predictor import EscalatingPredictor, escalation_row
 from wsikd.grade.exports import DEFAULT, PICTURES, formats_for, write_all
 from wsikd.grade.gleason_rules import RULES_OF, Rules
-from wsikd.grade.guard_verdict import ANYWAY, guard_columns
+from wsikd.grade.guard_verdict import ANYWAY, beyond, guard_columns, watches
 from wsikd.grade.intervals import basis, intervals
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.runs.summary_file import ASKED, HOW
 from wsikd.grade.summary import summarise
 from wsikd.grade.verdict import UNLIKE
-from wsikd.models.guard import Reading
 from wsikd.slides.appearance import Watcher
 from wsikd.slides.base import MARKS
 from wsikd.slides.file_format import files_of
@@ -135,15 +134,15 @@ def begin_slide(
             return _already(row)  # by another process, meanwhile
         part = begin()
         watcher = Watcher() if trained_on else None
-        reading = Reading(predictor.guard) if predictor.guard else None
+        reading = predictor.guard.reading() if predictor.guard else None
         grade_map = predictor.predict(
             slide,
             mask_file=entry.mask,
             tissue=opened.tissue,
             clock=clock,
             on_progress=on_progress,
-            watch=watcher,
-            look=reading,
+            watch=watches(reading, watcher),
+            look=reading.look if reading else None,
             picture=not PICTURES.isdisjoint(formats),
         ).calibrated(settings.temperature, settings.teacher_temperature)
         how = {"engine": _engine(predictor), "escalation": _rule(predictor),
@@ -153,8 +152,7 @@ def begin_slide(
     def finish() -> tuple[dict[str, Any], bool]:
         with rest:
             with clock("summary"):
-                beyond = reading is not None and reading.beyond and not settings.grade_anyway
-                withheld = UNLIKE if beyond else None
+                withheld = UNLIKE if beyond(reading) and not settings.grade_anyway else None
                 row, spread, found = _summary(grade_map, settings, errors, withheld)
             if entry.patient:
                 row = {"slide": row["slide"], "patient": entry.patient} | row

@@ -142,7 +142,7 @@ def write_student(
         "temperature": temperature, "val_slides": val_slides, "never_predicted": list(missing),
         "min_area_mm2": least,
     })  # fmt: skip
-    guard = student_guard(student.eval(), patches, mpp=spec.mpp, device=device)
+    guard = student_guard(patches, spec)
     bundle = save_bundle(
         run.student, student.to("cpu"), spec, guard=guard,
         arch=config.network.arch, width=config.network.width, method=config.method,

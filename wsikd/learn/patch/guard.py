@@ -3,48 +3,113 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from wsikd.learn.score.predict_patches import predict
-from wsikd.models.guard import ENOUGH, fit_guard
+from wsikd.learn.losses.maps import downsample
+from wsikd.learn.score.predict_patches import factor
+from wsikd.models.guard import ENOUGH, Sample, fit_guard
+from wsikd.slides.altered import blurred, compressed, from_coarser, stained
+from wsikd.slides.texture import texture, tissue_share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from wsikd.learn.data.patches import PatchSet
-    from wsikd.models.graders.pooled import Grader
+    from wsikd.models.files.bundle import InputSpec
     from wsikd.models.guard import Guard
 
+    Image = NDArray[np.uint8]
+
 logger = logging.getLogger(__name__)
-LOOKED_AT = 2000
-"""Fields of training, and of validation, at most; of every slide about as many."""
+LOOKED_AT, ALTERED = 2000, 240
+"""Fields of training, and of validation, at most; of those that are altered. Of every slide about
+as many.
+"""
+BLUR_UM, QUALITY, LEVEL_QUALITY = 1.0, 30, 80
+STAINS = ((1.25, 1.0, 0.75), (0.75, 1.0, 1.25), (1.0, 1.15, 1.0), (1.0, 0.85, 1.0))
+"""Gains of the optical density in red, green and blue."""
+_BATCH = 64
 
 
-def student_guard(student: Grader, patches: PatchSet, *, mpp: float, device: str) -> Guard:
-    """The guard of a student: fitted on training slides, its threshold on validation slides.
+def student_guard(patches: PatchSet, spec: InputSpec) -> Guard:
+    """The guard of a student: fitted on training slides, its threshold on validation slides too.
 
     Args:
-        student: on ``device``, in eval mode.
         patches: that it was trained on and is judged by.
-        mpp: that it reads.
-        device: where it is.
+        spec: what it reads.
     """
-    found = {}
-    for part in ("train", "val"):
-        chosen = evenly(patches, patches.indices(part))
-        features = predict(
-            lambda x: student.with_features(x)[1], patches, chosen, mpp=mpp, device=device
-        )
-        found[part] = features, [patches.slide[i] for i in chosen]
-    guard = fit_guard(*found["train"], *found["val"])
+    look = partial(field_numbers, patches, mpp=spec.mpp, colour=spec.colour == "rgb")
+    train, val = (look(evenly(patches, patches.indices(part))) for part in ("train", "val"))
+    chosen = evenly(patches, patches.indices("train"), ALTERED)
+    plain = look(chosen, every=True).numbers
+    changes = alterations(patches.mpp)
+    added = [look(chosen, every=True, change=change).numbers - plain for change in changes]
+    slides = [patches.slide[i] for i in chosen] * len(changes)
+    guard = fit_guard(
+        train, val, Sample(np.concatenate(added), slides), copies=len(changes),
+        colour=spec.colour == "rgb",
+    )  # fmt: skip
     if guard.weak:
         logger.warning(
             "the guard against slides unlike the training is weak: %d validation slide(s), it "
             "takes %d", guard.val_slides, ENOUGH,
         )  # fmt: skip
     return guard
+
+
+def alterations(mpp: float) -> tuple[Callable[[Image], Image], ...]:
+    """What a guard is not to take for another tissue: slight blur, another stain, compression.
+
+    The last is how patches of a store, reduced, differ from a slide's coarser level.
+
+    Args:
+        mpp: um per pixel of the patches.
+    """
+    return (
+        partial(blurred, sigma_px=BLUR_UM / mpp),
+        *(partial(stained, gains=gains) for gains in STAINS),
+        partial(compressed, quality=QUALITY),
+        partial(from_coarser, quality=LEVEL_QUALITY),
+    )
+
+
+def field_numbers(
+    patches: PatchSet,
+    indices: NDArray[np.int64],
+    *,
+    mpp: float,
+    colour: bool,
+    every: bool = False,
+    change: Callable[[Image], Image] | None = None,
+) -> Sample:
+    """What patches look like at the student's resolution.
+
+    Args:
+        patches: where they are.
+        indices: which, int64 (M,).
+        mpp: of the student.
+        colour: see :func:`wsikd.slides.texture.texture`.
+        every: also those with little tissue.
+        change: what is done to each first, uint8 (H, W, 3).
+    """
+    rows, shares = [np.zeros((0, 0))], [np.zeros(0)]
+    for images, _ in patches.batches(indices, _BATCH):
+        if change is not None:
+            pixels = np.ascontiguousarray(images.numpy().transpose(0, 2, 3, 1))
+            changed = np.stack([change(image) for image in pixels])
+            images = torch.from_numpy(changed.transpose(0, 3, 1, 2))
+        low = downsample(images, factor(mpp / patches.mpp)).round().clamp(0, 255).byte()
+        seen = low.permute(0, 2, 3, 1).contiguous().numpy()
+        rows.append(texture(seen, colour=colour))
+        shares.append(tissue_share(seen))
+    found = Sample(np.concatenate(rows[1:] or rows), [patches.slide[i] for i in indices])
+    return found if every else found.with_tissue(np.concatenate(shares))
 
 
 def evenly(

@@ -93,13 +93,13 @@ def predict(
     parts = []
     with torch.inference_mode():
         for images, _ in patches.batches(indices, batch_size):
-            low = downsample(images.to(device), _factor(mpp / patches.mpp))
+            low = downsample(images.to(device), factor(mpp / patches.mpp))
             low = low.contiguous(memory_format=torch.channels_last)
             parts.append(network(low).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def _factor(ratio: float) -> float:
+def factor(ratio: float) -> float:
     """The factor between two resolutions: a whole number, as in training, if it is nearly one."""
     whole = round(ratio)
     return float(whole) if whole and abs(ratio - whole) <= _NEARLY_WHOLE * ratio else ratio

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from wsikd.models.feature_guard import FeatureGuard
     from wsikd.models.graders.pooled import Grader
     from wsikd.models.guard import Guard
 
@@ -54,7 +55,7 @@ class StudentBundle:
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
     @cached_property
-    def guard(self) -> Guard | None:
+    def guard(self) -> Guard | FeatureGuard | None:
         """What withholds grades; None where the card has none. Raises BundleError."""
         return read_guard(self.path, self.card.guard)
 
@@ -119,7 +120,7 @@ def save_bundle(
         spec: what it is to be given.
         arch: its entry in ``BACKBONES``.
         width: factor on its channels.
-        guard: of its features, kept in a file of its own.
+        guard: against slides unlike its training, kept in a file of its own.
         card: further entries of :class:`GraderCard`, JSON values.
 
     Raises:

@@ -141,7 +141,7 @@ class GuardEntry(CardPart):
     """What withholds the grade of slides unlike the training, see ``wsikd.models.guard``.
 
     Attributes:
-        version: of the method; a wsikd that does not know it refuses the card.
+        version: of the method (1: features, 2: texture); a wsikd that does not know it refuses it.
         sha256: digest of ``guard.safetensors``, which has the training fields' mean and axes.
         threshold: distance beyond which a slide differs from the training.
         train_slides: slides of the training fields.
@@ -149,7 +149,7 @@ class GuardEntry(CardPart):
         weak: these are too few.
     """
 
-    version: Literal[1]
+    version: Literal[1, 2]
     sha256: str
     threshold: Annotated[float, Within("guard.threshold", least=0.0)]
     train_slides: int

@@ -8,29 +8,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import BundleError
+from wsikd.models.feature_guard import FeatureGuard
 from wsikd.models.files.card import CARD, REMEDY
 from wsikd.models.guard import Guard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wsikd.models.files.card import GuardEntry
 
+    Arrays = dict[str, NDArray[np.float32]]
+
 GUARD = "guard.safetensors"
-VERSION = 1
+VERSION, FEATURES = 2, 1
+"""Of the guards that are written; the older one is read."""
+_NAMES = {
+    FEATURES: ("mean", "scale", "axes", "rest"),
+    VERSION: ("mean", "axes", "noise", "centre", "spread", "colour"),
+}
 
 
 def write_guard(folder: Path, guard: Guard) -> dict[str, Any]:
     """Write a guard's file into the folder of a bundle; returns its entry of the card."""
     from safetensors.numpy import save
 
-    arrays = {
-        "mean": guard.mean,
-        "scale": guard.scale,
-        "axes": np.ascontiguousarray(guard.axes),
-        "rest": np.array([guard.rest], np.float32),
-    }
-    data = save(arrays)
+    numbers = {"noise": [guard.noise], "centre": guard.centre, "spread": guard.spread,
+               "colour": [guard.colour]}  # fmt: skip
+    arrays = {name: np.array(value, np.float32) for name, value in numbers.items()}
+    data = save({"mean": guard.mean, "axes": np.ascontiguousarray(guard.axes), **arrays})
     (folder / GUARD).write_bytes(data)
     return {
         "version": VERSION,
@@ -42,7 +49,7 @@ def write_guard(folder: Path, guard: Guard) -> dict[str, Any]:
     }
 
 
-def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | None:
+def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | FeatureGuard | None:
     """The guard of a bundle; None where its card has none.
 
     Raises:
@@ -61,15 +68,37 @@ def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | None:
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(file, f"is not the file that {CARD} describes", REMEDY)
     try:
-        arrays = {k: load(data)[k].astype(np.float32) for k in ("mean", "scale", "axes", "rest")}
+        arrays = {k: load(data)[k].astype(np.float32) for k in _NAMES[entry.version]}
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(file, "holds no guard", REMEDY) from error
+    finite = all(np.isfinite(one).all() for one in arrays.values())
+    made = (_features if entry.version == FEATURES else _texture)(arrays, entry) if finite else None
+    if made is None:
+        raise BundleError(file, "holds no guard", REMEDY)
+    return made
+
+
+def _texture(arrays: Arrays, entry: GuardEntry) -> Guard | None:
+    mean, axes, noise, centre, spread, colour = arrays.values()
+    fits = mean.ndim == 1 and len(mean) and axes.shape == (len(mean),) * 2
+    if not fits or noise.shape != (1,) or colour.shape != (1,) or centre.shape != (2,):
+        return None
+    if spread.shape != (2,) or not spread.min() > 0 or not entry.threshold > 0:
+        return None
+    one, two = centre.astype(float).tolist()
+    by_one, by_two = spread.astype(float).tolist()
+    return Guard(
+        mean, axes, float(noise[0]), (one, two), (by_one, by_two), float(entry.threshold),
+        entry.train_slides, entry.val_slides, bool(colour[0]),
+    )  # fmt: skip
+
+
+def _features(arrays: Arrays, entry: GuardEntry) -> FeatureGuard | None:
     mean, scale, axes, rest = arrays.values()
     fits = axes.ndim == 2 and mean.shape == scale.shape == axes.shape[:1] and rest.shape == (1,)
-    sound = fits and all(np.isfinite(one).all() for one in arrays.values())
-    if not sound or not scale.min(initial=1) > 0 or not rest[0] > 0:
-        raise BundleError(file, "holds no guard", REMEDY)
-    return Guard(
+    if not fits or not scale.min(initial=1) > 0 or not rest[0] > 0:
+        return None
+    return FeatureGuard(
         mean, scale, axes, float(rest[0]), float(entry.threshold),
         entry.train_slides, entry.val_slides,
     )  # fmt: skip
