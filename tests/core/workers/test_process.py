@@ -307,3 +307,24 @@ def test_where_its_socket_has_no_place_processes_are_spawned(tmp_path, folder, h
     )
     assert (done.stdout, done.stderr) == (f"{how}\n", "")
     assert not list((tmp_path / folder).iterdir())
+
+
+THREADED = """
+import os
+from tests.core import tasks
+from wsikd.core.workers.process import Task, WorkerPool
+if __name__ == "__main__":
+    with WorkerPool(imports=["threaded"]) as pool:
+        print(*(o.value for o in pool.run([Task("s", tasks.origin, ("threaded",))])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks on Linux alone")
+def test_a_server_whose_imports_start_a_thread_goes_without_them(tmp_path):
+    (tmp_path / "threaded.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", THREADED]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "(1, False)\n"
