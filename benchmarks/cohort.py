@@ -6,15 +6,19 @@ its end, so imports, compiling and the summary count. The slides are drawn, the 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from harness import LIMIT_S, Report, measure, options, rate_ratios, workplace
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
     from harness import Sample
 
+_CHILD_SUBREAPER = 36  # of Linux' prctl
 DEFAULT, CSV, LOOP, ONE = "default formats", "csv alone", "hand-written loop", "one slide alone"
 BARS = {"cpu": 0.15, "wall": 8.0, "loop": 0.8, "one": 1.0, "growth": 1.2}
 
@@ -60,6 +65,51 @@ class Setting:
     scratch: Path
     sizes: Sizes
 
+    def run(self, line: Sequence[str]) -> str:
+        """Run a command; its output. Graphs and verdicts are kept for the time of the benchmark.
+
+        At the smallest size it runs in this process, since its start takes longest.
+        """
+        cache = {"WSIKD_CACHE": str(self.scratch / "cache")}
+        if self.sizes is SMALLEST:
+            with patch.dict(os.environ, cache), redirect_stdout(StringIO()) as told:
+                run_here(line)
+            return told.getvalue()
+        done = subprocess.run(
+            line, check=False, capture_output=True, text=True, timeout=LIMIT_S,
+            env={**os.environ, **cache},
+        )  # fmt: skip
+        _await_left()
+        if done.returncode:
+            raise SystemExit(f"{' '.join(line)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def _adopt() -> None:
+    """Become the parent of what a command leaves behind: workers' server ends after its command.
+
+    Only the time of processes that were waited for counts.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _await_left() -> None:
+    """Wait for every process that a command has left behind."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def run_here(line: Sequence[str]) -> None:
+    """A command of this benchmark in this process."""
+    from wsikd.cli.main import main as wsikd
+
+    if "--child" in line:
+        print(json.dumps(child(*line[line.index("--child") + 1 :])))
+    else:
+        wsikd([*line[line.index("infer") :], "--jobs", "0"], standalone_mode=False)
+
 
 def main() -> None:
     """Measure and report."""
@@ -69,8 +119,8 @@ def main() -> None:
         return
     sizes = SMALLEST if given.smallest else FULL
     report = Report(given)
+    _adopt()
     with workplace(given) as (folder, scratch):
-        os.environ["WSIKD_CACHE"] = str(scratch / "cache")  # graphs and verdicts, made by warm-ups
         setting = prepare(folder, scratch, sizes)
         measure_student(report, setting)
         measure_networks(report, setting)
@@ -114,7 +164,7 @@ class Infer:
 
     def __init__(self, setting: Setting, slides: Path, network: str, *arguments: str) -> None:
         """Nothing is run yet."""
-        self.out = setting.scratch / "out"
+        self.setting, self.out = setting, setting.scratch / "out"
         self.work = float(len(list(slides.iterdir())))
         self.line = [
             sys.executable, "-m", "wsikd", "infer", "-i", str(slides), "-m",
@@ -127,7 +177,7 @@ class Infer:
 
     def __call__(self) -> float:
         """Run the command."""
-        run(self.line)
+        self.setting.run(self.line)
         return self.work
 
 
@@ -167,14 +217,6 @@ class Grown(Infer):
     def work_names(self) -> list[str]:
         """Names of the slides that are graded."""
         return [path.stem for path in Path(self.line[self.line.index("-i") + 1]).iterdir()]
-
-
-def run(line: Sequence[str]) -> str:
-    """Run a command; its output."""
-    done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=LIMIT_S)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(line)}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def child_line(*arguments: object) -> list[str]:
@@ -248,7 +290,9 @@ def walls(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:
 def measure_growth(report: Report, setting: Setting) -> None:
     """The same slides into a folder of few and of many results."""
     sizes = setting.sizes
-    run(Infer(setting, setting.one, "student", "--format", "csv").line)
+    first = Infer(setting, setting.one, "student", "--format", "csv")
+    first.prepare()
+    first()
     grown = {n: Grown(setting, n) for n in (sizes.few, sizes.many)}
     names = {n: f"{sizes.more} slides into a folder of {n}" for n in grown}
     timed = measure({names[n]: own for n, own in grown.items()}, report.options.rounds)
@@ -267,7 +311,7 @@ def measure_growth(report: Report, setting: Setting) -> None:
 def opened(own: Grown, setting: Setting) -> float:
     """Files opened in a folder of results while some slides are graded into it."""
     own.prepare()
-    told = run(child_line("opens", setting.more, setting.networks["student"], own.out))
+    told = setting.run(child_line("opens", setting.more, setting.networks["student"], own.out))
     return float(told.splitlines()[-1])
 
 
