@@ -54,6 +54,7 @@ OWNERS = {
     "pydantic": [
         "wsikd.core.",
         "wsikd.tiles.arrays",
+        "wsikd.bags.metadata",
         "wsikd.models.",
         "wsikd.learn.",
         "wsikd.grade.",

@@ -5,8 +5,9 @@ Layout of ``<slide>.zarr``::
     features    float32 (N, D), or float32 or float16 (N, D, g, g) for regions of g x g tiles
     coords      float64 (N, 2), level-0 (x, y) of the patches' corners
 
-The attribute ``wsikd_bag`` carries the slide, the encoder with its transform and licence, the
-patches' size, and the mark of completeness, which is written last. Arrays are not compressed;
+The attribute ``wsikd_bag`` (:class:`wsikd.bags.metadata.BagMeta`) has the slide, the encoder with
+its transform and licence, the patches' size, and the mark of completeness, which is written last.
+Arrays are not compressed;
 the regions of a slide lie in one chunk, so that any can be mapped (``wsikd.bags.region_table``).
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 import zarr
 
 from wsikd.bags.h5_text import text_attribute
+from wsikd.bags.metadata import BagMeta
 from wsikd.core.errors import UNREADABLE, DataError, OutputError
 from wsikd.core.output.files import aside, check_file
 from wsikd.core.output.markers import BAG, GRID, FileKind
@@ -279,27 +281,26 @@ def _open_zarr(path: Path) -> Bag:
         if not about.get("complete"):
             raise DataError(path, "was left unfinished", "run wsikd embed again")
         shape = tuple(int(n) for n in member(group, "features").shape)
-        info, seconds = _info(about), _seconds(about.get("seconds"))
+        meta = BagMeta.of(about)
     except DataError:
         raise
     except UNREADABLE as error:
         raise _damaged(path, error) from error
-    return replace(_checked(path, info, shape), seconds=seconds)
+    return replace(_checked(path, _info(meta, about), shape), seconds=meta.seconds)
 
 
-def _seconds(found: Any) -> dict[str, float] | None:
-    return None if found is None else {str(k): float(v) for k, v in dict(found).items()}
-
-
-def _info(about: Mapping[str, Any]) -> BagInfo:
-    size = about.get("field_px")
+def _info(meta: BagMeta, about: Mapping[str, Any]) -> BagInfo:
+    size = meta.field_px
     return BagInfo(
-        slide=str(about["slide"]),
+        slide=meta.slide,
         encoder=dict(about.get("encoder") or {}),
-        mpp=_positive(about.get("mpp")),
-        patch_px=None if (side := _positive(about.get("patch_px"))) is None else round(side),
-        field_px=None if size is None else (_least(size[0]), _least(size[1])),
-        **{key: _text(about.get(key)) for key in ("patient", "split", "label", "source")},
+        mpp=meta.mpp,
+        patch_px=None if meta.patch_px is None else round(meta.patch_px),
+        field_px=None if size is None else (size[0], size[1]),
+        patient=meta.patient,
+        split=meta.split,
+        label=meta.label,
+        source=meta.source,
     )
 
 
@@ -315,12 +316,6 @@ def _least(value: Any) -> float:
     if found is None:
         raise ValueError("a size is missing")
     return found
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise TypeError(f"{value!r} is not a name")
 
 
 def _sizes(attributes: h5py.AttributeManager) -> dict[str, float]:
