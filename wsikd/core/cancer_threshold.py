@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,8 +80,19 @@ def spread(
         weight: of each field, its share of tissue: float64 (N,).
         least: fields that a slide must have to count.
     """
+    return spread_of(slide_means(value, slide, weight, least=least).values())
+
+
+def slide_means(
+    value: NDArray[np.float64],
+    slide: Sequence[str],
+    weight: NDArray[np.float64],
+    *,
+    least: int = MIN_FIELDS,
+) -> dict[str, tuple[float, float]]:
+    """Mean of each slide that counts, and the variance that its fields give it; see `spread`."""
     names = np.asarray(slide)
-    means, within = [], []
+    found: dict[str, tuple[float, float]] = {}
     for name in np.unique(names):
         own = names == name
         w, v = weight[own], value[own]
@@ -89,9 +100,15 @@ def spread(
             continue
         mean = float((w * v).sum() / w.sum())
         effective = float(w.sum() ** 2 / (w**2).sum())
-        means.append(mean)
         scatter = float((w * (v - mean) ** 2).sum() / w.sum())
-        within.append(scatter / max(effective - 1, 1.0))
+        found[str(name)] = mean, scatter / max(effective - 1, 1.0)
+    return found
+
+
+def spread_of(slides: Iterable[tuple[float, float]]) -> Spread:
+    """Mean and spread between slides from the values of :func:`slide_means`."""
+    pairs = list(slides)
+    means, within = [mean for mean, _ in pairs], [own for _, own in pairs]
     if not means:
         return Spread(0.0, 0.0, 0)
     between = float(np.var(means, ddof=1)) if len(means) > 1 else 0.0

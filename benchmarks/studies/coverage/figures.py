@@ -24,6 +24,7 @@ _BINS = 800
 DIFFERENCES = {
     "difference of kappas, to a worse network": ("kappa", "kappa of another"),
     "difference of kappas, to a better network": ("kappa of another", "kappa"),
+    "difference of balanced accuracies": ("balanced accuracy", "balanced accuracy of another"),
 }
 _AT_ONCE = 250
 
@@ -104,6 +105,7 @@ def values_of(pool: Pool, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.flo
         "kappa": kappa,
         "auc": area,
         "kappa of another": kappas_of(other),
+        "balanced accuracy of another": figures_of(other)["balanced accuracy"],
     }
 
 
@@ -140,6 +142,7 @@ def truths_of(pool: Pool) -> dict[str, float]:
         "kappa": kappa,
         "auc": float(pool.order.sum() / (pool.cancer.sum() * pool.benign.sum())),
         "kappa of another": float(kappas_of(other[None])[0]),
+        "balanced accuracy of another": float(figures_of(other)["balanced accuracy"]),
     }
 
 
@@ -155,12 +158,13 @@ def measure_fields(pool: Pool, groups: int, cohorts: int, seed: int) -> list[dic
     rows = [
         row_of(name, values[name], truth, "kappa" if "kappa" in name else "share", groups)
         for name, truth in truths.items()
-        if name != "kappa of another"
+        if not name.endswith("of another")
     ]
     for name, pair in DIFFERENCES.items():
         one, other = (values[p] for p in pair)
-        spans = difference_limits(one, other, "kappa")
-        bounds = difference_limits(one, other, "kappa", level=0.9)[:, 0]
+        scale: Any = "kappa" if "kappa" in name else "share"
+        spans = difference_limits(one, other, scale)
+        bounds = difference_limits(one, other, scale, level=0.9)[:, 0]
         points, truth = one[:, 0] - other[:, 0], truths[pair[0]] - truths[pair[1]]
         rows.append(summary_of(name, spans, points, truth, groups, bounds=bounds))
     return rows
@@ -229,7 +233,7 @@ def measure_slides(groups: int, cohorts: int, seed: int, *, patients: bool) -> l
         enough = (totals > 0).sum(1) >= MIN_GROUPS if groups >= MIN_GROUPS else True
         spans = np.where(np.reshape(enough, (-1, 1)), rate_limits(hits, totals), np.nan)
         rows.append(summary_of(name, spans, points, rate, groups))
-    values = _slide_areas(score, positive, used)
+    values = slide_areas(score, positive, used)
     support = np.minimum((positive & used).any(2).sum(1), (~positive & used).any(2).sum(1))
     spans = limits(values, "slides", support=support)
     truth = float(norm.cdf(2 * apart / np.sqrt(2)))
@@ -238,7 +242,7 @@ def measure_slides(groups: int, cohorts: int, seed: int, *, patients: bool) -> l
     return [row | {"figure": f"{row['figure']}, {kind}"} for row in rows]
 
 
-def _slide_areas(
+def slide_areas(
     score: NDArray[np.float64], positive: NDArray[np.bool_], used: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """AUC of the slides of each cohort, with all groups and without each."""

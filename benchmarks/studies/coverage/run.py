@@ -21,6 +21,7 @@ from benchmarks.studies.coverage.figures import (
     measure_slides,
 )
 from benchmarks.studies.coverage.shares import measure_shares
+from benchmarks.studies.coverage.slides import measure_more_slides
 from wsikd.core.output.files import aside
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def measure(cohorts: int, rounds: int, slides: int) -> Iterator[dict[str, Any]]:
         for patients in (False, True):
             yield from measure_slides(groups, cohorts, seed=groups, patients=patients)
         yield measure_grade_groups(groups, cohorts, seed=groups)
+        yield from measure_more_slides(groups, cohorts, seed=groups)
     for seeds in (3, 5):
         yield measure_seeds(seeds, 10 * cohorts, seed=seeds)
     for reach in REACH_MM:

@@ -66,6 +66,7 @@ def measure_once(
     cancer = np.array([[1 - c[:, 0].max(), 1 - c[:, 0].min()] for c in cases]).T
     grades = np.array([[g.min(), g.max()] for g in map(worst_two, cases)]).T
     grade, in_cancer = worst_two(true), 1 - true[:, 0]
+    said = worst_two(share)
     return {
         "estimate": share,
         "low": low,
@@ -75,7 +76,23 @@ def measure_once(
         "cancer": (cancer[0] <= in_cancer + 1e-9) & (in_cancer - 1e-9 <= cancer[1]),
         "grade": (grades[0] <= grade) & (grade <= grades[1]),
         "grade_width": grades[1] - grades[0],
+        "pattern": np.array(
+            [
+                _pattern_held(c, t) if g in (2, 3) else np.nan
+                for c, t, g in zip(cases, true, said, strict=True)
+            ]
+        ),
     }
+
+
+def _pattern_held(cases: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    """Whether the ends of pattern 4's share of the cancer hold the true one; NaN without cancer."""
+    cancer = cases[:, 1:].sum(1)
+    if not true[1:].sum() > 0 or not (cancer > 0).any():
+        return np.nan
+    found = cases[cancer > 0, 2] / cancer[cancer > 0]
+    own = true[2] / true[1:].sum()
+    return float(found.min() - 1e-9 <= own <= found.max() + 1e-9)
 
 
 def measure_shares(
@@ -110,7 +127,7 @@ def measure_shares(
     oracle = oracle_width(table["estimate"], table["true"])
     rows = []
     for name, key in NAMES.items():
-        each = np.array([f[key].mean() for f in found])
+        each = np.array([np.nanmean(f[key]) for f in found if np.isfinite(f[key]).any()])
         rows.append({
             "figure": name, **base, "coverage": float(each.mean()),
             "error": 1.96 * float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 1.0,
@@ -127,6 +144,7 @@ NAMES = {
     "share of a class": "each",
     "expected cancer": "cancer",
     "grade group": "grade",
+    "share of pattern 4 of the cancer": "pattern",
 }
 
 

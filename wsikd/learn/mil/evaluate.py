@@ -18,7 +18,7 @@ import torch
 from wsikd.core.agreement import confusion, kappa
 from wsikd.core.config import load_config
 from wsikd.core.errors import DataError, OutputError
-from wsikd.core.intervals import MIN_GROUPS_AUC, difference_interval, leave_out
+from wsikd.core.intervals import MIN_GROUPS_AUC_DIFFERENCE, difference_interval, leave_out
 from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.core.softmax import softmax
@@ -229,7 +229,7 @@ def _difference(
     without = leave_out(len(known))
     theirs, ours = (weighted(truth, p, group, without)["auc_macro"] for p in (other, own))
     value = float(theirs[0] - ours[0])
-    spread = difference_interval(theirs, ours, "slides", least=MIN_GROUPS_AUC)
+    spread = difference_interval(theirs, ours, "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
     return {
         "value": None if math.isnan(value) else value,
         "interval": None if spread is None else list(spread),

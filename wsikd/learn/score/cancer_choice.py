@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.cancer_threshold import FEW_SLIDES, Spread, spread, thresholds
+from wsikd.core.cancer_threshold import (
+    FEW_SLIDES,
+    Spread,
+    slide_means,
+    spread,
+    spread_of,
+    thresholds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    Means = dict[str, tuple[float, float]]
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +51,26 @@ def cancer_record(
     called = (~np.isin(predicted, list(benign))).astype(np.float64)
     likely = 1 - probability[:, list(benign)].sum(1)
     ill = np.isin(names, np.unique(names[is_cancer]))
-    record: dict[str, Any] = {}
+    shares: dict[str, dict[str, Means]] = {}
     for part, chosen in (("with_cancer", ill), ("benign", ~is_cancer)):
         where = names[chosen].tolist()
-        record[part] = {"called": spread(called[chosen], where, tissue[chosen]).record()}
+        shares[part] = {"called": slide_means(called[chosen], where, tissue[chosen])}
         if calibrated:
-            record[part]["expected"] = spread(likely[chosen], where, tissue[chosen]).record()
+            shares[part]["expected"] = slide_means(likely[chosen], where, tissue[chosen])
+    record = _record(shares)
     record["wrong_pattern"] = _wrong_pattern(truth, predicted, names, tissue, benign).record()
-    return record | _kept(record, called, likely, names, tissue, ill)
+    return record | _kept(record, shares, called, likely, names, tissue, ill)
+
+
+def _record(shares: dict[str, dict[str, Means]], without: str | None = None) -> dict[str, Any]:
+    """Spreads of all slides, or of all but one."""
+    return {
+        part: {
+            name: spread_of(v for k, v in means.items() if k != without).record()
+            for name, means in own.items()
+        }
+        for part, own in shares.items()
+    }
 
 
 def _wrong_pattern(
@@ -75,6 +96,7 @@ def _wrong_pattern(
 
 def _kept(
     record: dict[str, Any],
+    shares: dict[str, dict[str, Means]],
     called: NDArray[np.float64],
     likely: NDArray[np.float64],
     names: NDArray[Any],
@@ -83,18 +105,18 @@ def _kept(
 ) -> dict[str, Any]:
     """How many of the validation slides with cancer reach the thresholds at 0.95. Warns of few.
 
-    ``assured`` is the share of further slides that this shows with 95 % confidence. The thresholds
-    were chosen on the same slides, so that it is optimistic.
+    The thresholds of a slide are those of all others. ``assured`` is the share of further slides
+    that this shows with 95 % confidence. The epoch was chosen on the same slides, so that it is
+    optimistic.
     """
-    chosen = thresholds(record)
     slides = np.unique(names[ill])
     kept = 0
     for name in slides:
-        own = names == name
+        own, chosen = names == name, thresholds(_record(shares, str(name)))
         total = max(float(tissue[own].sum()), 1e-12)
-        shares = [float((v[own] * tissue[own]).sum()) / total for v in (called, likely)]
-        by_area = shares[0] > 0 and shares[0] >= chosen.cancer_share
-        by_expected = chosen.expected_share is not None and shares[1] >= chosen.expected_share
+        both = [float((v[own] * tissue[own]).sum()) / total for v in (called, likely)]
+        by_area = both[0] > 0 and both[0] >= chosen.cancer_share
+        by_expected = chosen.expected_share is not None and both[1] >= chosen.expected_share
         kept += by_area or by_expected
     for part, what in (("benign", "benign tissue"), ("with_cancer", "cancer")):
         if (count := record[part]["called"]["slides"]) < FEW_SLIDES:

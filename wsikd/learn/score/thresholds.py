@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsikd.core.intervals import interval, leave_out, rate_interval
+from wsikd.core.intervals import MIN_GROUPS_AUC, interval, leave_out, rate_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +151,8 @@ def with_intervals(
     }
     without = [at_threshold(positive, score, threshold, w[group]) for w in leave_out(len(known))]
     carried = len(np.unique(group[positive]))
-    spans["f1"] = interval(np.array([w["f1"] for w in without]), "share", support=carried)
+    f1 = np.array([w["f1"] for w in without])
+    spans["f1"] = interval(f1, "slides", support=carried, least=MIN_GROUPS_AUC)
     found: dict[str, dict[str, Any]] = {}
     for name, value in at_threshold(positive, score, threshold).items():
         spread = spans[name]

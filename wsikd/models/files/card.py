@@ -123,7 +123,7 @@ class CancerShares(CardPart):
         with_cancer: labelled tissue of validation slides with cancer.
         benign: benign tissue of all validation slides.
         wrong_pattern: share of the cancer that is called a pattern which the slide does not have.
-        kept: slides with cancer that reach the thresholds at a sensitivity of 0.95.
+        kept: slides with cancer that reach the thresholds of the other slides at 0.95.
         slides_with_cancer: of so many; ``assured`` of further ones, at 95 % and optimistic.
         slides: validation slides.
     """
