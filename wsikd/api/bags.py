@@ -53,7 +53,7 @@ class Bags(Mapping[str, Bag]):
         path: the folder.
         paths: slide name -> its bag.
         failures: slide name -> its error.
-        summary: how many were made and how many were there.
+        summary: how many were made and how many were already there.
 
     Examples:
         >>> import wsikd

@@ -115,11 +115,11 @@ def bench(
         student: the same of the student, or a list of several.
         margin: kappa that may be lost: the cheapest student that loses no more is named.
         budgets: with one student: shares of its fields that the teacher reads again, 0 to 1.
-        annotations: a file, or a folder of files named after the slides; kappa is that with them.
+        annotations: a file, or a folder of files named after the slides, for kappa against them.
         repeats: timed passes of each over each slide.
         max_fields: read an even sample of so many fields a slide.
         tissue: "otsu", "all", another masker, your own mask, or a folder of masks.
-        slide_mpp: um per level-0 pixel, for slides where neither manifest nor file says it.
+        slide_mpp: um per level-0 pixel, for slides without a resolution in manifest and file.
         device: "auto", "cpu" or "cuda:0".
         engine: "auto", "torch", "compile", "onnx" or "openvino".
         threads: reading threads; default one a core.

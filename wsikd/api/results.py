@@ -27,7 +27,7 @@ class Results(Mapping[str, dict[str, Any]]):
     Attributes:
         path: the folder.
         failures: slide name -> its error.
-        summary: how many were graded and how many were there.
+        summary: how many were graded and how many were already there.
 
     Examples:
         >>> import wsikd
@@ -114,7 +114,7 @@ def infer(
 ) -> Results:
     """Grade slides into a folder of results, as ``wsikd infer`` does.
 
-    A slide that is done is passed over; results of other settings are refused. A slide that fails
+    A finished slide is skipped; results with other settings are refused. A slide that fails
     does not stop the others, and is listed in ``failures.csv``.
 
     Args:
@@ -132,7 +132,7 @@ def infer(
         teacher: reads again the fields that the student is unsure of; its run folder or bundle.
         budget: with ``teacher``: share of a slide's fields to read again at most, 0 to 1.
         agreement: with ``teacher``: share of fields that must have the teacher's class, 0 to 1.
-        slide_mpp: um per level-0 pixel, for slides where neither manifest nor file says it.
+        slide_mpp: um per level-0 pixel, for slides without a resolution in manifest and file.
         threads: reading threads; default one a core.
         jobs: slides at a time, each in a process of its own; see :func:`wsikd.tile`.
         overwrite: grade again, replacing what is there.

@@ -106,7 +106,7 @@ def evaluate(
         against: of a run of method mil: bags of the same slides by another encoder.
         again: score the test part once more; that is recorded too.
         allow_seen: score data that the network or its teacher was trained on; that is recorded.
-        by: who asks, for the record; default your login.
+        by: your name, for the record; default your login.
         mpp: um per pixel of the patches in ``data``, for a bundle alone; default the network's.
         pictures: folder for pictures; True is ``report`` in the run's folder, and none for a
             bundle.

@@ -40,7 +40,7 @@ class TileOptions(TypedDict, total=False):
         route: "area", the average of the finest resolution, or "pyramid", the scanner's levels.
         codec: "none", "zstd" or "jpeg".
         ome_version: "0.5" or "0.4".
-        slide_mpp: um per level-0 pixel, for slides where neither manifest nor file says it.
+        slide_mpp: um per level-0 pixel, for slides without a resolution in manifest and file.
         reader: "auto", "openslide", "direct" or "tiatoolbox".
         series: which image of a file with several; default the largest scan.
         accept_grey: read slides that are not brightfield.
@@ -84,7 +84,7 @@ class Stores(Sequence[TileStore]):
     Attributes:
         paths: slide name -> folder of its store.
         failures: slide name -> its error.
-        summary: how many were made and how many were there.
+        summary: how many were made and how many were already there.
 
     Examples:
         >>> import wsikd
@@ -165,8 +165,8 @@ def tile(
 ) -> TileStore | Stores:
     """Tile slides into OME-Zarr stores, several resolutions of the same fields in each.
 
-    A slide that is tiled already is passed over; a store of other settings is refused. Of a list,
-    a slide that fails does not stop the others.
+    A slide that is already tiled is skipped; a store with other settings is refused. In a list, a
+    slide that fails does not stop the others.
 
     Args:
         slides: one slide; or a list of slides, folders, globs and CSV manifests.
@@ -174,13 +174,13 @@ def tile(
         mpp: um per pixel of each resolution; 1.0 is 10x, 4.0 is 2.5x.
         patch_px: patch side in px at the finest of them.
         threads: reading threads; default one a core.
-        jobs: slides at a time, each in a process of its own, so that a file that crashes its
-            reader stops no other. A script then needs ``if __name__ == "__main__":``. 0 reads them
-            in this process.
+        jobs: slides at a time, each in its own process, so that a file that crashes its
+            reader does not stop the others. A script then needs
+            ``if __name__ == "__main__":``. 0 reads them in this process.
         options: see :class:`TileOptions`.
 
     Returns:
-        Of one slide its store; of a list all stores, and the failures by slide.
+        For one slide its store; for a list all stores, and the failures by slide.
 
     Raises:
         ConfigError: a setting is wrong, or no patch gets a label although labels are asked for.

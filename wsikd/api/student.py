@@ -78,7 +78,7 @@ class Student:
 
     @property
     def card(self) -> dict[str, Any]:
-        """All that its card says: JSON values."""
+        """The contents of its card: JSON values."""
         return dict(self._bundle.card.record())
 
     @property
@@ -140,8 +140,8 @@ class Student:
             minor_5: the same of a pattern 5.
             grade_anyway: give a score also where the student's guard withholds it, because the
                 slide differs from the training.
-            slide_mpp: um per level-0 pixel, where the file does not say it.
-            mask: tissue of your own: an image of the whole slide, or GeoJSON.
+            slide_mpp: um per level-0 pixel, for a file without a resolution.
+            mask: your own tissue mask: an image of the whole slide, or GeoJSON.
             on_progress: called with (fields done, fields in all).
             options: see :class:`ReadOptions`.
 

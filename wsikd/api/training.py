@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A training: its folder, its epochs, and the network that came of it.
+    """A training run: its folder, its epochs and its network.
 
     Attributes:
         path: the folder: ``config.yaml``, ``metrics.csv``, ``checkpoints/``, ``student/``.
@@ -143,7 +143,7 @@ def distill(
     Args:
         config: a YAML file; ``wsikd init at_plus`` writes ``1_teacher.yaml``, ``2_student.yaml``.
         data: tile stores (folders, or what :func:`tile` returned), class folders or a labels CSV,
-            beside those in ``config``.
+            in addition to those in ``config``.
         teacher: run folder or bundle of the teacher, or the run itself.
         out: folder of the run; default ``runs/<name of config without its number>``, so that
             ``2_student.yaml`` goes to ``runs/student``.
@@ -151,7 +151,7 @@ def distill(
         seed: of initialisation, order and augmentation.
         device: "auto", "cpu" or "cuda:0".
         resume: continue the run in ``out``.
-        loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
+        loggers: in addition to ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
 
     Returns:
         The finished run.

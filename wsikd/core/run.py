@@ -1,4 +1,4 @@
-"""A run folder: what was asked, with what, and what came of it.
+"""A run folder: settings, provenance and results.
 
 Layout: ``config.yaml  provenance.json  metrics.jsonl  log.txt  checkpoints/  student/``. Files are
 written aside and renamed, so that none is ever half there under its own name.

@@ -188,7 +188,7 @@ class Place:
     def made(self) -> Iterator[Path]:
         """An empty folder aside, put into place if the block ends well, else removed.
 
-        Call it under the lock of ``path``, or where nobody else writes.
+        Call it under the lock of ``path``, or where nothing else writes.
 
         Raises:
             OutputError: the place is not free to be written, or the disk does not take it.

@@ -280,7 +280,7 @@ class _Worker:
     def _end(
         self, *, value: Any = None, error: WsikdError | None = None, died: bool = False
     ) -> Outcome:
-        """The end of the task that was begun first."""
+        """The end of the task that was started first."""
         task, start = self.ending.popleft() if self.ending else (self.task, self._start)
         if task is self.task:
             self.task = None

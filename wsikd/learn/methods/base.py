@@ -31,7 +31,7 @@ class Taught(NamedTuple):
     Attributes:
         logits: float (B, C).
         taps: name -> (B, K, h, w).
-        attention: class attention (B, C, h, w), None where nobody asked for it.
+        attention: class attention (B, C, h, w), None if it is not needed.
     """
 
     logits: Tensor

@@ -99,7 +99,7 @@ def evaluate_bags(
     Args:
         run: the run folder.
         split: "val" or "test", as the run divides the slides.
-        by: who asks; kept in the record.
+        by: name of the user, kept in the record.
         data: where its bags lie now; none: as its settings say.
         against: bags of another encoder, of the same slides: the drop-in check.
         again: score the test part although it has been scored before.

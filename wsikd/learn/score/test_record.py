@@ -127,7 +127,7 @@ def score(
         subject: what to score.
         patches: at its resolution or a finer one.
         split: "val" or "test".
-        by: who asks; kept in the record.
+        by: name of the user, kept in the record.
         again: score the test part although it has been scored before.
         colour: probabilities of the colour baseline for the patches of this split; None: fitted
             here on the training part.

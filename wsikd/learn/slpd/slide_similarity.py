@@ -110,7 +110,7 @@ def _best(
     """The best matchings of (S, K, K), at most ``count``; the lower slide first where they tie.
 
     No matching exceeds the sum of its rows' or of its columns' highest values, so most slides are
-    passed over unmatched.
+    skipped.
     """
     bound = np.minimum(cosines.max(2).sum(1), cosines.max(1).sum(1))
     best: list[tuple[float, int, NDArray[np.int64]]] = []

@@ -151,7 +151,7 @@ def open_trunk(trunk: Trunk) -> Backbone:
     """The frozen network in front, with its weights.
 
     Raises:
-        ConfigError: it is unknown, or its weights are not to be had or do not fit.
+        ConfigError: it is unknown, or its weights are not available or do not fit.
     """
     if trunk.weights == RANDOM:
         with torch.random.fork_rng(devices=[]):

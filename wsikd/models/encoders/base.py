@@ -32,7 +32,7 @@ class EncoderSpec:
         input_px: patches are resized to this side (bilinear, antialiased); None: read as they are.
         mean: per channel, in units of 0 to 1.
         std: per channel, in units of 0 to 1.
-        mpp: um per pixel that it was made for; None where nobody says.
+        mpp: um per pixel that it was made for; None if unknown.
         patch_px: side of a patch at ``mpp``; None as before.
     """
 

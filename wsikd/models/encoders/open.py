@@ -59,7 +59,7 @@ def open_encoder(name: str, *, weights: str | None = None, licence: str | None =
         licence: terms of local weights, to be recorded.
 
     Raises:
-        ConfigError: the network or its weights are not to be had, or do not fit.
+        ConfigError: the network or its weights are not available, or do not fit.
         BundleError: the folder is not a bundle.
     """
     found = split_encoder(name)

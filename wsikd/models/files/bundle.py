@@ -97,7 +97,7 @@ class StudentBundle:
 
     @property
     def temperature(self) -> float | None:
-        """What its logits are divided by to be taken at their word; None where nobody fitted it."""
+        """The temperature that its logits are divided by; None if it was not fitted."""
         value = self.card.temperature
         return None if value is None else float(value)
 

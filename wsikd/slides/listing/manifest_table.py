@@ -31,7 +31,7 @@ def read_table(path: Path, columns: Sequence[str], needed: str) -> list[Row]:
 
     Args:
         path: a file in UTF-8, with or without byte order mark. Empty columns at the end, as
-            spreadsheets leave them, are passed over.
+            spreadsheets leave them, are skipped.
         columns: names that the header may hold.
         needed: the one it must hold.
 

@@ -73,7 +73,7 @@ def unwatched(entries: Sequence[SlideEntry]) -> AbstractContextManager[Watch]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that has ended: its report's last line, and what came of each slide.
+    """A run that has ended: the last line of its report, and the result of each slide.
 
     ``unlabelled`` is an error where labels were asked for and no patch has one; the stores stay.
     """
