@@ -15,7 +15,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Once a session, for the worker processes of all tests.
-want("torch", "wsikd.tiles.jobs", "wsikd.tiles.runs.info", "wsikd.grade.runs.jobs")
+want(
+    "torch",
+    "dask.threaded",
+    "wsikd.slides.readers.direct_tiff",
+    "wsikd.tiles.jobs",
+    "wsikd.tiles.runs.info",
+    "wsikd.grade.runs.jobs",
+)
 
 # Derandomized: the same examples every time, and nothing kept on disk between runs.
 settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples=60)

@@ -14,10 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dask.base import compute
-from dask.delayed import delayed
-from dask.threaded import get as in_threads
-
 from wsikd.core.errors import (
     OutputError,
     RegionReadError,
@@ -192,6 +188,10 @@ class _Count:
 
 def _in_threads(build: StoreBuild, jobs: Sequence[Job], count: _Count, workers: int) -> None:
     """Fill the blocks in Dask's threads, none of which outlives this call."""
+    from dask.base import compute  # here: the process that hands out slides needs no Dask
+    from dask.delayed import delayed
+    from dask.threaded import get as in_threads
+
     stop = threading.Event()
 
     def work(job: Job) -> None:

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+IMPORTS = (
+    "dask.delayed",
+    "dask.threaded",
+    "wsikd.slides.readers.direct_tiff",
+    "wsikd.slides.readers.openslide",
+)
+"""What tiling a slide imports when it begins; a worker process finds it there."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -148,7 +156,9 @@ def outcomes(
         return
     with (
         terminable(),
-        WorkerPool(min(how.jobs, max(1, len(tasks))), stall_s=60 * how.stall_min) as pool,
+        WorkerPool(
+            min(how.jobs, max(1, len(tasks))), stall_s=60 * how.stall_min, imports=IMPORTS
+        ) as pool,
     ):
         yield pool.run(tasks, report)
 
