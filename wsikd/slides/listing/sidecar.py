@@ -41,7 +41,14 @@ def sidecar(place: Path, slide: Path, endings: Sequence[str] = ENDINGS) -> Path 
     stem = slide_stem(slide)
     own = slide.absolute()
     candidates = (place / f"{stem}{ending}" for ending in endings)
-    return next((c for c in candidates if c.is_file() and c.absolute() != own), None)
+    return next((c for c in candidates if _is_there(c) and c.absolute() != own), None)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # its name is longer than the file system allows
+        return False
 
 
 def own_masks(
