@@ -163,6 +163,6 @@ def test_the_table_of_slides_holds(groups):
         *measure_more_slides(groups, 1000, 13),
     ]
     for row in rows:
-        if row["shown"] == "yes" and np.isfinite(row["coverage"]):
+        if row["shown"] == "yes" and row["defined"] > 0.1:
             assert row["coverage"] + 1.5 * row["error"] >= 0.92, row
             assert row["coverage"] - 1.5 * row["error"] <= 0.99, row

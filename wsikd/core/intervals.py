@@ -31,7 +31,7 @@ MIN_GROUPS = 10
 """Below so many groups no interval is given."""
 MIN_GROUPS_AUC = 20
 """The same of an AUC, and of the F1 of slides."""
-MIN_GROUPS_AUC_DIFFERENCE = 30
+MIN_GROUPS_AUC_DIFFERENCE = 40
 """The same of a difference of two AUCs of slides."""
 NO_INTERVAL = (
     f"not enough slides for an interval: it takes {MIN_GROUPS} slides or patients, for an AUC "
