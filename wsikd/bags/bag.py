@@ -46,7 +46,7 @@ REMEDY = "make it again with wsikd embed, or leave it out"
 
 @dataclass(frozen=True)
 class BagInfo:
-    """What is known of a bag beside its numbers.
+    """The description of a bag.
 
     Attributes:
         slide: name of the slide.
@@ -258,7 +258,7 @@ def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
 
 
 def _is_our_h5(file: Path) -> bool:
-    """By its mark; one of wsikd 0.1.0 has none, but our attributes and a bag beside it."""
+    """By its mark; files of wsikd 0.1.0 have no mark, but our attributes and a bag beside them."""
     try:
         with h5py.File(file, "r") as h5:
             if "wsikd" in h5.attrs:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What decides a bag's content, beside slide and encoder.
+    """Settings that decide a bag's content, in addition to slide and encoder.
 
     ``mpp`` and ``patch_px`` are those of the patches; ``stride_px`` is the distance of neighbours
     (slides only, as are ``tissue`` and ``min_tissue``; a store brings its own).
@@ -135,7 +135,7 @@ class Embedder:
         field_px: tuple[float, float],
         **more: Any,
     ) -> BagInfo:
-        """What a bag of a slide says of itself; ``more`` is kept with the settings."""
+        """The description of a slide's bag; ``more`` is kept with the settings."""
         patches = {**asdict(self.settings), **more, **slide.info.marks}
         return BagInfo(
             slide=slide.info.name,

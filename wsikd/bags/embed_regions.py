@@ -1,4 +1,4 @@
-"""Regions of slides become grids of tile embeddings: what a region encoder reads.
+"""Regions of slides become grids of tile embeddings, the input of a region encoder.
 
 A region is a square of ``region_px`` at ``mpp``, cut into g x g tiles that a frozen encoder embeds.
 Regions lie side by side from the corner of the scanned box on. One that reaches beyond it is filled
@@ -45,7 +45,7 @@ TILE_PX = 256
 
 @dataclass(frozen=True)
 class RegionSettings(EmbedSettings):
-    """What decides a slide's region grids, beside slide and encoder.
+    """Settings that decide a slide's region grids, in addition to slide and encoder.
 
     ``patch_px`` is the side of a tile, ``min_tissue`` counts the whole region.
 

@@ -39,7 +39,7 @@ class Regions:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those that are set, beside the size."""
+        """The options that are set, without the size."""
         asked = {"min_inside": self.min_inside, "coarser": self.coarser, "half": self.half}
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -118,7 +118,7 @@ class Made:
 
 
 def check_encoder(name: str) -> bool:
-    """Refuse what is not an encoder before anything heavy is imported.
+    """Refuse an unknown encoder before anything heavy is imported.
 
     Returns:
         Whether it is a run of method slpd, which encodes region grids.

@@ -1,4 +1,4 @@
-"""The version of wsikd, and what it may be used for."""
+"""The version of wsikd, and its permitted use."""
 
 from importlib.metadata import PackageNotFoundError, version
 

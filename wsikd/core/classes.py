@@ -1,4 +1,4 @@
-"""What class names stand for, and the order of classes that nobody has ordered."""
+"""The Gleason pattern of a class name, and the default order of classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_CANCER = frozenset(
 
 @lru_cache(maxsize=1024)
 def pattern_of(name: str) -> int | None:
-    """Gleason pattern a class name stands for: 3, 4 or 5; 0 for no cancer; None for neither.
+    """Gleason pattern of a class name: 3, 4 or 5; 0 for no cancer; None for neither.
 
     >>> [pattern_of(name) for name in ("GP4", "non-cancer", "tumour")]
     [4, 0, None]
@@ -45,7 +45,7 @@ def is_composite(name: str) -> bool:
 
 
 def plain_key(name: str) -> str:
-    """What is left of a name without case and spaces: equal for names that differ in these only.
+    """A name without case and spaces, to compare names.
 
     >>> plain_key("Gleason 3") == plain_key("gleason3 ")
     True

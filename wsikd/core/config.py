@@ -42,7 +42,7 @@ Model = TypeVar("Model", bound=Settings)
 
 
 class Dumped(Protocol):
-    """What a run keeps of its settings; every :class:`Settings` has it."""
+    """The settings that a run keeps; every :class:`Settings` has it."""
 
     def model_dump(self, *, mode: str = ...) -> dict[str, Any]:
         """Nested keys and values."""
@@ -72,7 +72,7 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
 
 
 def peek(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a file and its overrides say, unchecked.
+    """The values of a file and its overrides, unchecked.
 
     Raises:
         ConfigError: the file is missing or is not a YAML mapping, or an override is none.

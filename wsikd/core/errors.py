@@ -108,13 +108,13 @@ class OutputError(WsikdError):
 
 
 class UnforeseenError(WsikdError):
-    """A fault of wsikd itself, not of what it was given."""
+    """A fault of wsikd itself, not of its input."""
 
     exit_code = 1
 
 
 def one_line(text: str) -> str:
-    """Fold a message of several lines into one that any terminal shows as it is.
+    """Join the lines of a message, and replace characters that a terminal cannot show.
 
     Control characters are spelt out. Of a very long word, or text, the middle is left out: messages
     quote the contents of files.

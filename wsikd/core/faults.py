@@ -1,4 +1,4 @@
-"""What an exception of any kind means to a user: a WsikdError, with its remedy and exit code."""
+"""Turn any exception into a WsikdError with remedy and exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OS_REMEDIES = {
 
 
 def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> WsikdError:
-    """The error of wsikd that an exception amounts to.
+    """The WsikdError for an exception.
 
     Args:
         subject: what was worked on; named where the exception itself names no file.
@@ -61,7 +61,7 @@ def similar(path: str | Path) -> str:
 
 
 def system_error(error: OSError, subject: object = "file") -> OutputError:
-    """What the system refused; ``subject`` is named where the error names no file."""
+    """An error of the system as OutputError; ``subject`` is used if it names no file."""
     reason = error.strerror or one_line(str(error)) or type(error).__name__
     usual = "check the path and its permissions" if error.errno else "check that it is whole"
     remedy = _OS_REMEDIES.get(error.errno or 0, usual)

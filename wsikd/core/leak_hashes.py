@@ -1,4 +1,4 @@
-"""What the card of a network remembers of the slides that it was trained on: keyed hashes."""
+"""Keyed hashes of the training slides, for the card of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HASH_CHARS = 12
 
 
 def seen_hash(text: str, salt: str) -> str:
-    """The 12 hexadecimal digits that stand for a name or a fingerprint under a salt."""
+    """Salted hash of a name or fingerprint: 12 hexadecimal digits."""
     size = HASH_CHARS // 2
     return hashlib.blake2b(text.encode(), digest_size=size, key=salt.encode()).hexdigest()
 

@@ -136,7 +136,7 @@ def source_of(table: Mapping[str, str], name: str, *, kind: str) -> str | None:
 
 
 def culprit(error: BaseException) -> Extension | None:
-    """The extension whose own code an exception came through last; None where it is nobody's."""
+    """The extension whose code raised an exception, the innermost one; else None."""
     roots = {one.point.module.partition(".")[0]: one for one in extensions()}
     found, trace = None, error.__traceback__
     while trace is not None:

@@ -183,7 +183,7 @@ class RunDir:
         return occupied
 
     def _unborn(self) -> bool:
-        """Nothing is there but what a kill within :meth:`start` leaves behind."""
+        """The folder holds only files that a killed :meth:`start` leaves."""
         names = {p.name for p in self.path.iterdir() if not self._is_part(p)}
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             names.discard(self.checkpoints.name)
@@ -246,7 +246,7 @@ class RunDir:
         return rows
 
     def keep_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rewrite ``metrics.jsonl`` with these rows, dropping what a killed run wrote too early."""
+        """Rewrite ``metrics.jsonl`` with these rows, without later ones of a killed run."""
         write_text_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 

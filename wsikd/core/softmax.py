@@ -1,4 +1,4 @@
-"""Probabilities of logits: the one softmax of what is computed in NumPy."""
+"""Probabilities of logits: the only softmax in NumPy."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def describe_statistic(name: str) -> str:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a slide lies from a training: the statistic that lies farthest, and by how much."""
+    """Distance of a slide from the training data: the largest of its statistics."""
 
     value: float
     statistic: str
@@ -86,7 +86,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Appearance:
-    """What the fields of a training looked like.
+    """Colour and focus of the training fields.
 
     Attributes:
         quantiles: for each of ``STATISTICS`` its 5 %, 50 % and 95 % quantile over the fields,
@@ -138,7 +138,7 @@ class Appearance:
         return {"quantiles": rounded, "slides": self.slides, "fields": self.fields}
 
     def distance(self, statistics: NDArray[np.float64]) -> Distance | None:
-        """How far a slide's median field lies from the training's.
+        """Distance of a slide's median field from that of the training data.
 
         In units of the distance from the training's median to its 5 % or 95 % quantile on that
         side, or of the least half-range where that is narrower; the farthest statistic counts.
@@ -176,7 +176,7 @@ class Watcher:
 
     @property
     def statistics(self) -> NDArray[np.float64]:
-        """What was seen: float64 (N, 11)."""
+        """The statistics so far: float64 (N, 11)."""
         return np.array(self._rows).reshape(-1, len(STATISTICS))
 
 

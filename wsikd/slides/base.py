@@ -1,4 +1,4 @@
-"""What a slide is: pixels with a scale, whatever the file.
+"""The interface of slides: pixels with a scale, for every file format.
 
 Words are OpenSlide's: a *level* is one stored resolution, its *downsample* its size relative to
 level 0, a *location* is level-0 (x, y). Sizes are (width, height); arrays are (height, width, 3).
@@ -60,7 +60,7 @@ class Series:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What the results of a slide need to know of it; no label image, no patient data.
+    """Description of a slide for its results; no label image, no patient data.
 
     ``dimensions`` are level-0 (width, height); ``bounds`` is the scanned box as level-0
     (x, y, width, height): viewers such as QuPath crop to it; ``mpp`` may be absent;

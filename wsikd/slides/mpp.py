@@ -40,7 +40,7 @@ _NO_UNIT = "its TIFF resolution tags have no unit (ResolutionUnit 1)"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a file says of its resolution.
+    """The resolution in a file's metadata.
 
     ``claims`` are its statements in um per level-0 pixel, the most trusted first; ``silent`` says
     why other parts of the file hold none; ``power`` is the objective's, which is compared with the
@@ -60,7 +60,7 @@ class Evidence:
 
 
 def mpp_of_magnification(magnification: float) -> float:
-    """Resolution that a nominal magnification stands for: 10x is 1.0 um/px, 2.5x is 4.0.
+    """Resolution of a nominal magnification: 10x is 1.0 um/px, 2.5x is 4.0.
 
     >>> mpp_of_magnification(2.5)
     4.0
@@ -78,7 +78,7 @@ def magnification_of_mpp(mpp: float) -> float:
 
 
 def resolve_mpp(name: str, file: Evidence, *, given: float | None, given_source: str) -> Mpp:
-    """Decide the resolution of level 0 between what the user gives and what the file says.
+    """Decide the resolution of level 0 from the user's value and the file's metadata.
 
     One warning names the number used and those that differ from it: by more than 2 % between the
     user's and the file's, by more than 5 % between two of the file's. Another one says where the

@@ -99,7 +99,7 @@ _BYTES = 4 << 20
 
 
 def what_is(path: str | Path) -> str | None:
-    """The main kind of what a path holds, None where it is missing, empty or not known."""
+    """The main kind of a path's content; None if it is missing, empty or not known."""
     return next(iter(kinds_in(path)), None)
 
 
@@ -255,7 +255,7 @@ def _suffix(entry: os.DirEntry[str]) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """What a small JSON file holds; empty for anything else."""
+    """The content of a small JSON file; empty for anything else."""
     try:
         if file.stat().st_size > _BYTES:
             return {}

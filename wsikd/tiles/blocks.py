@@ -45,7 +45,7 @@ def check_route(route: str) -> None:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """How the pixels of a store are cut into blocks; all a task must know beside its slide.
+    """How the pixels of a store are cut into blocks: all settings of a task but its slide.
 
     A block is a shard at every resolution, or the files of the same chunks in OME-Zarr 0.4. Two
     writers in one shard lose pixels, so a block belongs to one task.

@@ -36,7 +36,7 @@ _INDEX_ENTRY, _INDEX_CRC = 16, 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a slide will take.
+    """Estimated patches, bytes and seconds of a slide.
 
     ``patches`` and ``chunks`` are exact, ``left`` are the chunks that an unfinished run has not
     written; ``pixel_bytes``, of all pixels on disk, is exact where ``exact``; ``thread_s`` is what

@@ -1,4 +1,4 @@
-"""What is done to one slide of many, as a call that a process of its own can take."""
+"""The work on one slide, as a call that another process can run."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a chunk is worth: patches, and level-0 pixels in millions."""
+    """Progress of a chunk: patches, and level-0 pixels in millions."""
 
     patches: float
     level0_mp: float
@@ -143,7 +143,7 @@ def estimate_job(report: Report, job: TileJob) -> Foreseen:
 
 
 def survey_job(report: Report, file: Path, label_map: LabelMap) -> Survey:
-    """What an annotation file holds; see :mod:`wsikd.slides.annotations.survey`."""
+    """The content of an annotation file; see :mod:`wsikd.slides.annotations.survey`."""
     return survey_annotation(file, label_map)
 
 

@@ -1,4 +1,4 @@
-"""What a person drew, or said of the whole slide, becomes labels of fields."""
+"""Annotations or a slide's label become labels of fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written down of a slide in its store, and the key that hides its patient."""
+"""The record of a slide in its store, and the key that hashes its patient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class SlideNotes:
-    """What is known of a slide beside its pixels.
+    """The metadata of a slide.
 
     ``patient`` is kept as a BLAKE2 hash under ``key``: enough to group by. Who holds the key can
     try out names and numbers, so it never enters a store. Without a ``key`` that of the store's

@@ -164,7 +164,7 @@ class StoreBuild:
         )
 
     def _table_attributes(self) -> dict[str, Any]:
-        """The attribute names that CLAM and TRIDENT users know, beside exact ones."""
+        """Attributes with the names of CLAM and TRIDENT, in addition to exact ones."""
         return {
             "patch_size": self.settings.patch_px,
             "patch_size_level0": list(self.grid.field_px),

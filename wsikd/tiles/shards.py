@@ -34,7 +34,7 @@ _REMEDY = "copy it again, or run wsikd tile --overwrite"
 
 
 class ShardFile:
-    """A shard being written beside its place, chunk by chunk, under a name of this thread's own.
+    """A shard being written beside its place, chunk by chunk, under a name unique to the thread.
 
     Each chunk goes to the disk while it is still in the processor's cache. ``finish`` puts the
     shard in its place, ``discard`` removes what was written of it.

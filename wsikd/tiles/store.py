@@ -76,7 +76,7 @@ class StoreSettings:
 
 
 class StoreRecord:
-    """What a tile store says of itself: slide, classes, resolutions, settings."""
+    """The record of a tile store: slide, classes, resolutions, settings."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         """Take the attributes ``wsikd`` of the store at ``path``."""
@@ -89,7 +89,7 @@ class StoreRecord:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the store was made with."""
+        """The settings of the store."""
         return dict(self._meta["settings"])
 
     @property

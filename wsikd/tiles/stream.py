@@ -173,7 +173,7 @@ def _cut(
 
 
 class _Strips:
-    """The strips of canvas under the grid row at hand, and the next one being read."""
+    """The strips of canvas under the current grid row, and the next one being read."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Strips:
         self.row = 0
 
     def advance(self, row: int) -> None:
-        """Have the strips of a grid row at hand; read the one after them meanwhile."""
+        """Load the strips of a grid row, and start to read the next one."""
         self.row = row
         for strip in [s for s in self.ready if s < row]:
             self.spare.append(self.ready.pop(strip)[0])
@@ -212,7 +212,7 @@ class _Strips:
                 done.result()
 
     def copy(self, column: int, out: NDArray[np.uint8]) -> None:
-        """Cut a patch of the row at hand."""
+        """Cut a patch of the current row."""
         x = (column - self.left) * self.stride
         for part in range(self.per_patch):
             top = part * self.stride

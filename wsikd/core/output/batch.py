@@ -52,7 +52,7 @@ class Batch:
             except WsikdError as error:
                 self.failed(entry, error)
                 continue
-            except BrokenPipeError:  # nobody reads the report, so stop
+            except BrokenPipeError:  # the reader of the report has gone, so stop
                 raise
             except Exception as error:
                 log.debug("%s", entry.name, exc_info=True)

@@ -30,7 +30,7 @@ _ELSEWHERE = "choose another -o"
 
 
 def not_ours(path: Path, kind: str) -> OutputError:
-    """The refusal to touch what is not recognised; ``kind`` with its article."""
+    """The error for a file that wsikd does not recognise; ``kind`` with its article."""
     return OutputError(path, f"was not written by wsikd as {kind}", REMEDY)
 
 
@@ -108,7 +108,7 @@ def drop_file(path: Path, kind: FileKind) -> None:
 
 
 def _free_name(path: Path, suffix: str) -> Path:
-    """A name beside ``path`` that nobody has taken, in this process or another."""
+    """An unused name beside ``path``, unique in all processes."""
     for number in count():
         tail = f".{number}" if number else ""
         part = path.with_name(f"{path.name}.{os.getpid()}{tail}.part{suffix}")
@@ -207,7 +207,7 @@ def resolved(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that is read, as it is on the disk.
+    """A file or folder that is read: its identity on the disk.
 
     Attributes:
         path: as it was named.

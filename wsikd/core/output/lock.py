@@ -89,7 +89,7 @@ def _take(path: Path, file: Path) -> bool:
 
 
 def _alone(handle: int) -> None:
-    """Wait until nobody else reads or writes the lock; if the file system has no such locks,
+    """Wait until no other process uses the lock; if the file system has no such locks,
     continue.
 
     It is held for the few lines of ``_take``, so that two processes do not both take over.
@@ -121,7 +121,7 @@ def _alive(holder: list[str]) -> bool:
         return False
     state, found = _process(pid)
     if state in ("Z", "X"):
-        return False  # killed, but nobody has fetched its exit code yet
+        return False  # killed, but its exit code was not collected yet
     return found in (started, "-") or started == "-"
 
 

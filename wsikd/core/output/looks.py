@@ -198,7 +198,7 @@ def _sound(look: Any) -> bool:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """What a ledger holds; raises OutputError where it is damaged or no ledger."""
+    """The content of a ledger; raises OutputError if it is damaged or another file."""
     if not os.path.lexists(file):
         return []
     try:

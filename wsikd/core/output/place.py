@@ -107,7 +107,7 @@ class Place:
         return os.path.lexists(self.replaced) or os.path.lexists(self.part)
 
     def recover(self) -> None:
-        """Put back what a killed replacement had moved away, or remove it. Raises OSError.
+        """Undo or complete a replacement that was killed. Raises OSError.
 
         It must be called under the lock of ``path``.
         """
@@ -148,7 +148,7 @@ class Place:
         drop_temporary(self.part / MARKER, re.escape(MARKER))
 
     def discard(self) -> None:
-        """Remove what is being made; raises OutputError where that is somebody else's, OSError."""
+        """Remove the unfinished output; raises OutputError if it is not ours, OSError."""
         if not os.path.lexists(self.part):
             return
         if not self.is_left(self.part):
@@ -156,7 +156,7 @@ class Place:
         remove_tree(self.part, self.kind)
 
     def put(self) -> None:
-        """Put what was made into its place, and remove what it replaces.
+        """Move the finished output into place, and remove the one that it replaces.
 
         Raises:
             OutputError: what is there is not wsikd's, and stays.
@@ -208,7 +208,7 @@ class Place:
         return folder.is_dir() and not folder.is_symlink() and self.kind.own(folder)
 
     def is_left(self, folder: Path) -> bool:
-        """Whether ``part`` or ``replaced`` is what a run of wsikd has left there."""
+        """Whether ``part`` or ``replaced`` was left there by a run of wsikd."""
         if not folder.is_dir() or folder.is_symlink():
             return False
         marked = read_json(folder / MARKER).get("kind") == self.kind.name

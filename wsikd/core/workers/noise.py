@@ -25,7 +25,7 @@ def is_noise(line: str) -> bool:
 
 
 def listen(pipe: int, name: str) -> threading.Thread:
-    """Pass on what a process prints on its standard error, but log what its libraries say.
+    """Forward the standard error of a process, and log the messages of its libraries.
 
     Args:
         pipe: the end to read from, closed when the process has closed its own.

@@ -119,7 +119,7 @@ class WorkerPool:
         return [pid for w in self._seats if w and (pid := w.process.pid) is not None]
 
     def run(self, tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
-        """Do tasks, as many beside each other as there are processes.
+        """Run tasks in parallel, one per process.
 
         Args:
             tasks: taken from here as processes become free.
@@ -208,7 +208,7 @@ class _Worker:
         self._born = self._sign = time.monotonic()
 
     def worn(self, tasks: int, seconds: float) -> bool:
-        """Whether it has done so many tasks and is so old."""
+        """Whether it has run at least so many tasks and seconds."""
         return self._done >= tasks and time.monotonic() - self._born >= seconds
 
     def gone(self) -> bool:
@@ -223,7 +223,7 @@ class _Worker:
             self.link.send_bytes(pickle.dumps((task.name, task.function, task.arguments)))
 
     def step(self, on_report: OnReport | None) -> list[Outcome]:
-        """Take what has come; the outcomes of tasks that have ended."""
+        """Receive messages; returns the outcomes of finished tasks."""
         ended: list[Outcome] = []
         while self.task or self.ending:
             try:
@@ -251,7 +251,7 @@ class _Worker:
         return ended if alive else self._died()
 
     def watch(self, stall_s: float) -> list[Outcome]:
-        """Stop a process that has made no progress for so long, whether it waits or computes."""
+        """Stop a process without progress, whether it waits or computes."""
         if not (self.task or self.ending) or time.monotonic() - self._sign < stall_s:
             return []
         self.kill()
@@ -274,7 +274,7 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
-        self._listener.join(1.0)  # its last words come before what is said of its death
+        self._listener.join(1.0)  # its last messages come before the report of its death
         self.link.close()
 
     def _end(

@@ -41,7 +41,7 @@ and wsikd's own error repeats what OpenCV says about a damaged image."""
 
 @dataclass(frozen=True)
 class Beside:
-    """What a function returns whose last part, ``work``, may be done beside the next task.
+    """The return value of a function whose last part, ``work``, may overlap the next task.
 
     ``work`` gives the value of the task or raises its error.
     """
@@ -145,7 +145,7 @@ class _Forward(logging.Handler):
 
 
 def _answer(call: bytes, line: _Line) -> tuple[str, bytes | Beside]:
-    """Name and pickled answer of a pickled call, or what is left of it."""
+    """Name and pickled answer of a pickled call, or its remaining work."""
     name = "worker process"
     try:
         name, function, arguments = pickle.loads(call)
@@ -159,7 +159,7 @@ def _answer(call: bytes, line: _Line) -> tuple[str, bytes | Beside]:
 
 
 def _finish(name: str, rest: Beside, line: _Line) -> None:
-    """Do what is left of a task, and send its answer."""
+    """Do the remaining work of a task, and send its answer."""
     try:
         message = pickle.dumps((DONE, answer(name, lambda _: rest.work(), (), None)))
     except WsikdError as error:

@@ -1,4 +1,4 @@
-"""What a person drew on a slide: regions or a mask, with a class for each, and what they cover."""
+"""Annotations of a slide: regions or a mask with classes, and the area that they cover."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Remarks:
-    """What is odd about the annotation of a slide.
+    """Problems of a slide's annotation, for warnings.
 
     Attributes:
         polygons: how many are drawn in it.
@@ -50,7 +50,7 @@ _NOTHING_ODD = Remarks()
 
 @dataclass(frozen=True)
 class Annotation(ABC):
-    """What a person drew on one slide.
+    """The annotation of one slide.
 
     Attributes:
         names: the classes in it, each once.

@@ -93,7 +93,7 @@ def check_classes(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence
 
 
 def warnings_of(cohort: Cohort, label_map: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
-    """What is odd about the classes of a cohort: a line each, naming files and slides.
+    """Warnings about the classes of a cohort, one line each, with files and slides.
 
     Args:
         cohort: what is annotated.

@@ -1,4 +1,4 @@
-"""What the classes of annotation files are called here: SOURCE=CLASS."""
+"""Renaming of annotated classes: SOURCE=CLASS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read what a person drew on a slide, whatever the file: regions or a mask."""
+"""Read an annotation of any format: regions or a mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = "give .geojson, .json (QuPath), .xml (ASAP), or a mask as .tif, .tiff o
 
 
 def read_annotation(path: Path, slide: Slide, label_map: LabelMap = ()) -> Annotation:
-    """Read what a person drew on a slide.
+    """Read the annotation of a slide.
 
     Args:
         path: QuPath GeoJSON (.geojson, .json; it counts from the corner of the slide's bounds),

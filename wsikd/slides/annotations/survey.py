@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Survey:
-    """What an annotation file holds.
+    """The content of an annotation file.
 
     Attributes:
         names: its classes under the label map, each once.

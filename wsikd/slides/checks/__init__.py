@@ -1,1 +1,1 @@
-"""Whether an image is what wsikd grades, and whether its data are sound."""
+"""Checks that an image is brightfield RGB and that its data are intact."""

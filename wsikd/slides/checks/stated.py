@@ -1,4 +1,4 @@
-"""What a file states of its samples: how many, of how many bits, and under which light.
+"""Checks of a file's metadata: number and bits of samples, kind of light.
 
 Every reader asks here, so that one file gets one answer whatever opens it. Pixels are judged in
 :mod:`wsikd.slides.checks.brightfield`.
@@ -50,7 +50,7 @@ _MOST_TEXT = 1 << 20
 
 
 def doubt_of_properties(properties: Mapping[str, str]) -> Doubt | None:
-    """What a slide's vendor states against brightfield, by OpenSlide's properties; else None."""
+    """A property of OpenSlide that contradicts brightfield; else None."""
     for key, value in properties.items():
         name = key.rsplit(".", 1)[-1]
         if key.startswith("dicom.") and name == "CodeValue" and value in _OTHER_LIGHT_CODES:
@@ -61,7 +61,7 @@ def doubt_of_properties(properties: Mapping[str, str]) -> Doubt | None:
 
 
 def doubt_of_tiff(found: TiffSurvey, series: TiffSeries) -> Doubt | None:
-    """What a TIFF states against 8-bit brightfield RGB; None where nothing does.
+    """Metadata of a TIFF that contradict 8-bit brightfield RGB; else None.
 
     Args:
         found: all images of the file.
@@ -79,7 +79,7 @@ def doubt_of_tiff(found: TiffSurvey, series: TiffSeries) -> Doubt | None:
 
 
 def doubt_of_planes(dtype: str, names: Sequence[str]) -> Doubt | None:
-    """What the names of channels in planes of their own say against red, green and blue."""
+    """Names of separate channels that contradict red, green and blue."""
     if all(_PLAIN.fullmatch(name.strip()) for name in names):
         return None
     return planes(dtype, len(names), names)
@@ -104,7 +104,7 @@ def samples_doubt(dtype: str, count: int) -> Doubt | None:
 
 
 def _light(channel: Mapping[str, str]) -> str:
-    """What a channel of OME-XML says against brightfield."""
+    """Metadata of an OME channel that contradict brightfield."""
     stated = [channel.get(name, "") for name in ("ContrastMethod", "IlluminationType")]
     for value in stated:
         if _OTHER_LIGHT.search(value):

@@ -1,4 +1,4 @@
-"""What the headers of a DICOM slide claim before a pixel is read: sizes, frames, absent frames.
+"""Checks of DICOM headers before pixels are read: sizes, frames, absent frames.
 
 As in :mod:`wsikd.slides.tiff.tile_tables`, a claimed size costs nothing: missing frames are a
 fault, except in TILED_SPARSE, where those that are absent were never scanned.

@@ -33,7 +33,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 @dataclass(frozen=True)
 class FrameClaim:
-    """What a whole-slide image says of its frames.
+    """Frame attributes of a whole-slide image.
 
     ``size`` and ``frame_px`` are (width, height) in px of the whole level and of a frame; ``count``
     is NumberOfFrames as it is written, None without it; ``organization`` is TILED_FULL,

@@ -1,4 +1,4 @@
-"""A slide to process, and what is known of it beforehand."""
+"""A slide to process, with the entries of its manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide to process, and what a manifest says of it.
+    """One slide to process, with the entries of its manifest.
 
     ``name`` is unique within a run and safe as a file name: the file's stem, see
     :func:`wsikd.core.output.names.safe_name`, with six digits of its place's hash where two slides

@@ -1,4 +1,4 @@
-"""What is checked of slides before they are opened: kind, existence, own masks."""
+"""Checks before slides are opened: kind, existence, tissue masks."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def _row(manifest: Path, row: Row) -> SlideEntry:
 
 
 def _annotated(one: Given, annotations: Path | None) -> Given:
-    """A slide with the annotation that bears its name, or that of one of its copies.
+    """A slide with the annotation named after it or one of its copies.
 
     Raises:
         ConfigError: copies of one slide have different annotations.

@@ -1,4 +1,4 @@
-"""Each slide once: what is the same slide, and by which name its results are kept.
+"""Each slide once: detection of copies, and the names of results.
 
 A slide is its content, see :func:`wsikd.slides.file_format.fingerprint`: links, hard links and
 copies of one file are one slide. Contents are only read where two slides have the same size.
@@ -46,7 +46,7 @@ class Given:
 
 
 def each_once(given: Iterable[Given]) -> tuple[list[Given], list[LeftOut]]:
-    """Every slide once, and what was left out for it.
+    """Every slide once, and the copies that were left out.
 
     Of two that are the same slide, a manifest's row is kept rather than a file that was found, a
     path that was named rather than one that was found, and a file rather than a link to it. What
@@ -110,7 +110,7 @@ def _without_copies(given: Sequence[Given], left_out: list[LeftOut]) -> list[Giv
 
 
 def _size(one: Given) -> Hashable:
-    """What copies of a slide have alike, at the cost of a glance; None for what has no copies."""
+    """A cheap key that copies of a slide share; None if it has no copies."""
     path = one.entry.path
     try:
         if one.series:

@@ -63,7 +63,7 @@ class LeftOut:
 
 @dataclass
 class Search:
-    """What the inputs of one call name: ``found`` slides, and what was ``left_out``."""
+    """The slides that the inputs name (``found``), and the files that were ``left_out``."""
 
     suffixes: frozenset[str] = frozenset()
     """Of files that count as slides beside ``SLIDE_SUFFIXES``: those of the reader in use."""

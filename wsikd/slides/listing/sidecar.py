@@ -76,7 +76,7 @@ def own_masks(
 
 
 def _own_mask(place: Path, entry: SlideEntry) -> Path | None:
-    """The mask that bears a slide's name, or that of one of its copies."""
+    """The mask named after a slide or one of its copies."""
     found = (sidecar(place, path, MASK_ENDINGS) for path in (entry.path, *entry.copies))
     return next((mask for mask in found if mask), None)
 
@@ -101,7 +101,7 @@ def no_mask(entry: SlideEntry, folder: str) -> AnnotationError:
 
 
 def _known(name: str) -> None:
-    """Refuse what is not a masker; raises ConfigError."""
+    """Refuse an unknown masker; raises ConfigError."""
     if name in MASKERS:
         return
     if Path(name).suffix or len(Path(name).parts) > 1:

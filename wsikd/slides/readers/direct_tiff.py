@@ -178,7 +178,7 @@ class DirectReader:
         return tuple(r for r in (2, 4, 8) if all(v % r == 0 for v in self.levels[level].tile_px))
 
     def show_right_colours(self) -> None:
-        """Decode streams as what they are from now on, not as what the file claims."""
+        """From now on decode streams by their own markers, not by the file's metadata."""
         if any(level.right != level.claimed for level in self.levels):
             self._framings = [level.right for level in self.levels]
             note = f"{self.info.reader_note}; the file claims other colours than its JPEG data have"
@@ -306,7 +306,7 @@ class DirectReader:
     def _clear_beyond(
         self, own: TileLevel, index: int, reduction: int, out: NDArray[np.uint8]
     ) -> None:
-        """What an edge tile holds beyond the level is the encoder's filling, not slide."""
+        """Set the encoder's padding of an edge tile, beyond the level, to background."""
         row, column = divmod(index, own.grid[0])
         width = -(-own.size[0] // reduction) - column * out.shape[1]
         height = -(-own.size[1] // reduction) - row * out.shape[0]

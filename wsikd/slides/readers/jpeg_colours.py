@@ -41,7 +41,7 @@ class Framing:
 
 
 def colours_of(stream: bytes) -> Colours | None:
-    """What the markers before a stream's first scan say; None where they say nothing.
+    """Colour information in the markers before a stream's first scan; None without any.
 
     Args:
         stream: the first bytes of a JPEG stream, with the tables that it shares.
@@ -65,7 +65,7 @@ def colours_of(stream: bytes) -> Colours | None:
 def framings(
     claim: Colours, head: bytes, tables: bytes = b""
 ) -> tuple[Framing, Framing, Colours | None]:
-    """How to decode streams as their file claims, and as they are.
+    """How to decode streams by the file's metadata, and by their own markers.
 
     Args:
         claim: what the file says.
@@ -87,14 +87,14 @@ def framings(
 
 
 def page_claim(page: tifffile.TiffPage) -> Colours | None:
-    """What a TIFF directory claims its JPEG streams to be; None where they are of another kind."""
+    """Colour space of JPEG streams by the TIFF directory; None for other streams."""
     if page.compression != JPEG or page.samplesperpixel != 3 or page.planarconfig != 1:
         return None
     return {_RGB: "RGB", _YCBCR: "YCbCr"}.get(int(page.photometric))  # type: ignore[return-value]
 
 
 def page_colours(path: Path, page: tifffile.TiffPage) -> Colours | None:
-    """What the JPEG streams of a TIFF directory are, where that is not what it claims."""
+    """Actual colour space of a directory's JPEG streams, if the directory is wrong."""
     claim = page_claim(page)
     if claim is None:
         return None

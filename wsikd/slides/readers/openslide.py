@@ -168,7 +168,7 @@ class OpenSlideReader:
         return evidence_of(self.series, self.survey.silent)
 
     def _doubt(self, properties: Mapping[str, str]) -> Doubt | None:
-        """What the metadata say against brightfield RGB."""
+        """Metadata that contradict brightfield RGB."""
         doubt = doubt_of_properties(properties)
         if doubt is None and self.survey is not None and self.series is not None:
             doubt = doubt_of_tiff(self.survey, self.series)
@@ -305,7 +305,7 @@ def _main_file(path: Path) -> Path:
 
 
 def _surveyed(path: Path) -> tuple[TiffSurvey | None, SlideError | None]:
-    """The series of a TIFF, or why they cannot be had."""
+    """The series of a TIFF, or why they cannot be read."""
     try:
         return survey(path), None
     except SlideError as fault:

@@ -183,7 +183,7 @@ def _absent(path: Path) -> AbsentChunks:
 
 
 def _open(path: Path, kind: str, facts: Facts) -> Pixels:
-    """The file's pixels; raises SlideError where they are not 8-bit RGB, or cannot be had."""
+    """The file's pixels; raises SlideError where they are not 8-bit RGB, or cannot be read."""
     file = printable(path.name)
     try:
         opened = resolve(PIXELS, kind, kind="pixels")
@@ -194,7 +194,7 @@ def _open(path: Path, kind: str, facts: Facts) -> Pixels:
         raise SlideError(file, fault, _REMEDIES[library]) from error
     except SlideError:
         raise
-    except Exception as error:  # a decoder meets what it does not read in many ways
+    except Exception as error:  # decoders raise many kinds of errors
         if "version of OpenJPEG" in str(error):  # how glymur says that the library is missing
             fault = f"needs OpenJPEG ({one_line(str(error))})"
             raise SlideError(file, fault, _REMEDIES["glymur"]) from error

@@ -54,7 +54,7 @@ class TileCache:
         self._lock = threading.Lock()
 
     def reserve(self, capacity: int) -> None:
-        """Let there be room for so many bytes at least."""
+        """Raise the size of the cache to at least so many bytes."""
         self.capacity = max(self.capacity, capacity)
 
     def get(self, key: Hashable, wanted_px: int, decode: Callable[[], Pixels]) -> Pixels:

@@ -124,7 +124,7 @@ def absent_chunks(path: Path) -> AbsentChunks:
 
 @dataclass(frozen=True)
 class _Array:
-    """What a Zarr array's metadata say of its files."""
+    """File layout in the metadata of a Zarr array."""
 
     folder: Path
     shape: tuple[int, ...]

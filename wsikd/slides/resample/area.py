@@ -1,4 +1,4 @@
-"""Area averaging at any real factor: what a coarser sensor would have recorded.
+"""Area averaging at any real factor, as a coarser sensor would record.
 
 Output pixel ``i`` is the mean of the input over ``[start + i * factor, start + (i + 1) * factor)``,
 input pixels at the borders of that interval counting with the share that lies inside.

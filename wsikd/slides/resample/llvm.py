@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_compiled: list[Any] = []  # LLVM frees the code of what nobody refers to
+_compiled: list[Any] = []  # LLVM frees code without references
 
 
 def native(code: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:

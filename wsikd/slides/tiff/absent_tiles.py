@@ -52,14 +52,14 @@ class AbsentTiles:
     """Where the levels of a slide have no tiles: nothing was scanned there."""
 
     def __init__(self, levels: Sequence[Stored | None]) -> None:
-        """Note the stored tiles of each level; None stands for all."""
+        """The stored tiles of each level; None means all."""
         self._levels = [None if level is None else _sums(level) for level in levels]
 
     def __bool__(self) -> bool:
         return any(level is not None for level in self._levels)
 
     def covers(self, level: int, x: int, y: int, width: int, height: int) -> bool:
-        """Whether no tile is stored of a box in px of a level; what lies beyond it counts not."""
+        """Whether no tile of a box (px of a level) is stored; outside the level does not count."""
         found = self._levels[level] if level < len(self._levels) else None
         if found is None:
             return False

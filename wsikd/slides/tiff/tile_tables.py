@@ -1,4 +1,4 @@
-"""What the tile tables of a TIFF say before a pixel is read: impossible claims, absent tiles.
+"""Checks of a TIFF's tile tables before pixels are read: impossible sizes, absent tiles.
 
 The size that a file claims costs nothing. What is read is what its tiles hold.
 """
@@ -91,7 +91,7 @@ def absent_tiles(levels: Sequence[tifffile.TiffPage]) -> AbsentTiles:
 
 
 def _fault(page: tifffile.TiffPage, file_bytes: int) -> str:
-    """What is impossible about a level."""
+    """The fault of a level's tile table, as text; else empty."""
     wide, high = segment_px(page)
     if min(wide, high) < 1:
         return f"is in tiles of {wide} x {high} px"

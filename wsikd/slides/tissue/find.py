@@ -39,7 +39,7 @@ _LITTLE = 0.005
 
 
 class TissueAreas(NamedTuple):
-    """What is too small to count, in um2.
+    """Smallest areas that count, in um2.
 
     Attributes:
         min_tissue_um2: pieces of tissue below this are dropped.

@@ -1,4 +1,4 @@
-"""A picture of what was taken as tissue."""
+"""A picture of the tissue mask."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tiling many slides: what is asked, who does it, and the record of it."""
+"""Tiling many slides: request, execution, and the record."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is reported of each slide.
+    """What ``wsikd info`` reports of each slide.
 
     Attributes:
         magnifications: to count fields for, the highest first.

@@ -38,7 +38,7 @@ class Labels:
         return self._told(count.patches, count.per_class, zeros=False)
 
     def finish(self, say: Callable[[str], None], *, dry: bool) -> ConfigError | None:
-        """Log what is odd, and say the patches by class of all slides.
+        """Log warnings, and report the patches of all slides by class.
 
         Returns:
             An error where labels were asked for and no patch has one.
@@ -120,7 +120,7 @@ def plan_labels(
     apart: bool,
     stall_s: float,
 ) -> Labels:
-    """Find the classes of a run, and warn of what is odd about them.
+    """Find the classes of a run, and warn of problems.
 
     Args:
         entries: the slides.

@@ -1,4 +1,4 @@
-"""What a run of tiling is asked for becomes one job a slide."""
+"""A request to tile becomes one job per slide."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def plan_tiles(asked: TileRequest, how: Running, *, writes: bool = True) -> Tile
 
 
 def _warn_of_unread(asked: TileRequest, entries: Sequence[SlideEntry]) -> None:
-    """Say that annotations lie beside slides that are tiled without any."""
+    """Warn that slides without annotations have files of annotations beside them."""
     if asked.annotations or any(entry.annotation or entry.label for entry in entries):
         return
     drawn = [e for e in entries if sidecar(e.path.parent, e.path, DRAWN)]

@@ -1,4 +1,4 @@
-"""What a run of tiling did: ``runs/<utc>.json`` in the folder of stores."""
+"""The record of a run of tiling: ``runs/<utc>.json`` in the folder of stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Record:
-    """What a run did, for ``runs/<utc>.json``."""
+    """The record of a run, for ``runs/<utc>.json``."""
 
     def __init__(
         self,

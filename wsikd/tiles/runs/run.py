@@ -51,7 +51,7 @@ class Watch(Protocol):
     """Takes how far the slides have come."""
 
     def reported(self, task: Task, values: tuple[Any, ...]) -> None:
-        """Take what the process of a slide has reported."""
+        """Receive a report from the process of a slide."""
 
     def ended(self, outcome: Outcome) -> None:
         """Take a slide that is done or has failed."""
@@ -61,7 +61,7 @@ class Watch(Protocol):
 
 
 class Unwatched:
-    """Nobody watches."""
+    """No progress is shown."""
 
     def reported(self, task: Task, values: tuple[Any, ...]) -> None:
         """Nothing."""
@@ -75,7 +75,7 @@ class Unwatched:
 
 
 def unwatched(entries: Sequence[SlideEntry]) -> AbstractContextManager[Watch]:
-    """A run that nobody watches."""
+    """A run without a display of progress."""
     return nullcontext(Unwatched())
 
 
@@ -148,7 +148,7 @@ def outcomes(
     how: Running,
     shown: Watch | None,
 ) -> Iterator[Iterator[Outcome]]:
-    """What becomes of the slides, in the order in which they end."""
+    """The results of the slides, in the order in which they end."""
     tasks = [Task(job.entry.name, function, (job,)) for job in jobs]
     report = shown.reported if shown else None
     if how.jobs == 0:
