@@ -1,4 +1,4 @@
-"""What a training, tuning or scoring names, checked before data are read and networks made.
+"""Checks of paths and labels before data are read and networks are built.
 
 Names, cards and settings are looked at, and the labels of patches; what reads the data checks the
 rest. Imports no torch by itself.
@@ -46,7 +46,7 @@ def check_run(*configs: Any) -> None:
 
 
 def check_labels(data: Data, split: Split) -> None:
-    """Refuse labels that no classifier can be trained on, by what is listed of the patches.
+    """Refuse labels that no classifier can be trained on, from the lists of the patches.
 
     Data as SICAPv2 is distributed are not looked at here: their spreadsheets take seconds.
 

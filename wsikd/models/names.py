@@ -1,4 +1,4 @@
-"""What the name of a network means, and which package makes it. Imports no torch."""
+"""Names of networks, and the packages that make them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_aggregator(arch: str) -> None:
 
 
 def card_entry(arch: str, *kinds: str) -> dict[str, str]:
-    """What a card records of a network that another package makes: its name and version.
+    """The card's entry for a network of another package: its name and version.
 
     Args:
         arch: name of the network.

@@ -59,7 +59,7 @@ def augment(patches: Tensor, options: Augment, chance: Chance) -> Tensor:
 
 
 def bend(patches: Tensor, options: Augment, chance: Chance) -> Tensor:
-    """The first half of :func:`augment`: what moves pixels."""
+    """The first half of :func:`augment`: geometry."""
     x = patches
     if options.crop_px is not None:
         x = _crops(x, options.crop_px, chance)
@@ -72,7 +72,7 @@ def bend(patches: Tensor, options: Augment, chance: Chance) -> Tensor:
 
 
 def recolour(x: Tensor, options: Augment, chance: Chance) -> Tensor:
-    """The second half of :func:`augment`: what changes colours; float (B, 3, H, W)."""
+    """The second half of :func:`augment`: colours; float (B, 3, H, W)."""
     if options.stain:
         x = _perhaps(x, _stain(x, options.stain, chance), options, chance)
     if options.brightness or options.contrast or options.saturation:

@@ -72,7 +72,7 @@ def join(sources: Sequence[Listed], data: Data) -> Joined:
 
 
 def _check_agreement(sources: Sequence[Listed]) -> None:
-    """Tile stores of one run must have been made alike."""
+    """Tile stores of one run must have the same settings."""
     first = sources[0]
     for other in sources[1:]:
         for key, value in first.settings.items():

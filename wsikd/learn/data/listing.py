@@ -1,4 +1,4 @@
-"""What is said of labelled patches, without their pixels. Imports no torch."""
+"""Labels and groups of patches, without pixels. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
 
 @dataclass
 class Listing:
-    """What a source says of its patches; lists of one length N.
+    """Labels and groups of a source's patches; lists of one length N.
 
     ``number`` is the label where the source gives one, else -1; ``row`` the reader's own index;
     ``split`` is "train", "val", "test" or None; ``tissue`` the share of each patch that is tissue,

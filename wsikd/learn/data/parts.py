@@ -108,7 +108,7 @@ def told_slides(count: int) -> str:
 
 
 def told_missing(names: Sequence[str]) -> str:
-    """What the last line of a training says of classes that are never predicted; else nothing."""
+    """The note on classes that are never predicted, for the last line of a training."""
     return f"; never predicted there: {', '.join(names)}" if names else ""
 
 

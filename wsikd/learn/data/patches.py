@@ -224,7 +224,7 @@ class PatchSet:
         drop_last: bool = False,
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        """Patches in this order, some batches ahead of their use.
+        """Patches in this order, read some batches before their use.
 
         Args:
             order: int64 (M,), indices.

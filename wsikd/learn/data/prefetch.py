@@ -1,4 +1,4 @@
-"""Batches that are read some steps ahead of their use."""
+"""Batches that are read some steps before their use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_ahead(
     *,
     parts: int = 1,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Read batch after batch in threads, at least three ahead.
+    """Read batches in threads, at least three in advance.
 
     At least two readings a thread are in flight, so that no thread waits for work.
 

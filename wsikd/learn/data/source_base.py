@@ -1,4 +1,4 @@
-"""What a source of patches is, and patches that are image files: a labels CSV, or class folders."""
+"""The interface of sources of patches, and sources of image files: labels CSV, class folders."""
 
 from __future__ import annotations
 

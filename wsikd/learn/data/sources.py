@@ -108,7 +108,7 @@ def _open(
 
 
 def kind_of(path: Path, data: Data) -> str:
-    """What a place of data is: "stores", "folders", "csv" or "sicapv2"."""
+    """The kind of a place of data: "stores", "folders", "csv" or "sicapv2"."""
     if data.source != "auto":
         return data.source
     from wsikd.tiles.store import is_group

@@ -21,7 +21,7 @@ _NAMED = 5
 
 
 def groups_of(slides: Sequence[str], patients: Sequence[str | None], by: str) -> list[str]:
-    """What must stay together: the patient where known (``by`` "auto"), else the slide.
+    """The groups that must stay together: the patient where known (``by`` "auto"), else the slide.
 
     Raises:
         DataError: ``by`` is "patient" and one is unknown.
@@ -324,7 +324,7 @@ def frozen_pool(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def share_of(
     order: NDArray[np.int64], batch: int, *, size: int = 1, rank: int = 0
 ) -> NDArray[np.int64]:
-    """What one of several processes reads of an epoch: its part of each whole batch.
+    """The samples of one of several processes in an epoch: its part of each whole batch.
 
     Args:
         order: int64 (M,), of all processes together.

@@ -1,4 +1,4 @@
-"""The views of a batch: what teacher and student see of each patch, from one draw."""
+"""The views of a batch: the patches of teacher and student, augmented by one draw."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ViewSettings(Protocol):
-    """What the configurations of all that learns from patches have."""
+    """The settings of every method that learns from patches."""
 
     @property
     def data(self) -> Data:
@@ -37,11 +37,11 @@ class ViewSettings(Protocol):
 
     @property
     def low_mpp(self) -> float:
-        """um per pixel of what is trained."""
+        """um per pixel that the trained network reads."""
 
     @property
     def factor(self) -> float:
-        """How many pixels of the patches make one of what is trained."""
+        """Pixels of the patches per pixel that the trained network reads."""
 
 
 class Views:
@@ -74,7 +74,7 @@ class Views:
         return self.factor > 1 and not fine and is_enumerable(self.config)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """What :meth:`batch` is to be given: patches, or their averages where these suffice."""
+        """The input of :meth:`batch`: patches, or their averages where these suffice."""
         if self.averaged:
             return self.patches.averages(indices, self.factor)
         return self.patches.images(indices)

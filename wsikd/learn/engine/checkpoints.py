@@ -26,7 +26,7 @@ class Stateful(Protocol):
 
 
 class Parts(NamedTuple):
-    """What of a training changes, beside the number of its epoch.
+    """The state of a training, without the number of its epoch.
 
     Attributes:
         method: with the student and the helpers.
@@ -42,7 +42,7 @@ class Parts(NamedTuple):
 
 
 def kept(epoch: int) -> str:
-    """What a training that stops after so many epochs leaves."""
+    """The files of a training that stops after so many epochs."""
     return f"checkpoints/last.ckpt holds epoch {epoch}" if epoch else "no epoch is kept"
 
 

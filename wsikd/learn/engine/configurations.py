@@ -23,7 +23,7 @@ KEY = "method"
 
 
 class MethodConfig(Settings):
-    """What the settings of every method begin with."""
+    """The common first settings of every method."""
 
     method: str
     """Entry of wsikd.learn.methods.METHODS, or a method of another package."""
@@ -74,7 +74,7 @@ def parse_settings(
 
 
 def _model(content: Mapping[str, Any], file: str) -> type[MethodConfig]:
-    """The model for what a file says of its method. Raises ConfigError."""
+    """The model of the settings for the method in a file. Raises ConfigError."""
     method = content.get(KEY)
     if method is None:
         meant = [str(key) for key in content if f"'{KEY}'" in nearest(str(key), [KEY])]

@@ -139,7 +139,7 @@ class Team:
         return self.rank == 0
 
     def first(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns in the first process; a WsikdError of it is raised in all."""
+        """Run ``work`` in the first process; all get its result, or raise its WsikdError."""
         if self.size == 1:
             return work()
         told: list[Any] = [None, None]
@@ -159,7 +159,7 @@ class Team:
         return error
 
     def gather(self, mine: T) -> list[T]:
-        """What every process brings, in their order."""
+        """The values of all processes, in their order."""
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size

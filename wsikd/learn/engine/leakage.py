@@ -30,7 +30,7 @@ FORBIDDEN = {"test": ("train", "val"), "val": ("train",)}
 
 
 def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[str, Any]]:
-    """What the card of a network says of its data and of its teacher's.
+    """The entries of a card on the data of the network and of its teacher.
 
     Of each part, "train" and "val", the hashes of all slides and patients and those of the images
     (files) or scans (tile stores) in one string of 12 characters each. Of more than 10 000 images
@@ -111,7 +111,7 @@ def check_unseen(
 def _seen(
     records: Sequence[Mapping[str, Any]], patches: PatchSet, split: str
 ) -> tuple[list[str], str, str] | None:
-    """Slides that were seen in training, what was seen, and in which part."""
+    """Slides that were used in training, with the part and the kind of match."""
     indices = patches.indices(split)
     patients = split != "val" or patches.val_by == "group"
     for record in records:

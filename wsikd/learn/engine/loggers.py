@@ -1,4 +1,4 @@
-"""What a run writes beside ``metrics.jsonl``: its log, ``metrics.csv``, and what loggers keep."""
+"""Output of a run in addition to ``metrics.jsonl``: log, ``metrics.csv``, and loggers."""
 
 from __future__ import annotations
 

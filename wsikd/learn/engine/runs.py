@@ -1,4 +1,4 @@
-"""A training as a command asks for it: checked settings, and what trains by them."""
+"""A requested training: checked settings and the function that trains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Run(NamedTuple):
-    """Checked settings, and what trains by them; its result has ``told()``, a line."""
+    """Checked settings, and the function that trains; its result has ``told()``, a line."""
 
     config: Any
     train: Callable[..., Any]

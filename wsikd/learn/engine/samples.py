@@ -1,4 +1,4 @@
-"""What the training loop asks of data: samples, and batches of them on the device."""
+"""The interface of data for the training loop: samples, and batches on the device."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Samples(Protocol):
         threads: int = 2,
         read: Callable[[NDArray[np.int64]], torch.Tensor] | None = None,
     ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
-        """What ``read`` gives of each batch, and the indices, in this order."""
+        """The result of ``read`` for each batch, and the indices, in this order."""
 
 
 class BatchMaker(Protocol):
     """Makes batches of samples that were read; see :class:`wsikd.learn.data.views.Views`."""
 
     def read(self, indices: NDArray[np.int64], /) -> torch.Tensor:
-        """What :meth:`batch` is to be given."""
+        """The input of :meth:`batch`."""
 
     def batch(
         self,

@@ -83,7 +83,7 @@ class Optim(Settings):
 
 
 class LoopOptim(Protocol):
-    """What the training loop reads of ``optim``, whatever the method; see :class:`Optim`."""
+    """The keys of ``optim`` that the training loop uses, for every method; see :class:`Optim`."""
 
     @property
     def name(self) -> str:
@@ -147,7 +147,7 @@ class LoopOptim(Protocol):
 
 
 class Training(Dumped, Protocol):
-    """What the configurations of all methods have."""
+    """The settings of all methods."""
 
     @property
     def optim(self) -> LoopOptim:

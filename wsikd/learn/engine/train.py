@@ -1,4 +1,4 @@
-"""Training by a configuration, of whatever kind, from its settings to what it leaves."""
+"""Training of any kind, from settings to the files of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only training loop, and what a kind of learning brings to it.
+"""The only training loop, and the interface of a kind of learning.
 
 All chance is drawn from (seed, epoch, step), so a run that was killed and resumed repeats what an
 unbroken one does: on a CPU, bit for bit.
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Result(Protocol):
-    """What a run came to."""
+    """The result of a run."""
 
     def told(self) -> str:
         """In a line."""
@@ -50,7 +50,7 @@ R = TypeVar("R", bound=Result)
 
 
 class Task(Generic[D, C, R]):
-    """One kind of learning: its data, its method, how an epoch is judged, what is written at last.
+    """One kind of learning: its data, its method, how an epoch is scored, and the final files.
 
     :func:`wsikd.learn.engine.train.train` calls :meth:`load`, :meth:`build`, :meth:`begin` and
     :meth:`export`; the :class:`Trainer` calls the others.
@@ -93,7 +93,7 @@ class Task(Generic[D, C, R]):
         raise NotImplementedError
 
     def make_views(self, device: torch.device) -> BatchMaker:
-        """What makes batches of the samples."""
+        """The source of batches."""
         raise NotImplementedError
 
     def record(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Task(Generic[D, C, R]):
         """Change the gradients of a step, after ``unscale``; nothing by default."""
 
     def judge(self, trainer: Trainer[D]) -> dict[str, Any]:
-        """Figures of an epoch beside its losses: ``val``, on validation."""
+        """Figures of an epoch in addition to its losses: ``val``, on validation."""
         return {"val": self.validate(trainer.checked_logits())}
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Task(Generic[D, C, R]):
         return f"loss {row['loss']:.4f}, val {told_scores(row['val'])}"
 
     def export(self, trainer: Trainer[D]) -> R:
-        """Score and write what was trained."""
+        """Score and write the trained network."""
         raise NotImplementedError
 
 
@@ -338,7 +338,7 @@ class Trainer(Generic[D]):
         return found
 
     def checked_logits(self) -> NDArray[np.float64]:
-        """What the network says of the validation part; raises NonFiniteLossError."""
+        """Logits of the validation part; raises NonFiniteLossError."""
         self.team.average_buffers(self.method.student)
         logits = self.predict(self.val_indices)
         if not np.isfinite(logits).all():
@@ -402,7 +402,7 @@ class Trainer(Generic[D]):
 
 
 def param_groups(method: Method, *, decay_vectors: bool) -> list[dict[str, Any]]:
-    """What the optimiser trains; parameters of one dimension apart, if they are not to decay."""
+    """The trained parameters; those of one dimension in a group of their own without decay."""
     groups: list[dict[str, Any]] = list(method.param_groups())
     if decay_vectors:
         return groups

@@ -126,7 +126,7 @@ def moved_centre(centre: Tensor, total: Tensor, count: Tensor, momentum: float =
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over the processes that train together; with one, what it was."""
+    """The sum over the processes that train together; with one process, the value itself."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         values = values.clone()
         torch.distributed.all_reduce(values)

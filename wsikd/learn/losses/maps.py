@@ -1,4 +1,4 @@
-"""Loss terms on labels, features and attention, and what they are made of: pure functions.
+"""Loss terms on labels, features and attention, and their parts: pure functions.
 
 Terms on logits are in ``losses_logits``, terms on relations between patches in
 ``losses_relations``. Letters: B patches, K channels, (h, w) grid of a feature map, C classes. AT+

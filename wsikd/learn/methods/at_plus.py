@@ -119,7 +119,7 @@ class At(Settings):
 
 
 class AtPlusConfig(Settings):
-    """What a configuration of AT+ sets beside network, data and schedule."""
+    """Settings of AT+, in addition to network, data and schedule."""
 
     attention: Attention = Attention()
     taps: Taps = Taps()
@@ -141,7 +141,7 @@ OWN_GRID = frozenset({"sp", "rkd_distance", "rkd_angle", "sr_spatial", "at_grad"
 
 
 class Seen(NamedTuple):
-    """What both networks make of a batch; the teacher's part is constant.
+    """Outputs of both networks for a batch; the teacher's part is constant.
 
     ``low`` is the student's input, and ``slope`` where the teacher's loss hangs on its own, (B, 1,
     H, W) on the teacher's grid; both for at_grad alone.
@@ -250,7 +250,7 @@ class AtPlus(KeptTeacher):
         )
 
     def _add_helpers(self, *, project: bool) -> None:
-        """Convolutions that are trained beside the student, for the terms that need them."""
+        """Convolutions trained with the student, for the terms that need them."""
         if not self.teacher.pooled and (
             borrowing := sorted(self.terms & {"sr_last", "sr_spatial"})
         ):

@@ -1,4 +1,4 @@
-"""What a method is, and what it is given."""
+"""The interface of methods, and their inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TURNS = torch.tensor([1, 2, 4])
 
 
 class Taught(NamedTuple):
-    """What a frozen teacher says of a batch: constants.
+    """Output of the frozen teacher for a batch: constants.
 
     Attributes:
         logits: float (B, C).
@@ -173,7 +173,7 @@ class Method(nn.Module):
         """Called after every optimiser step; nothing by default."""
 
     def param_groups(self) -> list[dict[str, list[Parameter]]]:
-        """What the optimiser trains."""
+        """The trained parameters."""
         nets = (self.student, self.helpers)
         return [{"params": [p for net in nets for p in net.parameters() if p.requires_grad]}]
 

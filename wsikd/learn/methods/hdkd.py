@@ -69,7 +69,7 @@ class HdkdOptions(Settings):
 
 
 class HdkdConfig(Settings):
-    """What a configuration of HDKD sets beside network, data and schedule."""
+    """Settings of HDKD, in addition to network, data and schedule."""
 
     hdkd: HdkdOptions = HdkdOptions()
 

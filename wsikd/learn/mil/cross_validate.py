@@ -50,7 +50,7 @@ def cross_validate(
     paths: Sequence[Sequence[str]] | None = None,
     load: Callable[[BagData, Split], BagSet] = load_bags,
 ) -> dict[str, Any]:
-    """Train and test a run for every fold and seed, and pool what they say of their test parts.
+    """Train and test a run for every fold and seed, and pool the predictions on their test parts.
 
     Runs lie in ``runs/seed<S>-fold<K>``; what is finished stays.
 
@@ -91,7 +91,7 @@ def cross_validate(
 def _fold(
     config: MilConfig, bags: BagSet, folder: Path, seed: int, device: str
 ) -> list[dict[str, Any]]:
-    """What the run of a fold says of its test part, slide by slide."""
+    """Predictions of a fold's run on its test part, slide by slide."""
     run = RunDir(folder)
     if (run.student / CARD).is_file():
         run.check(config, resume=True, seed=seed)

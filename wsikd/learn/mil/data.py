@@ -72,7 +72,7 @@ class BagSet:
 
     @property
     def encoder(self) -> dict[str, object]:
-        """What made the embeddings, as the bags say."""
+        """The encoder of the embeddings, by the bags."""
         return dict(self.bags[0].info.encoder)
 
     def indices(self, split: str) -> NDArray[np.int64]:
@@ -98,7 +98,7 @@ class BagSet:
         threads: int = 2,
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        """Bags in this order, some batches ahead of their use.
+        """Bags in this order, read some batches before their use.
 
         Args:
             order: int64 (M,), indices.
@@ -119,7 +119,7 @@ class BagSet:
 
 @dataclass(frozen=True)
 class _Row:
-    """What is said of a slide."""
+    """The label and groups of a slide."""
 
     label: str | None = None
     patient: str | None = None

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Said:
-    """What a network said of bags: its probabilities float64 (N, C) and attention, by bag."""
+    """Predictions for bags: probabilities float64 (N, C) and attention, by bag."""
 
     probability: NDArray[np.float64]
     attention: list[NDArray[np.float32]]

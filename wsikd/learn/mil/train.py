@@ -77,7 +77,7 @@ class BagViews:
 
 @dataclass(frozen=True)
 class BagResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         path: the run folder.
@@ -96,7 +96,7 @@ class BagResult:
     missing: tuple[str, ...]
 
     def told(self) -> str:
-        """What it came to, in a line."""
+        """The result as a line."""
         parts = [f"{name} {figure(self.metrics[name])}" for name in TOLD if name in self.metrics]
         point = "" if self.threshold is None else f" at {self.threshold:.3g}"
         return (

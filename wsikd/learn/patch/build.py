@@ -1,4 +1,4 @@
-"""From a configuration to what is trained: networks, the teacher, the method, the bundle's spec."""
+"""Build a training from its configuration: networks, teacher, method, spec of the bundle."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def build_method(
 
 
 def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSpec:
-    """What the trained network is to be given.
+    """The input of the trained network.
 
     Raises:
         ConfigError: the patches do not divide into the network's pixels, or are too small for it.
@@ -161,7 +161,7 @@ def _tell_positions(student: Grader, patch_px: int) -> None:
 
 
 def log_cost(spec: InputSpec, student: Grader, teacher: StudentBundle | None) -> None:
-    """Log the multiply-accumulates of a patch, the student's beside the teacher's."""
+    """Log the multiply-accumulates of a patch for student and teacher."""
     own = macs(student, spec.patch_px)
     how = f"{spec.patch_px} px, {spec.student_input}"
     if teacher is None:

@@ -49,7 +49,7 @@ _LOOK_BATCH = 32
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         path: the run folder.
@@ -72,7 +72,7 @@ class RunResult:
     missing: tuple[str, ...]
 
     def told(self) -> str:
-        """What it came to, in a line."""
+        """The result as a line."""
         kappa, over = self.metrics["kappa"], self.over_colour
         reached = "undefined" if kappa is None else f"{kappa:.3f}"
         name = "kappa" if self.metrics["kappa_weights"] == "quadratic" else "unweighted kappa"
@@ -86,7 +86,7 @@ class RunResult:
 
 
 class Trained(NamedTuple):
-    """What a training hands over.
+    """The output of a training.
 
     Attributes:
         student: the best, on the device of the training.
@@ -218,7 +218,7 @@ def escalation(
     *,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """What asking the teacher about doubtful fields costs and brings, as ``infer`` may use it.
+    """Cost and benefit of escalation to the teacher, for ``infer``.
 
     Args:
         patches: at the teacher's resolution.
@@ -285,7 +285,7 @@ def cancer_shares(
 def _beside_colour(
     patches: PatchSet, indices: NDArray[np.int64], probability: NDArray[np.float64]
 ) -> OverColour | None:
-    """The network beside colour histograms; None where those have nothing to learn."""
+    """The network compared with colour histograms; None if these cannot be fitted."""
     colour = histogram_baseline(patches, patches.indices("train"), indices)
     if colour is None:
         return None

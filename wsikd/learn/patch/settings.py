@@ -178,7 +178,7 @@ class RunConfig(MethodConfig):
 
     @property
     def ratio(self) -> float:
-        """Side in pixels of what the teacher's backbone reads over the trained network's."""
+        """Ratio of the input sides of teacher and trained network."""
         return round(self.factor) / self.upsample
 
 

@@ -47,7 +47,7 @@ WAIT_S = 60
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
         best: values of the best trial; None where none has finished.
@@ -69,7 +69,7 @@ class TuneResult:
 def tune(
     tuning: Tuning, out: Path, *, storage: str | None = None, device: str = "auto"
 ) -> TuneResult:
-    """Run what is missing of a grid, and write ``trials.csv`` and, at the end, ``best.yaml``.
+    """Run the missing trials of a grid, and write ``trials.csv`` and, at the end, ``best.yaml``.
 
     Args:
         tuning: what is searched.
@@ -202,7 +202,7 @@ def trial_folder(out: Path, point: Mapping[str, Any]) -> Path:
 def _finish_left(
     study: optuna.Study, tuning: Tuning, points: list[dict[str, Any]], out: Path, device: str
 ) -> None:
-    """Run what a killed or failed process has left without a figure."""
+    """Run the trials that a killed or failed process left without a figure."""
     import optuna
 
     distributions: dict[str, optuna.distributions.BaseDistribution] = {

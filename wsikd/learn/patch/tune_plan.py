@@ -1,4 +1,4 @@
-"""What ``wsikd tune`` searches, read from its options."""
+"""The grid of ``wsikd tune``, from its options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS = ("kappa", "balanced_accuracy", "accuracy")
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is searched.
+    """A search.
 
     Attributes:
         config_file: YAML file of the run.

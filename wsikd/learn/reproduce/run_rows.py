@@ -45,9 +45,11 @@ ASKED_BY = scoring.REPRODUCE
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run said of its test part: truth int64 (N,), probability float64 (N, C), index int64
-    (N,) into the data, the slide or patient of each patch, the fold whose network said it, and
-    which classes are benign."""
+    """Predictions of a run on its test part.
+
+    Truth int64 (N,), probability float64 (N, C), index int64 (N,) into the data, slide or patient
+    of each patch, fold of the network, and which classes are benign.
+    """
 
     truth: NDArray[np.int64]
     probability: NDArray[np.float64]
@@ -63,7 +65,7 @@ def run_folder(out: Path, row: str, unit: Unit) -> Path:
 
 
 def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
-    """Train and score what is not finished.
+    """Train and score unfinished rows.
 
     Args:
         plan: what to run.
@@ -108,7 +110,7 @@ def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
 
 
 def data_key(config: RunConfig) -> str:
-    """What decides which patches a run reads and how they are divided."""
+    """The settings that decide which patches a run reads and how they are divided."""
     data = config.data.model_dump_json(exclude={"student_mpp", "low_source", "cache_gb"})
     return data + config.split.model_dump_json()
 

@@ -185,7 +185,7 @@ def _number(value: float) -> float | None:
 
 
 def _alike(config: RunConfig) -> dict[str, Any]:
-    """What a distilled row and its baseline must share."""
+    """The settings that a distilled row and its baseline must share."""
     told = config.model_dump(mode="json")
     left_out = {"network": ("init", "weights_file"), "data": ("paths", "cache_gb")}
     parts = ("student_input", "network", "data", "split", "optim", "augment")
@@ -214,7 +214,7 @@ def _baseline(row: Row, plan: Plan) -> Row | None:
 
 
 def _unpaired(plan: Plan) -> list[str]:
-    """Distilled rows that have no equal baseline, and in what the nearest differs."""
+    """Distilled rows without an equal baseline, and the difference from the nearest."""
     told = []
     for row in plan.rows:
         others = _alone(row, plan)

@@ -19,7 +19,7 @@ MAX_PATCHES = 256
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """What two networks look at for the true class of one patch.
+    """Attention of two networks for the true class of one patch.
 
     Attributes:
         image: uint8 (side, side, 3), RGB.

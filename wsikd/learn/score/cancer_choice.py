@@ -1,4 +1,4 @@
-"""What a student's card keeps of its validation slides, so that ``infer`` can decide on cancer."""
+"""The validation scores in a student's card, from which ``infer`` decides on cancer."""
 
 from __future__ import annotations
 

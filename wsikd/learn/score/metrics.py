@@ -123,7 +123,7 @@ def _of_confusion(matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
 
 
 def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis of what is not NaN."""
+    """Mean over the last axis without NaN."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         return np.asarray(np.nanmean(values, -1))

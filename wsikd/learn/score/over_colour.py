@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OverColour:
-    """A network beside the baseline of colour histograms.
+    """A network compared with the baseline of colour histograms.
 
     Attributes:
         metric: "kappa", with quadratic weights, for classes in order, else "balanced_accuracy".
@@ -55,7 +55,7 @@ class OverColour:
 
     @property
     def warning(self) -> str | None:
-        """What to say where the network is not shown to be better."""
+        """The warning if the network is not shown to be better."""
         if self.difference is None:
             return None
         if (self.interval[0] if self.interval else self.difference) > 0:

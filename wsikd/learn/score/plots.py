@@ -1,4 +1,4 @@
-"""Pictures of a run: its losses, confusion, calibration, and what both networks look at.
+"""Pictures of a run: its losses, confusion, calibration, and the attention of both networks.
 
 The only module of this folder that draws. Figures are made without pyplot, so nothing is kept.
 """

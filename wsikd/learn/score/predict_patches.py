@@ -41,7 +41,7 @@ def f1_per_class(matrix: NDArray[np.int64]) -> list[float]:
 def summarise(
     matrix: NDArray[np.int64], classes: Sequence[str], *, ordered: bool | None = None
 ) -> dict[str, Any]:
-    """Metrics of a confusion matrix as JSON values; what is undefined is None.
+    """Metrics of a confusion matrix as JSON values; undefined ones are None.
 
     ``kappa`` has quadratic weights where the classes are in order, else none: ``kappa_weights``.
     ``ordered`` None: found by their names.

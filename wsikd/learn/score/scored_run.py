@@ -1,4 +1,4 @@
-"""Runs and bundles to be scored, the record beside each, and what its teacher reaches."""
+"""Runs and bundles to score, their records, and the scores of their teachers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored.
+    """The run or bundle to score.
 
     Attributes:
         bundle: the network.
@@ -85,7 +85,7 @@ def read_scores(file: Path) -> list[dict[str, Any]]:
 def teacher_beside(
     subject: Subject, patches: PatchSet, split: str, *, device: str = "cpu"
 ) -> dict[str, Any] | None:
-    """What the run's teacher reaches on the same patches, and at what cost.
+    """Scores and cost of the run's teacher on the same patches.
 
     The test part is for one look: of it, only what the teacher's own record says is repeated.
 
@@ -132,5 +132,5 @@ def _recorded(bundle: StudentBundle, patches: PatchSet) -> dict[str, float | Non
 
 
 def numbers(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Figures as JSON values: what is undefined is None."""
+    """Figures as JSON values; undefined ones are None."""
     return {k: v if math.isfinite(v) else None for k, v in values.items()}

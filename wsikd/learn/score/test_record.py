@@ -121,7 +121,7 @@ def score(
     keep: Path | None = None,
     allow_seen: bool = False,
 ) -> Scored:
-    """Score a network on a split and write that down beside it, one process at a time.
+    """Score a network on a split and record this in its folder, one process at a time.
 
     Args:
         subject: what to score.

@@ -72,7 +72,7 @@ def _calibration(made: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
 
 
 def _cost(record: Mapping[str, Any]) -> list[str]:
-    """Work on a patch, beside the teacher's; nothing for a card that does not say."""
+    """Multiply-accumulates of a patch for student and teacher; empty without them in the card."""
     own, teacher = record["macs"], record["teacher"]
     if own is None:
         return []

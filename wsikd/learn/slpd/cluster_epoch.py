@@ -1,4 +1,4 @@
-"""What an epoch of ``method: slpd`` begins with: regions encoded, slides clustered and matched."""
+"""The start of an epoch of ``method: slpd``: encode regions, cluster and match slides."""
 
 from __future__ import annotations
 
@@ -145,5 +145,5 @@ def make_table(
 
 
 def tensors(table: PrototypeTable, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the method needs of a table, on a device."""
+    """The parts of a table that the method needs, on a device."""
     return {name: torch.from_numpy(getattr(table, name)).to(device) for name in Bank.names}

@@ -62,7 +62,7 @@ class RegionSet:
         threads: int = 2,
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        """Regions in this order, some batches ahead of their use.
+        """Regions in this order, read some batches before their use.
 
         Args:
             order: int64 (M,), indices.

@@ -46,7 +46,7 @@ class KMeans:
 
 @dataclass(frozen=True)
 class Clusters:
-    """What the clustering of N slides with R regions of width D found.
+    """The clusters of N slides with R regions of width D.
 
     Attributes:
         centroids: float32 (N, K, D), of length 1; zeros in slides that were left out.

@@ -334,7 +334,7 @@ class Bank(nn.Module):
 
 
 class Centres(nn.Module):
-    """Running means of what is sharpened: of the teacher, and of each kind of prototype."""
+    """Running means of the teacher's outputs and of each kind of prototype."""
 
     def __init__(self, outputs: int) -> None:
         """All zero, float (outputs,)."""
@@ -402,7 +402,7 @@ class Slpd(Method):
 
     @property
     def teacher(self) -> RegionStudent:
-        """The moving average, which is what is kept in the end."""
+        """The moving average, which is the exported network."""
         return cast("RegionStudent", self.helpers["teacher"])
 
     @property

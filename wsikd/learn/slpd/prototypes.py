@@ -1,4 +1,4 @@
-"""Prototypes of slides: what kinds of regions a slide has, and which slide has the like.
+"""Prototypes of slides: kinds of regions in a slide, and slides with similar ones.
 
 A table is a file of its own, ``prototypes.npz`` in the run folder: for finding similar slides, and
 for looking at what a training took for a kind of tissue.

@@ -43,7 +43,7 @@ _RATE_BATCH = 256
 
 @dataclass(frozen=True)
 class RegionResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         path: the run folder.
@@ -62,7 +62,7 @@ class RegionResult:
     spread: float
 
     def told(self) -> str:
-        """What it came to, in a line."""
+        """The result as a line."""
         loss = "" if self.loss is None else f", loss {self.loss:.4f}"
         more = "" if self.prototypes is None else f"; {self.prototypes.name} beside it"
         return (
@@ -216,7 +216,7 @@ def clip_each(weights: Iterable[torch.nn.Parameter], most: float) -> None:
 
 
 def build(config: SlpdConfig, dim: int) -> Slpd:
-    """Student, teacher and what they learn, freshly initialised, for embeddings of width D."""
+    """Student, teacher and method, newly initialised, for embeddings of width D."""
     shape = RegionShape(dim=dim, table=config.crops.global_grid, **config.network.model_dump())
     student = RegionStudent(shape)
     still = RegionShape(**{**shape.record(), "drop_path": 0.0})

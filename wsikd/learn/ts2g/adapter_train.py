@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         path: the run folder.
@@ -53,7 +53,7 @@ class EmbedResult:
     slides: int
 
     def told(self) -> str:
-        """What it came to, in a line."""
+        """The result as a line."""
         cosine, r2 = self.metrics["cosine"], self.metrics["r2"]
         return (
             f"{self.bundle}: on validation cosine {cosine:.3f} to the teacher's embeddings, "

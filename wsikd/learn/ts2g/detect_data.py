@@ -88,7 +88,7 @@ class BoxSet:
         threads: int = 2,
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        """Images in this order, some batches ahead of their use; see :meth:`padded`."""
+        """Images in this order, read some batches before their use; see :meth:`padded`."""
         yield from read_ahead(order, size, threads, read or self.padded)
 
 

@@ -49,7 +49,7 @@ def mean_average_precision(found: Boxes, targets: Boxes) -> dict[str, float | No
 
 
 def _dataset(images: Boxes, names: Sequence[int]) -> dict[str, Any]:
-    """What a file of COCO's format holds."""
+    """The content of a file in COCO's format."""
     rows: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         corners = image["boxes"]

@@ -96,7 +96,7 @@ def load_detector(run: Path) -> Detector:
 
 @dataclass(frozen=True)
 class DetectResult:
-    """What a run came to: its folder, the detector in it, the best epoch, mAP on validation."""
+    """The result of a run: its folder, the detector in it, the best epoch, mAP on validation."""
 
     path: Path
     bundle: Path
@@ -104,7 +104,7 @@ class DetectResult:
     metrics: dict[str, Any]
 
     def told(self) -> str:
-        """What it came to, in a line."""
+        """The result as a line."""
         parts = [
             f"{name} {'undefined' if v is None else f'{v:.3f}'}" for name, v in self.metrics.items()
         ]

@@ -153,7 +153,7 @@ class Ts2g(Method):
 
     @classmethod
     def build(cls, config: Ts2gConfig, student: Encoder, teacher: Tensor) -> Self:
-        """``teacher`` is what it says of the patches: embeddings float32 (N, D)."""
+        """``teacher`` holds the teacher's embeddings of the patches, float32 (N, D)."""
         return cls(student, teacher, list(config.weights))
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
@@ -163,7 +163,7 @@ class Ts2g(Method):
         return {name: found[name] for name in self.terms}
 
     def predict(self, batch: Batch) -> Tensor:
-        """What the adapter gives, in the scale of the targets: (B, D)."""
+        """The adapter's output in the scale of the targets: (B, D)."""
         student = self.student
         return student.network.standardised(student.normalise(batch.views["low"]))  # type: ignore[operator,no-any-return]
 

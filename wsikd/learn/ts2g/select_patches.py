@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_scorer(run: Path) -> Score:
-    """What a bag network of a run says of single patches: the logit of the last class.
+    """Scores of single patches by a bag network: the logit of the last class.
 
     Raises:
         BundleError: the run holds no bag network.

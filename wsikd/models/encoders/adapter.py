@@ -105,7 +105,7 @@ class Embedder(nn.Module):
         return self
 
     def standardised(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What is compared with standardised targets: (B, D)."""
+        """The output before scaling, for comparison with standardised targets: (B, D)."""
         with torch.no_grad():
             maps = self.trunk.forward_taps(x, [self.tap])[self.tap]
         return self.adapter(masked_mean(maps, mask))  # type: ignore[no-any-return]

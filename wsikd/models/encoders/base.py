@@ -22,7 +22,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What an encoder is, and what exactly it does to a patch.
+    """Description of an encoder, with the exact transform of a patch.
 
     Attributes:
         id: name of the network and its weights.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """What the network reads."""
+        """The normalised input of the network."""
         x = (x.to(self.mean.dtype) - 255 * self.mean) / (255 * self.std)
         side = self.spec.input_px
         if side is not None and x.shape[-2:] != (side, side):

@@ -1,4 +1,4 @@
-"""What the ``card.json`` of a bundle says: one pydantic model for each kind of network.
+"""The ``card.json`` of a bundle: one pydantic model for each kind of network.
 
 A card is written from its model and read into it. Entries that the model does not know, of another
 wsikd of the same format, are kept. This module needs no PyTorch.
@@ -43,7 +43,7 @@ REMEDY = "copy the whole folder again, or train it again"
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network is to be given.
+    """The input that a network expects.
 
     Attributes:
         mpp: um per pixel of its patches.
@@ -169,7 +169,7 @@ class TaughtBy(CardPart):
 
 
 class Card(CardPart):
-    """What every card says.
+    """The entries of every card.
 
     Attributes:
         format: version of the card. It rises when an older wsikd could not read a newer card.
@@ -239,7 +239,7 @@ _Std = Annotated[float, Within("std")]
 
 
 class GraderInput(CardPart):
-    """What a grader is to be given, see :class:`InputSpec`."""
+    """The input that a grader expects, see :class:`InputSpec`."""
 
     mpp: Annotated[float, Within("mpp")]
     patch_px: Annotated[int, Within("patch_px", integer=True)]
@@ -453,7 +453,7 @@ class EmbedderNetwork(CardPart):
 
 
 class EncoderRecord(CardPart):
-    """What an encoder is, see ``wsikd.models.encoders.base.EncoderSpec``."""
+    """Description of an encoder, see ``wsikd.models.encoders.base.EncoderSpec``."""
 
     id: str
     licence: str

@@ -1,4 +1,4 @@
-"""What every part of a card has."""
+"""The base of every part of a card."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def write_network(
 
 
 def kind_of(path: Path) -> str | None:
-    """What a folder, or the ``student/`` of a run folder, says it holds; None where it does not."""
+    """The kind that the card of a folder or run folder states; None without a card."""
     try:
         kind = read_json(_place(path) / CARD).get("kind")
     except (OSError, ValueError, AttributeError):

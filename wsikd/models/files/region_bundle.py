@@ -43,7 +43,7 @@ class LoadedRegionEncoder(RegionEncoder):
     def check(
         self, encoder: Mapping[str, Any], shape: Sequence[int], mpp: float | None, *, what: object
     ) -> None:
-        """Refuse regions that are not what it was trained on.
+        """Refuse regions that differ from those of the training.
 
         Args:
             encoder: what embedded their tiles, as grids and bags record it.

@@ -1,4 +1,4 @@
-"""What a network sees of a patch's colours: all of them, its grey, or the density of one stain.
+"""The colour input of a network: RGB, grey, or the density of one stain.
 
 Grey and density are brought to mean 0 and deviation 1 within each patch, so that neither stain nor
 brightness distinguishes one slide from another.

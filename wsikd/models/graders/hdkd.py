@@ -165,12 +165,12 @@ class FactoredHead(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the one layer they amount to: (classes, inside)."""
+        """Weight of the equivalent single layer: (classes, inside)."""
         return self.second.weight @ self.first.weight
 
     @property
     def bias(self) -> Tensor:
-        """Of the one layer they amount to: (classes,)."""
+        """Bias of the equivalent single layer: (classes,)."""
         return self.second.weight @ self.first.bias + self.second.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ class TokenHead(nn.Module):
         return self.class_head(y[:, 0]), second
 
     def read(self, x: Tensor) -> Tensor:
-        """What the linear layers read: the class token, and the distillation token if there is one.
+        """The input of the linear layers: class token, and distillation token if there is one.
 
         Args:
             x: (B, C, h, w), h and w even.
@@ -337,7 +337,7 @@ class TokenGrader(Grader):
         return self.head.read(self.backbone(self.normalise(x))).flatten(1)  # type: ignore[no-any-return]
 
     def mix(self, own: Tensor, distilled: Tensor | None) -> Tensor:
-        """What is predicted of the logits of both tokens: (B, classes)."""
+        """The prediction from the logits of both tokens: (B, classes)."""
         return own if distilled is None else own.lerp(distilled, self.token_weight)
 
     def with_taps(self, x: Tensor, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:

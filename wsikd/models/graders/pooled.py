@@ -75,7 +75,7 @@ class Grader(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """uint8 or float (B, 3, H, W) of 0 to 255 -> what the backbone reads."""
+        """uint8 or float (B, 3, H, W) of 0 to 255 -> the input of the backbone."""
         x = x.to(self.mean.dtype)
         if self.colour == "rgb":
             x = (x - 255 * self.mean) / (255 * self.std)
@@ -107,7 +107,7 @@ class Grader(nn.Module):
         return self.backbone.taps[self.backbone.deepest].channels
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the head reads: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, embedding_dim)."""
+        """The input of the head: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, embedding_dim)."""
         return self.backbone(self.normalise(x)).mean((2, 3))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:

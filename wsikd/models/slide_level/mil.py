@@ -27,7 +27,7 @@ from wsikd.models.tables import AGGREGATORS as AGGREGATORS
 
 
 class BagOutput(NamedTuple):
-    """What a network says of bags.
+    """The output of a network for bags.
 
     ``logits`` (B, C); ``attention`` (B, N), not negative, of sum 1 over a bag, 0 where masked;
     ``instances`` (B, N, C) logits of single instances, None where the network has none.
@@ -85,7 +85,7 @@ def _uniform(mask: Tensor, like: Tensor) -> Tensor:
 
 
 class MeanMil(BagNetwork):
-    """Mean over instances of what a small network says of each."""
+    """Mean over instances of the output of a small network for each."""
 
     def __init__(self, dim: int, classes: int, *, hidden: int = 192, dropout: float = 0.25) -> None:
         """Instances go through ``dim -> hidden -> classes``."""
