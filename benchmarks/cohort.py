@@ -119,7 +119,8 @@ def main() -> None:
         return
     sizes = SMALLEST if given.smallest else FULL
     report = Report(given)
-    _adopt()
+    if not given.smallest:
+        _adopt()
     with workplace(given) as (folder, scratch):
         setting = prepare(folder, scratch, sizes)
         measure_student(report, setting)

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.grade.deadly import deadly_job, stuck_job
+from tests.grade.deadly import deadly_job, deadly_writing_job, stuck_job
 from tests.slides.pixels import copy_slide, tissue_rgb
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
@@ -114,6 +114,22 @@ def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_
     for name in ("a", "z"):
         ours, theirs = (tmp_path / o / name / "tiles.csv" for o in ("out", "alone"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_death_while_files_are_written_is_that_slides_alone(
+    slide, student, tmp_path, monkeypatch
+):
+    """The slide that was computed meanwhile is graded again, as the one that killed is."""
+    monkeypatch.setattr("wsikd.grade.runs.folder.infer_job", deadly_writing_job)
+    slides = copies(slide, tmp_path / "slides", ["a", "killer", "z"])
+    out = tmp_path / "out"
+    done = run("-i", slides, "-m", student, "-o", out, *FAST)
+    assert done.exit_code == 3, done.output
+    assert made(out) == {"a", "z"}
+    assert set(failures(out)) == {"killer"}
+    assert "killed the worker process" in failures(out)["killer"]["fault"]
+    with (out / "summary.csv").open(encoding="utf-8") as file:
+        assert [row["slide"] for row in csv.DictReader(file)] == ["a", "z"]
 
 
 def test_a_slide_that_stalls_is_given_up_and_stops_no_other(slide, student, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+from wsikd.core.workers.worker import Beside
 from wsikd.grade.runs.jobs import infer_job
 
 
@@ -22,3 +23,18 @@ def stuck_job(report, job):
         report(0, 1)
         time.sleep(60)
     return infer_job(report, job)
+
+
+def deadly_writing_job(report, job):
+    """As a crash while files are written, beside the next slide or not."""
+
+    def work():
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(30)
+
+    if not job.entry.name.endswith("killer"):
+        return infer_job(report, job)
+    if not job.beside:
+        work()
+    infer_job(report, job)
+    return Beside(work)

@@ -9,17 +9,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wsikd.core.classes import pattern_of
 from wsikd.core.errors import ConfigError
 from wsikd.grade.gleason_rules import MINOR_SHARE, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _TOLERANCE = 1e-9  # sums of cell areas carry rounding
+_NEAR = 1e-7  # to a threshold: more than tolerance and rounding come to
 
 
 @dataclass(frozen=True)
@@ -142,20 +144,63 @@ def grade_slide(
         ConfigError: the specimen is unknown, or the classes are not Gleason patterns.
         ValueError: an area is negative or not finite, or areas and classes differ in number.
     """
-    return grade_rows([area_mm2_by_class], classes, rules)[0]
+    return grade_rows([[float(area) for area in area_mm2_by_class]], classes, rules)[0]
 
 
 def grade_rows(
-    rows: Iterable[Sequence[float] | NDArray[np.float64]], classes: Sequence[str], rules: Rules
+    rows: Sequence[Sequence[float]] | NDArray[np.float64], classes: Sequence[str], rules: Rules
 ) -> list[GleasonReading | None]:
-    """As :func:`grade_slide`, of many rows of areas: classes and rules are looked at once."""
+    """As :func:`grade_slide`, of many rows of areas; those that no rule tells apart are read once.
+
+    Args:
+        rows: (N, classes), areas in mm2.
+        classes: as there.
+        rules: as there.
+    """
     rules.check()
-    patterns, found = _known_patterns(classes), []
-    for areas in rows:
-        extent = _pattern_areas(areas, classes, patterns)
-        enough = sum(extent.values()) >= rules.least_cancer(float(sum(areas))) - _TOLERANCE
-        found.append(read_patterns(extent, rules) if enough else None)
-    return found
+    patterns = _known_patterns(classes)
+    table = np.asarray(rows, np.float64)
+    many = len(table) > 1 and np.isfinite(table).all()
+    alike = _alike(table, patterns, rules).tolist() if many else [-1] * len(table)
+    found: dict[int, GleasonReading | None] = {}
+    readings = []
+    for areas, key in zip(table.tolist(), alike, strict=True):
+        if key < 0 or key not in found:
+            extent = _pattern_areas(areas, classes, patterns)
+            enough = sum(extent.values()) >= rules.least_cancer(sum(areas)) - _TOLERANCE
+            found[key] = read_patterns(extent, rules) if enough else None
+        readings.append(found[key])
+    return readings
+
+
+def _alike(
+    table: NDArray[np.float64], patterns: Mapping[int, int], rules: Rules
+) -> NDArray[np.int64]:
+    """A number for each row: rows of the same one lie on the same side of every threshold.
+
+    Negative where a row lies near a threshold, or is no row of areas: it is read by itself.
+    """
+    by_pattern: dict[int, NDArray[np.float64]] = {}
+    for index, pattern in patterns.items():
+        by_pattern[pattern] = by_pattern.get(pattern, 0.0) + table[:, index]
+    extent = np.stack([*by_pattern.values()], 1)
+    cancer = extent.sum(1)
+    least = np.array([rules.least_cancer(total) for total in table.sum(1).tolist()])
+    shares = extent / np.maximum(cancer, _TOLERANCE)[:, None]
+    one, other = np.triu_indices(shares.shape[1], 1)
+    none, no_cancer = shares == 0, cancer == 0
+    sides = [
+        ((cancer - least)[:, None], (no_cancer & (least == 0))[:, None]),
+        (cancer[:, None], no_cancer[:, None]),
+        (shares, none),
+        (shares - rules.min_pattern, none),
+        (shares - MINOR_SHARE, np.zeros_like(none)),
+        (shares[:, one] - shares[:, other], none[:, one] & none[:, other]),
+    ]
+    away, exact = (np.concatenate(parts, 1) for parts in zip(*sides, strict=True))
+    clear = ((np.abs(away) > _NEAR) | exact).all(1) & (table >= 0).all(1)
+    bits = (away > 0) @ (1 << np.arange(away.shape[1], dtype=np.int64))
+    return np.where(clear, bits, -1)
 
 
 def read_patterns(extent: Mapping[int, float], rules: Rules) -> GleasonReading | None:

@@ -144,5 +144,5 @@ def intervals(grade_map: GradeMap, errors: ShareErrors | None, rules: Rules) -> 
     patterns = patterns_of(classes) or {}
     readings: tuple[GleasonReading | None, ...] = ()
     if patterns:
-        readings = tuple(grade_rows(cases.tolist(), classes, rules))
+        readings = tuple(grade_rows(cases, classes, rules))
     return Intervals(share, *errors.limits(share), cases, readings, patterns, errors.slides)

@@ -96,6 +96,18 @@ def test_other_settings_are_refused_by_name(predictor, entry, tmp_path, change, 
     assert made
 
 
+def test_a_png_overlay_of_before_counts_where_a_jpeg_is_asked_for(predictor, entry, tmp_path):
+    before = ResultSettings(formats=("zarr", "csv", "uncertain", "geojson", "png"))
+    run(predictor, entry, tmp_path, before)
+    _, made = run(predictor, entry, tmp_path)
+    assert not made
+    run(predictor, entry, tmp_path, overwrite=True)
+    assert (tmp_path / "odd" / "overlay.jpg").exists()
+    assert not (tmp_path / "odd" / "overlay.png").exists()
+    with pytest.raises(StoreMismatchError, match="formats"):
+        run(predictor, entry, tmp_path, before)
+
+
 def test_all_is_what_the_slide_can_have(predictor, entry, tmp_path):
     run(predictor, entry, tmp_path, ResultSettings(formats=("all",)))
     files = {p.name for p in (tmp_path / "odd").iterdir()}
