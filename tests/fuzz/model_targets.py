@@ -10,8 +10,9 @@ CARD, WEIGHTS, GUARD = "card.json", "model.safetensors", "guard.safetensors"
 ENCODER = {"id": "made", "licence": "none", "sha256": "ab" * 32, "input_px": 8,
            "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip
 PARTS = {"names": "1" * 12, "images": "2" * 24}
-CURVE = {"threshold": [0.0, 0.5, 1.0], "share": [1.0, 0.4, 0.0], "agreement": [1.0, 0.9, 0.7],
-         "truth_kappa": [0.9, 0.8, 0.6]}  # fmt: skip
+CURVE = {"threshold": [1.0, 0.5, 0.0], "share": [0.0, 0.4, 1.0], "agreement": [0.7, 0.9, 1.0],
+         "truth_kappa": [0.6, 0.8, 0.9], "agreement_low": [0.6, 0.85, 1.0],
+         "truth_kappa_low": [0.5, None, 0.8]}  # fmt: skip
 
 
 def build_student(folder):
@@ -28,7 +29,8 @@ def build_student(folder):
         folder, grader, spec, arch="vgg_small", width=0.25, min_area_mm2=0.5, temperature=1.5,
         appearance={"quantiles": quantiles, "slides": 3, "fields": 40}, benign=["NC"],
         seen=[{"salt": "ab", "train": PARTS, "val": PARTS}], teacher={"sha256": "0" * 64},
-        escalation={"teacher_sha256": "0" * 64, "fields": 100, "slides": 3, "curve": CURVE},
+        escalation={"teacher_sha256": "0" * 64, "fields": 100, "slides": 3, "groups": 3,
+                    "curve": CURVE},
         metrics={"kappa": 0.8}, data=["0" * 16],
         guard=fit_guard(fields, fields),
     )  # fmt: skip

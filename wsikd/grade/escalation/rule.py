@@ -110,9 +110,10 @@ def _from_curve(
     if low is None:
         place = place_for(curve, agreement)
     else:
-        place = assured_place(low, agreement) or 0
-        if place == len(low) - 1 and place:
+        assured = assured_place(low, agreement)
+        if assured is None or (assured and assured == len(low) - 1):
             return _unassured(found, low, curve["share"], budget, agreement, temperature)
+        place = assured
     told = _told(found, curve, place, budget)
     told += f"{curve['agreement'][place]:.3f} had the teacher's class"
     if curve["share"][place] > budget:
