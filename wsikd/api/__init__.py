@@ -1,1 +1,1 @@
-"""The front door: what ``import wsikd`` offers, built on the packages below."""
+"""The public API of ``import wsikd``, built on the packages below."""

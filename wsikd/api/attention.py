@@ -28,7 +28,7 @@ FORMATS = ("zarr", "csv", "geojson", "heat")
 
 
 class Attention(Mapping[str, tuple[str, float]]):
-    """Slides and what a classifier decided on them: slide name -> (class, its probability).
+    """Decisions of a classifier: slide name -> (class, its probability).
 
     Attributes:
         path: the folder, with one folder a slide.
@@ -135,7 +135,7 @@ def attend(
 
 @dataclass(frozen=True)
 class AttendRequest:
-    """Which run, slides and bags, and what is written where; see :func:`attend`."""
+    """A request: run, slides, bags and output; see :func:`attend`."""
 
     run: Path
     inputs: Sequence[str]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EmbedOptions(TypedDict, total=False):
-    """How bags are made; what is left out has the default of ``wsikd embed``.
+    """How bags are made. Missing options have the defaults of ``wsikd embed``.
 
     Attributes:
         licence: terms of the weights, kept in every bag.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """What teacher and students cost and how well they grade.
+    """Cost and quality of teacher and students.
 
     Attributes:
         record: all figures, as ``bench.json`` holds them.

@@ -151,7 +151,7 @@ class GradeMap(plain.GradeMap):
         return {**row, "intervals": basis(self, self.errors), **self.guard}
 
     def score(self) -> str:
-        """Gleason score and grade group in words, or why there is none; what is not assessed.
+        """Gleason score and grade group in words, or why there is none, and what is not assessed.
 
         Examples:
             >>> import wsikd
@@ -270,7 +270,7 @@ class GradeMap(plain.GradeMap):
         return GeoDataFrame(rows, columns=columns, geometry=shapes)
 
     def plot(self, ax: Axes | None = None, *, alpha: float = 0.45) -> Axes:
-        """Draw the grades over the slide, or on white where the slide is not at hand.
+        """Draw the grades over the slide, or on white if the slide is not available.
 
         Args:
             ax: matplotlib axes; new ones by default.

@@ -84,7 +84,7 @@ class Slide:
 
     @property
     def name(self) -> str:
-        """What results are called: the stem of the file."""
+        """The name of its results: the stem of the file."""
         return self.info.name
 
     @property
@@ -194,7 +194,7 @@ class Slide:
         min_tissue: float = 0.1,
         threads: int | None = None,
     ) -> Description:
-        """What ``wsikd info`` prints: levels, resolution, tissue, and fields at magnifications.
+        """Levels, resolution, tissue, and fields at magnifications, as ``wsikd info`` prints them.
 
         Args:
             magnifications: to count fields for.

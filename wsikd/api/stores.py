@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TileOptions(TypedDict, total=False):
-    """How slides are tiled; what is left out has the default of ``wsikd tile``.
+    """How slides are tiled. Missing options have the defaults of ``wsikd tile``.
 
     Attributes:
         stride_px: distance of patches in px at the finest resolution; default the patch side.

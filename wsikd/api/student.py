@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ReadOptions(TypedDict, total=False):
-    """How a slide is read; what is left out has the default of ``wsikd infer``.
+    """How a slide is read. Missing options have the defaults of ``wsikd infer``.
 
     Attributes:
         tissue: "otsu", "all", or another masker.
@@ -98,7 +98,7 @@ class Student:
 
     @property
     def temperature(self) -> float | None:
-        """What its logits are divided by; None where it was not fitted on validation."""
+        """The divisor of its logits; None if it was not fitted on validation."""
         return self._bundle.temperature
 
     @property
@@ -199,7 +199,7 @@ class Student:
         )  # fmt: skip
 
     def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:
-        """What reads with these options; the network and its engine are opened once."""
+        """The predictor with these options; network and engine are opened once."""
         from wsikd.grade.predict import PredictSettings, SlidePredictor
         from wsikd.grade.runs.jobs import open_predictor
         from wsikd.grade.runs.resume_engine import settle

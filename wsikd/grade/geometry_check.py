@@ -42,7 +42,7 @@ _PATCH_PX, _STRIDE_PX = 32, 8
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: what was looked at, how far off it was, and how far it may be."""
+    """One comparison: its object, the error, and the allowed error."""
 
     name: str
     error_px: float
@@ -99,7 +99,7 @@ def _check_slide(path: Path, mpp: float, square: tuple[int, int, int]) -> Iterat
 
 
 def _blue_box(store: TileStore, own_mpp: float, mpp: float) -> tuple[float, ...]:
-    """Level-0 (left, top, right, bottom) of what is blue in the store."""
+    """Level-0 (left, top, right, bottom) of the blue square in the store."""
     pixels: NDArray[np.int16] = np.asarray(store.array(own_mpp)[:], np.int16)
     rows, columns = np.nonzero(pixels[2] - pixels[0] > 60)
     if not len(rows):

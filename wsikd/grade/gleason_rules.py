@@ -1,4 +1,4 @@
-"""What decides a Gleason score beside the areas: specimen, thresholds, and contested choices."""
+"""Rules of the Gleason score: specimen, thresholds, and contested choices."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Rules:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Rules:
-        """The rules in a record of ``result.json``; what it does not say has its default.
+        """The rules in a record of ``result.json``; missing ones have their default.
 
         A record of wsikd 0.1.0 has a specimen and a least area only.
 

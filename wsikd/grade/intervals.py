@@ -117,7 +117,7 @@ def fault_of(grade_map: GradeMap, errors: ShareErrors | None) -> str | None:
 
 
 def basis(grade_map: GradeMap, errors: ShareErrors | None) -> str:
-    """What the intervals of a map rest on, or why there are none, in a few words."""
+    """The basis of a map's intervals, or why there are none, in a few words."""
     fault = fault_of(grade_map, errors)
     if errors is None or fault:
         return f"none: {fault}"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How a slide is read, beside what the student's card fixes.
+    """How a slide is read, in addition to the student's card.
 
     ``stride_px`` is at the student's resolution (default: its patch); ``max_fields`` reads an even
     sample of the fields instead of all; ``engine`` and ``precision`` are those of
@@ -103,7 +103,7 @@ class SlidePredictor:
 
     @property
     def device(self) -> torch.device:
-        """What it computes on."""
+        """The device."""
         from wsikd.models.device import pick_device
 
         return pick_device(self.place)

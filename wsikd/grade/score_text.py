@@ -1,4 +1,4 @@
-"""What a slide's score says in words; every output takes it from here."""
+"""A slide's score in words, for all outputs."""
 
 from __future__ import annotations
 

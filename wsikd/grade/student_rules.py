@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asks for; None leaves it to the student's card.
+    """The user's choices; None takes the value of the student's card.
 
     Attributes:
         specimen: "biopsy" or "prostatectomy".

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is concluded of a slide, or of a part of it.
+    """The Gleason result of a slide or a part of it.
 
     Attributes:
         status: ``GRADED``, ``NO_CANCER`` or ``UNLIKE``.

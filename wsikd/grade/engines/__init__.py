@@ -1,4 +1,4 @@
-"""What computes a network's logits: PyTorch, or a runtime that is faster at it.
+"""Engines that compute a network's logits: PyTorch, or a faster runtime.
 
 An engine is one file here and one entry of ``ENGINES``; ``choose.open_engine`` opens one.
 """
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it computes in: fp32 or bf16."""
+        """Its precision: fp32 or bf16."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3); not for several threads."""
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """What an engine is made of.
+    """The input from which an engine is built.
 
     Attributes:
         build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits, or to

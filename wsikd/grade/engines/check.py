@@ -20,7 +20,7 @@ SAME_SHARE = 0.995
 
 
 class Checked:
-    """Runs two engines beside each other over the first fields, then one of them alone.
+    """Runs two engines in parallel on the first fields, then one of them alone.
 
     The fields of the check have the logits of the second, in full precision. Where fewer than
     ``SAME_SHARE`` of them have the same greatest logit in both, it stays with the second.
@@ -65,7 +65,7 @@ class Checked:
 
     @property
     def precision(self) -> str:
-        """What has been computed with so far: fp32 until the check is passed."""
+        """The precision so far: fp32 until the check is passed."""
         return (self._chosen or self._full).precision
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -126,7 +126,7 @@ def _fastest(network: Network, device: str, fields: int) -> str:
 
 
 def default_precision(engine: str, device: str) -> str:
-    """What ``auto`` stands for: bf16 where engine and processor compute in it, else fp32."""
+    """The meaning of ``auto``: bf16 if engine and processor support it, else fp32."""
     if not getattr(resolve(ENGINES, engine, kind="engines"), "bf16", False):
         return "fp32"
     if device == "cpu":

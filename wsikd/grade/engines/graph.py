@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """A kept file's content, None where it is not there or not what was kept."""
+    """The content of a cached file; None if it is missing or was changed."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -110,7 +110,7 @@ class _Request:
         self._patches: NDArray[np.uint8]
 
     def begin(self, patches: NDArray[np.uint8]) -> None:
-        """Start; what is missing is filled with black."""
+        """Start a batch; missing patches are filled with black."""
         self._count = len(patches)
         if self._count < self._whole:
             whole = np.zeros((self._whole, *patches.shape[1:]), np.uint8)

@@ -88,7 +88,7 @@ def _two_most(grade_map: GradeMap) -> tuple[NDArray[np.int64], NDArray[np.float3
 
 
 def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:
-    """Write cells that are text as it stands in a table: numbers, and names made so."""
+    """Write cells that are ready text: numbers, and quoted names."""
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_text(["minx", "miny", "width", "height", *names], ()))
         for box, row in zip(np.round(boxes, 3).tolist(), rows, strict=True):

@@ -1,4 +1,4 @@
-"""A grade map against what a person drew."""
+"""A grade map compared with annotations."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def write_similar(
 
 
 class Pictures:
-    """Small pictures of regions, cut from the slides that are at hand.
+    """Small pictures of regions, cut from the slides that are available.
 
     Attributes:
         known: names of those slides.

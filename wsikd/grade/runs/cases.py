@@ -20,7 +20,7 @@ CORES_FILE = "cores.csv"
 
 
 def case_row(patient: str, records: Sequence[ResultRecord]) -> dict[str, Any]:
-    """What is concluded of a patient's slides together.
+    """The result of all slides of a patient.
 
     The *global* score is that of the cancer of all graded slides as if it were one piece. The
     *worst* is the highest grade group of a core, or of a slide that was not divided into cores.

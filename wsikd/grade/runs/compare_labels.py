@@ -51,7 +51,7 @@ _GLEASON = re.compile(r"([0-5])\s*\+\s*([0-5])(?:\s*=\s*(\d+))?")
 
 @dataclass(frozen=True)
 class SlideLabel:
-    """What a pathologist said of a slide: ISUP grade group, 0 for no cancer."""
+    """A pathologist's grade of a slide: ISUP grade group, 0 for no cancer."""
 
     slide: str
     grade_group: int
@@ -144,7 +144,7 @@ def _of_gleason(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder of results holds: the row of each slide, its fingerprint, and who failed.
+    """A folder of results: the row and fingerprint of each slide, and the failed slides.
 
     ``rules`` are those by which the slides were graded.
     """

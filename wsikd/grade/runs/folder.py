@@ -310,8 +310,8 @@ def _outcomes(
     """What becomes of the slides.
 
     With ``beside``, a worker opens the next slide and writes the files of the one before while it
-    computes one. Where it dies then, which of them killed it is not known: those that it had begun
-    are done again, each alone.
+    computes one. If it dies, the slide that killed it is not known: all that it had started are
+    graded again, each alone.
     """
     todo = deque(replace(job, beside=beside) for job in jobs)
     given: dict[str, InferJob] = {}

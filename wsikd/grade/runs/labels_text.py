@@ -57,7 +57,7 @@ def slides_text(record: Mapping[str, Any]) -> str:
 
 
 def _least_areas(record: Mapping[str, Any]) -> list[str]:
-    """What other least areas would conclude, as a table; nothing where rows have no areas."""
+    """Results with other least areas, as a table; empty if rows have no areas."""
     if not record["least_areas"]:
         return []
     names = ("sensitivity", "specificity", "kappa", "with_cancer")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """An open slide, its tissue where that was looked for, and what both took."""
+    """An open slide, its tissue if it was needed, and the time of both."""
 
     slide: Slide
     tissue: TissueMask | None = None
@@ -38,10 +38,10 @@ def open_now(entry: SlideEntry) -> Opened:
 
 
 class Ahead:
-    """At most one slide ahead, in a thread that does not outlive its process."""
+    """Opens at most one slide in advance, in a thread that ends with its process."""
 
     def __init__(self) -> None:
-        """Nothing is ahead yet."""
+        """No slide is open yet."""
         self._entry: SlideEntry | None = None
         self._thread: threading.Thread | None = None
         self._found: Opened | None = None
@@ -65,7 +65,7 @@ class Ahead:
         self._thread.start()
 
     def take(self, entry: SlideEntry) -> Opened | None:
-        """The slide if it is the one ahead, waiting for it; raises what opening it raised."""
+        """Wait for the slide if it is the next one; raises the error of opening it."""
         if self._entry != entry or self._thread is None:
             return None
         self._thread.join()
@@ -76,7 +76,7 @@ class Ahead:
         return found
 
     def _drop(self) -> None:
-        """Close what nobody took."""
+        """Close slides that were not used."""
         if self._thread is not None:
             self._thread.join()
         if self._found is not None:

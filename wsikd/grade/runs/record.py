@@ -1,4 +1,4 @@
-"""What ``result.json`` says of a graded slide: a pydantic model, and its only reader.
+"""The ``result.json`` of a graded slide: a pydantic model, and its only reader.
 
 A file that has not the shape of a result is read as none.
 """

@@ -43,8 +43,8 @@ class Line:
 
     Attributes:
         state: time, size and number of its ``result.json``.
-        cells: of its row of ``summary.csv``, by column; none where the folder is no result of a
-            slide of its name.
+        cells: of its row of ``summary.csv``, by column; empty if the folder has no result of a
+            slide with its name.
         cores: cells of each row of ``cores.csv``.
         record: entries that ``cases.csv`` is computed from, as JSON.
     """

@@ -1,4 +1,4 @@
-"""What a folder of results is computed with: decided once, before its first slide, then kept.
+"""Engine and precision of a folder of results: chosen before its first slide, then kept.
 
 Maps of one folder are to differ by their slides alone. So bf16 is compared with fp32 over fields of
 the first slides, whose results come afterwards, and later runs into the folder use the same engine
@@ -47,7 +47,7 @@ class Computing:
 
 @dataclass(frozen=True)
 class Settled:
-    """What computes the student, and the teacher where one is asked."""
+    """The engine of the student, and of the teacher if there is one."""
 
     student: Computing
     teacher: Computing | None = None
@@ -56,7 +56,7 @@ class Settled:
 def begun_with(
     out: Path, student: str, teacher: str | None, asked: PredictSettings
 ) -> Settled | None:
-    """What the finished results of a folder were computed with.
+    """Engine and precision of the finished results of a folder.
 
     Args:
         out: folder of results.
@@ -110,7 +110,7 @@ def settle(
     begun: Settled | None,
     out: Path | None,
 ) -> Settled:
-    """Decide what a folder is computed with, and have it ready.
+    """Choose engine and precision of a folder, and prepare the engine.
 
     Args:
         predictor: as the user asks for it.
@@ -131,7 +131,7 @@ def settle(
 
 
 def compute_as(predictor: SlidePredictor | EscalatingPredictor, settled: Settled) -> None:
-    """Have a predictor compute with what was decided."""
+    """Set the chosen engine and precision of a predictor."""
     if isinstance(predictor, EscalatingPredictor):
         assert settled.teacher is not None
         predictor.teacher.settle(settled.teacher.engine, settled.teacher.precision)

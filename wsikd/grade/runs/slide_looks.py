@@ -1,4 +1,4 @@
-"""Looks at graded slides beside a pathologist's grades, for the ledger."""
+"""Comparisons of graded slides with a pathologist's grades, for the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other least areas of cancer would have concluded of graded slides."""
+"""Results of graded slides with other least areas of cancer."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class ViewServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """What to open in the browser."""
+        """The address to open in the browser."""
         return f"http://{HOST}:{self.server_port}/"
 
 
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _answer(viewing: Viewing, target: str) -> Answer | None:
-    """Body and type of what a path names, None where it is empty."""
+    """Body and type of the resource at a path; None if it is empty."""
     parts = urlsplit(target)
     path = parts.path
     if path in _STATIC:
