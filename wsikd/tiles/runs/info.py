@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikd.core.workers.process import Task, WorkerPool
 from wsikd.slides.mpp import mpp_of_magnification
+from wsikd.slides.scaled_view import Canvas
 from wsikd.tiles.grid import TileGrid, patch_sizes
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def fields_of(slide: Slide, mask_file: Path | None, asked: Asked, workers: int) 
                 "magnification": 10 / mpp,
                 "mpp": mpp,
                 "patch_px": patch,
+                "level": Canvas.plan(slide, mpp).level,
                 "grid": [grid.columns, grid.rows],
                 "fields": count,
                 "store_bytes": 3 * patch**2 * count,
@@ -228,5 +230,6 @@ def fields_text(more: dict[str, Any]) -> list[str]:
         columns, rows = f["grid"]
         what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
         size = f"{f['store_bytes'] / 1e6:.1f} MB uncompressed"
-        lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {size}")
+        read = f"averaged from level {f['level']}"
+        lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {read}, {size}")
     return lines
