@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from wsikd.models.feature_guard import FeatureReading
     from wsikd.models.files.bundle import StudentBundle
+    from wsikd.models.files.card import GraderCard
     from wsikd.models.guard import Reading
 
     AnyReading = Reading | FeatureReading
@@ -36,6 +37,18 @@ def guard_note(bundle: StudentBundle) -> str | None:
             f"slide(s), it takes {ENOUGH}"
         )
     return None
+
+
+def guard_text(card: GraderCard | None) -> str:
+    """Which guard a network has, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
+    entry = card.guard if card else None
+    if entry is None:
+        return "no guard"
+    slides = ", ".join(
+        f"{count} {part} slide{'' if count == 1 else 's'}"
+        for count, part in ((entry.train_slides, "training"), (entry.val_slides, "validation"))
+    )
+    return f"a {'weak ' if entry.weak else ''}guard ({slides})"
 
 
 def watches(reading: AnyReading | None, other: Watch | None = None) -> Watch | None:

@@ -47,7 +47,7 @@ def _unlike_features(row: Mapping[str, Any]) -> list[Reason]:
         return []
     text = "The student has not seen tissue like this in training"
     if ratio is not None:
-        text += f" ({ratio:.3g} times the distance that a slide may have)"
+        text += f" (guard distance {ratio:.3g}, the limit is 1)"
     return [Reason(grave=True, text=f"{text}. Do not trust the map.")]
 
 

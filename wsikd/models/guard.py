@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.slides.texture import texture, tissue_share
+from wsikd.slides.texture import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ FALSE_ALARMS = 0.025
 """Share of slides like the training that the threshold is meant to withhold."""
 ENOUGH = 19
 """Validation slides below which a guard is weak."""
-FIELDS = 48
+FIELDS = 16
 """Fields of a slide that are looked at, at most: every n-th in the order of reading."""
 LEAST_TISSUE = 0.5
 """Share of tissue below which a field is not looked at, unless the slide has no other."""
@@ -37,6 +38,8 @@ PARTS = 10
 """Parts that the training slides are divided into, each being judged by a fit on the others."""
 LEADING = 0.4
 """Share of the directions that have a scale of their own; the others share the least of these."""
+FIELDS_EACH = 2
+"""Training fields that a direction with a scale of its own takes."""
 PRIOR = 4.0
 USUAL_SPREAD = (0.35, 0.12)
 """Standard deviations of the logarithms in cohorts that were measured: worth ``PRIOR`` slides."""
@@ -98,26 +101,28 @@ class Reading:
     """Takes the numbers of an even sample of a slide's fields while they pass by."""
 
     guard: Guard
-    _rows: list[Numbers] = field(default_factory=list, init=False)
-    _tissue: list[Numbers] = field(default_factory=list, init=False)
+    _patches: list[NDArray[np.uint8]] = field(default_factory=list, init=False)
 
     def watch(self, index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
         """Look at a batch: indices of its fields, fields in all, uint8 (B, height, width, 3)."""
         chosen = index % -(-count // FIELDS) == 0
         if chosen.any():
-            self._rows.append(texture(patches[chosen], colour=self.guard.colour))
-            self._tissue.append(tissue_share(patches[chosen]))
+            self._patches.append(patches[chosen])  # a copy, as they are overwritten
 
     def look(self, features: NDArray[np.float32]) -> None:
         """The network's features do not matter here."""
 
-    @property
+    @cached_property
     def distance(self) -> float | None:
-        """Of the slide, in multiples of the threshold; None without a field."""
-        if not self._rows:
+        """Of the slide, in multiples of the threshold; None without a field.
+
+        Asked for once all fields have been seen.
+        """
+        if not self._patches:
             return None
-        chosen = enough_tissue(np.concatenate(self._tissue))
-        return self.guard.distance(np.concatenate(self._rows)[chosen])
+        numbers, tissue = look(np.concatenate(self._patches), colour=self.guard.colour)
+        self._patches.clear()
+        return self.guard.distance(numbers[enough_tissue(tissue)])
 
 
 def enough_tissue(share: Numbers) -> NDArray[np.bool_]:
@@ -231,7 +236,8 @@ class _Fit:
         scale = np.sqrt(np.diag(square))
         scale = np.maximum(scale, max(_LEAST, 1e-3 * float(np.median(scale))))
         variance, vectors = np.linalg.eigh(square / np.outer(scale, scale))
-        least = variance[-1 - int(LEADING * len(variance))]
+        leading = min(int(LEADING * len(variance)), len(away) // FIELDS_EACH)
+        least = variance[-1 - leading]
         root = np.sqrt(np.maximum(variance, max(float(least), _LEAST)) * len(variance))
         axes = vectors / root / scale[:, None]
         own = np.zeros((len(count), len(mean)))

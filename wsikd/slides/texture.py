@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Planes = NDArray[np.float32]
+    Numbers = NDArray[np.float64]
 
 OCTAVES = 4
 _LEAST_SIDE = 4
+_AT_ONCE = 1 << 16
+"""Pixels of the fields that are looked at together."""
 _FLOOR = 2e-3
 """Optical density below which a detail is noise of the grey levels."""
 _DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
@@ -37,24 +40,43 @@ def texture(patches: NDArray[np.uint8], *, colour: bool = True) -> NDArray[np.fl
         patches: uint8 (B, H, W, 3), all of one size.
         colour: False looks at the mean of the three densities only.
     """
-    density = np.ascontiguousarray(np.moveaxis(_DENSITY[patches], 3, 1))
-    if not colour:
-        density = density.mean(1, keepdims=True)
-    found, below = _whole(density), None
-    for _ in range(OCTAVES):
-        if min(density.shape[2:]) < _LEAST_SIDE:
-            break
-        density, straight, diagonal, skewness = _halved(density)
-        found += [*_octave(straight, diagonal), skewness]
-        strength = _strength(straight, diagonal, density.shape[2:])
-        found.append(_together(strength, below))
-        below = _blocks(strength)
-    return np.concatenate(found, 1).astype(np.float64)
+    return look(patches, colour=colour)[0]
 
 
 def tissue_share(patches: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Share of the pixels of some fields that are not glass: uint8 (B, H, W, 3) -> (B,)."""
-    return np.asarray((_DENSITY[patches].mean(3) > _GLASS).mean((1, 2)), np.float64)
+    return look(patches, colour=False)[1]
+
+
+def look(
+    patches: NDArray[np.uint8], *, colour: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """:func:`texture`, and share of the pixels that are not glass: float64 (B, K) and (B,)."""
+    most = max(1, _AT_ONCE // (patches.shape[1] * patches.shape[2]))
+    parts = [
+        _look(patches[start : start + most], colour=colour)
+        for start in range(0, len(patches), most)
+    ]
+    numbers, shares = zip(*parts, strict=True)
+    return np.concatenate(numbers), np.concatenate(shares)
+
+
+def _look(patches: NDArray[np.uint8], *, colour: bool) -> tuple[Numbers, Numbers]:
+    density = _DENSITY[np.ascontiguousarray(patches.transpose(0, 3, 1, 2))]
+    grey = density.mean(1, keepdims=True)
+    share = (grey > _GLASS).mean((1, 2, 3))
+    if not colour:
+        density = grey
+    found, below = _whole(density), None
+    for _ in range(OCTAVES):
+        if min(density.shape[2:]) < _LEAST_SIDE:
+            break
+        density, steps = _halved(density)
+        found += _octave(*steps)
+        strength = _strength(steps, density.shape[2:])
+        found.append(_together(strength, below))
+        below = _blocks(strength)
+    return np.concatenate(found, 1).astype(np.float64), share
 
 
 def _whole(density: Planes) -> list[Planes]:
@@ -67,38 +89,38 @@ def _whole(density: Planes) -> list[Planes]:
     return [along, energy, *pairs, _skewness(away)]
 
 
-def _halved(density: Planes) -> tuple[Planes, Planes, Planes, Planes]:
-    """Half the resolution, and what is lost: straight (B, C, 2 N) and diagonal (B, C, N) details,
-    and the skewness of the pixels about their block's mean.
-    """  # fmt: skip
+def _halved(density: Planes) -> tuple[Planes, tuple[Planes, Planes, Planes]]:
+    """Half the resolution, and what is lost: steps down, across and diagonal, each (B, C, N)."""
     height, width = (side // 2 * 2 for side in density.shape[2:])
     one, two, three, four = (
         density[:, :, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)
     )
     upper, lower, upper_step, lower_step = one + two, three + four, one - two, three - four
-    half = (upper + lower) / 4
     shape = (*density.shape[:2], -1)
-    straight = np.concatenate(
-        [(upper - lower).reshape(shape), (upper_step + lower_step).reshape(shape)], 2
-    )
-    diagonal = (upper_step - lower_step).reshape(shape)
-    block = np.concatenate([(part - half).reshape(shape) for part in (one, two, three, four)], 2)
-    return _single(half), _single(straight / 2), _single(diagonal / 2), _skewness(block)
+    steps = (upper - lower, upper_step + lower_step, upper_step - lower_step)
+    down, across, diagonal = (_single(step.reshape(shape) / 2) for step in steps)
+    return _single((upper + lower) / 4), (down, across, diagonal)
 
 
-def _octave(straight: Planes, diagonal: Planes) -> list[Planes]:
-    covariance = _covariance(straight)
-    energy, pairs = _energies(covariance)
-    across, _ = _energies(_covariance(diagonal))
-    own = np.sqrt(np.einsum("bcc->bc", covariance)) + _FLOOR
-    peaked = (np.abs(straight).mean(2) + _FLOOR) / own
-    return [energy, across - energy, peaked, *pairs]
+def _octave(down: Planes, across: Planes, diagonal: Planes) -> list[Planes]:
+    both = _single((_covariance(down) + _covariance(across)) / 2)
+    corner = _covariance(diagonal)
+    energy, pairs = _energies(both)
+    of_corner, _ = _energies(corner)
+    own = np.einsum("bcc->bc", both)
+    peaked = (np.abs(down).mean(2) + np.abs(across).mean(2)) / 2 + _FLOOR
+    # The pixels of a block lie about its mean by plus or minus half of each step.
+    square = (2 * own + np.einsum("bcc->bc", corner)) / 4
+    cube = np.einsum("bcn,bcn->bc", down * across, diagonal) * (0.75 / down.shape[2])
+    spread = np.sqrt(square) + _FLOOR
+    skewness = cube / (spread * spread * spread)
+    return [energy, of_corner - energy, peaked / (np.sqrt(own) + _FLOOR), *pairs, skewness]
 
 
-def _strength(straight: Planes, diagonal: Planes, shape: tuple[int, ...]) -> Planes:
+def _strength(steps: tuple[Planes, Planes, Planes], shape: tuple[int, ...]) -> Planes:
     """Of the details in darkness: (B, rows, columns)."""
-    two, one = straight.mean(1).reshape(len(straight), 2, -1), diagonal.mean(1)
-    found = np.sqrt(two[:, 0] ** 2 + two[:, 1] ** 2 + one**2)
+    down, across, diagonal = (step.mean(1) for step in steps)
+    found = np.sqrt(down * down + across * across + diagonal * diagonal)
     return _single(found.reshape(-1, *shape))
 
 
@@ -151,5 +173,7 @@ def _energies(covariance: Planes) -> tuple[Planes, list[Planes]]:
 def _skewness(away: Planes) -> Planes:
     """Of numbers about their mean: (B, C, N) -> (B, C)."""
     square = away * away
-    spread = np.sqrt(square.mean(2)) + _FLOOR
-    return _single((square * away).mean(2) / spread**3)
+    count = np.float32(away.shape[2])
+    spread = np.sqrt(square.sum(2) / count) + _FLOOR
+    cube = np.einsum("bcn,bcn->bc", square, away) / count
+    return _single(cube / (spread * spread * spread))

@@ -28,11 +28,15 @@ if not __package__:  # run as a file: its folder is on the path, the checkout is
 from benchmarks.studies.guard.accuracy import FOLDS, fold_hits, parts
 from benchmarks.studies.guard.data import read_bone, read_set
 from benchmarks.studies.guard.textures import numbers_of, read_numbers, reported
+from wsikd.models.guard import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from numpy.typing import NDArray
+
     from benchmarks.studies.guard.textures import Set
+    from wsikd.models.guard import Guard
 
 SETS = {"prostate": "prostate_gleason_10x", "colon": "colon_ebhi_10x"}
 BONE = "osteosarcoma_10x"
@@ -69,15 +73,20 @@ def judge(sets: Mapping[str, Set], name: str, seed: int, *, slight: bool = True)
         guard = own.guard(*([n for n in part if part[n] == p] for p in ("train", "val")),
                           slight=slight)  # fmt: skip
         test = [n for n in part if part[n] == "test" and reported(n)]
-        found["like"] += [guard.distance(own.slides[n]) for n in test]
+        found["like"] += [seen(guard, own.slides[n]) for n in test]
         for other in sets.keys() - {name}:
-            far = [guard.distance(x) for n, x in sets[other].slides.items() if reported(n)]
+            far = [seen(guard, x) for n, x in sets[other].slides.items() if reported(n)]
             found.setdefault(other, []).append(far)
         for kind, numbers in own.altered.items():
             looked = [numbers[own.chosen == n] for n in test]
-            withheld = [guard.distance(x) > 1 for x in looked if len(x)]
+            withheld = [seen(guard, x) > 1 for x in looked if len(x)]
             found["altered"].setdefault(kind, []).extend(withheld)
     return found
+
+
+def seen(guard: Guard, numbers: NDArray[np.float64]) -> float:
+    """Distance of a slide from the fields that ``infer`` would look at."""
+    return guard.distance(numbers[:: -(-len(numbers) // FIELDS)])
 
 
 def figures(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,9 +117,9 @@ def small(sets: Mapping[str, Set], name: str) -> dict[str, Any]:
         for _ in range(DRAWS):
             order = rng.permutation(names).tolist()
             guard = sets[name].guard(order[:train], order[train : train + val])
-            like += [guard.distance(sets[name].slides[n]) for n in order[train + val :]]
-            others = [x for o in sets.keys() - {name} for x in sets[o].slides.values()]
-            far += [guard.distance(x) for x in others[::4]]
+            like += [seen(guard, sets[name].slides[n]) for n in order[train + val :]]
+            others = ((n, x) for o in sets.keys() - {name} for n, x in sets[o].slides.items())
+            far += [seen(guard, x) for n, x in others if reported(n)]
         made[f"{train}+{val}"] = {
             "false_alarms": round(float(np.mean(np.array(like) > 1)), 4),
             "withheld": round(float(np.mean(np.array(far) > 1)), 4),

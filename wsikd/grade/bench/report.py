@@ -105,10 +105,22 @@ def to_markdown(record: dict[str, Any]) -> str:
         *(trade_lines(record) if "points" in record else ()),
         where,
         "",
+        *_guard_lines(record),
         RESEARCH_USE,
         "",
     ]
     return "\n".join(lines)
+
+
+def _guard_lines(record: dict[str, Any]) -> list[str]:
+    """What withholds the grades of slides unlike the training; none for untrained networks."""
+    found = [f"{c['name']}: {c['guard']}" for c in record["contenders"] if "guard" in c]
+    if not found:
+        return []
+    return [
+        f"Unlike the training: {'; '.join(found)}. Nothing is withheld here.",
+        "",
+    ]
 
 
 def _stage_lines(

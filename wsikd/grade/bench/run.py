@@ -34,6 +34,7 @@ from wsikd.grade.bench.types import Benched, Contender, Passes, Question, Run
 from wsikd.grade.escalation.predictor import EscalatingPredictor, check_comparable
 from wsikd.grade.escalation.rule import Rule
 from wsikd.grade.exports import write_all
+from wsikd.grade.guard_verdict import guard_text
 from wsikd.grade.runs.results import ACCEPTED
 from wsikd.slides.listing.manifest import open_entry
 
@@ -253,6 +254,7 @@ def _contender(contender: Contender) -> dict[str, Any]:
         "patch_px": spec.patch_px,
         "macs_per_field": contender.macs,
         "trained": contender.trained,
+        **({"guard": guard_text(contender.card)} if contender.trained else {}),
         "engine": _engine(contender),
         "max_fields": contender.predictor.settings.max_fields,
     }

@@ -13,7 +13,7 @@ from wsikd.learn.losses.maps import downsample
 from wsikd.learn.score.predict_patches import factor
 from wsikd.models.guard import ENOUGH, Sample, fit_guard
 from wsikd.slides.altered import blurred, compressed, from_coarser, stained
-from wsikd.slides.texture import texture, tissue_share
+from wsikd.slides.texture import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +44,12 @@ def student_guard(patches: PatchSet, spec: InputSpec) -> Guard:
         patches: that it was trained on and is judged by.
         spec: what it reads.
     """
-    look = partial(field_numbers, patches, mpp=spec.mpp, colour=spec.colour == "rgb")
-    train, val = (look(evenly(patches, patches.indices(part))) for part in ("train", "val"))
+    of = partial(field_numbers, patches, mpp=spec.mpp, colour=spec.colour == "rgb")
+    train, val = (of(evenly(patches, patches.indices(part))) for part in ("train", "val"))
     chosen = evenly(patches, patches.indices("train"), ALTERED)
-    plain = look(chosen, every=True).numbers
+    plain = of(chosen, every=True).numbers
     changes = alterations(patches.mpp)
-    added = [look(chosen, every=True, change=change).numbers - plain for change in changes]
+    added = [of(chosen, every=True, change=change).numbers - plain for change in changes]
     slides = [patches.slide[i] for i in chosen] * len(changes)
     guard = fit_guard(
         train, val, Sample(np.concatenate(added), slides), copies=len(changes),
@@ -106,8 +106,9 @@ def field_numbers(
             images = torch.from_numpy(changed.transpose(0, 3, 1, 2))
         low = downsample(images, factor(mpp / patches.mpp)).round().clamp(0, 255).byte()
         seen = low.permute(0, 2, 3, 1).contiguous().numpy()
-        rows.append(texture(seen, colour=colour))
-        shares.append(tissue_share(seen))
+        numbers, share = look(seen, colour=colour)
+        rows.append(numbers)
+        shares.append(share)
     found = Sample(np.concatenate(rows[1:] or rows), [patches.slide[i] for i in indices])
     return found if every else found.with_tissue(np.concatenate(shares))
 
