@@ -17,6 +17,7 @@ from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.mil.data import load_bags
 from wsikd.learn.mil.method import MilConfig
+from wsikd.learn.mil.text import _assured
 from wsikd.learn.mil.train import BagTask, held_at, operating_point
 from wsikd.models.files.bag_bundle import load_bag_network
 from wsikd.models.slide_level.mil import AGGREGATORS
@@ -164,3 +165,14 @@ def test_the_command(cohort, tmp_path):
 def test_a_student_is_no_bag_network(tmp_path):
     with pytest.raises(BundleError, match=r"holds no card\.json"):
         load_bag_network(tmp_path)
+
+
+def test_what_a_threshold_assures_is_printed():
+    point = {"rule": "sensitivity", "sensitivity": 0.95, "positives": 6, "needed": 59,
+             "assured": 0.05 ** (1 / 6), "confidence": 0.95}  # fmt: skip
+    (line,) = _assured(point)
+    assert line == (
+        "it assures a sensitivity of 0.61 with 95% confidence, by 6 positive slides or patients "
+        "(59 are needed for 0.95)"
+    )
+    assert _assured({"rule": "youden"}) == []

@@ -145,7 +145,8 @@ def evaluate_bags(
         groups = [bags.group[i] for i in chosen]
         truth = bags.label[chosen]
         record = {**start, **score_bags(truth, said.probability, groups, bundle.threshold),
-                  "classes": list(bundle.classes), "threshold": bundle.threshold}  # fmt: skip
+                  "classes": list(bundle.classes), "threshold": bundle.threshold,
+                  "point": bundle.card.point}  # fmt: skip
         if against:
             record["drop_in"] = drop_in(bundle, config, against, bags, chosen, said)
         write_json_atomic(run / SCORES, {"scores": [*before, record]})

@@ -23,6 +23,7 @@ def bag_text(record: Mapping[str, Any]) -> str:
     if record["threshold"] is not None:
         positive = record["classes"][-1]
         lines.append(f"threshold on {positive}: {record['threshold']:.3g}, chosen on validation")
+        lines += _assured(record.get("point") or {})
         lines.append("accuracy and balanced accuracy go by the likelier class, not the threshold")
     found = record.get("drop_in")
     if found is not None:
@@ -51,3 +52,16 @@ def _value(figure: Mapping[str, Any]) -> str:
     value, between = figure["value"], figure["interval"]
     own = f"{'-' if value is None else f'{value:.3f}':>8}"
     return own if between is None else f"{own}  {between[0]:.3f} to {between[1]:.3f}"
+
+
+def _assured(point: Mapping[str, Any]) -> list[str]:
+    """What a threshold at a sensitivity keeps on further slides; nothing for other rules."""
+    if not isinstance(assured := point.get("assured"), float):
+        return []
+    said = (
+        f"it assures a sensitivity of {assured:.2f} with {point['confidence']:.0%} confidence, by "
+        f"{point['positives']} positive slides or patients"
+    )
+    if (needed := point.get("needed")) and needed > point["positives"]:
+        said += f" ({needed} are needed for {point['sensitivity']:g})"
+    return [said]
