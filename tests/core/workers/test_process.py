@@ -328,3 +328,13 @@ def test_a_server_whose_imports_start_a_thread_goes_without_them(tmp_path):
     command = [sys.executable, "-c", THREADED]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "(1, False)\n"
+
+
+def test_tile_and_infer_hand_out_slides_without_what_is_slow_to_import():
+    slow = ("scipy", "torch", "openvino", "dask", "numba")
+    code = (
+        "import sys, wsikd.tiles.runs.foresee, wsikd.tiles.runs.plan, wsikd.grade.runs.folder\n"
+        f"print(*(name for name in {slow} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
