@@ -150,7 +150,7 @@ def grade_slide(
 def grade_rows(
     rows: Sequence[Sequence[float]] | NDArray[np.float64], classes: Sequence[str], rules: Rules
 ) -> list[GleasonReading | None]:
-    """As :func:`grade_slide`, of many rows of areas; those that no rule tells apart are read once.
+    """As :func:`grade_slide`, for many rows of areas; rows equal for every rule are read once.
 
     Args:
         rows: (N, classes), areas in mm2.
@@ -176,9 +176,9 @@ def grade_rows(
 def _alike(
     table: NDArray[np.float64], patterns: Mapping[int, int], rules: Rules
 ) -> NDArray[np.int64]:
-    """A number for each row: rows of the same one lie on the same side of every threshold.
+    """A number for each row: rows with the same number are on the same side of every threshold.
 
-    Negative where a row lies near a threshold, or is no row of areas: it is read by itself.
+    Negative for a row near a threshold, or one that does not hold areas: it is read by itself.
     """
     by_pattern: dict[int, NDArray[np.float64]] = {}
     for index, pattern in patterns.items():

@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """The input from which an engine is built.
+    """The input to build an engine.
 
     Attributes:
         build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits, or to

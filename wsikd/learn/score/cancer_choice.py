@@ -1,4 +1,4 @@
-"""The validation scores in a student's card, from which ``infer`` decides on cancer."""
+"""The validation scores in a student's card, used by ``infer`` to decide on cancer."""
 
 from __future__ import annotations
 
