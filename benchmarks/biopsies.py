@@ -16,10 +16,11 @@ import torch
 
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
-from wsikd.models.guard import fit_guard
+from wsikd.models.guard import Sample, fit_guard
 from wsikd.slides.appearance import Appearance, field_statistics
 from wsikd.slides.base import open_slide
 from wsikd.slides.scaled_view import Canvas
+from wsikd.slides.texture import texture, tissue_share
 from wsikd.slides.tissue.find import find_tissue
 from wsikd.synthetic.cohort import class_weights, write_pyramid
 from wsikd.synthetic.glands import GRADES
@@ -100,8 +101,8 @@ def _save_network(folder: Path, slides: Sequence[Path], mpp: float, patch_px: in
     found = [(_some_fields(path, mpp, patch_px, 32), path.stem) for path in slides]
     patches = np.concatenate([patches for patches, _ in found])
     names = [name for patches, name in found for _ in range(len(patches))]
-    pooled, features = _seen(network, patches)
     with torch.inference_mode():
+        pooled = _seen(network, patches)
         logits = pooled @ network.head.weight.T
         scale = 3 / logits.std(0).clamp(min=1e-9)
         network.head.weight.data = network.head.weight.data * scale[:, None]
@@ -113,7 +114,8 @@ def _save_network(folder: Path, slides: Sequence[Path], mpp: float, patch_px: in
         "appearance": looks.as_card(),
     }  # fmt: skip
     card["benign"] = list(card["benign"])
-    guard = fit_guard(features, names, features, names)
+    fields = Sample(texture(patches), names).with_tissue(tissue_share(patches))
+    guard = fit_guard(fields, fields)
     return save_bundle(folder, network, spec, arch=ARCH, guard=guard, **card)
 
 
@@ -122,15 +124,10 @@ def _norm(network: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return mean, std
 
 
-@torch.inference_mode()
-def _seen(network: Any, patches: NDArray[np.uint8]) -> tuple[torch.Tensor, NDArray[np.float32]]:
-    """What the head reads of patches, and what a guard reads."""
-    pooled, features = [], []
-    for part in np.array_split(patches, max(1, len(patches) // 32)):
-        x = torch.from_numpy(part).permute(0, 3, 1, 2)
-        pooled.append(network.embed(x))
-        features.append(network.with_features(x)[1].numpy())
-    return torch.cat(pooled), np.concatenate(features)
+def _seen(network: Any, patches: NDArray[np.uint8]) -> torch.Tensor:
+    """What the head reads of patches: (N, channels)."""
+    parts = np.array_split(patches, max(1, len(patches) // 32))
+    return torch.cat([network.embed(torch.from_numpy(p).permute(0, 3, 1, 2)) for p in parts])
 
 
 def _some_fields(path: Path, mpp: float, patch_px: int, most: int) -> NDArray[np.uint8]:
