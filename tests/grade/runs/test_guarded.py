@@ -1,6 +1,7 @@
 """Slides that a student's guard withholds: no grade, the map, the reason; --grade-anyway."""
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.numpy import save
 from wsikd.cli.main import main
 
 import wsikd
 from tests.slides.pixels import tissue_rgb
-from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.grade.guard_verdict import guard_text
+from wsikd.grade.verdict import UNLIKE
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.models.guard import Sample, fit_guard
 from wsikd.slides.texture import texture
@@ -120,3 +124,32 @@ def test_python_withholds_what_the_command_withholds(slide, tmp_path):
         anyway = opened.predict(own, grade_anyway=True)
     assert anyway.summary()["isup_grade_group"] == 4
     assert len(anyway.cores()) == 1
+
+
+def older(bundle, threshold):
+    """Give a student the guard of an early wsikd, which reads the network's features."""
+    count = 2 * sum(tap.channels for tap in load_bundle(bundle).network().backbone.taps.values())
+    arrays = {"mean": np.zeros(count), "scale": np.ones(count), "axes": np.eye(count)[:, :4],
+              "rest": np.ones(1)}  # fmt: skip
+    data = save({k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()})
+    (bundle / "guard.safetensors").write_bytes(data)
+    card = json.loads((bundle / "card.json").read_text())
+    card["guard"] = {"version": 1, "sha256": hashlib.sha256(data).hexdigest(), "weak": True,
+                     "threshold": threshold, "train_slides": 5, "val_slides": 1}  # fmt: skip
+    (bundle / "card.json").write_text(json.dumps(card))
+    return bundle
+
+
+@pytest.mark.parametrize(("threshold", "status"), [(1e-3, UNLIKE), (1e3, "graded")])
+def test_the_guard_of_an_early_wsikd_still_decides(slide, tmp_path, threshold, status):
+    row, _, _ = infer(slide, older(student(tmp_path, None), threshold), tmp_path / "out")
+    assert row["grade_status"] == status
+    assert (float(row["guard_distance"]) > 1) == (status == UNLIKE)
+
+
+def test_the_guard_of_a_network_in_words(tmp_path):
+    card = load_bundle(student(tmp_path / "a", 1.0, count=1)).card
+    assert guard_text(card) == "a weak guard (1 training slide, 1 validation slide)"
+    card = load_bundle(student(tmp_path / "b", 1.0)).card
+    assert guard_text(card) == "a guard (20 training slides, 20 validation slides)"
+    assert guard_text(None) == guard_text(load_bundle(student(tmp_path / "c", None)).card)
