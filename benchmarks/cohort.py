@@ -75,9 +75,10 @@ class Setting:
             with patch.dict(os.environ, cache), redirect_stdout(StringIO()) as told:
                 run_here(line)
             return told.getvalue()
+        own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(
             line, check=False, capture_output=True, text=True, timeout=LIMIT_S,
-            env={**os.environ, **cache},
+            env={**own, **cache},
         )  # fmt: skip
         _await_left()
         if done.returncode:
