@@ -17,6 +17,8 @@ import cv2
 import pytest
 import torch
 
+pytestmark = pytest.mark.studies
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 HELPERS = {
     "__init__", "biopsies", "cohort_loop", "harness", "infer_peers", "peers", "synthetic",

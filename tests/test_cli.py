@@ -276,7 +276,7 @@ UNKNOWN_TISSUE = "not among the known maskers; did you mean 'otsu'? choose one o
         ),
         (["tile", "-i", "EMPTY", "-o", "OUT"], 4, "NoSlidesError: "),
         (["info", "EMPTY"], 4, "NoSlidesError: "),
-        (["tile", "-i", "gone.csv", "-o", "OUT"], 2, "ConfigError: gone.csv: cannot be read"),
+        (["tile", "-i", "gone.csv", "-o", "OUT"], 2, "ConfigError: gone.csv: no such file"),
         (["tile", "-i", "SLIDE", "-o", "SLIDE"], 2, "OutputError: "),
         ([*TILE, "--mag", "40"], 3, "0.25 um/px is finer than its own 0.5"),
         (["tlie"], 2, "No such command"),

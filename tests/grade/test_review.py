@@ -10,7 +10,7 @@ from wsikd.grade.score_text import score_sentence
     ("row", "grave", "words"),
     [
         ({"grade_status": "withheld: unlike training"}, [True], ["not seen tissue like this"]),
-        ({"guard_distance": 1.2, "grade_status": "graded"}, [True], ["1.2 times the distance"]),
+        ({"guard_distance": 1.2, "grade_status": "graded"}, [True], ["guard distance 1.2"]),
         ({"guard_distance": 0.99, "grade_status": "graded"}, [], []),
         ({"unlike_training": True}, [True], ["Stain or focus differ from the training slides."]),
         (

@@ -364,7 +364,7 @@ def test_overlay_lies_on_a_real_slide(tmp_path):
         small, scale = thumbnail(slide, 1200)
         grades = np.where(np.indices((23, 17)).sum(0) % 5, 1, -1)
         made = map_of(grades, info=replace(slide.info, name="CMU-1"))
-        made_paths = write_all(made, tmp_path, slide=slide)
+        made_paths = write_all(made, tmp_path, ["png"], slide=slide)
     with Image.open(made_paths["png"]) as opened:
         picture = np.asarray(opened.convert("RGB"))[: small.shape[0], : small.shape[1]]
     changed = (picture != small).any(-1)

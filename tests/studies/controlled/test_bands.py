@@ -17,6 +17,8 @@ from benchmarks.studies.controlled.bands import (
     write_bands,
 )
 
+pytestmark = pytest.mark.studies
+
 EVEN, FINEST = Cue((0.25,) * 4), Cue((1.0, 0.0, 0.0, 0.0))
 
 

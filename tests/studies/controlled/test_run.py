@@ -8,6 +8,8 @@ from scipy.stats import norm
 
 from tests.studies.scripts import run
 
+pytestmark = pytest.mark.studies
+
 
 def kappa_of(reach):
     """Quadratic kappa of three equal grades at -d', 0, d', cut half way between them."""

@@ -16,6 +16,8 @@ from benchmarks.studies.hdkd.run import main
 from tests.learn.conftest import write_set
 from wsikd.learn.reproduce.run_rows import Plan, read_rows
 
+pytestmark = pytest.mark.studies
+
 ROWS = ("teacher", "none", "logit", "feature", "both")
 RUN = ("teacher", "none", "both")
 SMALL = [

@@ -19,6 +19,8 @@ from benchmarks.studies.slpd.mixtures import (
 )
 from wsikd.core.errors import ConfigError
 
+pytestmark = pytest.mark.studies
+
 
 @pytest.fixture(scope="module")
 def planned():

@@ -41,6 +41,8 @@ from wsikd.learn.slpd.train import SlpdTask
 from wsikd.models.files.region_bundle import load_region_encoder, save_region_encoder
 from wsikd.models.slide_level.region_vit import RegionEncoder, RegionShape
 
+pytestmark = pytest.mark.studies
+
 COHORT = Cohort(form="grids", slides=18, regions=(8, 9), grid=4, dim=8, noise=2.0)
 TINY = (
     "cohort={form: grids, slides: 12, regions: [8, 9], grid: 4, dim: 8}", "folds=2",

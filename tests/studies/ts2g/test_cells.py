@@ -10,6 +10,8 @@ from scipy import ndimage
 from benchmarks.studies.ts2g.cells import SHAPES, draw_cells, draw_shapes, write_cells
 from wsikd.core.errors import ConfigError
 
+pytestmark = pytest.mark.studies
+
 
 def cells_seen(rgb):
     """Middles (x, y) of what is dark in the middle and clear all around, found in the pixels."""

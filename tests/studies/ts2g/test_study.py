@@ -15,6 +15,8 @@ from benchmarks.studies.ts2g.settings import read_study
 from wsikd.core.errors import ConfigError
 from wsikd.learn.ts2g.detect_data import load_boxes
 
+pytestmark = pytest.mark.studies
+
 TINY = (
     "slides=8", "size_px=320", "teacher_slides=4", "teacher_epochs=1", "detector_epochs=1",
     "image_px=64", "adapter_epochs=1", "mil_epochs=2", "count=6", "heads=[gated]", "repeats=2",

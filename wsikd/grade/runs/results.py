@@ -342,8 +342,8 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
         fault = newer_format(folder) or "exists and holds no finished result"
         raise StoreMismatchError(folder, fault, "choose another -o, or remove it")
     old, new = found.made_with, json.loads(json.dumps(made_with))
-    if _with_jpeg(old.get("formats")) == new["formats"]:
-        old = old | {"formats": new["formats"]}
+    if _with_jpeg(old.get("formats")) == new.get("formats"):
+        old = old | {"formats": new.get("formats")}
     later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
     both = dict.fromkeys([*new, *ASKED, *MARKS, ANYWAY])
     keys = [k for k in both if old.get(k) != new.get(k)]
