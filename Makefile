@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 # Without bytecode each of the hundreds of processes would compile the sources again.
 test: $(STAMP) lint types
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 docs: $(STAMP)
 	$(BIN)/python -c 'import myst_nb, pydata_sphinx_theme, sphinx_copybutton, sphinx_design' 2>/dev/null \

@@ -29,7 +29,9 @@ def run(cohort, out, *more):
 def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("folds")
     cohort = write_cohort(root / "bags", 30)
-    found = run(cohort, root / "out")
+    with pytest.MonkeyPatch.context() as own:
+        own.setenv("WSIKD_STATE", str(root / "state"))  # other tests look at such bags too
+        found = run(cohort, root / "out")
     assert found.exit_code == 0, found.output
     return root, found.output
 
