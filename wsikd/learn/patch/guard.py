@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 LOOKED_AT, ALTERED = 2000, 240
 """Fields of training, and of validation, at most; of those that are altered. Of every slide about
-as many.
+as many. Larger fields than ``FULL_PX`` count by their area: a network at 10x takes no longer.
 """
+FULL_PX = 128
 BLUR_UM, QUALITY, LEVEL_QUALITY = 1.0, 30, 80
 STAINS = ((1.25, 1.0, 0.75), (0.75, 1.0, 1.25), (1.0, 1.15, 1.0), (1.0, 0.85, 1.0))
 """Gains of the optical density in red, green and blue."""
@@ -45,8 +46,10 @@ def student_guard(patches: PatchSet, spec: InputSpec) -> Guard:
         spec: what it reads.
     """
     of = partial(field_numbers, patches, mpp=spec.mpp, colour=spec.colour == "rgb")
-    train, val = (of(evenly(patches, patches.indices(part))) for part in ("train", "val"))
-    chosen = evenly(patches, patches.indices("train"), ALTERED)
+    looked_at, altered = (round(n * min(1, FULL_PX / spec.patch_px) ** 2)
+                          for n in (LOOKED_AT, ALTERED))  # fmt: skip
+    train, val = (of(evenly(patches, patches.indices(p), looked_at)) for p in ("train", "val"))
+    chosen = evenly(patches, patches.indices("train"), altered)
     plain = of(chosen, every=True).numbers
     changes = alterations(patches.mpp)
     added = [of(chosen, every=True, change=change).numbers - plain for change in changes]
@@ -104,8 +107,10 @@ def field_numbers(
             pixels = np.ascontiguousarray(images.numpy().transpose(0, 2, 3, 1))
             changed = np.stack([change(image) for image in pixels])
             images = torch.from_numpy(changed.transpose(0, 3, 1, 2))
-        low = downsample(images, factor(mpp / patches.mpp)).round().clamp(0, 255).byte()
-        seen = low.permute(0, 2, 3, 1).contiguous().numpy()
+        ratio = factor(mpp / patches.mpp)
+        if ratio != 1:
+            images = downsample(images, ratio).round().clamp(0, 255).byte()
+        seen = images.permute(0, 2, 3, 1).contiguous().numpy()
         numbers, share = look(seen, colour=colour)
         rows.append(numbers)
         shares.append(share)
@@ -113,9 +118,7 @@ def field_numbers(
     return found if every else found.with_tissue(np.concatenate(shares))
 
 
-def evenly(
-    patches: PatchSet, indices: NDArray[np.int64], most: int = LOOKED_AT
-) -> NDArray[np.int64]:
+def evenly(patches: PatchSet, indices: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """About as many patches of every slide, ``most`` or one a slide: int64 (M,)."""
     by_slide: dict[str, list[int]] = {}
     for index in indices.tolist():
