@@ -11,13 +11,12 @@ import torch
 import yaml
 
 from tests.grade.engines.test_engines import ARCHS, grader, patches, reference
-from tests.learn.methods.test_contract import NAMES, Killed, content_of, wsikd
+from tests.learn.methods.test_contract import NAMES, content_of, killed_in_the_second_epoch, wsikd
 from tests.learn.methods.test_contract import installed as installed
 from tests.learn.methods.test_contract import place as place
 from wsikd.core.run import RunDir
 from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import default_precision, open_engine
-from wsikd.learn.engine.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("WSIKD_TEST_DEVICE", "cuda:0")
@@ -97,17 +96,8 @@ def test_every_method_trains_as_on_the_cpu_and_resumes(name, stripes, place, mon
     assert losses["gpu"] == pytest.approx(losses["cpu"], rel=0.05)
     assert losses["gpu"][0] == pytest.approx(losses["cpu"][0], rel=0.01)
 
-    epoch = Trainer._train_epoch
-
-    def dies(self):
-        if self.epoch == 1:
-            raise Killed
-        return epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_epoch", dies)
-        with pytest.raises(Killed):
-            train("killed")
+    with killed_in_the_second_epoch(monkeypatch):
+        train("killed")
     train("killed", "--resume")
     weights = [
         (runs[where] / "student/model.safetensors").read_bytes() for where in ("gpu", "killed")

@@ -4,6 +4,7 @@ Configuration, training, a kill, ``--resume`` to the same bytes, and scoring.
 """
 
 import json
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -105,6 +106,21 @@ class Killed(BaseException):
     """As a signal would end it."""
 
 
+@contextmanager
+def killed_in_the_second_epoch(monkeypatch):
+    epoch = Trainer._train_epoch
+
+    def dies(self):
+        if self.epoch == 1:
+            raise Killed
+        return epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", dies)
+        with pytest.raises(Killed):
+            yield
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_says_all_that_is_asked(name):
     method = find_method(name)
@@ -125,17 +141,8 @@ def test_trained_killed_resumed_and_scored(name, stripes, place, monkeypatch):
     train = ("distill", "-c", file, "--seed", 1, "--device", "cpu", "-o")
     wsikd(*train, whole)
 
-    epoch = Trainer._train_epoch
-
-    def dies(self):
-        if self.epoch == 1:
-            raise Killed
-        return epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_epoch", dies)
-        with pytest.raises(Killed):
-            wsikd(*train, killed)
+    with killed_in_the_second_epoch(monkeypatch):
+        wsikd(*train, killed)
     wsikd(*train, killed, "--resume")
     weights = [(run / "student/model.safetensors").read_bytes() for run in (whole, killed)]
     assert weights[0] == weights[1]
