@@ -1,1 +1,1 @@
-"""The time and the grades of student and teacher on the same slides."""
+"""Comparison of the time and the grades of teacher and students on the same slides."""

@@ -1,13 +1,13 @@
-"""Which way of reading a slide to take: what each costs, and how well it grades.
+"""Choice of the cheapest student that grades as well as its teacher.
 
 The answer to "which magnification may I use" is a non-inferiority test (S. Wellek, *Testing
 Statistical Hypotheses of Equivalence and Noninferiority*, CRC Press 2010): a student passes where
-the lower bound of kappa(student) - kappa(teacher) lies above -margin, see
-:mod:`wsikd.grade.bench.margin_bound`. Both kappas are of the same slides, so that what is hard for
-both does not count. Students are tested from the
-highest magnification down, and testing ends with the first that fails: in such a fixed sequence
-each test keeps its full level (P. Westfall, A. Krishen, "Optimally weighted, fixed sequence and
-gatekeeper multiple testing procedures", J. Stat. Plan. Inference 99, 2001).
+the lower bound of kappa(student) - kappa(teacher) is above -margin, see
+:mod:`wsikd.grade.bench.margin_bound`. The comparison is paired: both kappas are computed on the
+same slides. Students are tested from the highest magnification down, and testing ends with the
+first that fails: in such a fixed sequence each test keeps its full level (P. Westfall, A. Krishen,
+"Optimally weighted, fixed sequence and gatekeeper multiple testing procedures", J. Stat. Plan.
+Inference 99, 2001).
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def trade(
     totals: Mapping[str, Any],
     maps: Mapping[str, Sequence[GradeMap]],
 ) -> dict[str, Any]:
-    """Cost and kappa of every contender, cheapest first, and the choice where one is asked for.
+    """Compute cost and kappa of every contender, and choose a student if a margin is given.
 
     Args:
         everyone: the teacher, its students, then students that ask the teacher.
-        question: what is asked.
-        done: the slides.
-        totals: times of each contender.
-        maps: of each contender, slide by slide.
+        question: budgets, margin and labels.
+        done: the timed slides.
+        totals: times of each contender, by name.
+        maps: grade maps of each contender, slide by slide.
 
     Returns:
-        For the record: ``compared``, ``points``, ``choice``, ``seen``, and with labels of slides
-        ``compared_slides``.
+        Entries of the record: ``compared``, ``points`` (cheapest first), ``choice``, ``seen``, and
+        with labels of slides ``compared_slides``.
     """
     teacher = everyone[0].name
     alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]
@@ -112,7 +112,7 @@ def _answer(
     seen: Mapping[str, dict[str, str] | None],
     maps: Sequence[GradeMap],
 ) -> dict[str, Any]:
-    """The choice, unless the networks know the slides or earlier calls have ended the sequence."""
+    """Choose, unless the networks learnt from the slides or an earlier call ended the sequence."""
     part = Part.of(m.slide.fingerprint for m in maps)
     networks = [c.card.sha256 if c.card else c.name for c in alone]
     asked = sequence.ask(part, margin, gradings.unit, networks)
@@ -134,15 +134,15 @@ def _answer(
 def drawn_grades(
     grade_map: GradeMap, entry: SlideEntry, label_map: Sequence[tuple[str, str]] = ()
 ) -> NDArray[np.int16] | None:
-    """What a person said of each cell of a map: the annotation's class, else the slide's label.
+    """The reference class of each cell of a map: the annotation's, else the slide's label.
 
     Args:
-        grade_map: the cells.
+        grade_map: a map of the slide; only its grid and its valid cells are used.
         entry: the slide, with its annotation or label.
         label_map: classes of the annotation, see ``read_annotation``.
 
     Returns:
-        int16 (rows, columns), -1 where nobody said anything; None where nothing is known at all.
+        int16 (rows, columns), -1 where there is no reference; None if the slide has none at all.
 
     Raises:
         AnnotationError, ConfigError, SlideError: as ``read_annotation`` does.
@@ -167,13 +167,13 @@ def gather(
     entries: Sequence[SlideEntry],
     teacher: str,
 ) -> Gradings:
-    """Compare maps field by field with the annotations, or with the teacher's where nothing was.
+    """Compare maps field by field with the annotations, or with the teacher's map without any.
 
     Args:
-        maps: of each contender, slide by slide.
-        drawn: what a person said of each slide's cells.
+        maps: grade maps of each contender, slide by slide.
+        drawn: reference classes of each slide, from :func:`drawn_grades`.
         entries: the slides.
-        teacher: name of the teacher's maps.
+        teacher: name of the teacher in ``maps``.
     """
     known = any(grades is not None for grades in drawn)
     classes = maps[teacher][0].classes
@@ -222,20 +222,21 @@ def choose(
     *,
     obstacle: str | None = None,
 ) -> dict[str, Any]:
-    """The cheapest student that is not inferior to its teacher by a margin of kappa.
+    """Choose the cheapest student that is not inferior to its teacher by a margin of kappa.
 
     Args:
-        gradings: of all of them.
+        gradings: grades of the teacher and all students.
         teacher: its name.
         students: names in the order of the tests, from the highest magnification down.
-        margin: how much kappa may be lost.
-        obstacle: why nothing may be concluded, whatever the figures say.
+        margin: how much kappa a student may lose.
+        obstacle: reason to choose none, whatever the figures are.
 
     Returns:
-        JSON values: for each student its difference from the teacher, the 95 % interval of it, the
-        one-sided lower bound, and ``not_inferior`` (None where an earlier one had failed, so
-        that it was not tested); ``chosen`` is the last that passed, None where none did. Where not
-        even the first has a bound, nothing is concluded, and ``refused`` gives the reason.
+        JSON values. ``tests`` has for each student its difference from the teacher, the 95 %
+        interval of the difference, the one-sided lower bound, and ``not_inferior``; this is None
+        for students after the first failure, which are not tested. ``chosen`` is the last that
+        passed, or None. If the first student has no bound, none is chosen, and ``refused`` gives
+        the reason.
     """
     base = gradings.without(teacher)
     tests: list[dict[str, Any]] = []
@@ -275,7 +276,7 @@ def choose(
 
 
 def _no_bound(gradings: Gradings) -> str:
-    """Why a difference of kappas has no interval, and how to get one."""
+    """The reason why a difference of kappas has no bound, and the remedy."""
     why = (
         f"{gradings.groups} slide(s) or patient(s) with a reference are too few for a bound"
         if gradings.groups < MIN_GROUPS
@@ -288,14 +289,14 @@ def _no_bound(gradings: Gradings) -> str:
 def seen_slides(
     records: Mapping[str, Any], maps: Sequence[GradeMap]
 ) -> dict[str, dict[str, str] | None]:
-    """Slides that each network or its teacher learnt from, by part; warns of them.
+    """Find slides that each network or its teacher learnt from, and warn of them.
 
     Args:
         records: the entry ``seen`` of each network's card, by name.
-        maps: of the slides.
+        maps: one grade map of each slide.
 
     Returns:
-        Name -> {slide: part}; None where the card does not say what was seen.
+        Name -> {slide: part of the data set}; None if the card does not list its training data.
     """
     found: dict[str, dict[str, str] | None] = {}
     for name, record in records.items():

@@ -1,4 +1,4 @@
-"""What each way of reading costs and how well it grades: Markdown and a plot."""
+"""Cost and kappa of every contender: Markdown and a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLOURS = {"teacher": "#aa3377", "student": "#228833", "escalated": "#4477aa"}
 
 
 def trade_lines(record: dict[str, Any]) -> list[str]:
-    """The table of costs and kappas, and the answer where a margin was stated, as Markdown."""
+    """The table of costs and kappas as Markdown, with the choice if a margin was given."""
     asked = any(p["kind"] == "escalated" for p in record["points"])
     units = _units(record)
     heads = [
@@ -47,7 +47,7 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
 
 
 def _units(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """What kappa is of, the judged one first, and what its entries' names begin with."""
+    """Each unit of kappa and the prefix of its entries; the choice is by the first."""
     slides = [("slide", "slide_")] if "compared_slides" in record else []
     return [*slides, ("field", "")]
 
@@ -148,7 +148,7 @@ def _verdict(test: dict[str, Any]) -> str:
 
 
 def plot_trade(record: dict[str, Any], path: Path) -> None:
-    """Kappa over CPU time of every way of reading, as a PNG."""
+    """Plot kappa over CPU time of every contender, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

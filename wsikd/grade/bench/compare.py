@@ -1,4 +1,4 @@
-"""One comparison: networks are opened, timed over slides, and the record is written."""
+"""Opens the networks of a comparison and writes its record."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def open_trained(name: str, path: Path, device: str, settings: PredictSettings) -> Contender:
-    """A trained network as a contender; raises BundleError."""
+    """Open a trained network as a contender. Raises BundleError."""
     bundle = load_bundle(path)
     network = bundle.network()
     cost = bundle.card.macs
-    if not isinstance(cost, int):  # a card of an earlier or another maker
+    if not isinstance(cost, int):  # a card of an earlier version or of other software
         cost = macs(network, bundle.spec.patch_px)
     predictor = SlidePredictor(network, bundle.spec, device=device, settings=settings)
     return Contender(name, predictor, cost, trained=True, card=bundle.card)
@@ -40,7 +40,7 @@ def open_trained(name: str, path: Path, device: str, settings: PredictSettings) 
 def open_students(
     paths: tuple[Path, ...], device: str, settings: PredictSettings
 ) -> list[Contender]:
-    """The students, from the highest magnification down; several bear it in their names."""
+    """Open students, the highest magnification first. Names of several include it."""
     found = [open_trained("student", path, device, settings) for path in paths]
     if len(found) == 1:
         return found
@@ -60,7 +60,7 @@ def open_untrained(
     device: str,
     settings: PredictSettings,
 ) -> tuple[Contender, ...]:
-    """One untrained network at two magnifications, for times alone; raises ConfigError."""
+    """One untrained network at two magnifications, to measure times. Raises ConfigError."""
     if len(magnifications) != 2:
         raise ConfigError("--arch", "compares two magnifications", "give --mag twice")
     mpps = sorted(mpp_of_magnification(m) for m in magnifications)
@@ -77,10 +77,10 @@ def open_untrained(
 
 
 def write_comparison(record: Mapping[str, Any], out: Path) -> str:
-    """Write ``bench.json``, ``bench.md``, ``bench.png`` and, of trained networks, ``kappa.png``.
+    """Write ``bench.json``, ``bench.md``, ``bench.png`` and, for trained networks, ``kappa.png``.
 
     Args:
-        record: of :func:`wsikd.grade.bench.run.run_bench`.
+        record: the result of :func:`wsikd.grade.bench.run.run_bench`.
         out: the folder.
 
     Returns:

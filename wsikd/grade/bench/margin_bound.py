@@ -1,14 +1,16 @@
-"""The bound by which ``bench --margin`` decides: how much kappa a student may lose.
+"""The lower bound of kappa(student) - kappa(teacher) that ``bench --margin`` tests.
 
-*Fields* have many errors a slide: the bound is the lower end of the interval of a difference, taken
-one-sided. *Grade groups* have one answer a slide. There a student that misses cancer on few slides
-looks as good as its teacher on those that do not show it, and no spread of the data gives that
-away. The sample is therefore given one slide more, of average grade group, whose cancer the student
-misses and the teacher grades as labelled (in the manner of the added observations of A. Agresti and
-B. Caffo, Am. Stat. 54, 2000). Above 30 groups it counts for more than one, by the root of their
-number. Student's bound of the difference, by the jackknife, follows from that.
+*Fields*: each slide has many of them. The bound is the one-sided lower end of the interval of the
+difference.
 
-``benchmarks/studies/margin`` measures how often either errs.
+*Grade groups*: each slide has one. A student that misses cancer on few slides looks as good as its
+teacher in a sample without such slides, and the variance of the sample does not show it. One slide
+is therefore added, of average grade group: the student misses its cancer, and the teacher grades it
+as labelled (compare the added observations of A. Agresti and B. Caffo, Am. Stat. 54, 2000). Above
+30 groups its weight grows with the root of their number. The bound is that of Student's t, with the
+jackknife's standard error, on the sample with the added slide.
+
+``benchmarks/studies/margin`` measures the error rate of both.
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ if TYPE_CHECKING:
     from wsikd.grade.bench.types import Gradings
 
 LEVELS = {"field": 0.96, "slide": 0.985}
-"""Of the one-sided bounds, by the unit; chosen for an error of at most ``ERROR``."""
+"""Unit -> level of the one-sided bound; chosen for an error of at most ``ERROR``."""
 ERROR = 0.05
-"""Nominal error of naming a student that loses more than the margin; measured: at most 6 %."""
+"""Nominal rate of choosing a student that loses more than the margin; measured: at most 6 %."""
 ONE_UP_TO = 30
-"""Groups up to which one slide is added."""
+"""Up to this number of groups, the added slide has weight 1."""
 
 
 def lower_bound(gradings: Gradings, student: str, teacher: str) -> float | None:
-    """The bound of kappa(student) - kappa(teacher); None where there is none.
+    """The lower bound of kappa(student) - kappa(teacher); None if it is undefined.
 
     Args:
-        gradings: of both.
-        student: its name.
-        teacher: of the teacher.
+        gradings: grades of both.
+        student: name of the student.
+        teacher: name of the teacher.
     """
     if gradings.groups < MIN_GROUPS:
         return None
@@ -52,15 +54,16 @@ def lower_bound(gradings: Gradings, student: str, teacher: str) -> float | None:
 def bounds_of(
     tables: NDArray[np.float64], unit: str, *, quadratic: bool = True
 ) -> NDArray[np.float64]:
-    """The bounds of many cohorts.
+    """Compute the bounds of many cohorts.
 
     Args:
-        tables: float64 (2, ..., G, C, C), the teacher's first, the reference's class in rows.
+        tables: confusion tables, float64 (2, ..., G, C, C); the teacher's first, the reference
+            class in rows.
         unit: "field" or "slide".
-        quadratic: weights of kappa.
+        quadratic: whether kappa has quadratic weights.
 
     Returns:
-        float64 (...); NaN where kappa is undefined without some group.
+        float64 (...); NaN if kappa is undefined after one of the groups is left out.
     """
     if unit == "field":
         teacher, student = without_each(tables, quadratic=quadratic)
@@ -70,7 +73,7 @@ def bounds_of(
 
 
 def without_each(tables: NDArray[np.float64], *, quadratic: bool) -> list[NDArray[np.float64]]:
-    """Kappas of teacher and student with all groups and without each: (..., 1 + R)."""
+    """Kappas of teacher and student with all groups, then without each: (..., 1 + R)."""
     without = leave_out(tables.shape[-3]).astype(np.float64)
     both = np.einsum("rg,w...gij->w...rij", without, tables, optimize=True)
     found = [kappas(one.reshape(-1, *one.shape[-2:]), quadratic=quadratic) for one in both]
@@ -78,10 +81,10 @@ def without_each(tables: NDArray[np.float64], *, quadratic: bool) -> list[NDArra
 
 
 def one_missed(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tables with one group more, whose cancer the student misses: (2, ..., G + 1, C, C).
+    """The tables with one group added, whose cancer the student misses: (2, ..., G + 1, C, C).
 
-    Its grade groups are those of all references, in their shares; it has as many slides as a group
-    has on average, above ``ONE_UP_TO`` groups more.
+    Its grade groups have the shares that they have in the reference. It has as many slides as the
+    average group; above ``ONE_UP_TO`` groups, more.
     """
     groups = tables.shape[-3]
     weight = max(1.0, (groups / ONE_UP_TO) ** 0.5)

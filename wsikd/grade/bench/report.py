@@ -28,7 +28,7 @@ MEMORY_NAMES = {
 
 
 def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of four (what, teacher, student, teacher / student), each median [least, greatest]."""
+    """Rows of (quantity, teacher, student, teacher / student); values are median [min, max]."""
     teacher, student = (record["totals"][c["name"]] for c in record["contenders"])
     up = record["speed_up"]
     rows: list[tuple[str, ...]] = [
@@ -48,7 +48,7 @@ def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     )
     rates = {"fields_per_s": "fields/s", "mm2_per_s": "mm2/s", "slides_per_h": "slides/h"}
     if any(c["max_fields"] for c in record["contenders"]):
-        del rates["slides_per_h"]  # a sample of a slide says nothing of whole slides
+        del rates["slides_per_h"]  # the fields are a sample of each slide
     rows += [(label, _spread(teacher[k]), _spread(student[k]), "") for k, label in rates.items()]
     for key, label in MEMORY_NAMES.items():
         if teacher[key] is not None:
@@ -57,7 +57,7 @@ def stage_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def agreement_text(record: dict[str, Any]) -> str:
-    """One sentence on how far the two maps agree."""
+    """One sentence on the agreement of the two maps."""
     found = record.get("agreement")
     if found is None:
         return "Untrained networks (--arch): the times are valid, the grades are meaningless."
@@ -76,7 +76,7 @@ def agreement_text(record: dict[str, Any]) -> str:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The whole record as Markdown: stage by stage for a pair, and costs against kappa."""
+    """The whole record as Markdown: stage times of a pair, and cost and kappa of everyone."""
     teacher, *students = record["contenders"]
     student = students[-1]
     env = record["environment"]
@@ -113,7 +113,7 @@ def to_markdown(record: dict[str, Any]) -> str:
 
 
 def _guard_lines(record: dict[str, Any]) -> list[str]:
-    """What withholds the grades of slides unlike the training; none for untrained networks."""
+    """The guards of the networks; empty for untrained ones."""
     found = [f"{c['name']}: {c['guard']}" for c in record["contenders"] if "guard" in c]
     if not found:
         return []
@@ -138,7 +138,7 @@ def _stage_lines(
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Stacked stage times of all contenders as a PNG."""
+    """Plot the stacked stage times of all contenders as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(record["contenders"])), layout="constrained")
@@ -147,7 +147,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
 
 def draw_stages(record: dict[str, Any], axes: Any) -> None:
-    """Stacked stage times of all contenders, into matplotlib axes."""
+    """Draw the stacked stage times of all contenders into matplotlib axes."""
     names = [_title(c) for c in record["contenders"]]
     left = [0.0] * len(names)
     colours = ("#bbbbbb", "#ddcc77", "#4477aa", "#66ccee", "#aa3377", "#228833")

@@ -1,9 +1,9 @@
 """Teacher against students over the same tissue: time by stage, throughput, agreement.
 
-All run in turn (teacher, student, teacher, student, ...), so that a machine whose speed drifts
-treats them alike; medians are compared. A run is all of a slide: open, find tissue, read and
-decode, resize, forward, write. Reading happens beside computing, so the stages may add up to more
-than the total.
+All run in turn (teacher, student, teacher, student, ...), so that a drift of the machine's speed
+affects them equally; medians are compared. A run covers a whole slide: open, find tissue, read and
+decode, resize, forward, write. Reading overlaps computing, so the stages may add up to more than
+the total.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def run_bench(
     """Time all contenders on every slide and compare their maps.
 
     Args:
-        entries: the slides; where annotations or labels are known, kappa is that with them.
+        entries: the slides; kappa is computed with their annotations or labels, if there are any.
         teacher: the network at the higher magnification.
         students: the networks at lower ones, the highest first.
-        question: what is asked beside the times.
+        question: budgets, margin and labels.
         repeats: timed passes of each, after one that is not timed.
         on_progress: called with (slides done, slides in all).
-        on_failure: called with a slide that fails, which is then left out; a fault that nobody
-            foresaw is reported as a WsikdError. Without it, the error rises.
+        on_failure: called with a slide that fails, which is then left out; an unexpected error is
+            reported as a WsikdError. Without it, the error is raised.
 
     Returns:
         A record ready for JSON: environment, contenders, slides, totals, ratios, agreement, points
@@ -76,8 +76,7 @@ def run_bench(
 
     Raises:
         SlideError, MissingMppError, RegionReadError: from the slides.
-        ConfigError: the contenders do not look at the same fields, or the labels of slides are of
-            none of them.
+        ConfigError: the contenders read different fields, or no label is for one of the slides.
     """
     question = question or Question()
     for student in students:
@@ -128,7 +127,7 @@ def run_bench(
 
 
 def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
-    """The student that asks its teacher about so many fields, the most uncertain first."""
+    """The student with a teacher that reads the most uncertain share ``budget`` of the fields."""
     assert not isinstance(student.predictor, EscalatingPredictor)
     assert not isinstance(teacher.predictor, EscalatingPredictor)
     temperature = None if student.card is None else student.card.temperature
@@ -142,7 +141,7 @@ def _asking(teacher: Contender, student: Contender, budget: float) -> Contender:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on; no host name."""
+    """The machine and the libraries of the measurement, without host name."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -156,11 +155,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def agreement(teacher: Sequence[GradeMap], student: Sequence[GradeMap]) -> dict[str, Any]:
-    """How far the student's map is the teacher's, over all fields that both read.
+    """Agreement of the student's maps with the teacher's, over all fields that both read.
 
     Returns:
         kappa (unweighted) and kappa_quadratic (Cohen 1960, 1968), agreement in all, and by the
-        teacher's class; fields compared. What is undefined, as all is over no field, is None.
+        teacher's class; fields compared. Undefined values are None, such as all over no field.
     """
     first, second = [], []
     for t, s in zip(teacher, student, strict=True):
@@ -213,7 +212,7 @@ def _one_pass(contender: Contender, entry: SlideEntry) -> tuple[Run, GradeMap]:
 
 
 class _PeakMemory:
-    """Samples the resident memory of this process in a thread; asks torch for the GPU's."""
+    """Samples this process's resident memory in a thread; torch reports the GPU's."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -261,14 +260,14 @@ def _contender(contender: Contender) -> dict[str, Any]:
 
 
 def _engine(contender: Contender) -> str:
-    """What computed, and in which precision."""
+    """The engine and its precision."""
     assert not isinstance(contender.predictor, EscalatingPredictor)
     engine = contender.predictor.ready()
     return f"{engine.name} {engine.precision}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -283,7 +282,7 @@ def _slide(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _totals(slides: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """All slides together, repeat by repeat."""
+    """Sums over all slides, repeat by repeat."""
     rounds = list(zip(*slides, strict=True))
     passes = [run for runs in slides for run in runs]
     wall = [sum(r.wall for r in one) for one in rounds]
@@ -305,7 +304,7 @@ def _totals(slides: Sequence[Sequence[Run]]) -> dict[str, Any]:
 
 
 def _speed_up(teacher: Sequence[Sequence[Run]], student: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Teacher over student, paired repeat by repeat; None where the student took no time."""
+    """Ratios teacher / student, paired repeat by repeat; None if the student took no time."""
 
     def ratios(value: Callable[[Run], float]) -> dict[str, float] | None:
         pairs = zip(zip(*teacher, strict=True), zip(*student, strict=True), strict=True)

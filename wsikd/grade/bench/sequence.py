@@ -1,10 +1,10 @@
-"""What keeps ``--margin`` from an answer: slides that networks know, and earlier answers on them.
+"""Reasons to refuse a choice: networks that learnt from the slides, and earlier calls on them.
 
-The error of a fixed sequence holds for one sequence on the same slides. Each call with a margin is
-therefore kept in the ledger of looks. A later call on these slides, or on some of them, continues
-that sequence: it is over once a student has failed, and the margin that was stated first may not be
-widened. The same call again has the same answer. Who has seen figures on these slides before any
-margin was stated may have chosen it, or the students, by them: such looks are kept and counted too.
+The error rate of a fixed sequence holds for one sequence per set of slides. Each call with a margin
+is therefore kept in the ledger of looks. A later call on these slides, or on some of them,
+continues the sequence: it ends once a student has failed, and the margin may not be widened. The
+same call again has the same answer. Users who have seen figures on these slides before they state a
+margin may have chosen it, or the students, by them: such looks are kept and counted too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def obstacle(
     before: Sequence[Mapping[str, Any]],
     question: Mapping[str, Any],
 ) -> str | None:
-    """Why no student may be named; None where nothing hinders that.
+    """The reason why no student may be chosen; None if one may be.
 
     Args:
         seen: slides that each network has learnt from, see ``choice.seen_slides``.
@@ -70,7 +70,7 @@ def seen_before(part: Part) -> int:
 
 
 def seen_text(times: int) -> str:
-    """A sentence without its stop on looks before the margin was stated; empty for none."""
+    """A sentence, without full stop, on looks before the margin was stated; empty for none."""
     if not times:
         return ""
     often = "once" if times == 1 else f"{times} times"
@@ -81,16 +81,16 @@ def seen_text(times: int) -> str:
 
 
 def keep_without(part: Part, teacher: str) -> None:
-    """Note a call without a margin, which shows kappas all the same."""
+    """Record a call without a margin, since it shows kappas too."""
     note(part, command=WITHOUT, network=teacher[:_DIGITS])
 
 
 def ask(part: Part, margin: float, unit: str, networks: Sequence[str]) -> dict[str, Any]:
-    """This call, as it is compared with earlier ones.
+    """The entries of this call that are compared with earlier ones.
 
     Args:
         part: the slides.
-        margin: of kappa.
+        margin: how much kappa a student may lose.
         unit: "field" or "slide".
         networks: digests of the weights, the teacher's first.
     """
@@ -102,7 +102,7 @@ def ask(part: Part, margin: float, unit: str, networks: Sequence[str]) -> dict[s
 
 
 def keep(part: Part, question: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
-    """Note a call and whether a student failed in it."""
+    """Record a call and whether a student failed in it."""
     failed = any(test["not_inferior"] is False for test in choice["tests"])
     more = {k: v for k, v in question.items() if k != "part"}
     note(part, command=COMMAND, network=str(more["teacher"]), failed=failed, **more)

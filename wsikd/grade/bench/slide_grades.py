@@ -1,7 +1,7 @@
-"""A comparison judged by the grade group of each slide, where a pathologist gave one.
+"""Comparison by the grade group of each slide with a pathologist's label.
 
-What :mod:`wsikd.grade.bench.choice` does with fields, over slides: one grade group a slide and
-contender, as ``wsikd infer`` gives it, against that of the labels.
+:mod:`wsikd.grade.bench.choice` compares fields; this module compares slides. Each slide has one
+grade group per contender, as from ``wsikd infer``, and one from its label.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_labels(question: Question, classes: Sequence[str], entries: Sequence[S
     """Refuse labels that cannot be used, before anything is timed.
 
     Raises:
-        ConfigError: none is of these slides, or the classes are not Gleason patterns.
+        ConfigError: no label is for one of the slides, or the classes are not Gleason patterns.
     """
     if not question.labels:
         return
@@ -49,11 +49,11 @@ def check_labels(question: Question, classes: Sequence[str], entries: Sequence[S
 
 
 def grade_group(contender: Contender, grade_map: GradeMap, specimen: str) -> int:
-    """ISUP grade group of a map as ``wsikd infer`` concludes it, 0 for no cancer.
+    """ISUP grade group of a map by the rules of ``wsikd infer``, 0 for no cancer.
 
     Args:
-        contender: whose map it is; the thresholds are those of its card.
-        grade_map: of a whole slide.
+        contender: the network that made the map; its card has the thresholds.
+        grade_map: a map of a whole slide.
         specimen: rule for the score, see ``grade_slide``.
     """
     found = verdict_of(grade_map, rules_for(contender.card, Asked(specimen)))
@@ -70,13 +70,13 @@ def gather_slides(
 
     Args:
         everyone: the contenders.
-        question: with its labels, by slide.
+        question: has the labels.
         done: the slides; those without a label do not count.
-        maps: of each contender, slide by slide.
+        maps: grade maps of each contender, slide by slide.
 
     Returns:
-        Tables of grade groups 0 (no cancer) to 5, and for the record: each slide's grade groups,
-        and labels whose slide was not compared.
+        Tables of grade groups 0 (no cancer) to 5, and entries of the record: each slide's grade
+        groups, and labels whose slide was not compared.
     """
     rows: list[dict[str, Any]] = []
     groups: dict[str, int] = {}

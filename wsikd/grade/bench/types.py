@@ -1,4 +1,4 @@
-"""The parts of a comparison: contenders, timed passes, the question, grades counted."""
+"""Data types of a comparison: contenders, timed passes, the question, counted grades."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass of one contender over one slide; seconds are wall time, ``cpu`` user + system.
+    """One pass of one contender over one slide.
 
-    ``peak_rss_mb`` is the greatest resident memory of the process during the pass, with all that
-    lay in it before; ``rise_mb`` is how far that is above the resident memory at its start;
-    ``cuda_mb`` the most memory of the GPU that tensors took, None without one. All in MiB.
+    ``stages`` and ``wall`` are seconds of wall time, ``cpu`` seconds of user + system time.
+    Memory is in MiB: ``peak_rss_mb`` is the process's peak resident memory during the pass,
+    ``rise_mb`` that peak minus the resident memory at the start, ``cuda_mb`` the peak GPU memory of
+    tensors, None without a GPU.
     """
 
     stages: dict[str, float]
@@ -57,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Passes:
-    """Timed passes of one contender over one slide, and the map of the pass before them."""
+    """Timed passes of one contender over one slide, and the map of its untimed pass."""
 
     runs: list[Run]
     grade_map: GradeMap
@@ -65,14 +66,14 @@ class Passes:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked beside the times.
+    """Options of a comparison beyond the timing.
 
     Attributes:
         budgets: shares of the fields that the teacher reads again after a single student.
-        margin: of kappa, for the choice among the students; None asks for none.
+        margin: how much kappa the chosen student may lose; None: no choice is made.
         label_map: classes of the slides' annotations.
-        labels: what a pathologist said of whole slides, by name of the slide. Where there are any,
-            the choice is made by grade groups of slides, not by fields.
+        labels: a pathologist's grade of each slide, by slide name. If there are any, the choice is
+            made by grade groups of slides, not by fields.
         specimen: rule for the Gleason score, see ``grade_slide``.
     """
 
@@ -85,7 +86,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Benched:
-    """A slide, each contender's passes, and what a person drew: see ``choice.drawn_grades``."""
+    """A slide, each contender's passes, and its reference, see ``choice.drawn_grades``."""
 
     entry: SlideEntry
     passes: Sequence[Passes]
@@ -97,13 +98,13 @@ class Gradings:
     """Each contender's grades against a reference, slide by slide.
 
     Attributes:
-        tables: name -> int64 (groups, classes, classes), the reference's class first; groups are
-            patients where they are known, else slides.
+        tables: name -> confusion tables, int64 (groups, classes, classes), the reference class in
+            rows; groups are patients where they are known, else slides.
         reference: "drawn" or "teacher" for the class of each field, "labels" for the grade group
             of each slide.
-        fields: that were compared; slides, where those are graded.
-        slides: they lie on.
-        quadratic: the classes are grades in order.
+        fields: number of compared fields, or of slides if ``reference`` is "labels".
+        slides: number of compared slides.
+        quadratic: whether kappa has quadratic weights, as for ordered grades.
     """
 
     tables: Mapping[str, NDArray[np.int64]]
@@ -114,16 +115,16 @@ class Gradings:
 
     @property
     def groups(self) -> int:
-        """How many patients or slides there are."""
+        """Number of groups: patients where they are known, else slides."""
         return len(next(iter(self.tables.values())))
 
     @property
     def unit(self) -> str:
-        """What is graded: "slide" or "field"."""
+        """The unit that is graded: "slide" or "field"."""
         return "slide" if self.reference == "labels" else "field"
 
     def told(self) -> dict[str, Any]:
-        """What was compared, as JSON values."""
+        """Unit, reference and counts of the comparison, as JSON values."""
         return {
             "unit": self.unit,
             "reference": self.reference,
@@ -138,9 +139,10 @@ class Gradings:
         return float(kappas(self.tables[name].sum(0)[None], quadratic=self.quadratic)[0])
 
     def without(self, name: str) -> NDArray[np.float64]:
-        """The same with all groups, then without some of them: float64 (1 + R,).
+        """Kappa with all groups, then with groups left out in turn: float64 (1 + R,).
 
-        See ``leave_out`` of :mod:`wsikd.core.intervals`; alike for every contender.
+        The groups left out are those of ``wsikd.core.intervals.leave_out``, the same for every
+        contender.
         """
         tables = np.tensordot(leave_out(self.groups), self.tables[name], 1)
         return kappas(tables, quadratic=self.quadratic)
