@@ -196,7 +196,7 @@ def _cross_validate(
     from wsikd.learn.mil.method import MilConfig
     from wsikd.learn.preflight import check_run
 
-    with as_file(files("wsikd.configs") / "ts2g" / "3_mil.yaml") as file:
+    with as_file(files("wsikd.configs") / "mil" / "mil.yaml") as file:
         config = load_config(MilConfig, file, overrides)
     paths = [*config.data.paths, *map(str, data)]
     config = config.model_copy(update={"data": config.data.model_copy(update={"paths": paths})})
