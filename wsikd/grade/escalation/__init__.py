@@ -1,1 +1,1 @@
-"""Doubtful fields go to the teacher."""
+"""Escalation: the teacher reads the fields that the student is unsure of."""

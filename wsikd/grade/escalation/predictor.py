@@ -1,8 +1,8 @@
 """A student that asks its teacher about the fields it is unsure of.
 
-The student reads all fields. The most doubtful (see :mod:`wsikd.core.escalation`) are gathered and
-read again by the teacher at its own resolution, in the order of the slide, so that what lies
-together is decoded once.
+The student reads all fields. The teacher then reads the most doubtful (see
+:mod:`wsikd.core.escalation`) at its own resolution, in the order of the slide, so that neighbouring
+fields are decoded once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--student") -> None:
-    """Refuse networks of other fields or classes. Raises ConfigError."""
+    """Refuse networks with different fields or classes. Raises ConfigError."""
     if abs(teacher.field_um - student.field_um) > 1e-6 * teacher.field_um:
         raise ConfigError(
             option,
@@ -56,7 +56,7 @@ def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--st
 def teacher_settings(
     settings: PredictSettings, student: InputSpec, teacher: InputSpec
 ) -> PredictSettings:
-    """The student's settings for a teacher of the same fields: its stride at the finer resolution.
+    """The student's settings for its teacher, with the stride in the teacher's pixels.
 
     Raises:
         ConfigError: the stride is not a whole number of the teacher's pixels.
@@ -71,16 +71,16 @@ def teacher_settings(
 
 
 class EscalatingPredictor:
-    """A student with its teacher standing by; grades slides as a ``SlidePredictor`` does.
+    """A student that asks its teacher about uncertain fields; used like a ``SlidePredictor``.
 
     Args:
         student: reads all fields.
-        teacher: reads again what the student is unsure of.
-        rule: which fields those are.
-        teacher_sha256: of the teacher's weights, for the record.
+        teacher: reads the fields again that the student is unsure of.
+        rule: selects those fields.
+        teacher_sha256: digest of the teacher's weights, for the record.
 
     Raises:
-        ConfigError: the two look at other fields, or know other classes.
+        ConfigError: the two have different fields or classes.
     """
 
     def __init__(
@@ -98,40 +98,40 @@ class EscalatingPredictor:
 
     @property
     def spec(self) -> InputSpec:
-        """What the student is given."""
+        """The student's input."""
         return self.student.spec
 
     @property
     def settings(self) -> PredictSettings:
-        """How the student reads."""
+        """The student's settings."""
         return self.student.settings
 
     @property
     def device(self) -> torch.device:
-        """Where the student computes."""
+        """The student's device."""
         return self.student.device
 
     @property
     def guard(self) -> Guard | FeatureGuard | None:
-        """Of the student."""
+        """The student's guard."""
         return self.student.guard
 
     @property
     def engine(self) -> Engine | None:
-        """What computes the student."""
+        """The student's engine."""
         return self.student.engine
 
     def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
-        """Where there is tissue, see ``SlidePredictor.tissue``."""
+        """Find the tissue, see ``SlidePredictor.tissue``."""
         return self.student.tissue(slide, mask_file)
 
     def canvas(self, slide: Slide) -> Canvas:
-        """How the student sees a slide."""
+        """The student's view of a slide."""
         return self.student.canvas(slide)
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What decides the result beside the student and how it reads."""
+        """Settings that decide the result, beside those of the student."""
         return {
             "teacher": self.teacher_sha256[:16],
             "budget": self.rule.budget,
@@ -152,20 +152,20 @@ class EscalatingPredictor:
         look: Look | None = None,
         picture: bool = False,
     ) -> GradeMap:
-        """Grade the tissue of an open slide; ``escalated_hw`` of the map holds who graded each
-        field.
+        """Grade the tissue of an open slide.
 
-        Stage ``escalate`` is the wall time of the second reading.
+        ``escalated_hw`` of the map is True where the teacher graded a field. Stage ``escalate`` is
+        the wall time of the second reading.
 
         Args:
             slide: an open slide.
             mask_file: the user's own tissue mask.
-            tissue: what :meth:`tissue` has found already.
-            clock: takes the time of the stages; a new one by default.
-            on_progress: called with (fields done, fields in all), twice over.
-            watch: shown what the student reads.
-            look: shown the student's features.
-            picture: keep a picture of the slide, of what the student reads.
+            tissue: result of :meth:`tissue`, if it is known already.
+            clock: measures the time of the stages; a new one by default.
+            on_progress: called with (fields done, fields in all), for each network in turn.
+            watch: receives the patches that the student reads.
+            look: receives the student's features.
+            picture: keep a picture of the slide, made from the pixels that the student reads.
 
         Raises:
             MissingMppError, RegionReadError, SlideError: from the slide.
@@ -193,8 +193,7 @@ class EscalatingPredictor:
 
 
 def escalation_row(grade_map: GradeMap, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Columns of the summary for a map with an escalation to a teacher: share, fields and wall
-    time."""
+    """Summary columns of an escalation: fields, share and wall time; none without a teacher."""
     if grade_map.escalated_hw is None:
         return {}
     count, fields = int(grade_map.escalated_hw.sum()), int(grade_map.valid_hw.sum())

@@ -1,9 +1,9 @@
-"""By which rule a teacher is asked: chosen on validation, kept in the student's card.
+"""The rule that selects the fields for the teacher, from validation data in the student's card.
 
-The card holds the curve of :func:`wsikd.core.escalation.trade_off`. From it follows the least
-costly threshold of doubt that keeps a stated agreement with the teacher, or a stated kappa with the
-labels, with 95 % confidence. Cards of earlier versions have no bounds: what their threshold reached
-on validation it keeps on other slides in about half of cases, and the log says so.
+The card holds the curve of :func:`wsikd.core.escalation.trade_off`. The rule takes the cheapest
+threshold of doubt that keeps a stated agreement with the teacher, or a stated kappa with the
+labels, with 95 % confidence. Cards of earlier versions have no bounds. Their threshold reaches its
+validation value on other slides in about half of cases, and the log says so.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ NO_BOUND = "; the card has no lower bound, so that other slides may have less"
 
 @dataclass(frozen=True)
 class Rule:
-    """Which fields are read again.
+    """Selects the fields that the teacher reads again.
 
     Attributes:
-        budget: share of a slide's fields at most, 0 to 1; 1 takes all.
-        threshold: least doubt; None: the most doubtful, as many as the budget allows.
-        temperature: of the student, None where it was not calibrated.
+        budget: greatest share of a slide's fields, 0 to 1; 1 takes all.
+        threshold: least doubt of a selected field; None: the budget alone selects, the most
+            doubtful first.
+        temperature: the student's temperature; None if it is not calibrated.
         told: the rule in words, for the log.
     """
 
@@ -57,14 +58,14 @@ def rule_of(
     agreement: float,
     kappa: float | None = None,
 ) -> Rule:
-    """The rule for a pair: from the curve in the student's card where it is of this teacher.
+    """The rule for a pair; it uses the curve in the student's card if that is for this teacher.
 
     Args:
-        student: its card may hold ``escalation``, as ``wsikd distill`` writes it.
-        teacher: who is asked.
-        budget: share of the fields at most, 0 to 1.
+        student: its card may have the entry ``escalation``, which ``wsikd distill`` writes.
+        teacher: reads the selected fields.
+        budget: greatest share of the fields, 0 to 1.
         agreement: share of fields that must have the teacher's class.
-        kappa: instead of it, kappa with the labels of the fields.
+        kappa: kappa with the labels of the fields to reach, in place of ``agreement``.
 
     Raises:
         BundleError: the curve is damaged.
@@ -131,7 +132,7 @@ def _unassured(
     agreement: float,
     temperature: float | None,
 ) -> Rule:
-    """No threshold keeps the promise: the teacher reads what the budget allows."""
+    """The rule if no threshold has the agreement as its bound: the budget alone selects."""
     groups, needed = int(found["groups"]), slides_needed(agreement)
     why = f"{groups} validation slide(s) or patient(s) do not show an agreement of {agreement:g}"
     if groups < needed:
@@ -146,7 +147,7 @@ def _unassured(
 
 
 def _bounds(found: Mapping[str, Any], key: str, length: int) -> list[float | None] | None:
-    """Bounds of the curve; None where a card of an earlier version has none."""
+    """Bounds of the curve; None if the card, of an earlier version, has none."""
     if key not in found["curve"]:
         return None
     low = [None if v is None else float(v) for v in found["curve"][key]]
@@ -165,7 +166,7 @@ def _assured(found: Mapping[str, Any], low: float | None) -> str:
 def _reaching(
     found: Mapping[str, Any], budget: float, kappa: float, temperature: float | None
 ) -> Rule:
-    """The rule by which validation has that kappa with its labels."""
+    """The cheapest rule that keeps a stated kappa with the labels."""
     if "truth_kappa" not in found["curve"]:
         fault = (
             "the student's card was written by an older wsikd and holds no kappa with the labels"
@@ -228,7 +229,7 @@ def _told(
 
 
 def _floor(value: float | None) -> str:
-    """Three digits that may be asked for: rounded down."""
+    """Three decimals, rounded down, so that the user can ask for the shown value."""
     return "-" if value is None else f"{math.floor(value * 1000) / 1000:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Files a grade map can be written to: one :class:`Exporter` for each format."""
+"""Output formats of a grade map: one :class:`Exporter` each."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ EXPORTERS: dict[str, str] = {
     "heat": "wsikd.grade.exports.overlay:HEAT",
     "dicom-seg": "wsikd.grade.exports.dicom_seg:DICOM_SEG",
 }
-"""Format -> its :class:`Exporter`; packages add theirs to the group ``wsikd.exporters``."""
+"""Format -> its :class:`Exporter`. Packages add formats in the group ``wsikd.exporters``."""
 MAP_FILE = "grades.zarr"
-"""Written for ``zarr``: what other commands read a grade map from."""
+"""The file of ``zarr``, from which other commands read a grade map."""
 OVERLAY_FILES = ("overlay.jpg", "overlay.png", "overlay.webp")
-"""Written for ``jpeg``, ``png`` and ``webp``: what a report shows of a slide."""
+"""The files of ``jpeg``, ``png`` and ``webp``, which reports show."""
 PICTURES = frozenset({"jpeg", "png", "webp", "heat"})
 """Formats that show the slide."""
 _SAME_PICTURE = frozenset({"png", "webp"})
@@ -53,9 +53,9 @@ ALL = "all"
 
 
 class Write(Protocol):
-    """Writes a grade map to ``path``, which it makes aside and renames.
+    """Writes a grade map to ``path`` by way of a temporary file that it renames.
 
-    ``slide`` is the open slide, for exporters that show its pixels; None where there is none.
+    ``slide`` is the open slide, for exporters that show its pixels; None if it is not available.
     """
 
     def __call__(self, grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
@@ -64,14 +64,15 @@ class Write(Protocol):
 
 @dataclass(frozen=True)
 class Exporter:
-    """A format that a grade map can be written in.
+    """An output format of a grade map.
 
     Attributes:
-        file: what is written into a slide's folder of results: ``grades.SUFFIX``. A folder of
-            results is recognised and replaced by the names in it, also where the package that
-            wrote one of them is not installed.
-        write: writes it.
-        check: raises SlideError for a slide that cannot be written so; None where any slide can.
+        file: name of the file in a slide's folder of results: ``grades.SUFFIX``. A folder of
+            results is recognised by the names in it, so that it can be replaced even if the package
+            that wrote one of them is not installed.
+        write: writes the file.
+        check: raises SlideError for a slide that the format does not support; None: it supports
+            all.
     """
 
     file: str
@@ -79,12 +80,12 @@ class Exporter:
     check: Callable[[Slide], None] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a file that would not be recognised as part of a result."""
+        """Raise ValueError for a name that would not be recognised as part of a result."""
         if not RESULT.member.fullmatch(self.file):
             raise ValueError(f"the file of an exporter is named grades.SUFFIX, not '{self.file}'")
 
     def fits(self, slide: Slide) -> bool:
-        """Whether the slide can be written so."""
+        """Whether the format supports the slide."""
         try:
             if self.check is not None:
                 self.check(slide)
@@ -104,13 +105,13 @@ def find_exporter(name: str) -> Exporter:
 
 
 def find_overlay(folder: Path) -> Path | None:
-    """The map painted on the slide in a folder of results, of whatever format; None without one."""
+    """The overlay in a folder of results, whatever its format; None without one."""
     files = (folder / name for name in OVERLAY_FILES)
     return next((file for file in files if file.is_file()), None)
 
 
 def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
-    """The exporters of several formats, ``all`` being every one; own ones first.
+    """The exporters of several formats, those of wsikd first; ``all`` stands for every format.
 
     Raises:
         ConfigError: one is unknown or cannot be imported, or two write the same file.
@@ -130,15 +131,15 @@ def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
 
 
 def formats_for(asked: Iterable[str], slide: Slide) -> tuple[str, ...]:
-    """The formats to write of a slide, in the order of ``EXPORTERS``, then those of packages.
+    """The formats to write for a slide, in the order of ``EXPORTERS``, then those of packages.
 
     Args:
-        asked: names of exporters, or ``all``: those among them that the slide can have.
+        asked: names of exporters; ``all`` stands for every one that supports the slide.
         slide: the open slide.
 
     Raises:
         ConfigError: a format is unknown.
-        SlideError: one that was asked for by name cannot be had of this slide.
+        SlideError: a format that was named does not support the slide.
     """
     named = set(asked)
     found = find_exporters(named)
@@ -159,8 +160,8 @@ def write_all(
     """Write a grade map in several formats.
 
     Args:
-        grade_map: what to write.
-        folder: where; made if missing. Earlier results in it are replaced one by one.
+        grade_map: the map to write.
+        folder: the output folder; made if missing. Earlier results in it are replaced one by one.
         formats: names of exporters.
         slide: the open slide, for exporters that show its pixels.
 

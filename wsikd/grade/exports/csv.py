@@ -25,9 +25,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
     Columns: minx, miny, width, height (level-0 px; whole numbers, or up to three decimals), one
     ``prob_<class>`` per class, then tissue (share of the field) and uncertainty, all 0 to 1 with
-    six decimals, and where a teacher stood by, said_by (student or teacher). The first columns are
-    those of WSInfer (Kaczmarzyk et al., npj Precis Oncol 2024;8:9), so that its tools read the
-    file.
+    six decimals. Maps of a student with a teacher have one more, said_by (student or teacher). The
+    first columns are those of WSInfer (Kaczmarzyk et al., npj Precis Oncol 2024;8:9), so that its
+    tools read the file.
 
     Raises:
         OutputError: the file cannot be written.
@@ -53,8 +53,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
     """Write the fields near a decision boundary, the nearest first.
 
-    Those whose two most probable classes are less than ``NEAR`` apart. Columns: minx, miny, width,
-    height as in :func:`write`, then first, second (classes), prob_first, prob_second and margin.
+    These are the fields whose two highest probabilities differ by less than ``NEAR``. Columns:
+    minx, miny, width, height as in :func:`write`, then first, second (classes), prob_first,
+    prob_second and margin.
 
     Raises:
         OutputError: the file cannot be written.
@@ -73,7 +74,7 @@ def write_uncertain(grade_map: GradeMap, path: Path, *, slide: Slide | None = No
 
 
 def doubtful(grade_map: GradeMap) -> NDArray[np.int64]:
-    """Fields near a decision boundary, the nearest first: places in ``grade_map.boxes()``."""
+    """Indices in ``grade_map.boxes()`` of the fields near a boundary, the nearest first."""
     _, pair = _two_most(grade_map)
     margin = pair[:, 0] - pair[:, 1]
     near = np.argsort(margin, kind="stable")
@@ -88,7 +89,7 @@ def _two_most(grade_map: GradeMap) -> tuple[NDArray[np.int64], NDArray[np.float3
 
 
 def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[list[str]]) -> None:
-    """Write cells that are ready text: numbers, and quoted names."""
+    """Write cells that are text already: numbers, and quoted names."""
     with aside(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_text(["minx", "miny", "width", "height", *names], ()))
         for box, row in zip(np.round(boxes, 3).tolist(), rows, strict=True):

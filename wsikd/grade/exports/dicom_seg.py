@@ -1,7 +1,7 @@
 """Grade maps as DICOM segmentations, for slides that are DICOM themselves.
 
 DICOM PS3.3, A.51 (Segmentation) and C.8.12.4 (whole-slide image): the map has its own pixel matrix
-in the slide's frame of reference, so that a viewer finds its place on every level of the pyramid.
+in the slide's frame of reference, so that a viewer can place it on every level of the pyramid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 VENDOR = "dicom"
 _TILE_PX = 512
 _SCHEME = "99WSIKD"
-# Type 2 attributes, which a source may lack and an instance derived from it must have.
+# Type 2 attributes: the source may lack them, an instance derived from it must have them.
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime"),
@@ -38,7 +38,7 @@ _MAY_BE_EMPTY = (
 
 
 def check(slide: Slide) -> None:
-    """Refuse a slide that can have no segmentation.
+    """Refuse a slide that cannot have a DICOM segmentation.
 
     Raises:
         SlideError: it is not DICOM.
@@ -57,20 +57,20 @@ def check(slide: Slide) -> None:
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
-    """Write a binary segmentation with one segment a class, one pixel a cell.
+    """Write a binary segmentation with one segment per class and one pixel per cell.
 
-    Patient, study and specimen are the slide's, as an archive needs them: unlike other results,
-    this file may name a patient. Cell (0, 0) is placed in the frame of reference by the origin,
-    orientation and pixel spacing of the slide's finest level, read as the centre of its first
-    pixel.
+    Patient, study and specimen are copied from the slide, since archives need them: unlike other
+    results, this file may name a patient. Cell (0, 0) is placed in the frame of reference by the
+    origin, orientation and pixel spacing of the slide's finest level. The origin is taken as the
+    centre of its first pixel.
 
     Args:
-        grade_map: what to write.
+        grade_map: the map to write.
         path: the file.
         slide: the open slide, which must be DICOM.
 
     Raises:
-        SlideError: the slide is not DICOM, or lacks what a segmentation must refer to.
+        SlideError: the slide is not DICOM, or lacks an attribute that a segmentation needs.
         WsikdError: highdicom is not installed.
         OutputError: the file cannot be written.
         ValueError: no slide was given.
@@ -81,7 +81,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     import highdicom
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydicom, on what other makers' files hold
+        warnings.simplefilter("ignore")  # pydicom's, on invalid values in the source files
         source = _source(slide)
         measures, orientation, position = _place(grade_map, source)
         grade = (grade_map.grade_hw + 1).astype(np.uint16)
@@ -112,7 +112,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
 
 def _source(slide: Slide) -> Any:
-    """Header of the instance that holds the finest level, completed where it may be."""
+    """Header of the instance that holds the finest level, with missing type 2 attributes empty."""
     import pydicom
 
     folder = slide.path if slide.path.is_dir() else slide.path.parent
@@ -207,7 +207,7 @@ def _segments(classes: tuple[str, ...]) -> list[Any]:
 
 
 def _uid(grade_map: GradeMap, kind: str) -> str:
-    """The same for the same map of the same slide."""
+    """A UID that is the same each time for the same map of the same slide."""
     from pydicom.uid import generate_uid
 
     content = hashlib.sha256(grade_map.probability_khw.tobytes()).hexdigest()

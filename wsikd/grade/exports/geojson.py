@@ -29,12 +29,12 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     """Write one annotation per connected region of equal grade, holes cut out.
 
     The file is a FeatureCollection, one feature a line. Coordinates are level-0 px from the corner
-    of the slide's bounds, since QuPath crops to them, rounded to 3 decimals. Ids follow from slide,
-    class and geometry: writing twice gives the same file. Measurements: ``area_mm2``,
-    ``tissue_mm2``, a mean ``prob_<class>`` per class and the mean ``uncertainty``.
+    of the slide's bounds, since QuPath crops to them, rounded to 3 decimals. Ids are computed from
+    slide, class and geometry, so that writing twice gives the same file. Measurements:
+    ``area_mm2``, ``tissue_mm2``, a mean ``prob_<class>`` per class and the mean ``uncertainty``.
 
     Args:
-        grade_map: what to write.
+        grade_map: the map to write.
         path: the file.
         slide: not needed.
 
@@ -45,7 +45,7 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
 
 def write_tiles(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
-    """Write one ``tile`` object per cell, with its own measurements; as :func:`write` otherwise.
+    """Write one ``tile`` object per cell, with its own measurements; else as :func:`write`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -98,7 +98,7 @@ def _tiles(grade_map: GradeMap) -> Iterator[Feature]:
 
 
 def _measurements(grade_map: GradeMap) -> dict[str, NDArray[np.float64]]:
-    """Every measurement of a cell as a raster, by name."""
+    """Name of a measurement -> its raster, one value per cell."""
     tissue = grade_map.tissue_hw.astype(np.float64) * grade_map.cell_mm2
     layers = {"area_mm2": np.full(tissue.shape, grade_map.cell_mm2), "tissue_mm2": tissue}
     for name, layer in zip(grade_map.classes, grade_map.probability_khw, strict=True):
@@ -107,7 +107,7 @@ def _measurements(grade_map: GradeMap) -> dict[str, NDArray[np.float64]]:
 
 
 def _corners(grade_map: GradeMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Position of every grid line from the bounds' corner: (columns + 1,) and (rows + 1,)."""
+    """Grid lines in px from the corner of the bounds: (columns + 1,) and (rows + 1,)."""
     rows, columns = grade_map.valid_hw.shape
     left, top = grade_map.slide.bounds[:2]
     x = grade_map.origin_xy[0] - left + np.arange(columns + 1) * grade_map.cell_px[0]

@@ -31,20 +31,20 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsikd.grade.exports.ome_tiff")
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
-    """Write an OME-TIFF of three images, each tiled, with its lower resolutions as SubIFDs.
+    """Write an OME-TIFF of three tiled images, with lower resolutions as SubIFDs.
 
-    ``colours``: the colour of the most probable class, RGB, white where nothing was read; first,
-    for readers that look no further and want RGB, as OpenSlide and TIAToolbox do. ``grade``: the
+    ``colours``: the colour of the most probable class, RGB, white where nothing was read. It is the
+    first image, since OpenSlide and TIAToolbox read only the first and need RGB. ``grade``: the
     most probable class, uint8, 0 where nothing was read, class index + 1 elsewhere (uint16 for
-    more than 255 classes). ``probability``: one channel a class, uint8, 255 for 1, 0 where nothing
-    was read.
+    more than 255 classes). ``probability``: one channel per class, uint8, 255 for 1, 0 where
+    nothing was read.
 
     Pixel (0, 0) starts at the slide's level-0 corner, not at its bounds, so that viewers can lay
-    the map over the slide; a pixel (see :func:`pixel_px`) takes the cell its centre lies in. Tiles
-    are made one by one: memory does not grow with the slide.
+    the map over the slide. A pixel (see :func:`pixel_px`) has the value of the cell at its centre.
+    Tiles are made one by one: memory does not grow with the slide.
 
     Args:
-        grade_map: what to write.
+        grade_map: the map to write.
         path: the file.
         slide: not needed.
 
@@ -72,9 +72,9 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 
 
 def pixel_px(grade_map: GradeMap) -> int:
-    """Level-0 px of a pixel of the finest resolution: a power of two, or 1.
+    """Side of a pixel of the finest resolution, in level-0 px: a power of two.
 
-    At most a 16th of a cell; on large slides with small cells, at most a 4th.
+    It is at most 1/16 of a cell, or 1/4 on large slides with small cells.
     """
     cell, longest = min(grade_map.cell_px), max(grade_map.slide.dimensions)
     step = int(2 ** max(math.floor(math.log2(cell / _PX_PER_CELL)), 0))
@@ -91,7 +91,7 @@ def _image(
     step: int,
     photometric: str,
 ) -> None:
-    """One image with all its resolutions; ``planes`` (channels, rows, columns[, 3]) are cells."""
+    """Write an image at all resolutions; ``planes``: cells (channels, rows, columns[, 3])."""
     sizes = _sizes(grade_map, step)
     lengths = {"C": len(planes), "S": 3}
     per_cm = [1e4 / metadata[key] for key in ("PhysicalSizeX", "PhysicalSizeY")]
@@ -114,7 +114,7 @@ def _image(
 
 
 def _sizes(grade_map: GradeMap, step: int) -> list[tuple[int, int]]:
-    """(width, height) of every resolution, halved until one tile holds it."""
+    """(width, height) of every resolution, halved until the image fits in one tile."""
     sizes = []
     while True:
         width, height = (math.ceil(side / step) for side in grade_map.slide.dimensions)
@@ -127,9 +127,9 @@ def _sizes(grade_map: GradeMap, step: int) -> list[tuple[int, int]]:
 def _tiles(
     grade_map: GradeMap, planes: NDArray[Any], size: tuple[int, int], step: int
 ) -> Iterator[NDArray[Any]]:
-    """Tiles of all planes at one resolution, each as large as any, zero beyond the map.
+    """Yield the tiles of all planes at one resolution, all of the same size.
 
-    RGB is white there.
+    Pixels beyond the map are 0, in RGB white.
     """
     column, row = (
         grade_map.cells_at(axis, (np.arange(size[axis]) + 0.5) * step) for axis in (0, 1)
@@ -178,7 +178,7 @@ def _colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
 
 
 def _rgba(red: int, green: int, blue: int) -> int:
-    """A colour as OME writes it: a signed 32-bit integer, red first, opaque."""
+    """An opaque colour as OME encodes it: a signed 32-bit integer, red first."""
     value = red << 24 | green << 16 | blue << 8 | 255
     return value - 2**32 if value >= 2**31 else value
 

@@ -33,11 +33,11 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
     ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
     most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
-    With an escalation, ``labels/said_by`` holds who graded a field: 0 nobody, 1 student, 2 teacher.
-    Transformations lead from array index to um from the slide's level-0 corner, for pixel
-    centres. Attribute ``wsikd`` repeats the placement in level-0 px and holds the temperature that
-    the probabilities are calibrated with (null: they are not); of the slide it names only name,
-    dimensions, mpp and bounds. Its ``complete`` is written last.
+    With an escalation, ``labels/said_by`` holds the network that graded a field: 0 none, 1 student,
+    2 teacher. Transformations map the array index of a pixel centre to um from the slide's level-0
+    corner. Attribute ``wsikd`` repeats the placement in level-0 px and holds the temperature that
+    the probabilities are calibrated with (null: they are not), and the slide's name, dimensions,
+    mpp and bounds. Its ``complete`` is written last.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -64,14 +64,14 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
 def _save_label(
     part: Path, grade_map: GradeMap, name: str, data: NDArray[Any], label: dict[str, Any]
 ) -> None:
-    """A label image of a map, 0 where nothing was read."""
+    """Write a label image of a map, 0 where nothing was read."""
     ome = _multiscale(grade_map, name, "yx") | {"image-label": label}
     write_group(part / name, {"ome": ome})
     write_array(part / name / "0", data, "yx", 0)
 
 
 def read(path: Path, slide: SlideInfo) -> GradeMap:
-    """Read back what :func:`write` wrote; ``slide`` is the slide it was made from.
+    """Read a map that :func:`write` wrote of ``slide``.
 
     Raises:
         StoreNotFoundError: there is no complete grade map at ``path``.
@@ -109,7 +109,7 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
 
 
 def _sizes(*values: Any) -> list[float]:
-    """Positive numbers of an ordinary size; raises TypeError, ValueError."""
+    """Convert to positive numbers of a plausible size. Raises TypeError, ValueError."""
     found = [float(v) for v in values]
     if not all(1e-6 < v < 2**40 for v in found):
         raise ValueError(f"sizes {found}")
@@ -117,7 +117,7 @@ def _sizes(*values: Any) -> list[float]:
 
 
 def _read(group: zarr.Group, name: str) -> NDArray[np.float32]:
-    """Numbers of a map; raises ValueError where more are claimed than any map has."""
+    """Read an array of a map. Raises ValueError if its shape is implausibly large."""
     array: Any = group[name]
     if math.prod(array.shape) > _MOST or array.dtype.kind != "f":
         raise ValueError(f"claims {array.shape} values")
@@ -129,7 +129,7 @@ def _no_map(path: Path) -> StoreNotFoundError:
 
 
 def read_alone(path: Path) -> GradeMap:
-    """Read a grade map whose slide is not at hand: of it only name, size, mpp and bounds are known.
+    """Read a grade map without its slide: only the slide's name, size, mpp and bounds are known.
 
     Raises:
         StoreNotFoundError: there is no complete grade map at ``path``.

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
 
 PICTURE_KEY = "wsikd-picture"
-"""Metadata entry of the file with the slide's (width)x(height) in it, above the legend.
+"""Metadata entry with the slide's (width)x(height) in the picture, above the legend.
 
-In a PNG it is a text chunk of this name; in others the description of the image begins with it.
+In a PNG it is a text chunk of this name. In other formats the image description starts with it.
 """
-_DESCRIPTION = 0x010E  # of EXIF
+_DESCRIPTION = 0x010E  # EXIF tag ImageDescription
 _QUALITY = 88
 _FONT_PX, _LINE_PX, _MARGIN_PX = 16, 28, 12
 _INK = (30, 30, 30)
@@ -53,9 +53,9 @@ def write(
     by its suffix.
 
     Args:
-        grade_map: what to write; where it has a picture of the slide, nothing is read again.
+        grade_map: the map to write. If it has a picture of the slide, the slide is not read again.
         path: the file.
-        slide: the open slide; without it, and without a picture, the colours lie on white.
+        slide: the open slide; without it, and without a picture, the background is white.
         max_px: longest side of the slide's picture.
         alpha: opacity of the colours, 0 to 1.
 
@@ -74,9 +74,9 @@ def write_heat(
     """Write the probability of the last class as a heat map over the slide, as :func:`write` does.
 
     Args:
-        grade_map: what to write.
+        grade_map: the map to write.
         path: the file.
-        slide: the open slide; without it the colours lie on white.
+        slide: the open slide; without it the background is white.
         max_px: longest side of the slide's picture.
 
     Raises:
@@ -112,7 +112,7 @@ def _save(
 
 
 def _encode(canvas: Image, part: Path, suffix: str, size: str) -> None:
-    """Write a picture in the format of a suffix, with the size of the slide in it."""
+    """Write a picture in the format of a suffix, with the slide's size in its metadata."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -130,7 +130,7 @@ def _encode(canvas: Image, part: Path, suffix: str, size: str) -> None:
 
 
 def slide_size(opened: Image) -> tuple[int, int] | None:
-    """Width and height of the slide in an opened overlay; None where the file does not say."""
+    """Width and height of the slide in an opened overlay; None if the metadata lack them."""
     text = opened.info.get(PICTURE_KEY)
     if text is None:
         name, _, text = str(opened.getexif().get(_DESCRIPTION, "")).partition(" ")
@@ -142,11 +142,11 @@ def slide_size(opened: Image) -> tuple[int, int] | None:
 def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np.uint8]:
     """Colour a slide's picture by grade: uint8 (height, width, 3).
 
-    Regions of cells large enough to see are edged with their full colour, since a tint alone
-    is hard to name on stained tissue.
+    If cells are large enough to see, regions are outlined in their full colour, since a tint is
+    hard to recognise on stained tissue.
 
     Args:
-        grade_map: the grades; a picture pixel takes the cell its centre lies in.
+        grade_map: the grades; a picture pixel has the grade of the cell at its centre.
         seen: picture of the same slide.
         alpha: opacity of the colours, 0 to 1; cells that were not read stay as they are.
     """
@@ -182,10 +182,10 @@ def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.65) -> NDArr
     """Colour a slide's picture by the probability of the last class: uint8 (height, width, 3).
 
     Args:
-        grade_map: the probabilities; a picture pixel takes the cell its centre lies in.
+        grade_map: the probabilities; a picture pixel has the value of the cell at its centre.
         seen: picture of the same slide.
-        alpha: opacity of the colour at probability 1; at 0, and where nothing was read, there is
-            none.
+        alpha: opacity of the colour at probability 1. At probability 0, and where nothing was read,
+            the picture is unchanged.
     """
     cells, inside = _cells(grade_map, seen)
     share = np.where(grade_map.valid_hw, grade_map.probability_khw[-1], 0)[cells]
@@ -198,7 +198,7 @@ def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.65) -> NDArr
 def _cells(
     grade_map: GradeMap, seen: View
 ) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.bool_]]:
-    """Cell under each pixel of a picture, as an index, and whether there is one: (h, w)."""
+    """Index of the cell under each pixel of a picture, and whether there is one: (h, w)."""
     height, width = seen.rgb.shape[:2]
     column, in_x = cells_under(grade_map, seen, 0, width)
     row, in_y = cells_under(grade_map, seen, 1, height)
@@ -206,7 +206,7 @@ def _cells(
 
 
 def _edges(grade: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Pixels at most two from another grade, along rows or columns."""
+    """Whether a pixel is at most two px from another grade, along rows or columns."""
     out = np.zeros(grade.shape, bool)
     for step in (1, 2):
         upright = grade[step:] != grade[:-step]
@@ -228,7 +228,7 @@ def cells_under(
 
 
 def _seen(grade_map: GradeMap, slide: Slide | None, max_px: int) -> View:
-    """The picture that came with a map, else one that is read, else white."""
+    """The picture in the map, else one read from the slide, else a white one."""
     if grade_map.picture is not None and max(grade_map.picture.rgb.shape) <= max_px:
         return grade_map.picture
     if slide is None:
@@ -237,7 +237,7 @@ def _seen(grade_map: GradeMap, slide: Slide | None, max_px: int) -> View:
 
 
 def blank(grade_map: GradeMap, max_px: int) -> View:
-    """White in place of the slide, at most ``max_px`` px at its longest side."""
+    """A white picture in place of the slide, at most ``max_px`` px at its longest side."""
     x, y, width, height = grade_map.slide.bounds
     scale = min(max_px / max(width, height), 1.0)
     size = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
@@ -331,7 +331,7 @@ def _text(draw: ImageDraw, left: int, top: int, text: str) -> None:
 
 @cache
 def _font() -> FreeTypeFont:
-    """DejaVu Sans from matplotlib's folder, which is not imported: it covers many scripts."""
+    """DejaVu Sans, which covers many scripts, from matplotlib's folder without importing it."""
     from PIL import ImageFont
 
     spec = find_spec("matplotlib")

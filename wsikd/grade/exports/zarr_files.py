@@ -1,7 +1,7 @@
 """Small arrays and groups of Zarr 3, written file by file.
 
-zarr-python takes 27 ms of processor time for the nine files of a grade map and imports half its
-tree; these take 2 ms. Any reader of Zarr 3 reads them.
+zarr-python takes 27 ms of CPU time for the nine files of a grade map and imports half its modules;
+this module takes 2 ms. Any reader of Zarr 3 can read the files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 1024
-_LEVEL = 3  # what zstd itself takes for 0, zarr-python's own level
+_LEVEL = 3  # zstd's default, which zarr-python asks for as level 0
 
 
 def write_group(part: Path, attributes: Mapping[str, Any]) -> None:
-    """Write a group's metadata, which replaces what is there; raises OSError."""
+    """Write or replace a group's metadata. Raises OSError."""
     part.mkdir(exist_ok=True)
     _write(part, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
@@ -35,9 +35,9 @@ def write_array(part: Path, data: NDArray[Any], axes: str, fill: float) -> None:
 
     Args:
         part: folder of the array; it must not exist.
-        data: numbers, of a fixed size in bytes.
+        data: numbers of a fixed size in bytes.
         axes: a letter for each dimension.
-        fill: of what lies beyond the data in the last chunks.
+        fill: value of the last chunks beyond the data.
 
     Raises:
         OSError: it cannot be written.
