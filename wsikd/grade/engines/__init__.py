@@ -1,6 +1,6 @@
 """Engines that compute a network's logits: PyTorch, or a faster runtime.
 
-An engine is one file here and one entry of ``ENGINES``; ``choose.open_engine`` opens one.
+Each engine is a file here and an entry of ``ENGINES``; ``choose.open_engine`` opens one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PRECISIONS = (AUTO, "fp32", "bf16")
 class Engine(Protocol):
     """A network ready to run; made as ``Engine(Network, Place)``.
 
-    A class may say what it can do: ``bf16 = True`` where it computes in bf16 on processors that do,
-    ``cpu_only = True`` where it needs the CPU. Otherwise it is asked for fp32, on any device.
+    A class may declare ``bf16 = True`` if it computes in bf16 on processors that support it, and
+    ``cpu_only = True`` if it needs the CPU. By default it must compute in fp32 on any device.
     """
 
     @property
@@ -42,7 +42,7 @@ class Engine(Protocol):
         """Its precision: fp32 or bf16."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3); not for several threads."""
+        """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3). Not thread-safe."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Network:
 
     Attributes:
         build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits, or to
-            logits and features behind them in one array; called where an engine needs it.
+            logits and features behind them in one array; called if an engine needs it.
         patch_px: side of its patches.
-        key: digest of its weights and shape, under which a graph made of it is kept for the next
-            run; empty keeps none.
-        logits: how many of the outputs are logits, the first ones; None: all.
+        key: digest of its weights and architecture, under which its graph is cached; empty: the
+            graph is not cached.
+        logits: number of outputs that are logits, the first ones; None: all.
     """
 
     build: Callable[[], nn.Module]
@@ -66,7 +66,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how an engine computes: a device of PyTorch's names, CPU threads, fp32 or bf16."""
+    """Device (a name of PyTorch's), CPU threads and precision (fp32 or bf16) of an engine."""
 
     device: str = "cpu"
     threads: int = 1

@@ -1,4 +1,4 @@
-"""bf16 is used where it takes the same decisions as fp32, which the first fields must show."""
+"""Check of bf16: it is used if it gives the first fields the same classes as fp32."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SAME_SHARE = 0.995
 
 
 class Checked:
-    """Runs two engines in parallel on the first fields, then one of them alone.
+    """Runs an engine in low and in full precision on the first fields, then one of the two.
 
-    The fields of the check have the logits of the second, in full precision. Where fewer than
-    ``SAME_SHARE`` of them have the same greatest logit in both, it stays with the second.
+    The first fields get the logits in full precision. Full precision is kept if fewer than
+    ``SAME_SHARE`` of these fields have the same class in both.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Checked:
         """Start with the check.
 
         Args:
-            low: in low precision.
-            full: opens the same in full precision.
+            low: the engine in low precision.
+            full: opens the engine in full precision.
             on_pass: called once when the check is passed.
-            fields: how many are checked.
-            logits: how many of the outputs are logits; None: all.
+            fields: number of fields that are checked.
+            logits: number of outputs that are logits; None: all.
         """
         self._low, self._full = low, full()
         self._on_pass, self.fields, self._logits = on_pass, fields, logits
@@ -51,12 +51,12 @@ class Checked:
 
     @property
     def name(self) -> str:
-        """Of the engine."""
+        """Name of the engine."""
         return self._low.name
 
     @property
     def decided(self) -> bool:
-        """Whether it has seen enough."""
+        """Whether the check is over."""
         return self._chosen is not None
 
     def alone(self, precision: str) -> Engine:

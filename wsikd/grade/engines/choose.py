@@ -1,4 +1,4 @@
-"""Which engine and which precision; the measurements are in docs/decisions/0007-engines.md."""
+"""Choice of engine and precision; the measurements are in docs/decisions/0007-engines.md."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEW_MP = 8.0
-"""Megapixels of patches (500 of 128 px) below which a graph that nobody keeps does not pay."""
+"""Megapixels of patches (500 of 128 px) below which an uncached graph costs more than it saves."""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _GPU_SIGNS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def check_names(engine: str, precision: str) -> None:
-    """Refuse what no engine or precision is called; raises ConfigError."""
+    """Refuse an unknown engine or precision. Raises ConfigError."""
     if engine != AUTO and engine not in ENGINES:
         resolve(ENGINES, engine, kind="engines")
     if precision not in PRECISIONS:
@@ -48,23 +48,23 @@ def open_engine(
     fields: int = 0,
     check: bool = True,
 ) -> Engine:
-    """Make a network ready to run.
+    """Open an engine for a network.
 
     Args:
-        network: what is to be run.
-        engine: an entry of ``ENGINES``; auto takes OpenVINO on a CPU, PyTorch on a GPU, and
-            PyTorch where no graph is kept and there is little to do.
-        precision: fp32; bf16; auto, which is bf16 where the processor computes in it. bf16 is
-            compared with fp32 over the first fields, see ``check.Checked``.
+        network: the network.
+        engine: an entry of ``ENGINES``; auto takes OpenVINO on a CPU and PyTorch on a GPU, and
+            PyTorch also if no graph is cached and there are few fields.
+        precision: fp32, bf16 or auto, which is bf16 if the processor supports it. bf16 is compared
+            with fp32 on the first fields, see ``check.Checked``.
         device: auto, cpu, cuda:0.
-        threads: of the CPU.
-        fields: about how many will be asked for.
-        check: whether bf16 is compared with fp32; if not, it was before, and is only refused where
-            the processor does not compute in it.
+        threads: number of CPU threads.
+        fields: approximate number of fields to compute.
+        check: whether to compare bf16 with fp32. If False, bf16 has passed before, and is refused
+            only if the processor does not support it.
 
     Raises:
-        ConfigError: a name is unknown, or the engine is not there or does not take the network,
-            the device or the precision.
+        ConfigError: a name is unknown, or the engine is not installed or does not support the
+            network, the device or the precision.
     """
     check_names(engine, precision)
     where = device_name(device)
@@ -96,13 +96,13 @@ def _passed() -> bytes:
 
 
 def starts_from_graph(network: Network, engine: str, device: str) -> bool:
-    """Whether an engine will run a graph that an earlier run has made and kept."""
+    """Whether an engine will run a graph that an earlier run has cached."""
     name = engine if engine != AUTO else _fastest(network, device, 0)
     return device == "cpu" and name in ("onnx", "openvino") and is_kept(network)
 
 
 def device_name(name: str) -> str:
-    """The device of a name; PyTorch is asked only where there may be a GPU, or one is named.
+    """The device of a name; PyTorch is imported only if there may be a GPU, or one is named.
 
     Raises:
         ConfigError: there is no such device.
@@ -139,7 +139,7 @@ def default_precision(engine: str, device: str) -> str:
 
 @lru_cache(maxsize=1)
 def _processor() -> tuple[str, frozenset[str]]:
-    """Name of the processor and its flags; none if the system does not report them."""
+    """Name of the processor and its flags; empty if the system does not report them."""
     name, flags = "", frozenset[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -154,7 +154,7 @@ def _processor() -> tuple[str, frozenset[str]]:
 
 
 def _verdict(network: Network, engine: str, device: str) -> Path | None:
-    """Where it is kept that bf16 has passed for this network, engine version and device."""
+    """The file that records that bf16 has passed for this network, engine version and device."""
     if not network.key:
         return None
     from importlib.metadata import version

@@ -1,7 +1,7 @@
-"""A network as an ONNX graph, and graphs kept for the next run, which then needs no PyTorch.
+"""A network as an ONNX graph, and a cache of graphs: a run with a cached graph needs no PyTorch.
 
-Kept are bytes that name their own digest, in the user's cache folder: what is damaged there, or
-of another version, is made again.
+Files in the user's cache folder start with their own digest. Files that are damaged, or of another
+version, are made again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def graph_of(network: Network) -> bytes:
     """ONNX of a network: uint8 (B, patch_px, patch_px, 3) -> float32 logits (B, classes).
 
     Raises:
-        ConfigError: it uses what cannot be written in ONNX.
+        ConfigError: the network uses an operation that ONNX does not have.
     """
     path = _place(network)
     if path and (kept := read_sealed(path)):
@@ -46,13 +46,13 @@ def graph_of(network: Network) -> bytes:
 
 
 def is_kept(network: Network) -> bool:
-    """Whether its graph is there, whole, from an earlier run."""
+    """Whether the network's graph is in the cache, undamaged."""
     path = _place(network)
     return path is not None and read_sealed(path) is not None
 
 
 def cache_folder() -> Path:
-    """Where graphs are kept: ``WSIKD_CACHE``, else ``wsikd`` in the user's cache folder."""
+    """The folder of the cache: ``WSIKD_CACHE``, else ``wsikd`` in the user's cache folder."""
     own = os.environ.get("WSIKD_CACHE")
     if own:
         return Path(own) / "graphs"
@@ -70,7 +70,7 @@ def read_sealed(path: Path) -> bytes | None:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Keep a file, behind its digest; the oldest beyond a few are dropped. Never raises."""
+    """Cache a file, after its digest, and drop the oldest beyond a few. Never raises."""
     try:
         with aside(path) as part:
             part.write_bytes(hashlib.sha256(content).digest() + content)
@@ -82,7 +82,7 @@ def keep(path: Path, content: bytes) -> None:
 def _place(network: Network) -> Path | None:
     if not network.key:
         return None
-    with suppress(RuntimeError):  # there is no home folder
+    with suppress(RuntimeError):  # raised without a home folder
         return cache_folder() / f"{network.key[:40]}-{network.patch_px}-{_FORMAT}.onnx"
     return None
 
@@ -99,12 +99,12 @@ def _export(network: Network) -> bytes:
             return self.inner(patches.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
     stream: Any = io.BytesIO()
-    module = Interleaved(network.build().cpu()).eval()  # the exporter restores this very mode
+    module = Interleaved(network.build().cpu()).eval()  # the exporter restores this mode
     example = torch.zeros(2, network.patch_px, network.patch_px, 3, dtype=torch.uint8)
     axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter by tracing: 0.3 s, the newer one 7 s
+            warnings.simplefilter("ignore")  # deprecation: tracing takes 0.3 s, its successor 7 s
             torch.onnx.export(
                 module, (example,), stream, dynamo=False, input_names=[INPUT],
                 output_names=[OUTPUT], dynamic_axes=axes, opset_version=_OPSET,

@@ -17,7 +17,7 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 class CompileEngine(TorchEngine):
-    """``torch.compile``, once for every batch size but those of a slide's last batch."""
+    """``torch.compile``, once for each full batch size; a slide's last batch is padded."""
 
     name = "compile"
 
@@ -25,7 +25,7 @@ class CompileEngine(TorchEngine):
         """Wrap the network; it is compiled at its first batch.
 
         Raises:
-            ConfigError: there is no such device, or no C++ compiler, which a CPU needs.
+            ConfigError: there is no such device, or, on a CPU, no C++ compiler.
         """
         super().__init__(network, place)
         if self.device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
@@ -36,7 +36,7 @@ class CompileEngine(TorchEngine):
         self._full = 0
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits; a smaller last batch is filled up rather than compiled for."""
+        """Logits; a smaller last batch is padded, since compiling takes long."""
         count = len(batch)
         if count < self._full:
             filler = batch[:1].expand(self._full - count, -1, -1, -1)

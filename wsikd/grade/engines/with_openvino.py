@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest found there, and the quickest to start."""
+"""OpenVINO on the CPU: the fastest engine there, and the quickest to start."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 _PRECISION = {"fp32": "f32", "bf16": "bf16"}
 _PART_PX = {"fp32": 8 * 128**2, "bf16": 16 * 128**2}
-"""Pixels of patches in one request: what a layer of it makes stays in a core's own cache."""
+"""Pixels of patches in one request: the output of a layer fits in a core's own cache."""
 _FILLED_GMAC = 2.0
-"""Work of a part up to which what is missing to a whole one is filled up: some 40 ms of a core."""
+"""Work of a part up to which an incomplete last part is padded: some 40 ms of a core."""
 
 
 class OpenVinoEngine:
     """The network's graph, compiled for this processor.
 
-    A batch is cut into parts, and each CPU thread computes parts of its own: threads that share one
-    wait for each other at every layer. A light network is compiled for parts of one size alone,
-    which is 7 % faster, and what is missing to the last is filled up; a heavy one for any size.
+    A batch is split into parts, and each CPU thread computes its own parts: threads that share a
+    part wait for each other at every layer. A light network is compiled for parts of one size,
+    which is 7 % faster, and the last part is padded. A heavy network is compiled for any size.
     """
 
     name = "openvino"
     bf16, cpu_only = True, True
 
     def __init__(self, network: Network, place: Place) -> None:
-        """Compile the graph: a tenth of a second a thread.
+        """Compile the graph, which takes 0.1 s per thread.
 
         Raises:
             ConfigError: OpenVINO is not installed, or the network cannot be written as a graph.
@@ -77,7 +77,7 @@ class OpenVinoEngine:
         return np.concatenate(found)
 
     def _cut(self, patches: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """Parts of a batch; those of a heavy network alike, for as many rounds of all threads."""
+        """Parts of a batch; for a heavy network, of equal size, to keep all threads busy."""
         if self._filled:
             return [patches[i : i + self._part] for i in range(0, len(patches), self._part)]
         threads = len(self._requests)
@@ -86,7 +86,7 @@ class OpenVinoEngine:
 
 
 def _multiply_accumulates(model: Any) -> float:
-    """Of the convolutions and matrix products of a graph whose shapes are fixed."""
+    """Multiply-accumulates of the convolutions and matrix products of a graph of fixed shapes."""
     total = 0.0
     for node in model.get_ops():
         kind = node.get_type_name()
@@ -102,24 +102,24 @@ def _multiply_accumulates(model: Any) -> float:
 
 
 class _Request:
-    """One part being computed in a thread of OpenVINO's."""
+    """A part that a thread of OpenVINO computes."""
 
     def __init__(self, compiled: Any, whole: int) -> None:
-        """Parts are filled up to ``whole`` patches."""
+        """Parts are padded to ``whole`` patches; 0: they are not padded."""
         self._request, self._whole = compiled.create_infer_request(), whole
         self._patches: NDArray[np.uint8]
 
     def begin(self, patches: NDArray[np.uint8]) -> None:
-        """Start a batch; missing patches are filled with black."""
+        """Start a part; missing patches are black."""
         self._count = len(patches)
         if self._count < self._whole:
             whole = np.zeros((self._whole, *patches.shape[1:]), np.uint8)
             whole[: self._count] = patches
             patches = whole
-        self._patches = patches  # OpenVINO reads this very memory
+        self._patches = patches  # OpenVINO reads this memory without a copy
         self._request.start_async({0: patches}, share_inputs=True)
 
     def take(self) -> NDArray[np.float32]:
-        """The logits, when they are there."""
+        """Wait for the logits."""
         self._request.wait()
         return np.array(self._request.get_output_tensor(0).data[: self._count], np.float32)

@@ -1,4 +1,4 @@
-"""PyTorch as it is: the reference, and the engine of GPUs."""
+"""PyTorch without a graph: the reference, and the engine for GPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """Channels last; bf16 is PyTorch's autocast, on a GPU with pinned copies."""
+    """PyTorch, channels last; bf16 by autocast; pinned copies to a GPU."""
 
     name = "torch"
     bf16 = True
@@ -35,10 +35,10 @@ class TorchEngine:
         self._halved = Halved(self._run, self.device)
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits of uint8 (B, patch_px, patch_px, 3), in parts where memory is short.
+        """Logits of uint8 (B, patch_px, patch_px, 3), in parts if memory is short.
 
         Raises:
-            ConfigError: the device has no memory for one patch.
+            ConfigError: the device has not enough memory for one patch.
         """
         return self._halved(patches)
 

@@ -41,7 +41,7 @@ EXPORTERS: dict[str, str] = {
 }
 """Format -> its :class:`Exporter`. Packages add formats in the group ``wsikd.exporters``."""
 MAP_FILE = "grades.zarr"
-"""The file of ``zarr``, from which other commands read a grade map."""
+"""The file of ``zarr``; other commands read the grade map from it."""
 OVERLAY_FILES = ("overlay.jpg", "overlay.png", "overlay.webp")
 """The files of ``jpeg``, ``png`` and ``webp``, which reports show."""
 PICTURES = frozenset({"jpeg", "png", "webp", "heat"})

@@ -1,4 +1,4 @@
-"""Cases: the slides of one patient together, and the table ``cases.csv``."""
+"""Cases: the results of all slides of a patient, and the table ``cases.csv``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CORES_FILE = "cores.csv"
 
 
 def case_row(patient: str, records: Sequence[ResultRecord]) -> dict[str, Any]:
-    """The result of all slides of a patient.
+    """Compute a case's row of ``cases.csv`` from its slides.
 
-    The *global* score is that of the cancer of all graded slides as if it were one piece. The
-    *worst* is the highest grade group of a core, or of a slide that was not divided into cores.
+    The *global* score takes the cancer of all graded slides as one piece. The *worst* is the
+    highest grade group of a core, or of a slide that was not divided into cores.
 
     Args:
         patient: name of the case.
-        records: of its slides.
+        records: records of its slides.
     """
     rows = [record.summary for record in records]
     graded = [r for r in records if r.summary.get("gleason_score")]
@@ -92,8 +92,8 @@ def find_cases(
     """A row for each patient, sorted by name; none where no patient is known.
 
     Args:
-        records: of graded slides; those whose classes are not Gleason patterns do not count.
-        patients: slide -> patient, beside the column ``patient`` of the rows.
+        records: records of slides; those whose classes are not Gleason patterns do not count.
+        patients: slide -> patient, in addition to the column ``patient`` of the rows.
     """
     groups: dict[str, list[ResultRecord]] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""A folder of results against a pathologist's grade of each slide."""
+"""Comparison of a folder of results with a pathologist's grade of each slide."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_labels(path: Path) -> list[SlideLabel]:
         fault = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise AnnotationError(path, fault, "give a CSV file in UTF-8") from error
     columns = [(c or "").strip().lower() for c in reader.fieldnames or []]
-    if "grade_group" not in columns:  # summary.csv's own name for it
+    if "grade_group" not in columns:  # the name in summary.csv
         columns = ["grade_group" if c == "isup_grade_group" else c for c in columns]
     reader.fieldnames = columns
     if "slide" not in columns or not {"grade_group", "gleason"} & set(columns):
@@ -146,7 +146,7 @@ def _of_gleason(text: str) -> int | None:
 class Results:
     """A folder of results: the row and fingerprint of each slide, and the failed slides.
 
-    ``rules`` are those by which the slides were graded.
+    The slides were graded by ``rules``.
     """
 
     rows: dict[str, dict[str, Any]]
@@ -157,7 +157,7 @@ class Results:
 
 
 def read_results(out: Path) -> Results:
-    """Read what ``wsikd infer`` left in a folder.
+    """Read the results of ``wsikd infer`` in a folder.
 
     Raises:
         ConfigError: there is no result, or they were made with different settings, or with
@@ -199,15 +199,15 @@ def _failures(out: Path) -> dict[str, str]:
 def score_slides(results: Results, labels: Sequence[SlideLabel]) -> dict[str, Any]:
     """Compare grade groups slide by slide.
 
-    Kappa has quadratic weights over the grade groups 0 (no cancer) to 5. The AUC is that of cancer
-    against none, by the share of the tissue that is expected to be cancer. ``least_areas`` is what
-    other least areas of cancer would conclude, see ``wsikd.grade.runs.sweep``. Intervals (95 %) are
-    over patients where they are known, else slides; fewer than ten have none. Slides that failed,
-    are missing or whose grade is withheld do not count in any figure.
+    Kappa has quadratic weights over the grade groups 0 (no cancer) to 5. The AUC is for cancer or
+    no cancer; its score is the share of the tissue that is expected to be cancer. ``least_areas``
+    has the figures at other least areas of cancer, see ``wsikd.grade.runs.sweep``. Intervals (95 %)
+    are over patients where they are known, else slides; fewer than ten have none. Slides that
+    failed, are missing or whose grade is withheld do not count in any figure.
 
     Args:
-        results: what was graded.
-        labels: what a pathologist said.
+        results: the graded slides.
+        labels: a pathologist's grades.
 
     Returns:
         JSON values; a figure that is undefined is None.
@@ -272,7 +272,7 @@ def _spans(
     score: NDArray[np.float64],
     group: NDArray[np.int64],
 ) -> dict[str, tuple[float, float] | None]:
-    """The interval of each of :func:`_figures`."""
+    """The interval of each figure of :func:`_figures`."""
     scored = np.isfinite(score)
     sides = [len(np.unique(group[scored & own])) for own in (truth > 0, truth == 0)]
     return {
@@ -291,7 +291,7 @@ def _figures(
     group: NDArray[np.int64],
     times: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Name -> float64 (R,), each group counted as often as ``times`` (R, G) says."""
+    """Name of a figure -> float64 (R,); row r counts group g ``times[r, g]`` times."""
     count = times.shape[1]
     flat = (group * GROUPS + truth) * GROUPS + found
     own = np.bincount(flat, minlength=count * GROUPS**2).reshape(count, GROUPS, GROUPS)
@@ -305,7 +305,7 @@ def _figures(
 
 
 def _seen(results: Results, slides: Sequence[str]) -> dict[str, str] | None:
-    """Slides that the student learnt from, by part; None where its card does not say. Warns."""
+    """Slide -> part of the student's data set, with a warning; None if its card lists none."""
     records = results.card and results.card.seen
     try:
         parts = {s: saw_scan(records, results.fingerprint[s]) for s in slides}

@@ -1,6 +1,6 @@
-"""A folder of graded slides: networks are loaded, an engine decided, slide after slide graded.
+"""Grades many slides into one folder: loads networks, chooses an engine, grades slide by slide.
 
-Slides are graded in worker processes that may die, or in this process.
+Slides are graded in worker processes, which may die, or in this process.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Running:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to come of a slide; ``rules`` are asked of the student's card.
+    """What to write for a slide. Missing ``rules`` are taken from the student's card.
 
-    ``grade_anyway`` grades slides that are unlike the student's training too.
+    ``grade_anyway`` also grades slides that the student's guard would withhold.
     """
 
     formats: tuple[str, ...] = DEFAULT
@@ -72,7 +72,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Which slides are graded, as :func:`find_slides` takes them.
+    """The slides to grade, in the arguments of :func:`find_slides`.
 
     ``tissue`` is an entry of ``MASKERS``, a mask, or a folder of masks.
     """
@@ -85,7 +85,7 @@ class Inputs:
     accept_grey: bool = False
 
     def find(self, batch: Batch) -> list[SlideEntry]:
-        """The slides; one that is missing, or has no mask of its own, is a failure of the batch.
+        """Find the slides; a missing slide, or one without its mask, is a failure of the batch.
 
         Raises:
             NoSlidesError, ConfigError: as :func:`find_slides`.
@@ -101,26 +101,26 @@ class Inputs:
 
 
 class Watch(Protocol):
-    """Takes how far the slides have come."""
+    """Receives the progress of the slides."""
 
     def report(self, task: Task, values: tuple[Any, ...]) -> None:
-        """Take (fields done, fields in all) of a slide."""
+        """Receive (fields done, fields in all) of a slide."""
 
     def end(self) -> None:
-        """The slide at hand is done."""
+        """The current slide is done."""
 
     def note(self, line: str) -> None:
-        """Take a line on how the slides are graded."""
+        """Receive a line on how the slides are graded."""
 
 
 class Unwatched:
-    """Nobody watches."""
+    """Ignores progress and logs the lines."""
 
     def report(self, task: Task, values: tuple[Any, ...]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, line: str) -> None:
         """Log a line on how the slides are graded."""
@@ -129,7 +129,7 @@ class Unwatched:
 
 @dataclass(frozen=True)
 class Graded:
-    """A run that has ended: its report's last line, each slide's row, what is not assessed."""
+    """A finished run: the last line of its report, each slide's row, what is not assessed."""
 
     summary: str
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -137,11 +137,11 @@ class Graded:
 
 
 def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ...]:
-    """The formats that are named, in the order of ``EXPORTERS``.
+    """Parse names of formats; returns them in the order of ``EXPORTERS``.
 
     Args:
-        values: names, or lists of them with commas between.
-        option: how messages call it.
+        values: names, or comma-separated lists of names.
+        option: name of the option in messages.
 
     Raises:
         ConfigError: one is unknown or cannot be imported, or none is named.
@@ -154,7 +154,7 @@ def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ..
         check_known(EXPORTERS, name, kind="exporters")
     for name in known:
         if name not in EXPORTERS and (name in asked or ALL in asked):
-            find_exporter(name)  # imported now, so that a fault of its package is reported once
+            find_exporter(name)  # imports it, so that an error of its package is reported once
     return tuple(name for name in (*known, ALL) if name in asked)
 
 
@@ -170,16 +170,17 @@ def grade_slides(
     """Load the networks, find the slides, grade them.
 
     Args:
-        inputs: which slides.
-        grading: which network, and how it reads.
-        wanted: what is written of each.
-        how: where it runs.
-        out: folder of results; a slide that is done there is passed over.
-        batch: takes a line or an error for each slide.
-        watch: takes the progress of slides.
+        inputs: the slides.
+        grading: the network and its settings.
+        wanted: what to write for each slide.
+        how: processes and threads.
+        out: folder of results; slides that are done there are skipped.
+        batch: receives a line or an error for each slide.
+        watch: receives the progress of slides.
 
     Raises:
-        WsikdError: nothing can be graded: the student, the settings, the inputs or ``out``.
+        WsikdError: nothing can be graded: fault of the student, the settings, the inputs or
+            ``out``.
     """
     watch = watch or Unwatched()
     counts = {"graded": 0, "already there": 0}
@@ -216,7 +217,7 @@ def grade_slides(
 
 @contextmanager
 def _tables(out: Path, patients: Mapping[str, str]) -> Iterator[Summary]:
-    """The tables of a folder, complete when the block ends, however it does."""
+    """The tables of a folder; they are completed when the block ends, also by an error."""
     tables = Summary(out, patients)
     try:
         yield tables
@@ -237,7 +238,7 @@ def _warn_of_old_rules(rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 @contextmanager
 def _runner(how: Running) -> Iterator[Run]:
-    """What does tasks: worker processes, or this one."""
+    """Runs tasks, in worker processes or in this one."""
     if how.jobs == 0:
         yield run_here
         return
@@ -246,7 +247,7 @@ def _runner(how: Running) -> Iterator[Run]:
 
 
 def _load(run: Run, grading: Grading, watch: Watch) -> Loaded:
-    """Have the networks loaded where they will run; raises what is wrong with them."""
+    """Load the networks in the process that will run them. Raises as :func:`load_job`."""
     (outcome,) = run([Task(str(grading.model), load_job, (grading,))], None)
     if outcome.died and outcome.error:
         raise BundleError(outcome.error.subject, outcome.error.fault, "copy the bundle again")
@@ -265,7 +266,7 @@ def _load(run: Run, grading: Grading, watch: Watch) -> Loaded:
 def _settle(
     run: Run, grading: Grading, entries: Sequence[SlideEntry], out: Path, *, overwrite: bool
 ) -> Settled:
-    """Choose the engine; a slide that kills the process here is reported at its own turn."""
+    """Choose the engine; if a slide kills the process here, it is reported when it is graded."""
     first: Sequence[SlideEntry] = entries
     begun = None if overwrite and grading.settings.precision == "bf16" else out
     while True:
@@ -307,10 +308,10 @@ def _jobs(
 def _outcomes(
     run: Run, jobs: Sequence[InferJob], watch: Watch, *, beside: bool
 ) -> Iterator[tuple[InferJob, Outcome]]:
-    """What becomes of the slides.
+    """Yield the outcome of each slide.
 
-    With ``beside``, a worker opens the next slide and writes the files of the one before while it
-    computes one. If it dies, the slide that killed it is not known: all that it had started are
+    With ``beside``, a worker opens the next slide and writes the files of the previous one while it
+    computes. If it dies, the slide that killed it is unknown: all slides that it had started are
     graded again, each alone.
     """
     todo = deque(replace(job, beside=beside) for job in jobs)

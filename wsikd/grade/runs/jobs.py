@@ -1,4 +1,4 @@
-"""Grading one slide of many, as calls that a process of its own can take."""
+"""Functions that worker processes call to grade one slide of many."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Escalation:
-    """Which teacher reads again what the student is unsure of; see ``rule_of``."""
+    """The teacher for fields that the student is unsure of, and its rule, see ``rule_of``."""
 
     teacher: Path
     budget: float = BUDGET
@@ -46,7 +46,7 @@ class Escalation:
 
 @dataclass(frozen=True)
 class Grading:
-    """Which network grades, and how it reads."""
+    """The network that grades, and its settings."""
 
     model: Path
     device: str
@@ -56,7 +56,7 @@ class Grading:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The bundles that grade, their weights unread, and the rule of escalation in words."""
+    """The bundles that grade, with unread weights, and the escalation rule in words."""
 
     student: StudentBundle
     teacher: StudentBundle | None = None
@@ -65,11 +65,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class InferJob:
-    """A slide to grade: ``entry`` into ``out/<name>/``.
+    """A slide ``entry`` to grade into ``out/<name>/``.
 
-    ``digest`` is the SHA-256 of the weights that are meant; ``settled`` what computes, as
-    :func:`settle_job` has decided for the folder; ``ahead`` the slide that comes next. With
-    ``beside``, the files may be written while the next slide is computed.
+    ``digest`` is the SHA-256 of the expected weights, ``settled`` the engine that
+    :func:`settle_job` chose for the folder, ``ahead`` the next slide. With ``beside``, the files
+    may be written while the next slide is computed.
     """
 
     entry: SlideEntry
@@ -86,16 +86,16 @@ class InferJob:
 
 
 def load_job(report: Report, grading: Grading) -> Loaded:
-    """Make the networks ready.
+    """Prepare the networks.
 
     Raises:
-        BundleError: a bundle does not hold what its card says.
-        ConfigError: the settings do not fit, or student and teacher do not.
+        BundleError: a bundle does not match its card.
+        ConfigError: the settings do not fit, or student and teacher do not fit each other.
     """
     del report
     keep_freed()
     _one_thread_each()
-    _ready.cache_clear()  # what an earlier command of this process has loaded may have changed
+    _ready.cache_clear()  # the files may have changed since an earlier command of this process
     return _ready(grading)[0]
 
 
@@ -105,16 +105,16 @@ def settle_job(
     entries: Sequence[SlideEntry],
     out: Path | None,
 ) -> Settled:
-    """Decide what the results of a folder are computed with; see :func:`settle`.
+    """Choose the engine and precision for a folder of results, see :func:`settle`.
 
     Args:
         report: not used.
-        grading: which network, and how it reads.
-        entries: the slides to come.
-        out: folder of results to continue with its own engine; None chooses again.
+        grading: the network and its settings.
+        entries: the slides to grade.
+        out: folder of results whose engine is kept; None: choose without it.
 
     Raises:
-        ConfigError: the engine cannot be had.
+        ConfigError: the engine is not available.
     """
     del report
     keep_freed()
@@ -127,19 +127,20 @@ def settle_job(
 
 
 def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool] | Beside:
-    """Grade one slide, and meanwhile open the next.
+    """Grade one slide, and open the next one meanwhile.
 
     Args:
         report: called with (fields done, fields in all).
-        job: the slide and how.
+        job: the slide and its settings.
 
     Returns:
-        As :func:`begin_slide`, or the writing that is left.
+        The slide's row and whether it was made now, see :func:`begin_slide`. With ``beside``, the
+        remaining work, which returns them.
 
     Raises:
         WsikdError: as :func:`load_job` and :func:`begin_slide`.
     """
-    keep_freed()  # this process may be a fresh one
+    keep_freed()  # needed once per process, and this one may be new
     _one_thread_each()
     loaded, predictor = _ready(job.grading)
     if loaded.student.sha256 != job.digest:
@@ -190,7 +191,7 @@ def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.Escalati
 
 
 def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:
-    """The bundle; without PyTorch where an earlier run has made its graph."""
+    """Load a bundle, without PyTorch if its graph is in the cache."""
     place = device_name(device)
 
     def known(bundle: StudentBundle) -> bool:
@@ -202,7 +203,7 @@ def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:
 def open_predictor(
     path: Path, device: str, settings: PredictSettings
 ) -> tuple[StudentBundle, SlidePredictor]:
-    """A network and what runs it over slides; PyTorch is left out where its graph is known.
+    """Open a network and its predictor, without PyTorch if its graph is in the cache.
 
     Args:
         path: bundle or run folder.
@@ -210,7 +211,7 @@ def open_predictor(
         settings: how slides are read.
 
     Raises:
-        BundleError: the bundle does not hold what its card says.
+        BundleError: the bundle does not match its card.
         ConfigError: the settings do not fit.
     """
     bundle = _load(path, device, settings)
@@ -221,7 +222,7 @@ def open_predictor(
 
 
 def _network(bundle: StudentBundle) -> Network:
-    """Logits alone, or with the features that a guard of version 1 reads."""
+    """The network's logits, with features behind them if its guard of version 1 needs these."""
     side, key = bundle.spec.patch_px, bundle.key
     if bundle.card.guard is None or bundle.card.guard.version != FEATURES:
         return Network(bundle.network, side, key)
@@ -236,7 +237,7 @@ def _network(bundle: StudentBundle) -> Network:
 
 
 def _one_thread_each() -> None:
-    """Keep OpenCV to one thread in each of ours."""
+    """Limit OpenCV to one thread per calling thread."""
     import cv2
 
     cv2.setNumThreads(1)

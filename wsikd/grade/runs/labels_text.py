@@ -1,4 +1,4 @@
-"""What ``wsikd evaluate --slides`` prints."""
+"""The text that ``wsikd evaluate --slides`` prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIGURES = {
     "accuracy": "accuracy",
     "auc_cancer": "AUC cancer or none",
 }
-"""The figures of a record, and what they are called."""
+"""Key of a figure in the record -> its name."""
 
 
 def slides_text(record: Mapping[str, Any]) -> str:

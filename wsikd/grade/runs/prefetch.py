@@ -1,4 +1,4 @@
-"""The next slide is opened, and its tissue found, while this one is computed."""
+"""Opens the next slide and finds its tissue while the current one is computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """An open slide, its tissue if it was needed, and the time of both."""
+    """An open slide, its tissue if it was needed, and the time that both took."""
 
     slide: Slide
     tissue: TissueMask | None = None
@@ -48,7 +48,7 @@ class Ahead:
         self._error: Exception | None = None
 
     def begin(self, entry: SlideEntry, search: Search | None) -> None:
-        """Open a slide in the background, and look for its tissue by ``search``, if given."""
+        """Open a slide in the background, and find its tissue with ``search``, if given."""
         self._drop()
         self._entry, self._found, self._error = entry, None, None
 
@@ -58,7 +58,7 @@ class Ahead:
                 if search:
                     found = _with_tissue(found, entry, search)
                 self._found = found
-            except Exception as error:  # noqa: BLE001 - it rises at the slide's own turn
+            except Exception as error:  # noqa: BLE001 - ``take`` raises it
                 self._error = error
 
         self._thread = threading.Thread(target=work, name=f"ahead {entry.name}", daemon=True)

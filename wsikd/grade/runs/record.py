@@ -1,6 +1,6 @@
 """The ``result.json`` of a graded slide: a pydantic model, and its only reader.
 
-A file that has not the shape of a result is read as none.
+A file that does not match the model counts as no result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST = 2**53
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is a text, a number, a truth value, nothing, or a list of these."""
+    """Whether a value is a string, a number, a bool, None, or a list of these."""
     if isinstance(value, list):
         return all(_plain(v) and not isinstance(v, list) for v in value)
     if isinstance(value, bool | str | None):
@@ -63,26 +63,26 @@ _SECONDS_SCHEMA = {
 
 
 class ResultRecord(BaseModel):
-    """A graded slide. Entries that this wsikd does not know are kept.
+    """A graded slide. Entries that this version does not know are kept.
 
     Attributes:
-        format: version of the record. It rises when an older wsikd could not read a newer record;
-            wsikd 0.1.0 wrote none.
+        format: version of the record. It increases when older versions of wsikd cannot read new
+            records; wsikd 0.1.0 wrote none.
         summary: the slide's row of ``summary.csv``: a value for each column. Columns follow the
             student's classes, and the order is that of the file.
-        intervals: of areas, shares and grades, see ``wsikd.grade.intervals``.
+        intervals: intervals of areas, shares and grades, see ``wsikd.grade.intervals``.
         cores: score and place of each connected piece of tissue, in biopsies.
         made_with: student, slide and settings that decide the result; another run of
             ``wsikd infer`` compares its own with them, entry by entry.
-        seconds: that each stage took.
-        mpp_source: where the slide's resolution was read.
-        series: which image of the slide file.
-        engine: what computed, and in which precision.
-        escalation: by which rule a teacher was asked.
-        read: level, reader and reduction of what was read.
+        seconds: seconds of each stage.
+        mpp_source: source of the slide's resolution.
+        series: number of the image in the slide file.
+        engine: engine and precision.
+        escalation: the rule that selected the fields for the teacher, in words.
+        read: level, reader and JPEG reduction of the pixels that were read.
         wsikd: version of the program.
         created: date and time in UTC.
-        note: what the result may be used for.
+        note: permitted use of the result.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -111,17 +111,17 @@ class ResultRecord(BaseModel):
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the slide file, see ``SlideInfo``; None where the record has none."""
+        """Fingerprint of the slide file, see ``SlideInfo``; None if the record has none."""
         found = self.made_with.get("slide")
         return found if isinstance(found, str) else None
 
     def record(self) -> dict[str, Any]:
-        """As it is written to ``result.json``."""
+        """The entries of ``result.json``."""
         return self.model_dump(exclude_unset=True)
 
 
 def read_record(folder: Path) -> ResultRecord | None:
-    """The record of a slide's folder of results; None where there is none, or it is malformed."""
+    """Read the record in a slide's folder of results; None if it is missing or malformed."""
     try:
         return ResultRecord.model_validate(read_json(folder / FILE, finite=True))
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def read_record(folder: Path) -> ResultRecord | None:
 
 
 def newer_format(folder: Path) -> str | None:
-    """What to say of a record that only a newer wsikd reads; None where it is not such a record."""
+    """A message on a record whose format this version cannot read; None for any other record."""
     try:
         found = read_json(folder / FILE, finite=True).get("format")
     except (OSError, ValueError, AttributeError):
@@ -141,7 +141,7 @@ def newer_format(folder: Path) -> str | None:
 def named_records(out: Path) -> Iterator[tuple[Path, ResultRecord]]:
     """The finished results in a folder, sorted by name.
 
-    A folder that does not have its slide's name, as a killed run leaves one, is left out.
+    Folders without the name of their slide, such as those left by a killed run, are skipped.
     """
     for file in sorted(out.glob(f"*/{FILE}")):
         record = read_record(file.parent)
@@ -150,14 +150,14 @@ def named_records(out: Path) -> Iterator[tuple[Path, ResultRecord]]:
 
 
 def student_card(out: Path, digest: Any) -> GraderCard | None:
-    """The card of a student, as ``wsikd infer`` left it beside its results.
+    """Read the card that ``wsikd infer`` wrote beside a student's results.
 
     Args:
         out: folder of results.
-        digest: the first digits of its SHA-256, as a row has them.
+        digest: the first digits of the student's SHA-256, from a row of the summary.
 
     Returns:
-        None where there is no card, or it is malformed.
+        The card; None if it is missing or malformed.
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         return None

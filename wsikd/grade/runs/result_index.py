@@ -1,9 +1,10 @@
-"""What the tables say of each result of a folder, kept in one file.
+"""Index of a folder of results: the entries that its tables need, in one file.
 
-A folder may hold thousands of results, and a small slide takes a tenth of a second. So a
-``result.json`` is read once: what the tables need of it is a line of ``.results.jsonl``, with the
-file's time, size and number on the disk. Where these are others, the file is read again. The index
-is a copy: it may be removed at any time, and lines that a killed run left out are made again.
+A folder may hold thousands of results, and a small slide takes a tenth of a second. So each
+``result.json`` is read once. The entries that the tables need are a line of ``.results.jsonl``,
+with the file's modification time, size and inode number. If these change, the file is read again.
+The index is a copy: it may be removed at any time, and lines that a killed run did not write are
+made again.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ INDEX_FILE = ".results.jsonl"
 _HEAD = {"kind": INDEX_KIND, "format": 1, "wsikd": __version__}
 _Cells = dict[str, str]
 _STALE = 1000
-"""So many lines of other files than are there, beside as many as are there, and it is rewritten."""
+"""The index is rewritten when its outdated lines exceed its current ones by this number."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A result, as the tables have it.
+    """A result, as entries of the tables.
 
     Attributes:
-        state: time, size and number of its ``result.json``.
-        cells: of its row of ``summary.csv``, by column; empty if the folder has no result of a
+        state: modification time, size and inode number of its ``result.json``.
+        cells: column -> cell of its row of ``summary.csv``; empty if the folder has no result of a
             slide with its name.
         cores: cells of each row of ``cores.csv``.
         record: entries that ``cases.csv`` is computed from, as JSON.
@@ -55,7 +56,7 @@ class Line:
     record: str
 
     def for_cases(self) -> ResultRecord:
-        """The record, of what cases are computed from; raises ValueError where it is none."""
+        """The entries for ``cases.csv`` as a record. Raises ValueError if they are malformed."""
         return ResultRecord.model_validate(json.loads(self.record))
 
 
@@ -77,11 +78,11 @@ def line_of(
 
 
 class ResultIndex:
-    """The index of a folder of results, for one process after another.
+    """The index of a folder of results, kept from one process to the next.
 
     Args:
         out: the folder.
-        readable: a row of the summary as cells.
+        readable: converts a row of the summary to cells.
     """
 
     def __init__(self, out: Path, readable: Callable[[Mapping[str, Any]], _Cells]) -> None:
@@ -91,7 +92,7 @@ class ResultIndex:
         self._stale = 0
 
     def lines(self) -> dict[str, Line]:
-        """Every result, by its slide, in order of names. Only what is new is read.
+        """Slide -> its result, in order of names. Only new or changed results are read.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -111,7 +112,7 @@ class ResultIndex:
         return line.state if line else None
 
     def _read(self) -> dict[str, Line]:
-        """The lines of the file; none where it is another version's, or cannot be read."""
+        """The lines of the file; none if another version wrote it, or it cannot be read."""
         found: dict[str, Line] = {}
         try:
             text = (self._out / INDEX_FILE).read_text(encoding="utf-8")
@@ -130,7 +131,7 @@ class ResultIndex:
         return found
 
     def _keep(self, made: Mapping[str, Line]) -> None:
-        """Append lines, or write the file again; without it everything is read again next time."""
+        """Append lines, or rewrite the file. A failure costs only time, so it is not raised."""
         assert self._lines is not None
         path = self._out / INDEX_FILE
         try:
@@ -155,7 +156,7 @@ def _parsed(text: str) -> Any:
 
 
 def _checked(state: Any, cells: Any, cores: Any, record: Any) -> Line:
-    """A line; raises ValueError, TypeError for what is none."""
+    """Make a line. Raises ValueError or TypeError if the entries are malformed."""
     texts = [cells, *cores]
     if not (isinstance(record, str) and all(isinstance(text, dict) for text in texts)):
         raise TypeError("not as it was written")
@@ -166,7 +167,7 @@ def _checked(state: Any, cells: Any, cores: Any, record: Any) -> Line:
 
 
 def _append(path: Path, text: str) -> None:
-    """Add lines at once, so that those of other processes stay whole."""
+    """Append all lines in one write, so that lines of other processes stay whole."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(handle, text.encode())
@@ -180,12 +181,12 @@ def _text(lines: Iterable[tuple[str, Line]]) -> str:
 
 
 def _states(out: Path) -> dict[str, tuple[int, int, int]]:
-    """Time, size and number of the record in each folder that has one."""
+    """Folder -> modification time, size and inode number of its record, if it has one."""
     found = {}
     with os.scandir(out) as entries:
         for entry in entries:
             try:
-                state = os.stat(f"{entry.path}/{FILE}")  # noqa: PTH116 - of thousands
+                state = os.stat(f"{entry.path}/{FILE}")  # noqa: PTH116 - fast, for thousands
             except OSError:
                 continue
             found[entry.name] = (state.st_mtime_ns, state.st_size, state.st_ino)

@@ -1,7 +1,7 @@
-"""A folder of results: one folder a slide, and one summary of them all.
+"""A folder of results: one folder per slide, and one summary of all.
 
-A slide's folder appears when it is whole. Its ``result.json`` says with what it was made, so that a
-second run passes over it, and a run with other settings is refused rather than mixed in.
+A slide's folder appears when it is complete. Its ``result.json`` records student and settings:
+another run with the same ones skips the slide, and a run with other settings is refused.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ ACCEPTED = "accept_grey"
 
 @dataclass(frozen=True)
 class ResultSettings(Rules):
-    """What decides a slide's results, beside the student and how it reads: rules of the score too.
+    """Settings that decide a slide's results, beside student and reading; rules of the score too.
 
-    ``formats`` are entries of ``EXPORTERS``, or ``all`` that the slide can have. ``temperature``
-    calibrates the probabilities, ``teacher_temperature`` those of the fields that a teacher read;
-    None leaves them as the network gave them. ``grade_anyway`` grades slides that the student's
+    ``formats`` are entries of ``EXPORTERS``, or ``all`` for every one that supports the slide.
+    ``temperature`` calibrates the probabilities, ``teacher_temperature`` those of the fields that a
+    teacher read; None leaves them uncalibrated. ``grade_anyway`` grades slides that the student's
     guard would withhold.
     """
 
@@ -85,33 +85,33 @@ def begin_slide(
     on_progress: Callable[[int, int], None] | None = None,
     inputs: Sequence[Path] = (),
 ) -> Callable[[], tuple[dict[str, Any], bool]]:
-    """Grade a slide for ``out/<name>/``, or find its results done.
+    """Grade a slide for ``out/<name>/``, unless its results are there.
 
     Args:
         predictor: the student, ready to run, alone or with its teacher.
         entry: the slide.
         out: folder of results.
-        settings: what to write.
+        settings: formats, rules of the score and temperatures.
         student: SHA-256 of the student's weights, or its first digits.
-        trained_on: stain and focus of its training, which the slide's are compared with.
-        errors: of shares on its validation slides, for the intervals.
+        trained_on: stain and focus of the training slides, for a comparison with the slide's.
+        errors: errors of shares on the student's validation slides, for the intervals.
         overwrite: replace results made with other settings.
-        opened: the slide, where it was opened ahead of its turn.
+        opened: the slide, if it was opened in advance.
         on_progress: called with (fields done, fields in all).
-        inputs: what is read beside the slide's own files, e.g. the student's folder; results are
-            not written over it.
+        inputs: files and folders that are read beside the slide's own, e.g. the student's folder;
+            results are not written over them.
 
     Returns:
-        What writes the results, from any thread, and returns the slide's row of the summary and
-        whether it was made now. The folder appears at its end; until then it is locked, and the
-        slide is open.
+        A function that writes the results and may be called from any thread. It returns the slide's
+        row of the summary and whether it was made now. The folder appears when it ends; until then
+        the folder is locked, and the slide is open.
 
     Raises:
         StoreMismatchError: there are results of other settings.
         AnnotationError: the mask file cannot be used.
-        OutputError: the disk does not take it, another process is using it, or something that
-            wsikd did not make is there.
-        SlideError, RegionReadError: as they say.
+        OutputError: the result cannot be written, another process is using the folder, or it has
+            files that wsikd did not make.
+        SlideError, RegionReadError: the slide cannot be read.
     """
     read = files_of(entry.path, entry.annotation, entry.mask)
     place = Place(out / entry.name, RESULT, out, [*read, *inputs])
@@ -131,7 +131,7 @@ def begin_slide(
         place.may_replace()
         begin = work.enter_context(_locked(place))
         if not overwrite and (row := _made(place, made_with)) is not None:
-            return _already(row)  # by another process, meanwhile
+            return _already(row)  # another process has made it meanwhile
         part = begin()
         watcher = Watcher() if trained_on else None
         reading = predictor.guard.reading() if predictor.guard else None
@@ -184,7 +184,7 @@ def begin_slide(
 
 
 def _already(row: dict[str, Any]) -> Callable[[], tuple[dict[str, Any], bool]]:
-    """Nothing is left to be written."""
+    """The function for a slide whose results are there: it writes nothing."""
     return lambda: (row, False)
 
 
@@ -209,15 +209,12 @@ def _made_with(
         **slide.info.marks,
     }
     if not settings.grade_anyway:
-        del made_with[ANYWAY]  # results of wsikd 0.1.0 do not say
+        del made_with[ANYWAY]  # results of wsikd 0.1.0 lack the entry
     return made_with
 
 
 def results_made(out: Path) -> Made:
-    """The results in a folder, by the slides that they were made from.
-
-    See :func:`wsikd.slides.listing.once.settle_names`.
-    """
+    """The results in a folder and their slides, for ``wsikd.slides.listing.once.settle_names``."""
 
     def slide_of(folder: Path) -> str | None:
         record = read_record(folder)
@@ -232,9 +229,9 @@ def _summary(
     errors: ShareErrors | None,
     withheld: str | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
-    """A slide's row, intervals of its numbers where there are any, cores of a biopsy.
+    """A slide's row, intervals of its numbers if there are any, and cores of a biopsy.
 
-    ``withheld`` says why the slide gets no grade, and its cores none; None where it is graded.
+    ``withheld`` is the reason why slide and cores get no grade; None if they are graded.
     """
     drawn = intervals(grade_map, errors, settings)
     of_cancer = drawn.of_cancer if drawn and not withheld else None
@@ -251,7 +248,7 @@ def _summary(
 
 @contextmanager
 def _locked(place: Place) -> Iterator[Callable[[], Path]]:
-    """Under the lock of a result: what begins a folder aside, put in place when the block ends."""
+    """Lock a result; yields a function that makes the folder that replaces it after the block."""
     try:
         with locked(place.path), ExitStack() as work:
             yield lambda: work.enter_context(place.made())
@@ -263,7 +260,7 @@ def _locked(place: Place) -> Iterator[Callable[[], Path]]:
 
 
 def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
-    """Columns that distinguish rows of different students and rules."""
+    """Columns of the summary on student, rules and settings."""
     row = dict(
         zip(
             HOW[:-1],
@@ -285,7 +282,7 @@ def _how(made_with: Mapping[str, Any], mpp: float) -> dict[str, Any]:
 
 
 def keep_card(out: Path, bundle: StudentBundle) -> Path:
-    """Write a student's card, and with what it runs, beside its results; returns the file.
+    """Write a student's card, with versions of the software, beside its results; returns the file.
 
     Raises:
         OutputError: it cannot be written.
@@ -315,25 +312,25 @@ def _reading(predictor: SlidePredictor | EscalatingPredictor) -> dict[str, Any]:
 
 
 def _read_how(predictor: SlidePredictor | EscalatingPredictor, slide: Slide) -> dict[str, Any]:
-    """Level, reader, and the factor by which the JPEG decoder reduced it."""
+    """Level, reader, and the JPEG decoder's reduction factor."""
     canvas = predictor.canvas(slide)
     return {"level": canvas.level, "reader": slide.info.reader, "reduced_by": canvas.reduction}
 
 
 def _rule(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
-    """By which rule the teacher was asked, and what that was chosen on; None without a teacher."""
+    """The escalation rule in words; None without a teacher."""
     return predictor.rule.told if isinstance(predictor, EscalatingPredictor) else None
 
 
 def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
-    """What computed, the teacher's after the student's; None where there was nothing to compute."""
+    """Engine and precision, the teacher's after the student's; None if nothing was computed."""
     both = isinstance(predictor, EscalatingPredictor) and predictor.teacher.engine
     engines = [e for e in (predictor.engine, both or None) if e]
     return ", teacher ".join(f"{e.name} {e.precision}" for e in engines) or None
 
 
 def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
-    """The row of these very results where they are there; raises where others are."""
+    """The row of results with the same settings, if they are there; raises if others are."""
     if not place.taken():
         return None
     folder = place.path
@@ -344,7 +341,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
     old, new = found.made_with, json.loads(json.dumps(made_with))
     if _with_jpeg(old.get("formats")) == new.get("formats"):
         old = old | {"formats": new.get("formats")}
-    later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # by wsikd 0.1.0
+    later = set() if "rules" in old else {*RULE_NAMES, "rules"} - old.keys()  # of wsikd 0.1.0
     both = dict.fromkeys([*new, *ASKED, *MARKS, ANYWAY])
     keys = [k for k in both if old.get(k) != new.get(k)]
     keys = [k for k in keys if k not in later]
@@ -359,7 +356,7 @@ def _made(place: Place, made_with: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _with_jpeg(formats: Any) -> Any:
-    """Formats of a result, its overlay as JPEG: wsikd 0.1.0 wrote a PNG, which shows no less."""
+    """Formats of a result, with ``jpeg`` for the PNG overlay of wsikd 0.1.0, which is as good."""
     if not isinstance(formats, list):
         return formats
     return ["jpeg" if name == "png" else name for name in formats]

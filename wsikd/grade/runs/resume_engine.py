@@ -1,8 +1,8 @@
 """Engine and precision of a folder of results: chosen before its first slide, then kept.
 
-Maps of one folder are to differ by their slides alone. So bf16 is compared with fp32 over fields of
-the first slides, whose results come afterwards, and later runs into the folder use the same engine
-and precision.
+Maps of one folder must differ by their slides only. So bf16 is compared with fp32 on fields of the
+first slides before any slide is graded, and later runs into the folder use the same engine and
+precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TEACHER_FIELDS = 64
-"""A teacher is checked over fewer fields: each costs as much as 16 of a student's."""
+"""A teacher is checked on fewer fields, since each costs as much as 16 of a student's."""
 _MOST_SLIDES = 16
 _LARGE_PX = 256
 
@@ -60,17 +60,17 @@ def begun_with(
 
     Args:
         out: folder of results.
-        student: SHA-256 of its weights, 16 digits; results of others do not count.
-        teacher: the same of the teacher.
-        asked: an engine other than ``auto``, and fp32, are taken before what the folder has. bf16
-            is not: it is what passes the check, and the folder holds the result of that check.
+        student: SHA-256 of its weights, 16 digits; results of other students do not count.
+        teacher: SHA-256 of the teacher's weights, 16 digits.
+        asked: settings of the user. An engine other than ``auto``, and fp32, override the folder's.
+            bf16 does not: it must pass a check, and the folder has the result of that check.
 
     Returns:
-        None where there is no such result. The teacher is None where none of them asked it.
+        None if there is no such result. The teacher's is None if no result has this teacher.
     """
     found = map(_made_with, sorted(out.glob(f"*/{FILE}")))
     made = (m for m in found if _texts(m, "engine", "precision") and m.get("student") == student)
-    first = next(made, None)  # the others are not read: a folder may hold thousands
+    first = next(made, None)  # not all are read: a folder may hold thousands
     if first is None:
         return None
     other = None
@@ -113,13 +113,13 @@ def settle(
     """Choose engine and precision of a folder, and prepare the engine.
 
     Args:
-        predictor: as the user asks for it.
-        entries: the slides to come: where bf16 is to be checked, fields are taken from the first.
-        begun: what :func:`begun_with` found.
+        predictor: has the user's settings.
+        entries: the slides to grade; fields of the first ones serve to check bf16.
+        begun: result of :func:`begun_with`.
         out: folder of results, for messages.
 
     Raises:
-        ConfigError: the engine asked for cannot be had, or not the one that the folder has.
+        ConfigError: the engine that the user or the folder asks for is not available.
     """
     known = (begun.student, begun.teacher) if begun else (None, None)
     if not isinstance(predictor, EscalatingPredictor):
@@ -151,14 +151,14 @@ def _settle(
         return begun
     engine = predictor.ready(fields)
     if isinstance(engine, Checked):
-        if predictor.spec.patch_px > _LARGE_PX:  # it takes a while
+        if predictor.spec.patch_px > _LARGE_PX:  # the check takes long
             log.info("checking bf16 against fp32 over %d large fields", fields)
         engine.fields = fields
         trial = predictor.trial(fields)
         for entry in entries[:_MOST_SLIDES]:
             if engine.decided:
                 break
-            with suppress(WsikdError):  # it is reported when that slide is graded
+            with suppress(WsikdError):  # the error is reported when that slide is graded
                 trial.predict_entry(entry)
     found = Computing(engine.name, engine.precision)
     predictor.settle(found.engine, found.precision)

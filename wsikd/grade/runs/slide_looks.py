@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def look_at_slides(results: Results, labels: Sequence[SlideLabel], out: Path) -> dict[str, Any]:
-    """Note that results are compared with labels; returns the entry ``looks`` of the record.
+    """Record that results are compared with labels; returns the entry ``looks`` of the record.
 
-    The slides count by their content. The second ledger is kept in the folder of results, so that
-    it goes with every copy of that.
+    Slides are identified by their content. A second ledger is in the folder of results, so that
+    copies of the folder have it too.
 
     Args:
-        results: of the folder.
-        labels: what a pathologist said.
+        results: results of the folder.
+        labels: a pathologist's grades.
         out: the folder.
     """
     known = [label.slide for label in labels if label.slide in results.rows]
@@ -32,14 +32,14 @@ def look_at_slides(results: Results, labels: Sequence[SlideLabel], out: Path) ->
 
 
 def looks_at(fingerprints: Iterable[str], out: Path) -> str | None:
-    """How often these slides, or some of them, have been compared with a reference; as a sentence.
+    """A sentence on how often these slides, or some of them, were compared with a reference.
 
     Args:
-        fingerprints: of the slides.
+        fingerprints: fingerprints of the slides.
         out: folder of results, which may hold a ledger.
 
     Returns:
-        The sentence without its stop, None where nobody has looked.
+        The sentence without full stop; None if there was no comparison.
     """
     part = Part.of(fingerprints)
     count = len(earlier(part, folders=[out])) if part.items else 0

@@ -1,4 +1,4 @@
-"""``summary.csv`` of a folder of results, and beside it ``cores.csv`` and ``cases.csv``."""
+"""The tables of a folder of results: ``summary.csv``, ``cores.csv`` and ``cases.csv``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RULES_SINCE = ("min_pattern", "rules")
 ASKED = ("teacher", "budget", "threshold")
 EVERY_S = 10.0
 SHARE = 0.02
-"""The tables are written after so many seconds, and after no more than this share of the time."""
+"""Writing the tables takes at most this share of the time. ``EVERY_S``: least seconds between."""
 
 
 def check_summary(out: Path) -> None:
-    """Refuse a folder whose ``summary.csv`` or other table is somebody else's; OutputError."""
+    """Refuse a folder with a table that wsikd did not write. Raises OutputError."""
     for name, kind in ((SUMMARY_FILE, SUMMARY), (CASES_FILE, CASES), (CORES_FILE, CORES)):
         check_file(out / name, kind)
 
@@ -43,7 +43,7 @@ class Summary:
 
     Args:
         out: the folder.
-        patients: slide -> patient, beside the column ``patient`` of the rows.
+        patients: slide -> patient, in addition to the column ``patient`` of the rows.
     """
 
     def __init__(self, out: Path, patients: Mapping[str, str] | None = None) -> None:
@@ -54,31 +54,31 @@ class Summary:
         self._behind = False
 
     def graded(self) -> None:
-        """A slide is done: write the tables if the last time is long enough ago."""
+        """A slide is done: write the tables if they are due."""
         self._behind = True
         if time.monotonic() >= self._due:
             self.write()
 
     def end(self) -> None:
-        """Write the tables where a slide was done since."""
+        """Write the tables if a slide was done since the last time."""
         if self._behind:
             self.write()
 
     def write(self) -> Path:
         """Collect the rows of all slides into ``summary.csv``; returns its path.
 
-        Beside it ``cores.csv`` has a line for each core of biopsies, and ``cases.csv`` one for each
-        patient, where patients are known.
+        Also write ``cores.csv``, with a line for each core of biopsies, and, if patients are known,
+        ``cases.csv``, with one for each patient.
 
-        Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has them in
-        full. Folders that do not bear their slide's name, such as those left by a killed run, are
-        skipped. The last columns name how a row was made: student (12 digits of its SHA-256),
-        specimen rule, least area of cancer (mm2), least share of a pattern, rules, resolution
-        (um/px), temperature, engine and precision, the teacher where one was asked, with budget and
-        threshold, and the use.
+        Areas, shares, seconds and uncertainties have four decimals; ``result.json`` has all digits.
+        Folders without the name of their slide, such as those left by a killed run, are skipped.
+        The last columns say how a row was made: student (12 digits of its SHA-256), specimen rule,
+        least area of cancer (mm2), least share of a pattern, rules, resolution (um/px),
+        temperature, engine and precision; with a teacher also its digest, budget and threshold; and
+        the permitted use.
 
         Raises:
-            OutputError: a table cannot be written, or is somebody else's.
+            OutputError: a table cannot be written, or wsikd did not write the one that is there.
         """
         begun = time.monotonic()
         lines = self._index.lines()
@@ -114,7 +114,7 @@ class Summary:
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:
-    """Columns of all rows, those on how a row was made last."""
+    """Columns of all rows; those on how a row was made come last."""
     names = dict.fromkeys(key for row in rows for key in row)
     later = [k for k in HOW if k not in RULES_SINCE or k in names]
     last = (*later, *(ASKED if "teacher" in names else ()))
@@ -123,7 +123,7 @@ def _columns(rows: list[dict[str, str]]) -> list[str]:
 
 
 def row_cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row as cells, with what was measured to four decimals and settings to six digits.
+    """A row as cells: measurements with four decimals, settings with six digits.
 
     1e-4 mm2 is a square of 10 um.
     """

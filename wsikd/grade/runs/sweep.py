@@ -25,18 +25,18 @@ GROUPS = 6
 def sweep(
     rows: Sequence[Mapping[str, Any]], rules: Rules, truth: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """Slides that have cancer, and kappa, at each of ``AREAS_MM2`` as ``--min-area``.
+    """Count slides with cancer, and compute kappa, at each of ``AREAS_MM2`` as ``--min-area``.
 
-    No area that looks best here may be used and reported on the same slides.
+    Do not choose the best area here and report its figures on the same slides.
 
     Args:
-        rows: of ``summary.csv``, with the area of each class.
-        rules: by which they were graded; the least area is replaced.
+        rows: rows of ``summary.csv``, with the area of each class.
+        rules: rules of the grading; the least area is replaced.
         truth: grade group of each slide, 0 for no cancer: int64 (N,).
 
     Returns:
-        For each area: min_area_mm2, sensitivity, specificity and kappa (quadratic; None where it is
-        undefined), with_cancer (slides that have cancer by it). Empty where rows have no areas.
+        For each area: min_area_mm2, sensitivity, specificity and kappa (quadratic; None if it is
+        undefined), with_cancer (number of slides with cancer). Empty if rows have no areas.
     """
     extents = [areas_of(row) for row in rows]
     if not all(extents):
