@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsikd.grade.review import reasons
+from wsikd.grade.review import reasons, review_line, reviewed
 from wsikd.grade.score_text import score_sentence
 
 
@@ -28,6 +28,22 @@ def test_each_reason_is_named_the_graver_first(row, grave, words):
     assert [reason.grave for reason in found] == grave
     for reason, part in zip(found, words, strict=True):
         assert part in reason.text
+
+
+def test_a_row_names_its_reasons_in_few_words():
+    wide = {"slide": "s", "isup_low": 0, "isup_high": 2, "guard_distance": 1.1}
+    assert reviewed(wide) == {**wide, "review": "unlike training; no cancer to grade group 2"}
+    assert reviewed({"slide": "s"}) == {"slide": "s", "review": ""}
+
+
+def test_the_last_line_of_a_run_names_five_slides_the_graver_first():
+    wide = {"isup_low": 1, "isup_high": 4}
+    rows = {f"s{n}": wide for n in range(5)} | {"far": {"unlike_training": True}, "good": {}}
+    named = ", ".join(f"s{n} (grade group 1 to 4)" for n in range(4))
+    assert review_line(rows) == (
+        f"6 of 7 slides need a second look: far (unusual stain or focus), {named} and 1 more."
+    )
+    assert review_line({"good": {}}) == review_line({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ class GradeMap(plain.GradeMap):
         entry: where the slide is; None where it is not at hand.
         errors: of shares on validation slides, for the intervals; None where they are not known.
         withheld: why the slide gets no score, e.g. "withheld: unlike training"; None: it gets one.
-        guard: ``guard_distance`` of the slide; empty where the student has no guard.
+        guard: how far the slide is from the training, the columns ``guard_distance`` and
+            ``unlike_training`` and those that go with it; empty where the card has neither.
 
     Examples:
         >>> import wsikd
@@ -104,6 +105,7 @@ class GradeMap(plain.GradeMap):
             >>> wsikd.GradeMap.load("out/s").summary()["fields"]
             12
         """
+        from wsikd.grade.domain_shift import COLUMNS
         from wsikd.grade.exports import MAP_FILE
         from wsikd.grade.exports.ome_zarr import read_alone
         from wsikd.grade.runs.record import read_record, student_card
@@ -123,7 +125,7 @@ class GradeMap(plain.GradeMap):
             entry=entry,
             errors=card.share_errors if card else None,
             withheld=status if status.startswith("withheld") else None,
-            guard={k: row[k] for k in ("guard_distance",) if k in row},
+            guard={k: row[k] for k in ("guard_distance", *COLUMNS) if k in row},
         )
 
     @property
@@ -141,14 +143,16 @@ class GradeMap(plain.GradeMap):
 
         Shares, grade group and expected cancer have intervals (``_low``, ``_high``) where the card
         rests on enough validation slides; ``intervals`` says on how many, or why there are none.
+        ``review`` says why the slide needs a second look; it is empty where it needs none.
         """
         from wsikd.grade.intervals import basis, intervals
+        from wsikd.grade.review import reviewed
         from wsikd.grade.summary import summarise
 
         drawn = intervals(self, self.errors, self.rules)
         of_cancer = drawn.of_cancer if drawn and not self.withheld else None
         row = summarise(self, self.rules, drawn=drawn, of_cancer=of_cancer, withheld=self.withheld)
-        return {**row, "intervals": basis(self, self.errors), **self.guard}
+        return reviewed({**row, "intervals": basis(self, self.errors), **self.guard})
 
     def score(self) -> str:
         """Gleason score and grade group in words, or why there is none, and what is not assessed.
@@ -319,6 +323,7 @@ class GradeMap(plain.GradeMap):
 
     def _repr_html_(self) -> str:
         from wsikd.grade.exports.overlay import paint
+        from wsikd.grade.review import reasons
         from wsikd.grade.score_text import score_text
         from wsikd.slides.html import PICTURE_PX, card
 
@@ -327,6 +332,8 @@ class GradeMap(plain.GradeMap):
         if score := score_text(summary):
             rows["score"] = score
             rows["not assessed"] = NOT_ASSESSED
+        if found := reasons(summary):
+            rows["second look"] = " ".join(reason.text for reason in found)
         rows |= self._shares()
         rows["cell"] = f"{self.mpp:g} um"
         temperature = self.temperature

@@ -34,6 +34,8 @@ class Results(Mapping[str, dict[str, Any]]):
         >>> results = wsikd.infer(["s.svs"], "runs/student", "out")
         >>> results["s"]["fields"]
         12
+        >>> results.review
+        {}
         >>> results.grades("s").classes
         ('NC', 'G3', 'G4', 'G5')
     """
@@ -48,6 +50,11 @@ class Results(Mapping[str, dict[str, Any]]):
         """Use :func:`infer`."""
         self.path, self._rows = path, dict(rows)
         self.failures, self.summary = dict(failures), summary
+
+    @property
+    def review(self) -> dict[str, str]:
+        """Slides that need a second look, and why, e.g. "grade group 1 to 4"."""
+        return {name: why for name, row in self._rows.items() if (why := row.get("review"))}
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -75,13 +82,14 @@ class Results(Mapping[str, dict[str, Any]]):
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        return f"Results('{self.path}', {self.summary}{failed})"
+        review = f", {len(self.review)} to review" if self.review else ""
+        return f"Results('{self.path}', {self.summary}{failed}{review})"
 
     def _repr_html_(self) -> str:
         from wsikd.grade.score_text import score_text
         from wsikd.slides.html import table
 
-        shown = ("fields", "score", "tissue_mm2", "mean_uncertainty")
+        shown = ("fields", "score", "review", "tissue_mm2", "mean_uncertainty")
         told = {name: row | {"score": score_text(row)} for name, row in self._rows.items()}
         columns = [c for c in shown if any(row.get(c) not in (None, "") for row in told.values())]
         rows: list[list[object]] = [

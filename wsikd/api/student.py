@@ -163,9 +163,11 @@ class Student:
         from contextlib import ExitStack
 
         from wsikd.core.registry import nearest
+        from wsikd.grade.domain_shift import likeness, trained_on
         from wsikd.grade.guard_verdict import beyond, guard_columns, watches
         from wsikd.grade.student_rules import Asked, rules_for
         from wsikd.grade.verdict import UNLIKE
+        from wsikd.slides.appearance import Watcher
         from wsikd.slides.base import FILLS_GAPS
         from wsikd.slides.listing.manifest import open_entry
 
@@ -181,21 +183,23 @@ class Student:
         if slide_mpp is not None:
             entry = replace(entry, mpp=slide_mpp, mpp_source=FILLS_GAPS)
         predictor, guard = self._predictor(entry, options), self._bundle.guard
-        reading = guard.reading() if guard else None
+        reading, training = guard.reading() if guard else None, trained_on(self._bundle)
+        watcher = Watcher() if training else None
         with ExitStack() as stack:
             if isinstance(slide, Slide) and slide_mpp is None:
                 opened = slide.reader
             else:
                 opened = stack.enter_context(open_entry(entry))
             found = predictor.predict(
-                opened, mask_file=entry.mask, on_progress=on_progress, watch=watches(reading),
-                look=reading.look if reading else None,
+                opened, mask_file=entry.mask, on_progress=on_progress,
+                watch=watches(reading, watcher), look=reading.look if reading else None,
             )  # fmt: skip
         withheld = UNLIKE if beyond(reading) and not grade_anyway else None
+        far = likeness(entry.name, training, watcher) if training else {}
         return GradeMap.of(
             found.calibrated(self.temperature), rules=rules, entry=entry,
             errors=self._bundle.card.share_errors, withheld=withheld,
-            guard=guard_columns(entry.name, reading, anyway=grade_anyway),
+            guard=far | guard_columns(entry.name, reading, anyway=grade_anyway),
         )  # fmt: skip
 
     def _predictor(self, entry: SlideEntry, options: ReadOptions) -> SlidePredictor:

@@ -75,6 +75,8 @@ def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
     assert float(row["G4_share"]) > 0.9
     assert (tmp_path / "out" / "good" / "grades.zarr").is_dir()
     assert "grade withheld: the slide" in said
+    assert "1 of 1 slide needs a second look: good (unlike training" in said
+    assert row["review"] == record["summary"]["review"] != ""
     assert record["intervals"] is None
     assert "grade_anyway" not in record["made_with"]
 
@@ -119,6 +121,8 @@ def test_python_withholds_what_the_command_withholds(slide, tmp_path):
         assert not any(said.get(name) for name in SCORE)
         assert said["guard_distance"] == pytest.approx(float(row["guard_distance"]), rel=1e-3)
         assert found.score().startswith("grade withheld")
+        assert said["review"].startswith("unlike training")
+        assert "Do not trust the map." in found._repr_html_()
         assert found.cores() == []
     with wsikd.open_slide(slide) as own:
         anyway = opened.predict(own, grade_anyway=True)

@@ -29,7 +29,7 @@ _SHOWN = frozenset(
     + ("mpp", "temperature", "isup_low", "isup_high", "grade_status", "cancer_mm2")
     + ("cancer_least_mm2", "pattern_4_of_cancer", "pattern_5_of_cancer", "rules", "min_pattern")
     + ("cores", "worst_core", "worst_core_score", "worst_core_grade_group", "unlike_training")
-    + ("cancer_expected", "cancer_expected_low", "cancer_expected_high", "patient")
+    + ("cancer_expected", "cancer_expected_low", "cancer_expected_high", "patient", "review")
 )
 
 

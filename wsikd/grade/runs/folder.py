@@ -19,6 +19,7 @@ from wsikd.core.workers.terminable import terminable
 from wsikd.grade.domain_shift import trained_on
 from wsikd.grade.exports import ALL, DEFAULT, EXPORTERS, find_exporter
 from wsikd.grade.guard_verdict import guard_note
+from wsikd.grade.review import review_line, reviewed
 from wsikd.grade.runs.jobs import InferJob, infer_job, load_job, settle_job
 from wsikd.grade.runs.results import (
     ResultSettings,
@@ -129,7 +130,10 @@ class Unwatched:
 
 @dataclass(frozen=True)
 class Graded:
-    """A finished run: the last line of its report, each slide's row, what is not assessed."""
+    """A finished run: the last line of its report, each slide's row, and a note.
+
+    The note says which slides need a second look, and what is not assessed.
+    """
 
     summary: str
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -205,14 +209,15 @@ def grade_slides(
                     continue
                 row, made = outcome.value
                 counts["graded" if made else "already there"] += 1
-                rows[job.entry.name] = row
+                rows[job.entry.name] = reviewed(row)  # those of an earlier wsikd too
                 tables.graded()
                 line = _line(row, out / job.entry.name, made=made)
                 batch.went_well(job.entry, line, outcome.seconds)
     _warn_of_old_rules(rows)
     graded = any("gleason_score" in row for row in rows.values())
     summary = ", ".join(f"{n} {what}" for what, n in counts.items())
-    return Graded(summary, rows, NOT_ASSESSED if graded else "")
+    note = " ".join(filter(None, (review_line(rows), NOT_ASSESSED if graded else "")))
+    return Graded(summary, rows, note)
 
 
 @contextmanager

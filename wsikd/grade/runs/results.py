@@ -27,6 +27,7 @@ from wsikd.grade.exports import DEFAULT, PICTURES, formats_for, write_all
 from wsikd.grade.gleason_rules import RULES_OF, Rules
 from wsikd.grade.guard_verdict import ANYWAY, beyond, guard_columns, watches
 from wsikd.grade.intervals import basis, intervals
+from wsikd.grade.review import reviewed
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.runs.summary_file import ASKED, HOW
@@ -163,6 +164,7 @@ def begin_slide(
                 write_all(grade_map, part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
             row |= _how(made_with, predictor.spec.mpp) | {"engine": how["engine"]}
+            row = reviewed(row)
             record = ResultRecord(
                 format=FORMAT,
                 summary=row,
