@@ -1,1 +1,1 @@
-"""Pages and pictures for readers."""
+"""Reports: pages and pictures."""

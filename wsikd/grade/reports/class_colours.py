@@ -23,7 +23,7 @@ def class_colour(name: str, index: int) -> tuple[int, int, int]:
 
     Args:
         name: class name; Gleason patterns and benign tissue have fixed colours.
-        index: place among the classes, which picks the colour of any other class.
+        index: place among the classes, which selects the colour of any other class.
     """
     pattern = pattern_of(name)
     return _CYCLE[index % len(_CYCLE)] if pattern is None else _GLEASON[pattern]

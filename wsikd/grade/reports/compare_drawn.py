@@ -1,4 +1,4 @@
-"""A grade map compared with annotations."""
+"""Comparison of grade maps with annotations."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """How well predicted classes fit the drawn ones.
+    """Agreement of predicted with drawn classes.
 
-    ``kappa_plain`` is unweighted (Cohen 1960); ``kappa`` is quadratic where the classes are grades
+    ``kappa_plain`` is unweighted (Cohen 1960); ``kappa`` is quadratic if the classes are grades
     (Cohen 1968), with its 95 % interval over slides, None for few of them; ``confusion`` counts
     (drawn, predicted).
     """
@@ -46,7 +46,7 @@ def truth_map(
 ) -> GradeMap:
     """The drawn regions on the grid of ``grade_map``: probability 1 for the drawn class.
 
-    Cells without a class that covers ``min_cover`` are not valid.
+    A cell is valid if one class covers at least the share ``min_cover`` of it.
     """
     rows, columns = np.nonzero(grade_map.valid_hw)
     label, _ = label_fields(grade_map.boxes(), regions, grade_map.classes, min_cover=min_cover)
@@ -59,7 +59,7 @@ def truth_map(
 
 
 def score_maps(truth: Sequence[GradeMap], found: Sequence[GradeMap]) -> Score:
-    """Compare maps with drawn ones over all cells valid in both, of all slides together."""
+    """Compare maps with drawn ones over the cells of all slides that are valid in both."""
     pairs = [(t.valid_hw & f.valid_hw, t, f) for t, f in zip(truth, found, strict=True)]
     a = np.concatenate([t.grade_hw[both] for both, t, _ in pairs])
     b = np.concatenate([f.grade_hw[both] for both, _, f in pairs])
@@ -73,7 +73,7 @@ def score_labels(
     classes: tuple[str, ...],
     slide: NDArray[np.integer],
 ) -> Score:
-    """Compare class indices, int (N,), of slides, int (N,)."""
+    """Compare class indices ``truth`` and ``found``; ``slide``: index of each one's slide, (N,)."""
     count = len(classes)
     ordinal = all(pattern_of(name) is not None for name in classes)
     _, group = np.unique(slide, return_inverse=True)

@@ -1,6 +1,6 @@
 """The report of a teacher and a student on slides of known truth: one HTML file, and Markdown.
 
-The HTML carries its pictures in itself and opens without a server or a network.
+The HTML file contains its pictures and opens without a server or a network.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class SlideRow:
 class Report:
     """All data of the report.
 
-    ``scores`` by who graded (teacher, student); ``colour_kappa`` is the kappa of a logistic
-    regression on a field's colour histograms, the least that a network must beat; ``commands`` are
-    what a reader types to get the same.
+    ``scores``: teacher or student -> its score. ``colour_kappa``: kappa of a logistic regression on
+    a field's colour histograms, the baseline for the networks. ``commands``: the commands that
+    reproduce the report.
     """
 
     slides: Sequence[SlideRow]
@@ -67,9 +67,9 @@ def slide_row(slide: Slide, maps: dict[str, GradeMap], readings: dict[str, str])
 
     Args:
         slide: the open slide.
-        maps: by title; the first is the truth, whose Gleason score (biopsy rule, every drawn
-            region counting) is added to the readings.
-        readings: what stands under the other maps, by title.
+        maps: title -> map; the first is the truth. Its Gleason score (biopsy rule; every drawn
+            region counts) is added to the readings.
+        readings: title of each other map -> the text under it.
     """
     seen = view(slide, tuple(map(float, slide.info.bounds)), PICTURE_PX)  # type: ignore[arg-type]
     pictures = {"tissue": seen.rgb}
@@ -81,7 +81,7 @@ def slide_row(slide: Slide, maps: dict[str, GradeMap], readings: dict[str, str])
 
 
 def only_where(grade_map: GradeMap, other: GradeMap) -> GradeMap:
-    """A map cut down to the cells that are valid in another one too."""
+    """A map whose valid cells are those that are also valid in another one."""
     valid = grade_map.valid_hw & other.valid_hw
     probability = np.where(valid[None], grade_map.probability_khw, np.nan)
     return replace(grade_map, valid_hw=valid, probability_khw=probability.astype(np.float32))
@@ -125,7 +125,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 def templates() -> Environment:
-    """The page templates of this folder; whatever goes into HTML is escaped."""
+    """The page templates of this folder; values in HTML are escaped."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     return Environment(
@@ -137,7 +137,7 @@ def templates() -> Environment:
 
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Each class with its CSS colour."""
+    """Pairs of class and CSS colour."""
     return [
         (name, "#{:02x}{:02x}{:02x}".format(*class_colour(name, index)))
         for index, name in enumerate(classes)
@@ -145,7 +145,7 @@ def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _heat(count: int, total: int) -> str:
-    """Background of a cell of a confusion table, by its share of the row."""
+    """Background colour of a cell of a confusion table, by its share of the row."""
     share = count / total if total else 0.0
     return f"rgba(68, 119, 170, {0.75 * share:.2f})"
 

@@ -1,6 +1,6 @@
-"""One HTML page of a folder of results, as ``wsikd infer`` writes it.
+"""One HTML page on a folder of results of ``wsikd infer``.
 
-The page carries small pictures in itself and opens without a server or a network.
+The page contains small pictures and opens without a server or a network.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def _students(cards: Sequence[Card]) -> list[str]:
 
 
 def _student(out: Path, digest: str) -> dict[str, Any]:
-    """A student's card as ``wsikd infer`` left it beside the results, digest alone without one."""
+    """A student's digest, and its card if ``wsikd infer`` wrote one beside the results."""
     return {"digest": digest, "card": student_card(out, digest)}
 
 
 def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:
-    """Stage, seconds over all slides, and their share."""
+    """(stage, seconds over all slides, share of the total) of each stage."""
     spent: Counter[str] = Counter()
     for card in cards:
         spent.update(dict(card.stages))
@@ -102,7 +102,7 @@ def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:
 
 
 def _settings(cards: Sequence[Card]) -> list[tuple[str, list[str]]]:
-    """Each setting and the values it had, leaving out what belongs to single slides."""
+    """Each setting and the values it had, without settings of single slides."""
     own = ("slide", "slide_mpp", "mask")
     told = (k for c in cards for k, v in c.settings.items() if v is not None)
     names = [k for k in dict.fromkeys(told) if k not in own]

@@ -1,6 +1,6 @@
-"""One HTML page of the slides that are like a slide, with the regions that make them so.
+"""One HTML page on the slides similar to a slide, with the regions that match.
 
-The page carries small pictures in itself and opens without a server or a network.
+The page contains small pictures and opens without a server or a network.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _QUALITY = 82
 
 @dataclass(frozen=True)
 class Region:
-    """A region that is near a prototype of its slide.
+    """A region near a prototype of its slide.
 
     Attributes:
-        slide: its name.
-        xy: level-0 corner.
-        size_px: level-0 (width, height); NaN where unknown.
-        closeness: cosine to the prototype.
+        slide: name of the slide.
+        xy: upper left corner, level-0 (x, y).
+        size_px: level-0 (width, height); NaN if unknown.
+        closeness: cosine similarity to the prototype.
     """
 
     slide: str
@@ -51,7 +51,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two matched prototypes, by number, their cosine, and the regions nearest to each."""
+    """Numbers of two matched prototypes, their cosine, and the regions nearest to each."""
 
     own: int
     other: int
@@ -62,7 +62,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Match:
-    """A slide like the one asked for: mean cosine of the pairs, and the pairs."""
+    """A slide similar to the query: its pairs of prototypes and their mean cosine."""
 
     slide: str
     similarity: float
@@ -71,7 +71,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SimilarPage:
-    """All data of the page; ``facts`` are lines about the table that it was made from."""
+    """All data of the page; ``facts`` are lines about the table of prototypes."""
 
     slide: str
     matches: Sequence[Match]
@@ -86,11 +86,10 @@ def write_similar(
     Args:
         page: its content.
         path: the HTML file.
-        entries: where the slides are, matched by name; a region of any other slide is shown by its
-            coordinates.
+        entries: the slides, matched by name; regions of other slides are shown as coordinates.
 
     Returns:
-        Slides whose regions could not be cut, each with the reason; the page is written without.
+        Slides that could not be read, each with the reason; their regions have no pictures.
 
     Raises:
         OutputError: the file cannot be written.
@@ -115,18 +114,18 @@ class Pictures:
     """Small pictures of regions, cut from the slides that are available.
 
     Attributes:
-        known: names of those slides.
-        failed: of these, the ones that could not be read, with the reason.
+        known: names of the available slides.
+        failed: slides that could not be read, with the reason.
     """
 
     def __init__(self, entries: Sequence[SlideEntry]) -> None:
-        """``entries`` are opened when they are needed, one at a time."""
+        """Take the slides; each is opened when it is needed, one at a time."""
         self._entries = {entry.name: entry for entry in entries}
         self.known = frozenset(self._entries)
         self.failed: dict[str, WsikdError] = {}
 
     def cut(self, regions: Sequence[Region]) -> dict[Region, str]:
-        """A JPEG as a data URI for each region whose slide can be read, ``PICTURE_PX`` at most."""
+        """Region -> JPEG of at most ``PICTURE_PX`` as a data URI, if its slide can be read."""
         found: dict[Region, str] = {}
         for name in dict.fromkeys(region.slide for region in regions):
             if name not in self._entries:

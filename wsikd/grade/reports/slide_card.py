@@ -35,22 +35,22 @@ _SHOWN = frozenset(
 
 @dataclass(frozen=True)
 class Card:
-    """One slide, as the page shows it.
+    """Content of the page about one slide.
 
     Attributes:
-        name: of the slide, which is that of its folder.
+        name: name of the slide and its folder.
         sentence: the score, or why there is none.
-        reasons: why a person must look at it.
+        reasons: why a person must review it.
         cores: number, score in words and tissue in mm2 of each core.
         picture: data URI of a small overlay.
-        link: to the whole overlay.
+        link: link to the whole overlay.
         summary: the slide's row of ``summary.csv``.
         shares: name, colour, share, mm2 and interval in per cent of each class.
         cancer: share of the tissue expected to be cancer, in words.
-        details: other columns of the row, for who wants to know.
+        details: other columns of the row.
         stages: seconds of each stage.
-        settings: what the result was made with.
-        facts: about the run that made it.
+        settings: settings that the result was made with.
+        facts: facts about the run that made it.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Card:
 
 
 def slide_card(folder: Path, record: ResultRecord) -> Card:
-    """A slide's card.
+    """Make a slide's card.
 
     Args:
-        folder: of the slide's result.
+        folder: folder of the slide's result.
         record: its ``result.json``.
     """
     summary = record.summary | {
@@ -135,7 +135,7 @@ def number_of(value: Any) -> float:
 
 
 def _interval(low: Any, high: Any) -> str:
-    """Both ends in per cent; empty where there is no interval."""
+    """Both limits in per cent; empty if there is no interval."""
     if isinstance(low, int | float) and isinstance(high, int | float):
         return f"{100 * low:.1f} to {100 * high:.1f}"
     return ""
@@ -159,7 +159,10 @@ def value_text(value: Any) -> str:
 
 
 def _thumbnail(overlay: Path) -> str | None:
-    """A JPEG of at most ``THUMBNAIL_PX`` as a data URI, cut to the slide where that is known."""
+    """The overlay as a JPEG data URI of at most ``THUMBNAIL_PX``; None if it cannot be read.
+
+    The legend is cut off if the file says where the slide's picture ends.
+    """
     from PIL import Image
 
     try:

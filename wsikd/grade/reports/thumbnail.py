@@ -1,4 +1,4 @@
-"""Small pictures of slides and of parts of them, with their place kept exact."""
+"""Small pictures of slides and of parts of them, with their exact position and scale."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def thumbnail(slide: Slide, max_px: int) -> tuple[NDArray[np.uint8], tuple[float
 def view(slide: Slide, box_xywh: tuple[float, float, float, float], max_px: int) -> View:
     """Picture of a level-0 box of a slide.
 
-    Reads the coarsest level that still gives half of ``max_px`` (a sharper one would cost four
-    times the decoding), block by block, averaging areas, so that memory stays bounded on slides
-    that store level 0 alone. The picture starts at the level
-    pixel that holds the box's corner and may pass its far sides by less than a picture pixel.
+    It is read from the coarsest level that still gives half of ``max_px``, since a finer one takes
+    four times the decoding. Blocks are read and averaged one by one, so that memory stays bounded
+    on slides that store level 0 only. The picture starts at the level pixel that holds the box's
+    corner, and may exceed the box on the other sides by less than a picture pixel.
 
     Args:
         slide: an open slide.
         box_xywh: level-0 (x, y, width, height).
-        max_px: longest side of the picture at most; it is never enlarged beyond its level.
+        max_px: greatest side of the picture; it is not enlarged beyond its level.
 
     Raises:
         RegionReadError: the slide is damaged.
@@ -91,7 +91,7 @@ def _shrunk(
 ) -> NDArray[np.uint8]:
     """A box of a level, averaged over squares of ``factor`` px: uint8 (height, width, 3).
 
-    Squares that pass the box are filled up from its last pixels.
+    Squares beyond the edge of the box are filled with its last pixels.
     """
     width, height = (math.ceil(side / factor) for side in size)
     out = np.empty((height, width, 3), np.uint8)

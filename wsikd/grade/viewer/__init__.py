@@ -1,1 +1,1 @@
-"""Slides and grade maps in a browser."""
+"""Viewer of slides and grade maps in a browser."""

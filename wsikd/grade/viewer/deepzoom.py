@@ -1,7 +1,7 @@
 """Deep Zoom pyramids of a slide and of its grade map, one tile at a time.
 
 Both lie on one *plane*: the slide's bounds at its own resolution, with square pixels. Level ``n``
-of a pyramid has every ``2 ** (last - n)``-th part of it, rounded up; tiles do not overlap.
+is the plane reduced by ``2 ** (last - n)``, its size rounded up. Tiles do not overlap.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ TILE_PX = 512
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a pyramid lies.
+    """The plane of a pyramid, in relation to level 0.
 
     Attributes:
         origin_xy: level-0 (x, y) of its corner.
-        scale_xy: level-0 px per plane px, (x, y); 1 where a slide's pixels are square.
+        scale_xy: level-0 px per plane px, (x, y); 1 if the slide's pixels are square.
         size: plane (width, height) in px.
         mpp: um per plane px.
     """
@@ -59,7 +59,7 @@ class Plane:
 
     @property
     def first_level(self) -> int:
-        """The finest level that one tile holds; coarser ones are not served."""
+        """The finest level that fits in one tile; coarser ones are not served."""
         return max(0, self.last_level - math.ceil(math.log2(max(max(self.size) / TILE_PX, 1))))
 
     def step(self, level: int) -> int:
@@ -67,7 +67,7 @@ class Plane:
         return int(2 ** (self.last_level - level))
 
     def box(self, level: int, column: int, row: int) -> tuple[int, int, int, int] | None:
-        """A tile's x, y, width, height in px of its level; None where there is no such tile."""
+        """A tile's x, y, width, height in px of its level; None if there is no such tile."""
         if not self.first_level <= level <= self.last_level:
             return None
         width, height = (math.ceil(side / self.step(level)) for side in self.size)
@@ -77,21 +77,21 @@ class Plane:
         return x, y, min(TILE_PX, width - x), min(TILE_PX, height - y)
 
     def to_level0(self, x: float, y: float) -> tuple[float, float]:
-        """Level-0 (x, y) of a place on the plane."""
+        """Level-0 (x, y) of a point on the plane."""
         return (
             self.origin_xy[0] + x * self.scale_xy[0],
             self.origin_xy[1] + y * self.scale_xy[1],
         )
 
     def from_level0(self, x: float, y: float) -> tuple[float, float]:
-        """Place on the plane of a level-0 (x, y)."""
+        """Plane (x, y) of a level-0 point."""
         return (
             (x - self.origin_xy[0]) / self.scale_xy[0],
             (y - self.origin_xy[1]) / self.scale_xy[1],
         )
 
     def box_from_level0(self, box: Sequence[float]) -> list[float]:
-        """Box on the plane, x, y, width, height, of a level-0 box."""
+        """Plane (x, y, width, height) of a level-0 box."""
         x, y, width, height = box
         left, top = self.from_level0(x, y)
         return [left, top, width / self.scale_xy[0], height / self.scale_xy[1]]
@@ -102,11 +102,11 @@ def slide_tile(
 ) -> NDArray[np.uint8] | None:
     """Pixels of a tile: uint8 (height, width, 3), the slide's own at the finest level.
 
-    Coarser ones are averages over areas of the nearest finer level that the slide stores; what its
-    reader can leave to the JPEG decoder is off by a grey level or so.
+    Coarser levels are area averages of the nearest finer level that the slide stores. If the JPEG
+    decoder reduces it, values may differ by about one grey level.
 
     Returns:
-        None where there is no such tile.
+        The pixels; None if there is no such tile.
 
     Raises:
         RegionReadError: the slide is damaged there.
@@ -123,18 +123,18 @@ def map_tile(
 ) -> NDArray[np.uint8] | None:
     """Colours of a tile: uint8 (height, width, 4), transparent where nothing is shown.
 
-    A pixel takes the cell that its centre lies in.
+    A pixel has the colour of the cell at its centre.
 
     Args:
         grade_map: the grades.
-        plane: where it lies.
-        level: of the pyramid.
-        column: of the tile.
-        row: of the tile.
-        shown: bit ``n`` is set where class ``n`` is to be seen.
+        plane: the plane of the pyramid.
+        level: level of the pyramid.
+        column: column of the tile.
+        row: row of the tile.
+        shown: bit mask of the classes to show; bit ``n`` is class ``n``.
 
     Returns:
-        None where there is no such tile.
+        The colours; None if there is no such tile.
     """
     box = plane.box(level, column, row)
     if box is None:
@@ -147,7 +147,7 @@ def map_tile(
     rows, in_y = cells_under(grade_map, place, 1, height)
     grade = np.where(in_y[:, None] & in_x, grade_map.grade_hw[np.ix_(rows, columns)], -1)
     names = grade_map.classes
-    table = np.zeros((len(names) + 1, 4), np.uint8)  # the last is that of -1
+    table = np.zeros((len(names) + 1, 4), np.uint8)  # the last row is for index -1
     for index, name in enumerate(names):
         if shown >> index & 1:
             table[index] = (*class_colour(name, index), 255)
@@ -155,7 +155,7 @@ def map_tile(
 
 
 def cell_at(grade_map: GradeMap, x: float, y: float) -> tuple[int, int] | None:
-    """Row and column of the cell that was read at level-0 (x, y); None where none was."""
+    """Row and column of the cell at level-0 (x, y); None if it was not read."""
     place = (x, y)
     column, row = (
         math.floor((place[i] - grade_map.origin_xy[i]) / grade_map.cell_px[i]) for i in (0, 1)

@@ -1,6 +1,6 @@
-"""A viewer in the browser: slide and map over each other, served to this machine alone.
+"""Server of the viewer, which shows slide and map overlaid; only this machine can connect.
 
-It reads and answers; nothing is ever written. Slides go by number, so that no request names a file.
+It never writes. Requests name slides by number, so that none can name a file.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ViewServer(ThreadingHTTPServer):
         """Bind the port; 0 takes a free one.
 
         Raises:
-            ConfigError: the port is taken, or not ours to take.
+            ConfigError: the port is in use, or the user may not bind it.
         """
         self.viewing = viewing
         try:
@@ -83,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Answer a request, in one line where it cannot be."""
-        # A page elsewhere whose name is made to point here still names its own host.
+        """Answer a request; an error is one line of text."""
+        # DNS rebinding: a foreign page whose host name resolves to this machine sends its own name.
         if self.headers.get("Host", "") not in self.server.hosts:
             self._tell(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
             return
@@ -123,12 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
             log.debug("connection closed", exc_info=True)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are logged at --log-level debug."""
+        """Log requests at --log-level debug."""
         log.debug(format, *args)
 
 
 def _answer(viewing: Viewing, target: str) -> Answer | None:
-    """Body and type of the resource at a path; None if it is empty."""
+    """Body and content type of the resource at a path; None if it is empty."""
     parts = urlsplit(target)
     path = parts.path
     if path in _STATIC:

@@ -1,4 +1,4 @@
-"""What a viewer shows of a folder of results: its slides, their maps, and tiles of both."""
+"""Data of the viewer for a folder of results: its slides, their maps, and tiles of both."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ UNKNOWN = "results do not store paths; give the slides with -i to see them under
 
 @dataclass
 class _Held:
-    """An open slide, and how many tiles are being read of it."""
+    """An open slide, and the number of tiles that are being read from it."""
 
     slide: Slide
     users: int = 0
 
 
 class Viewing:
-    """Slides of one folder of results, by number. Safe to share between threads.
+    """The slides of one folder of results, by number. Thread-safe.
 
     Args:
         out: folder that ``wsikd infer`` wrote.
-        entries: where the slides are, matched by name.
-        cache_bytes: of encoded tiles that are kept.
+        entries: the slides, matched by name.
+        cache_bytes: size of the cache of encoded tiles.
 
     Raises:
         NoSlidesError: the folder holds no grade map.
@@ -65,7 +65,7 @@ class Viewing:
     def __init__(
         self, out: Path, entries: Sequence[SlideEntry] = (), *, cache_bytes: int = 128 << 20
     ) -> None:
-        """Look for maps; none is read yet."""
+        """Find the maps; none is read yet."""
         known = {entry.name: entry for entry in entries}
         self.records = [
             (folder, record)
@@ -88,7 +88,7 @@ class Viewing:
         return [folder.name for folder, _ in self.records]
 
     def about(self, number: int) -> dict[str, Any]:
-        """What the page needs to know of a slide. Raises StoreNotFoundError, IndexError."""
+        """The page's data about a slide. Raises StoreNotFoundError, IndexError."""
         grade_map, plane = self._map(number)
         notice, record = self._notice(number), self.records[number][1]
         return {
@@ -112,7 +112,7 @@ class Viewing:
         }
 
     def slide_tile(self, number: int, level: int, column: int, row: int) -> bytes | None:
-        """PNG of a tile of the slide, None where there is none.
+        """PNG of a tile of the slide; None if there is no such tile.
 
         Raises:
             SlideError, RegionReadError: it cannot be read. IndexError: no such slide.
@@ -128,7 +128,7 @@ class Viewing:
         return self._tile(("slide", number, level, column, row), make)
 
     def map_tile(self, number: int, level: int, column: int, row: int, shown: int) -> bytes | None:
-        """PNG of a tile of the map, None where there is none; ``shown`` as in ``deepzoom``."""
+        """PNG of a tile of the map; None if there is none. ``shown`` as in ``deepzoom``."""
         grade_map, plane = self._map(number)
         return self._tile(
             ("map", number, level, column, row, shown),
@@ -136,7 +136,7 @@ class Viewing:
         )
 
     def at(self, number: int, x: float, y: float) -> dict[str, Any] | None:
-        """The field at a place on the plane, and its probabilities; None where none was read."""
+        """The field at a point on the plane, and its probabilities; None if none was read."""
         grade_map, plane = self._map(number)
         left, top = plane.to_level0(x, y)
         cell = cell_at(grade_map, left, top)
@@ -178,7 +178,7 @@ class Viewing:
             return self._maps[number]
 
     def _notice(self, number: int) -> str:
-        """Why the slide is not shown; empty where it is."""
+        """The reason why the slide is not shown; empty if it is shown."""
         with self._lock:
             if number not in self._notices:
                 try:
@@ -190,7 +190,7 @@ class Viewing:
 
     @contextmanager
     def _lease(self, number: int) -> Iterator[Slide]:
-        """A slide that stays open while the block runs."""
+        """The slide, which stays open while the block runs."""
         with self._lock:
             held = self._open.get(number)
             if held is None:
@@ -210,7 +210,7 @@ class Viewing:
                 self._open.pop(number).slide.close()
 
     def _opened(self, number: int) -> Slide:
-        """Open a slide at the resolution it was graded at; raises SlideError if it is another."""
+        """Open a slide with the resolution of its grading. Raises SlideError for another slide."""
         folder, record = self.records[number]
         entry = self._entries[number]
         if entry is None:
@@ -242,7 +242,7 @@ class Viewing:
 
 
 def _cores(record: ResultRecord, plane: Plane) -> list[dict[str, Any]]:
-    """Number, score and place of each core, where a slide has several."""
+    """Number, score and place of each core, if a slide has several."""
     found = record.cores if isinstance(record.cores, list) else []
     sides = ("x", "y", "width", "height")
     if len(found) < 2 or not all(
@@ -261,13 +261,13 @@ def _cores(record: ResultRecord, plane: Plane) -> list[dict[str, Any]]:
 
 
 def _doubtful(grade_map: GradeMap, plane: Plane) -> list[list[float]]:
-    """Boxes on the plane of the most doubtful fields, the most doubtful first."""
+    """Plane boxes of the most doubtful fields, the most doubtful first."""
     boxes = grade_map.boxes()[doubtful(grade_map)[:_MOST_DOUBTFUL]]
     return [plane.box_from_level0(box) for box in boxes.tolist()]
 
 
 class _Cache:
-    """Encoded tiles, those longest unused dropped beyond a number of bytes."""
+    """Cache of encoded tiles, limited in bytes; drops the least recently used."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
