@@ -37,6 +37,7 @@ INDEX = "needs a package index; .ci/run installs the package"
 NOT_RUN = {
     ("README.md", "pip install"): INDEX,
     ("docs/install.md", "pip install"): INDEX,
+    ("docs/howto/weights.md", "pip install"): INDEX,
     ("docs/clusters.md", "SLURMCluster("): "needs SLURM and dask-jobqueue",
     ("docs/clusters.md", "--scheduler tcp:"): "needs that address; tests/test_tile_run.py runs one",
     ("docs/clusters.md", "helm install"): "needs Kubernetes",

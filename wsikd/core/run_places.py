@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 _BESIDE = ("./", "../")
 _PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
-_PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file"}
+_PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file", "weights"}
 _PLACES |= {"labels", "scorer", "smote", "train", "val", "images", "trunk"}
+_NAMES = {"random", "timm"}  # of weights that are no files
 
 
 def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:
@@ -31,7 +32,9 @@ def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:
     base = os.path.realpath(folder)
 
     def change(key: str, text: str) -> str:
-        beside = text.startswith(_BESIDE) or (key in _PLACES and os.path.lexists(text))
+        beside = text.startswith(_BESIDE) or (
+            key in _PLACES and text not in _NAMES and os.path.lexists(text)
+        )
         if typed and beside:
             text = os.path.abspath(text)  # noqa: PTH100 - links stay as they are
         if not os.path.isabs(text):  # noqa: PTH117

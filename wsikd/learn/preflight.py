@@ -69,9 +69,9 @@ def check_labels(data: Data, split: Split) -> None:
 
 
 def _check_named(config: Any) -> None:
-    check_arch = getattr(getattr(config, "network", None), "check_arch", None)
-    if check_arch is not None:
-        check_arch()
+    check_network = getattr(getattr(config, "network", None), "check", None)
+    if check_network is not None:
+        check_network()
     for name in getattr(config.data, "files", ()):
         file = getattr(config.data, name)
         if file is not None:

@@ -237,6 +237,20 @@ def test_a_browser_filters_and_sorts(tmp_path):
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 
 
+def test_the_licence_of_the_first_weights_is_shown(tmp_path):
+    result(tmp_path, "s1")
+    card = {
+        "format": 1, "network": {"arch": "timm:x"}, "sha256": "0123456789abcdef",
+        "input": {"mpp": 4.0, "patch_px": 64, "mean": [0.5] * 3, "std": [0.5] * 3,
+                  "classes": ["NC", "G4"]},
+        "init_weights": {"source": "package:tiny 0.1", "file": "t.pth", "sha256": "f" * 64,
+                         "licence": "Apache-2.0"},
+    }  # fmt: skip
+    (tmp_path / "student-0123456789ab.json").write_text(json.dumps(card))
+    text = " ".join(page_of(tmp_path).text.split())
+    assert "package:tiny 0.1, t.pth, SHA-256 ffffffffffff..., licence Apache-2.0" in text
+
+
 def test_looks_at_the_slides_are_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("WSIKD_STATE", str(tmp_path / "state"))
     assert looks_at(["a", "b"], tmp_path) is None

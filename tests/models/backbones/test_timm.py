@@ -6,7 +6,8 @@ import torch
 
 from wsikd.core.errors import ConfigError
 from wsikd.models.backbones.base import macs
-from wsikd.models.backbones.open import build_backbone, imagenet_weights
+from wsikd.models.backbones.open import build_backbone
+from wsikd.models.backbones.pretrained import open_weights
 from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
 from wsikd.models.graders.pooled import build_grader
 
@@ -78,7 +79,7 @@ def test_weights_from_a_file(tmp_path):
     torch.manual_seed(0)
     state = timm.create_model("test_resnet").state_dict()
     torch.save(state, tmp_path / "w.pth")
-    read = imagenet_weights("timm:test_resnet", str(tmp_path / "w.pth"))
+    read = open_weights("timm:test_resnet", str(tmp_path / "w.pth")).state
     ours = build_backbone("timm:test_resnet", weights=read).state_dict()
     assert all(torch.equal(v, state[k.removeprefix("stages.net.")]) for k, v in ours.items())
 
@@ -90,7 +91,7 @@ def test_weights_from_a_file(tmp_path):
         (lambda: build_backbone("timm:test_vit", width=0.5), "one width"),
         (lambda: build_backbone("timm:vgg11"), "no intermediate maps"),
         (lambda: build_backbone("timm:test_vit", weights={}), "do not match"),
-        (lambda: imagenet_weights("timm:vit_base_patch32_plus_256", None), "no weights for it"),
+        (lambda: open_weights("timm:vit_base_patch32_plus_256", None), "no weights for it"),
     ],
 )
 def test_faults_are_one_line(call, message):

@@ -57,7 +57,7 @@ class MilNetwork(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of values dropped in training; none takes the network's own."""
 
-    def check_arch(self) -> None:
+    def check(self) -> None:
         """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
         check_aggregator(self.arch)
 

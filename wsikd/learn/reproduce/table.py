@@ -187,7 +187,10 @@ def _number(value: float) -> float | None:
 def _alike(config: RunConfig) -> dict[str, Any]:
     """The settings that a distilled row and its baseline must share."""
     told = config.model_dump(mode="json")
-    left_out = {"network": ("init", "weights_file"), "data": ("paths", "cache_gb")}
+    left_out = {
+        "network": ("init", "weights", "weights_licence", "weights_file"),
+        "data": ("paths", "cache_gb"),
+    }
     parts = ("student_input", "network", "data", "split", "optim", "augment")
     shared = {k: told[k] for k in parts}
     for part, names in left_out.items():

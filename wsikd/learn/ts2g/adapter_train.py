@@ -16,7 +16,8 @@ from wsikd.learn.data.views import Views
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.ts2g.method import Ts2g, Ts2gConfig, embedding_terms
 from wsikd.learn.ts2g.pairs import PairSet, load_pairs
-from wsikd.models.backbones.open import build_backbone, imagenet_weights
+from wsikd.models.backbones.open import build_backbone
+from wsikd.models.backbones.pretrained import open_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
 from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
 from wsikd.models.encoders.base import RANDOM, Encoder, EncoderSpec, read_state
@@ -158,8 +159,8 @@ def open_trunk(trunk: Trunk) -> Backbone:
             torch.manual_seed(0)  # the same trunk for every seed of the adapter
             return build_backbone(trunk.arch)
     if trunk.weights is None:
-        weights = dict(imagenet_weights(trunk.arch, None))
-        return build_backbone(trunk.arch, weights=weights)
+        weights = open_weights(trunk.arch, None).state
+        return build_backbone(trunk.arch, weights=dict(weights))
     file = Path(trunk.weights)
     if file.is_dir():
         file = file / "student" / TRUNK_FILE

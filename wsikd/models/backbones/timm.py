@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
@@ -77,10 +78,7 @@ class TimmBackbone(Backbone):
 def _create(name: str) -> Any:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1)
-        remedy = f"did you mean '{PREFIX}{close[0]}'?" if close else "see timm.list_models()"
-        raise ConfigError(f"network.arch {PREFIX}{name}", "no model of timm", remedy)
+    _check_known(name)
     for options in SIZES:  # the first that the model understands
         try:
             net = timm.create_model(name, pretrained=False, num_classes=0, **options)
@@ -94,14 +92,41 @@ def _create(name: str) -> Any:
     )
 
 
+def _check_known(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(), n=1)
+        remedy = f"did you mean '{PREFIX}{close[0]}'?" if close else "see timm.list_models()"
+        raise ConfigError(f"network.arch {PREFIX}{name}", "no model of timm", remedy)
+
+
 def _load(net: Any, weights: Mapping[str, Tensor]) -> None:
     """Every weight of ``net`` from ``weights``; what else is there belongs to the head."""
     own = net.state_dict()
     net.load_state_dict({k: v for k, v in weights.items() if k in own})
 
 
-def timm_weights(name: str) -> Mapping[str, Tensor]:
-    """Pretrained weights of a model of timm, from its hub.
+def timm_names(name: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model of timm, head included. Raises ConfigError."""
+    import timm
+
+    _check_known(name)
+    with torch.random.fork_rng(devices=[]):
+        net: nn.Module = timm.create_model(name)
+    return {k: tuple(v.shape) for k, v in net.state_dict().items()}
+
+
+def timm_norm(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of the input that timm's weights of a model were trained with."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    return None if found is None else (tuple(found.mean), tuple(found.std))
+
+
+def timm_weights(name: str) -> tuple[Mapping[str, Tensor], str | None]:
+    """Pretrained weights of a model of timm, from its hub, and their licence where timm states it.
 
     Raises:
         ConfigError: there are none, or they cannot be fetched.
@@ -110,7 +135,7 @@ def timm_weights(name: str) -> Mapping[str, Tensor]:
 
     subject = f"network.init: imagenet ({PREFIX}{name})"
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        net: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except RuntimeError as error:
         raise ConfigError(
             subject, "timm has no weights for it", "use network.init: random"
@@ -119,5 +144,6 @@ def timm_weights(name: str) -> Mapping[str, Tensor]:
         raise ConfigError(
             subject,
             "the weights cannot be downloaded",
-            "set network.weights_file to a local copy, or network.init: random",
+            "set network.weights to a local copy or to package:NAME, or network.init: random",
         ) from error
+    return net.state_dict(), net.pretrained_cfg.get("license")

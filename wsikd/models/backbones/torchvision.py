@@ -161,5 +161,5 @@ def torchvision_weights(arch: str) -> Mapping[str, Tensor]:
         raise ConfigError(
             "network.init: imagenet",
             f"the weights of {arch} cannot be downloaded",
-            "set network.weights_file to a local copy, or network.init: random",
+            "set network.weights to a local copy, or network.init: random",
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
+from wsikd.models.files.weights import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,8 +136,4 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], subject: str, sour
 
 def state_digest(net: nn.Module) -> str:
     """SHA-256 of a network's weights, by name."""
-    digest = hashlib.sha256()
-    for key, value in sorted(net.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_of(net.state_dict())

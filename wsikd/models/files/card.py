@@ -24,6 +24,7 @@ from pydantic import (
 from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import BundleError
 from wsikd.core.reading import read_json
+from wsikd.models.files.card_origin import InitWeights, TaughtBy  # noqa: TC001 (pydantic)
 from wsikd.models.files.card_part import CardPart, Real
 from wsikd.models.files.card_shares import Shares  # noqa: TC001 (pydantic reads it)
 from wsikd.models.files.limits import ClassNames, NetworkName, Within, number
@@ -157,17 +158,6 @@ class GuardEntry(CardPart):
     weak: bool
 
 
-class TaughtBy(CardPart):
-    """The teacher of a network: a grader, or an encoder."""
-
-    id: str | None = None
-    licence: str | None = None
-    sha256: str | None = None
-    arch: str | None = None
-    mpp: Real | None = None
-    dim: int | None = None
-
-
 class Card(CardPart):
     """The entries of every card.
 
@@ -285,6 +275,7 @@ class GraderCard(Card):
         package: that makes the network; None where wsikd or timm does.
         method: that it was trained with.
         teacher: that it was distilled from.
+        init_weights: pretrained weights that its training started from; None: random ones.
         benign: classes that are not cancer.
         seen: keyed hashes of slides, patients and images that it learnt from; checked by
             ``wsikd.learn.engine.leakage``.
@@ -318,6 +309,7 @@ class GraderCard(Card):
     package: str | None = None
     method: str | None = None
     teacher: TaughtBy | None = None
+    init_weights: InitWeights | None = None
     benign: list[str] | None = None
     seen: Any = None
     data: list[str] | None = None

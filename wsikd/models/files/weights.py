@@ -1,7 +1,8 @@
-"""Weights as a safetensors file, with the permissions that any other file gets."""
+"""Weights as a safetensors file, with the permissions that any other file gets; their digest."""
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from typing import TYPE_CHECKING
 
@@ -33,3 +34,12 @@ def write_weights(
     mode = stat.S_IMODE(path.stat().st_mode)
     save_file(dict(state), path, metadata=dict(metadata) if metadata else None)
     path.chmod(mode)
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state dict, by name."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

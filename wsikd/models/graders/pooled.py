@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from wsikd.models.backbones.base import Backbone
+    from wsikd.models.files.card_origin import InitWeights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,) * 3, (1.0,) * 3),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+}
+"""Mean and deviation of an input of 0 to 1, per channel."""
 
 
 class Grader(nn.Module):
@@ -35,6 +42,7 @@ class Grader(nn.Module):
         options: settings of a network of ``GRADERS``, kept in its card; none for others.
         colour: "rgb", or what takes colour away, see ``models.colour.without_colour``; mean and std
             are then of what it leaves.
+        origin: pretrained weights that its training started from.
         corner_aligned: up-sampling puts corners on corners instead of half-pixel centres.
     """
 
@@ -44,6 +52,7 @@ class Grader(nn.Module):
     pooled = True
     colour = "rgb"
     corner_aligned = False
+    origin: InitWeights | None = None
 
     def __init__(
         self,
@@ -160,7 +169,8 @@ def build_grader(
         arch: an entry of ``BACKBONES`` or of ``GRADERS``, or "timm:NAME".
         classes: number of logits.
         width: factor on the channels, where the network scales.
-        input_norm: "none" (0 to 1) or "imagenet" (its mean and deviation).
+        input_norm: of ``NORMS``: "none" (0 to 1), "imagenet" (its mean and deviation) or "half"
+            (-1 to 1).
         upsample: factor on the input.
         weights: ImageNet state dict of the backbone, None for random.
         drop_pools: halvings of the grid to leave out, see ``backbone.drop_strides``.
@@ -171,9 +181,7 @@ def build_grader(
     Raises:
         ConfigError: the network is unknown, the weights do not fit it, or it has fewer halvings.
     """
-    norm = ((0.0,) * 3, (1.0,) * 3)
-    if input_norm == "imagenet" and colour == "rgb":
-        norm = (IMAGENET_MEAN, IMAGENET_STD)
+    norm = NORMS[input_norm if colour == "rgb" else "none"]
     return assemble(
         arch, classes, mean=norm[0], std=norm[1], width=width, upsample=upsample, weights=weights,
         drop_pools=drop_pools, options=options, colour=colour,

