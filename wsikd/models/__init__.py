@@ -1,1 +1,1 @@
-"""Networks, and the file that carries one."""
+"""Networks and their files."""

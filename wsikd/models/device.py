@@ -1,4 +1,4 @@
-"""Which device to compute on, and networks on none."""
+"""Choice of the device, deterministic algorithms, and networks without memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Networks made within have shapes, but neither memory nor weights."""
+    """Networks that are made in the block have shapes, but neither memory nor weights."""
     with torch.device("meta"), _Undrawn():
         yield
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws no weights: to draw them without memory, PyTorch imports its compiler, for seconds."""
+    """Skips random weights, for which PyTorch would import its compiler for seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
@@ -33,9 +33,9 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def deterministic(*, wanted: bool) -> Iterator[None]:
-    """Only algorithms that repeat bit for bit while the block runs, if ``wanted``.
+    """Use only bit-reproducible algorithms while the block runs, if ``wanted``.
 
-    Where PyTorch has none for an operation on a GPU, it warns and takes another. If not wanted,
+    If PyTorch has none for an operation on a GPU, it warns and takes another. If not ``wanted``,
     cuDNN times its algorithms and takes the fastest.
     """
     if not wanted:
@@ -67,7 +67,7 @@ def pick_device(name: str = "auto") -> torch.device:
             ``cuda:N``, or ``mps`` on a Mac that has it.
 
     Raises:
-        ConfigError: there is no such device here, or it is of another kind.
+        ConfigError: this machine has no such device, or the kind is not supported.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -2,9 +2,9 @@
 
 The features of a field are the mean and the standard deviation of every channel of the network's
 maps. Their distance from the training fields is that of P. C. Mahalanobis, isotropic outside the
-principal directions of the training fields; a slide's is the mean over its fields. Students of
-today have the guard of ``wsikd.models.guard``; this one is read, and no longer fitted. N fields, F
-features, B fields in a batch.
+principal directions of the training fields; a slide's distance is the mean over its fields. This
+guard is still read, but no longer fitted: new students have the guard of ``wsikd.models.guard``.
+N fields, F features, B fields in a batch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureGuard:
-    """Where the training fields lie, and how far a slide may be.
+    """The distribution of the training fields, and the threshold of a slide's distance from it.
 
     Attributes:
-        mean: of the training fields, float32 (F,).
+        mean: mean of the training fields, float32 (F,).
         scale: their standard deviation, float32 (F,).
         axes: float32 (F, K); ``(features - mean) / scale @ axes`` has unit variance in the
             training.
-        rest: mean square per feature that the K directions leave of a training field.
+        rest: mean square per feature of a training field outside the K directions.
         threshold: mean distance beyond which a slide differs from the training.
         train_slides: slides of the training fields.
         val_slides: slides that the threshold was chosen on.
@@ -46,7 +46,7 @@ class FeatureGuard:
 
     @property
     def weak(self) -> bool:
-        """Whether too few validation slides carry the threshold."""
+        """Whether the threshold was chosen on too few validation slides."""
         return self.val_slides < ENOUGH
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -54,41 +54,41 @@ class FeatureGuard:
         away = (features - self.mean) / self.scale
         along = away @ self.axes
         inside = np.einsum("nk,nk->n", along, along, dtype=np.float64)
-        held = along / self.lengths  # away, along axes of length 1
+        held = along / self.lengths  # components along axes of unit length
         left = np.einsum("nf,nf->n", away, away, dtype=np.float64)
         left -= np.einsum("nk,nk->n", held, held, dtype=np.float64)
         total = inside + np.maximum(left, 0) / self.rest
         return np.asarray(np.sqrt(total / len(self.mean)), np.float64)
 
     def reading(self) -> FeatureReading:
-        """What takes the distances of a slide's fields."""
+        """Measure a slide: make an object that receives its fields."""
         return FeatureReading(self)
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:
-        """Of the axes, (K,)."""
+        """Lengths of the axes, (K,)."""
         return np.asarray(np.maximum(np.linalg.norm(self.axes, axis=0), 1e-12), np.float32)
 
 
 @dataclass
 class FeatureReading:
-    """Takes the distances of a slide's fields while they pass by."""
+    """Measures a slide's distance from its fields, which it receives batch by batch."""
 
     guard: FeatureGuard
     _sum: float = field(default=0.0, init=False)
     _fields: int = field(default=0, init=False)
 
     def watch(self, index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
-        """See :class:`wsikd.models.guard.Reading`; the patches do not matter here."""
+        """Ignore the patches, which only :class:`wsikd.models.guard.Reading` uses."""
 
     def look(self, features: NDArray[np.float32]) -> None:
-        """Look at a batch: features (B, F)."""
+        """Receive a batch: features (B, F)."""
         self._sum += float(self.guard.distances(features).sum())
         self._fields += len(features)
 
     @property
     def distance(self) -> float | None:
-        """Of the slide, in multiples of the threshold; None without a field."""
+        """The slide's distance, in multiples of the threshold; None without a field."""
         if not self._fields:
             return None
         return self._sum / self._fields / max(self.guard.threshold, 1e-12)

@@ -1,4 +1,4 @@
-"""Batches that a device has no memory for are computed in halves."""
+"""Computes batches in smaller parts when the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 
 
 class Halved:
-    """Computes batches, and parts of them once the device ran out of memory.
+    """Computes batches; each time the device runs out of memory, it halves the size of the parts.
 
     Attributes:
-        most: patches that are computed at once; None: any number.
+        most: greatest number of patches that are computed at once; None: any number.
     """
 
     def __init__(
         self, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], device: torch.device
     ) -> None:
-        """Wrap what computes a batch, uint8 (B, height, width, 3) -> float32 (B, D)."""
+        """Wrap ``run``, which maps uint8 (B, height, width, 3) to float32 (B, D)."""
         self.run, self.device = run, device
         self.most: int | None = None
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What ``run`` makes of a batch, whole or part by part.
+        """Apply ``run`` to a batch, as a whole or in parts.
 
         Raises:
             ConfigError: not even one patch fits.

@@ -12,14 +12,14 @@ TIMM = "timm"
 
 
 def split_encoder(name: str) -> tuple[str, str] | None:
-    """Prefix and argument of an encoder's name; None where it is the path of a file or folder."""
+    """Prefix and argument of an encoder's name; None if it is the path of a file or folder."""
     prefix, colon, argument = name.partition(":")
     known = colon and prefix in known_names(ENCODERS, "encoders")
     return (prefix, argument) if known else None
 
 
 def no_encoder(name: str) -> ConfigError:
-    """The error of a name that is neither an encoder nor a path that exists."""
+    """The error for a name that is neither an encoder nor an existing path."""
     prefixes = known_names(ENCODERS, "encoders")
     prefix, colon, argument = name.partition(":")
     close = difflib.get_close_matches(prefix, prefixes, n=1, cutoff=0.5) if colon else []
@@ -34,14 +34,14 @@ def no_encoder(name: str) -> ConfigError:
 
 
 def is_grader(arch: str) -> bool:
-    """Whether a name is one of ``GRADERS`` or of a package's graders, and no backbone."""
+    """Whether a name is in ``GRADERS`` or a package's graders, and not a backbone."""
     if arch in GRADERS:
         return True
     return arch not in BACKBONES and source_of(GRADERS, arch, kind="graders") is not None
 
 
 def check_grader(arch: str) -> None:
-    """Refuse a name that no table and no package offers; timm's are asked for by timm.
+    """Refuse a name that neither wsikd nor a package offers; timm checks its own names later.
 
     Raises:
         ConfigError: the name is unknown.
@@ -51,7 +51,7 @@ def check_grader(arch: str) -> None:
 
 
 def check_aggregator(arch: str) -> None:
-    """Refuse a network over bags that no table and no package offers. Raises ConfigError."""
+    """Refuse a bag network that neither wsikd nor a package offers. Raises ConfigError."""
     check_known(AGGREGATORS, arch, kind="aggregators")
 
 
@@ -60,7 +60,7 @@ def card_entry(arch: str, *kinds: str) -> dict[str, str]:
 
     Args:
         arch: name of the network.
-        kinds: what it may be, of ``wsikd.core.registry.KINDS``.
+        kinds: kinds that it may be, from ``wsikd.core.registry.KINDS``.
 
     Returns:
         ``{"package": "name 1.0"}``, or nothing for networks of wsikd and of timm.
@@ -74,7 +74,7 @@ def install_it(package: str | None, remedy: str) -> str:
     """The remedy for a network that cannot be made: install the package that its card names.
 
     Args:
-        package: entry of the card; None where it names none.
-        remedy: without a package.
+        package: entry of the card; None if it names none.
+        remedy: the remedy without a package.
     """
     return f"install the package {package}, which makes it" if package else remedy

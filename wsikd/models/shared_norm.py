@@ -9,10 +9,10 @@ from torch import Tensor, distributed, nn
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """As ``BatchNorm2d``, but in training the mean and variance are of all processes together.
+    """``BatchNorm2d`` whose mean and variance in training are over the batches of all processes.
 
-    Every process must bring as many values. Slopes flow through both, so that data parallelism
-    gives the gradient of the whole batch.
+    Every process must have the same number of values. Gradients flow through mean and variance, so
+    that data parallelism gives the gradient of the whole batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,18 +50,18 @@ def share_norms(module: nn.Module) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is its slope, as often as it is differentiated."""
+    """Sum over the processes. Its gradient is such a sum too, and so are higher derivatives."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        """All parts together."""
+        """Sum the parts of all processes."""
         whole = part.clone()
         distributed.all_reduce(whole)
         return whole
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        """Every part has a share in what all processes make of the sum."""
+        """Sum the gradients of all processes, since each uses the sum."""
         return _over(slopes[0])
 
 

@@ -39,5 +39,4 @@ ENCODERS: dict[str, str] = {
 """Prefix of ``PREFIX:ARGUMENT`` -> ``(argument, *, weights, licence) -> Encoder``."""
 
 FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "wsinfer": "torchscript_model.pt"}
-"""What a student is written as for other programs: kind -> file of weights; the last is the name
-that WSInfer and QuPath look for."""
+"""Export format -> file of weights. WSInfer and QuPath require the last name."""

@@ -1,1 +1,1 @@
-"""Networks as files: weights with a card that describes them."""
+"""Files of networks: weights, and a card that describes them."""

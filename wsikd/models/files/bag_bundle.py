@@ -24,7 +24,7 @@ class BagBundle:
 
     Attributes:
         path: its folder.
-        card: all that was written of it.
+        card: its card.
     """
 
     path: Path
@@ -38,17 +38,17 @@ class BagBundle:
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings that it takes."""
+        """Width of its input embeddings."""
         return int(self.card.network.dim)
 
     @property
     def encoder(self) -> Mapping[str, Any]:
-        """The record of what made the embeddings that it was trained on."""
+        """The record of the encoder of its training embeddings."""
         return self.card.encoder
 
     @property
     def threshold(self) -> float | None:
-        """A slide is positive where the last class's probability reaches it; None: no choice."""
+        """Least probability of the last class for a positive slide; None: none was chosen."""
         value = self.card.threshold
         return None if value is None else float(value)
 

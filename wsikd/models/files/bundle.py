@@ -1,7 +1,7 @@
-"""A bundle: one network as ``model.safetensors`` plus ``card.json``, which says how to use it.
+"""A bundle: one network as ``model.safetensors`` plus ``card.json``, which describes its use.
 
 Nothing in a bundle is ever executed. The card is written last: a folder without one is unfinished.
-PyTorch is imported where weights are read, not with this module.
+PyTorch is imported only when weights are read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LICENCE = "The weights inherit the terms of the data they were trained on; check
 
 @dataclass(frozen=True)
 class StudentBundle:
-    """A network on disk, checked."""
+    """A network on disk, whose files have been checked."""
 
     path: Path
     spec: InputSpec
@@ -49,14 +49,14 @@ class StudentBundle:
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
-        """Its state dict, floating point as float32; raises BundleError where it is unreadable."""
+        """Its state dict, floating point as float32. Raises BundleError if it is unreadable."""
         weights = _read_weights(self.path / WEIGHTS)
         _check_normalisation(self.path, weights, self.spec)
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
     @cached_property
     def guard(self) -> Guard | FeatureGuard | None:
-        """What withholds grades; None where the card has none. Raises BundleError."""
+        """Its guard; None if the card has none. Raises BundleError."""
         return read_guard(self.path, self.card.guard)
 
     @property
@@ -77,17 +77,17 @@ class StudentBundle:
 
     @property
     def width(self) -> float:
-        """Factor on its channels."""
+        """Factor on the number of its channels."""
         return float(self.card.network.width)
 
     @property
     def drop_pools(self) -> int:
-        """Halvings of its grid that were left out."""
+        """Number of its downsampling steps that were removed."""
         return int(self.card.network.drop_pools)
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """Settings of a network that has any, see ``grader.GRADERS``."""
+        """Settings of the network, if it has any, see ``wsikd.models.tables.GRADERS``."""
         return dict(self.card.network.options or {})
 
     @property
@@ -97,7 +97,7 @@ class StudentBundle:
 
     @property
     def temperature(self) -> float | None:
-        """The temperature that its logits are divided by; None if it was not fitted."""
+        """Its logits are divided by this temperature; None if it was not fitted."""
         value = self.card.temperature
         return None if value is None else float(value)
 
@@ -115,17 +115,17 @@ def save_bundle(
     """Write a network and its card.
 
     Args:
-        folder: where to; made if missing. An older bundle stays there until the new one is whole.
+        folder: made if missing. An older bundle in it is replaced when the new one is complete.
         grader: the network.
-        spec: what it is to be given.
+        spec: its input.
         arch: its entry in ``BACKBONES``.
-        width: factor on its channels.
-        guard: against slides unlike its training, kept in a file of its own.
+        width: factor on the number of its channels.
+        guard: its guard, which has a file of its own.
         card: further entries of :class:`GraderCard`, JSON values.
 
     Raises:
         ValueError: an entry of the card has the wrong type or is out of range.
-        OutputError: the folder cannot be written, or holds something else than a bundle.
+        OutputError: the folder cannot be written, or holds something that is not a bundle.
     """
     from wsikd.models.backbones.base import macs
     from wsikd.models.files.weights import write_weights
@@ -154,9 +154,9 @@ def save_bundle(
 
 
 def peek_bundle(path: str | Path) -> StudentBundle:
-    """Read the card of a bundle folder, or of the bundle in a run folder, and check it alone.
+    """Read and check the card of a bundle folder, or of the bundle in a run folder.
 
-    Needs no PyTorch: whether the weights are the card's shows when they are asked for.
+    This needs no PyTorch. The weights are checked when they are read.
 
     Raises:
         BundleError: there is none, it is unfinished, or its card is damaged.
@@ -173,9 +173,9 @@ def load_bundle(
 
     Args:
         path: the folder.
-        known: whether the bundle's weights are those that its card names, whether one of the
-            same ``key`` has been read before; what that showed is then not looked at again, and
-            the weights are left unread until they are asked for.
+        known: returns whether a bundle with the same ``key`` has been checked before. If so, its
+            weights are not checked again, and are read when they are needed. It is asked only if
+            the digest of the weights is that of the card.
 
     Raises:
         BundleError: there is none, it is unfinished or damaged, or weights and card disagree.
@@ -225,7 +225,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], str | None]:
-    """Shape and type of every tensor, and what was sealed in at saving; no weight is read."""
+    """Shape and type of every tensor, and the header's ``wsikd`` entry, without any weights."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -239,7 +239,7 @@ def _read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
 
 
 def _sealed(network: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
-    """What weights mean nothing without, to be kept in their own file."""
+    """The ``wsikd`` entry of the weights' header: network and input, which the weights need."""
     return json.dumps({"network": network, "input": spec}, sort_keys=True)
 
 
@@ -256,7 +256,7 @@ def _empty(network: Mapping[str, Any], spec: InputSpec) -> Grader:
 
 
 def _check_fit(folder: Path, card: GraderCard, spec: InputSpec) -> None:
-    """Header of the weights against the card and against the network that the card names."""
+    """Compare the header of the weights with the card and with the network that it names."""
     shapes, types, sealed = _read_header(folder / WEIGHTS)
     arch = card.network.arch
     try:
@@ -310,7 +310,7 @@ def _shapes(network: Mapping[str, Any], spec: InputSpec) -> dict[str, Tensor]:
     try:
         with without_memory():
             return _empty(network, spec).state_dict()
-    except NotImplementedError:  # some of timm's compute with weights while they are made
+    except NotImplementedError:  # some of timm's networks compute with weights in __init__
         return _empty(network, spec).state_dict()
 
 

@@ -1,7 +1,7 @@
 """The ``card.json`` of a bundle: one pydantic model for each kind of network.
 
-A card is written from its model and read into it. Entries that the model does not know, of another
-wsikd of the same format, are kept. This module needs no PyTorch.
+The model writes and reads the card. Unknown entries, from another version of wsikd with the same
+card format, are kept. This module needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class InputSpec:
     Attributes:
         mpp: um per pixel of its patches.
         patch_px: side of a patch at that resolution.
-        mean: per channel, in units of 0 to 1.
-        std: per channel, in units of 0 to 1.
+        mean: mean of each channel, for values of 0 to 1.
+        std: standard deviation of each channel, for values of 0 to 1.
         classes: names in the order of the logits.
-        student_input: "native", "half" or "upsampled"; the network up-samples by itself.
-        upsample: the factor by which it does.
-        corner_aligned: it does so with corners on corners.
-        colour: "rgb", or "grey" or "haematoxylin": the network takes colour away by itself, and
-            mean and std are of what is left.
+        student_input: "native", "half" or "upsampled"; the network itself up-samples.
+        upsample: factor of the up-sampling.
+        corner_aligned: the up-sampling aligns corners.
+        colour: "rgb", "grey" or "haematoxylin". The network itself removes the colour; mean and std
+            are of the result.
     """
 
     mpp: float
@@ -89,7 +89,7 @@ class Training(CardPart):
 class Calibration(CardPart):
     """Errors of the probabilities on validation, before and after the temperature.
 
-    "After" is cross-fitted by slide, save in cards of 0.1.0, which do not say so.
+    "After" is cross-fitted by slide, except in cards of 0.1.0, which lack that entry.
     """
 
     temperature: Real | None = None
@@ -111,22 +111,23 @@ class ShareOfSlides(CardPart):
 
 
 class SharesCalled(CardPart):
-    """Share of tissue that is called cancer, and that is expected to be."""
+    """Share of tissue that is classified as cancer, and share that is expected to be cancer."""
 
     called: ShareOfSlides
     expected: ShareOfSlides | None = None
 
 
 class CancerShares(CardPart):
-    """What the thresholds of cancer are computed from, see ``wsikd.core.cancer_threshold``.
+    """Data for the thresholds of cancer, see ``wsikd.core.cancer_threshold``.
 
     Attributes:
         with_cancer: labelled tissue of validation slides with cancer.
         benign: benign tissue of all validation slides.
-        wrong_pattern: share of the cancer that is called a pattern which the slide does not have.
-        kept: slides with cancer that reach the thresholds of the other slides at 0.95.
-        slides_with_cancer: of so many; ``assured`` of further ones, at 95 % and optimistic.
-        slides: validation slides.
+        wrong_pattern: share of the cancer that is classified as a pattern the slide does not have.
+        kept: number of slides with cancer that reach the thresholds at 0.95 of the other slides.
+        slides_with_cancer: number of validation slides with cancer.
+        assured: 95 % lower bound of the share ``kept`` on further slides; optimistic.
+        slides: number of validation slides.
     """
 
     with_cancer: SharesCalled
@@ -139,15 +140,15 @@ class CancerShares(CardPart):
 
 
 class GuardEntry(CardPart):
-    """What withholds the grade of slides unlike the training, see ``wsikd.models.guard``.
+    """The guard, which withholds grades of slides unlike the training, see ``wsikd.models.guard``.
 
     Attributes:
-        version: of the method (1: features, 2: texture); a wsikd that does not know it refuses it.
+        version: version of the method (1: features, 2: texture); unknown ones are refused.
         sha256: digest of ``guard.safetensors``, which has the training fields' mean and axes.
         threshold: distance beyond which a slide differs from the training.
-        train_slides: slides of the training fields.
-        val_slides: slides that the threshold was chosen on.
-        weak: these are too few.
+        train_slides: number of slides of the training fields.
+        val_slides: number of slides that the threshold was chosen on.
+        weak: whether ``val_slides`` is too small.
     """
 
     version: Literal[1, 2]
@@ -162,9 +163,9 @@ class Card(CardPart):
     """The entries of every card.
 
     Attributes:
-        format: version of the card. It rises when an older wsikd could not read a newer card.
+        format: version of the card. It increases when older versions cannot read new cards.
         wsikd: version of the program that wrote it.
-        use: what the network may be used for.
+        use: permitted use of the network.
         sha256: digest of the weights file.
     """
 
@@ -176,7 +177,7 @@ class Card(CardPart):
 
     @classmethod
     def made(cls, sha256: str, entries: Mapping[str, Any]) -> Self:
-        """The card of a network that was just made.
+        """Make the card of a new network.
 
         Args:
             sha256: digest of the weights file.
@@ -190,7 +191,7 @@ class Card(CardPart):
         return cls.model_validate(json.loads(json.dumps({**own, **entries, "sha256": sha256})))
 
     def record(self) -> dict[str, Any]:
-        """As it is written to ``card.json``: format and kind first, the digest last."""
+        """The entries of ``card.json``: format and kind first, the digest last."""
         entries = super().record()
         first: dict[str, Any] = {k: entries.pop(k) for k in ("format", "kind") if k in entries}
         digest = {"sha256": entries.pop("sha256")}
@@ -215,7 +216,7 @@ class GraderNetwork(CardPart):
         return options
 
     def settings(self) -> dict[str, Any]:
-        """As ``wsikd.models.graders.pooled.assemble`` takes them."""
+        """Arguments for ``wsikd.models.graders.pooled.assemble``."""
         return {
             "arch": self.arch,
             "width": float(self.width),
@@ -243,11 +244,11 @@ class GraderInput(CardPart):
 
     @classmethod
     def of(cls, spec: InputSpec) -> GraderInput:
-        """The part of a card for a network's input. Raises ValueError."""
+        """Make the entry ``input`` of a card. Raises ValueError."""
         return cls.model_validate(json.loads(json.dumps(asdict(spec))))
 
     def spec(self) -> InputSpec:
-        """The same as plain numbers and tuples."""
+        """The entries as an :class:`InputSpec`."""
         mean, std = (tuple(map(float, values)) for values in (self.mean, self.std))
         return InputSpec(
             mpp=float(self.mpp),
@@ -267,36 +268,36 @@ class GraderCard(Card):
 
     Attributes:
         licence: terms of the weights.
-        not_assessed: what a Gleason score of it leaves out.
-        network: what ``model.safetensors`` belongs to.
+        not_assessed: parts of a pathologist's report that its Gleason score lacks.
+        network: architecture of ``model.safetensors``.
         input: resolution, patch and classes.
         macs: multiply-accumulates of a patch.
-        parameters: how many weights.
-        package: that makes the network; None where wsikd or timm does.
-        method: that it was trained with.
-        teacher: that it was distilled from.
+        parameters: number of weights.
+        package: package that makes the network; None if wsikd or timm does.
+        method: training method.
+        teacher: teacher that it was distilled from.
         init_weights: pretrained weights that its training started from; None: random ones.
         benign: classes that are not cancer.
         seen: keyed hashes of slides, patients and images that it learnt from; checked by
             ``wsikd.learn.engine.leakage``.
         data: digests of the data that it was trained on.
         metrics: figures on the validation part.
-        colour_kappa: kappa of colour histograms on the same patches.
-        temperature: its logits are divided by it; None where none was fitted.
+        colour_kappa: kappa of a classifier by colour histograms on the same patches.
+        temperature: its logits are divided by it; None if it was not fitted.
         calibration: errors of the probabilities before and after.
-        min_area_mm2: least area of cancer on a slide, all patterns together. Up to 0.1.0 it was
-            meant for each pattern alone.
+        min_area_mm2: least area of cancer on a slide, all patterns together. Up to 0.1.0 it applied
+            to each pattern alone.
         min_area_jaccard: agreement of slides with that area, in cards of 0.1.0.
-        min_area_slides: validation slides.
-        cancer: shares of tissue that it calls cancer on validation slides; the threshold of cancer
-            is computed from them.
-        shares: how far shares of classes were off on validation slides; None in cards of 0.1.0,
-            which give no intervals.
-        escalation: which share of fields a teacher has to read again for which agreement; checked
-            by ``wsikd.grade.escalation.rule``.
+        min_area_slides: number of validation slides for that area.
+        cancer: shares of tissue that it classifies as cancer on validation slides; the threshold of
+            cancer is computed from them.
+        shares: errors of the shares of classes on validation slides; None in cards of 0.1.0, so
+            that there are no intervals.
+        escalation: share of fields that a teacher must read again for each agreement; checked by
+            ``wsikd.grade.escalation.rule``.
         training: seed and epochs.
         appearance: stain and focus of the training; checked by ``wsikd.slides.appearance``.
-        guard: which slides are too unlike the training to be graded; None: all are graded.
+        guard: the guard against slides unlike the training; None: all slides are graded.
     """
 
     KIND: ClassVar[str] = "grader"
@@ -329,7 +330,7 @@ class GraderCard(Card):
 
     @property
     def share_errors(self) -> ShareErrors | None:
-        """Errors of the shares of classes; None where the card holds none."""
+        """Errors of the shares of classes; None if the card has none."""
         return self.shares.errors(len(self.input.classes)) if self.shares else None
 
 
@@ -355,10 +356,9 @@ class BagCard(Card):
         kind: "mil".
         network: its entry in ``AGGREGATORS``, options, and width of the embeddings.
         classes: names in the order of the logits.
-        encoder: the record of what embedded the bags that it was trained on.
-        package: that makes the network; None where wsikd does.
-        threshold: a slide is positive where the last class's probability reaches it; None where
-            none was chosen.
+        encoder: the record of the encoder of its training bags.
+        package: package that makes the network; None if wsikd does.
+        threshold: least probability of the last class for a positive slide; None: not chosen.
         point: how the threshold was chosen.
         temperature: its logits are divided by it.
         data: digests of the bags.
@@ -409,10 +409,10 @@ class RegionCard(Card):
     Attributes:
         kind: "region".
         network: its sizes.
-        encoder: the record of what embedded the tiles.
-        mpp: um per pixel of the tiles; None where the grids did not say.
-        grid: tiles along a side of a region.
-        region_px: side of a region.
+        encoder: the record of the encoder of the tiles.
+        mpp: um per pixel of the tiles; None if the grids did not state it.
+        grid: number of tiles along a side of a region.
+        region_px: side of a region in px.
         variant: method of its training.
         data: digests of the grids.
         metrics: figures of its training.
@@ -435,7 +435,7 @@ class RegionCard(Card):
 
 
 class EmbedderNetwork(CardPart):
-    """A trunk and the adapter behind it."""
+    """The network of an embedder: a trunk and its adapter."""
 
     arch: str
     tap: str
@@ -464,10 +464,10 @@ class EmbedderCard(Card):
     Attributes:
         kind: "embedder".
         network: trunk and adapter.
-        encoder: what it is to be given; its digest is that of the file.
-        package: that makes the trunk; None where wsikd or timm does.
+        encoder: description of its input and output; its digest is that of the weights file.
+        package: package that makes the trunk; None if wsikd or timm does.
         teacher: the encoder whose embeddings it learnt.
-        targets: how they were scaled.
+        targets: scaling of these embeddings.
         data: digests of the data that it was trained on.
         metrics: figures on the validation part.
         training: seed and epochs.
@@ -491,7 +491,7 @@ class DetectorCard(Card):
     Attributes:
         kind: "detector".
         network: settings of ``wsikd.learn.ts2g.detect_method.DetectNetwork``.
-        classes: of the boxes.
+        classes: names of the classes of boxes.
         data: digests of the images.
         metrics: figures on the validation part.
         training: seed and epochs.
@@ -524,7 +524,7 @@ AnyCard = Annotated[
 
 
 def card_schema() -> dict[str, Any]:
-    """The JSON schema of ``card.json``, of any kind."""
+    """The JSON schema of ``card.json`` of every kind."""
     return TypeAdapter(AnyCard).json_schema()
 
 
@@ -570,7 +570,7 @@ def read_grader_card(file: Path) -> GraderCard:
 
 
 def reason(error: Exception) -> str:
-    """The first fault that pydantic found, with its place; the text of any other error."""
+    """The first fault that pydantic found and its entry; for other errors, their text."""
     if not isinstance(error, ValidationError):
         return str(error) or type(error).__name__
     first = error.errors(include_url=False, include_input=False)[0]
@@ -582,7 +582,7 @@ def reason(error: Exception) -> str:
 
 
 def _not_finite(value: Any) -> str | None:
-    """Place of the first number that is NaN or infinite, as ``input.mpp``."""
+    """Entry of the first number that is NaN or infinite, such as ``input.mpp``."""
     if isinstance(value, float):
         return None if math.isfinite(value) else ""
     inside = value.items() if isinstance(value, dict) else ()

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 Real = int | float
-"""A number as it is in the file: 2 does not become 2.0."""
+"""A number that keeps its type in the file: 2 does not become 2.0."""
 
 
 class CardPart(BaseModel):
@@ -16,5 +16,5 @@ class CardPart(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     def record(self) -> dict[str, Any]:
-        """JSON values: the entries that it was made with, and no defaults."""
+        """JSON values of the entries that were given, without defaults."""
         return self.model_dump(exclude_unset=True)

@@ -17,12 +17,12 @@ class Shares(CardPart):
 
     Attributes:
         format: version of this part.
-        slides: validation slides; where they are too few, there is nothing else.
-        level: of the intervals.
+        slides: number of validation slides; if it is too small, there are no other entries.
+        level: level of the intervals.
         prior: mix of the classes.
         mix: weights of three estimates.
-        scale: of the variance of an error.
-        quantile: deviations that an interval reaches.
+        scale: scale of the variance of an error.
+        quantile: half width of an interval in standard deviations.
     """
 
     format: Literal[1] = 1
@@ -34,7 +34,7 @@ class Shares(CardPart):
     quantile: Annotated[float, Within("quantile")] | None = None
 
     def errors(self, classes: int) -> ShareErrors | None:
-        """For computing; None where entries are missing or are not of so many classes."""
+        """The errors as arrays; None if entries are missing or the number of classes differs."""
         if self.slides < MIN_SLIDES:
             return too_few(self.slides)
         if self.prior is None or self.mix is None or self.scale is None or self.quantile is None:

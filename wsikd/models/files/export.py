@@ -1,7 +1,7 @@
-"""A student for other programs: ONNX, TorchScript, and a folder that WSInfer and QuPath read.
+"""Export of a student to other programs: ONNX, TorchScript, and a folder for WSInfer and QuPath.
 
-Every export is read back by the runtime it is for and compared with the original network; one
-that differs is not left behind.
+Every export is loaded in its runtime and compared with the original network. One that differs is
+removed.
 """
 
 from __future__ import annotations
@@ -54,25 +54,25 @@ def export_model(
     patches: NDArray[np.uint8] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a student for other programs.
+    """Export a student to other programs.
 
     ``onnx`` and ``torchscript`` take uint8 (B, 3, patch_px, patch_px). ``wsinfer`` is TorchScript
-    on what WSInfer's transforms give, float of 0 to 1 normalised, and its ``config.json`` (J. R.
-    Kaczmarzyk et al., npj Precision Oncology 8:9, 2024). All give logits (B, classes).
+    for the output of WSInfer's transforms (float, 0 to 1, normalised), with a ``config.json`` (J.
+    R. Kaczmarzyk et al., npj Precision Oncology 8:9, 2024). All give logits (B, classes).
 
     Args:
         bundle: the student.
         kind: an entry of ``FILES``.
-        folder: where to; made, or replaced if it holds an export and ``overwrite`` is set.
-        patches: uint8 (N, patch_px, patch_px, 3) of slides, which join random ones in the check.
+        folder: output folder; made, or replaced if it holds an export and ``overwrite`` is set.
+        patches: uint8 (N, patch_px, patch_px, 3) of slides, checked in addition to random ones.
         overwrite: replace an earlier export.
 
     Returns:
-        What ``export.json`` says; ``parity`` holds the greatest difference of a logit.
+        The entries of ``export.json``; ``parity`` has the greatest difference of a logit.
 
     Raises:
         ConfigError: the kind is unknown, or a package that it needs is missing.
-        BundleError: the network cannot be written so, or the copy computes something else.
+        BundleError: the network cannot be exported, or the export computes other values.
         OutputError: the folder holds something else, or cannot be written.
     """
     if kind not in FILES:
@@ -109,7 +109,7 @@ def export_model(
 
 
 def wsinfer_config(bundle: StudentBundle) -> dict[str, Any]:
-    """``config.json`` after WSInfer's schema of model configurations, version 1.0."""
+    """``config.json`` in WSInfer's schema of model configurations, version 1.0."""
     spec = bundle.spec
     norm = {"mean": list(spec.mean), "std": list(spec.std)}
     return {
@@ -128,10 +128,10 @@ def wsinfer_config(bundle: StudentBundle) -> dict[str, Any]:
 
 
 def calibrated(bundle: StudentBundle) -> nn.Module:
-    """The network in eval mode, its logits divided by the card's temperature where there is one.
+    """The network in eval mode, with its logits divided by the card's temperature, if any.
 
-    It maps uint8 or float (B, 3, patch_px, patch_px) of 0 to 255 to logits (B, classes), whose
-    softmax are the probabilities of ``wsikd infer``.
+    It maps uint8 or float (B, 3, patch_px, patch_px) of 0 to 255 to logits (B, classes). Their
+    softmax is the probabilities of ``wsikd infer``.
     """
     network = bundle.network()
     return network if bundle.temperature is None else _Calibrated(network, bundle.temperature)
@@ -148,7 +148,7 @@ class _Calibrated(nn.Module):
 
 
 class _Normalised(nn.Module):
-    """A network whose patches were normalised by somebody else."""
+    """A network for patches that the caller has normalised; it undoes the normalisation."""
 
     mean: Tensor
     std: Tensor
@@ -164,7 +164,7 @@ class _Normalised(nn.Module):
 
 
 def _transformed(spec: InputSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """WSInfer's ToTensor and Normalize on uint8 (B, 3, H, W)."""
+    """WSInfer's ToTensor and Normalize, for uint8 (B, 3, H, W)."""
     mean, std = (np.asarray(v, np.float32).reshape(1, 3, 1, 1) for v in (spec.mean, spec.std))
     return lambda x: np.asarray((x.astype(np.float32) / 255 - mean) / std, np.float32)
 
@@ -183,11 +183,11 @@ def _check_free(place: Place, *, overwrite: bool) -> None:
 
 
 def _write(module: nn.Module, example: Tensor, file: Path, kind: str, bundle: StudentBundle) -> Run:
-    """Write the file; returns it as its own runtime reads it, a function of (B, 3, H, W)."""
+    """Write the file; returns a function of (B, 3, H, W) that runs it in its runtime."""
     writer = _write_onnx if kind == "onnx" else _write_torchscript
     try:
-        # The exporters warn of their age and of every Python number they take as a constant;
-        # what a constant would break is found by the check.
+        # The exporters warn of their deprecation and of each Python number that becomes a
+        # constant; the check finds wrong constants.
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return writer(module.eval(), example, file, bundle)
@@ -230,7 +230,7 @@ def _write_onnx(module: nn.Module, example: Tensor, file: Path, bundle: StudentB
             module, (example,), str(file), dynamo=False, opset_version=OPSET, **names,
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         )  # fmt: skip
-    else:  # tracing knows no way to resample a transformer's positions, and takes a tenth the time
+    else:  # tracing is ten times as fast, but cannot resample a transformer's positions
         torch.onnx.export(
             module, (example,), str(file), dynamo=True, external_data=False, verbose=False,
             dynamic_shapes=[{0: torch.export.Dim("batch")}], **names,
@@ -252,9 +252,9 @@ def _parity(
     bundle: StudentBundle,
     patches: NDArray[np.uint8] | None,
 ) -> dict[str, Any]:
-    """Greatest difference of a logit; in batches of several sizes, which tracing may freeze.
+    """Greatest difference of a logit, over several batch sizes, since tracing may fix the size.
 
-    The limit is 1e-4 of the greatest logit, or 1e-4 where that is below 1.
+    The limit is 1e-4 of the greatest logit, or 1e-4 if that is below 1.
     """
     random = _random(bundle.spec, _RANDOM)
     real = np.empty((0, *random.shape[1:]), np.uint8)

@@ -1,4 +1,4 @@
-"""Networks that are not graders, on disk: ``model.safetensors`` and a ``card.json`` of their kind.
+"""Files of networks that are not graders: ``model.safetensors`` and a ``card.json``.
 
 Nothing in such a folder is ever executed. The card is written last: without it the folder is
 unfinished.
@@ -42,19 +42,19 @@ def write_network(
     """Write weights and their card, which comes last.
 
     Args:
-        folder: made if missing. An older network stays there until the new one is whole.
+        folder: made if missing. An older network in it is replaced when the new one is complete.
         state: weights by name.
-        card: the model of its card.
-        entries: of the card, JSON values.
-        more: further files of weights, by name.
+        card: the pydantic model of its card.
+        entries: entries of the card, JSON values.
+        more: name of each further file -> its weights.
 
     Raises:
-        OutputError: the folder cannot be written, or holds something else than a network.
+        OutputError: the folder cannot be written, or holds something that is not a network.
         ValueError: an entry of the card has the wrong type or is out of range.
     """
     with Place(folder, BUNDLE, folder, whole=True).made() as part:
         for name, weights in {WEIGHTS: state, **(more or {})}.items():
-            # cloned, since some networks of other libraries share weights between layers
+            # Cloned: safetensors refuses weights that layers share.
             own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
             write_weights(part / name, own)
         made = card.made(_sha256(part / WEIGHTS), entries)
@@ -76,10 +76,10 @@ def read_network(path: Path, card: type[OneCard]) -> tuple[Path, OneCard, dict[s
 
     Args:
         path: the folder.
-        card: the model of its card.
+        card: the pydantic model of its card.
 
     Returns:
-        The folder, its card, and the weights that the card describes; floating point as float32.
+        The folder, its card, and its weights; floating point as float32.
 
     Raises:
         BundleError: there is none, it is of another kind, unfinished or damaged.
@@ -104,7 +104,7 @@ def read_network(path: Path, card: type[OneCard]) -> tuple[Path, OneCard, dict[s
 
 
 def _weights(file: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a file with that digest."""
+    """Read the tensors of a file, which must have the digest ``sha256``."""
     try:
         weights = load_file(file)
         digest = _sha256(file)
@@ -119,15 +119,15 @@ def _weights(file: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def check_shapes(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> None:
-    """Hold weights against the network that a card describes, before memory is taken for it.
+    """Compare weights with the network that a card describes, before memory is allocated for it.
 
     Raises:
-        ValueError: they are of another network.
+        ValueError: names or shapes differ.
     """
     try:
         with without_memory():
             expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
-    except NotImplementedError:  # some compute with weights while they are made
+    except NotImplementedError:  # some networks compute with weights in __init__
         return
     if expected != {name: tensor.shape for name, tensor in weights.items()}:
         raise ValueError("the weights are of another network")

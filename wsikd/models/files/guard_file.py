@@ -1,4 +1,4 @@
-"""A bundle's guard: ``guard.safetensors`` beside the weights, whose digest is in the card."""
+"""A bundle's guard: ``guard.safetensors`` beside the weights; the card has its digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GUARD = "guard.safetensors"
 VERSION, FEATURES = 2, 1
-"""Of the guards that are written; the older one is read."""
+"""Versions of guards: ``VERSION`` is written, ``FEATURES`` is still read."""
 _NAMES = {
     FEATURES: ("mean", "scale", "axes", "rest"),
     VERSION: ("mean", "axes", "noise", "centre", "spread", "colour"),
@@ -50,7 +50,7 @@ def write_guard(folder: Path, guard: Guard) -> dict[str, Any]:
 
 
 def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | FeatureGuard | None:
-    """The guard of a bundle; None where its card has none.
+    """Read the guard of a bundle; None if its card has none.
 
     Raises:
         BundleError: the file is missing, damaged, or not the one that the card describes.

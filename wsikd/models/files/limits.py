@@ -1,4 +1,4 @@
-"""Limits on the numbers and names of a card, and pydantic types that keep to them."""
+"""Limits on the numbers and names of a card, and pydantic types that check them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Within:
     written again has the same bytes.
 
     Attributes:
-        name: its entry, which ``LARGEST`` and ``SMALLEST`` may limit.
-        least: the smallest that is accepted, beside ``SMALLEST``.
-        most: the largest, by default that of ``LARGEST``.
-        integer: whole numbers only.
+        name: its entry, which may have limits in ``LARGEST`` and ``SMALLEST``.
+        least: smallest valid value, in addition to ``SMALLEST``.
+        most: largest valid value; by default that of ``LARGEST``.
+        integer: only integers are valid.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Within:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        """A validator that raises as :func:`number`."""
+        """A validator by :func:`number` or :func:`whole`."""
         del source, handler
         return core_schema.no_info_plain_validator_function(self._checked)
 
@@ -63,16 +63,16 @@ class Within:
 
 
 def number(value: Any, name: str, *, least: float = -math.inf, most: float | None = None) -> float:
-    """A finite number.
+    """Check that a value is a finite number within its limits.
 
     Args:
-        value: of a card.
+        value: value of a card.
         name: its entry.
-        least: the smallest that is accepted, beside ``SMALLEST``.
-        most: the largest, by default that of ``LARGEST``.
+        least: smallest valid value, in addition to ``SMALLEST``.
+        most: largest valid value; by default that of ``LARGEST``.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number")
@@ -84,7 +84,7 @@ def number(value: Any, name: str, *, least: float = -math.inf, most: float | Non
 
 
 def whole(value: Any, name: str, *, least: float = 0.0, most: float | None = None) -> int:
-    """A whole number within the same limits. Raises ValueError."""
+    """Check that a value is an integer within the same limits. Raises ValueError."""
     found = number(value, name, least=max(least, 0.0), most=most)
     if not found.is_integer():
         raise ValueError(f"{name} must be a whole number")
@@ -98,7 +98,7 @@ def _limits(name: str, least: float, most: float | None) -> tuple[float, float]:
 
 
 def _class_names(names: Sequence[str]) -> Sequence[str]:
-    """Two or more printable names, each once. Raises ValueError."""
+    """Check that there are two or more distinct printable names. Raises ValueError."""
     for name in names:
         if not name.strip() or not name.isprintable():
             raise ValueError("classes must be names")

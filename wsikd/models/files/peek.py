@@ -1,4 +1,4 @@
-"""Which network a path holds, seen from its card alone. Needs no PyTorch."""
+"""Checks of networks by their cards, without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STUDENT_MPP = 4.0
 
 
 def check_network(path: str | Path, option: str, *kinds: str) -> str:
-    """Refuse a path that holds none of these networks; returns the kind that it holds.
+    """Refuse a path without a network of these kinds; returns the kind that it holds.
 
     Args:
         path: a bundle or run folder.
-        option: which it was given with.
-        kinds: networks of ``wsikd.slides.what_is``, the usual one first.
+        option: the command-line option of the path.
+        kinds: kinds of networks, from ``wsikd.slides.what_is``, the usual one first.
 
     Raises:
         ConfigError: it holds something else.
@@ -47,7 +47,7 @@ def check_network(path: str | Path, option: str, *kinds: str) -> str:
 
 
 def peek_grader(path: str | Path, option: str) -> StudentBundle:
-    """The checked card of a student or teacher; its weights are unread.
+    """Read and check the card of a student or teacher; its weights are not read.
 
     Raises:
         ConfigError: the path holds something else.
@@ -60,12 +60,12 @@ def peek_grader(path: str | Path, option: str) -> StudentBundle:
 def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> None:
     """Refuse a teacher and a student that were swapped.
 
-    They are where the teacher reads coarser pixels, or was itself distilled from the student.
+    They count as swapped if the teacher reads coarser pixels, or was distilled from the student.
 
     Args:
-        teacher: what was given as the teacher.
-        student: what was given as the student.
-        remedy: the right command.
+        teacher: the network given as teacher.
+        student: the network given as student.
+        remedy: the correct command.
 
     Raises:
         ConfigError: they are swapped.
@@ -82,7 +82,7 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
 
 
 def check_networks(teacher: Path, students: Sequence[Path]) -> None:
-    """Look at the cards of a comparison, before anything heavy is imported.
+    """Check the cards of a comparison, before PyTorch is imported.
 
     Raises:
         ConfigError: a path holds something else, or teacher and student are swapped.
@@ -95,7 +95,7 @@ def check_networks(teacher: Path, students: Sequence[Path]) -> None:
 
 
 def teacher_note(bundle: StudentBundle) -> str | None:
-    """A line for those who grade slides with a teacher by mistake; None for a student."""
+    """A hint for users who grade slides with a teacher by mistake; None for a student."""
     mpp = bundle.spec.mpp
     taught = bundle.card.method is None or bundle.card.teacher
     if taught or mpp > _TEACHING_MPP:
@@ -108,6 +108,6 @@ def teacher_note(bundle: StudentBundle) -> str | None:
 
 
 def _place(bundle: StudentBundle) -> Path:
-    """The run folder of a bundle that lies in one, else its own."""
+    """The run folder of a bundle, or its own folder outside a run."""
     run = bundle.path.parent
     return run if (run / "config.yaml").is_file() else bundle.path

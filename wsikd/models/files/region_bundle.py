@@ -19,14 +19,14 @@ _ENCODER = ("id", "sha256", "input_px", "mean", "std")
 
 
 class LoadedRegionEncoder(RegionEncoder):
-    """A region encoder with what its card says.
+    """A region encoder with its card.
 
     Attributes:
         path: its folder.
-        card: all that was written of it.
-        encoder: what embedded the tiles that it was trained on: id, licence, transform, digest.
-        mpp: um per pixel of those tiles; None where the grids did not say.
-        grid: tiles along a side of a region.
+        card: its card.
+        encoder: the encoder of its training tiles: id, licence, transform, digest.
+        mpp: um per pixel of these tiles; None if the grids did not state it.
+        grid: number of tiles along a side of a region.
     """
 
     path: Path
@@ -46,13 +46,13 @@ class LoadedRegionEncoder(RegionEncoder):
         """Refuse regions that differ from those of the training.
 
         Args:
-            encoder: what embedded their tiles, as grids and bags record it.
-            shape: of a region, (D, g, g).
+            encoder: the encoder of their tiles, as recorded in grids and bags.
+            shape: shape of a region, (D, g, g).
             mpp: um per pixel of their tiles; None if unknown, which passes.
-            what: the regions, for the message.
+            what: name of the regions in messages.
 
         Raises:
-            BundleError: another encoder or transform, width, grid or resolution.
+            BundleError: encoder, transform, width, grid or resolution differs.
         """
         own = (self.shape.dim, self.grid, self.grid)
         if tuple(shape) != own:
@@ -75,11 +75,11 @@ def save_region_encoder(
     """Write a region encoder, without a last layer; the card comes last.
 
     Args:
-        folder: where to.
+        folder: the output folder.
         network: the encoder, or a student or teacher of the training.
-        encoder: what embedded the tiles.
+        encoder: the record of the encoder of the tiles.
         mpp: um per pixel of the tiles, if known.
-        grid: tiles along a side of a region.
+        grid: number of tiles along a side of a region.
         card: further entries, JSON values.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Weights as a safetensors file, with the permissions that any other file gets; their digest."""
+"""Weights as a safetensors file, with the usual permissions of a new file; their digest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def write_weights(
     path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a file that others may read where the umask lets them.
+    """Write tensors to a file that others may read if the umask permits it.
 
-    safetensors itself makes files that their owner alone can read.
+    Files of safetensors itself can be read only by their owner.
 
     Args:
         path: the file.
