@@ -17,6 +17,7 @@ from tests.learn.methods.test_contract import place as place
 from wsikd.core.run import RunDir
 from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import default_precision, open_engine
+from wsikd.learn.engine.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("WSIKD_TEST_DEVICE", "cuda:0")
@@ -75,6 +76,25 @@ def test_a_batch_beyond_memory_is_halved(monkeypatch):
     assert asked == [32, 16, 8, 8, 8, 8]
 
 
+WAIT_FOR_THE_DEVICE = ("mil", "detector")
+"""They look at each bag or image by itself."""
+
+
+def without_waiting(step):
+    """A step in which PyTorch refuses whatever makes the host wait for the GPU."""
+
+    def watched(self, *given):
+        if self.device.type != "cuda":
+            return step(self, *given)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(self, *given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return watched
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_trains_as_on_the_cpu_and_resumes(name, stripes, place, monkeypatch):
     file = place / f"{name}.gpu.yaml"
@@ -82,6 +102,9 @@ def test_every_method_trains_as_on_the_cpu_and_resumes(name, stripes, place, mon
     content["optim"] = content.get("optim", {}) | {"deterministic": True}
     file.write_text(yaml.safe_dump({"method": name, **content}))
     runs = {where: place / f"{name}.{where}" for where in ("cpu", "gpu", "killed")}
+
+    if name not in WAIT_FOR_THE_DEVICE:
+        monkeypatch.setattr(Trainer, "_step", without_waiting(Trainer._step))
 
     def train(where, *more):
         device = "cpu" if where == "cpu" else DEVICE

@@ -59,6 +59,17 @@ def deterministic(*, wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same values on a device; the host does not wait for a GPU.
+
+    A copy to a GPU starts from pinned memory, whose allocator keeps a block until the copy has
+    ended.
+    """
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """Find the device of a name.
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsikd.learn.data import augment as augment_module
 from wsikd.learn.data.augment import Chance, Part, augment
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.patch.settings import Augment
@@ -153,3 +154,11 @@ def test_a_range_of_scales_is_not_symmetric():
     assert areas.min() > 0.97
     assert areas.max() < 2.3
     assert areas.mean().item() == pytest.approx(np.mean(np.linspace(1, 1.5, 100) ** 2), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (6, 4)])
+def test_turning_a_batch_at_once_is_turning_each(size):
+    x = torch.randint(0, 256, (8, 3, *size), dtype=torch.uint8)
+    turns = torch.tensor([[bool(n & bit) for n in range(8)] for bit in (1, 2, 4)])
+    found = augment_module._turned_at_once(x, turns, square=size[0] == size[1])
+    assert torch.equal(found, augment_module.turned(x, turns))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from wsikd.learn.data.augment_settings import Augment
@@ -23,24 +26,31 @@ class Part(NamedTuple):
 
 
 class Chance:
-    """Draws for a part of a step as if for the whole, however many processes share it."""
+    """Draws for a part of a step as if for the whole, however many processes share it.
 
-    def __init__(self, generator: torch.Generator, part: Part | None = None) -> None:
-        """Draw from ``generator``; None: all patches are here."""
-        self.generator, self.part, self.device = generator, part, generator.device
+    It draws on the CPU whatever the device, so that all devices augment alike.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        part: Part | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - it does not change
+    ) -> None:
+        """Draw from ``generator``, of the CPU, for ``device``; no part: all patches are here."""
+        self.generator, self.part, self.device = generator, part, device
 
     def rand(self, count: int, *more: int) -> Tensor:
         """Uniform in 0 to 1, for each of ``count`` patches: float32 (count, *more)."""
-        return self._draw(count, (), more)
+        return upload(self._draw(count, (), more), self.device)
 
     def rows(self, rows: int, count: int) -> Tensor:
-        """The same as float32 (rows, count)."""
+        """The same as float32 (rows, count), on the CPU."""
         return self._draw(count, (rows,), ())
 
     def _draw(self, count: int, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
         start, whole = self.part or (0, count)
-        shape = (*before, whole, *after)
-        drawn = torch.rand(shape, generator=self.generator, device=self.device)
+        drawn = torch.rand((*before, whole, *after), generator=self.generator)
         return drawn.narrow(len(before), start, count)
 
 
@@ -83,7 +93,7 @@ def recolour(x: Tensor, options: Augment, chance: Chance) -> Tensor:
 def _crops(x: Tensor, side: int, chance: Chance) -> Tensor:
     """A square part of each patch, wherever it fits with equal chance."""
     rows, columns = (x.shape[-2] - side + 1, x.shape[-1] - side + 1)
-    draw = chance.rows(2, len(x)).cpu()
+    draw = chance.rows(2, len(x))
     places = (draw * torch.tensor([[rows], [columns]])).long().T.tolist()
     parts = [
         p[:, top : top + side, left : left + side] for p, (top, left) in zip(x, places, strict=True)
@@ -97,7 +107,11 @@ def recolours(options: Augment) -> bool:
 
 
 def draw_turns(count: int, options: Augment, chance: Chance) -> Tensor:
-    """Which patches are mirrored left-right, upside down and along the diagonal: bool (3, B)."""
+    """Which patches are mirrored left-right, upside down and along the diagonal.
+
+    Returns:
+        bool (3, B), on the CPU.
+    """
     turns = chance.rows(3, count) < 0.5
     if options.flips == "horizontal":
         turns[1:] = False
@@ -124,12 +138,22 @@ def _coin(count: int, options: Augment, chance: Chance) -> Tensor:
 def turned(x: Tensor, turns: Tensor) -> Tensor:
     """The eight symmetries of a square (four of an oblong), chosen by :func:`draw_turns`."""
     square = x.shape[-1] == x.shape[-2]
+    if x.device.type == "cuda":
+        return _turned_at_once(x, turns, square=square)
     made = []
     for patch, (left, up, diagonal) in zip(x, turns.T.tolist(), strict=True):
         axes = [axis for axis, flip in ((-1, left), (-2, up)) if flip]
         patch = patch.flip(axes) if axes else patch
         made.append(patch.transpose(-1, -2) if diagonal and square else patch)
     return torch.stack(made)
+
+
+def _turned_at_once(x: Tensor, turns: Tensor, *, square: bool) -> Tensor:
+    """The same for the whole batch: three launches on a GPU in place of several a patch."""
+    left, up, diagonal = upload(turns, x.device)[..., None, None, None]
+    x = torch.where(left, x.flip(-1), x)
+    x = torch.where(up, x.flip(-2), x)
+    return torch.where(diagonal, x.transpose(-1, -2), x) if square else x
 
 
 def _affine(x: Tensor, options: Augment, chance: Chance) -> Tensor:
@@ -169,10 +193,16 @@ def _colour(x: Tensor, options: Augment, chance: Chance) -> Tensor:
     bright = _uniform(count, options.brightness, chance)
     contrast = _uniform(count, options.contrast, chance)
     saturation = _uniform(count, options.saturation, chance)[:, None, None]
-    luma = torch.tensor(LUMA, device=x.device)
+    luma = _luma(x.device)
     mixing = saturation * torch.eye(3, device=x.device) + (1 - saturation) * luma.expand(3, 3)
     grey = (x.mean((2, 3)) * luma).sum(1)  # saturation leaves the mean grey as it is
     mixing = mixing * (bright * contrast)[:, None, None]
     shift = bright * (1 - contrast) * grey
     y = torch.einsum("bdc,bchw->bdhw", mixing, x) + shift[:, None, None, None]
     return y.clamp(0, 255)
+
+
+@lru_cache(maxsize=8)
+def _luma(device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # it is kept, and used in training too
+        return upload(torch.tensor(LUMA), device)

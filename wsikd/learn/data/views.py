@@ -10,6 +10,7 @@ import torch
 from wsikd.learn.data.augment import Chance, augment, bend, draw_turns, recolour, recolours, turned
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Batch
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -94,25 +95,25 @@ class Views:
             at: where the training stands.
             part: which patches of the step these are; None: all.
         """
-        images = images.to(self.device, non_blocking=True)
+        images = upload(images, self.device)
         taught, wanted = None, self.wanted
         if at is None:
             views = {"low": images if self.averaged else downsample(images, self.factor)}
             wanted = ("low",)
         elif self.averaged:
             chance, options = self.chance(at, part), self.config.augment
-            turns = torch.zeros(3, len(images), dtype=torch.bool, device=self.device)
+            turns = torch.zeros(3, len(images), dtype=torch.bool)
             if options.flips:
                 turns = draw_turns(len(images), options, chance)
             views = {"low": recolour(turned(images, turns), options, chance)}
             wanted = ("low",)
             if self.targets is not None:
-                taught = self.targets.of(indices, turns).to(self.device)
+                taught = self.targets.of(indices, turns, self.device)
         else:
             views = self._drawn(images, indices, at, part)
         return Batch(
             views={k: views[k].contiguous(memory_format=torch.channels_last) for k in wanted},
-            label=torch.from_numpy(self.patches.label[indices]).to(self.device),
+            label=upload(torch.from_numpy(self.patches.label[indices]), self.device),
             slide=tuple(self.patches.slide[i] for i in indices),
             box=torch.from_numpy(indices),
             taught=taught,
@@ -141,13 +142,13 @@ class Views:
     def chance(self, at: Progress, part: Part | None = None) -> Chance:
         """The chance of a step; the same at every call."""
         entropy = np.random.SeedSequence((self.seed, at.epoch, at.step + 1))
-        generator = torch.Generator(self.device)
+        generator = torch.Generator()
         generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        return Chance(generator, part)
+        return Chance(generator, part, self.device)
 
     def _stored_low(self, indices: NDArray[np.int64], at: Progress, part: Part | None) -> Tensor:
         """The slides' own pixels at the student's mpp, augmented by the draw of the high ones."""
-        low = self.patches.low_images(indices, self.config.low_mpp).to(self.device)
+        low = upload(self.patches.low_images(indices, self.config.low_mpp), self.device)
         return augment(low, self.config.augment, self.chance(at, part))
 
 

@@ -17,7 +17,7 @@ from wsikd.core.ranks import processes as processes
 from wsikd.core.ranks import rank as rank
 from wsikd.core.ranks import refuse_team as refuse_team
 from wsikd.core.ranks import refuse_unlaunched
-from wsikd.learn.engine.one_process import CpuProcesses, OneProcess
+from wsikd.learn.engine.one_process import CpuProcesses, LossScale, OneProcess
 from wsikd.models.device import pick_device
 from wsikd.models.shared_norm import share_norms
 
@@ -49,7 +49,7 @@ class Team:
         scaling: of the loss in half precision, whose state belongs into a checkpoint; else None.
     """
 
-    scaling: MixedPrecision | None = None
+    scaling: LossScale | MixedPrecision | None = None
 
     def __init__(self, config: Training, device: str) -> None:
         """Join the others, if any; a context manager, which leaves them at its end.
@@ -65,33 +65,32 @@ class Team:
         refuse_unlaunched()
         self.size, self.rank = processes(), rank()
         where = pick_device(device)
+        if where.type == "cuda":
+            where = torch.device("cuda", where.index or 0)
         _check(config, where, device, self.size)
         self.fabric: Fabric | OneProcess
         # without labels the head may have no gradient, but for slpd's
         idle = not (config.weights.get("ce") or "dino" in config.weights)
-        if where.type != "cpu":
-            self.fabric = self._fabric(config, where, idle=idle)
-        elif self.size > 1:
+        if self.size == 1:
+            self.fabric = OneProcess(config.optim.precision, where)
+            self.scaling = self.fabric.scaling
+        elif where.type == "cpu":
             self.fabric = CpuProcesses(config.optim.precision, idle=idle)
         else:
-            self.fabric = OneProcess(config.optim.precision)
+            self.fabric = self._fabric(config, where, idle=idle)
 
     def _fabric(self, config: Training, where: torch.device, *, idle: bool) -> Fabric:
+        """For several GPUs."""
         from lightning.fabric import Fabric
+        from lightning.fabric.strategies.ddp import DDPStrategy
 
-        more: dict[str, Any] = {}
-        if self.size > 1:
-            from lightning.fabric.strategies.ddp import DDPStrategy
-
-            here = int(os.environ["LOCAL_WORLD_SIZE"])
-            more = {"num_nodes": self.size // here, "devices": here}
-            more["strategy"] = DDPStrategy(
-                find_unused_parameters=idle,
-                broadcast_buffers=False,  # norms are shared, and kept targets do not change
-                gradient_as_bucket_view=True,
-            )
-        else:
-            more["devices"] = [where.index or 0] if where.type == "cuda" else 1
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        more: dict[str, Any] = {"num_nodes": self.size // here, "devices": here}
+        more["strategy"] = DDPStrategy(
+            find_unused_parameters=idle,
+            broadcast_buffers=False,  # norms are shared, and kept targets do not change
+            gradient_as_bucket_view=True,
+        )
         if config.optim.precision == "16-mixed":
             from lightning.fabric.plugins import MixedPrecision
 
@@ -127,6 +126,22 @@ class Team:
         """The module and its optimiser, in the precision and for all processes."""
         made: Any = self.fabric.setup(module, optimizer)
         return made[0], made[1]
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the optimiser updates all weights at once on the device.
+
+        It does on GPUs, but where Lightning scales the loss, whose clipping refuses it.
+        """
+        lightning_scales = self.scaling is not None and not isinstance(self.scaling, LossScale)
+        return self.device.type == "cuda" and not lightning_scales
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update the weights."""
+        if isinstance(self.fabric, OneProcess):
+            self.fabric.step(optimizer)
+        else:
+            optimizer.step()
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,7 @@ from wsikd.core.timing import Waiting, span
 from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
+from wsikd.learn.engine.finite import finite_check
 from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
 from wsikd.learn.engine.samples import BatchMaker, Samples
 from wsikd.learn.engine.schedules import Best, learning_rate
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from wsikd.core.run import RunDir
     from wsikd.learn.engine.distributed import Team
+    from wsikd.learn.engine.finite import FiniteCheck
 
 logger = logging.getLogger(__name__)
 
@@ -167,10 +169,9 @@ class Trainer(Generic[D]):
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
-        fused = team.device.type == "cuda" and team.scaling is None
         groups = param_groups(method, decay_vectors=optim.decay_vectors)
         self._plain = make(
-            groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused or None
+            groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=team.fuses or None
         )
         self.wrapped, self.optimizer = team.setup(self.method, self._plain)
         self.drawn = optim.epoch_patches or len(self.train_indices)
@@ -257,23 +258,27 @@ class Trainer(Generic[D]):
         )
         sums: dict[str, torch.Tensor] = {}
         before = self.epoch * self.steps
-        rate, clock = 0.0, Waiting()
+        rate, clock, check = 0.0, Waiting(), finite_check(self.team, self._plain, self.epoch)
         for step, (images, indices) in enumerate(clock.watch(batches)):
             at = Progress(self.epoch, self.optim.epochs, step, self.steps)
             rate = self.task.schedule(self.optimizer.param_groups, at, self.batch_size)
-            for name, term in self._step(images, indices, at).items():
+            for name, term in self._step(images, indices, at, check).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
             if self.on_step is not None:
                 self.on_step(before + step + 1, self.optim.most_epochs * self.steps)
+        check.flush()
         raw = self.team.mean({name: float(total) / self.steps for name, total in sums.items()})
         weighted = {name: self.weights[name] * value for name, value in raw.items()}
         told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
         return {**told, "waiting": round(clock.share, 3)}
 
     def _step(
-        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress
+        self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, check: FiniteCheck
     ) -> dict[str, torch.Tensor]:
-        """One optimiser step on this process's part of a batch; returns the detached terms."""
+        """One optimiser step on this process's part of a batch; returns the detached terms.
+
+        On a GPU nothing in it waits for the device but ``check``, and that for the step before.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         parts, size = self.optim.accumulate, len(indices) // self.optim.accumulate
@@ -284,37 +289,21 @@ class Trainer(Generic[D]):
             with self.fabric.no_backward_sync(self.wrapped, enabled=part < parts - 1):
                 terms: dict[str, torch.Tensor] = self.wrapped(batch, at)
                 total = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
-                self._check_finite(terms, total.detach(), at)
+                check.see({k: v.detach() for k, v in terms.items()}, total.detach(), at)
                 self.fabric.backward(total / parts)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / parts
         self.task.before_step(at, self._unscale)
-        self.optimizer.step()
+        check.guard(self._plain)
+        self.team.step(self.optimizer)
         self.method.after_step(at)
+        check.step_done()
         return sums
 
     def _unscale(self) -> None:
         """Undo the scaling of gradients in half precision."""
         if self.team.scaling is not None:
             self.team.scaling.unscale_gradients(self._plain)
-
-    def _check_finite(
-        self, terms: dict[str, torch.Tensor], total: torch.Tensor, at: Progress
-    ) -> None:
-        """Stop, in every process, where a term of one of them is not a number."""
-        here = not bool(torch.isfinite(total))
-        if not self.team.any(here=here):
-            return
-        name = next((k for k, v in terms.items() if not bool(torch.isfinite(v))), "total")
-        found = (name, float(terms.get(name, total).detach())) if here else None
-        name, value = next(f for f in self.team.gather(found) if f is not None)
-        raise self.team.told_once(
-            NonFiniteLossError(
-                f"loss term '{name}'",
-                f"is {value} in epoch {at.epoch + 1}, step {at.step + 1}",
-                f"lower optim.lr or that weight; {checkpoints.kept(self.epoch)}",
-            )
-        )
 
     def predict(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits of samples without augmentation, each process its share: float64 (M, C)."""
@@ -327,9 +316,9 @@ class Trainer(Generic[D]):
                 threads=self.optim.threads,
                 read=self.views.read,
             ):
-                logits = self.method.predict(self.views.batch(images, chosen, None))
-                parts.append(logits.cpu().double().numpy())
-        shares = self.team.gather(np.concatenate(parts) if parts else None)
+                parts.append(self.method.predict(self.views.batch(images, chosen, None)))
+            mine = torch.cat(parts).cpu().double().numpy() if parts else None
+        shares = self.team.gather(mine)
         width = next(share.shape[1] for share in shares if share is not None)
         found = np.empty((len(indices), width))
         for rank, share in enumerate(shares):

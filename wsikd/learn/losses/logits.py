@@ -103,9 +103,9 @@ def decoupled_distillation(
 
 def _decouple(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the label against the rest (B, 2), and within the rest (B, C - 1)."""
-    chosen = functional.one_hot(label, logits.shape[1]).bool()
-    others = logits[~chosen].view(len(logits), -1)
-    pair = torch.stack([logits[chosen], others.logsumexp(1)], 1)
+    rest = torch.arange(logits.shape[1] - 1, device=label.device)[None]
+    others = logits.gather(1, rest + (rest >= label[:, None]))
+    pair = torch.cat([logits.gather(1, label[:, None]), others.logsumexp(1, keepdim=True)], 1)
     return functional.log_softmax(pair, 1), functional.log_softmax(others, 1)
 
 

@@ -8,9 +8,13 @@ arXiv 2401.06010; its body was read through the authors' released code, where th
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsikd.models.device import upload
 
 EPS = 1e-8
 FORMS = ("relu_product", "positive_grad", "gradcam")
@@ -55,18 +59,20 @@ def _area(feature: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = feature.shape[-2:]
     if height % size[0] == 0 and width % size[1] == 0:
         return functional.avg_pool2d(feature, (height // size[0], width // size[1]))
-    rows = _overlap(height, size[0]).to(feature)
-    columns = _overlap(width, size[1]).to(feature)
+    rows = _overlap(height, size[0], feature.dtype, feature.device)
+    columns = _overlap(width, size[1], feature.dtype, feature.device)
     return rows @ feature @ columns.T
 
 
-def _overlap(old: int, new: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _overlap(old: int, new: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(new, old): share of each old cell in the mean of each new one; rows sum to one."""
-    step = old / new
-    start = torch.arange(new, dtype=torch.float64)[:, None] * step
-    cell = torch.arange(old, dtype=torch.float64)[None]
-    shared = torch.minimum(start + step, cell + 1) - torch.maximum(start, cell)
-    return shared.clamp(min=0) / step
+    with torch.inference_mode(mode=False):  # it is kept, and used in training too
+        step = old / new
+        start = torch.arange(new, dtype=torch.float64)[:, None] * step
+        cell = torch.arange(old, dtype=torch.float64)[None]
+        shared = torch.minimum(start + step, cell + 1) - torch.maximum(start, cell)
+        return upload((shared.clamp(min=0) / step).to(dtype), device)
 
 
 def downsample(patches: Tensor, factor: float) -> Tensor:

@@ -6,9 +6,14 @@ each compares the patches of its own part of the batch. Letters: B patches, K fe
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsikd.models.device import upload
 
 EPS = 1e-8
 
@@ -50,10 +55,10 @@ def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, 0 for a single patch.
     """
-    pairs = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
-    if not bool(pairs.any()):
+    if len(student) < 2:
         return student.sum() * 0
-    own, target = (_distances(x)[pairs] for x in (student, teacher.detach()))
+    pairs = _different(len(student), 2, student.device)
+    own, target = (_distances(x).flatten()[pairs] for x in (student, teacher.detach()))
     own, target = (d / (d.mean() + EPS) for d in (own, target))
     return functional.smooth_l1_loss(own, target)
 
@@ -72,12 +77,24 @@ def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, 0 for fewer than three patches.
     """
-    same = torch.eye(len(student), dtype=torch.bool, device=student.device)
-    triplets = ~(same[:, :, None] | same[:, None, :] | same[None])
-    if not bool(triplets.any()):
+    if len(student) < 3:
         return student.sum() * 0
-    own, target = (_cosines(x)[triplets] for x in (student, teacher.detach()))
+    triplets = _different(len(student), 3, student.device)
+    own, target = (_cosines(x).flatten()[triplets] for x in (student, teacher.detach()))
     return functional.smooth_l1_loss(own, target)
+
+
+@lru_cache(maxsize=4)
+def _different(count: int, places: int, device: torch.device) -> Tensor:
+    """Flat indices of all pairs, or triplets, of different patches, in order: int64 (n,).
+
+    A GPU that had to find them in a mask would make the host wait for their number.
+    """
+    with torch.inference_mode(mode=False):  # it is kept, and used in training too
+        same = np.eye(count, dtype=bool)
+        if places == 3:
+            same = same[:, :, None] | same[:, None, :] | same[None]
+        return upload(torch.from_numpy(np.flatnonzero(~same)), device)
 
 
 def _distances(x: Tensor) -> Tensor:

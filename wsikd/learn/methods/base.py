@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.config import Settings
+from wsikd.models.device import upload
 from wsikd.slides.what_is import PATCHES
 
 if TYPE_CHECKING:
@@ -38,12 +39,6 @@ class Taught(NamedTuple):
     taps: dict[str, Tensor]
     attention: Tensor | None
 
-    def to(self, device: torch.device) -> Taught:
-        """The same on a device."""
-        attention = None if self.attention is None else self.attention.to(device)
-        taps = {name: tap.to(device) for name, tap in self.taps.items()}
-        return Taught(self.logits.to(device), taps, attention)
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -58,17 +53,23 @@ class Targets:
     place: dict[int, int]
     tables: dict[str, list[NDArray[np.float32]]]
 
-    def of(self, indices: NDArray[np.int64], turns: Tensor) -> Taught:
+    def of(
+        self,
+        indices: NDArray[np.int64],
+        turns: Tensor,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - it does not change
+    ) -> Taught:
         """What the teacher says.
 
         Args:
             indices: int64 (B,), of the patches.
-            turns: bool (3, B), of ``augment.draw_turns``.
+            turns: bool (3, B), of ``augment.draw_turns``, on the CPU.
+            device: of the answers.
         """
-        view = (turns.cpu() * _TURNS[:, None]).sum(0).tolist()
+        view = (turns * _TURNS[:, None]).sum(0).tolist()
         cells = [(v, self.place[int(i)]) for v, i in zip(view, indices, strict=True)]
         found = {
-            name: torch.from_numpy(np.stack([table[v][row] for v, row in cells]))
+            name: upload(torch.from_numpy(np.stack([table[v][row] for v, row in cells])), device)
             for name, table in self.tables.items()
         }
         taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}

@@ -27,6 +27,7 @@ from wsikd.learn.score.thresholds import (
     positives_needed,
     with_intervals,
 )
+from wsikd.models.device import upload
 from wsikd.models.files.bag_bundle import save_bag_network
 from wsikd.models.slide_level.mil import build_mil
 
@@ -65,11 +66,11 @@ class BagViews:
         part: Part | None = None,
     ) -> Batch:
         """Views "bag", filled up with zeros, and "mask"."""
-        bags = bags.to(self.device, non_blocking=True)
+        bags = upload(bags, self.device)
         mask = ~bags[..., 0].isnan()
         return Batch(
             views={"bag": bags.nan_to_num(0.0), "mask": mask},
-            label=torch.from_numpy(self.bags.label[indices]).to(self.device),
+            label=upload(torch.from_numpy(self.bags.label[indices]), self.device),
             slide=tuple(self.bags.slide[i] for i in indices),
             box=torch.from_numpy(indices),
         )

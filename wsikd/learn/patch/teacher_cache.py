@@ -22,6 +22,7 @@ from wsikd.learn.data.augment import turned
 from wsikd.learn.data.views import is_enumerable
 from wsikd.learn.losses.maps import to_grid
 from wsikd.learn.methods.base import KeptTeacher, Targets
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,8 +204,8 @@ class _Asker:
         for images, part in self.patches.batches(
             self.indices, self.batch_size, threads=self.config.optim.threads
         ):
-            turns = flags.expand(3, len(part)).to(device)
-            found = self._ask(turned(images.to(device), turns).float())
+            turns = flags.expand(3, len(part))
+            found = self._ask(turned(upload(images, device), turns).float())
             yield (
                 slice(start, start + len(part)),
                 {name: value.cpu().numpy() for name, value in found.items()},

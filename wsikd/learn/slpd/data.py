@@ -12,6 +12,7 @@ import torch
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.data.prefetch import read_ahead
 from wsikd.learn.methods.base import Batch
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,7 @@ class RegionViews:
         assert part is not None
         crops = self.crops
         rng = np.random.default_rng((self.seed, 1, at.epoch, at.step))
-        x = grids.to(self.device, non_blocking=True)
+        x = upload(grids, self.device)
         views = {}
         for name, side, count in (
             ("global", crops.global_grid, crops.global_views),
@@ -198,13 +199,13 @@ class RegionViews:
             corner = rng.integers(0, free, (2, count, part.whole))[..., own]
             chance = np.array([crops.hflip, 0.5 * crops.vflip, 0.5 * crops.transpose])
             turned = rng.random((3, count, part.whole))[..., own] < chance[:, None, None]
-            top, left = torch.from_numpy(corner).to(self.device)
-            views[name] = crop(x, top, left, side, torch.from_numpy(turned).to(self.device))
+            top, left = upload(torch.from_numpy(corner), self.device)
+            views[name] = crop(x, top, left, side, upload(torch.from_numpy(turned), self.device))
         table = self.regions.table
         slide = table.slide_index[indices].tolist()
         return Batch(
             views=views,
             label=torch.zeros(len(indices), dtype=torch.int64, device=self.device),
             slide=tuple(table.slides[s] for s in slide),
-            box=torch.from_numpy(np.asarray(indices)).to(self.device),
+            box=upload(torch.from_numpy(np.asarray(indices)), self.device),
         )

@@ -18,6 +18,7 @@ from wsikd.learn.ts2g.detect_method import Detect, DetectConfig, DetectNetwork
 from wsikd.learn.ts2g.detect_score import mean_average_precision
 from wsikd.learn.ts2g.detectors import Detector, build_detector
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, resnet_weights
+from wsikd.models.device import upload
 from wsikd.models.encoders.base import read_state
 from wsikd.models.files.card import CARD, REMEDY, DetectorCard
 from wsikd.models.files.folder import read_network, write_network
@@ -51,8 +52,8 @@ class ImageViews:
     ) -> Batch:
         """View "image"."""
         return Batch(
-            views={"image": images.to(self.device, non_blocking=True)},
-            label=torch.from_numpy(self.images.label[indices]).to(self.device),
+            views={"image": upload(images, self.device)},
+            label=upload(torch.from_numpy(self.images.label[indices]), self.device),
             slide=tuple(self.images.files[i].stem for i in indices),
             box=torch.from_numpy(indices),
         )

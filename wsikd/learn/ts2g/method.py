@@ -28,6 +28,7 @@ from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,7 @@ class Ts2g(Method):
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """The terms that were asked for."""
-        target = self.targets[batch.box.to(self.targets.device)]
+        target = self.targets[upload(batch.box, self.targets.device)]
         found = embedding_terms(self.predict(batch), target)
         return {name: found[name] for name in self.terms}
 
