@@ -1,15 +1,19 @@
-"""``wsikd info``: what a slide is."""
+"""``wsikd info``: what a slide is, or a network."""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from .common import Batch, slide_options, tissue_options
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@click.command(short_help="Show what a slide is, its resolution and its tissue.")
+
+@click.command(short_help="Show what a slide or a student is.")
 @click.argument("slides", nargs=-1, required=True)
 @click.option(
     "--mag",
@@ -41,7 +45,10 @@ def info(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Show what reads a slide, its levels, resolution and where it came from, tissue and fields."""
+    """Show what reads a slide, its levels, resolution and where it came from, tissue and fields.
+
+    Of a student or teacher (run folder or bundle): its classes, input, figures and guard.
+    """
     from wsikd.slides.listing.inputs import check_slides, own_tissue
     from wsikd.slides.listing.manifest import find_slides
     from wsikd.slides.listing.sidecar import tissue_method
@@ -51,12 +58,34 @@ def info(
     asked = Asked(sizes, patch_size, tissue_method(tissue), min_tissue, threads)
     asked.check()
     batch = Batch(None)
+    networks = _networks(slides)
+    slides = tuple(item for item in slides if item not in networks)
     check_slides(slides, "wsikd info")
-    entries = find_slides(
-        slides, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+    if not as_json:
+        for name, rows in networks.items():
+            wide = max(map(len, rows))
+            click.echo(
+                "\n".join([name, *(f"  {key:<{wide}} {said}" for key, said in rows.items())])
+            )
+    entries = (
+        []
+        if not slides
+        else find_slides(
+            slides, slide_mpp=slide_mpp, reader=reader, series=series, accept_grey=accept_grey
+        )
     )
     entries = own_tissue(tissue, entries, batch)
     records = describe_all(entries, asked, batch, (lambda _: None) if as_json else click.echo)
     if as_json:
-        click.echo(json.dumps(records, indent=2))
+        own = [{"student": name, **rows} for name, rows in networks.items()]
+        click.echo(json.dumps([*own, *records], indent=2))
     batch.finish("")
+
+
+def _networks(items: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the students and teachers among the inputs are."""
+    from wsikd.models.files.facts import facts
+    from wsikd.models.files.peek import peek_grader
+    from wsikd.slides.what_is import GRADER, what_is
+
+    return {p: facts(peek_grader(p, "wsikd info")) for p in items if what_is(p) == GRADER}

@@ -229,31 +229,15 @@ class Student:
         return found
 
     def __repr__(self) -> str:
-        return f"Student('{self._name}', {', '.join(self._facts().values())})"
+        from wsikd.models.files.facts import main_facts
+
+        return f"Student('{self._name}', {', '.join(main_facts(self._bundle).values())})"
 
     def _repr_html_(self) -> str:
+        from wsikd.models.files.facts import facts
         from wsikd.slides.html import card
 
-        said = self.card
-        metrics = said.get("metrics") or {}
-        rows: dict[str, Any] = {**self._facts(), "method": said.get("method", "unknown")}
-        rows["multiply-accumulates"] = f"{said.get('macs', 0) / 1e9:.3g} G a patch"
-        for name in ("kappa", "balanced_accuracy"):
-            value = metrics.get(name)
-            if isinstance(value, int | float):
-                rows[f"{name.replace('_', ' ')} on validation"] = f"{value:.3f}"
-        rows["least area of cancer"] = f"{self.min_area_mm2:.3g} mm2"
-        rows["use"] = said.get("use", "")
-        return card(f"Student {self._name}", rows)
-
-    def _facts(self) -> dict[str, str]:
-        calibrated = self.temperature is not None
-        return {
-            "network": self._bundle.arch,
-            "classes": " ".join(self.classes),
-            "input": f"{self.patch_px} px at {self.mpp:g} um/px",
-            "probabilities": "calibrated" if calibrated else "not calibrated",
-        }
+        return card(f"Student {self._name}", facts(self._bundle))
 
     @property
     def _name(self) -> str:

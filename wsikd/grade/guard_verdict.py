@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from wsikd.models.files.facts import guard_slides
 from wsikd.models.guard import ENOUGH
 
 if TYPE_CHECKING:
@@ -41,14 +42,9 @@ def guard_note(bundle: StudentBundle) -> str | None:
 
 def guard_text(card: GraderCard | None) -> str:
     """Which guard a network has, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
-    entry = card.guard if card else None
-    if entry is None:
+    if card is None or card.guard is None:
         return "no guard"
-    slides = ", ".join(
-        f"{count} {part} slide{'' if count == 1 else 's'}"
-        for count, part in ((entry.train_slides, "training"), (entry.val_slides, "validation"))
-    )
-    return f"a {'weak ' if entry.weak else ''}guard ({slides})"
+    return f"a {'weak ' if card.guard.weak else ''}guard ({guard_slides(card)})"
 
 
 def watches(reading: AnyReading | None, other: Watch | None = None) -> Watch | None:

@@ -52,7 +52,7 @@ _USE = {
     GRIDS: "region grids go to wsikd distill --data (method slpd)",
     RESULTS: "results go to wsikd view, wsikd report and wsikd evaluate --slides",
     IMAGES: "patch images go to wsikd distill --data as they are",
-    GRADER: "it goes to wsikd infer -m, wsikd evaluate, wsikd bench and wsikd export-model",
+    GRADER: "it goes to wsikd infer -m, wsikd evaluate, bench, info and export-model",
     CLASSIFIER: "it goes to wsikd attend and wsikd evaluate",
     REGIONS: "it goes to wsikd embed --encoder and wsikd slides similar",
     EMBEDDER: "it goes to wsikd embed --encoder",

@@ -151,6 +151,29 @@ def test_the_guard_of_an_early_wsikd_still_decides(slide, tmp_path, threshold, s
     assert (float(row["guard_distance"]) > 1) == (status == UNLIKE)
 
 
+def test_info_and_the_page_of_a_student_show_its_guard(slide, tmp_path):
+    strong = student(tmp_path / "strong", 4.126)
+    weak = student(tmp_path / "weak", 4.0, count=1)
+    bare = student(tmp_path / "bare", None)
+    old = older(student(tmp_path / "old", None), 0.5)
+    said = {
+        strong: "colour and texture, threshold 4.13, 20 training slides, 20 validation slides",
+        weak: "colour and texture, threshold 4, 1 training slide, 1 validation slide; weak (below "
+        "19 validation slides)",
+        bare: "none: slides unlike the training are graded like others",
+        old: "network features, threshold 0.5, 5 training slides, 1 validation slide; weak (below "
+        "19 validation slides)",
+    }
+    done = CliRunner().invoke(main, ["info", *map(str, said)])
+    lines = [line.split(None, 1)[1] for line in done.output.splitlines() if "  guard " in line]
+    assert lines == list(said.values())
+    for bundle, text in said.items():
+        assert text in wsikd.load_student(bundle)._repr_html_()
+    done = CliRunner().invoke(main, ["info", str(strong), str(slide), "--json"])
+    network, image = json.loads(done.output)
+    assert (network["guard"], image["file"]) == (said[strong], "good.svs")
+
+
 def test_the_guard_of_a_network_in_words(tmp_path):
     card = load_bundle(student(tmp_path / "a", 1.0, count=1)).card
     assert guard_text(card) == "a weak guard (1 training slide, 1 validation slide)"

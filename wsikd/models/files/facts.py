@@ -1,0 +1,62 @@
+"""What a student or teacher is, in words, from its card alone. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsikd.models.files.guard_file import FEATURES
+from wsikd.models.guard import ENOUGH
+
+if TYPE_CHECKING:
+    from wsikd.models.files.bundle import StudentBundle
+    from wsikd.models.files.card import GraderCard
+
+
+def main_facts(bundle: StudentBundle) -> dict[str, str]:
+    """Network, classes, input and calibration."""
+    spec = bundle.spec
+    calibrated = bundle.temperature is not None
+    return {
+        "network": bundle.arch,
+        "classes": " ".join(spec.classes),
+        "input": f"{spec.patch_px} px at {spec.mpp:g} um/px",
+        "probabilities": "calibrated" if calibrated else "not calibrated",
+    }
+
+
+def facts(bundle: StudentBundle) -> dict[str, str]:
+    """All that a page or ``wsikd info`` shows of it."""
+    card = bundle.card
+    rows = {**main_facts(bundle), "method": card.method or "unknown"}
+    rows["multiply-accumulates"] = f"{(card.macs or 0) / 1e9:.3g} G a patch"
+    for name in ("kappa", "balanced_accuracy"):
+        value = (card.metrics or {}).get(name)
+        if isinstance(value, int | float):
+            rows[f"{name.replace('_', ' ')} on validation"] = f"{value:.3f}"
+    rows["least area of cancer"] = f"{bundle.min_area_mm2:.3g} mm2"
+    rows["guard"] = guard_fact(card)
+    rows["use"] = card.use or ""
+    return rows
+
+
+def guard_fact(card: GraderCard) -> str:
+    """What withholds grades of slides unlike the training.
+
+    E.g. "colour and texture, threshold 4.05, 5 training slides, 1 validation slide; weak (below 19
+    validation slides)".
+    """
+    entry = card.guard
+    if entry is None:
+        return "none: slides unlike the training are graded like others"
+    kind = "network features" if entry.version == FEATURES else "colour and texture"
+    weak = f"; weak (below {ENOUGH} validation slides)" if entry.weak else ""
+    return f"{kind}, threshold {entry.threshold:.3g}, {guard_slides(card)}{weak}"
+
+
+def guard_slides(card: GraderCard) -> str:
+    """How many slides a guard rests on; empty without a guard."""
+    entry = card.guard
+    if entry is None:
+        return ""
+    parts = ((entry.train_slides, "training"), (entry.val_slides, "validation"))
+    return ", ".join(f"{n} {part} slide{'' if n == 1 else 's'}" for n, part in parts)
