@@ -1,11 +1,12 @@
-"""Is a slide like those that a network learnt from, in colour and texture?
+"""The guard compares a slide with the training slides of a network, in colour and texture.
 
-A guard reads the numbers of ``wsikd.slides.texture`` of some fields of a slide. It has the mean of
-the training fields, and a scale for every direction: the spread of the training fields along it,
-and that which a slight blur, another stain and compression bring. Of a slide it takes two
-distances: of its mean field, less what chance adds to it, and the mean distance of its fields. Both
-logarithms, in standard deviations of slides that the guard was not fitted on, are added and divided
-by a threshold. Why, and how well it works: docs/decisions/0021-guard.md. N fields, K numbers.
+A guard computes the features of ``wsikd.slides.texture`` on some fields of a slide. It stores the
+mean of the training fields, and a scale for every direction: the spread of the training fields
+along it, plus the change by a slight blur, another stain and compression. A slide has two
+distances: that of its mean field, without the part that is due to chance, and the mean distance of
+its fields. The logarithms of both are standardised by slides that the guard was not fitted on,
+added, and divided by a threshold. Reasons and measurements: docs/decisions/0021-guard.md. N fields,
+K features.
 """
 
 from __future__ import annotations
@@ -27,43 +28,43 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 FALSE_ALARMS = 0.025
-"""Share of slides like the training that the threshold is meant to withhold."""
+"""Nominal share of slides like the training that are withheld."""
 ENOUGH = 19
 """Validation slides below which a guard is weak."""
 FIELDS = 16
-"""Fields of a slide that are looked at, at most: every n-th in the order of reading."""
+"""Greatest number of fields of a slide that are used: every n-th in the order of reading."""
 LEAST_TISSUE = 0.5
-"""Share of tissue below which a field is not looked at, unless the slide has no other."""
+"""Fields with a smaller share of tissue are not used, unless the slide has no others."""
 PARTS = 10
-"""Parts that the training slides are divided into, each being judged by a fit on the others."""
+"""Folds of the training slides; the distances in each are by a fit on the others."""
 LEADING = 0.4
-"""Share of the directions that have a scale of their own; the others share the least of these."""
+"""Share of the directions with a scale of their own; the others have the least of these."""
 FIELDS_EACH = 2
-"""Training fields that a direction with a scale of its own takes."""
+"""Least number of training fields per direction with a scale of its own."""
 PRIOR = 4.0
 USUAL_SPREAD = (0.35, 0.12)
-"""Standard deviations of the logarithms in cohorts that were measured: worth ``PRIOR`` slides."""
+"""Prior standard deviations of the logarithms, measured on cohorts; weight: ``PRIOR`` slides."""
 USUAL_SUM = 1.6
-"""The same of the sum of the two."""
+"""Prior standard deviation of the sum of the two."""
 WIDER = 4.0
-"""The limit from S slides is this over S wider: what drawn cohorts of few slides need."""
+"""The limit from S slides is wider by this / S, as simulated cohorts of few slides require."""
 _LEAST, _LEAST_MEAN = 1e-9, 0.01
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Where the training fields lie, and how far a slide may be.
+    """The distribution of the training fields, and the threshold of a slide's distance from it.
 
     Attributes:
-        mean: of the training fields, float32 (K,).
+        mean: mean of the training fields, float32 (K,).
         axes: float32 (K, K); the distance of a field is the length of ``(numbers - mean) @ axes``.
-        noise: mean square of that distance of a training field from its slide's mean.
-        centre: of the logarithms of the two distances of slides like the training.
+        noise: mean square distance of a training field from its slide's mean.
+        centre: means of the logarithms of the two distances, over slides like the training.
         spread: their standard deviations.
-        threshold: of the sum of the two standardised logarithms.
-        train_slides: slides of the training fields.
-        val_slides: validation slides, which the threshold rests on too.
-        colour: whether the numbers include those of colour.
+        threshold: threshold of the sum of the two standardised logarithms.
+        train_slides: number of slides of the training fields.
+        val_slides: number of validation slides, which determine the threshold too.
+        colour: whether the features include those of colour.
     """
 
     mean: NDArray[np.float32]
@@ -78,45 +79,45 @@ class Guard:
 
     @property
     def weak(self) -> bool:
-        """Whether too few validation slides carry the threshold."""
+        """Whether there were too few validation slides for the threshold."""
         return self.val_slides < ENOUGH
 
     def distance(self, numbers: Numbers) -> float:
-        """Of a slide, in multiples of the threshold: 0 is usual, beyond 1 it is withheld.
+        """Distance of a slide in multiples of the threshold: 0 is usual, above 1 it is withheld.
 
         Args:
-            numbers: of its fields, float64 (N, K), N >= 1.
+            numbers: features of its fields, float64 (N, K), N >= 1.
         """
         found = _distances((numbers - self.mean) @ self.axes, self.noise)
         standard = (np.log(found) - self.centre) / self.spread
         return float(standard.sum() / self.threshold)
 
     def reading(self) -> Reading:
-        """What looks at a slide's fields."""
+        """Measure a slide: make an object that receives its fields."""
         return Reading(self)
 
 
 @dataclass
 class Reading:
-    """Takes the numbers of an even sample of a slide's fields while they pass by."""
+    """Measures a slide's distance from an even sample of the fields that it receives in batches."""
 
     guard: Guard
     _patches: list[NDArray[np.uint8]] = field(default_factory=list, init=False)
 
     def watch(self, index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
-        """Look at a batch: indices of its fields, fields in all, uint8 (B, height, width, 3)."""
+        """Receive a batch: indices of its fields, fields in all, uint8 (B, height, width, 3)."""
         chosen = index % -(-count // FIELDS) == 0
         if chosen.any():
-            self._patches.append(patches[chosen])  # a copy, as they are overwritten
+            self._patches.append(patches[chosen])  # a copy, since the caller overwrites patches
 
     def look(self, features: NDArray[np.float32]) -> None:
-        """The network's features do not matter here."""
+        """Ignore the network's features."""
 
     @cached_property
     def distance(self) -> float | None:
-        """Of the slide, in multiples of the threshold; None without a field.
+        """The slide's distance in multiples of the threshold; None without a field.
 
-        Asked for once all fields have been seen.
+        It is computed once, so read it after all batches.
         """
         if not self._patches:
             return None
@@ -126,31 +127,31 @@ class Reading:
 
 
 def enough_tissue(share: Numbers) -> NDArray[np.bool_]:
-    """Which fields of a slide are looked at: (N,), from their shares of tissue."""
+    """Which fields of a slide are used: (N,), from their shares of tissue."""
     enough = share >= LEAST_TISSUE
     return enough if enough.any() else np.ones_like(enough)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Numbers of fields, and the slide of each.
+    """Features of fields, and the slide of each.
 
     Attributes:
-        numbers: float64 (N, K).
-        slides: (N,).
+        numbers: features, float64 (N, K).
+        slides: name of each field's slide, (N,).
     """
 
     numbers: Numbers
     slides: Sequence[str]
 
     def each(self) -> Iterator[Numbers]:
-        """The fields of one slide after the other, in the order of their names."""
+        """Yield the fields of each slide, in the order of the slides' names."""
         names = np.asarray(self.slides)
         for name in np.unique(names):
             yield self.numbers[names == name]
 
     def with_tissue(self, share: Numbers) -> Sample:
-        """Those fields that are looked at, from their shares of tissue (N,)."""
+        """The fields that are used, from their shares of tissue (N,)."""
         names = np.asarray(self.slides)
         keep = np.zeros(len(names), np.bool_)
         for name in np.unique(names):
@@ -158,7 +159,7 @@ class Sample:
         return Sample(self.numbers[keep], names[keep].tolist())
 
     def within(self, slides: set[str]) -> Sample:
-        """The fields of some slides."""
+        """The fields of these slides."""
         keep = [slide in slides for slide in self.slides]
         return Sample(self.numbers[keep], [s for s in self.slides if s in slides])
 
@@ -167,17 +168,17 @@ def fit_guard(
     train: Sample, val: Sample, altered: Sample | None = None, *, copies: int = 1,
     colour: bool = True,
 ) -> Guard:  # fmt: skip
-    """Fit a guard; every slide weighs the same.
+    """Fit a guard; every slide has the same weight.
 
-    The threshold is the prediction limit of a normal distribution: of the sum of both logarithms,
-    standardised, of validation slides, and of training slides by a fit on the other ones.
+    The threshold is the prediction limit of a normal distribution of the sum of both standardised
+    logarithms. It is computed on validation slides, and on training slides by a fit on the others.
 
     Args:
         train: fields of training slides.
         val: fields of validation slides; may be empty.
-        altered: what altering training fields adds to their numbers.
-        copies: how many alterations of each field there are in it.
-        colour: whether the numbers include those of colour.
+        altered: changes of the features of training fields when these are altered.
+        copies: number of alterations of each field in ``altered``.
+        colour: whether the features include those of colour.
     """
     whole = _Fit.of(train, altered, copies)
     logs = [whole.logs(own) for own in val.each()] if len(val.slides) else []
@@ -189,7 +190,7 @@ def fit_guard(
         rest = set(names) - out
         other = _Fit.of(train.within(rest), altered and altered.within(rest), copies)
         logs += [other.logs(own) for own in train.within(out).each()]
-    if not logs:  # one slide, and no other to see how far slides lie
+    if not logs:  # there is one slide only, so its distance is by a fit that includes it
         logs = [whole.logs(own) for own in train.each()]
     centre, spread, limit = _limits(np.array(logs))
     return Guard(
@@ -252,10 +253,10 @@ class _Fit:
 
 
 def _distances(away: Numbers, noise: float) -> Numbers:
-    """Of a slide's mean field, chance taken off, and the mean over its fields: (2,).
+    """Distance of the mean field, corrected for chance, and mean distance of the fields: (2,).
 
-    The square that chance adds to the mean is that of the fields about it; where they are few, that
-    of the training counts too, as ``PRIOR`` fields.
+    Chance adds the variance of the mean to its squared distance. It is estimated from the spread of
+    the fields, with that of the training as a prior of ``PRIOR`` fields.
     """
     count, middle = len(away), away.mean(0)
     about = float(np.square(away - middle).sum()) + PRIOR * noise
