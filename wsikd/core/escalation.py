@@ -1,13 +1,13 @@
-"""Which fields a student leaves to its teacher: the most doubtful, within a budget.
+"""Choice of the fields that a student leaves to its teacher: the most doubtful, within a budget.
 
-The doubt about a field is one minus the student's greatest calibrated probability: what it expects
-to be wrong (the reject rule of C. K. Chow, "On optimum recognition error and reject tradeoff", IEEE
-Trans. Inf. Theory 16, 1970).
+The doubt about a field is one minus the student's greatest calibrated probability. It is the
+expected error (the reject rule of C. K. Chow, "On optimum recognition error and reject tradeoff",
+IEEE Trans. Inf. Theory 16, 1970).
 
-A threshold that reached an agreement on the validation slides reaches it on others in about half of
-cases. So each has a lower bound over slides, and thresholds are tested in a fixed sequence from the
-most costly down (A. Angelopoulos et al., "Learn then test", Ann. Appl. Stat. 19, 2025): the last
-that passes before the first that fails keeps the promise with the confidence of one test.
+A threshold that reached an agreement on the validation slides reaches it on other slides in about
+half of cases. So each threshold has a lower bound over slides, and thresholds are tested in a fixed
+sequence from the most costly down (A. Angelopoulos et al., "Learn then test", Ann. Appl. Stat. 19,
+2025). The last one before the first failure keeps the agreement with the confidence of one test.
 ``benchmarks/studies/escalation`` measures how often. N fields, C classes.
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _TINY = np.finfo(np.float32).smallest_subnormal
 CONFIDENCE = 0.95
-"""With which a threshold keeps what it promises."""
+"""Nominal probability that a threshold keeps the stated agreement or kappa on other slides."""
 LEVEL = 0.975
-"""Of the one-sided bounds: the lower ends of intervals at 95 %. At 0.96 the promise was kept in as
-few as 94 % of simulated cohorts."""
+"""Level of the one-sided bounds, the lower ends of 95 % intervals. At 0.96 the agreement was kept
+in as few as 94 % of simulated cohorts."""
 SHARES = tuple(n / 100 for n in (*range(21), *range(25, 101, 5)))
 
 
@@ -41,7 +41,7 @@ def doubt(probability: NDArray[Any], temperature: float | None = None) -> NDArra
 
     Args:
         probability: (N, C), softmax of the logits.
-        temperature: divides the logits first, where it is not done yet.
+        temperature: divides the logits; None: the probabilities are calibrated already.
     """
     own = np.asarray(probability, np.float64)
     if temperature is not None:
@@ -52,15 +52,14 @@ def doubt(probability: NDArray[Any], temperature: float | None = None) -> NDArra
 def most_doubtful(
     doubts: NDArray[np.float64], budget: float, threshold: float | None = None
 ) -> NDArray[np.bool_]:
-    """The fields to read again: bool (N,), at most ``budget`` of them.
+    """Select the fields to read again: bool (N,), at most the share ``budget`` of them.
 
-    Of fields in equal doubt the first come first.
+    Among fields of equal doubt, the first are selected first.
 
     Args:
-        doubts: (N,).
-        budget: share of the fields, 0 to 1; 1 takes all, whatever the threshold.
-        threshold: least uncertainty at which a field is read again; None: as many as the budget
-            allows.
+        doubts: doubt of each field, (N,).
+        budget: greatest share of the fields, 0 to 1; 1 selects all, whatever the threshold.
+        threshold: least doubt of a selected field; None: the budget alone selects.
     """
     chosen = np.zeros(len(doubts), np.bool_)
     most = math.floor(budget * len(doubts) + 1e-9)
@@ -76,21 +75,21 @@ def trade_off(
     classes: int,
     slides: Sequence[str] | None = None,
 ) -> dict[str, list[float | None]]:
-    """What each threshold of doubt costs and brings.
+    """Compute cost and benefit of each threshold of doubt.
 
     Args:
         doubts: (N,), of fields that neither network was trained on.
-        student: its classes, int (N,).
-        teacher: its classes, int (N,).
-        truth: classes that a person gave them, int (N,).
-        classes: how many there are.
-        slides: or patients, of each field, (N,); None leaves out the bounds.
+        student: the student's classes, int (N,).
+        teacher: the teacher's classes, int (N,).
+        truth: classes of the labels, int (N,).
+        classes: number of classes.
+        slides: slide or patient of each field, (N,); None leaves out the bounds.
 
     Returns:
-        Lists of equal length, by falling threshold: ``threshold``; ``share`` of the fields in that
-        doubt or more; ``agreement``, share of the fields that then have the teacher's class, be it
-        its own; ``kappa`` with the teacher and ``truth_kappa`` with the truth (quadratic; None
-        where undefined); with slides ``agreement_low`` and ``truth_kappa_low``, see
+        Lists of equal length, by falling threshold: ``threshold``; ``share`` of the fields with at
+        least that doubt; ``agreement``, share of all fields that then have the teacher's class,
+        those that it read included; ``kappa`` with the teacher and ``truth_kappa`` with the truth
+        (quadratic; None if undefined); with slides ``agreement_low`` and ``truth_kappa_low``, see
         :func:`lower_bounds`.
     """
     curve: dict[str, list[float | None]] = {
@@ -98,7 +97,7 @@ def trade_off(
     }
     falling = np.sort(doubts)[::-1]
     places = sorted({math.ceil(share * len(doubts)) for share in SHARES})
-    first = [1.0, *(float(falling[k - 1]) for k in places if k)]  # no doubt reaches 1
+    first = [1.0, *(float(falling[k - 1]) for k in places if k)]  # doubt is always below 1
     thresholds = list(dict.fromkeys(first))
     for threshold in thresholds:
         again = doubts >= threshold
@@ -122,19 +121,19 @@ def lower_bounds(
     classes: int,
     slides: Sequence[str],
 ) -> dict[str, list[float | None]]:
-    """What each threshold keeps on further slides, with ``CONFIDENCE``.
+    """Compute lower bounds for further slides at each threshold, with ``CONFIDENCE``.
 
     Args:
         merged_tn: classes of student and teacher together at T thresholds, (T, N).
-        teacher: the teacher's, (N,).
-        truth: (N,).
-        classes: how many there are.
-        slides: or patients, of each field, (N,).
+        teacher: the teacher's classes, (N,).
+        truth: classes of the labels, (N,).
+        classes: number of classes.
+        slides: slide or patient of each field, (N,).
 
     Returns:
-        ``agreement_low`` and ``truth_kappa_low``, T values each, None where there is no bound: with
-        fewer than ten slides, or undefined without one of them. Where each field has the teacher's
-        class because it was read again, the bound of the last threshold is 1.
+        ``agreement_low`` and ``truth_kappa_low``, T values each; None if there are fewer than ten
+        slides, or the figure is undefined without one of them. The last bound of the agreement is
+        1, since every field is read again.
     """
     known, place = np.unique(np.asarray(slides), return_inverse=True)
     none: list[float | None] = [None] * len(merged_tn)
@@ -151,7 +150,7 @@ def lower_bounds(
 
 
 def bounds_of_agreement(hits_tg: NDArray[Any], totals_g: NDArray[Any]) -> list[float | None]:
-    """Wilson's bounds of the share of fields, at the sample size that slides amount to."""
+    """Wilson's bounds of the share of fields, at the effective sample size of the slides."""
     low = rate_limits(hits_tg, np.broadcast_to(totals_g, hits_tg.shape), level=2 * LEVEL - 1)
     return _listed(low[:, 0])
 
@@ -170,7 +169,7 @@ def _listed(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def slides_needed(agreement: float) -> int:
-    """Slides that it takes to show an agreement where all of them agree."""
+    """Number of slides that are needed to show an agreement if all their fields agree."""
     from scipy.stats import norm
 
     square = float(norm.ppf(LEVEL)) ** 2
@@ -179,13 +178,13 @@ def slides_needed(agreement: float) -> int:
 
 
 def assured_place(low: Sequence[float | None], least: float) -> int | None:
-    """The cheapest place whose bound, and that of each more costly one, is at least so much.
+    """Index of the cheapest threshold whose bound, and all costlier ones, are at least ``least``.
 
-    None where not even the most costly has it.
+    None if the bound of the costliest is smaller.
 
     Args:
         low: bounds by falling threshold.
-        least: what is promised.
+        least: the agreement or kappa to keep.
     """
     found = None
     for place in reversed(range(len(low))):
@@ -197,27 +196,28 @@ def assured_place(low: Sequence[float | None], least: float) -> int | None:
 
 
 def place_for(curve: Mapping[str, Any], agreement: float) -> int:
-    """Place in a :func:`trade_off` that costs least and agrees at least so often.
+    """Index in a :func:`trade_off` of the cheapest threshold with at least this agreement.
 
-    At the last place all fields are read again, and agree.
+    There always is one: at the last threshold all fields are read again, and agree.
     """
     found = (i for i, value in enumerate(curve["agreement"]) if value >= agreement)
     return next(found, len(curve["agreement"]) - 1)
 
 
 def place_for_kappa(curve: Mapping[str, Any], least: float) -> int | None:
-    """Place in a :func:`trade_off` that costs least and has this kappa with the truth.
+    """Index in a :func:`trade_off` of the cheapest threshold with at least this kappa.
 
-    None where none has. More fields read again need not mean more kappa: the teacher errs too.
+    The kappa is that with the truth; None if no threshold reaches it. Reading more fields again may
+    lower it, since the teacher errs too.
     """
     known = enumerate(curve["truth_kappa"])
     return next((i for i, value in known if value is not None and value >= least), None)
 
 
 def best_place(curve: Mapping[str, Any], budget: float = 1) -> int | None:
-    """Place of the greatest kappa with the truth within a budget; the cheapest of equal ones.
+    """Index of the greatest kappa with the truth within a budget; the cheapest of equal ones.
 
-    None where kappa is undefined at all of them.
+    None if kappa is undefined at all of them.
     """
     pairs = enumerate(zip(curve["truth_kappa"], curve["share"], strict=True))
     found = [(value, -i) for i, (value, share) in pairs if value is not None and share <= budget]

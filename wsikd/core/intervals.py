@@ -1,18 +1,18 @@
-"""Intervals of figures over groups: patients where they are known, else slides.
+"""Confidence intervals of figures over groups: patients where they are known, else slides.
 
-Fields of one slide are alike, so a group is left out as a whole. A figure is measured once with
-all groups and once without each of them; the pseudo-values of this jackknife (J. Tukey, Ann. Math.
-Stat. 29, 1958) give a standard error on a scale where the figure is nearly symmetric, and
-Student's t the interval. Where few groups carry the figure, the error is itself uncertain: the
-degrees of freedom are those that the kurtosis of the pseudo-values implies (F. Satterthwaite,
-Biometrics Bull. 2, 1946), less two where a group holds many items. The interval of a difference
-joins those of the two figures (G. Zou, Psychological Methods 12, 2007). For an AUC the jackknife
-is the estimator of E. DeLong et al. (Biometrics 44, 1988) by cluster (N. Obuchowski, Biometrics 53,
-1997). A rate of decisions, one or few a group, has the interval of E. Wilson (JASA 22, 1927) at its
-effective sample size.
+Fields of one slide are correlated, so a group is left out as a whole. A figure is computed once
+with all groups and once without each of them. The pseudo-values of this jackknife (J. Tukey, Ann.
+Math. Stat. 29, 1958) give a standard error on a scale where the figure's distribution is nearly
+symmetric, and Student's t gives the interval. If the figure depends on few groups, the error is
+itself uncertain: the degrees of freedom follow from the kurtosis of the pseudo-values (F.
+Satterthwaite, Biometrics Bull. 2, 1946), less two if a group has many items. The interval of a
+difference combines those of the two figures (G. Zou, Psychological Methods 12, 2007). For an AUC
+the jackknife is the estimator of E. DeLong et al. (Biometrics 44, 1988) by cluster (N. Obuchowski,
+Biometrics 53, 1997). A rate of decisions, one or few per group, has the interval of E. Wilson (JASA
+22, 1927) at its effective sample size.
 
-Coverage is measured by ``benchmarks/studies/coverage``. Below ``MIN_GROUPS`` (for an AUC
-``MIN_GROUPS_AUC``) it does not hold, and there is no interval. R figures, G groups.
+``benchmarks/studies/coverage`` measures the coverage. With fewer than ``MIN_GROUPS`` groups (for an
+AUC ``MIN_GROUPS_AUC``) it is too low, and there is no interval. R figures, G groups.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 MIN_GROUPS = 10
-"""Below so many groups no interval is given."""
+"""Least number of groups for an interval."""
 MIN_GROUPS_AUC = 20
-"""The same of an AUC, and of the F1 of slides."""
+"""Least number of groups for an interval of an AUC, or of the F1 of slides."""
 MIN_GROUPS_AUC_DIFFERENCE = 40
-"""The same of a difference of two AUCs of slides."""
+"""Least number of groups for an interval of a difference of two AUCs of slides."""
 NO_INTERVAL = (
     f"not enough slides for an interval: it takes {MIN_GROUPS} slides or patients, for an AUC "
     f"{MIN_GROUPS_AUC}"
@@ -43,14 +43,14 @@ _TINY = 1e-9
 
 
 def leave_out(groups: int) -> NDArray[np.int64]:
-    """How often each group counts: once, then in each further row without some.
+    """Weights of the groups: all of them in the first row, then one left out in each row.
 
     Args:
-        groups: how many there are, G.
+        groups: number of groups, G.
 
     Returns:
-        int64 (1 + R, G) of 0 and 1. R is G, or 400 where there are more: blocks of groups, drawn
-        at random with a fixed seed, are left out then. A single group is not left out.
+        int64 (1 + R, G) of 0 and 1. R is G, at most 400. With more groups, each row leaves out a
+        block of them, drawn at random with a fixed seed. A single group is not left out.
 
     >>> leave_out(2).tolist()
     [[1, 1], [0, 1], [1, 0]]
@@ -73,20 +73,20 @@ def limits(
     level: float = LEVEL,
     support: NDArray[Any] | int | None = None,
 ) -> NDArray[np.float64]:
-    """Both ends of the intervals of many figures.
+    """Compute both limits of the intervals of many figures.
 
     Args:
-        values: float64 (..., 1 + R), each figure with all groups and without some, in the order of
-            :func:`leave_out`.
-        scale: "share" for what lies between 0 and 1, as an accuracy or an AUC: logit; "slides" for
-            the same where a group is one slide or few, each with one score: logit, by its slope;
-            "kappa" for what lies between -1 and 1: Fisher's z.
-        level: of the two-sided interval.
-        support: groups that carry each figure, (...); all by default. Where no group changes the
-            figure, as of an AUC of 1, an interval rests on their number alone.
+        values: float64 (..., 1 + R), each figure with all groups, then with groups left out in the
+            order of :func:`leave_out`.
+        scale: "share" for figures between 0 and 1, such as an accuracy or an AUC: logit. "slides"
+            for such figures if a group is one or few slides with one score each: logit, with the
+            error by the delta method. "kappa" for figures between -1 and 1: Fisher's z.
+        level: level of the two-sided interval.
+        support: number of groups that each figure depends on, (...); all by default. If no group
+            changes the figure, as for an AUC of 1, the interval depends on this number alone.
 
     Returns:
-        float64 (..., 2); NaN where the figure is undefined without some group.
+        float64 (..., 2); NaN if the figure is undefined with one of the groups left out.
     """
     values = np.asarray(values, np.float64)
     rows = values.shape[-1] - 1
@@ -103,7 +103,7 @@ def limits(
 
 
 def _studentised(values: NDArray[np.float64], scale: Scale, level: float) -> NDArray[np.float64]:
-    """Student's interval on the scale; by the scale's slope where one figure has no place on it."""
+    """Student's interval on the scale; by the delta method if a figure is infinite on it."""
     moved = _to(values, scale)
     error, freedom = _spread(moved)
     middle = moved[..., 0]
@@ -145,10 +145,10 @@ def _slope(value: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
 def _unanimous(
     value: NDArray[np.float64], support: NDArray[Any], level: float, least: float, most: float
 ) -> NDArray[np.float64]:
-    """Where all groups say the same: how far others may differ (C. Clopper, E. Pearson, 1934).
+    """Limits of a figure that no group changes (C. Clopper, E. Pearson, 1934).
 
-    A share of the groups of ``1 - alpha^(1/n)``, alpha being half of what the level leaves, may
-    be otherwise and go unseen among n.
+    A share ``1 - alpha^(1/n)`` of all groups may differ and still be absent among n groups; alpha
+    is half of 1 - level.
     """
     unseen = 1 - ((1 - level) / 2) ** (1 / np.maximum(support, 1))
     return np.stack([np.maximum(value - unseen, least), np.minimum(value + unseen, most)], -1)
@@ -162,14 +162,14 @@ def interval(
     support: int | None = None,
     least: int = MIN_GROUPS,
 ) -> tuple[float, float] | None:
-    """The interval of one figure, None for few groups or where it is undefined.
+    """The interval of one figure; None if there are too few groups or it is undefined.
 
     Args:
         values: float64 (1 + R,), see :func:`limits`.
-        scale: see there.
-        level: of the two-sided interval.
-        support: groups that carry the figure.
-        least: groups that it takes.
+        scale: see :func:`limits`.
+        level: level of the two-sided interval.
+        support: number of groups that the figure depends on.
+        least: least number of groups for an interval.
     """
     if len(values) <= least:
         return None
@@ -180,13 +180,13 @@ def interval(
 def difference_limits(
     one: NDArray[np.float64], other: NDArray[np.float64], scale: Scale, *, level: float = LEVEL
 ) -> NDArray[np.float64]:
-    """Both ends of the intervals of differences between two figures of the same groups.
+    """Compute both limits of the intervals of ``one - other``, two figures of the same groups.
 
     Args:
-        one: float64 (..., 1 + R), as :func:`limits` takes them.
-        other: the same; ``one`` less ``other`` is meant.
-        scale: of both.
-        level: of the two-sided interval.
+        one: float64 (..., 1 + R), see :func:`limits`.
+        other: the same for the other figure.
+        scale: scale of both.
+        level: level of the two-sided interval.
 
     Returns:
         float64 (..., 2).
@@ -221,7 +221,7 @@ def difference_interval(
     level: float = LEVEL,
     least: int = MIN_GROUPS,
 ) -> tuple[float, float] | None:
-    """The interval of one difference; None as :func:`interval` has it."""
+    """The interval of one difference; None in the same cases as :func:`interval`."""
     if len(one) <= least:
         return None
     low, high = difference_limits(one, other, scale, level=level).tolist()
@@ -231,18 +231,18 @@ def difference_interval(
 def paired_bounds(
     one: NDArray[np.float64], other: NDArray[np.float64], *, level: float
 ) -> NDArray[np.float64]:
-    """Student's one-sided lower bounds of differences, by the jackknife on their own scale.
+    """Student's one-sided lower bounds of ``one - other``, by the jackknife of the difference.
 
-    Closer than the end of :func:`difference_limits` where each figure varies much and the two
-    vary together. It errs where few groups carry the difference.
+    They are closer than the lower limits of :func:`difference_limits` if both figures vary much and
+    are correlated. They are wrong if the difference depends on few groups.
 
     Args:
-        one: float64 (..., 1 + R), as :func:`limits` takes them.
-        other: the same; ``one`` less ``other`` is meant.
-        level: of the one-sided bound.
+        one: float64 (..., 1 + R), see :func:`limits`.
+        other: the same for the other figure.
+        level: level of the one-sided bound.
 
     Returns:
-        float64 (...); NaN where the difference is undefined without some group.
+        float64 (...); NaN if the difference is undefined with one of the groups left out.
     """
     apart = np.asarray(one - other)
     rows = apart.shape[-1] - 1
@@ -260,12 +260,12 @@ def paired_bounds(
 def rate_interval(
     hits: NDArray[Any], totals: NDArray[Any], *, level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """The interval of a rate of decisions on slides, None below ``MIN_GROUPS`` of them.
+    """The interval of a rate of decisions on slides; None for fewer than ``MIN_GROUPS`` groups.
 
     Args:
-        hits: (G,), how many were right in each group.
-        totals: (G,), of how many. Groups without any do not count.
-        level: of the two-sided interval.
+        hits: number of correct decisions in each group, (G,).
+        totals: number of decisions in each group, (G,). Groups without any do not count.
+        level: level of the two-sided interval.
     """
     if int((np.asarray(totals) > 0).sum()) < MIN_GROUPS:
         return None
@@ -276,19 +276,19 @@ def rate_interval(
 def rate_limits(
     hits: NDArray[Any], totals: NDArray[Any], *, level: float = LEVEL
 ) -> NDArray[np.float64]:
-    """Wilson's intervals of many rates, at the sample size that groups of like items amount to.
+    """Wilson's intervals of many rates, at the effective sample size of correlated groups.
 
-    The effective size is p (1 - p) over the variance between groups, less where that variance
-    rests on few (E. Korn, B. Graubard, Survey Methodology 24, 1998), and never above the number of
-    items. Groups that all agree count once each.
+    The effective size is p (1 - p) over the variance between groups, reduced if there are few
+    groups (E. Korn, B. Graubard, Survey Methodology 24, 1998), and never above the number of items.
+    If all groups have the same rate, each counts once.
 
     Args:
-        hits: (..., G).
-        totals: (..., G).
-        level: of the two-sided interval.
+        hits: correct decisions, (..., G).
+        totals: decisions, (..., G).
+        level: level of the two-sided interval.
 
     Returns:
-        float64 (..., 2), NaN where there is nothing.
+        float64 (..., 2); NaN without decisions.
     """
     from scipy.special import ndtri
 
