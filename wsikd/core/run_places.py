@@ -17,7 +17,7 @@ _BESIDE = ("./", "../")
 _PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
 _PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file", "weights"}
 _PLACES |= {"labels", "scorer", "smote", "train", "val", "images", "trunk"}
-_NAMES = {"random", "timm"}  # of weights that are no files
+_NAMES = {"random", "timm"}  # weights that are not files
 
 
 def relative_places(content: Any, folder: Path, *, typed: bool = True) -> Any:

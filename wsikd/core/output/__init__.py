@@ -1,1 +1,1 @@
-"""What wsikd writes: names, markers, locks, and the one owner of every deletion."""
+"""Output of wsikd: names, markers, locks, and the only code that deletes files."""

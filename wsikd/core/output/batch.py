@@ -1,4 +1,4 @@
-"""Slides one after another: a failed slide is recorded and the others continue."""
+"""Processes slides one by one; a failed slide is recorded, and the others continue."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Entry = TypeVar("Entry", bound=Named)
 
 @dataclass
 class Batch:
-    """The slides of one run: what became of each.
+    """The slides of one run, and which of them failed.
 
-    ``out`` receives ``failures.csv`` (slide, error, fault, remedy) when some slide failed; lines of
-    slides that other runs or processes put there stay until those slides are done.
+    If a slide fails, ``failures.csv`` (slide, error, fault, remedy) is written to ``out``. Lines of
+    other runs or processes stay until their slides are done.
     """
 
     out: Path | None
@@ -41,10 +41,10 @@ class Batch:
     _unwritten: dict[str, WsikdError | None] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
-        """Take a line of the run's report; a command prints it."""
+        """Receive a line of the run's report; commands print it."""
 
     def run(self, entries: Iterable[Entry], work: Callable[[Entry], str]) -> None:
-        """Call ``work`` for each slide; what it returns is the slide's line of the report."""
+        """Call ``work`` for each slide; it returns the slide's line of the report."""
         for entry in entries:
             start = time.perf_counter()
             try:
@@ -52,7 +52,7 @@ class Batch:
             except WsikdError as error:
                 self.failed(entry, error)
                 continue
-            except BrokenPipeError:  # the reader of the report has gone, so stop
+            except BrokenPipeError:  # the reader of the report has closed the pipe: stop
                 raise
             except Exception as error:
                 log.debug("%s", entry.name, exc_info=True)
@@ -67,7 +67,7 @@ class Batch:
         self.say(f"{entry.name}: {line} ({took_s:.1f} s)")
 
     def failed(self, entry: Named, error: WsikdError) -> None:
-        """Record a failure. Where the disk does not even take that, the log has it at the end."""
+        """Record a failure. If it cannot be written to the disk, it is logged at the end."""
         self.failures.append((entry.name, error))
         self._unwritten[entry.name] = error
         self.keep_failures(logging.DEBUG)

@@ -1,7 +1,7 @@
-"""Tables as CSV files whose cells no spreadsheet program runs as a formula.
+"""CSV files without cells that a spreadsheet program would run as formulas.
 
-Names of slides, classes and messages come from files of others. A text that begins as a formula
-does gets an apostrophe in front, as spreadsheet programs mark text. Numbers stay as they are.
+Names of slides, classes and messages come from untrusted files. Text that starts like a formula
+gets a leading apostrophe, which marks text in spreadsheet programs. Numbers stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def safe_cell(value: Any) -> Any:
-    """A value as a cell: text that begins with =, +, -, @, tab or a line end gets an apostrophe.
+    """A value as a cell: text that starts with =, +, -, @, tab or a line end gets an apostrophe.
 
     >>> [safe_cell(v) for v in ("=1+1", "-1.5", -1.5, "G3")]
     ["'=1+1", '-1.5', -1.5, 'G3']
@@ -30,7 +30,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def plain_cell(text: str) -> str:
-    """The text that :func:`safe_cell` made a cell of.
+    """The original text of a cell of :func:`safe_cell`.
 
     >>> plain_cell("'=1+1")
     '=1+1'
@@ -42,19 +42,19 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, line_end:
     """A table as CSV, with a line of column names.
 
     Args:
-        columns: names.
-        rows: a value a column each; None is an empty cell.
-        line_end: ends each line.
+        columns: names of the columns.
+        rows: rows with one value per column; None is an empty cell.
+        line_end: end of each line.
     """
     lines = _Lines()
-    writer = csv.writer(lines, lineterminator="\r\n")  # which quotes cells with either of them
+    writer = csv.writer(lines, lineterminator="\r\n")  # so that cells with \r or \n are quoted
     writer.writerow(map(safe_cell, columns))
     writer.writerows(map(safe_cell, row) for row in rows)
     return "".join(line.removesuffix("\r\n") + line_end for line in lines.found)
 
 
 def cell_text(value: Any) -> str:
-    """A value as :func:`csv_text` writes it in a line of several.
+    """A value as :func:`csv_text` writes it in a line of several cells.
 
     >>> cell_text(None), cell_text(0.5), cell_text("a,b")
     ('', '0.5', '"a,b"')
@@ -65,13 +65,13 @@ def cell_text(value: Any) -> str:
 
 
 def joined(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """As :func:`csv_records`, of several columns and of cells that are text already."""
+    """Like :func:`csv_records`, for several columns and cells that are text already."""
     head = csv_text(columns, [])
     return head + "".join(",".join([row.get(c, "") for c in columns]) + "\n" for row in rows)
 
 
 def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
-    """As :func:`csv_text`, of records by column name; what one lacks is an empty cell.
+    """Like :func:`csv_text`, for records by column name; a missing value is an empty cell.
 
     Raises:
         ValueError: a record has a key that is not a column.
@@ -86,9 +86,9 @@ def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) ->
 
 
 def read_records(text: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Column names and records of a table that :func:`csv_text` made.
+    """Read column names and records of a table that :func:`csv_text` made.
 
-    Missing cells are empty, cells beyond the columns are left out.
+    Missing cells are empty; cells beyond the columns are dropped.
 
     Raises:
         csv.Error: it is not CSV.

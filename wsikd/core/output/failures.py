@@ -1,7 +1,7 @@
-"""``failures.csv``: the slides of an output folder that failed, kept true by all who write there.
+"""``failures.csv``: the slides of an output folder that failed.
 
-Several processes may fill one folder, each with slides of its own. Each changes the lines of its
-own slides alone.
+Several processes may fill one folder, each with its own slides. Each changes the lines of its own
+slides only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REMEDY = "rename it, or choose another -o"
 
 
 def read_failures(folder: Path) -> list[dict[str, str]]:
-    """The lines of a folder's ``failures.csv`` by column; none where there is no such file.
+    """Read a folder's ``failures.csv``, each line as column -> cell; empty without such a file.
 
     Raises:
         OutputError: it cannot be read, or is another table.
@@ -49,12 +49,12 @@ def read_failures(folder: Path) -> list[dict[str, str]]:
 def update_failures(
     folder: Path, failed: Mapping[str, WsikdError], succeeded: Collection[str] = ()
 ) -> None:
-    """Put slides that failed into a folder's ``failures.csv`` and take out those that did not.
+    """Add failed slides to a folder's ``failures.csv``, and remove slides that succeeded.
 
     Lines of other slides stay. A file without lines is removed.
 
     Args:
-        folder: the output.
+        folder: the output folder.
         failed: the error of each slide, by name.
         succeeded: names of slides that are done.
 

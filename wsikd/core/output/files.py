@@ -1,7 +1,7 @@
-"""The only file of the package that deletes, replaces or renames anything.
+"""The only module that deletes, replaces or renames files.
 
-It acts on what wsikd has made, which ``wsikd.core.output.markers`` recognises, and on nothing else.
-Folders are put into place by ``wsikd.core.output.place``.
+It acts only on files and folders that wsikd has made; ``wsikd.core.output.markers`` recognises
+them. ``wsikd.core.output.place`` moves folders into place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ELSEWHERE = "choose another -o"
 
 
 def not_ours(path: Path, kind: str) -> OutputError:
-    """The error for a file that wsikd does not recognise; ``kind`` with its article."""
+    """The error for a file that wsikd did not make; ``kind`` includes its article."""
     return OutputError(path, f"was not written by wsikd as {kind}", REMEDY)
 
 
@@ -42,19 +42,18 @@ def aside(
     within: Path | None = None,
     keep_suffix: bool = False,
 ) -> Iterator[Path]:
-    """A place for a file beside ``path``, moved onto ``path`` if the block ends well.
+    """Yield the path of a temporary file beside ``path``, and move it onto ``path`` after success.
 
-    Otherwise it is removed. So the file at ``path`` is always complete.
+    After an error it is removed. So the file at ``path`` is always complete.
 
     Args:
         path: the file; its folder is made if missing.
-        kind: what a file that is already there must be; None where the folder is known to be
-            wsikd's own.
+        kind: kind that an existing file must have; None if the folder is known to be wsikd's own.
         within: folder that ``path`` must not leave through a link.
-        keep_suffix: let the place aside end as ``path`` does, for writers that go by that.
+        keep_suffix: give the temporary file the suffix of ``path``, for writers that depend on it.
 
     Raises:
-        OutputError: something else is there, or the place cannot be written.
+        OutputError: another kind of file is there, or the file cannot be written.
     """
     check_file(path, kind, within=within)
     part = None
@@ -72,7 +71,7 @@ def aside(
 
 
 def check_file(path: Path, kind: FileKind | None = None, *, within: Path | None = None) -> None:
-    """Refuse a file's place where :func:`aside` may not write; raises OutputError."""
+    """Refuse a path that :func:`aside` may not write. Raises OutputError."""
     if within is not None:
         check_below(path, within)
     name = kind.name if kind else "a file"
@@ -86,12 +85,12 @@ def check_names(folder: Path, names: Sequence[str], kind: FileKind) -> None:
     """Refuse a folder that holds files of these names which wsikd did not write.
 
     Args:
-        folder: where they are about to be written.
-        names: the first is the file that is written first, and says whose the others are.
-        kind: what that one must be.
+        folder: folder where they will be written.
+        names: names of files; the first is written first and identifies all as wsikd's.
+        kind: kind that the first must have.
 
     Raises:
-        OutputError: one is there without the first, or the first is something else.
+        OutputError: one is there without the first, or the first is of another kind.
     """
     first = folder / names[0]
     check_file(first, kind)
@@ -102,7 +101,7 @@ def check_names(folder: Path, names: Sequence[str], kind: FileKind) -> None:
 
 
 def drop_file(path: Path, kind: FileKind) -> None:
-    """Remove a file of a kind if there is one; raises OutputError where it is none, OSError."""
+    """Remove a file if it is there. Raises OutputError if it is of another kind, OSError."""
     check_file(path, kind)
     path.unlink(missing_ok=True)
 
@@ -118,23 +117,23 @@ def _free_name(path: Path, suffix: str) -> Path:
 
 
 def not_written(path: Path, error: OSError) -> OutputError:
-    """The error of a disk that does not take it."""
+    """The error for output that the disk or the permissions do not allow."""
     fault = f"cannot be written ({error.strerror or error})"
     return OutputError(path, fault, "free space or check its permissions, or choose another -o")
 
 
 def remove_tree(folder: Path, kind: Kind) -> None:
-    """Remove a folder of wsikd's whole making, its mark last.
+    """Remove a folder if wsikd wrote every file in it; its marker is removed last.
 
     Raises:
-        OutputError: something in it is not of that kind; nothing is removed.
+        OutputError: a file in it does not belong to the kind; nothing is removed.
         OSError: it cannot be removed.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise not_ours(folder, kind.name)
     refuse_strangers(folder, kind)
     if not is_empty(folder):
-        mark(folder, kind, "removed")  # a kill from here on leaves what is recognised
+        mark(folder, kind, "removed")  # after a kill, the rest is still recognised as wsikd's
     for child in folder.iterdir():
         if child.name == MARKER:
             continue
@@ -147,18 +146,18 @@ def remove_tree(folder: Path, kind: Kind) -> None:
 
 
 def drop_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing; raises OSError where it does."""
+    """Remove an empty folder. Raises OSError if it is not empty."""
     folder.rmdir()
 
 
 def drop_inner(folder: Path) -> None:
-    """Remove a folder, if it is there, within one that is known to be wsikd's. Raises OSError."""
+    """Remove a folder, if it exists, inside one that is known to be wsikd's. Raises OSError."""
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
 
 
 def refuse_strangers(folder: Path, kind: Kind) -> None:
-    """Refuse a folder that holds what wsikd did not write; raises OutputError."""
+    """Refuse a folder with files that wsikd did not write. Raises OutputError."""
     found = stranger(folder, kind)
     if found is not None:
         fault = f"is in {kind.name}, but was not written there by wsikd"
@@ -166,13 +165,13 @@ def refuse_strangers(folder: Path, kind: Kind) -> None:
 
 
 def make_marked(folder: Path, kind: Kind) -> None:
-    """Make a folder that is recognised as wsikd's from the beginning; raises OSError."""
+    """Make a folder that is recognised as wsikd's from the start. Raises OSError."""
     folder.mkdir()
     mark(folder, kind, "begun")
 
 
 def check_folder(folder: Path, within: Path) -> None:
-    """Refuse a folder that is not ``within`` nor below it, or a link; raises OutputError."""
+    """Refuse a link, or a folder that is neither ``within`` nor below it. Raises OutputError."""
     if folder != within:
         check_below(folder, within)
         if folder.exists() and not folder.is_dir():
@@ -180,13 +179,13 @@ def check_folder(folder: Path, within: Path) -> None:
 
 
 def mark(folder: Path, kind: Kind, state: str) -> None:
-    """Write down what a folder is, before anything else is in it. Raises OSError."""
+    """Write a folder's marker, before anything else is in it. Raises OSError."""
     text = json.dumps({"kind": kind.name, "state": state, "wsikd": __version__})
     (folder / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
 def check_below(path: Path, within: Path, *, whole: bool = False) -> None:
-    """Refuse a path that is not below a folder, by its name or by a link; raises OutputError."""
+    """Refuse a path that leaves a folder, by its name or by a link. Raises OutputError."""
     if path.is_symlink():
         raise OutputError(path, "is a symbolic link, which wsikd does not follow", REMEDY)
     root, place = resolved(within), resolved(path)
@@ -198,7 +197,7 @@ def check_below(path: Path, within: Path, *, whole: bool = False) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """A path without links; raises OutputError where there is no such thing."""
+    """A path with its links resolved. Raises OutputError if that is impossible."""
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:
@@ -207,13 +206,13 @@ def resolved(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that is read: its identity on the disk.
+    """The identity on the disk of a file or folder that is read.
 
     Attributes:
-        path: as it was named.
-        chain: device and number of it and of each folder above it, those that exist.
-        exists: whether it does.
-        folder: whether it is one.
+        path: path that the user gave.
+        chain: device and inode number of it and of each folder above it, if they exist.
+        exists: whether it exists.
+        folder: whether it is a folder.
     """
 
     path: Path
@@ -223,14 +222,14 @@ class Input:
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """Look at a path; raises OutputError where there is no such thing."""
+        """Identify a path. Raises OutputError if it cannot be resolved."""
         return cls(path, tuple(_identities(path)), path.exists(), path.is_dir())
 
 
 def check_inputs(path: Path, inputs: Iterable[Input]) -> None:
-    """Refuse a place that is an input, lies in one, or holds one; raises OutputError.
+    """Refuse an output that is an input, is in one, or contains one. Raises OutputError.
 
-    Folders are compared by their identity on the disk, so that no other spelling hides one.
+    Folders are compared by their identity on the disk, whatever the spelling of their paths.
     """
     chain, exists = [*_identities(path)], path.exists()
     for one in inputs:
@@ -244,7 +243,7 @@ def check_inputs(path: Path, inputs: Iterable[Input]) -> None:
 
 
 def _identities(path: Path) -> Iterator[tuple[int, int]]:
-    """Device and number of a path and of each folder above it, those that exist."""
+    """Device and inode number of a path and of each folder above it, if they exist."""
     place = resolved(path)
     for one in (place, *place.parents):
         with suppress(OSError):
@@ -253,7 +252,7 @@ def _identities(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def place_new(file: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file whole unless there is one; another process that was first keeps its own.
+    """Write a complete file unless it exists; if another process was first, its file stays.
 
     Raises:
         OSError: it cannot be written.
@@ -276,7 +275,7 @@ def place_new(file: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def into_place(part: Path, file: Path) -> None:
-    """Move a file that this process wrote beside ``file`` onto it, within a folder of its own."""
+    """Move a file that this process wrote beside ``file`` onto it, in a folder of its own."""
     part.replace(file)
 
 
@@ -287,7 +286,7 @@ def drop_temporary(file: Path, pattern: str) -> None:
 
 
 def keep_newest(folder: Path, pattern: str, most: int) -> None:
-    """Drop the oldest files of a cache of wsikd, whose names match, beyond ``most``.
+    """Remove the oldest files of a cache of wsikd, of those whose names match, beyond ``most``.
 
     Raises:
         OSError: one cannot be removed.

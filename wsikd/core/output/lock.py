@@ -1,4 +1,4 @@
-"""One process at a time on one output: a lock file that a killed process cannot leave shut."""
+"""Lock file that keeps an output to one process at a time; locks of killed processes expire."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Keep other processes, and other threads of this one, off ``path`` while the block runs.
 
     ``<name>.lock`` next to it names the holder's process, its start and its host, and is removed
-    when the block ends. What a killed process of this host left is taken over. Another holder is
-    waited for ``wait_s`` seconds.
+    when the block ends. A lock that a killed process of this host left is taken over. If another
+    process holds it, this one waits up to ``wait_s`` seconds.
 
     Raises:
-        OutputError: another process is using it, or the lock's place holds another file.
+        OutputError: another process is using it, or the lock's path is another file.
         OSError: the lock cannot be written.
     """
     file = path.with_name(f"{path.name}.lock")
@@ -65,7 +65,7 @@ def _hold(path: Path, file: Path, key: str) -> None:
 
 
 def _take(path: Path, file: Path) -> bool:
-    """Write our name into the lock; false where its holder removed it under our hands."""
+    """Write this process into the lock; False if its holder removed the file meanwhile."""
     handle = os.open(file, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
     with os.fdopen(handle, "r+", encoding="utf-8", errors="replace") as stream:
         _alone(stream.fileno())
@@ -82,17 +82,16 @@ def _take(path: Path, file: Path) -> bool:
         try:
             stream.write(f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}\n")
             stream.flush()
-        except OSError:  # the disk is full: what could not be locked leaves no lock
+        except OSError:  # the disk is full: leave no lock behind
             drop_file(file, LOCK)
             raise
     return True
 
 
 def _alone(handle: int) -> None:
-    """Wait until no other process uses the lock; if the file system has no such locks,
-    continue.
+    """Wait until no other process has the lock file open in ``_take``.
 
-    It is held for the few lines of ``_take``, so that two processes do not both take over.
+    So two processes cannot both take a lock over. File systems without such locks are ignored.
     """
     try:
         import fcntl
@@ -103,16 +102,16 @@ def _alone(handle: int) -> None:
 
 
 def _alive(holder: list[str]) -> bool:
-    """Whether the process that a lock names may still run; on another host it may."""
+    """Whether the process that a lock names may still run; always True for another host."""
     if len(holder) != 3 or not holder[0].isdecimal():
         return False
     pid, started, host = int(holder[0]), holder[1], holder[2]
     if host != socket.gethostname():
         return True
     if pid == os.getpid():
-        return False  # this process holds it no more: its number was another's before
+        return False  # this process does not hold it: an earlier process had the same number
     if os.name == "nt":
-        return True  # there, os.kill would end it
+        return True  # on Windows, os.kill would end that process
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -121,7 +120,7 @@ def _alive(holder: list[str]) -> bool:
         return False
     state, found = _process(pid)
     if state in ("Z", "X"):
-        return False  # killed, but its exit code was not collected yet
+        return False  # it was killed, but its exit code has not been collected
     return found in (started, "-") or started == "-"
 
 
@@ -130,7 +129,7 @@ def _started(pid: int) -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """State of a process, and its start in ticks of the machine; "-" if unknown."""
+    """State of a process, and its start in clock ticks since boot; "-" if unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()

@@ -1,9 +1,9 @@
-"""The ledger of looks: how often a test part has been looked at, and by how many networks.
+"""The ledger of looks: how often a test part has been used, and with how many networks.
 
-A test part is known by hashes of its slides' or images' content, so that no copy of a run and no
-other name of the data resets the count. A look is kept in the user's state folder and in
-``looks.json`` beside the data, where wsikd wrote those; what one of the two has lost comes back
-from the other. A ledger that cannot be read or written is a warning: it never ends a command.
+A test part is identified by hashes of its slides' or images' content, so that a copy of a run or a
+renamed data set does not reset the count. Looks are kept in the user's state folder and, if wsikd
+wrote the data, in ``looks.json`` beside them; each ledger restores looks that the other has lost. A
+ledger that cannot be read or written causes a warning, and never ends a command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FILE = "looks.json"
 WAIT_S = 10.0
 SKETCH = 256
-"""Of so many slides or images, those with the least hashes, a part keeps the hashes."""
+"""Greatest number of hashes of a part; it keeps the smallest."""
 _DIGITS = 12
 _TEXTS = ("id", "time", "command", "part", "network")
 
@@ -42,9 +42,9 @@ class Part:
     """A test part: the digest of its whole content, and hashes of its slides or images.
 
     Attributes:
-        key: the same for the same slides or images, in any order and under any name.
-        items: of 12 hexadecimal digits; of more than 256, those with the least value. Two parts
-            that share slides share some of them.
+        key: digest of the slides or images, independent of their order and names.
+        items: hashes of 12 hexadecimal digits; the smallest 256 if there are more. Two parts that
+            share many slides share some hashes.
     """
 
     key: str
@@ -59,11 +59,11 @@ class Part:
 
 
 def state_folder() -> Path:
-    """Where the user's ledger is kept: ``WSIKD_STATE``, else the platform's folder of states."""
+    """The folder of the user's ledger: ``WSIKD_STATE``, else the platform's state folder."""
     if own := os.environ.get("WSIKD_STATE"):
         return Path(own)
     named = os.environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(named):  # noqa: PTH117 - a relative one does not count, by the standard
+    if os.path.isabs(named):  # noqa: PTH117 - the XDG standard ignores relative paths
         return Path(named) / "wsikd"
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
@@ -79,14 +79,14 @@ def note(
     """Add a look to every ledger, and return all looks at slides or images of this part.
 
     Args:
-        part: what is looked at.
-        command: the command that looks.
+        part: the test part.
+        command: the command that uses it.
         network: digest of the network's weights.
-        folders: made by wsikd, beside or above the data; one that cannot be written is passed over.
+        folders: folders of wsikd with or above the data; those that cannot be written are skipped.
         more: further entries, JSON values.
 
     Returns:
-        Looks at this part or at one that shares slides with it, oldest first, this one last.
+        Looks at this part and at parts that share slides with it, oldest first, this one last.
     """
     look = {
         "id": uuid4().hex,
@@ -104,11 +104,11 @@ def note(
 
 
 def earlier(part: Part, *, folders: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """All looks that the ledgers hold at slides or images of a part, oldest first.
+    """All looks in the ledgers at slides or images of a part, oldest first.
 
     Args:
-        part: what was looked at.
-        folders: as :func:`note` has them.
+        part: the test part.
+        folders: see :func:`note`.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in _files(folders):
@@ -125,12 +125,12 @@ def earlier(part: Part, *, folders: Sequence[Path] = ()) -> list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Tally:
-    """How often a test part has been looked at.
+    """How often test parts have been used.
 
     Attributes:
-        looks: at these parts themselves.
-        networks: different ones that were looked at with.
-        others: looks at other parts that share slides or images with these.
+        looks: number of looks at these parts.
+        networks: number of different networks of these looks.
+        others: number of looks at other parts that share slides or images with these.
     """
 
     looks: int
@@ -139,7 +139,7 @@ class Tally:
 
     @property
     def text(self) -> str:
-        """One sentence without its stop."""
+        """One sentence without full stop."""
         said = (
             f"this test part has been looked at {_times(self.looks)} by "
             f"{self.networks} run{'' if self.networks == 1 else 's'}"
@@ -149,7 +149,7 @@ class Tally:
         return said
 
     def record(self) -> dict[str, int]:
-        """The same as JSON values."""
+        """The counts as JSON values."""
         return {"looks": self.looks, "runs": self.networks, "overlapping": self.others}
 
 
@@ -157,8 +157,8 @@ def tally(looks: Iterable[dict[str, Any]], parts: Iterable[str]) -> Tally:
     """Count looks.
 
     Args:
-        looks: of :func:`note` or :func:`earlier`.
-        parts: keys of the parts in question.
+        looks: result of :func:`note` or :func:`earlier`.
+        parts: keys of the test parts.
     """
     keys, every = set(parts), {look["id"]: look for look in looks}
     own = [look for look in every.values() if look["part"] in keys]
@@ -166,7 +166,7 @@ def tally(looks: Iterable[dict[str, Any]], parts: Iterable[str]) -> Tally:
 
 
 def looks_text(record: Mapping[str, Any]) -> str:
-    """The sentence of a tally that was kept as JSON values."""
+    """The sentence of :meth:`Tally.text` for a record of :meth:`Tally.record`."""
     return Tally(record["looks"], record["runs"], record["overlapping"]).text
 
 
@@ -175,7 +175,7 @@ def _times(count: int) -> str:
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
-    """The ledgers: the user's, where there is such a folder, then those beside the data."""
+    """The ledgers: the user's, if there is a state folder, then those beside the data."""
     try:
         own = [state_folder() / FILE]
     except RuntimeError as error:  # no home
@@ -198,7 +198,7 @@ def _sound(look: Any) -> bool:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The content of a ledger; raises OutputError if it is damaged or another file."""
+    """Read a ledger. Raises OutputError if it is damaged or another file."""
     if not os.path.lexists(file):
         return []
     try:
@@ -212,7 +212,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _keep(file: Path, looks: Sequence[dict[str, Any]], *, state: bool) -> None:
-    """Add looks to a ledger, one process at a time; warns where that fails."""
+    """Add looks to a ledger under its lock; a failure is a warning."""
     folder = file.parent
     if not state and not (folder.is_dir() and os.access(folder, os.W_OK)):
         log.debug("%s: not writable, no ledger is kept there", folder)

@@ -14,9 +14,9 @@ def table_lines(
     """The lines of a Markdown table.
 
     Args:
-        heads: of the columns.
-        rows: as many cells as there are columns.
-        right: numbers of the columns that are aligned to the right.
+        heads: titles of the columns.
+        rows: rows with one cell per column.
+        right: indices of the columns that are aligned to the right.
     """
     rule = "".join("|---:" if n in right else "|---" for n in range(len(heads))) + "|"
     return [_line(heads), rule, *map(_line, rows)]

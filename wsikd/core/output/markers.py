@@ -1,9 +1,9 @@
-"""What wsikd has made: how a folder or a file of each kind is recognised as its own.
+"""Recognition of folders and files that wsikd has made, by kind.
 
-A folder counts by its marker: an attribute of its Zarr group, or a JSON file of known content. One
-being made holds ``.wsikd``, written before anything else, which names its kind; those of wsikd
-0.1.0, which wrote no such file, count by their content. What lies in a folder of ours and is not a
-part of it was put there by somebody else.
+A folder is recognised by its marker: an attribute of its Zarr group, or a JSON file of known
+content. An unfinished folder has the file ``.wsikd``, which is written before anything else and
+names its kind. wsikd 0.1.0 wrote no such file; its unfinished folders are recognised by their
+content. Files in a folder of wsikd that do not belong to its kind are the user's.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Kind:
     """A kind of folder.
 
     Attributes:
-        name: as messages call it, with its article.
-        own: whether a folder is one, by its marker; it may be unfinished.
-        member: matches the place within such a folder of every file that belongs to it.
-        early: whether a folder without a marker is an unfinished one of wsikd 0.1.0.
+        name: name in messages, with its article.
+        own: returns whether a folder has the marker of this kind; it may be unfinished.
+        member: matches the relative path of every file that belongs to such a folder.
+        early: returns whether a folder without a marker is an unfinished one of wsikd 0.1.0.
     """
 
     name: str
@@ -45,15 +45,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of single file: its name in messages, with its article, and what recognises it."""
+    """A kind of single file: its name in messages, with its article, and a test for it."""
 
     name: str
     own: Callable[[Path], bool]
 
 
 def stranger(folder: Path, kind: Kind) -> Path | None:
-    """The first file or link in a folder of this kind that is not a part of it; None without
-    any."""
+    """The first file or link in a folder that does not belong to its kind; None without any."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         for name in folders:
@@ -68,12 +67,12 @@ def stranger(folder: Path, kind: Kind) -> Path | None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder, not a link to one, holds nothing."""
+    """Whether a path is an empty folder, not a link to one."""
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
+    """Read a JSON object from a file; empty if there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -82,7 +81,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def csv_header(file: Path) -> list[str]:
-    """The first row of a CSV file; empty where there is none."""
+    """Read the first row of a CSV file; empty if there is none."""
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             return next(csv.reader(stream), [])
@@ -91,7 +90,7 @@ def csv_header(file: Path) -> list[str]:
 
 
 def says(text: bytes) -> Callable[[Path], bool]:
-    """Recognises a file by bytes near its beginning."""
+    """A test for files with these bytes near the start."""
 
     def own(file: Path) -> bool:
         try:
@@ -118,7 +117,7 @@ def _attribute(folder: Path, name: str, *keys: str) -> dict[str, Any] | None:
 
 
 def _zarr_member(names: str) -> str:
-    """Matches files of a Zarr hierarchy whose groups and named arrays are ``names``."""
+    """Pattern of the files of a Zarr hierarchy whose groups and named arrays are ``names``."""
     files = r"zarr\.json|\.z(?:array|attrs|group|metadata)|\d+(?:\.\d+)*|[^/]+\.partial"
     return rf"(?:(?:{names}|\d+|c)/)*(?:{files}|\.stop)"
 
@@ -177,7 +176,7 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _begun_bundle(folder: Path) -> bool:
-    """Weights alone are what wsikd 0.1.0 left where it was killed before the card."""
+    """Whether there are weights without a card, as wsikd 0.1.0 left them when it was killed."""
     return not (folder / "card.json").exists() and (folder / "model.safetensors").is_file()
 
 
@@ -242,7 +241,7 @@ BENCH_FILES = ("bench.json", "bench.md", "bench.png", "kappa.png")
 
 
 def overlay_of_store(file: Path) -> bool:
-    """Whether ``overlays/<slide>.png`` lies beside the store it belongs to, finished or not."""
+    """Whether ``overlays/<slide>.png`` is beside its store, finished or not."""
     folder = file.parent.parent
     names = (f"{file.stem}.zarr", f"{file.stem}.zarr.part")
     return file.parent.name == "overlays" and any(_is_store(folder / n) for n in names)
@@ -254,7 +253,7 @@ OVERLAY = FileKind(
 
 
 def _is_lock(file: Path) -> bool:
-    """Process, start and host in one line, or the beginning of that, as a kill leaves it."""
+    """Whether a file has process, start and host in one line, or, after a kill, part of it."""
     try:
         with file.open("rb") as stream:
             text = stream.read(1024)

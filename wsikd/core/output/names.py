@@ -1,8 +1,8 @@
 """Names of slides and classes as file names: safe everywhere, distinct, and always the same.
 
-A name that every file system takes stays as it is. Any other one is changed, and six digits of the
-hash of the original text follow, so that two names never become one. A name does not depend on the
-other names of a run, except where two differ in case or Unicode form only.
+A name that is valid on every file system stays as it is. Any other is changed, and gets six digits
+of the hash of the original text, so that names stay distinct. A name does not depend on the other
+names of a run, unless two differ only in case or Unicode form.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_NAME_BYTES = 200
-"""Longest safe name. File systems take 255 bytes; the rest is for what wsikd appends or prepends,
+"""Longest safe name. File systems allow 255 bytes; the rest is for prefixes and suffixes of wsikd,
 as in ``labels-NAME.csv.4194304.part`` and ``NAME_100000_100000.png``."""
 HASH_DIGITS = 6
 
@@ -35,15 +35,15 @@ def safe_name(text: str, taken: Collection[str] = ()) -> str:
     """A text as the name of a file or folder.
 
     Args:
-        text: any text, e.g. a file's stem; bytes that are not UTF-8 may be in it as Python
-            reads them from a file name (surrogates).
-        taken: keys, by :func:`name_key`, of names that are not free.
+        text: any text, e.g. a file's stem; it may contain bytes that are not UTF-8, in Python's
+            form for file names (surrogates).
+        taken: keys, by :func:`name_key`, of names that are in use.
 
     Returns:
-        ``text`` where it is a safe name. Otherwise characters that some file system refuses become
-        ``_``, bytes that are not UTF-8 ``_xNN``, dots and spaces at the ends go, names that Windows
-        or wsikd keep for themselves begin with ``_``, a long name is cut to ``MAX_NAME_BYTES``
-        of UTF-8, and ``-`` with six digits of the text's hash follows.
+        ``text`` if it is a safe name. Otherwise characters that some file system refuses become
+        ``_``, bytes that are not UTF-8 become ``_xNN``, dots and spaces at the ends are removed,
+        names that Windows or wsikd reserve get a leading ``_``, a long name is cut to
+        ``MAX_NAME_BYTES`` of UTF-8, and ``-`` with six digits of the text's hash is appended.
 
     >>> safe_name("TCGA-XX 1.2"), safe_name("..")
     ('TCGA-XX 1.2', '_-5ec1f7')
@@ -59,7 +59,7 @@ def safe_name(text: str, taken: Collection[str] = ()) -> str:
 
 
 def hashed_name(name: str, text: str, taken: Collection[str] = ()) -> str:
-    """A safe name with digits of the hash of ``text``: six, or more where those are taken."""
+    """A safe name with digits of the hash of ``text``: six, or more if that name is in use."""
     digest = hashlib.sha256(_bytes(text)).hexdigest()
     for digits in range(HASH_DIGITS, len(digest) + 1):
         ending = f"-{digest[:digits]}"
@@ -70,7 +70,7 @@ def hashed_name(name: str, text: str, taken: Collection[str] = ()) -> str:
 
 
 def name_key(name: str) -> str:
-    """What two names share that some file system holds for one: case and Unicode form."""
+    """A key that is equal for names that some file system treats as equal: case, Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -90,6 +90,6 @@ def _cut(name: str, limit: int) -> str:
 
 
 def _spelt(match: re.Match[str]) -> str:
-    """A byte that is not UTF-8, or half a character of UTF-16, in ASCII."""
+    """A byte that is not UTF-8, or half a UTF-16 character, as ASCII."""
     code = ord(match.group())
     return f"_x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"_u{code:04x}"

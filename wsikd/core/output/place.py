@@ -1,8 +1,8 @@
-"""Where a folder of wsikd goes, and how it gets there: whole, or not at all.
+"""Atomic creation and replacement of the folders that wsikd writes.
 
-A store, a bag, a result or a bundle is made in ``<name>.part``, which says so before it holds
-anything else. What it replaces is renamed to ``<name>.replaced`` first and removed last. A run that
-is killed in between leaves one of the two whole; the next run puts it back or clears it away.
+A store, a bag, a result or a bundle is made in ``<name>.part``, which has a marker before anything
+else. The folder that it replaces is renamed to ``<name>.replaced`` first and removed last. A run
+that is killed in between leaves one of the two complete; the next run restores or removes it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a folder of wsikd goes.
+    """The path of a folder that wsikd writes.
 
     Attributes:
         path: the folder.
-        kind: what it is.
-        within: the folder of all outputs, which ``path`` must lie below.
+        kind: its kind.
+        within: the folder of all outputs; ``path`` must be below it.
         inputs: files and folders that are read: those of slides, annotations, masks, networks.
-        whole: whether ``path`` may be ``within`` itself, as runs and exports are.
+        whole: whether ``path`` may be ``within`` itself, as for runs and exports.
     """
 
     path: Path
@@ -56,37 +56,36 @@ class Place:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        """Follow a link that the user named as the output itself, and give "." its name."""
+        """Resolve the path if the user gave a link or "." as the output."""
         if self.whole and (self.path.is_symlink() or self.path.name in ("", "..")):
             object.__setattr__(self, "path", resolved(self.path))
 
     @property
     def part(self) -> Path:
-        """Where it is made, to be resumed or restarted after a kill."""
+        """The unfinished folder, to be resumed or restarted after a kill."""
         return self.path.with_name(f"{self.path.name}.part")
 
     @property
     def replaced(self) -> Path:
-        """Where the old one is until the new one is in place."""
+        """The old folder, until the new one is in place."""
         return self.path.with_name(f"{self.path.name}.replaced")
 
     def check(self) -> None:
-        """Refuse a place that is not an output of its own, whatever is there; raises
-        OutputError."""
+        """Refuse a path outside the output folder, or in an input. Raises OutputError."""
         check_below(self.path, self.within, whole=self.whole)
         if self.inputs:
             check_inputs(self.path, self._inputs)
 
     @cached_property
     def _inputs(self) -> list[Input]:
-        """The inputs on the disk, looked at once: a slide's place is checked ten times."""
+        """Identities of the inputs, cached, since a slide's path is checked ten times."""
         return [Input.at(path) for path in self.inputs]
 
     def taken(self) -> bool:
-        """Whether one of wsikd's making is there; an empty folder does not count.
+        """Whether a folder of this kind is there; an empty folder does not count.
 
         Raises:
-            OutputError: something else is there, or the place is refused.
+            OutputError: something else is there, or the path is refused.
         """
         self.check()
         if not os.path.lexists(self.path) or is_empty(self.path):
@@ -96,20 +95,20 @@ class Place:
         return True
 
     def may_replace(self) -> None:
-        """Refuse to replace what is there unless all of it is wsikd's; raises OutputError."""
+        """Refuse to replace a folder that has files of others. Raises OutputError."""
         if self.taken():
             refuse_strangers(self.path, self.kind)
             if os.path.lexists(self.replaced) and not self.is_left(self.replaced):
                 raise not_ours(self.replaced, f"{self.kind.name} being replaced")
 
     def left(self) -> bool:
-        """Whether a killed run has left anything here: call :meth:`recover` under the lock then."""
+        """Whether a killed run has left files; if so, call :meth:`recover` under the lock."""
         return os.path.lexists(self.replaced) or os.path.lexists(self.part)
 
     def recover(self) -> None:
-        """Undo or complete a replacement that was killed. Raises OSError.
+        """Undo or complete a replacement that a kill interrupted. Raises OSError.
 
-        It must be called under the lock of ``path``.
+        Call it under the lock of ``path``.
         """
         self.check()
         old = self.replaced
@@ -121,13 +120,13 @@ class Place:
             into_place(old, self.path)
 
     def begin(self, *, fresh: bool = True) -> Path:
-        """The folder aside, empty and marked as being made. Call it under the lock.
+        """Make ``part``, empty and with a marker; returns it. Call it under the lock.
 
         Args:
-            fresh: remove what a killed run left in it; else that stays.
+            fresh: remove files that a killed run left in it; else they stay.
 
         Raises:
-            OutputError: somebody else's folder is there, or it cannot be written.
+            OutputError: a folder that wsikd did not make is there, or it cannot be written.
         """
         self.check()
         part = self.part
@@ -144,11 +143,11 @@ class Place:
         return part
 
     def marked(self) -> None:
-        """Take the mark of the beginning away, once the folder has its own marker."""
+        """Remove ``.wsikd`` from ``part``, once the folder has the marker of its kind."""
         drop_temporary(self.part / MARKER, re.escape(MARKER))
 
     def discard(self) -> None:
-        """Remove the unfinished output; raises OutputError if it is not ours, OSError."""
+        """Remove ``part``. Raises OutputError if wsikd did not make it, OSError."""
         if not os.path.lexists(self.part):
             return
         if not self.is_left(self.part):
@@ -156,11 +155,11 @@ class Place:
         remove_tree(self.part, self.kind)
 
     def put(self) -> None:
-        """Move the finished output into place, and remove the one that it replaces.
+        """Move the finished folder into place, and remove the one that it replaces.
 
         Raises:
-            OutputError: what is there is not wsikd's, and stays.
-            OSError: the disk does not take it; the old one stays.
+            OutputError: the folder that is there has files of others; it stays.
+            OSError: the move failed; the old folder stays.
         """
         self.marked()
         if is_empty(self.path):
@@ -181,17 +180,17 @@ class Place:
         remove_tree(old, self.kind)
 
     def drop_within(self, name: str) -> None:
-        """Remove a folder within the folder aside, which :meth:`begin` has checked."""
+        """Remove a folder in ``part``, which :meth:`begin` has checked."""
         drop_inner(self.part / name)
 
     @contextmanager
     def made(self) -> Iterator[Path]:
-        """An empty folder aside, put into place if the block ends well, else removed.
+        """Yield an empty folder that is moved into place after success, and removed after an error.
 
-        Call it under the lock of ``path``, or where nothing else writes.
+        Call it under the lock of ``path``, or if no other process writes there.
 
         Raises:
-            OutputError: the place is not free to be written, or the disk does not take it.
+            OutputError: the path may not be written, or writing failed.
         """
         self.may_replace()
         part = self.begin()
@@ -208,7 +207,7 @@ class Place:
         return folder.is_dir() and not folder.is_symlink() and self.kind.own(folder)
 
     def is_left(self, folder: Path) -> bool:
-        """Whether ``part`` or ``replaced`` was left there by a run of wsikd."""
+        """Whether a run of wsikd left ``folder``, which is ``part`` or ``replaced``."""
         if not folder.is_dir() or folder.is_symlink():
             return False
         marked = read_json(folder / MARKER).get("kind") == self.kind.name

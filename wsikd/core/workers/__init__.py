@@ -1,1 +1,1 @@
-"""Work in processes of its own, which may crash or hang."""
+"""Worker processes, which may crash or hang."""

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next batch, where the C library would hand it back at once."""
+"""Keeps freed memory for the next batch; by default the C library returns it at once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import ctypes
 import os
 
 KEPT_BYTES = 256 << 20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _OWN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed(most: int = KEPT_BYTES) -> bool:
-    """Have this process keep freed blocks up to ``most`` bytes, and as much at the heap's end.
+    """Let this process keep freed blocks of up to ``most`` bytes, and as much at the heap's end.
 
-    A network's layers in PyTorch take and free blocks of megabytes. glibc takes such from the
-    system and returns them each time, and every fresh page costs a fault: up to two fifths of the
-    CPU time of a pass.
+    The layers of a network in PyTorch allocate and free blocks of megabytes. glibc maps such blocks
+    again each time, and every new page costs a page fault: up to 40 % of the CPU time of a pass.
 
     Returns:
-        Whether it was set: not without glibc, nor where the user has set it in the environment.
+        Whether it was set. It is not without glibc, or if the user has set it in the environment.
     """
     if os.name != "posix" or any(name in os.environ for name in _OWN):
         return False

@@ -1,4 +1,4 @@
-"""Filters what C libraries print about damaged files: wsikd's own error has the cause."""
+"""Filters messages of C libraries on damaged files, since wsikd's own error has the cause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIBRARIES = re.compile(
 
 
 def is_noise(line: str) -> bool:
-    """Whether a line on standard error is one of those libraries'."""
+    """Whether a line on standard error is from one of these libraries."""
     return _LIBRARIES.match(line) is not None
 
 
@@ -28,11 +28,11 @@ def listen(pipe: int, name: str) -> threading.Thread:
     """Forward the standard error of a process, and log the messages of its libraries.
 
     Args:
-        pipe: the end to read from, closed when the process has closed its own.
-        name: of the process, for the log.
+        pipe: read end of a pipe, closed when the process has closed the other end.
+        name: name of the process, for the log.
 
     Returns:
-        The thread that does it, which ends with the process.
+        The thread that reads; it ends with the process.
     """
 
     def work() -> None:

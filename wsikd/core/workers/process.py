@@ -1,4 +1,4 @@
-"""Work in processes that may die: a slide whose reader crashes or hangs takes no other with it."""
+"""Worker processes: a slide whose reader crashes or hangs does not affect the others."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _SIGKILL = 9
 
 @dataclass(frozen=True)
 class Task:
-    """A call ``function(report, *arguments)``; all of it must be picklable.
+    """A call ``function(report, *arguments)``; function and arguments must be picklable.
 
-    What it returns must be too, unless that is a :class:`~wsikd.core.workers.worker.Beside`.
-    ``report`` takes any picklable values, from any thread, and hands them to the parent. ``name``
-    is the subject of its errors.
+    The return value must be picklable too, unless it is a
+    :class:`~wsikd.core.workers.worker.Beside`. ``report`` sends picklable values to the parent
+    from any thread. ``name`` is the subject of the task's errors.
     """
 
     name: str
@@ -47,10 +47,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its value, or its error; ``seconds`` since it was handed out.
-
-    ``died``: whether its process did.
-    """
+    """The value or error of a task; ``seconds`` since its start; whether its process ``died``."""
 
     task: Task
     value: Any = None
@@ -60,7 +57,7 @@ class Outcome:
 
 
 def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
-    """Do tasks in this process, one after another, as :meth:`WorkerPool.run` does them."""
+    """Run tasks in this process, one by one, with the interface of :meth:`WorkerPool.run`."""
     for task in tasks:
         start = time.monotonic()
 
@@ -81,14 +78,14 @@ def run_here(tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterat
 class WorkerPool:
     """Processes, each of which does one task at a time.
 
-    A process that dies is an error of its task alone, and the next task gets a fresh one; so does a
-    process that makes no progress for ``stall_s`` seconds: it may wait for a network disk, or
-    compute without end. Progress is a report, a log record, or a call of
+    If a process dies, only its task has an error, and the next task gets a new process. A process
+    without progress for ``stall_s`` seconds is stopped in the same way: it may wait for a network
+    disk, or compute without end. Progress is a report, a log record, or a call of
     :func:`wsikd.core.workers.progress.progressing`. Processes are reused, and replaced after
-    ``recycle`` tasks and ``recycle_s`` seconds. None outlives this process, however that ends.
+    ``recycle`` tasks and ``recycle_s`` seconds. All end with this process, however it ends.
 
-    A task that returns a ``Beside`` is finished beside the next one of the same process. If that
-    dies, both tasks have died.
+    The remaining work of a task that returns a ``Beside`` overlaps the next task of the same
+    process. If the process dies, both tasks have died.
     """
 
     def __init__(
@@ -100,14 +97,14 @@ class WorkerPool:
         recycle_s: float = RECYCLE_S,
         imports: Sequence[str] = (),
     ) -> None:
-        """Prepare; processes start when there is work for them.
+        """Prepare; processes start when there are tasks for them.
 
         Args:
-            processes: how many at most.
+            processes: greatest number of processes.
             stall_s: see above.
             recycle: see above.
             recycle_s: see above.
-            imports: modules that tasks will import, beside those of their functions.
+            imports: modules that tasks will import, in addition to those of their functions.
         """
         self._stall_s, self._recycle, self._recycle_s = stall_s, recycle, recycle_s
         self._imports = tuple(imports)
@@ -115,18 +112,19 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are alive."""
+        """Ids of the processes that are alive."""
         return [pid for w in self._seats if w and (pid := w.process.pid) is not None]
 
     def run(self, tasks: Iterable[Task], on_report: OnReport | None = None) -> Iterator[Outcome]:
         """Run tasks in parallel, one per process.
 
         Args:
-            tasks: taken from here as processes become free.
+            tasks: the tasks; each is taken when a process is free.
             on_report: called in this thread with a task and the values that it reported.
 
         Yields:
-            What became of each, in the order in which they end. No error of a task is raised.
+            The outcome of each task, in the order in which they end. Errors of tasks are not
+            raised.
         """
         todo = iter(tasks)
         while True:
@@ -142,7 +140,7 @@ class WorkerPool:
                 yield from worker.step(on_report) or worker.watch(self._stall_s)
 
     def close(self, grace_s: float = GRACE_S) -> None:
-        """End the processes: those at work are asked to leave, and killed after ``grace_s``."""
+        """End the processes: busy ones get a signal to end, and are killed after ``grace_s``."""
         workers = [w for w in self._seats if w]
         self._seats = [None] * len(self._seats)
         limit = time.monotonic() + grace_s
@@ -167,7 +165,7 @@ class WorkerPool:
         self.close()
 
     def _hand_out(self, todo: Iterator[Task]) -> None:
-        """Give every free process a task, as long as there are any."""
+        """Give every free process a task, while there are any."""
         for seat, worker in enumerate(self._seats):
             worn = worker and worker.worn(self._recycle, self._recycle_s)
             if worker and (worker.task or (worn and worker.ending)):
@@ -186,7 +184,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process, as its parent sees it."""
+    """The parent's view of a worker process."""
 
     def __init__(self, *imports: str) -> None:
         levels = {name: logging.getLogger(name or None).level for name in ("", "wsikd")}
@@ -208,17 +206,17 @@ class _Worker:
         self._born = self._sign = time.monotonic()
 
     def worn(self, tasks: int, seconds: float) -> bool:
-        """Whether it has run at least so many tasks and seconds."""
+        """Whether it has run at least this number of tasks and for this time."""
         return self._done >= tasks and time.monotonic() - self._born >= seconds
 
     def gone(self) -> bool:
-        """Whether an idle process has died: it has nothing to say but that its end is closed."""
+        """Whether an idle process has died: then its end of the pipe is closed."""
         return self.link.closed or self.link.poll() or not self.process.is_alive()
 
     def begin(self, task: Task) -> None:
         self.task, self._start = task, time.monotonic()
         self._sign = self._start
-        # A process that died meanwhile is noticed at the next step.
+        # If the process has died meanwhile, the next step notices it.
         with suppress(OSError):
             self.link.send_bytes(pickle.dumps((task.name, task.function, task.arguments)))
 
@@ -251,7 +249,7 @@ class _Worker:
         return ended if alive else self._died()
 
     def watch(self, stall_s: float) -> list[Outcome]:
-        """Stop a process without progress, whether it waits or computes."""
+        """Stop the process if it has made no progress, whether it waits or computes."""
         if not (self.task or self.ending) or time.monotonic() - self._sign < stall_s:
             return []
         self.kill()
@@ -262,7 +260,7 @@ class _Worker:
         return [self._end(error=SlideError(first.name, fault, remedy)), *self._died()]
 
     def dismiss(self) -> None:
-        """Ask the process to end: at once where it is idle, else by a signal that unwinds it."""
+        """Let the process end: at once if it is idle, else by a signal that unwinds it."""
         if self.task or self.ending:
             self.process.terminate()
             return
@@ -270,17 +268,17 @@ class _Worker:
             self.link.send_bytes(b"")
 
     def kill(self) -> None:
-        """See to it that the process is gone."""
+        """Kill the process, and wait until it has ended."""
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
-        self._listener.join(1.0)  # its last messages come before the report of its death
+        self._listener.join(1.0)  # so that its last messages precede the report of its death
         self.link.close()
 
     def _end(
         self, *, value: Any = None, error: WsikdError | None = None, died: bool = False
     ) -> Outcome:
-        """The end of the task that was started first."""
+        """The outcome of the task that was started first."""
         task, start = self.ending.popleft() if self.ending else (self.task, self._start)
         if task is self.task:
             self.task = None
@@ -289,7 +287,7 @@ class _Worker:
         return Outcome(task, value, error, time.monotonic() - start, died)
 
     def _died(self) -> list[Outcome]:
-        """The end of all tasks of a process that is gone."""
+        """The outcomes of all tasks of a process that has died."""
         self.process.join(GRACE_S)
         self.kill()
         code, ended = self.process.exitcode or 0, []
@@ -324,7 +322,7 @@ def _log_here(record: logging.LogRecord) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let what starts in the block ignore Ctrl-C from its first moment on."""
+    """Let processes that start in the block ignore Ctrl-C from their first moment."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A sign of life from within long work, for whoever watches that it does not stall."""
+"""Sign of progress from long work, for the process that checks for stalls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def on_progress(tell: Callable[[], None] | None) -> None:
 
 
 def progressing() -> None:
-    """Say that a piece of work is done. Call it where a stage may last; from any thread."""
+    """Report that a piece of work is done. Call it in long stages, from any thread."""
     global _last
     if _told is None:
         return

@@ -1,4 +1,4 @@
-"""Imported by the server that worker processes are forked from: imports what they will need."""
+"""Imports in the fork server: modules that the worker processes will need."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ NAMES = "WSIKD_WORKERS_IMPORT"
 
 
 def prepare(names: str) -> None:
-    """Import modules; a process that needs one which fails raises that again.
+    """Import modules, and ignore failures: a process that needs the module raises the error.
 
-    A server in which one of them has started a thread starts again without them.
+    If one of them starts a thread, the server restarts without these imports.
     """
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # else OpenBLAS starts threads, which no fork survives
+        os.environ.setdefault(name, value)  # else OpenBLAS starts threads, which are lost at a fork
     for name in names.split():
         with suppress(Exception):
             import_module(name)
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     gc.collect()
-    gc.freeze()  # a collection in a child would copy the pages of all objects
+    gc.freeze()  # garbage collection in a child would copy the pages of all objects
 
 
 if NAMES in os.environ:

@@ -1,7 +1,7 @@
-"""How worker processes start: forked from a server without threads, or else spawned.
+"""Start of worker processes: they are forked from a server without threads, or else spawned.
 
-A spawned process imports for seconds. The server imports once, and its children start at once. A
-process of the user's is never forked: a lock that one of its threads holds would stay locked.
+A spawned process takes seconds to import. The server imports once, and its children start at once.
+The user's own process is never forked: a lock that one of its threads holds would stay locked.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _wanted: dict[str, None] = {}
 
 
 def want(*modules: str) -> None:
-    """Have the server import modules when it starts; a server that runs stays as it is."""
+    """Let the server import modules when it starts; a running server does not change."""
     _wanted.update(dict.fromkeys(modules))
 
 
 def context(*modules: str) -> ForkServerContext | SpawnContext:
-    """What starts a process.
+    """The multiprocessing context that starts a process.
 
     Args:
-        modules: for the server to import when it starts.
+        modules: modules that the server imports when it starts.
     """
-    if sys.platform != "linux":  # frameworks of macOS do not survive a fork
+    if sys.platform != "linux":  # frameworks of macOS break after a fork
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["wsikd.core.workers.served"])
     os.environ[NAMES] = " ".join({**_wanted, **dict.fromkeys(modules)})
     try:
         forkserver.ensure_running()
-    except OSError:  # its socket needs a temporary folder of a short name
+    except OSError:  # the path of the temporary folder is too long for the server's socket
         return multiprocessing.get_context("spawn")
     finally:
         del os.environ[NAMES]

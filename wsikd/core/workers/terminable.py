@@ -1,4 +1,4 @@
-"""SIGTERM unwinds as Ctrl-C does."""
+"""SIGTERM handler that unwinds as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send before they kill, unwind as Ctrl-C does."""
+    """Let SIGTERM, which batch systems send before they kill a job, unwind as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

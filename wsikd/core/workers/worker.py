@@ -1,6 +1,6 @@
-"""The inside of a worker process: calls what its parent sends, one call after another.
+"""The loop of a worker process: it runs the calls that its parent sends, one by one.
 
-What goes back are tuples that begin with one of ``REPORT, LOG, DONE, FAILED, ALIVE``.
+It answers with tuples whose first entry is ``REPORT``, ``LOG``, ``DONE``, ``FAILED`` or ``ALIVE``.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ log = logging.getLogger(__name__)
 
 REPORT, LOG, DONE, FAILED, ALIVE = "report", "log", "done", "failed", "alive"
 FREE = "free"
-"""What is left of a task is done beside the next one."""
+"""The task's remaining work runs in a thread, so the process can take the next task."""
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
     "OPENCV_LOG_LEVEL": "SILENT",
 }
-"""Set by the command too. The resampler multiplies small matrices in threads of its own; threads of
-PyTorch that spin while they wait take the cores that decode (seen: a forward pass 30 times slower);
-and wsikd's own error repeats what OpenCV says about a damaged image."""
+"""The command sets it too. OPENBLAS: the resampler multiplies small matrices in its own threads.
+OMP: waiting PyTorch threads that spin take cores from decoding (measured: a forward pass 30 times
+slower). OPENCV: wsikd's own error has OpenCV's message about a damaged image."""
 
 
 @dataclass(frozen=True)
 class Beside:
     """The return value of a function whose last part, ``work``, may overlap the next task.
 
-    ``work`` gives the value of the task or raises its error.
+    ``work`` returns the value of the task or raises its error.
     """
 
     work: Callable[[], Any]
@@ -52,17 +52,17 @@ class Beside:
 def serve(
     link: Connection, levels: Mapping[str, int], says: Connection, environment: Mapping[str, str]
 ) -> None:
-    """Answer calls until the parent sends nothing more, or is gone.
+    """Answer calls until the parent ends the connection or dies.
 
     Args:
-        link: brings pickled ``(name, function, arguments)``, or no bytes at all for the end.
-        levels: of the parent's loggers, by name.
-        says: takes the place of standard error, of libraries in C too.
-        environment: the parent's.
+        link: receives pickled ``(name, function, arguments)``; empty bytes are the end.
+        levels: name of each of the parent's loggers -> its level.
+        says: replaces standard error, for C libraries too.
+        environment: the parent's environment.
     """
     os.dup2(says.fileno(), 2)
     says.close()
-    os.environ.clear()  # a server's is the parent's of long ago
+    os.environ.clear()  # the server has the parent's environment of its start
     os.environ.update(environment)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -77,7 +77,7 @@ def serve(
     while call := calls.get():
         name, found = _answer(call, line)
         if rest is not None:
-            rest.join()  # at most one is under way, and answers come in the order of the tasks
+            rest.join()  # at most one runs at a time, so answers are in the order of the tasks
             rest = None
         if isinstance(found, Beside):
             line.send_bytes(pickle.dumps((FREE, None)))
@@ -93,8 +93,9 @@ def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], 
     """Call ``function(report, *arguments)``.
 
     Raises:
-        WsikdError: it did; any other error becomes one, see ``wsikd.core.faults.explain``.
-        BrokenPipeError: whoever read our output has closed it.
+        WsikdError: the error of the call; other errors are converted, see
+            ``wsikd.core.faults.explain``.
+        BrokenPipeError: the reader of the output has closed it.
     """
     try:
         return function(report, *arguments)
@@ -106,7 +107,7 @@ def answer(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], 
 
 
 class _Line:
-    """The way to the parent, for any thread."""
+    """The connection to the parent; thread-safe."""
 
     def __init__(self, link: Connection) -> None:
         self._link, self._lock = link, threading.Lock()
@@ -123,7 +124,7 @@ class _Line:
 
 
 class _Forward(logging.Handler):
-    """Hands log records to the parent, with their text made already."""
+    """Sends log records to the parent, with formatted messages."""
 
     def __init__(self, line: _Line) -> None:
         super().__init__()
@@ -139,13 +140,13 @@ class _Forward(logging.Handler):
         try:
             self._line.send_bytes(pickle.dumps((LOG, plain)))
         except OSError:
-            pass  # the parent is gone, and with it who would read this
-        except Exception:  # noqa: BLE001 - as every handler: a record must not stop the work
+            pass  # the parent has died, so nobody would read this
+        except Exception:  # noqa: BLE001 - a log record must not stop the work
             self.handleError(record)
 
 
 def _answer(call: bytes, line: _Line) -> tuple[str, bytes | Beside]:
-    """Name and pickled answer of a pickled call, or its remaining work."""
+    """Run a pickled call; returns its name, and its pickled answer or its remaining work."""
     name = "worker process"
     try:
         name, function, arguments = pickle.loads(call)
@@ -167,7 +168,7 @@ def _finish(name: str, rest: Beside, line: _Line) -> None:
     except Exception as error:
         log.debug("%s", name, exc_info=True)
         message = pickle.dumps((FAILED, explain(name, error)))
-    with suppress(OSError):  # the parent is gone, and with it who would read this
+    with suppress(OSError):  # the parent has died, so nobody would read this
         line.send_bytes(message)
 
 
@@ -179,7 +180,7 @@ def _forward_logs(line: _Line, levels: Mapping[str, int]) -> None:
 
 
 def _listen(link: Connection, calls: queue.SimpleQueue[bytes]) -> None:
-    """Hand calls on. The parent's death, by whatever signal, closes the link and ends us."""
+    """Queue calls. When the parent dies, by any signal, the link closes and this process ends."""
     while True:
         try:
             calls.put(link.recv_bytes())
