@@ -1,5 +1,6 @@
 """Polygons, thumbnails and colours: what the exports are drawn with."""
 
+import itertools
 import json
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from tests.grade.maps import CELL, CLASSES, FakeSlide, map_of
 from wsikd.grade.exports import geojson as geojson_export
+from wsikd.grade.exports.overlay import paint
 from wsikd.grade.reports.class_colours import class_colour
-from wsikd.grade.reports.thumbnail import thumbnail, view
+from wsikd.grade.reports.thumbnail import View, thumbnail, view
 from wsikd.grade.vectorise import regions
 
 # --- polygons --------------------------------------------------------------------------------
@@ -142,14 +144,37 @@ def lab(rgb):
     return np.stack([116 * f[:, 1] - 16, *((f[:, :2] - f[:, 1:]) * (500, 200)).T], 1)
 
 
+# White to nuclei: colours that are common in H&E.
+STAINED = [(240, 240, 242), (235, 200, 220), (214, 150, 190), (180, 110, 170), (140, 80, 150),
+           (100, 60, 130)]  # fmt: skip
+
+
+def seen_by(srgb, sight):
+    """CIE L*a*b* of sRGB colours (N, 3), 0 to 255, for readers with a kind of sight."""
+    srgb = np.asarray(srgb, float) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return lab(linear @ np.transpose(SIGHT[sight]))
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("tissue", STAINED)
+def test_tinted_tissue_shows_its_grade_to_colour_blind_readers_and_in_grey(sight, tissue):
+    ciede2000 = pytest.importorskip("skimage.color").deltaE_ciede2000
+    made = map_of([range(len(CLASSES))], origin_xy=(0.0, 0.0), cell_px=(9.0, 9.0))
+    picture = View(np.full((9, 36, 3), tissue, np.uint8), (0.0, 0.0), (1.0, 1.0))
+    colours = seen_by(paint(made, picture)[4, 4::9], sight)
+    for one, other in itertools.combinations(colours, 2):
+        assert ciede2000(one, other) > 14
+    if sight == "normal":
+        assert np.diff(np.sort(colours[:, 0])).min() > 6
+
+
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize(
     ("names", "apart"), [(CLASSES, 20), ([f"class {i}" for i in range(8)], 15)]
 )
 def test_colours_stay_apart_for_colour_blind_readers(sight, names, apart):
-    srgb = np.array([class_colour(name, i) for i, name in enumerate(names)]) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    seen = lab(linear @ np.transpose(SIGHT[sight]))
+    seen = seen_by([class_colour(name, i) for i, name in enumerate(names)], sight)
     distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     assert distance[np.triu_indices(len(names), 1)].min() > apart
 
