@@ -22,6 +22,7 @@ from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine.finite import finite_check
 from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
+from wsikd.learn.engine.optimizers import OPTIMIZERS
 from wsikd.learn.engine.samples import BatchMaker, Samples
 from wsikd.learn.engine.schedules import Best, learning_rate
 from wsikd.learn.engine.settings import Optim, Training
@@ -168,9 +169,8 @@ class Trainer(Generic[D]):
         method, optim = task.method, self.optim
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
         groups = param_groups(method, decay_vectors=optim.decay_vectors)
-        self._plain = make(
+        self._plain = OPTIMIZERS[optim.name](
             groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=team.fuses or None
         )
         self.wrapped, self.optimizer = team.setup(self.method, self._plain)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikd.core.errors import ConfigError
+from wsikd.models.backbones.operations import Products, UnknownOperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,12 +161,23 @@ def _dilated(module: nn.Module, dilation: int, *, halving: bool) -> nn.Module:
 
 
 def macs(module: nn.Module, input_px: int) -> int:
-    """Multiply-accumulates for one patch, counted on tensors without data.
+    """Multiply-accumulates for one patch; no product is computed.
 
     Args:
         module: a network that takes (1, 3, H, W).
         input_px: side of the patch it is given, before any up-sampling of its own.
     """
+    copy, patch = deepcopy(module).cpu().eval(), torch.zeros(1, 3, input_px, input_px)
+    try:
+        with torch.no_grad(), Products() as counter:
+            copy(patch)
+    except UnknownOperationError:
+        return _macs_by_torch(module, input_px)
+    return int(counter.total)
+
+
+def _macs_by_torch(module: nn.Module, input_px: int) -> int:
+    """The same for any network, counted on tensors without data."""
     from torch.utils.flop_counter import FlopCounterMode
 
     empty = deepcopy(module).to("meta").eval()
