@@ -1,4 +1,4 @@
-"""``wsikd attend``: where on its slides a slide classifier looks."""
+"""``wsikd attend``: maps of the attention of a slide classifier."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .common import Batch, input_option, slide_options
     default=["zarr,csv,geojson,heat"],
     show_default=True,
     metavar="NAMES",
-    help="What to write of each slide, as for wsikd infer. Repeatable.",
+    help="Files to write for each slide, as for wsikd infer. Repeatable.",
 )
 @slide_options
 def attend(
@@ -53,8 +53,8 @@ def attend(
     """Draw the attention of RUN (method: mil) on its slides.
 
     The maps have the classes "rest" and "attention": the attention of a field as a share of the
-    slide's highest. heat.png draws it as a heat map. It shows what decided the slide's class,
-    not what a field is.
+    slide's highest. heat.png draws it as a heat map. It shows which fields decided the slide's
+    class, not the class of each field.
     """
     from wsikd.api.attention import AttendRequest, draw_attention
 

@@ -34,13 +34,13 @@ from .sections import Sectioned
     "students",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Run folder or bundle at 2.5x. Give it again to compare magnifications.",
+    help="Run folder or bundle at 2.5x. Repeat it to compare magnifications.",
 )
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="KAPPA",
-    help="Name the cheapest student whose kappa is not inferior to the teacher's by this much, "
+    help="Choose the cheapest student whose kappa is not inferior to the teacher's by this margin, "
     "such as 0.05.",
 )
 @click.option(
@@ -57,7 +57,7 @@ from .sections import Sectioned
     type=click.Path(path_type=Path, exists=True),
     metavar="PATH",
     help="Annotations of the slides: a file, or a folder of files named after the slides, as for "
-    "wsikd tile. Kappa is then computed against it.",
+    "wsikd tile. Kappa is then computed with them.",
 )
 @click.option(
     "--label-map",
@@ -150,10 +150,10 @@ def bench(
     accept_grey: bool,
     threads: int | None,
 ) -> None:
-    """Compare teacher and students over the same tissue: what each costs and how well it grades.
+    """Compare run time and grades of teacher and students on the same tissue.
 
-    Kappa of fields is that with annotations or labels (of the manifest, or --annotations) where
-    there are any, else agreement with the teacher; --labels adds kappa of slides.
+    Kappa of fields is computed with annotations or labels (in the manifest, or --annotations) if
+    there are any, else with the teacher. --labels adds kappa of slides.
     """
     from wsikd.core.output.files import check_names
     from wsikd.core.output.markers import BENCH, BENCH_FILES

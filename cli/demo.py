@@ -1,4 +1,4 @@
-"""``wsikd demo``: the whole way on synthetic slides, from pixels to a report."""
+"""``wsikd demo``: all steps on synthetic slides, from pixels to a report."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _FULL_PX, _SMALL_PX = 6144, 2560
 @click.option(
     "--small",
     is_flag=True,
-    help="Smaller slides and very little training: a minute, and poor maps.",
+    help="Use smaller slides and very little training: it takes a minute, and the maps are poor.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.pass_context
 def demo(ctx: click.Context, output: Path, seed: int, small: bool, device: str) -> None:
-    """Make eight synthetic slides, train teacher and student, grade two slides kept apart, report.
+    """Make eight synthetic slides, train teacher and student, grade two test slides, report.
 
-    Takes some minutes on two cores; what an interrupted demo finished is not done again.
+    It takes some minutes on two cores. An interrupted demo continues after its last finished step.
     """
     from wsikd.slides.listing.manifest import find_slides
 
@@ -89,7 +89,7 @@ def demo(ctx: click.Context, output: Path, seed: int, small: bool, device: str) 
 
 
 def _done(step: Sequence[str]) -> bool:
-    """Whether a step's last file is there. Tiling and inference look for themselves."""
+    """Whether a step's last file is there. Tiling and inference check this themselves."""
     made = Path(step[step.index("-o") + 1])
     if step[0] == "distill":
         return (made / "student" / "card.json").exists()
@@ -130,7 +130,7 @@ def _check_same(output: Path, seed: int, small: bool) -> None:
 
 
 def _cohort(folder: Path, seed: int, side_px: int) -> tuple[Path, Path]:
-    """Draw the slides once; manifests of all slides and of the test slides."""
+    """Draw the slides once; returns manifests of all slides and of the test slides."""
     from wsikd.synthetic.cohort import write_cohort
 
     manifest, test = folder / "slides.csv", folder / "test.csv"
@@ -216,7 +216,7 @@ def _reading(result: Path) -> str:
 
 
 def _colour_kappa(stores: Path, mpp: float) -> float:
-    """Quadratic kappa that colour histograms alone reach on the test slides."""
+    """Quadratic kappa of a classifier by colour histograms on the test slides."""
     from wsikd.learn.data.patches import load_patches
     from wsikd.learn.data.settings import Data, Split
     from wsikd.learn.score.colour_baseline import histogram_kappa

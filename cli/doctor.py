@@ -1,4 +1,4 @@
-"""``wsikd doctor``: is this machine fit, and does geometry hold on it?"""
+"""``wsikd doctor``: checks the installation, and the geometry of the pipeline."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REMEDIES = {
 @click.command(short_help="Check libraries, devices, readers and geometry.")
 @click.option("--all", "everything", is_flag=True, help="Import tiatoolbox too (half a minute).")
 def doctor(everything: bool) -> None:
-    """Check libraries, devices, readers and what installed packages add to wsikd, and send a
+    """Check libraries, devices, readers and the extensions of installed packages, and run a test
     square through the whole pipeline."""
     faults = 0
     parts = {
@@ -61,7 +61,7 @@ def doctor(everything: bool) -> None:
 
 
 def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tuple[str, bool, str]]:
-    """The checks, and a fault with a remedy where one of them breaks."""
+    """The checks, and a fault with a remedy if one of them fails."""
     from wsikd.core.errors import one_line
 
     try:
@@ -87,7 +87,7 @@ def _libraries() -> Iterator[tuple[str, bool, str]]:
 
 
 def _tiatoolbox(load: bool) -> Iterator[tuple[str, bool, str]]:
-    """Only asked for by name: slides are graded without it."""
+    """The state of tiatoolbox, which is optional: slides are graded without it."""
     try:
         found = version("tiatoolbox")
     except PackageNotFoundError:
@@ -134,7 +134,7 @@ def _readers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _extensions() -> Iterator[tuple[str, bool, str]]:
-    """What installed packages add: name, kind, package and version, and whether it imports."""
+    """Extensions of installed packages: name, kind, package, version, and whether they import."""
     from wsikd.core.registry import KINDS, extensions, load_target, nearest
 
     for one in extensions():

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FITTING = ("inputs", "encoder_name", "output", "batch_size", "device", "overwrite")
-"""Options that go with a region encoder."""
+"""Options that are valid with a region encoder."""
 
 
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of region grids."""
     for option in (
-        click.option("--float16", is_flag=True, help="Store half the bytes."),
+        click.option("--float16", is_flag=True, help="Store embeddings in half precision."),
         click.option(
             "--coarser",
             type=click.FloatRange(0, 1),
@@ -36,7 +36,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--min-inside",
             type=click.FloatRange(0, 1),
-            help="Smallest share of a region's area on the slide; what lies beyond is "
+            help="Smallest share of a region's area that is on the slide; the rest is filled with "
             "background.  [default: 0.75]",
         ),
         click.option(
@@ -45,7 +45,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             metavar="PX",
             help="Make region grids: squares of PX at --mpp, each of g x g tiles of --patch-size "
-            "(default the encoder's, else 256). --min-tissue counts the whole region.",
+            "(default the encoder's, else 256). --min-tissue applies to the whole region.",
         ),
     ):
         command = option(command)
@@ -59,7 +59,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "Slides and tissue": "tissue min_tissue slide_mpp series accept_grey reader",
         "Machine": "batch_size device threads",
     },
-    short_help="Turn patches into embeddings, one bag a slide.",
+    short_help="Turn patches into embeddings, one bag per slide.",
 )
 @input_option
 @click.option(
@@ -68,13 +68,13 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     required=True,
     metavar="NAME|FILE|FOLDER",
     help="timm:NAME; a run of wsikd distill, or a bundle; a file of a transformer trained by DINO, "
-    "hipt:FILE (as FILE alone) or dino:FILE, which differ in what is done to a patch; "
+    "hipt:FILE (as FILE alone) or dino:FILE, which differ in the transform of a patch; "
     "PREFIX:ARGUMENT of an installed package; for region grids a run of method slpd.",
 )
 @click.option(
     "--weights",
     metavar="FILE",
-    help="Local weights of a network of timm; 'random' for none.  [default: timm's hub]",
+    help="Local weights of a timm network; 'random' for none.  [default: timm's hub]",
 )
 @click.option("--licence", metavar="TEXT", help="Terms of the weights, kept in every bag.")
 @click.option(
@@ -85,7 +85,11 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="BAGS",
     help="Folder for one <slide>.zarr per slide.",
 )
-@click.option("--mag", type=click.FloatRange(0, min_open=True), help="As --mpp: 10 means 1 um/px.")
+@click.option(
+    "--mag",
+    type=click.FloatRange(0, min_open=True),
+    help="Magnification, instead of --mpp: 10 means 1 um/px.",
+)
 @click.option(
     "--mpp",
     type=click.FloatRange(0, min_open=True),
@@ -94,13 +98,13 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--patch-size", type=click.IntRange(1), help="In px.  [default: the encoder's]")
 @click.option("--stride", type=click.IntRange(1), help="In px.  [default: the patch size]")
-@click.option("--h5", is_flag=True, help="Write <slide>.h5 as CLAM and TRIDENT keep it, too.")
+@click.option("--h5", is_flag=True, help="Also write <slide>.h5, as CLAM and TRIDENT do.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @region_options
 @tissue_options
 @slide_options
-@click.option("--overwrite", is_flag=True, help="Embed again, replacing what is there.")
+@click.option("--overwrite", is_flag=True, help="Embed again and replace earlier bags.")
 def embed(
     inputs: tuple[str, ...],
     encoder_name: str,
@@ -127,11 +131,11 @@ def embed(
     threads: int | None,
     overwrite: bool,
 ) -> None:
-    """Turn patches into embeddings with a frozen network: one bag a slide.
+    """Turn patches into embeddings with a frozen network: one bag per slide.
 
     SLIDES may also be tile stores, or a folder of them; their patches are then embedded as they
-    are. With --regions a bag holds grids of tiles, which a region encoder reads: where --encoder is
-    a run of method slpd, SLIDES are such grids, and a bag holds one vector a region.
+    are. With --regions, a bag holds grids of tiles for a region encoder. If --encoder is a run of
+    method slpd, SLIDES are such grids, and a bag holds one vector per region.
     """
     from wsikd.bags.run import EmbedRequest, Machine, Regions, check_encoder, embed_all
     from wsikd.slides.threads import use_threads

@@ -13,14 +13,14 @@ import click
     "--slides",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Instead of a run: slides that wsikd infer has graded into OUT, against --labels.",
+    help="Instead of RUN: compare the slides that wsikd infer has graded in OUT with --labels.",
 )
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
     metavar="CSV",
     help="With --slides: columns slide, grade_group (0 to 5) or gleason (3+4, benign), and patient "
-    "where known.",
+    "if known.",
 )
 @click.option(
     "--data",
@@ -35,34 +35,34 @@ import click
     type=click.Choice(["val", "test"]),
     default="val",
     show_default=True,
-    help="The test part is scored once; that it was is kept in RUN/scores.json.",
+    help="The test part can be scored once; RUN/scores.json records it.",
 )
 @click.option(
     "--against",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="BAGS",
-    help="For a run of method mil: bags of the same slides by another encoder, which the same "
-    "network then reads.",
+    help="For a run of method mil: bags of the same slides by another encoder; the network is "
+    "scored on these too.",
 )
-@click.option("--again", is_flag=True, help="Score the test part once more; that is kept too.")
+@click.option("--again", is_flag=True, help="Score the test part again; this is recorded too.")
 @click.option(
     "--allow-seen",
     is_flag=True,
-    help="Score data although the network or its teacher was trained on some; that is kept too.",
+    help="Score data even if the network or its teacher was trained on some; this is recorded too.",
 )
-@click.option("--by", metavar="NAME", help="Who asks, for the record.  [default: your login]")
+@click.option("--by", metavar="NAME", help="Your name, for the record.  [default: your login]")
 @click.option(
     "--mpp",
     type=click.FloatRange(0, min_open=True),
     metavar="UM",
-    help="um per pixel of the patches in --data, for a bundle alone.  [default: the network's]",
+    help="For a bundle: um per pixel of the patches in --data.  [default: the network's]",
 )
 @click.option(
     "--report",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for the pictures.  [default: RUN/report; none for a bundle alone]",
+    help="Folder for the pictures.  [default: RUN/report; none for a bundle]",
 )
 @click.option("--no-report", is_flag=True, help="Draw no pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
@@ -83,14 +83,14 @@ def evaluate(
     as_json: bool,
     device: str,
 ) -> None:
-    """Score a run or bundle on labelled patches, or graded slides on a pathologist's grades.
+    """Score a run or bundle on labelled patches, or graded slides by a pathologist's grades.
 
     Intervals (95 %) are over patients where they are known, else slides; fewer than ten have none.
     The baseline is a logistic regression on colour histograms: a network that does not beat it may
-    have learned the stain. A student's teacher stands beside it; on the test part, as its own
-    record has it.
+    have learned the stain. The figures of a student's teacher are shown too; on the test part, only
+    those of its own record.
 
-    With --slides: quadratic kappa of the ISUP grade groups, AUC of cancer against none, confusion.
+    With --slides: quadratic kappa of the ISUP grade groups, AUC for cancer, confusion table.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""``wsikd export``: tile stores for the tools that people already use."""
+"""``wsikd export``: tile stores for other tools."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def export(
 ) -> None:
     """Write tile stores, or folders of them, for CLAM, for TRIDENT, or as images.
 
-    CLAM and TRIDENT count in whole pixels: corners of patches are rounded to whole level-0 px, and
-    CLAM's patch size to whole px of the level it reads; the line of each slide reports the result.
+    CLAM and TRIDENT use whole pixels: corners of patches are rounded to whole level-0 px, and
+    CLAM's patch size to whole px of the level it reads. The line of each slide reports the result.
     """
     from wsikd.core.errors import OutputError
     from wsikd.slides.mpp import mpp_of_magnification

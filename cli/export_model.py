@@ -61,10 +61,10 @@ def export_model(
     slide_mpp: float | None,
     overwrite: bool,
 ) -> None:
-    """Write STUDENT, a run folder or bundle, for other programs, and check what was written.
+    """Export STUDENT, a run folder or bundle, to other programs, and check the export.
 
-    The copy is read back by its own runtime and must give the student's logits, within 1e-4 of the
-    greatest one; else nothing is left. export.json describes how to use it and how well it agreed.
+    The export is loaded in its own runtime and must give the student's logits, within 1e-4 of the
+    greatest one; otherwise it is removed. export.json describes its use and the agreement.
     """
     from wsikd.core.errors import ConfigError
     from wsikd.models.files.bundle import load_bundle

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Files to write for each slide: zarr (OME-Zarr), ome-tiff (pyramid), csv (fields), "
     "uncertain (fields near a decision boundary), geojson (grade regions for QuPath), "
-    "geojson-tiles (one QuPath tile a field), jpeg, png or webp (overlay), dicom-seg (DICOM slides "
+    "geojson-tiles (a QuPath tile per field), jpeg, png or webp (overlay), dicom-seg (DICOM slides "
     "only), those that installed packages add, or all (every format that suits the slide). "
     "Repeatable.",
 )
@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     "--min-area",
     type=click.FloatRange(0),
     metavar="MM2",
-    help="Least area of cancer, all patterns together, for a slide to have cancer; no other rule "
-    "then decides.  [default: the student's thresholds, at most 0.5 in biopsies]",
+    help="Least area of cancer, all patterns together, for a slide to have cancer; it replaces all "
+    "other thresholds.  [default: the student's thresholds, at most 0.5 in biopsies]",
 )
 @click.option(
     "--min-pattern",
@@ -183,8 +183,8 @@ if TYPE_CHECKING:
 @click.option(
     "--grade-anyway",
     is_flag=True,
-    help="Grade slides that differ from the student's training too. By default the map is written "
-    "and the grade is withheld.",
+    help="Also grade slides that differ from the student's training. By default, their maps are "
+    "written, and their grades are withheld.",
 )
 @click.option("--overwrite", is_flag=True, help="Grade again and replace earlier results.")
 def infer(
@@ -277,7 +277,7 @@ def infer(
 
 
 def _check_models(model: Path, teacher: Path | None) -> None:
-    """Look at the cards; a mistake is found before anything heavy is imported."""
+    """Check the cards, so that mistakes are found before PyTorch is imported."""
     from wsikd.models.files.peek import check_pair, peek_grader, teacher_note
 
     student = peek_grader(model, "-m")

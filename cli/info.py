@@ -1,4 +1,4 @@
-"""``wsikd info``: what a slide is, or a network."""
+"""``wsikd info``: facts about slides and networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.command(short_help="Show what a slide or a student is.")
+@click.command(short_help="Describe slides and students.")
 @click.argument("slides", nargs=-1, required=True)
 @click.option(
     "--mag",
@@ -45,9 +45,9 @@ def info(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Show what reads a slide, its levels, resolution and where it came from, tissue and fields.
+    """Show a slide's reader, levels, resolution and its source, tissue and fields.
 
-    Of a student or teacher (run folder or bundle): its classes, input, figures and guard.
+    For a student or teacher (run folder or bundle): its classes, input, figures and guard.
     """
     from wsikd.slides.listing.inputs import check_slides, own_tissue
     from wsikd.slides.listing.manifest import find_slides
@@ -83,7 +83,7 @@ def info(
 
 
 def _networks(items: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the students and teachers among the inputs are."""
+    """Descriptions of the students and teachers among the inputs."""
     from wsikd.models.files.facts import facts
     from wsikd.models.files.peek import peek_grader
     from wsikd.slides.what_is import GRADER, what_is

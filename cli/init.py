@@ -17,9 +17,9 @@ import click
     help="Folder to write to.  [default: here]",
 )
 def init(method: str | None, output: Path) -> None:
-    """Write the configuration files of METHOD, commented, one a stage.
+    """Write the configuration files of METHOD, with comments, one per stage.
 
-    Without METHOD, list the methods there are.
+    Without METHOD, list the methods.
     """
     from importlib.resources import files
 
@@ -61,7 +61,7 @@ def init(method: str | None, output: Path) -> None:
 
 
 def _holds(file: Path, text: str) -> bool:
-    """Whether a file has this very content."""
+    """Whether a file has exactly this content."""
     try:
         return file.read_text(encoding="utf-8") == text
     except (OSError, ValueError):

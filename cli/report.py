@@ -12,7 +12,7 @@ import click
 def report(out: Path) -> None:
     """Write OUT/report.html: every slide of a folder of wsikd infer on one page.
 
-    It opens without a server, in any browser; pictures in it are small and link to the overlays.
+    The page opens in any browser without a server. Its pictures are small and link to the overlays.
     """
     from wsikd.slides.what_is import RESULTS, check_role
 

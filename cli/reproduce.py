@@ -1,4 +1,4 @@
-"""``wsikd reproduce``: the table of a paper, or of one's own."""
+"""``wsikd reproduce``: the table of a paper, or of the user's own rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ ALWAYS = ("paper", "output", "overrides", "device")
 @click.option(
     "--rows",
     metavar="NAMES",
-    help="Rows to run, with commas; * stands for anything, e.g. 'ce_*,at_plus_*'.  [default: all]",
+    help="Rows to run, separated by commas; * is a wildcard, e.g. 'ce_*,at_plus_*'.  "
+    "[default: all]",
 )
 @click.option(
     "--recommended", is_flag=True, help="Run the rows of wsikd's own recipe instead of the paper's."
@@ -54,8 +55,8 @@ ALWAYS = ("paper", "output", "overrides", "device")
     "--config-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="DIR",
-    help="Rows of your own: base.yaml, and rows.yaml with each row's name and what differs from "
-    "it; or files 0_teacher.yaml, 1_NAME.yaml, ...",
+    help="Your own rows: base.yaml, and rows.yaml with each row's name and its differences from "
+    "base.yaml; or files 0_teacher.yaml, 1_NAME.yaml, ...",
 )
 @click.option(
     "--set",
@@ -103,8 +104,8 @@ def reproduce(
     """Train and score every row of a comparison and print its table.
 
     PAPER is at_plus or mil. mil cross-validates slide classifiers on --data bags, in --folds (5) by
-    patient. Give the same command again to continue where it stopped; the test part is scored once
-    a run. The studies of hdkd, slpd and ts2g are scripts in benchmarks/studies of a checkout.
+    patient. Repeat the same command to continue where it stopped; the test part is scored once per
+    run. The studies of hdkd, slpd and ts2g are scripts in benchmarks/studies of a checkout.
     """
     from importlib.resources import as_file, files
 

@@ -1,4 +1,4 @@
-"""``wsikd slides``: what a run of ``method: slpd`` knows of its slides."""
+"""``wsikd slides``: similar slides by a run of ``method: slpd``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def slides() -> None:
-    """Look at the slides of a run of method slpd."""
+    """Find similar slides with a run of method slpd."""
 
 
 @slides.command()
@@ -40,7 +40,9 @@ def slides() -> None:
     metavar="PAGE",
     help="The HTML page.  [default: RUN/similar/SLIDE.html]",
 )
-@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="Slides.")
+@click.option(
+    "--count", type=click.IntRange(1), default=5, show_default=True, help="Number of slides listed."
+)
 @click.option(
     "--pictures",
     type=click.IntRange(0, 20),
@@ -64,7 +66,7 @@ def similar(
     pictures: int,
     reader: str,
 ) -> None:
-    """List the slides of RUN that are most like SLIDE, and write a page that shows why.
+    """List the slides of RUN that are most similar to SLIDE; write a page of matching regions.
 
     RUN is a run of method slpd, or its prototypes.npz. Slides of the same patient are left out.
     """

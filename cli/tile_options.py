@@ -1,4 +1,4 @@
-"""Options of ``wsikd tile``: what is tissue, what was drawn, and how the work is done."""
+"""Options of ``wsikd tile``: tissue, annotations, storage and hardware."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def annotation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that turn what a person drew into labels."""
+    """Options that turn annotations into labels."""
     for option in (
         click.option(
             "--min-purity",
@@ -74,7 +74,7 @@ def area_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say how pixels are derived and kept."""
+    """Options for the resampling and storage of pixels."""
     for option in (
         click.option(
             "--ome-version",
@@ -110,7 +110,7 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say where and how the work is done."""
+    """Options for processes, threads and clusters."""
     for option in (
         click.option(
             "--dry-run", is_flag=True, help="Only report the number of patches, bytes and minutes."

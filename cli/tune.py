@@ -82,7 +82,8 @@ def tune(
 ) -> None:
     """Train every combination of a grid and choose the best on validation.
 
-    Several processes may share DIR, each started with the same command; a stopped one is resumed.
+    Several processes may share DIR if each is started with the same command. The same command
+    continues a stopped search.
     """
     import json
 

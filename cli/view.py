@@ -30,7 +30,7 @@ import click
 def view(out: Path, inputs: tuple[str, ...], port: int, no_browser: bool, reader: str) -> None:
     """Show OUT, a folder of wsikd infer, in the browser: each map over its slide.
 
-    Serves this machine alone, writes nothing, and ends with Ctrl-C.
+    It serves only this machine, writes nothing, and ends with Ctrl-C.
     """
     import threading
     import webbrowser
