@@ -8,6 +8,7 @@ import click
 
 from wsikd.core.about import RESEARCH_USE
 from wsikd.core.errors import ConfigError
+from wsikd.core.workers.start import own_process
 
 from .attend import attend
 from .bench import bench
@@ -37,7 +38,7 @@ class _Wsikd(click.Group):
     """The group; whatever goes wrong becomes one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_line_errors():
+        with one_line_errors(), own_process():
             check_working_directory()
             return super().invoke(ctx)
 

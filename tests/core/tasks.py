@@ -25,6 +25,10 @@ def origin(report, module):
     return len(list(Path(f"/proc/{os.getppid()}/task").iterdir())), module in sys.modules
 
 
+def parent(report):
+    return os.getppid()
+
+
 def surroundings(report):
     return os.environ.get("WSIKD_OF_NOW"), os.environ.get("WSIKD_CACHE"), str(Path.cwd())
 

@@ -21,7 +21,7 @@ from wsikd.core.faults import explain
 from wsikd.core.workers.progress import on_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from multiprocessing.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,11 @@ class Beside:
 
 
 def serve(
-    link: Connection, levels: Mapping[str, int], says: Connection, environment: Mapping[str, str]
+    link: Connection,
+    levels: Mapping[str, int],
+    says: Connection,
+    environment: Mapping[str, str],
+    parents: Sequence[Connection] = (),
 ) -> None:
     """Answer calls until the parent ends the connection or dies.
 
@@ -59,7 +63,11 @@ def serve(
         levels: name of each of the parent's loggers -> its level.
         says: replaces standard error, for C libraries too.
         environment: the parent's environment.
+        parents: ends of the parent's connections, which a fork has copied. They are closed: a
+            connection breaks with the parent only if no other process holds its end.
     """
+    for end in parents:
+        end.close()
     os.dup2(says.fileno(), 2)
     says.close()
     os.environ.clear()  # the server has the parent's environment of its start
