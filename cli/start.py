@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 
 from wsikd.core.workers.worker import ENVIRONMENT
 
+_GARBAGE = (20_000, 20, 20)
+"""Objects between collections: with Python's 700 the imports alone make hundreds of them."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -18,6 +21,7 @@ def begin(log_level: str) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    gc.set_threshold(*_GARBAGE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("wsikd").setLevel(log_level.upper())
     if log_level != "debug":

@@ -24,6 +24,7 @@ from wsikd.core.config import RUN_CONFIG, RUN_RECORD, Settings, dump_config, fir
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import aside as aside
 from wsikd.core.output.files import drop_temporary, not_ours
+from wsikd.core.output.json_text import json_text
 from wsikd.core.reading import parse_json, parse_yaml, read_json
 from wsikd.core.run_places import relative_places
 
@@ -51,8 +52,7 @@ def write_text_atomic(path: Path, text: str, kind: FileKind | None = None) -> No
 
 def write_json_atomic(path: Path, content: Any, kind: FileKind | None = None) -> None:
     """Write a whole JSON file or nothing; NaN is refused. Raises OutputError, ValueError."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_atomic(path, text + "\n", kind)
+    write_text_atomic(path, json_text(content) + "\n", kind)
 
 
 def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]:

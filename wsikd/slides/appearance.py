@@ -35,6 +35,7 @@ FAR = 2.0
 QUANTILES = (0.05, 0.5, 0.95)
 MAX_FIELDS = 48
 _DENSITY = -np.log10((np.arange(256) + 1) / 256)
+_SQUARED = _DENSITY**2
 
 
 def field_statistics(patch: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -48,15 +49,20 @@ def field_statistics(patch: NDArray[np.uint8]) -> NDArray[np.float64]:
         patch: uint8 (height, width, 3).
     """
     count = patch.shape[0] * patch.shape[1]
-    counts = np.stack([cv2.calcHist([patch], [c], None, [256], [0, 256])[:, 0] for c in range(3)])
-    share = counts.astype(np.float64) / count
+    counts = np.empty((3, 256))
+    for channel in range(3):
+        counts[channel] = cv2.calcHist([patch], [channel], None, [256], [0, 256])[:, 0]
+    share = counts / count
     mean = share @ _DENSITY
-    sd = np.sqrt(np.maximum(share @ _DENSITY**2 - mean**2, 0))
+    sd = np.sqrt(np.maximum(share @ _SQUARED - mean**2, 0))
     saturation = cv2.mean(cv2.cvtColor(patch, cv2.COLOR_RGB2HSV))[1] / 255
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
     _, spread = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     focus = np.log10(1 + float(spread[0, 0]) ** 2)
-    return np.concatenate([mean, sd, mean / max(float(mean.sum()), 1e-3), [saturation, focus]])
+    found = np.empty(len(STATISTICS))
+    found[:3], found[3:6], found[6:9] = mean, sd, mean / max(float(mean.sum()), 1e-3)
+    found[9:] = saturation, focus
+    return found
 
 
 def describe_statistic(name: str) -> str:

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wsikd
-from wsikd.core.output.cells import csv_records, csv_text, plain_cell, read_records, safe_cell
+from wsikd.core.output.cells import (
+    cell_text,
+    csv_records,
+    csv_text,
+    plain_cell,
+    read_records,
+    safe_cell,
+)
 
 FORMULAS = [
     "=1+1",
@@ -40,6 +47,11 @@ def test_numbers_and_plain_text_stay(value):
     assert safe_cell(value) is value
     if isinstance(value, str):
         assert plain_cell(value) == value
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | TEXT)
+def test_a_cell_alone_is_the_text_that_it_is_in_a_line_of_several(value):
+    assert csv_text(["a", "b"], [[value, "x"]], line_end="") == f"a,b{cell_text(value)},x"
 
 
 @given(

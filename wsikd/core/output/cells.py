@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _MARK = "'"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .:;()/%+-]*")
+"""Texts that need neither quotes nor an apostrophe."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
@@ -59,6 +61,10 @@ def cell_text(value: Any) -> str:
     >>> cell_text(None), cell_text(0.5), cell_text("a,b")
     ('', '0.5', '"a,b"')
     """
+    if value is None:
+        return ""
+    if type(value) in (int, float) or (type(value) is str and _PLAIN.fullmatch(value)):
+        return str(value)
     lines = _Lines()
     csv.writer(lines, lineterminator="\r\n").writerow((safe_cell(value), ""))
     return lines.found[0].removesuffix(",\r\n")

@@ -184,16 +184,27 @@ def mark(folder: Path, kind: Kind, state: str) -> None:
     (folder / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
-def check_below(path: Path, within: Path, *, whole: bool = False) -> None:
-    """Refuse a path that leaves a folder, by its name or by a link. Raises OutputError."""
+def check_below(path: Path, within: Path, *, whole: bool = False, root: Path | None = None) -> Path:
+    """Refuse a path that leaves a folder, by its name or by a link. Raises OutputError.
+
+    Args:
+        path: the path.
+        within: the folder.
+        whole: whether the path may be the folder itself.
+        root: ``within`` without links, if it is known.
+
+    Returns:
+        The path without links.
+    """
     if path.is_symlink():
         raise OutputError(path, "is a symbolic link, which wsikd does not follow", REMEDY)
-    root, place = resolved(within), resolved(path)
+    root, place = root or resolved(within), resolved(path)
     if whole and place == root:
-        return
+        return place
     dots = ".." in path.parts[len(within.parts) :] or path.name in ("", ".", "..")
-    if dots or root not in place.parents:
+    if dots or root.parts != place.parts[: len(root.parts)] or root == place:
         raise OutputError(path, f"is outside the output folder {within}", _ELSEWHERE)
+    return place
 
 
 def resolved(path: Path) -> Path:
@@ -223,15 +234,20 @@ class Input:
     @classmethod
     def at(cls, path: Path) -> Self:
         """Identify a path. Raises OutputError if it cannot be resolved."""
-        return cls(path, tuple(_identities(path)), path.exists(), path.is_dir())
+        return cls(path, tuple(_identities(resolved(path))), path.exists(), path.is_dir())
 
 
-def check_inputs(path: Path, inputs: Iterable[Input]) -> None:
+def check_inputs(path: Path, place: Path, inputs: Iterable[Input]) -> None:
     """Refuse an output that is an input, is in one, or contains one. Raises OutputError.
 
     Folders are compared by their identity on the disk, whatever the spelling of their paths.
+
+    Args:
+        path: the output as the user named it.
+        place: the same without links.
+        inputs: the inputs.
     """
-    chain, exists = [*_identities(path)], path.exists()
+    chain, exists = [*_identities(place)], path.exists()
     for one in inputs:
         if not one.chain:
             continue
@@ -242,12 +258,13 @@ def check_inputs(path: Path, inputs: Iterable[Input]) -> None:
             raise OutputError(path, f"is inside the input {one.path}", _ELSEWHERE)
 
 
-def _identities(path: Path) -> Iterator[tuple[int, int]]:
-    """Device and inode number of a path and of each folder above it, if they exist."""
-    place = resolved(path)
-    for one in (place, *place.parents):
+def _identities(place: Path) -> Iterator[tuple[int, int]]:
+    """Device and inode number of a path without links and of each folder above it."""
+    name, above = "", os.fspath(place)
+    while name != above:  # strings, since the output of a slide is checked ten times
+        name, above = above, os.path.dirname(above)  # noqa: PTH120
         with suppress(OSError):
-            found = one.stat()
+            found = os.stat(name)  # noqa: PTH116
             yield found.st_dev, found.st_ino
 
 

@@ -72,9 +72,14 @@ class Place:
 
     def check(self) -> None:
         """Refuse a path outside the output folder, or in an input. Raises OutputError."""
-        check_below(self.path, self.within, whole=self.whole)
+        place = check_below(self.path, self.within, whole=self.whole, root=self._root)
         if self.inputs:
-            check_inputs(self.path, self._inputs)
+            check_inputs(self.path, place, self._inputs)
+
+    @cached_property
+    def _root(self) -> Path:
+        """The folder of all outputs without links, as it was at the first check."""
+        return resolved(self.within)
 
     @cached_property
     def _inputs(self) -> list[Input]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +16,12 @@ if TYPE_CHECKING:
 
     from wsikd.grade.engines import Network, Place
 
+_CONVERTER = "openvino.tools.ovc"
 _PRECISION = {"fp32": "f32", "bf16": "bf16"}
 _PART_PX = {"fp32": 8 * 128**2, "bf16": 16 * 128**2}
 """Pixels of patches in one request: the output of a layer fits in a core's own cache."""
+_PART_MOST = 32
+"""Most patches in one request: the default batch. A larger part would be padded in each batch."""
 _FILLED_GMAC = 2.0
 """Work of a part up to which an incomplete last part is padded: some 40 ms of a core."""
 
@@ -38,12 +43,7 @@ class OpenVinoEngine:
         Raises:
             ConfigError: OpenVINO is not installed, or the network cannot be written as a graph.
         """
-        try:
-            import openvino
-        except ImportError:
-            raise ConfigError(
-                "--engine openvino", "OpenVINO is not installed", "pip install openvino"
-            ) from None
+        openvino = _openvino()
         self.precision = place.precision
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISION[place.precision],
@@ -52,7 +52,7 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         side = network.patch_px
-        part = max(1, _PART_PX[place.precision] // side**2)
+        part = max(1, min(_PART_MOST, _PART_PX[place.precision] // side**2))
         core: Any = openvino.Core()
         model = core.read_model(graph_of(network))
         model.reshape([part, side, side, 3])
@@ -83,6 +83,35 @@ class OpenVinoEngine:
         threads = len(self._requests)
         rounds = -(-len(patches) // (self._part * threads))
         return np.array_split(patches, min(rounds * threads, len(patches)))
+
+
+def _openvino() -> Any:
+    """The module without its converter of models, which takes longer to import than the rest.
+
+    ``openvino.convert_model`` is imported at its first call. Raises ConfigError without OpenVINO.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    absent: Any = None
+    sys.modules[_CONVERTER] = absent  # to import it is then an ImportError, which OpenVINO expects
+    try:
+        import openvino
+    except ImportError:
+        raise ConfigError(
+            "--engine openvino", "OpenVINO is not installed", "pip install openvino"
+        ) from None
+    finally:
+        sys.modules.pop(_CONVERTER, None)
+    if not hasattr(openvino, "convert_model"):
+        openvino.convert_model = _convert_model
+    return openvino
+
+
+def _convert_model(*arguments: Any, **named: Any) -> Any:
+    import openvino
+
+    openvino.convert_model = import_module(_CONVERTER).convert_model
+    return openvino.convert_model(*arguments, **named)
 
 
 def _multiply_accumulates(model: Any) -> float:

@@ -13,7 +13,7 @@ Real = int | float
 class CardPart(BaseModel):
     """A part of a card."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, defer_build=True)
 
     def record(self) -> dict[str, Any]:
         """JSON values of the entries that were given, without defaults."""
