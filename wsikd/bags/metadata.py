@@ -19,20 +19,20 @@ class _BagPart(BaseModel):
 
 
 class BagEncoder(_BagPart):
-    """What made the embeddings of a bag. All entries may be missing.
+    """The encoder of the embeddings of a bag. All entries may be missing.
 
     Attributes:
         id: name of the network and its weights.
         licence: terms of the weights.
-        dim: numbers in an embedding.
+        dim: length of an embedding.
         sha256: digest of the weights.
-        input_px: patches were resized to this side; null where they were read as they are.
-        mean: of the transform, per channel, in units of 0 to 1.
-        std: of the transform, per channel, in units of 0 to 1.
-        mpp: um per pixel that the encoder was made for.
-        patch_px: side of a patch in px that it was made for.
+        input_px: patches were resized to this side; null: they were not resized.
+        mean: mean of each channel in the transform, for values of 0 to 1.
+        std: standard deviation of each channel in the transform, for values of 0 to 1.
+        mpp: um per pixel for which the encoder was made.
+        patch_px: side of a patch in px for which it was made.
         patches: settings of ``wsikd embed``.
-        tiles: of a region encoder, the encoder of its tiles.
+        tiles: the encoder of the tiles of a region encoder.
     """
 
     id: str | None = None
@@ -54,16 +54,16 @@ class BagMeta(_BagPart):
     Attributes:
         format: version of the record.
         slide: name of the slide.
-        encoder: what made the embeddings; empty where that is not known.
+        encoder: encoder of the embeddings; empty if unknown.
         mpp: um per pixel of the patches.
         patch_px: side of a patch, or of a region, in px at that resolution.
         field_px: level-0 width and height of a patch or region.
         patient: keyed hash of the patient.
-        split: "train", "val" or "test", where the manifest says it.
-        label: class of the slide, where the manifest says it.
-        source: identity of the store or slide that the patches came from.
+        split: "train", "val" or "test", if the manifest has it.
+        label: class of the slide, if the manifest has it.
+        source: identity of the store or slide of the patches.
         seconds: time of reading and computing, by stage.
-        complete: true once the bag is whole. It is written last.
+        complete: true once the bag is complete. It is written last.
     """
 
     format: int = 1

@@ -126,7 +126,7 @@ class StoreMadeWith(_StorePart):
         route: "area", the average of the finest resolution, or "pyramid", the scanner's levels.
         codec: compression of the pixels.
         ome_version: version of OME-Zarr.
-        tiler: version of the tiler; it rises when the same settings give other pixels.
+        tiler: version of the tiler; it increases when the same settings give other pixels.
     """
 
     mpps: Annotated[list[Number], Field(min_length=1)]
@@ -157,16 +157,16 @@ class StoredSlide(_StorePart):
     """What a store keeps of its slide. The slide's own metadata are not copied.
 
     Attributes:
-        name: what results are called.
+        name: name of the slide in results.
         file: name of the file, without its folder.
-        vendor: of the scanner, as the reader names it.
-        reader: what read the pixels.
-        reader_note: why this reader was taken.
+        vendor: vendor of the scanner, as the reader names it.
+        reader: reader of the pixels.
+        reader_note: why this reader was used.
         dimensions: level-0 width and height in px.
         level_downsamples: size of each level's pixel in level-0 px, x and y.
         mpp: um per level-0 pixel, x and y.
         mpp_source: where the resolution was found.
-        objective_power: of the scanner's objective.
+        objective_power: magnification of the scanner's objective.
         bounds: scanned box, level-0 x, y, width and height in px.
     """
 
@@ -189,12 +189,12 @@ class StoreMeta(_StorePart):
     Attributes:
         complete: false while the store is written. It is set to true last.
         digest: identity of the content, from settings and identity.
-        settings: of ``wsikd tile``.
-        identity: what else decides the content: fingerprints of slide, annotation and mask.
+        settings: settings of ``wsikd tile``.
+        identity: other inputs of the content: fingerprints of slide, annotation and mask.
         patient: keyed hash of the patient.
-        split: "train", "val" or "test", where the manifest says it.
-        label: of the whole slide, where the manifest says it.
-        slide: what is kept of the slide.
+        split: "train", "val" or "test", if the manifest has it.
+        label: class of the whole slide, if the manifest has it.
+        slide: facts about the slide.
         software: versions of the programs.
         patches: number of fields.
         labelled: number of fields with a label.

@@ -19,22 +19,22 @@ class Augment(Settings):
     """One draw per patch, shared by teacher and student; zero or false turns a part off."""
 
     flips: bool | Literal["horizontal"] = True
-    """Mirror images and quarter turns; "horizontal": mirror images left-right alone."""
+    """Mirror images and quarter turns; "horizontal": left-right mirror images only."""
     crop_px: Annotated[int, Field(gt=0)] | None = None
-    """Train on a random square of so many pixels (of data.mpp) of each patch; validation reads
-    whole patches. A quarter of the area costs a quarter of the time."""
+    """Train on a random square of each patch with this side in pixels of data.mpp; validation reads
+    whole patches. A quarter of the area takes a quarter of the time."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Rotation up to this angle in degrees either way; corners mirror the patch."""
+    """Greatest rotation in degrees, in either direction."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Scale by up to this share either way."""
+    """Greatest change of scale as a share, up or down."""
     scale_range: tuple[Positive, Positive] | None = None
     """Least and greatest factor, in place of scale."""
     shift: Share = 0.0
-    """Shift sideways by up to this share of the width."""
+    """Greatest shift as a share of the width."""
     padding: Literal["mirror", "zero"] = "mirror"
-    """What fills the corners that a rotation or shift leaves: the mirrored patch, or black."""
+    """Fill of corners that a rotation or shift leaves empty: the mirrored patch, or black."""
     probability: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """How often a patch is rotated, scaled, shifted and recoloured, each by a coin of its own."""
+    """Probability of rotation, scale, shift and colour change, each drawn independently."""
     brightness: Share = 0.1
     """Brightness factor within 1 plus or minus this."""
     contrast: Share = 0.1
@@ -44,8 +44,8 @@ class Augment(Settings):
     stain: Share = 0.05
     """Factor on each channel's optical density within 1 plus or minus this."""
     colour_of: Literal["both", "student"] = "both"
-    """Whose view brightness, contrast, saturation and stain change: teacher's and student's alike,
-    or only the trained network's, at its own resolution, so that the teacher reads clean stain."""
+    """Views that brightness, contrast, saturation and stain change: those of teacher and student,
+    or only the student's, at its own resolution, so that the teacher reads the original stain."""
 
     @property
     def moves(self) -> bool:

@@ -26,7 +26,7 @@ class Data(Settings):
     paths: list[str] = Field(default_factory=list)
     """Folders and files; --data adds to them."""
     classes: list[str] | None = None
-    """Names in order of grade; none takes what the data say."""
+    """Names in order of grade; none: those of the data."""
     ordered: bool | None = None
     """Whether the classes are in order of severity, so that kappa has quadratic weights; none: two
     classes and Gleason patterns are."""
@@ -36,23 +36,25 @@ class Data(Settings):
     mpp: Positive = 1.0
     """um per pixel of the patches that are read; the teacher's resolution in a distillation."""
     patch_px: Annotated[int, Field(gt=0)] | None = None
-    """Side of those patches in pixels; none takes theirs. Larger images are centre-cropped."""
+    """Side of these patches in pixels; none: that of the data. Larger images are centre-cropped."""
     student_mpp: Positive | None = None
     """um per pixel of the network that is trained, a multiple of mpp; none: mpp itself."""
     low_source: Literal["area", "pyramid", "mixed"] = "area"
-    """What the trained network reads while it learns: averages of the finer pixels, the slide's own
-    level (stores tiled with --route pyramid), or either with equal chance; validation averages."""
+    """Input of the trained network in training: averages of the finer pixels, the slide's own level
+    (stores tiled with --route pyramid), or either with equal probability. Validation always reads
+    averages."""
     slide_pattern: str | None = None
     """Regular expression with one group, the slide, for the file stems of class folders; none:
-    what stands before "_Block_", case and block of "Case-3-A15-..." or "P9-B12-..." (the case is
-    the patient), else what stands before the first "_"."""
+    the text before "_Block_", case and block of "Case-3-A15-..." or "P9-B12-..." (the case is the
+    patient), else the text before the first "_"."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Patches of a store with less tissue than this share are left out."""
     cache_gb: NonNegative = 4.0
-    """Patches are kept decoded in memory up to this size in GB, beyond it read at every use."""
+    """Decoded patches are kept in memory up to this size in GB; others are read at every use."""
     smote: str | None = None
-    """JSON file of class -> number of training patches, up to which SMOTE invents patches between
-    neighbours in pixel space (extra "smote"); none: off. Balanced drawing is the better choice."""
+    """JSON file of class -> number of training patches. SMOTE adds synthetic patches between
+    neighbours in pixel space up to this number (extra "smote"). None: off. Balanced drawing is the
+    better choice."""
 
     @field_validator("slide_pattern")
     @classmethod
@@ -70,30 +72,30 @@ class Split(Settings):
     """How slides are divided into training and validation."""
 
     by: Literal["auto", "patient", "slide"] = "auto"
-    """What is never divided; "auto": the patient where known, else the slide."""
+    """Unit that is never divided; "auto": the patient where known, else the slide."""
     given: bool = True
-    """Use the split that the data bring; otherwise, and where they bring none, draw one."""
+    """Use the split of the data, if they have one; false: draw one."""
     val: Share = 0.25
     """Share of the patches for validation."""
     val_by: Literal["group", "slide"] = "group"
-    """What validation is drawn by, where none is given: what ``by`` keeps together; or slides, for
-    a few patients of many slides each, who are then in training and validation. The test part
-    shares none with either."""
+    """Unit in which validation is drawn, if the data give none: that of ``by``, or slides. Slides
+    are for few patients with many slides each, who are then in training and validation; the test
+    part never shares patients with either."""
     test: Share = 0.0
-    """Share of the patches put aside, never read in training."""
+    """Share of the patches for the test part, never read in training."""
     seed: int = 0
-    """Seed of the draw, apart from the seed of the training."""
+    """Seed of the draw, independent of the seed of the training."""
     folds: Annotated[int, Field(ge=2)] | None = None
-    """Cross-fitting: groups are dealt into so many folds, by ``seed``, whatever split they bring;
-    one of them is the test part, and validation is drawn from the others."""
+    """Cross-fitting: groups are divided into this number of folds by ``seed``, whatever split the
+    data have; one of them is the test part, and validation is drawn from the others."""
     fold: Annotated[int, Field(ge=0)] = 0
-    """Which fold is the test part, counted from 0."""
+    """Number of the fold that is the test part, from 0."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training slides of each class that is used, one at least."""
+    """Share of the training slides of each class that is used, at least one slide."""
     share_seed: int = 0
-    """Seed of that choice; a smaller share is a part of a larger one."""
+    """Seed of this choice; a smaller share is a subset of a larger one."""
     check_images: bool = True
     """Refuse identical images in two splits (in memory only)."""
     check_teacher: bool = True
     """Refuse a teacher that was trained on slides, patients or images of the validation or test
-    part, or selected on those of the test part; false where only names are the same by chance."""
+    part, or selected on those of the test part; false if only names coincide by chance."""

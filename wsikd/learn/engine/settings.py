@@ -21,24 +21,24 @@ class Optim(Settings):
     name: Literal["adamw", "adam"] = "adamw"
     """AdamW, or Adam, whose weight decay is an L2 penalty."""
     lr: Positive = 1e-3
-    """Learning rate at its highest."""
+    """Highest learning rate."""
     weight_decay: NonNegative = 1e-4
-    """Decoupled in AdamW."""
+    """Weight decay, decoupled in AdamW."""
     decay_vectors: bool = True
-    """Weight decay on biases and other parameters of one dimension too."""
+    """Apply weight decay to biases and other one-dimensional parameters too."""
     epochs: Annotated[int, Field(gt=0)] = 20
-    """Passes; each draws as many patches as there are training patches."""
+    """Number of passes; each draws as many patches as there are training patches."""
     hold_epochs: Annotated[int, Field(ge=0)] = 0
-    """Further passes at the schedule's last rate, at most, until patience ends the run."""
+    """Greatest number of further passes at the final learning rate, until patience ends the run."""
     patience: Annotated[int, Field(gt=0)] | None = None
-    """Stop after so many epochs that were not better on validation; none: never."""
+    """Stop after this number of epochs without improvement on validation; none: never."""
     epoch_patches: Annotated[int, Field(gt=0)] | None = None
-    """Patches drawn in an epoch, where another number is wanted."""
+    """Number of patches drawn in an epoch; none: that of the training patches."""
     batch_size: Annotated[int, Field(gt=0)] = 32
     """Patches in a step, of all processes together."""
     accumulate: Annotated[int, Field(gt=0)] = 1
-    """Parts in which a process computes its patches of a step, where memory is short; batch norm
-    sees a part at a time, and roots over the batch are taken of each."""
+    """Number of parts that a process splits its patches of a step into, to save memory; batch norm
+    and roots over the batch are computed for each part."""
     schedule: Literal["cosine", "constant", "cosine_epochs"] = "cosine"
     """Course of the learning rate after the warm-up; "cosine_epochs" changes it between epochs only
     and counts the warm-up as part of the cosine."""
@@ -49,17 +49,17 @@ class Optim(Settings):
     lr_end: NonNegative = 0.0
     """Rate at which cosine and cosine_epochs end."""
     lag: bool = False
-    """Each epoch of cosine_epochs but the first has the rate of the one before it."""
+    """In cosine_epochs, every epoch but the first has the rate of the previous one."""
     balance: bool | Literal["frozen_pool"] = True
-    """Draw every class equally often; "frozen_pool" does as the released code of AT+: one draw for
-    the whole run, which never reaches some patches."""
+    """Draw every class equally often; "frozen_pool", as in the released code of AT+, makes one draw
+    for the whole run, which never reaches some patches."""
     min_delta: NonNegative = 0.0
-    """What an epoch's score on validation must gain to be kept; at 0 a tie goes to the lower
-    loss."""
+    """Least gain in the validation score for an epoch to be kept; at 0 the lower loss decides
+    ties."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
+    """Precision in Lightning's notation; "16-mixed" needs a GPU."""
     deterministic: bool = False
-    """Only algorithms that repeat bit for bit, on a GPU slower ones; a CPU repeats anyway."""
+    """Use only bit-reproducible algorithms, which are slower on a GPU; a CPU always does."""
     threads: Annotated[int, Field(gt=0)] = 2
     """Threads that read patches which are not in memory."""
 

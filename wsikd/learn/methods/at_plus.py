@@ -70,20 +70,20 @@ class Attention(Settings):
     normalise: Literal["minmax", "softmax"] = "minmax"
     """"minmax" scales a patch's maps to 0 to 1; "softmax" makes each a distribution over places."""
     distance: Literal["l2", "kl", "bce"] = "l2"
-    """Between normalised maps; see wsikd.learn.losses.maps.attention_distance."""
+    """Distance of normalised maps; see wsikd.learn.losses.maps.attention_distance."""
 
 
 class Taps(Settings):
     """Feature maps of the other terms, named as attention.tap."""
 
     fm: str | None = None
-    """For fm and sp; none: as attention.tap."""
+    """Map for fm and sp; none: that of attention.tap."""
     at: Annotated[list[str], Field(min_length=1)] | None = None
-    """For at, several if wanted; none: attention.tap alone."""
+    """Maps for at; none: only that of attention.tap."""
     sr: str | None = None
-    """The student's, for sr_spatial; none: the deepest whose grid is the teacher's."""
+    """The student's map for sr_spatial; none: the deepest with the teacher's grid."""
     project: bool = False
-    """Bring the student's channels to the teacher's by a trained 1x1 convolution where they
+    """Map the student's channels to the teacher's with a trained 1x1 convolution if their numbers
     differ (fm, sr_last)."""
 
 
@@ -95,7 +95,8 @@ class Kd(Settings):
     form: Literal["hinton", "code"] = "hinton"
     """"hinton": T^2 KL; "code": the released code of AT+, where T divides the teacher's only."""
     standardise: bool = False
-    """Logits of each patch to mean 0 and deviation 1 first (Sun et al. 2024; T = 2 there)."""
+    """First scale the logits of each patch to mean 0 and standard deviation 1 (Sun et al. 2024,
+    with T = 2)."""
 
 
 class Dkd(Settings):
@@ -106,14 +107,14 @@ class Dkd(Settings):
     alpha: NonNegative = 1.0
     """Weight of the label's class against the rest."""
     beta: NonNegative = 8.0
-    """Weight of the classes beside the label's."""
+    """Weight of the other classes among each other."""
 
 
 class At(Settings):
     """Activation attention (Zagoruyko and Komodakis 2017)."""
 
     form: Literal["mean_square", "l2"] = "mean_square"
-    """"mean_square" goes with weights.at of about 1000, "l2" is the paper's equation 2."""
+    """"mean_square" needs weights.at of about 1000; "l2" is the paper's equation 2."""
     power: Positive = 2.0
     """Exponent of the activations."""
 
@@ -124,7 +125,7 @@ class AtPlusConfig(Settings):
     attention: Attention = Attention()
     taps: Taps = Taps()
     grid: Literal["teacher_down", "student_up"] = "teacher_down"
-    """Where maps are compared: on the student's grid, or on the teacher's."""
+    """Grid on which maps are compared: the student's, or the teacher's."""
     kd: Kd = Kd()
     dkd: Dkd = Dkd()
     at: At = At()

@@ -50,19 +50,19 @@ if TYPE_CHECKING:
 
 
 class HdkdOptions(Settings):
-    """Of the terms lkd and fkd."""
+    """Settings of the terms lkd and fkd."""
 
     logits: Literal["soft", "hard"] = "soft"
     """"soft": the distillation token learns the teacher's probabilities; "hard": its decision."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits (soft)."""
     reduction: Literal["deit_legacy", "batchmean"] = "deit_legacy"
-    """"deit_legacy" divides the sum over patches and classes by both counts, so the term is weaker
-    the more classes there are; "batchmean" by the patches alone (soft)."""
+    """"deit_legacy" divides the sum over patches and classes by both numbers, so the term is weaker
+    with more classes; "batchmean" divides it by the number of patches only (soft)."""
     taps: Annotated[list[str], Field(min_length=1)] = Field(default=["F1", "F2", "F3"])
-    """Stages compared, named as in both networks."""
+    """Stages that are compared, by their names in both networks."""
     growth: Annotated[float, Field(ge=0)] = 1.0
-    """g: stage i counts i^g times."""
+    """g: stage i has weight i^g."""
     freeze_bn_after: Annotated[int, Field(ge=0)] | None = None
     """First epoch, counted from 0, in which the student's batch norm uses its running statistics,
     as the teacher's does; none: never."""

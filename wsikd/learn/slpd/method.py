@@ -60,39 +60,39 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 class RegionData(Settings):
-    """Which regions are learnt from."""
+    """Regions to learn from."""
 
     paths: list[str] = Field(default_factory=list)
     """Grids of wsikd embed --regions, or folders of them; --data adds to them."""
     splits: list[Literal["train", "val", "test"]] | None = None
-    """Parts that the grids name and that are learnt from; slides without a part always are. None:
-    all, the transductive protocol of the papers."""
+    """Parts of the split to learn from, as named in the grids; slides without a part are always
+    used. None: all, the transductive protocol of the papers."""
     leave_out: list[str] = Field(default_factory=list)
-    """Slides or patients, as the grids name them, that are left out: those of a test fold."""
+    """Slides or patients to leave out, as named in the grids, such as those of a test fold."""
 
 
 class RegionNetwork(Settings):
     """The region encoder and its head; see wsikd.models.slide_level.region_vit.RegionShape."""
 
     width: Count = 192
-    """Of a token, and of the region vector."""
+    """Width of a token, and of the region vector."""
     depth: Count = 6
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: Count = 6
-    """Of attention; divides the width."""
+    """Number of attention heads; it divides the width."""
     mlp_ratio: Positive = 4.0
     """Width of a block's inner layer over ``width``."""
     drop_path: Share = 0.1
-    """Chance that the student's last block is left out, rising from 0 over the blocks."""
+    """Probability of skipping the student's last block; it rises from 0 over the blocks."""
     hidden: Count = 2048
     """Width of the head's inner layers."""
     bottleneck: Count = 256
     """Width of the unit vectors in which regions are clustered."""
     outputs: Count = 65_536
-    """Of the last layer."""
+    """Number of outputs of the last layer."""
     init_std: Positive = 0.02
-    """Deviation of fresh weights; networks some tens wide need more, such as 0.1, or the outputs
-    all become alike."""
+    """Standard deviation of initial weights. Networks with a width of some tens need more, such as
+    0.1, else all outputs become equal."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -110,15 +110,15 @@ class RegionCrops(Settings):
     local_grid: Count = 6
     """Tiles along a side of a local view."""
     global_views: Annotated[int, Field(ge=2)] = 2
-    """Both networks see them."""
+    """Number of global views, which both networks see."""
     local_views: Annotated[int, Field(ge=0)] = 8
-    """Only the student sees them."""
+    """Number of local views, which only the student sees."""
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Chance of left for right."""
+    """Probability of a left-right flip."""
     vflip: bool = False
-    """Top for bottom in half of the views: tissue has no up."""
+    """Flip half of the views top to bottom, since tissue has no orientation."""
     transpose: bool = False
-    """Rows for columns in half of the views."""
+    """Transpose half of the views."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -136,32 +136,32 @@ class Prototypes(Settings):
     start_epoch: Annotated[int, Field(ge=0)] = 21
     """The first epoch with prototype terms, counted from 0."""
     clusters: Count | None = None
-    """K, prototypes of a slide; none: a twelfth of the median number of regions, 2 to 6."""
+    """K, number of prototypes of a slide; none: 1/12 of the median number of regions, 2 to 6."""
     least_regions: Count | None = None
     """Slides with fewer have no prototypes; none: 8 K."""
     iterations: Count = 10
-    """Of k-means."""
+    """Iterations of k-means."""
     restarts: Count = 5
-    """Of k-means, from other regions."""
+    """Restarts of k-means, from other regions."""
     points_per_cluster: Count = 1000
-    """Centroids come from at most K times so many regions of a slide."""
+    """Centroids are computed from at most K times this number of regions of a slide."""
     spherical: bool = False
     """Scale centroids to length 1 in every iteration, not only at the end."""
     seed: int = 0
-    """Of k-means."""
+    """Seed of k-means."""
     neighbours: Count = 1
-    """r, similar slides whose prototypes a region learns."""
+    """r, number of similar slides whose prototypes a region learns."""
     shortlist: Count = 64
-    """Slides of the nearest mean prototype, among which the matching finds the neighbours."""
+    """Number of slides with the nearest mean prototypes; the matching finds neighbours in these."""
     correspondence: Literal["matching", "greedy"] = "matching"
-    """Which prototype of a neighbour goes with an own one: that of the best matching, or the
-    nearest, as the released code."""
+    """Pairs of a slide's prototypes and a neighbour's: by the best matching, or each with the
+    nearest, as in the released code."""
     same_patient: bool = False
     """Whether other slides of the same patient may be neighbours."""
     skip_first_view: bool = False
-    """Leave out a student's view as the released code: that of the target's number."""
+    """Leave out the student's view with the target's number, as the released code does."""
     shared_centre: bool = False
-    """One centre for both terms, moved twice a step, as the released code."""
+    """Use one centre for both terms and update it twice a step, as the released code does."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -174,32 +174,32 @@ class Prototypes(Settings):
 
 
 class SlpdOptim(Settings):
-    """How the student is trained, and how the teacher follows."""
+    """Training of the student, and update of the teacher."""
 
     lr: Positive = 5e-4
     """Highest learning rate for 256 regions in a step; it is scaled by batch_size / 256."""
     lr_end: NonNegative = 1e-6
-    """Rate that the cosine ends at."""
+    """Final learning rate of the cosine."""
     warmup_epochs: NonNegative = 10.0
-    """Over which the rate rises from 0."""
+    """Epochs over which the learning rate rises from 0."""
     weight_decay: NonNegative = 0.04
-    """At the start; none on biases and other parameters of one dimension."""
+    """Weight decay at the start; there is none on biases and other one-dimensional parameters."""
     weight_decay_end: NonNegative = 0.4
-    """At the end of a cosine."""
+    """Final weight decay of a cosine."""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
-    """Share of the teacher that stays at a step, at the start of a cosine that ends at 1."""
+    """Momentum of the teacher's moving average, at the start of a cosine that ends at 1."""
     clip: NonNegative = 3.0
-    """Highest norm of the gradient of each parameter; 0: none."""
+    """Greatest norm of each parameter's gradient; 0: no limit."""
     freeze_last_epochs: Annotated[int, Field(ge=0)] = 1
-    """Epochs at the start in which the last layer does not learn."""
+    """Number of epochs at the start in which the last layer is frozen."""
     epochs: Count = 100
-    """Passes over the regions; what does not fill a batch is left to the next pass."""
+    """Passes over the regions; regions that do not fill a batch are left to the next pass."""
     batch_size: Count = 128
     """Regions in a step, of all processes together."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic, in Lightning's words; "16-mixed" needs a GPU."""
+    """Precision in Lightning's notation; "16-mixed" needs a GPU."""
     deterministic: bool = False
-    """Only algorithms that repeat bit for bit, on a GPU slower ones; a CPU repeats anyway."""
+    """Use only bit-reproducible algorithms, which are slower on a GPU; a CPU always does."""
     threads: Count = 2
     """Threads that read regions."""
     keep_every: Annotated[int, Field(ge=0)] = 20
@@ -224,7 +224,7 @@ class SlpdConfig(MethodConfig):
     """One training run of a region encoder."""
 
     variant: Literal["dino", "intra", "inter", "intra_inter"] = "intra_inter"
-    """Self-distillation alone, or with prototypes of the own slide, of similar slides, or both."""
+    """Self-distillation alone, or with prototypes of the same slide, of similar slides, or both."""
     data: RegionData = RegionData()
     network: RegionNetwork = RegionNetwork()
     crops: RegionCrops = RegionCrops()
@@ -234,9 +234,9 @@ class SlpdConfig(MethodConfig):
     teacher_temperature: Positive = 0.04
     """Divides the centred scores of the teacher and of prototypes."""
     centre_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Share of a centre that stays at a step."""
+    """Momentum of a centre's moving average."""
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Factor on each term of the variant, 1 where not named: dino, intra, inter."""
+    """Factor on each term of the variant (dino, intra, inter), by default 1."""
     optim: SlpdOptim = SlpdOptim()
 
     @field_validator("weights")

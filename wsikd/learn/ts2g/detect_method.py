@@ -28,9 +28,9 @@ class DetectData(Settings):
     train: str | None = None
     """Annotation file (JSON) of the training images."""
     val: str | None = None
-    """That of the validation images; no image may be in both."""
+    """Annotation file of the validation images; no image may be in both."""
     images: str | None = None
-    """Folder of the images; none: that of each annotation file, or images/ in it."""
+    """Folder of the images; none: the folder of each annotation file, or images/ in it."""
     flips: bool = True
     """Mirror images at random, left to right."""
 
@@ -47,17 +47,17 @@ class DetectNetwork(Settings):
     backbone: Literal["resnet50", "resnet18"] = "resnet50"
     """Its trunk."""
     layers: list[Annotated[int, Field(ge=1, le=4)]] | None = Field(default=None, min_length=1)
-    """Groups of the trunk whose maps, of strides 4, 8, 16, 32, are looked at, e.g. [2, 3, 4]; it
-    keeps the groups up to the last. None: the library's choice. Not of deformable_detr."""
+    """Groups of the trunk whose maps (strides 4, 8, 16, 32) are used, e.g. [2, 3, 4]; later groups
+    are removed. None: the library's choice. Not for deformable_detr."""
     anchors_px: list[Annotated[float, Field(gt=0)]] | None = None
-    """Sides of the boxes that are tried on each map, from the finest, in px of the resized image:
-    one for each of layers, and one more (fasterrcnn) or two (retinanet). None: 32, 64, 128, ...
-    px, which suits no lesion below 20 px. Not of deformable_detr."""
+    """Sides of the anchor boxes on each map, from the finest, in px of the resized image: one for
+    each of layers, and one more (fasterrcnn) or two (retinanet). None: 32, 64, 128, ... px, which
+    is too large for lesions below 20 px. Not for deformable_detr."""
     trunk: str | None = None
-    """Weights of its trunk to start from: a state dict of the network or of a detector; none
-    starts from random ones."""
+    """Initial weights of its trunk: a state dict of the network or of a detector; none: random
+    ones."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """For the library's own constructor, e.g. num_queries of deformable_detr, which needs
+    """Arguments of the library's constructor, e.g. num_queries of deformable_detr, which needs
     decoder_layers of 2 or more."""
 
     @model_validator(mode="after")
@@ -71,7 +71,7 @@ class DetectNetwork(Settings):
 
 
 class DetectOptim(Optim):
-    """How it is trained."""
+    """Training of the detector."""
 
     lr: Annotated[float, Field(gt=0)] = 2e-4
     epochs: Annotated[int, Field(gt=0)] = 50
@@ -87,7 +87,7 @@ class DetectConfig(MethodConfig):
     network: DetectNetwork = DetectNetwork()
     optim: DetectOptim = DetectOptim()
     weights: dict[str, NonNegative] = Field(default_factory=lambda: {"loss": 1.0})
-    """Factor on the library's own sum of losses, ``loss``."""
+    """Factor on ``loss``, the library's sum of losses."""
 
 
 class Detect(Method):

@@ -44,16 +44,16 @@ TERMS = {"mae": 1.0, "mse": None, "cosine": None}
 
 
 class Select(Settings):
-    """Which patches of a slide are learnt from."""
+    """Patches of a slide to learn from."""
 
     mode: Literal["all", "top", "random", "mixed"] = "all"
-    """"top": those that a bag network finds most positive; "mixed": half of them, half drawn."""
+    """"top": those that a bag network scores highest; "mixed": half of them, half drawn."""
     count: Annotated[int, Field(gt=0)] = 50
-    """Patches a slide, all where it has fewer."""
+    """Number of patches per slide; all if it has fewer."""
     scorer: str | None = None
     """Run of method mil on the teacher's bags, network "mean" or "max", for "top" and "mixed"."""
     seed: int = 0
-    """Of the draw."""
+    """Seed of the draw."""
 
 
 class Ts2gData(Data):
@@ -65,18 +65,18 @@ class Ts2gData(Data):
 
 
 class Trunk(Settings):
-    """The frozen network in front."""
+    """The frozen network in front of the adapter."""
 
     arch: str = "resnet50"
     """Entry of wsikd.models.tables.BACKBONES, or timm:NAME."""
     weights: str | None = None
     """Run of method detector, or a state dict: of the network itself, or of a detector with a
-    ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2). None: ImageNet's, from
-    the hub. "random": none, for trials."""
+    ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2). None: ImageNet weights
+    from the hub. "random": random ones, for trials."""
     tap: str = "F3"
-    """Map that is averaged: F2, F3, F4 are a ResNet's layer2, layer3, layer4."""
+    """Feature map that is averaged: F2, F3, F4 are a ResNet's layer2, layer3, layer4."""
     input_norm: Literal["none", "imagenet"] = "imagenet"
-    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its deviation."""
+    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its standard deviation."""
 
 
 class Ts2gOptim(Optim):
@@ -98,10 +98,10 @@ class Ts2gConfig(MethodConfig):
     adapter: Literal["p", "m", "mp", "mpa"] = "mpa"
     """See wsikd.models.encoders.adapter.Adapter."""
     targets: Literal["plain", "standardise", "normalise"] = "standardise"
-    """"standardise": each number to mean 0 and deviation 1 over the training patches, undone in
-    what the embedder gives; "normalise": length 1; "plain": as they are."""
+    """"standardise": each dimension to mean 0 and standard deviation 1 over the training patches,
+    which the embedder's output undoes; "normalise": unit length; "plain": unchanged."""
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Factor on each term: mae (default 1), mse, cosine; the first two are means over numbers."""
+    """Factor on each term: mae (default 1), mse, cosine; mae and mse are means over dimensions."""
     optim: Ts2gOptim = Ts2gOptim()
     augment: Augment = Augment(stain=0.0)
 
