@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.slides.pixels import area_average, level0, tissue_rgb
 from wsikd.core.errors import ConfigError, OutputError
+from wsikd.synthetic import tissue
 from wsikd.synthetic.cohort import (
     class_weights,
     write_cohort,
@@ -148,7 +149,9 @@ def test_the_geometry_square_is_exact(tmp_path):
         write_geometry_slide(path, seed=1, size_px=(300, 300), mpp=0.5, square_px=(200, 0, 101))
 
 
-def test_the_same_seed_writes_the_same_bytes(tmp_path):
+def test_the_same_seed_writes_the_same_bytes(tmp_path, monkeypatch):
+    """Alone as among others, and whether the first drawing is kept or not."""
+
     def files(name, seed):
         made = write_cohort(tmp_path / name, seed=seed, slides=2, size_px=(701, 602), mpp=0.499)
         return [p.read_bytes() for s in made for p in (s.path, s.annotation)]
@@ -156,6 +159,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path):
     first = files("a", 3)
     assert files("b", 3) == first
     assert all(a != b for a, b in zip(files("c", 4), first, strict=True))
+    monkeypatch.setattr(tissue, "KEPT_PX", 0)
     alone = write_cohort(tmp_path / "d", seed=3, slides=1, size_px=(701, 602), mpp=0.499)
     assert alone[0].path.read_bytes() == first[0]
 

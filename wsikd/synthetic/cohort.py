@@ -39,7 +39,7 @@ __all__ = [
     "write_pyramid",
 ]
 
-MOST_AT_ONCE = 4  # slides being drawn, each in about 0.6 GB
+MOST_AT_ONCE = 4  # slides being drawn, each in about 0.7 GB
 COLOURS = {"NC": (70, 160, 90), "G3": (240, 200, 60), "G4": (235, 130, 40), "G5": (190, 40, 50)}
 
 

@@ -75,7 +75,8 @@ class _Alike:
         rows, columns = (math.ceil(n / self.cell) for n in tissue.shape)
         self.shape = (rows, columns)
         y, x = (np.arange(n) // self.cell for n in tissue.shape)
-        self.place = (y[:, None] * columns + x)[self.inside]
+        self.where = np.flatnonzero(self.inside)
+        self.bins = (y[:, None] * columns + x).reshape(-1).take(self.where) * 256
         self.ranks = [self._ranks(h.sum((0, 1))) for h in self._histograms(rgb)]
         self.middle = rgb[self.inside].mean(0) if self.inside.any() else np.zeros(3)
         self.fields = [resized(field, self.shape)[..., None] for field in fields]
@@ -111,7 +112,7 @@ class _Alike:
         """Counts of each channel's levels in each cell: float32 (rows, columns, 256)."""
         size = self.shape[0] * self.shape[1] * 256
         return [
-            np.bincount(self.place * 256 + rgb[..., k][self.inside], minlength=size)
+            np.bincount(self.bins + rgb[..., k].reshape(-1).take(self.where), minlength=size)
             .reshape(*self.shape, 256)
             .astype(np.float32)
             for k in range(3)
@@ -131,9 +132,10 @@ class _Alike:
         first = (y[:, None] * columns + x) * 256 + grey
         flat = table.reshape(-1)
         to_right, below = 256 * (columns > 1), 256 * columns * (rows > 1)
-        upper = flat[first] * (1 - right) + flat[first + to_right] * right
-        first += below
-        lower = flat[first] * (1 - right) + flat[first + to_right] * right
+        left = 1 - right
+        upper = flat.take(first) * left + flat[to_right:].take(first) * right
+        flat = flat[below:]
+        lower = flat.take(first) * left + flat[to_right:].take(first) * right
         return np.asarray(upper + (lower - upper) * down[:, None], np.float32)
 
     def _nearest(self, axis: int, size: int) -> tuple[NDArray[np.int64], Float]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PLAN_PX = 4
 BAND_PX = 512
+KEPT_PX = 40_000_000  # larger slides are drawn twice instead of kept in memory
 LN10 = math.log(10)
 
 # How much of a grade's area borrows the architecture of another one.
@@ -306,16 +307,20 @@ def render_strips(tissue: Tissue) -> Iterator[NDArray[np.uint8]]:
     """Render a planned slide from top to bottom: uint8 (rows, width, 3) strips, R, G, B."""
     width, height = tissue.size_px
     factor = min(PLAN_PX, 2 ** max(0, round(math.log2(FINE_UM * PLAN_PX / tissue.um))))
-    small = [
-        cv2.resize(band, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
-        for band in _bands(tissue)
-    ]
+    kept: list[NDArray[np.uint8]] | None = [] if width * height <= KEPT_PX else None
+    small = []
+    for band in _bands(tissue):
+        small.append(
+            cv2.resize(band, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+        )
+        if kept is not None:
+            kept.append(band)
     fine = np.concatenate(small)
     inside = resized(tissue.masks[0], fine.shape[:2])
     rng = np.random.default_rng([tissue.grain_seed, 1])
     shift = colour_shift(np.asarray(fine, np.uint8), inside, rng, tissue.um / PLAN_PX * factor)
     first = 0
-    for band in _bands(tissue):
+    for band in _bands(tissue) if kept is None else kept:
         last = first + band.shape[0] // factor
         more = _enlarge_shift(shift, first, last, factor)
         whole = np.asarray(cv2.add(band, more, dtype=cv2.CV_8U), np.uint8)
