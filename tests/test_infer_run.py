@@ -225,7 +225,8 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_taken_up(slide, stu
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not psutil.wait_procs(children, timeout=30)[1]  # none outlives the command
+        running = psutil.wait_procs(children, timeout=30)[1]  # none outlives the command
+        assert all(p.status() == psutil.STATUS_ZOMBIE for p in running)  # what nobody reaps
         assert all(p.suffix or (p / "result.json").is_file() for p in out.iterdir() if p.is_dir())
     done = run("-i", slides, "-m", student, "-o", out, *FAST, *HERE)
     assert done.exit_code == 0, done.output
