@@ -345,5 +345,7 @@ def test_a_configuration_means_what_it_meant(name):
     for key, section in others.items():  # 0.1.0 gave each run the sections of every method
         (owner,) = [m for m in map(find_method, METHODS) if key in m.Config.model_fields]
         assert owner.Config().model_dump(mode="json")[key] == section
-    assert includes(yaml.safe_load(wsikd("config", file)), meant)
     assert includes(yaml.safe_load(wsikd("config", full)), meant)
+    for section, key in (("optim", "threads"), ("optim", "precision"), ("data", "cache_gb")):
+        meant.get(section, {}).pop(key, None)  # left to the machine since, unless it is set
+    assert includes(yaml.safe_load(wsikd("config", file)), meant)

@@ -110,6 +110,10 @@ def git_state(root: Path) -> str | None:
     return (found + "-dirty" * (changed.returncode == 1)) or None
 
 
+_PLACES = {"data": ("paths", "cache_gb", "device_gb"), "optim": ("threads",)}
+"""Settings that name places, whose content is compared by digest, or the machine."""
+
+
 class RunDir:
     """The folder of one run."""
 
@@ -203,7 +207,8 @@ class RunDir:
             raise OutputError(
                 self.path, "holds no run to resume", "choose another -o, or leave --resume out"
             ) from error
-        key = self._difference(as_read_today(old, config), config.model_dump(mode="json"))
+        new = config.model_dump(mode="json")
+        key = self._difference(_as_precise(as_read_today(old, config), new), new)
         if key is None and "seed" in more and made.get("seed") != more["seed"]:
             key = "seed"
         if key is not None:
@@ -267,12 +272,20 @@ def as_read_today(old: dict[str, Any], config: Dumped, exclude: Any = None) -> d
 
 
 def _placeless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the places of data and teacher, whose content is compared by digest."""
-    data = config.get("data")
+    """Settings without the places of data and teacher, and without those of the machine."""
     rest = {k: v for k, v in config.items() if k != "teacher"}
-    if isinstance(data, dict):
-        rest["data"] = {k: v for k, v in data.items() if k != "paths"}
+    for name, keys in _PLACES.items():
+        if isinstance(section := config.get(name), dict):
+            rest[name] = {k: v for k, v in section.items() if k not in keys}
     return rest
+
+
+def _as_precise(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were kept, with "auto" for the precision of the run where it is asked for."""
+    now, kept = new.get("optim"), old.get("optim")
+    if isinstance(now, dict) and isinstance(kept, dict) and now.get("precision") == "auto":
+        return {**old, "optim": {**kept, "precision": "auto"}}
+    return old
 
 
 def _finite(value: Any) -> Any:

@@ -59,6 +59,11 @@ def deterministic(*, wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16 itself; others emulate it, slower than fp32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The same values on a device; the host does not wait for a GPU.
 

@@ -21,6 +21,7 @@ from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
 from wsikd.learn.data.patches import load_patches, with_share
+from wsikd.learn.engine.on_machine import cache_of, threads_of
 from wsikd.learn.reproduce.run_rows import (
     COLOUR,
     TEACHER,
@@ -122,7 +123,9 @@ def run_shares(
                     "split", "leaves no test patches", "set split.test, or pass --folds"
                 )
             everything = np.arange(len(whole[key]))
-            whole[key].keep(everything, config.data.cache_gb, config.optim.threads)
+            whole[key].keep(
+                everything, cache_of(config.data.cache_gb), threads_of(config.optim.threads)
+            )
         patches = with_share(whole[key], config.split)
         keep_colour(place.colour, patches)
         logger.info(

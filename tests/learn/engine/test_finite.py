@@ -149,7 +149,7 @@ TERMS = {"ce": 1, "dkd": 1, "kd": 1, "sp": 1, "rkd_distance": 1, "rkd_angle": 1,
 AUGMENT = {"rotate_deg": 30, "shift": 0.1, "stain": 0.1, "brightness": 0.1, "probability": 0.5}
 KINDS = {
     "supervised": ("supervised", {"augment": AUGMENT}),
-    "kept teacher": ("at_plus", {}),
+    "kept teacher": ("at_plus", {"teacher_cache": "ram", "augment": {"colour_of": "student"}}),
     "asked teacher": ("at_plus", {"augment": AUGMENT | {"crop_px": 32}}),
     "all terms": ("at_plus", {"weights": TERMS}),
     "hdkd": ("hdkd", {}),

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import HYBRID
-from wsikd.learn.data import augment, views
+from wsikd.learn.data import augment, resident, views
 from wsikd.learn.data.patches import PatchSet
+from wsikd.learn.data.resident import Resident
 from wsikd.learn.losses import maps, relations
 from wsikd.learn.methods import base
 from wsikd.learn.methods.base import Progress
@@ -56,7 +57,7 @@ def copies(monkeypatch):
         finally:
             found.inside = False
 
-    for module in (augment, views, maps, relations, base):
+    for module in (augment, views, maps, relations, base, resident):
         monkeypatch.setattr(module, "upload", upload)
     monkeypatch.setattr(torch.nn.ModuleDict, "to", lambda self, *_: self)  # fakes cannot move
     kept = (augment._luma, maps._overlap, relations._different)
@@ -104,8 +105,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_step_copies_nothing_but_by_upload(case, copies):
+@pytest.mark.parametrize(("case", "held"), [*((case, False) for case in CASES), ("moved", True)])
+def test_a_step_copies_nothing_but_by_upload(case, held, copies):
     config = CASES[case]
     torch.set_default_device(CUDA)
     try:
@@ -114,6 +115,9 @@ def test_a_step_copies_nothing_but_by_upload(case, copies):
         torch.set_default_device(None)
     made = views.Views(patches(), config, method.views, seed=0, device=CUDA)
     images = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    if held:
+        made.resident = Resident(images.to(CUDA), {})
+        images = torch.zeros(4, dtype=torch.int64)
     copies.seen.clear()
     batch = made.batch(images, np.arange(4), AT)
     terms = method(batch, AT)

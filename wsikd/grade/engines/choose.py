@@ -133,8 +133,9 @@ def default_precision(engine: str, device: str) -> str:
         return "bf16" if _processor()[1] & _BF16_FLAGS else "fp32"
     import torch
 
-    fits = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if fits else "fp32"
+    from wsikd.models.device import computes_bf16
+
+    return "bf16" if computes_bf16(torch.device(device)) else "fp32"
 
 
 @lru_cache(maxsize=1)

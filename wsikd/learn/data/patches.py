@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsikd.learn.data.ring import Ring
     from wsikd.learn.data.settings import Data, Split
     from wsikd.learn.data.source_base import Source
 
@@ -223,6 +224,7 @@ class PatchSet:
         threads: int = 2,
         drop_last: bool = False,
         read: Callable[[NDArray[np.int64]], Tensor] | None = None,
+        ring: Ring | None = None,
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Patches in this order, read some batches before their use.
 
@@ -232,6 +234,7 @@ class PatchSet:
             threads: that read ahead.
             drop_last: leave out an incomplete last batch, unless it is the only one.
             read: what is read of a batch; None: :meth:`images`.
+            ring: see ``read_ahead``.
 
         Yields:
             What was read, e.g. uint8 (B, 3, side, side), and the indices.
@@ -240,7 +243,7 @@ class PatchSet:
         if drop_last and rest and len(order) > size:
             order = order[:-rest]
         parts = 1 if self._images is not None else max(1, min(threads, size))
-        yield from read_ahead(order, size, threads, read or self.images, parts=parts)
+        yield from read_ahead(order, size, threads, read or self.images, parts=parts, ring=ring)
 
 
 def _centre(image: NDArray[np.uint8], side: int) -> Tensor:

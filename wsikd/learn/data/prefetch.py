@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from wsikd.learn.data.ring import Ring
 
 AHEAD = 3
 _JOBS_A_THREAD = 2
@@ -28,6 +31,7 @@ def read_ahead(
     read: Callable[[NDArray[np.int64]], Tensor],
     *,
     parts: int = 1,
+    ring: Ring | None = None,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Read batches in threads, at least three in advance.
 
@@ -41,6 +45,8 @@ def read_ahead(
         parts: in which a batch is read, where what is read of its parts can be joined along the
             first axis. A batch of many patches thus keeps many threads busy; fewer batches are in
             memory.
+        ring: buffers that parts are copied into by the thread that read them; a batch is then
+            valid until the next one is asked for. None: batches are tensors of their own.
 
     Yields:
         What was read, and the indices.
@@ -50,18 +56,54 @@ def read_ahead(
     batches = [order[i : i + size] for i in range(0, len(order), size)]
     with ThreadPoolExecutor(threads) as pool:
 
-        def start(batch: NDArray[np.int64]) -> list[Future[Tensor]]:
+        def start(batch: NDArray[np.int64]) -> _Parts:
             step = math.ceil(len(batch) / parts)
-            return [pool.submit(read, batch[i : i + step]) for i in range(0, len(batch), step)]
+            slot = None if ring is None else _Slot(ring, len(batch), read)
+            return _Parts(slot, [
+                pool.submit(read, batch[i : i + step])
+                if slot is None
+                else pool.submit(slot.fill, i, batch[i : i + step])
+                for i in range(0, len(batch), step)
+            ])  # fmt: skip
 
         waiting = deque(map(start, batches[:ahead]))
         for n, batch in enumerate(batches):
-            found = _joined(waiting.popleft())
+            found = waiting.popleft()
+            whole = found.joined()
             if n + ahead < len(batches):
                 waiting.append(start(batches[n + ahead]))
-            yield found, batch
+            yield whole, batch
+            if ring is not None:
+                ring.give(whole)
 
 
-def _joined(parts: list[Future[Tensor]]) -> Tensor:
-    found = [part.result() for part in parts]
-    return found[0] if len(found) == 1 else torch.cat(found)
+class _Slot:
+    """The buffer of one batch, taken when its first part has been read and its shape is known."""
+
+    def __init__(self, ring: Ring, count: int, read: Callable[[NDArray[np.int64]], Tensor]) -> None:
+        self.ring, self.count, self.read = ring, count, read
+        self.buffer: Tensor | None = None
+        self._lock = Lock()
+
+    def fill(self, start: int, indices: NDArray[np.int64]) -> Tensor:
+        """Read a part into its place; returns it."""
+        found = self.read(indices)
+        with self._lock:
+            if self.buffer is None:
+                self.buffer = self.ring.take((self.count, *found.shape[1:]), found.dtype)
+        return self.buffer[start : start + len(found)].copy_(found)
+
+
+class _Parts(NamedTuple):
+    """The parts of a batch that are being read."""
+
+    slot: _Slot | None
+    reading: list[Future[Tensor]]
+
+    def joined(self) -> Tensor:
+        """The whole batch, once it is there."""
+        found = [part.result() for part in self.reading]
+        if self.slot is not None:
+            assert self.slot.buffer is not None
+            return self.slot.buffer
+        return found[0] if len(found) == 1 else torch.cat(found)

@@ -49,8 +49,12 @@ class Data(Settings):
     patient), else the text before the first "_"."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Patches of a store with less tissue than this share are left out."""
-    cache_gb: NonNegative = 4.0
-    """Decoded patches are kept in memory up to this size in GB; others are read at every use."""
+    cache_gb: NonNegative | Literal["auto"] = "auto"
+    """Decoded patches are kept in memory up to this size in GB; others are read at every use.
+    "auto": two fifths of the available memory."""
+    device_gb: NonNegative | Literal["auto"] = "auto"
+    """Patches and the teacher's kept answers are held on the GPU up to this size in GB. "auto":
+    half of its free memory. Without effect on a CPU."""
     smote: str | None = None
     """JSON file of class -> number of training patches. SMOTE adds synthetic patches between
     neighbours in pixel space up to this number (extra "smote"). None: off. Balanced drawing is the

@@ -18,6 +18,7 @@ import numpy as np
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.registry import nearest
 from wsikd.learn.data.listing import Listing
+from wsikd.learn.engine.on_machine import cache_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,7 @@ def with_invented(
             "data.smote", f"{Path(file).name} differs from the file that the run was started with",
             "restore it, or choose another -o",
         )  # fmt: skip
-    return oversample(patches, targets, file, seed=seed, limit_gb=data.cache_gb), targets
+    return oversample(patches, targets, file, seed=seed, limit_gb=cache_of(data.cache_gb)), targets
 
 
 def read_targets(file: str, classes: tuple[str, ...]) -> dict[str, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from wsikd.learn.data.augment import Chance, augment, bend, draw_turns, recolour, recolours, turned
+from wsikd.learn.data.patches import KEPT_AT_ONCE
+from wsikd.learn.data.resident import Resident
+from wsikd.learn.data.ring import Ring
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Batch
 from wsikd.models.device import upload
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.data.settings import Data
     from wsikd.learn.methods.base import Progress, Targets
+
+
+logger = logging.getLogger(__name__)
 
 
 class ViewSettings(Protocol):
@@ -50,9 +57,13 @@ class Views:
 
     Attributes:
         targets: the teacher's answers, where they were kept; its view is then not made.
+        ring: pinned memory that a GPU's batches are read into.
+        resident: what :meth:`read` gives, where a device holds it.
     """
 
     targets: Targets | None = None
+    ring: Ring | None = None
+    resident: Resident | None = None
 
     def __init__(
         self,
@@ -67,6 +78,8 @@ class Views:
         self.patches, self.config, self.wanted = patches, config, wanted
         self.seed, self.device = seed, device
         self.factor = round(config.factor)
+        if device.type == "cuda":
+            self.ring = Ring(device)
 
     @property
     def averaged(self) -> bool:
@@ -75,10 +88,41 @@ class Views:
         return self.factor > 1 and not fine and is_enumerable(self.config)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """The input of :meth:`batch`: patches, or their averages where these suffice."""
+        """The input of :meth:`batch`: patches, or their averages where these suffice.
+
+        Of samples that the device holds it is their rows there, int64 (B,).
+        """
+        if self.resident is not None and (rows := self.resident.find(indices)) is not None:
+            return rows
         if self.averaged:
             return self.patches.averages(indices, self.factor)
         return self.patches.images(indices)
+
+    def hold(self, indices: NDArray[np.int64], budget: int, threads: int) -> None:
+        """Hold on the device what a training reads, and the teacher's answers, where they fit.
+
+        Args:
+            indices: of the training and validation part.
+            budget: bytes of the device's memory.
+            threads: that read.
+        """
+        if self.targets is not None and 0 < self.targets.nbytes <= budget:
+            budget -= self.targets.nbytes
+            self.targets = self.targets.on(self.device)
+        one = self.read(indices[:1])
+        size = one.nbytes * len(indices)
+        if size > budget:
+            return
+        logger.info("%.1f GB of patches are held on %s", size / 1e9, self.device)
+        values = torch.empty((len(indices), *one.shape[1:]), dtype=one.dtype, device=self.device)
+        rows = {int(index): row for row, index in enumerate(indices)}
+        reading = self.patches.batches(
+            indices, KEPT_AT_ONCE, threads=threads, read=self.read, ring=self.ring
+        )
+        for number, (images, _) in enumerate(reading):
+            start = number * KEPT_AT_ONCE
+            values[start : start + len(images)] = upload(images, self.device)
+        self.resident = Resident(values, rows)
 
     def batch(
         self,
@@ -95,6 +139,8 @@ class Views:
             at: where the training stands.
             part: which patches of the step these are; None: all.
         """
+        if self.resident is not None and images.ndim == 1:
+            images = self.resident.take(images)
         images = upload(images, self.device)
         taught, wanted = None, self.wanted
         if at is None:

@@ -18,7 +18,7 @@ from wsikd.core.ranks import rank as rank
 from wsikd.core.ranks import refuse_team as refuse_team
 from wsikd.core.ranks import refuse_unlaunched
 from wsikd.learn.engine.one_process import CpuProcesses, LossScale, OneProcess
-from wsikd.models.device import pick_device
+from wsikd.models.device import computes_bf16, pick_device
 from wsikd.models.shared_norm import share_norms
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 E = TypeVar("E", bound=WsikdError)
+C = TypeVar("C", bound="Training")
 
 _left: list[object] = []
 """Groups that were left. Were the last reference to one of gloo's dropped, its threads would be
@@ -211,6 +212,21 @@ class Team:
     @property
     def _carrier(self) -> torch.device | None:
         return self.device if self.device.type == "cuda" else None
+
+
+def with_precision(config: C, device: str) -> C:
+    """The settings with the precision that ``auto`` means on a device; raises ConfigError.
+
+    Where a GPU does not compute in bf16 it is fp32, not fp16: methods take slopes within the
+    forward pass, and those no scale of the loss keeps from vanishing.
+    """
+    optim: Any = config.optim
+    if optim.precision != "auto":
+        return config
+    half = computes_bf16(pick_device(device)) and not optim.deterministic
+    found = optim.model_copy(update={"precision": "bf16-mixed" if half else "32-true"})
+    settings: Any = config
+    return settings.model_copy(update={"optim": found})  # type: ignore[no-any-return]
 
 
 def _check(config: Training, where: torch.device, device: str, size: int) -> None:

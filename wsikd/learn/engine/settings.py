@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 NonNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 class Optim(Settings):
@@ -56,12 +57,16 @@ class Optim(Settings):
     min_delta: NonNegative = 0.0
     """Least gain in the validation score for an epoch to be kept; at 0 the lower loss decides
     ties."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Precision in Lightning's notation; "16-mixed" needs a GPU."""
+    precision: Precision = "32-true"
+    """Precision in Lightning's notation; "16-mixed" needs a GPU. "auto": bf16-mixed on a GPU that
+    computes in it, unless deterministic; else 32-true."""
     deterministic: bool = False
     """Use only bit-reproducible algorithms, which are slower on a GPU; a CPU always does."""
-    threads: Annotated[int, Field(gt=0)] = 2
-    """Threads that read patches which are not in memory."""
+    compile: bool = False
+    """Compile the backbones with torch.compile: minutes at the start, faster steps on a GPU. Not
+    for terms that differentiate twice (AT+ at inner taps, at_grad)."""
+    threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Threads that read patches which are not in memory; "auto": one per usable core, 2 to 16."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -134,7 +139,7 @@ class LoopOptim(Protocol):
         """Parts of a step in a process."""
 
     @property
-    def precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    def precision(self) -> Precision:
         """Arithmetic."""
 
     @property
@@ -142,7 +147,11 @@ class LoopOptim(Protocol):
         """Whether only algorithms that repeat bit for bit are used."""
 
     @property
-    def threads(self) -> int:
+    def compile(self) -> bool:
+        """Whether the backbones are compiled."""
+
+    @property
+    def threads(self) -> int | Literal["auto"]:
         """Threads that read."""
 
 

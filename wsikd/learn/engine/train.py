@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 
 from wsikd.core.run import RunDir
-from wsikd.learn.engine.distributed import Team
+from wsikd.learn.engine.distributed import Team, with_precision
 from wsikd.learn.engine.loggers import check_loggers, log_to
 from wsikd.learn.engine.trainer import C, D, R, Task, Trainer
 from wsikd.models.device import deterministic
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +54,7 @@ def train(
             checkpoint, or a loss that is not finite.
     """
     check_loggers(loggers)
+    config = with_precision(config, device)
     task, run, team = kind(config, seed=seed), RunDir(out), Team(config, device)
     with deterministic(wanted=config.optim.deterministic), team:
         resumed = team.first(lambda: run.check(config, resume=resume, seed=seed))
@@ -59,8 +63,10 @@ def train(
         task.build()
         trainer = Trainer(task, run, team=team, on_step=on_step)
         made = {"device": team.device.type, "processes": team.size, **task.record()}
+        made["machine"] = trainer.machine()
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))
         with log_to(run.log_file) if team.is_first else nullcontext():
+            logger.info("%s", trainer.described())
             task.begin(trainer)
             trainer.run_epochs(resume=resume, resumed=resumed, loggers=loggers)
             return task.export(trainer)

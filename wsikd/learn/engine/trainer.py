@@ -20,8 +20,10 @@ from wsikd.core.timing import Waiting, span
 from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
+from wsikd.learn.engine.compiled import compiled
 from wsikd.learn.engine.finite import finite_check
 from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
+from wsikd.learn.engine.on_machine import cache_of, threads_of
 from wsikd.learn.engine.optimizers import OPTIMIZERS
 from wsikd.learn.engine.samples import BatchMaker, Samples
 from wsikd.learn.engine.schedules import Best, learning_rate
@@ -29,7 +31,7 @@ from wsikd.learn.engine.settings import Optim, Training
 from wsikd.learn.methods.base import Method, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -174,6 +176,7 @@ class Trainer(Generic[D]):
             groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=team.fuses or None
         )
         self.wrapped, self.optimizer = team.setup(self.method, self._plain)
+        self.threads = threads_of(optim.threads)
         self.drawn = optim.epoch_patches or len(self.train_indices)
         self.batch_size = self._batch_size()
         self.steps = self.drawn // self.batch_size
@@ -248,14 +251,8 @@ class Trainer(Generic[D]):
             epoch=self.epoch,
             balance=self.optim.balance,
         )
-        batches = self.data.batches(
-            self.train_indices[
-                share_of(order, self.batch_size, size=self.team.size, rank=self.team.rank)
-            ],
-            self.batch_size // self.team.size,
-            threads=self.optim.threads,
-            read=self.views.read,
-        )
+        own = share_of(order, self.batch_size, size=self.team.size, rank=self.team.rank)
+        batches = self._batches(self.train_indices[own], self.batch_size // self.team.size)
         sums: dict[str, torch.Tensor] = {}
         before = self.epoch * self.steps
         rate, clock, check = 0.0, Waiting(), finite_check(self.team, self._plain, self.epoch)
@@ -310,12 +307,8 @@ class Trainer(Generic[D]):
         self.wrapped.eval()
         parts = []
         with torch.inference_mode(), self.fabric.autocast():
-            for images, chosen in self.data.batches(
-                indices[self.team.rank :: self.team.size],
-                2 * self.batch_size,
-                threads=self.optim.threads,
-                read=self.views.read,
-            ):
+            own = indices[self.team.rank :: self.team.size]
+            for images, chosen in self._batches(own, 2 * self.batch_size):
                 parts.append(self.method.predict(self.views.batch(images, chosen, None)))
             mine = torch.cat(parts).cpu().double().numpy() if parts else None
         shares = self.team.gather(mine)
@@ -325,6 +318,27 @@ class Trainer(Generic[D]):
             if share is not None:
                 found[rank :: self.team.size] = share
         return found
+
+    def _batches(
+        self, order: NDArray[np.int64], size: int
+    ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
+        """What the task's views read of samples, and which these are."""
+        ring = getattr(self.views, "ring", None)  # views of other packages have none
+        more = {} if ring is None else {"ring": ring}
+        read = self.views.read
+        return self.data.batches(order, size, threads=self.threads, read=read, **more)
+
+    def machine(self) -> dict[str, Any]:
+        """What the training uses of this machine, for its record."""
+        cache = getattr(getattr(self.task.config, "data", None), "cache_gb", None)
+        found: dict[str, Any] = {"precision": self.optim.precision, "threads": self.threads}
+        return found if cache is None else found | {"cache_gb": cache_of(cache)}
+
+    def described(self) -> str:
+        """The same in a line."""
+        made = self.machine()
+        cache = f", up to {made['cache_gb']:g} GB of data in memory" if "cache_gb" in made else ""
+        return f"{self.device}, {made['precision']}, {made['threads']} reading threads{cache}"
 
     def checked_logits(self) -> NDArray[np.float64]:
         """Logits of the validation part; raises NonFiniteLossError."""
@@ -383,7 +397,8 @@ class Trainer(Generic[D]):
         first = self.team.is_first
         log = EpochLog(self.run, loggers, epoch=self.epoch) if first else None
         try:
-            self.fit(log)
+            with compiled(self.method, wanted=self.optim.compile):
+                self.fit(log)
         finally:
             if log is not None:
                 log.close()

@@ -300,6 +300,12 @@ class AtPlus(KeptTeacher):
         }
 
     @property
+    def differentiates_twice(self) -> bool:  # type: ignore[override]
+        """With attention at inner taps, and slopes at the input."""
+        inner = "at_plus" in self.terms and not _is_closed(self.student, self.tap.student)
+        return inner or "at_grad" in self.terms
+
+    @property
     def pairs(self) -> tuple[TapPair, ...]:
         """Every pair of taps that a term may compare."""
         return (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)

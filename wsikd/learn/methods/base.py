@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -48,10 +48,25 @@ class Targets:
         place: row of each patch's index.
         tables: "logits" (V, N, C), "tap NAME" (V, N, K, h, w), "attention" (V, N, C, h, w) where
             it was asked for; float32.
+        held: the same on a device, where it has memory for them.
     """
 
     place: dict[int, int]
     tables: dict[str, list[NDArray[np.float32]]]
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tables."""
+        return sum(view.nbytes for table in self.tables.values() for view in table)
+
+    def on(self, device: torch.device) -> Targets:
+        """The same answers, held on a device too."""
+        held = {
+            name: torch.stack([upload(torch.from_numpy(np.array(view)), device) for view in table])
+            for name, table in self.tables.items()
+        }
+        return replace(self, held=held)
 
     def of(
         self,
@@ -66,14 +81,24 @@ class Targets:
             turns: bool (3, B), of ``augment.draw_turns``, on the CPU.
             device: of the answers.
         """
-        view = (turns * _TURNS[:, None]).sum(0).tolist()
-        cells = [(v, self.place[int(i)]) for v, i in zip(view, indices, strict=True)]
-        found = {
-            name: upload(torch.from_numpy(np.stack([table[v][row] for v, row in cells])), device)
-            for name, table in self.tables.items()
-        }
+        view = (turns * _TURNS[:, None]).sum(0)
+        rows = [self.place[int(i)] for i in indices]
+        if self.held:
+            cells = upload(torch.stack([view, torch.tensor(rows)]), device)
+            found = {name: table[cells[0], cells[1]] for name, table in self.held.items()}
+        else:
+            found = {
+                name: upload(torch.from_numpy(_picked(table, view.tolist(), rows)), device)
+                for name, table in self.tables.items()
+            }
         taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}
         return Taught(found["logits"], taps, found.get("attention"))
+
+
+def _picked(
+    table: list[NDArray[np.float32]], views: list[int], rows: list[int]
+) -> NDArray[np.float32]:
+    return np.stack([table[view][row] for view, row in zip(views, rows, strict=True)])
 
 
 class Batch:
@@ -135,6 +160,9 @@ class Method(nn.Module):
     """The configuration that ``Config`` adds to."""
     task: ClassVar[str] = "wsikd.learn.patch.train:PatchTask"
     """What loads the data, judges an epoch and writes the result; an ``engine.trainer.Task``."""
+
+    differentiates_twice: bool = False
+    """Whether a term is a function of slopes, which is then differentiated again."""
 
     student: Grader
     helpers: nn.ModuleDict

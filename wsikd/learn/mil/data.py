@@ -19,6 +19,7 @@ from wsikd.core.reading import parse_csv
 from wsikd.core.registry import nearest
 from wsikd.learn.data.prefetch import read_ahead
 from wsikd.learn.data.splits import assign, groups_of, keep_share
+from wsikd.learn.engine.on_machine import cache_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,7 +171,9 @@ def load_bags(data: BagData, split: Split) -> BagSet:
     names = assign(label, slides, patients, [r.split for r in rows], split)
     groups = groups_of(slides, patients, "auto")
     names = keep_share(names, label, groups, split.share, split.share_seed)
-    found = BagSet(bags, label, names, classes, groups, left_out, sorted(digests), data.cache_gb)
+    found = BagSet(
+        bags, label, names, classes, groups, left_out, sorted(digests), cache_of(data.cache_gb)
+    )
     _report(found)
     return found
 

@@ -43,8 +43,9 @@ class BagData(Settings):
     entries of the bags. None: the bags' own labels."""
     classes: list[str] | None = None
     """Names in order, the first negative; none: those in the labels, sorted."""
-    cache_gb: NonNegative = 4.0
-    """Bags are kept in memory up to this size in GB; others are read at every use."""
+    cache_gb: NonNegative | Literal["auto"] = "auto"
+    """Bags are kept in memory up to this size in GB; others are read at every use. "auto": two
+    fifths of the available memory."""
 
 
 class MilNetwork(Settings):

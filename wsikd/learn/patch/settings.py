@@ -18,7 +18,7 @@ from wsikd.core.registry import nearest
 from wsikd.learn.data.augment_settings import Augment, Positive
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.configurations import MethodConfig, load_settings, parse_settings
-from wsikd.learn.engine.settings import NonNegative, Optim
+from wsikd.learn.engine.settings import NonNegative, Optim, Precision
 from wsikd.learn.methods import METHODS, find_method
 from wsikd.models.backbones.weights_package import check_source
 from wsikd.models.graders.hdkd_options import Hybrid
@@ -90,6 +90,9 @@ Metric = Literal["kappa", "balanced_accuracy", "accuracy", "auc", "loss"]
 class GradeOptim(Optim):
     """How a network that grades patches is trained."""
 
+    precision: Precision = "auto"
+    """Precision in Lightning's notation; "16-mixed" needs a GPU. "auto": bf16-mixed on a GPU that
+    computes in it, unless deterministic; else 32-true."""
     select: Metric | None = None
     """Figure on validation that selects the epoch; "auc": the mean of each class against the
     others. None: quadratic kappa for ordered classes (data.ordered), balanced_accuracy for

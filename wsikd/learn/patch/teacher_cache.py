@@ -20,6 +20,7 @@ from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.run import aside, write_json_atomic
 from wsikd.learn.data.augment import turned
 from wsikd.learn.data.views import is_enumerable
+from wsikd.learn.engine.on_machine import cache_of, threads_of
 from wsikd.learn.losses.maps import to_grid
 from wsikd.learn.methods.base import KeptTeacher, Targets
 from wsikd.models.device import upload
@@ -171,7 +172,7 @@ class _Asker:
         optim = self.config.optim
         asked = optim.epochs * (optim.epoch_patches or len(self.indices))
         values = self.views * len(self.indices) * sum(map(np.prod, self.sizes.values()))
-        fits = values * 4 <= self.config.data.cache_gb * 1e9
+        fits = values * 4 <= cache_of(self.config.data.cache_gb) * 1e9
         return bool(asked > self.views * len(self.indices) and fits)
 
     def identity(self, teacher_sha256: str) -> dict[str, Any]:
@@ -202,7 +203,7 @@ class _Asker:
         start, device = 0, self.team.device
         flags = torch.tensor([bool(view & bit) for bit in (1, 2, 4)])[:, None]
         for images, part in self.patches.batches(
-            self.indices, self.batch_size, threads=self.config.optim.threads
+            self.indices, self.batch_size, threads=threads_of(self.config.optim.threads)
         ):
             turns = flags.expand(3, len(part))
             found = self._ask(turned(upload(images, device), turns).float())

@@ -11,9 +11,11 @@ import numpy as np
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked
 from wsikd.learn.data.patches import PatchSet, load_patches
+from wsikd.learn.data.resident import budget_of
 from wsikd.learn.data.smote import with_invented
 from wsikd.learn.data.views import Views
 from wsikd.learn.engine.leakage import check_unseen
+from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.patch.build import (
@@ -111,14 +113,16 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         config, patches, views = self.config, self.data, self.views
         log_cost(self.spec, self.method.student, self.teacher)
         used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
-        patches.keep(used, config.data.cache_gb, config.optim.threads)
+        limit, threads = cache_of(config.data.cache_gb), trainer.threads
+        patches.keep(used, limit, threads)
         if self.teacher is not None:
             views.targets = open_targets(
                 config, self.method, patches, self.teacher.sha256, team=trainer.team,
                 batch_size=trainer.batch_size, run=trainer.run.path,
             )  # fmt: skip
         if views.averaged:
-            patches.keep_averages(views.factor, config.data.cache_gb, used, config.optim.threads)
+            patches.keep_averages(views.factor, limit, used, threads)
+        views.hold(used, budget_of(config.data.device_gb, trainer.device), threads)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss, kappa and accuracies, and the AUC where it selects."""

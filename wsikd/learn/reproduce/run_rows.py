@@ -18,6 +18,7 @@ from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
+from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.patch.train import distill
 from wsikd.learn.reproduce.plan import TEACHER as TEACHER
 from wsikd.learn.reproduce.plan import Plan as Plan
@@ -87,7 +88,7 @@ def run_all(plan: Plan, out: Path, *, device: str = "auto") -> None:
                 raise DataError(
                     "split", "leaves no test patches", "set split.test, or pass --folds"
                 )
-            patches.keep(np.arange(len(patches)), config.data.cache_gb, CPU_THREADS)
+            patches.keep(np.arange(len(patches)), cache_of(config.data.cache_gb), CPU_THREADS)
         if row.name == plan.rows[0].name:
             keep_colour(_colour_file(out, unit), patches)
         logger.info("%s, %s: %d of %d", row.name, unit.name, number + 1, total)
@@ -111,7 +112,9 @@ def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
 
 def data_key(config: RunConfig) -> str:
     """The settings that decide which patches a run reads and how they are divided."""
-    data = config.data.model_dump_json(exclude={"student_mpp", "low_source", "cache_gb"})
+    data = config.data.model_dump_json(
+        exclude={"student_mpp", "low_source", "cache_gb", "device_gb"}
+    )
     return data + config.split.model_dump_json()
 
 

@@ -189,7 +189,7 @@ def _alike(config: RunConfig) -> dict[str, Any]:
     told = config.model_dump(mode="json")
     left_out = {
         "network": ("init", "weights", "weights_licence", "weights_file"),
-        "data": ("paths", "cache_gb"),
+        "data": ("paths", "cache_gb", "device_gb"),
     }
     parts = ("student_input", "network", "data", "split", "optim", "augment")
     shared = {k: told[k] for k in parts}

@@ -27,6 +27,7 @@ from wsikd.core.config import Settings
 from wsikd.core.registry import nearest
 from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.schedules import cosine_steps
+from wsikd.learn.engine.settings import Precision  # noqa: TC001 - pydantic reads it
 from wsikd.learn.losses.dino import (
     dino_loss,
     moved_centre,
@@ -196,18 +197,20 @@ class SlpdOptim(Settings):
     """Passes over the regions; regions that do not fill a batch are left to the next pass."""
     batch_size: Count = 128
     """Regions in a step, of all processes together."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Precision in Lightning's notation; "16-mixed" needs a GPU."""
+    precision: Precision = "auto"
+    """Precision in Lightning's notation; "16-mixed" needs a GPU. "auto": bf16-mixed on a GPU that
+    computes in it, unless deterministic; else 32-true."""
     deterministic: bool = False
     """Use only bit-reproducible algorithms, which are slower on a GPU; a CPU always does."""
-    threads: Count = 2
-    """Threads that read regions."""
+    threads: Count | Literal["auto"] = "auto"
+    """Threads that read regions; "auto": one per usable core, 2 to 16."""
     keep_every: Annotated[int, Field(ge=0)] = 20
     """Keep the checkpoint of every N-th epoch as well as the last; 0: of none."""
 
     # What the shared loop asks of every method, and what is fixed here.
     name: ClassVar[str] = "adamw"
     accumulate: ClassVar[int] = 1
+    compile: ClassVar[bool] = False
     decay_vectors: ClassVar[bool] = False
     epoch_patches: ClassVar[None] = None
     balance: ClassVar[bool] = False

@@ -146,7 +146,7 @@ class SlpdTask(Task[RegionSet, SlpdConfig, RegionResult]):
         return encode(
             self.method.teacher, self.data, indices, trainer.team,
             side=self.config.crops.global_grid, batch=2 * trainer.batch_size // trainer.team.size,
-            threads=self.config.optim.threads,
+            threads=trainer.threads,
         )  # fmt: skip
 
     def summary(self, row: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from wsikd.core.errors import ConfigError
 from wsikd.learn.data.parts import check_parts, told_slides
 from wsikd.learn.data.views import Views
+from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.ts2g.method import Ts2g, Ts2gConfig, embedding_terms
 from wsikd.learn.ts2g.pairs import PairSet, load_pairs
@@ -118,7 +119,7 @@ class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
             slides = len({patches.slide[i] for i in chosen})
             logger.info("%s: %d patches of %d slides", name, len(chosen), slides)
         used = np.flatnonzero(patches.split != "test")
-        patches.keep(used, self.config.data.cache_gb, self.config.optim.threads)
+        patches.keep(used, cache_of(self.config.data.cache_gb), trainer.threads)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss and fit of embeddings (M, D)."""

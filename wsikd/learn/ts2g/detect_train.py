@@ -158,7 +158,7 @@ class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
         with trainer.fabric.autocast():
             return average_precision(
                 self.method, self.views, trainer.val_indices, trainer.batch_size,
-                self.config.optim.threads,
+                trainer.threads,
             )  # fmt: skip
 
     def export(self, trainer: Trainer[BoxSet]) -> DetectResult:

@@ -1,0 +1,111 @@
+"""Cores and memory that this process may use: of the machine, or of the share it was given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_ROOT = Path("/")
+_UNKNOWN_BYTES = 8 * 10**9
+"""Assumed where the system does not say."""
+MOST_THREADS = 16
+"""Readers beyond which none was seen to gain."""
+CACHE_SHARE = 0.4
+"""Of the available memory: the rest is for the network, the results, and other programs."""
+
+
+def usable_cores(root: Path = _ROOT) -> int:
+    """Cores of this process: what the scheduler allows it, and not more than its quota.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    quotas = [_quota(folder) for folder in _groups(root, "cpu")]
+    return max(1, int(min([float(cores), *quotas])))
+
+
+def available_memory(root: Path = _ROOT) -> int:
+    """Bytes that this process can still take: of the machine, and of its control group.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    rests = [rest for folder in _groups(root, "memory") if (rest := _rest(folder)) is not None]
+    return max(0, min([_machine_memory(root), *rests]))
+
+
+def reader_threads(processes: int = 1) -> int:
+    """Threads that read for one of ``processes`` trainings on this machine: two at least."""
+    return max(2, min(MOST_THREADS, usable_cores() // max(1, processes)))
+
+
+def cache_gb(processes: int = 1) -> float:
+    """Memory for decoded data of one of ``processes`` trainings on this machine, in 1e9 bytes."""
+    return round(CACHE_SHARE * available_memory() / max(1, processes) / 1e9, 1)
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's control group and of those above it; of version 2, then 1."""
+    mount, own = root / "sys/fs/cgroup", "/"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, names, path = (line.split(":", 2) + ["", ""])[:3]
+        if number == "0" or controller in names.split(","):
+            own = path
+            if number != "0":
+                mount = mount / controller
+    inner = mount / own.lstrip("/")
+    folders = [inner, *inner.parents]
+    return [f for f in folders if mount in (f, *f.parents) and f.is_dir()]
+
+
+def _quota(folder: Path) -> float:
+    """Cores that a control group may use; endless without a quota."""
+    given = _read(folder / "cpu.max").split() or [
+        _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+    ]  # fmt: skip
+    try:
+        quota, period = float(given[0]), float(given[1])
+    except (ValueError, IndexError):  # "max", or no such file
+        return float("inf")
+    return quota / period if quota > 0 and period > 0 else float("inf")
+
+
+def _rest(folder: Path) -> int | None:
+    """Bytes that a control group may still take; what it holds of files counts as free."""
+    for limit, now in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        most, used = _read(folder / limit).strip(), _read(folder / now).strip()
+        if most.isdigit() and used.isdigit():
+            pages = _numbers(folder / "memory.stat")
+            files = pages.get("inactive_file", pages.get("total_inactive_file", 0))
+            return int(most) - int(used) + files
+    return None
+
+
+def _machine_memory(root: Path) -> int:
+    found = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    if found is not None:
+        return found * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return _UNKNOWN_BYTES
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """First word -> second, of the lines of a file."""
+    rows = (line.split() for line in _read(file).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
