@@ -6,9 +6,9 @@ import yaml
 
 from tests.learn.engine.test_finite import student, trained
 from tests.learn.patch.test_train import config
-from wsikd.core import machine
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import RunDir
+from wsikd.core.workers import machine
 from wsikd.learn.engine import distributed
 from wsikd.learn.engine.distributed import with_precision
 from wsikd.learn.patch.train import PatchTask, distill

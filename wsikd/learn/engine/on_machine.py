@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from wsikd.core.machine import cache_gb, reader_threads
+from wsikd.core.workers.machine import cache_gb, reader_threads
 
 Auto = Literal["auto"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsikd.core import machine
+from wsikd.core.workers import machine
 
 
 @pytest.fixture
