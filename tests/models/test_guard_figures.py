@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import wsikd
-from benchmarks.studies.guard.data import read_bone, read_set
+from benchmarks.studies.guard.data import FLUORESCENCE, fluorescent, read_bone, read_set
 from benchmarks.studies.guard.page import FILE, PAGE, whole
 from benchmarks.studies.guard.run import SETS, figures, judge
 from benchmarks.studies.guard.textures import numbers_of, read_numbers
@@ -76,6 +76,7 @@ def test_a_guard_of_few_drawn_fields_puts_real_tissue_beyond_drawn_slides(real_s
         drawn_far = max(guard.distance(numbers(fields)) for fields in drawn[8:])
         assert drawn_far + 0.3 < reading.distance
         assert drawn_far < 1
+        assert guard.distance(numbers([fluorescent(field) for field in drawn[9]])) > 2
 
 
 @pytest.mark.slow
@@ -102,6 +103,9 @@ def test_the_page_has_the_recorded_figures():
     text = PAGE.read_text(encoding="utf-8")
     assert whole(text) == text
     for one in json.loads(FILE.read_text(encoding="utf-8")).values():
-        for row in one["seeds"].values():
+        few = [*one["few"].values(), *one["few_fields"].values()]
+        for row in [*one.get("seeds", {}).values(), *few]:
             assert row["false_alarms"] <= 0.05
             assert all(v["auc"] >= 0.95 for v in row.values() if isinstance(v, dict))
+        for kind, row in one.get("altered", {}).items():
+            assert kind != FLUORESCENCE or row["withheld"] == 1

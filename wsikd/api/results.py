@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsikd.api.grademap import GradeMap
 from wsikd.api.many import Many, One, failures_of, names_of
 from wsikd.api.student import ReadOptions, Student
+from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import ConfigError
 from wsikd.core.output.batch import Batch
 from wsikd.core.registry import nearest
@@ -96,7 +97,8 @@ class Results(Mapping[str, dict[str, Any]]):
             [name, *(_short(row.get(c)) for c in columns), ""] for name, row in told.items()
         ]
         rows += [[name, *("" for _ in columns), error] for name, error in self.failures.items()]
-        return table(repr(self), ["slide", *columns, "failure"], rows)
+        note = NOT_ASSESSED if "score" in columns else ""
+        return table(repr(self), ["slide", *columns, "failure"], rows, note)
 
 
 def infer(

@@ -40,14 +40,19 @@ PARTS = 10
 LEADING = 0.4
 """Share of the directions with a scale of their own; the others have the least of these."""
 FIELDS_EACH = 2
-"""Least number of training fields per direction with a scale of its own."""
-PRIOR = 4.0
+"""Least number of training fields per direction with a scale of its own.
+
+All fits of a guard have the same number of these: distances grow with it.
+"""
+PRIOR_FIELDS = 4.0
+"""Weight, in fields, of the training's scatter of fields about the mean of their slide."""
+PRIOR_SLIDES = 16.0
 USUAL_SPREAD = (0.35, 0.12)
-"""Prior standard deviations of the logarithms, measured on cohorts; weight: ``PRIOR`` slides."""
-USUAL_SUM = 1.6
+"""Prior standard deviations of the logarithms, measured on cohorts; weight: ``PRIOR_SLIDES``."""
+USUAL_SUM = 1.75
 """Prior standard deviation of the sum of the two."""
-WIDER = 4.0
-"""The limit from S slides is wider by this / S, as simulated cohorts of few slides require."""
+WIDER = 1.5
+"""The limit from S slides is wider by this / S, as measured on cohorts of few slides."""
 _LEAST, _LEAST_MEAN = 1e-9, 0.01
 
 
@@ -180,15 +185,16 @@ def fit_guard(
         copies: number of alterations of each field in ``altered``.
         colour: whether the features include those of colour.
     """
-    whole = _Fit.of(train, altered, copies)
+    names = sorted(set(train.slides))
+    parts = _parts(names)
+    rests = [train.within(set(names) - out) for out in parts]
+    fewest = min((len(rest.slides) for rest in rests), default=len(train.slides))
+    leading = min(int(LEADING * train.numbers.shape[1]), fewest // FIELDS_EACH)
+    whole = _Fit.of(train, altered, copies, leading)
     logs = [whole.logs(own) for own in val.each()] if len(val.slides) else []
     val_slides = len(logs)
-    names = sorted(set(train.slides))
-    order = np.random.default_rng(0).permutation(len(names)) % PARTS
-    for part in range(min(PARTS, len(names)) if len(names) > 1 else 0):
-        out = {name for name, place in zip(names, order, strict=True) if place == part}
-        rest = set(names) - out
-        other = _Fit.of(train.within(rest), altered and altered.within(rest), copies)
+    for out, rest in zip(parts, rests, strict=True):
+        other = _Fit.of(rest, altered and altered.within(set(rest.slides)), copies, leading)
         logs += [other.logs(own) for own in train.within(out).each()]
     if not logs:  # there is one slide only, so its distance is by a fit that includes it
         logs = [whole.logs(own) for own in train.each()]
@@ -199,18 +205,27 @@ def fit_guard(
     )  # fmt: skip
 
 
+def _parts(names: Sequence[str]) -> list[set[str]]:
+    """Slides that are judged together by a fit on the others; none where there are no others."""
+    order = np.random.default_rng(0).permutation(len(names)) % PARTS
+    count = min(PARTS, len(names)) if len(names) > 1 else 0
+    return [{n for n, own in zip(names, order, strict=True) if own == part}
+            for part in range(count)]  # fmt: skip
+
+
 def _limits(logs: Numbers) -> tuple[tuple[float, float], tuple[float, float], float]:
     """Means, standard deviations, and the limit of the standardised sum of (S, 2) logarithms."""
     from scipy.special import stdtrit
 
     count = len(logs)
     centre = logs.mean(0)
-    spread = np.sqrt((((logs - centre) ** 2).sum(0) + PRIOR * np.square(USUAL_SPREAD)) / (
-        count - 1 + PRIOR
+    spread = np.sqrt((((logs - centre) ** 2).sum(0) + PRIOR_SLIDES * np.square(USUAL_SPREAD)) / (
+        count - 1 + PRIOR_SLIDES
     ))  # fmt: skip
     total = ((logs - centre) / spread).sum(1)
-    own = math.sqrt((float((total**2).sum()) + PRIOR * USUAL_SUM**2) / (count - 1 + PRIOR))
-    student = float(stdtrit(count - 1 + PRIOR, 1 - FALSE_ALARMS)) * (1 + WIDER / count)
+    squares = float((total**2).sum()) + PRIOR_SLIDES * USUAL_SUM**2
+    own = math.sqrt(squares / (count - 1 + PRIOR_SLIDES))
+    student = float(stdtrit(count - 1 + PRIOR_SLIDES, 1 - FALSE_ALARMS)) * (1 + WIDER / count)
     one, two = centre.tolist()
     by_one, by_two = spread.tolist()
     return (one, two), (by_one, by_two), student * math.sqrt(1 + 1 / count) * own
@@ -223,7 +238,8 @@ class _Fit:
     noise: float
 
     @classmethod
-    def of(cls, train: Sample, altered: Sample | None, copies: int) -> _Fit:
+    def of(cls, train: Sample, altered: Sample | None, copies: int, leading: int) -> _Fit:
+        """The ``leading`` directions of most variance have a scale of their own."""
         _, place, count = np.unique(
             np.asarray(train.slides), return_inverse=True, return_counts=True
         )
@@ -237,7 +253,6 @@ class _Fit:
         scale = np.sqrt(np.diag(square))
         scale = np.maximum(scale, max(_LEAST, 1e-3 * float(np.median(scale))))
         variance, vectors = np.linalg.eigh(square / np.outer(scale, scale))
-        leading = min(int(LEADING * len(variance)), len(away) // FIELDS_EACH)
         least = variance[-1 - leading]
         root = np.sqrt(np.maximum(variance, max(float(least), _LEAST)) * len(variance))
         axes = vectors / root / scale[:, None]
@@ -256,10 +271,10 @@ def _distances(away: Numbers, noise: float) -> Numbers:
     """Distance of the mean field, corrected for chance, and mean distance of the fields: (2,).
 
     Chance adds the variance of the mean to its squared distance. It is estimated from the spread of
-    the fields, with that of the training as a prior of ``PRIOR`` fields.
+    the fields, with that of the training as a prior of ``PRIOR_FIELDS`` fields.
     """
     count, middle = len(away), away.mean(0)
-    about = float(np.square(away - middle).sum()) + PRIOR * noise
-    square = float(middle @ middle) - about / (count - 1 + PRIOR) / count
+    about = float(np.square(away - middle).sum()) + PRIOR_FIELDS * noise
+    square = float(middle @ middle) - about / (count - 1 + PRIOR_FIELDS) / count
     fields = float(np.sqrt(np.einsum("nk,nk->n", away, away)).mean())
     return np.array([math.sqrt(max(square, _LEAST_MEAN)), max(fields, _LEAST)])

@@ -38,15 +38,18 @@ def card(title: str, rows: Mapping[str, object], picture: NDArray[np.uint8] | No
     return f'<div style="display:flex;gap:16px">{image}{table}</div>'
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A title and a table, as HTML; of a long one the first 50 rows."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
+) -> str:
+    """A title, a table and a note, as HTML; of a long table the first 50 rows."""
     head = "".join(f'<th style="{_CELL}">{html.escape(c)}</th>' for c in columns)
     shown = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{html.escape(str(v))}</td>' for v in row) + "</tr>"
         for row in rows[:50]
     )
     more = f"<p>and {len(rows) - 50} more</p>" if len(rows) > 50 else ""
-    return f"<b>{html.escape(title)}</b><table><tr>{head}</tr>{shown}</table>{more}"
+    last = f"<p>{html.escape(note)}</p>" if note else ""
+    return f"<b>{html.escape(title)}</b><table><tr>{head}</tr>{shown}</table>{more}{last}"
 
 
 def data_uri(rgb: NDArray[np.uint8]) -> str:

@@ -30,6 +30,9 @@ ALTERED = 8
 BLUR_UM = (2.0, 4.0, 8.0)
 STAIN = (0.1, 0.25, 0.5)
 QUALITY = (30, 10, 5)
+FLUORESCENCE = "shown as fluorescence"
+NUCLEI = 1.2
+"""Optical density in red that is shown brightest."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,13 @@ def alterations() -> dict[str, Callable[[Image], Image]]:
         found[f"stain {strength:g}"] = partial(stained, gains=(1 + strength, 1.0, 1 - strength))
     for quality in QUALITY:
         found[f"JPEG quality {quality}"] = partial(compressed, quality=quality)
-    return found
+    return {**found, FLUORESCENCE: fluorescent}
+
+
+def fluorescent(image: Image) -> Image:
+    """Nuclei bright blue on black, as DAPI is shown."""
+    density = -np.log10((image[:, :, 0] + 1.0) / 256) / NUCLEI
+    return (np.clip(density, 0, 1)[:, :, None] * (20, 60, 255)).astype(np.uint8)
 
 
 def _patches(rows: Iterable[tuple[str, Image, int]]) -> Patches:

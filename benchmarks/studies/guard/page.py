@@ -25,7 +25,7 @@ def tables(file: Path = FILE) -> str:
 def _seeds(found: dict[str, Any]) -> list[str]:
     lines = ["| trained on | slides | false alarms | others | AUC | withheld |",
              "|---|---:|---:|---|---:|---:|"]  # fmt: skip
-    for name, one in found.items():
+    for name, one in _real(found).items():
         rows = list(one["seeds"].values())
         alarms = _range([row["false_alarms"] for row in rows], "{:.1%}")
         for other in sorted(k for k, v in rows[0].items() if isinstance(v, dict)):
@@ -36,28 +36,37 @@ def _seeds(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _real(found: dict[str, Any]) -> dict[str, Any]:
+    """The sets of real tissue."""
+    return {name: one for name, one in found.items() if "seeds" in one}
+
+
 def _few(found: dict[str, Any]) -> list[str]:
     kinds = list(next(iter(found.values()))["few"])
     lines = [f"| training + validation slides | {' | '.join(kinds)} |",
              "|---" + "|---:" * len(kinds) + "|"]  # fmt: skip
     for name, one in found.items():
-        for figure in ("false_alarms", "withheld"):
-            label = "false alarms" if figure == "false_alarms" else "others withheld"
-            cells = [f"{one['few'][kind][figure]:.0%}" for kind in kinds]
-            lines.append(f"| {name}, {label} | {' | '.join(cells)} |")
+        for few, fields in (("few", ""), ("few_fields", ", ten fields a slide")):
+            for figure in ("false_alarms", "withheld"):
+                label = "false alarms" if figure == "false_alarms" else "others withheld"
+                cells = [f"{one[few][kind][figure]:.0%}" for kind in kinds]
+                lines.append(f"| {name}{fields}, {label} | {' | '.join(cells)} |")
     return lines
 
 
 def _altered(found: dict[str, Any]) -> list[str]:
-    names = list(found)
+    names = list(_real(found))
     heads = [f"{name}: {what}" for name in names for what in ("accuracy", "withheld")]
     lines = [f"| slides altered | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for kind in found[names[0]]["altered"]:
         rows = [found[name]["altered"][kind] for name in names]
-        cells = [text for row in rows for text in (f"{row['accuracy']:.2f}",
-                                                   f"{row['withheld']:.0%}")]  # fmt: skip
+        cells = [text for row in rows for text in (_accuracy(row), f"{row['withheld']:.0%}")]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return lines
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return "" if row["accuracy"] is None else f"{row['accuracy']:.2f}"
 
 
 def _range(values: list[float], form: str) -> str:

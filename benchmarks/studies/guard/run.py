@@ -26,12 +26,13 @@ if not __package__:  # run as a file: its folder is on the path, the checkout is
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from benchmarks.studies.guard.accuracy import FOLDS, fold_hits, parts
-from benchmarks.studies.guard.data import read_bone, read_set
+from benchmarks.studies.guard.data import MOST, read_bone, read_set
+from benchmarks.studies.guard.drawn import numbers_of_drawn
 from benchmarks.studies.guard.textures import numbers_of, read_numbers, reported
 from wsikd.models.guard import FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +46,8 @@ SEEDS = (17, 18, 19, 20, 21)
 FEW = ((3, 1), (5, 1), (5, 3), (10, 5))
 """Training and validation slides of small cohorts that are tried."""
 DRAWS = 10
+TEN = 10
+"""Fields of a slide in cohorts of few fields."""
 
 
 def gather(data: Path, out: Path, *, networks: bool) -> None:
@@ -61,6 +64,8 @@ def gather(data: Path, out: Path, *, networks: bool) -> None:
         np.savez(out / f"{name}.npz", **numbers_of(own))  # type: ignore[arg-type]
         for fold, file in enumerate(hits if wanted else []):
             np.savez(file, **fold_hits(own, fold))  # type: ignore[arg-type]
+    if not (out / "drawn.npz").exists():
+        np.savez(out / "drawn.npz", **numbers_of_drawn())  # type: ignore[arg-type]
 
 
 def judge(sets: Mapping[str, Set], name: str, seed: int, *, slight: bool = True) -> dict[str, Any]:
@@ -107,19 +112,26 @@ def figures(found: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def small(sets: Mapping[str, Set], name: str) -> dict[str, Any]:
-    """Guards of few slides: false alarms and others withheld, over draws of the reported half."""
+def small(own: Set, names: Sequence[str], others: Iterable[Set], most: int) -> dict[str, Any]:
+    """Guards of few slides: false alarms and others withheld, over draws.
+
+    Args:
+        own: the set.
+        names: its slides that guards are fitted on and tried on.
+        others: of their slides the reported half is tried.
+        most: fields of a slide that a guard is fitted on, at most.
+    """
     rng = np.random.default_rng(5)
-    names = [n for n in sorted(sets[name].slides) if reported(n)]
+    foreign = [x for other in others for n, x in other.slides.items() if reported(n)]
     made = {}
     for train, val in FEW:
         like, far = [], []
-        for _ in range(DRAWS):
+        for draw in range(DRAWS):
             order = rng.permutation(names).tolist()
-            guard = sets[name].guard(order[:train], order[train : train + val])
-            like += [seen(guard, sets[name].slides[n]) for n in order[train + val :]]
-            others = ((n, x) for o in sets.keys() - {name} for n, x in sets[o].slides.items())
-            far += [seen(guard, x) for n, x in others if reported(n)]
+            fewer = own.few_fields(most, draw)
+            guard = fewer.guard(order[:train], order[train : train + val])
+            like += [seen(guard, own.slides[n]) for n in order[train + val :]]
+            far += [seen(guard, x) for x in foreign]
         made[f"{train}+{val}"] = {
             "false_alarms": round(float(np.mean(np.array(like) > 1)), 4),
             "withheld": round(float(np.mean(np.array(far) > 1)), 4),
@@ -130,8 +142,11 @@ def small(sets: Mapping[str, Set], name: str) -> dict[str, Any]:
 def study(out: Path) -> dict[str, Any]:
     """Every figure."""
     sets = {name: read_numbers(out / f"{name}.npz") for name in (*SETS, "bone")}
+    drawn = read_numbers(out / "drawn.npz")
     made: dict[str, Any] = {}
     for name in SETS:
+        names = [n for n in sorted(sets[name].slides) if reported(n)]
+        others = [sets[o] for o in sets if o != name]
         by_seed = [judge(sets, name, seed) for seed in SEEDS]
         plain = judge(sets, name, SEEDS[0], slight=False)
         accuracy = _accuracy(out, name)
@@ -146,8 +161,13 @@ def study(out: Path) -> dict[str, Any]:
                 for kind in by_seed[0]["altered"]
             },
             "without_alterations": figures(plain),
-            "few": small(sets, name),
+            "few": small(sets[name], names, others, MOST),
+            "few_fields": small(sets[name], names, others, TEN),
         }
+    made["drawn"] = {
+        "few": small(drawn, sorted(drawn.slides), [sets["prostate"]], MOST),
+        "few_fields": small(drawn, sorted(drawn.slides), [sets["prostate"]], TEN),
+    }
     return made
 
 
@@ -184,9 +204,14 @@ def show(name: str, found: Mapping[str, Any]) -> None:
     for kind, row in found["altered"].items():
         print(f"{kind}: accuracy {row['accuracy']}, slides withheld {row['withheld']:.3f}, "
               f"without alterations {row['withheld_without_alterations']:.3f}")  # fmt: skip
-    for label, row in found["few"].items():
-        print(f"{label} slides: false alarms {row['false_alarms']:.3f}, "
-              f"others withheld {row['withheld']:.3f}")  # fmt: skip
+
+
+def show_few(name: str, found: Mapping[str, Any]) -> None:
+    """Print what guards of few slides did."""
+    for what in ("few", "few_fields"):
+        for label, row in found[what].items():
+            print(f"{name}, {what}, {label} slides: false alarms {row['false_alarms']:.3f}, "
+                  f"others withheld {row['withheld']:.3f}")  # fmt: skip
 
 
 def main() -> None:
@@ -200,8 +225,10 @@ def main() -> None:
     logging.basicConfig(level="INFO")
     gather(options.data, options.output, networks=not options.no_networks)
     found = study(options.output)
+    for name in SETS:
+        show(name, found[name])
     for name, one in found.items():
-        show(name, one)
+        show_few(name, one)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -54,6 +54,13 @@ class Set:
             self._sample(train), self._sample(val), added if slight else None, copies=copies
         )
 
+    def few_fields(self, most: int, seed: int) -> Set:
+        """The same with so many fields of a slide at most, drawn by chance."""
+        rng = np.random.default_rng(seed)
+        kept = [i for n in self.slides for i in np.flatnonzero(self.chosen == n)[:most]]
+        slides = {n: x[np.sort(rng.permutation(len(x))[:most])] for n, x in self.slides.items()}
+        return Set(slides, self.chosen[kept], {}, self.slight[:, kept])
+
     def _sample(self, names: Iterable[str]) -> Sample:
         names = list(names)
         rows = np.concatenate([self.slides[n] for n in names])

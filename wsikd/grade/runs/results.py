@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.about import RESEARCH_USE, __version__
+from wsikd.core.about import __version__
 from wsikd.core.errors import OutputError, StoreMismatchError, WsikdError
 from wsikd.core.output.lock import locked
 from wsikd.core.output.markers import CARD, RESULT
@@ -30,7 +30,7 @@ from wsikd.grade.intervals import basis, intervals
 from wsikd.grade.review import reviewed
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
-from wsikd.grade.runs.summary_file import ASKED, HOW
+from wsikd.grade.runs.summary_file import ASKED, HOW, note_of
 from wsikd.grade.summary import summarise
 from wsikd.grade.verdict import UNLIKE
 from wsikd.slides.appearance import Watcher
@@ -177,7 +177,7 @@ def begin_slide(
                 **how,
                 wsikd=__version__,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                note=RESEARCH_USE,
+                note=note_of(row),
             )
             write_json_atomic(part / FILE, record.record())
         return row, True

@@ -134,8 +134,12 @@ def row_cells(row: Mapping[str, Any]) -> dict[str, str]:
             return value
         return float(f"{value:.6g}") if key in settings else round(value, 4)
 
-    note = f"{RESEARCH_USE} {NOT_ASSESSED}" if "grade_status" in row else RESEARCH_USE
-    return {k: cell_text(short(k, v)) for k, v in row.items()} | {"note": cell_text(note)}
+    return {k: cell_text(short(k, v)) for k, v in row.items()} | {"note": cell_text(note_of(row))}
+
+
+def note_of(row: Mapping[str, Any]) -> str:
+    """What a row may be used for, and what its score does not assess."""
+    return f"{RESEARCH_USE} {NOT_ASSESSED}" if "grade_status" in row else RESEARCH_USE
 
 
 def _short(value: Any) -> Any:
