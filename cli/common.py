@@ -14,11 +14,11 @@ from wsikd.core.output import batch as core
 
 from .exits import LIBGL_REMEDY as LIBGL_REMEDY
 from .exits import SOME_FAILED as SOME_FAILED
+from .exits import error_line as error_line
 from .exits import is_libgl as is_libgl
 from .exits import one_line_errors as one_line_errors
 from .exits import printable
 from .exits import together as together
-from .exits import told as told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,7 +128,7 @@ class Batch(core.Batch):
             line = f"{done}, {len(self.failures)} failed" if self.failures else done
             click.echo(f"{line}. {note}" if note else line)
         for _, error in self.failures:
-            click.echo(told(error), err=True)
+            click.echo(error_line(error), err=True)
         if self.failures:
             sys.exit(SOME_FAILED)
 

@@ -180,8 +180,8 @@ def _report(
             own = {who: read(maps / who / entry.name / "grades.zarr", slide.info) for who in found}
             truth = truth_map(own["student"], read_geojson(entry.annotation))
             shown = {titles[who]: only_where(own[who], truth) for who in found}
-            told = {titles[who]: _reading(maps / who / entry.name) for who in found}
-            rows.append(slide_row(slide, {"truth": truth, **shown}, told))
+            readings = {titles[who]: _reading(maps / who / entry.name) for who in found}
+            rows.append(slide_row(slide, {"truth": truth, **shown}, readings))
         truths.append(truth)
         for who, grade_map in own.items():
             found[who].append(grade_map)

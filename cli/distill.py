@@ -104,7 +104,7 @@ def distill(
                 on_step=on_step,
             )  # fmt: skip
         if rank() == 0:
-            click.echo(result.told())
+            click.echo(result.text())
 
     if processes() == 1:
         train()

@@ -67,10 +67,10 @@ def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tup
     try:
         yield from checks
     except Exception as error:  # noqa: BLE001 - whatever breaks here is what doctor is for
-        told = one_line(f"{type(error).__name__}: {error}")
+        cause = one_line(f"{type(error).__name__}: {error}")
         needs_libgl = isinstance(error, ImportError) and is_libgl(error)
         remedy = LIBGL_REMEDY if needs_libgl else "fix the faults above, or report this"
-        yield name, False, f"{told}; {remedy}"
+        yield name, False, f"{cause}; {remedy}"
 
 
 def _libraries() -> Iterator[tuple[str, bool, str]]:
@@ -166,5 +166,5 @@ def _geometry() -> Iterator[tuple[str, bool, str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         for check in geometry_checks(Path(folder)):
-            told = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
-            yield f"geometry {check.name}", check.passed, told
+            result = f"off by {check.error_px:.2f} level-0 px (allowed {check.allowed_px:.2f})"
+            yield f"geometry {check.name}", check.passed, result

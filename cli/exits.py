@@ -50,7 +50,7 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(UNREAD)
     except Exception as error:  # noqa: BLE001 - this is the place for all of them
         found = _explained(error)
-        click.echo(told(found), err=True)
+        click.echo(error_line(found), err=True)
         sys.exit(found.exit_code)
 
 
@@ -96,7 +96,7 @@ def together(work: Callable[[], None], *, first: bool) -> NoReturn:
         found = _explained(error)
         code = found.exit_code
         if not found.elsewhere:
-            click.echo(told(found), err=True)
+            click.echo(error_line(found), err=True)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -108,7 +108,7 @@ def is_libgl(error: ImportError) -> bool:
     return any(library in str(error) for library in ("libGL", "libgthread"))
 
 
-def told(error: WsikdError) -> str:
+def error_line(error: WsikdError) -> str:
     """The line that reports an error, in characters that any stream takes."""
     return printable(f"{type(error).__name__}: {error}")
 

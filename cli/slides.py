@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .exits import SOME_FAILED, told
+from .exits import SOME_FAILED, error_line
 
 if TYPE_CHECKING:
     from wsikd.grade.reports.similar_slides import Match, Region
@@ -95,7 +95,7 @@ def similar(
     if not entries:
         click.echo("no slides were given: the page lists coordinates; give them with -i", err=True)
     for _, error in failed:
-        click.echo(told(error), err=True)
+        click.echo(error_line(error), err=True)
     if failed:
         sys.exit(SOME_FAILED)
 

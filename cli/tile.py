@@ -147,12 +147,12 @@ def tile(
     )
     asked.check()
     how = running(jobs, threads, stall, scheduler, workers)
-    only_tell = dry_run or compare
-    plan = plan_tiles(asked, how, writes=not only_tell)
-    batch = Batch(None if only_tell else output)
+    only_report = dry_run or compare
+    plan = plan_tiles(asked, how, writes=not only_report)
+    batch = Batch(None if only_report else output)
     for entry, error in plan.unmasked:
         batch.failed(entry, error)
-    if only_tell:
+    if only_report:
         work = compare_tiles if compare else estimate_tiles
         done = work(plan.jobs, how, batch, output, plan.labels)
     else:

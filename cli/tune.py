@@ -115,8 +115,8 @@ def tune(
     result = engine.tune(tuning, output, storage=storage, device=device)
     click.echo(f"{result.finished} of {result.total} trials, in {result.trials_file}")
     if result.best is not None:
-        told = ", ".join(f"{k}={v}" for k, v in result.best.items())
-        click.echo(f"best on validation: {told} ({metric} {result.value:.3f})")
+        shown = ", ".join(f"{k}={v}" for k, v in result.best.items())
+        click.echo(f"best on validation: {shown} ({metric} {result.value:.3f})")
     if result.best_file is not None:
         click.echo(result.best_file)
     elif result.finished < result.total:

@@ -125,14 +125,14 @@ def _summary(model: Model) -> str:
 
 def _table(model: Model, anchors: dict[Model, str]) -> list[str]:
     """One row for each key."""
-    told = {}
+    texts = {}
     for base in reversed(model.__mro__):
         if isinstance(base, type) and issubclass(base, BaseModel) and base is not BaseModel:
-            told.update(_field_texts(base))
+            texts.update(_field_texts(base))
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in model.model_fields.items():
         kind = _type(field.annotation, anchors) + _limits(field.metadata)
-        text = field.description or told.get(key, "")
+        text = field.description or texts.get(key, "")
         default = _default(field)
         if any(issubclass(m, BaseModel) for m in _inner(field.annotation)) and not text:
             text = "A section."
@@ -159,12 +159,12 @@ def _field_texts(model: type) -> dict[str, str]:
     except (OSError, TypeError, SyntaxError):
         return {}
     assert isinstance(tree, ast.ClassDef)
-    told = {}
+    texts = {}
     doc = inspect.cleandoc(ast.get_docstring(tree) or "")
     if "Attributes:" in doc:
         block = doc.split("Attributes:")[1]
         for match in re.finditer(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", block, re.M):
-            told[match[1]] = match[2]
+            texts[match[1]] = match[2]
     for node, after in zip(tree.body, tree.body[1:], strict=False):
         if (
             isinstance(node, ast.AnnAssign)
@@ -173,8 +173,8 @@ def _field_texts(model: type) -> dict[str, str]:
             and isinstance(after.value, ast.Constant)
             and isinstance(after.value.value, str)
         ):
-            told[node.target.id] = after.value.value
-    return told
+            texts[node.target.id] = after.value.value
+    return texts
 
 
 def _inner(annotation: Any) -> list[Model]:

@@ -152,7 +152,7 @@ def use_results(folder):
     from wsikd.grade.reports.folder_report import write_results_report
     from wsikd.grade.runs.compare_labels import SlideLabel, read_results, score_slides
     from wsikd.grade.runs.results import _made
-    from wsikd.grade.runs.resume_engine import begun_with
+    from wsikd.grade.runs.resume_engine import started_with
     from wsikd.grade.runs.summary_file import Summary
     from wsikd.grade.viewer.session import Viewing
 
@@ -166,7 +166,7 @@ def use_results(folder):
         for number in range(len(viewing.names())):
             viewing.about(number)
         asked = PredictSettings()
-        begun_with(folder, "0123456789ab", None, asked)
+        started_with(folder, "0123456789ab", None, asked)
         with suppress(StoreMismatchError):
             _made(Place(folder / "s1", RESULT, folder), {"student": "0" * 12})
 

@@ -91,10 +91,10 @@ class Results(Mapping[str, dict[str, Any]]):
         from wsikd.slides.html import table
 
         shown = ("fields", "score", "review", "tissue_mm2", "mean_uncertainty")
-        told = {name: row | {"score": score_text(row)} for name, row in self._rows.items()}
-        columns = [c for c in shown if any(row.get(c) not in (None, "") for row in told.values())]
+        scored = {name: row | {"score": score_text(row)} for name, row in self._rows.items()}
+        columns = [c for c in shown if any(row.get(c) not in (None, "") for row in scored.values())]
         rows: list[list[object]] = [
-            [name, *(_short(row.get(c)) for c in columns), ""] for name, row in told.items()
+            [name, *(_short(row.get(c)) for c in columns), ""] for name, row in scored.items()
         ]
         rows += [[name, *("" for _ in columns), error] for name, error in self.failures.items()]
         note = NOT_ASSESSED if "score" in columns else ""

@@ -189,7 +189,7 @@ def distill(
         result = run.train(
             run.config, place, seed=seed, device=device, resume=resume, loggers=loggers
         )
-    return Run(place, result.told())
+    return Run(place, result.text())
 
 
 def _name_of(config: Path) -> str:

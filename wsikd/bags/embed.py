@@ -281,9 +281,11 @@ def there(
         return None
     bag = open_bag(path)
     if asdict(bag.info) != _plain(info):
-        told = differences(_flat(bag.info), _flat(info))
+        changes = differences(_flat(bag.info), _flat(info))
         raise DataError(
-            path, f"was made with other settings ({told})", "choose another -o, or give --overwrite"
+            path,
+            f"was made with other settings ({changes})",
+            "choose another -o, or give --overwrite",
         )
     return len(bag)
 

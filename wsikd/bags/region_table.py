@@ -222,11 +222,11 @@ def _alike(first: Bag, bag: Bag) -> None:
     if not differ:
         return
     key = differ[0]
-    told = [f[key] if key != "encoder" else f[key][0] or "unknown" for f in facts]  # type: ignore[index]
-    if key == "encoder" and told[0] == told[1]:
-        key, told = "weights or transform of the encoder", [told[0], "another of that name"]
+    shown = [f[key] if key != "encoder" else f[key][0] or "unknown" for f in facts]  # type: ignore[index]
+    if key == "encoder" and shown[0] == shown[1]:
+        key, shown = "weights or transform of the encoder", [shown[0], "another of that name"]
     raise DataError(
-        bag.path, f"has another {key} than {first.path.name} ({told[1]}, not {told[0]})",
+        bag.path, f"has another {key} than {first.path.name} ({shown[1]}, not {shown[0]})",
         "give regions that were made in the same way",
     )  # fmt: skip
 

@@ -64,10 +64,10 @@ class Extension:
         except WsikdError:
             raise
         except Exception as error:  # whatever another package's module raises
-            told = one_line(f"{type(error).__name__}: {error}")
+            cause = one_line(f"{type(error).__name__}: {error}")
             raise ConfigError(
                 f"{self.kind} '{self.name}'",
-                f"cannot be imported from the package {self.source} ({told:.300})",
+                f"cannot be imported from the package {self.source} ({cause:.300})",
                 f"install its dependencies or update it: pip install --upgrade {self.package}",
             ) from error
 

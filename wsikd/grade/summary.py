@@ -135,10 +135,12 @@ def score_columns(
         "cancer_mm2": verdict.cancer_mm2,
         "cancer_least_mm2": verdict.least_mm2,
     }
-    told = reading is not None and reading.grade_group in (2, 3)
+    has_share = reading is not None and reading.grade_group in (2, 3)
     for pattern in (4, 5):
         name = f"pattern_{pattern}_of_cancer"
-        row[name] = verdict.of_cancer.get(pattern, 0.0) if told else None
+        row[name] = verdict.of_cancer.get(pattern, 0.0) if has_share else None
         if of_cancer and pattern in of_cancer:
-            row[f"{name}_low"], row[f"{name}_high"] = of_cancer[pattern] if told else (None, None)
+            row[f"{name}_low"], row[f"{name}_high"] = (
+                of_cancer[pattern] if has_share else (None, None)
+            )
     return row

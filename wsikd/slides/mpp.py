@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 PLAUSIBLE_POWER_TIMES_MPP = (5.0, 20.0)
-TOLD_DIFFERENCE = 0.02
+STATED_DIFFERENCE = 0.02
 """Between the number that the user gives and the file's own: both are meant to be exact."""
 OWN_DIFFERENCE = 0.05
 """Between two statements of one file; tags are often rounded."""
@@ -97,10 +97,10 @@ def resolve_mpp(name: str, file: Evidence, *, given: float | None, given_source:
     if given is None:
         used = _own(name, file)
     else:
-        told = Mpp(given, given, given_source)
-        if not _plausible(told):
-            raise MissingMppError(name, _implausible(told), remedy(name))
-        used = _choose(name, file, told)
+        stated = Mpp(given, given, given_source)
+        if not _plausible(stated):
+            raise MissingMppError(name, _implausible(stated), remedy(name))
+        used = _choose(name, file, stated)
     low, high = PLAUSIBLE_POWER_TIMES_MPP
     if file.power is not None and not low <= file.power * used.x <= high:
         log.warning(
@@ -118,16 +118,16 @@ def remedy(name: str) -> str:
     )
 
 
-def _choose(name: str, file: Evidence, told: Mpp) -> Mpp:
-    """Between a plausible ``told`` and the file's own."""
+def _choose(name: str, file: Evidence, stated: Mpp) -> Mpp:
+    """Between a plausible ``stated`` and the file's own."""
     try:
         own = _first(name, file)
     except MissingMppError:
-        return told
-    if told.source != FILLS_GAPS:
-        _warn(name, told, [own] if _differ(told, own, TOLD_DIFFERENCE) else [])
-        return told
-    _warn(name, own, _contradicting(own, file, told))
+        return stated
+    if stated.source != FILLS_GAPS:
+        _warn(name, stated, [own] if _differ(stated, own, STATED_DIFFERENCE) else [])
+        return stated
+    _warn(name, own, _contradicting(own, file, stated))
     return own
 
 
@@ -138,8 +138,8 @@ def _own(name: str, file: Evidence) -> Mpp:
     return own
 
 
-def _contradicting(own: Mpp, file: Evidence, told: Mpp | None = None) -> list[Mpp]:
-    found = [told] if told and _differ(own, told, TOLD_DIFFERENCE) else []
+def _contradicting(own: Mpp, file: Evidence, stated: Mpp | None = None) -> list[Mpp]:
+    found = [stated] if stated and _differ(own, stated, STATED_DIFFERENCE) else []
     others = (claim for claim in file.claims if claim is not own and _plausible(claim))
     return found + [claim for claim in others if _differ(own, claim, OWN_DIFFERENCE)]
 

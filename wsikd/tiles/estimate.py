@@ -15,7 +15,7 @@ from wsikd.tiles.blocks import PYRAMID, BlockPlan
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import label_patches
 from wsikd.tiles.layout import encode
-from wsikd.tiles.metadata import can_go_on
+from wsikd.tiles.metadata import can_resume
 from wsikd.tiles.store import PatchTable
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def estimate(
     rows, columns = np.nonzero((cover >= settings.min_tissue) & (cover > 0))
     jobs = plan.jobs(_table(rows, columns))
     chunks = sum(int(needed.sum()) for _, needed in jobs)
-    resumed = can_go_on(part, meta)
+    resumed = can_resume(part, meta)
     todo = [job for job in jobs if not (resumed and plan.done(job))]
     left = sum(int(needed.sum()) for _, needed in todo)
     each_s = _seconds_a_chunk(slide, plan, todo, seed) if todo else 0.0

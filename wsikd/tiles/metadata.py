@@ -134,7 +134,7 @@ def reader_of(meta: dict[str, Any]) -> str | None:
     return _section(meta, "slide").get("reader")
 
 
-def can_go_on(part: Path, meta: dict[str, Any]) -> bool:
+def can_resume(part: Path, meta: dict[str, Any]) -> bool:
     """Whether the unfinished store at ``part`` is one of the record ``meta``.
 
     Readers differ by a grey level here and there, so one store holds the pixels of one reader.

@@ -20,7 +20,7 @@ from wsikd.tiles.cluster import allow_all, clear_leftovers
 from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.labels import UNLABELLED, label_patches
 from wsikd.tiles.layout import add_label, add_table, create_group
-from wsikd.tiles.metadata import can_go_on
+from wsikd.tiles.metadata import can_resume
 from wsikd.tiles.store import PatchTable, is_group
 
 if TYPE_CHECKING:
@@ -112,15 +112,15 @@ class StoreBuild:
 
     def _discard_foreign(self) -> None:
         self.place.begin(fresh=False)
-        if can_go_on(self.part, self.meta):
+        if can_resume(self.part, self.meta):
             clear_leftovers(self.part)
             allow_all(self.part)
             for name in ("patches", "labels"):
                 self.place.drop_within(name)
             return
         if any(inner.name != MARKER for inner in self.part.iterdir()):
-            told = "unfinished with other settings or another reader; it is started again"
-            log.info("%s: %s", self.part.name, told)
+            why = "unfinished with other settings or another reader; it is started again"
+            log.info("%s: %s", self.part.name, why)
             self.place.begin()
 
     def _create(self) -> zarr.Group:

@@ -157,8 +157,8 @@ def is_made(path: Path, meta: dict[str, Any], reader: str | None = None) -> bool
         fault = "is an unfinished tile store"
         raise StoreMismatchError(path, fault, "choose another -o, or replace it with --overwrite")
     if found.get("digest") != meta["digest"]:
-        told = differences(flat(found), flat(meta)) or "its record is of an older layout"
-        fault = f"made with other settings ({told})"
+        changes = differences(flat(found), flat(meta)) or "its record is of an older layout"
+        fault = f"made with other settings ({changes})"
     elif reader and reader_of(found) != reader:
         fault = f"made by another reader ({reader_of(found)} there, {reader} asked)"
     else:

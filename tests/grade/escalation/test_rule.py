@@ -29,17 +29,17 @@ def test_the_rule_comes_from_the_card_of_that_teacher_alone():
     teacher = SimpleNamespace(sha256="t")
     rule = rule_of(card(), teacher, budget=0.1, agreement=0.9)
     assert (rule.budget, rule.threshold, rule.temperature) == (0.1, 0.4, 1.5)
-    assert "80 validation fields of 2 slide(s) that were 0.05" in rule.told
+    assert "80 validation fields of 2 slide(s) that were 0.05" in rule.text
     rule = rule_of(card(), teacher, budget=0.1, agreement=0.95)
     assert rule.threshold == 0.2
-    assert "0.970 had the teacher's class (within the budget 0.900)" in rule.told
+    assert "0.970 had the teacher's class (within the budget 0.900)" in rule.text
     rule = rule_of(card(teacher_sha256="x"), teacher, budget=0.1, agreement=0.9)
     assert rule.threshold is None
-    assert "is for another teacher: 0.1 of the fields" in rule.told
+    assert "is for another teacher: 0.1 of the fields" in rule.text
     rule = rule_of(BARE, teacher, budget=0.1, agreement=0.9)
     assert (rule.threshold, rule.temperature) == (None, None)
-    assert "holds no uncertainty threshold" in rule.told
-    assert "uncalibrated" in rule.told
+    assert "holds no uncertainty threshold" in rule.text
+    assert "uncalibrated" in rule.text
     assert rule_of(card(), teacher, budget=1, agreement=0.9).threshold is None
 
 
@@ -52,20 +52,20 @@ def test_a_threshold_is_chosen_by_its_bound():
     bound = card(curve=BOUND, groups=70)
     rule = rule_of(bound, TEACHER, budget=0.4, agreement=0.95)
     assert rule.threshold == 0.2
-    assert "at least 0.955 with 95% confidence by 70 slides or patients" in rule.told
+    assert "at least 0.955 with 95% confidence by 70 slides or patients" in rule.text
     rule = rule_of(bound, TEACHER, budget=0.1, agreement=0.96)
     assert rule.threshold is None
-    assert "70 validation slide(s) or patient(s) do not show an agreement of 0.96" in rule.told
-    assert "(at least 93 are needed)" in rule.told
-    assert "assures an agreement of 0.850 with 95% confidence" in rule.told
+    assert "70 validation slide(s) or patient(s) do not show an agreement of 0.96" in rule.text
+    assert "(at least 93 are needed)" in rule.text
+    assert "assures an agreement of 0.850 with 95% confidence" in rule.text
     few = BOUND | {"agreement_low": [None, None, None, 1.0], "truth_kappa_low": [None] * 4}
     rule = rule_of(card(curve=few, groups=2), TEACHER, budget=0.1, agreement=0.9)
-    assert "(at least 35 are needed) unless every field is read again" in rule.told
-    assert "assures no agreement" in rule.told
+    assert "(at least 35 are needed) unless every field is read again" in rule.text
+    assert "assures no agreement" in rule.text
     assert reaching(0.6, 1, card(curve=BOUND, groups=70)).threshold is None
     found = rule_of(bound, TEACHER, budget=0.5, agreement=0.95, kappa=0.6)
     assert found.threshold == 0.4
-    assert "student alone 0.610, teacher 0.750), and other slides have at least 0.600" in found.told
+    assert "student alone 0.610, teacher 0.750), and other slides have at least 0.600" in found.text
     with pytest.raises(ConfigError, match=r"not shown with 95% confidence.*0.650 is assured where"):
         reaching(0.7, student=bound)
     with pytest.raises(ConfigError, match="2 slides or patients are too few, or too much alike"):
@@ -73,9 +73,9 @@ def test_a_threshold_is_chosen_by_its_bound():
 
 
 def test_a_card_without_bounds_says_so():
-    told = rule_of(card(), TEACHER, budget=0.1, agreement=0.9).told
+    told = rule_of(card(), TEACHER, budget=0.1, agreement=0.9).text
     assert "the card has no lower bound" in told
-    assert "the card has no lower bound" in reaching(0.65).told
+    assert "the card has no lower bound" in reaching(0.65).text
 
 
 @pytest.mark.parametrize("low", [None, [0.5], ["many"] * 4, 3])
@@ -102,12 +102,12 @@ def test_a_stated_kappa_takes_the_least_costly_threshold_that_reaches_it():
     assert [reaching(k).threshold for k in (0.6, 0.7, 0.71, 0.825)] == [1.0, 0.4, 0.2, 0.2]
     rule = reaching(0.65, budget=0.1)
     assert (rule.budget, rule.threshold, rule.temperature) == (0.1, 0.4, 1.5)
-    assert "on 80 validation fields of 2 slide(s) that were 0.05, and then kappa with" in rule.told
-    assert "was 0.700 (student alone 0.610, teacher 0.750)" in rule.told
+    assert "on 80 validation fields of 2 slide(s) that were 0.05, and then kappa with" in rule.text
+    assert "was 0.700 (student alone 0.610, teacher 0.750)" in rule.text
     unknown = card(curve=CURVE | {"truth_kappa": [None, None, 0.8, None]})
     rule = reaching(0.7, student=unknown)
     assert rule.threshold == 0.2
-    assert "(student alone undefined, teacher undefined)" in rule.told
+    assert "(student alone undefined, teacher undefined)" in rule.text
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_what_validation_does_not_reach_is_refused_with_the_best(kappa, budget, 
         reaching(kappa, budget)
     assert str(refused.value) == f"--kappa {kappa}: {fault}"
     best = 0.825 if budget == 0.5 else 0.7
-    assert reaching(best, budget).told  # what is told to be the best can be asked for
+    assert reaching(best, budget).text  # what is told to be the best can be asked for
 
 
 def test_a_teacher_alone_is_told():

@@ -8,7 +8,7 @@ from wsikd.cli.main import main
 
 from tests.learn.conftest import read_rows, write_rows, write_set
 from wsikd.core.errors import DataError
-from wsikd.learn.data.parts import check_parts, never_predicted, told_missing
+from wsikd.learn.data.parts import check_parts, missing_text, never_predicted
 
 CLASSES = ("NC", "G3", "G4")
 
@@ -57,9 +57,9 @@ def test_without_classes_only_the_parts_count(caplog):
 
 def test_classes_that_are_never_predicted():
     assert never_predicted(np.array([0, 0, 2]), CLASSES) == ("G3",)
-    assert told_missing(("G3", "G4")) == "; never predicted there: G3, G4"
+    assert missing_text(("G3", "G4")) == "; never predicted there: G3, G4"
     assert never_predicted(np.array([0, 1, 2]), CLASSES) == ()
-    assert told_missing(()) == ""
+    assert missing_text(()) == ""
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Alone:
     def gather(self, mine):
         return [mine]
 
-    def told_once(self, error):
+    def reported_once(self, error):
         return error
 
 

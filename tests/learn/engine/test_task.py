@@ -92,7 +92,7 @@ class LineTask(Task):
 
     def export(self, trainer):
         slope = self.method.student.weight.item()
-        return SimpleNamespace(slope=slope, best=trainer.best.epoch, told=lambda: f"{slope}")
+        return SimpleNamespace(slope=slope, best=trainer.best.epoch, text=lambda: f"{slope}")
 
 
 class LastTask(LineTask):
@@ -169,7 +169,7 @@ def test_weights_are_seeded_by_stream_before_the_method_is_built(tmp_path):
             self.first = self.method.student.weight.item()
 
         def export(self, trainer):
-            return SimpleNamespace(first=self.first, told=lambda: "")
+            return SimpleNamespace(first=self.first, text=lambda: "")
 
     found = train(Student, LineConfig(), tmp_path / "run", seed=5, device="cpu").first
     started = {}

@@ -143,8 +143,8 @@ def test_without_an_order_there_is_no_quadratic_kappa(stripes, tmp_path):
     assert run.best_epoch == ranked["epoch"]
     assert run.metrics["kappa_weights"] == "none"
     assert run.over_colour.metric == "balanced_accuracy"
-    assert "unweighted kappa" in run.told()
-    assert "so optimistic" in run.told()
+    assert "unweighted kappa" in run.text()
+    assert "so optimistic" in run.text()
     assert load_bundle(run.bundle).card.metrics["selected"] == finish.SELECTED
 
 

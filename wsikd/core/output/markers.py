@@ -144,7 +144,7 @@ def _is_grades(folder: Path) -> bool:
     return _attribute(folder, "wsikd", "classes", "cell_px") is not None
 
 
-def _begun_grades(folder: Path) -> bool:
+def _started_grades(folder: Path) -> bool:
     ome = _attribute(folder, "ome", "multiscales")
     return ome is not None and "omero" in ome and "probability" in json.dumps(ome["multiscales"])
 
@@ -154,9 +154,9 @@ def _is_result(folder: Path) -> bool:
     return all(isinstance(found.get(key), dict) for key in ("summary", "made_with"))
 
 
-def _begun_result(folder: Path) -> bool:
+def _started_result(folder: Path) -> bool:
     maps = [folder / "grades.zarr", *folder.glob("grades.zarr.*.part")]
-    if _is_result(folder) or any(_is_grades(m) or _begun_grades(m) for m in maps):
+    if _is_result(folder) or any(_is_grades(m) or _started_grades(m) for m in maps):
         return True
     corner = ["minx", "miny", "width", "height"]
     return csv_header(folder / "tiles.csv")[:4] == corner
@@ -175,7 +175,7 @@ def _is_bundle(folder: Path) -> bool:
     return "format" in card and "wsikd" in card and "sha256" in card
 
 
-def _begun_bundle(folder: Path) -> bool:
+def _started_bundle(folder: Path) -> bool:
     """Whether there are weights without a card, as wsikd 0.1.0 left them when it was killed."""
     return not (folder / "card.json").exists() and (folder / "model.safetensors").is_file()
 
@@ -200,14 +200,14 @@ STORE = Kind(
 )
 BAG = Kind("a bag of embeddings", _is_bag, re.compile(_zarr_member("features|coords")))
 GRID = Kind("a region grid", _is_grid, re.compile(_zarr_member("features|coords")))
-GRADES = Kind("a grade map", _is_grades, re.compile(_GRADES), _begun_grades)
-RESULT = Kind("a result", _is_result, _RESULT, _begun_result)
+GRADES = Kind("a grade map", _is_grades, re.compile(_GRADES), _started_grades)
+RESULT = Kind("a result", _is_result, _RESULT, _started_result)
 ATTENTION = Kind("an attention map", _is_attention, _RESULT)
 BUNDLE = Kind(
     "a network",
     _is_bundle,
     re.compile(rf"(?:card\.json|[\w-]+\.safetensors){_PART}"),
-    _begun_bundle,
+    _started_bundle,
 )
 PORTABLE = Kind(
     "an exported network",

@@ -67,7 +67,7 @@ def trade(
     teacher = everyone[0].name
     alone = [c for c in everyone if not isinstance(c.predictor, EscalatingPredictor)]
     gradings = gather(maps, [s.drawn for s in done], [s.entry for s in done], teacher)
-    slides, told = gather_slides(everyone, question, done, maps) if question.labels else (None, {})
+    slides, extra = gather_slides(everyone, question, done, maps) if question.labels else (None, {})
     points = []
     for one in everyone:
         budget, share, kind = None, None, "teacher" if one.name == teacher else "student"
@@ -97,8 +97,8 @@ def trade(
     else:
         choice = _answer(alone, slides or gradings, question.margin, seen, maps[teacher])
     return {
-        "compared": gradings.told(),
-        **({"compared_slides": {**slides.told(), **told}} if slides else {}),
+        "compared": gradings.facts(),
+        **({"compared_slides": {**slides.facts(), **extra}} if slides else {}),
         "points": sorted(points, key=lambda p: p["cpu_s"]["median"]),
         "choice": choice,
         "seen": seen,

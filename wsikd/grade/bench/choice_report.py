@@ -29,11 +29,11 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
     rows = [_row(p, units, asked=asked) for p in record["points"]]
     lines = [*table_lines(heads, rows, right=range(1, len(heads))), ""]
     if "compared_slides" in record:
-        lines += [_slides_told(record["compared_slides"]), ""]
+        lines += [_slides_text(record["compared_slides"]), ""]
     again = "The teacher grades the most uncertain fields again. " if asked else ""
     lines += [
         (
-            f"{_fields_told(record['compared'])}. {again}Times are medians [minimum, maximum] of "
+            f"{_fields_text(record['compared'])}. {again}Times are medians [minimum, maximum] of "
             f"interleaved passes over the same fields."
         ),
         "",
@@ -52,7 +52,7 @@ def _units(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [*slides, ("field", "")]
 
 
-def _fields_told(what: dict[str, Any]) -> str:
+def _fields_text(what: dict[str, Any]) -> str:
     scale = "quadratic kappa" if what["quadratic"] else "kappa"
     over = (
         f"over {what['fields']} fields of {what['slides']} slide(s); "
@@ -69,7 +69,7 @@ def _fields_told(what: dict[str, Any]) -> str:
     )
 
 
-def _slides_told(what: dict[str, Any]) -> str:
+def _slides_text(what: dict[str, Any]) -> str:
     without = sum(row["label"] is None for row in what["grade_groups"])
     left = [
         *([f"{without} slide(s) without a label are left out"] if without else []),

@@ -41,8 +41,8 @@ def check_labels(question: Question, classes: Sequence[str], entries: Sequence[S
         raise ConfigError("--labels", fault, "they have no grade group to compare; omit --labels")
     names = [entry.name for entry in entries]
     if not set(names) & set(question.labels):
-        told = f"such as '{next(iter(question.labels))}'; there is '{names[0]}'"
-        fault = f"none of its {len(question.labels)} slides was compared ({told})"
+        example = f"such as '{next(iter(question.labels))}'; there is '{names[0]}'"
+        fault = f"none of its {len(question.labels)} slides was compared ({example})"
         raise ConfigError(
             "--labels", fault, "name the slides like their files, or give them with -i"
         )

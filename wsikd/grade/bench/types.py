@@ -123,7 +123,7 @@ class Gradings:
         """The unit that is graded: "slide" or "field"."""
         return "slide" if self.reference == "labels" else "field"
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Unit, reference and counts of the comparison, as JSON values."""
         return {
             "unit": self.unit,

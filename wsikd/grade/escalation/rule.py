@@ -41,13 +41,13 @@ class Rule:
         threshold: least doubt of a selected field; None: the budget alone selects, the most
             doubtful first.
         temperature: the student's temperature; None if it is not calibrated.
-        told: the rule in words, for the log.
+        text: the rule in words, for the log.
     """
 
     budget: float
     threshold: float | None = None
     temperature: float | None = None
-    told: str = ""
+    text: str = ""
 
 
 def rule_of(
@@ -87,8 +87,8 @@ def rule_of(
         if kappa is not None:
             remedy = "omit --kappa, or distil the student from this teacher"
             raise ConfigError("--kappa", f"the student's card {why}", remedy)
-        told = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
-        return Rule(budget, None, temperature, told)
+        text = f"the student's card {why}: {budget:.3g} of the fields are read again, {unsure}"
+        return Rule(budget, None, temperature, text)
     try:
         if kappa is not None:
             return _reaching(found, budget, kappa, temperature)
@@ -115,13 +115,13 @@ def _from_curve(
         if assured is None or (assured and assured == len(low) - 1):
             return _unassured(found, low, curve["share"], budget, agreement, temperature)
         place = assured
-    told = _told(found, curve, place, budget)
-    told += f"{curve['agreement'][place]:.3f} had the teacher's class"
+    text = _start(found, curve, place, budget)
+    text += f"{curve['agreement'][place]:.3f} had the teacher's class"
     if curve["share"][place] > budget:
         within = max(i for i, s in enumerate(curve["share"]) if s <= budget)
-        told += f" (within the budget {curve['agreement'][within]:.3f})"
-    told += NO_BOUND if low is None else _assured(found, low[place])
-    return Rule(budget, curve["threshold"][place], temperature, told)
+        text += f" (within the budget {curve['agreement'][within]:.3f})"
+    text += NO_BOUND if low is None else _assured(found, low[place])
+    return Rule(budget, curve["threshold"][place], temperature, text)
 
 
 def _unassured(
@@ -139,11 +139,11 @@ def _unassured(
         why += f" (at least {needed} are needed)"
     within = low[max(i for i, s in enumerate(share) if s <= budget)]
     shown = "no agreement" if within is None else f"an agreement of {_floor(within)}"
-    told = (
+    text = (
         f"{why} unless every field is read again (--budget 1): {budget:.3g} of the fields are, the "
         f"most uncertain first, which assures {shown} with {CONFIDENCE:.0%} confidence"
     )
-    return Rule(budget, None, temperature, told)
+    return Rule(budget, None, temperature, text)
 
 
 def _bounds(found: Mapping[str, Any], key: str, length: int) -> list[float | None] | None:
@@ -210,15 +210,15 @@ def _reaching(
             else ("only the teacher reaches it: give --budget 1 without --kappa")
         )
         raise ConfigError(f"--kappa {kappa:g}", fault, f"{remedy}, or lower --kappa")
-    told = (
-        f"{_told(found, curve, place, budget)}kappa with their labels was {values[place]:.3f} "
+    text = (
+        f"{_start(found, curve, place, budget)}kappa with their labels was {values[place]:.3f} "
         f"(student alone {_shown(values[0])}, teacher {_shown(values[-1])})"
         f"{NO_BOUND if low is None else _assured(found, low[place])}"
     )
-    return Rule(budget, curve["threshold"][place], temperature, told)
+    return Rule(budget, curve["threshold"][place], temperature, text)
 
 
-def _told(
+def _start(
     found: Mapping[str, Any], curve: Mapping[str, list[float]], place: int, budget: float
 ) -> str:
     return (

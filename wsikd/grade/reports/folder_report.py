@@ -104,8 +104,8 @@ def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:
 def _settings(cards: Sequence[Card]) -> list[tuple[str, list[str]]]:
     """Each setting and the values it had, without settings of single slides."""
     own = ("slide", "slide_mpp", "mask")
-    told = (k for c in cards for k, v in c.settings.items() if v is not None)
-    names = [k for k in dict.fromkeys(told) if k not in own]
+    found = (k for c in cards for k, v in c.settings.items() if v is not None)
+    names = [k for k in dict.fromkeys(found) if k not in own]
     return [
         (name, sorted({value_text(c.settings[name]) for c in cards if name in c.settings}))
         for name in names

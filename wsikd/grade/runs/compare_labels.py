@@ -113,8 +113,8 @@ def _grade(where: str, cells: Mapping[str, str]) -> int:
             raise AnnotationError(where, f"{column} '{cells[column]}' is not understood", what)
     known = {v for v in found.values() if v is not None}
     if len(known) != 1:
-        told = " and ".join(f"{k} '{cells.get(k, '')}'" for k in found if k in cells)
-        fault = f"{told} contradict each other" if known else "no grade"
+        both = " and ".join(f"{k} '{cells.get(k, '')}'" for k in found if k in cells)
+        fault = f"{both} contradict each other" if known else "no grade"
         raise AnnotationError(where, fault, "correct the line or delete it")
     return known.pop()
 

@@ -17,7 +17,7 @@ from wsikd.grade.escalation.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs.prefetch import Ahead
 from wsikd.grade.runs.results import ResultSettings, begin_slide
-from wsikd.grade.runs.resume_engine import Settled, begun_with, compute_as, settle
+from wsikd.grade.runs.resume_engine import Settled, compute_as, settle, started_with
 from wsikd.models.files.bundle import StudentBundle, load_bundle
 from wsikd.models.files.guard_file import FEATURES
 
@@ -122,7 +122,7 @@ def settle_job(
     loaded, predictor = _ready(grading)
     teacher = loaded.teacher.sha256[:16] if loaded.teacher else None
     student, asked = loaded.student.sha256[:16], grading.settings
-    begun = begun_with(out, student, teacher, asked) if out else None
+    begun = started_with(out, student, teacher, asked) if out else None
     return settle(predictor, entries, begun, out)
 
 
@@ -187,7 +187,7 @@ def _ready(grading: Grading) -> tuple[Loaded, SlidePredictor | escalate.Escalati
     both = escalate.EscalatingPredictor(
         student, teacher, rule, teacher_sha256=teacher_bundle.sha256
     )
-    return Loaded(bundle, teacher_bundle, rule.told), both
+    return Loaded(bundle, teacher_bundle, rule.text), both
 
 
 def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:

@@ -29,8 +29,8 @@ def slides_text(record: Mapping[str, Any]) -> str:
     ]
     for key, name in FIGURES.items():
         value, span = record["figures"][key], record["intervals"][key]
-        told = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
-        lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {told}")
+        shown = f"{span[0]:.3f} to {span[1]:.3f}" if span else "-"
+        lines.append(f"{name:<20}{'-' if value is None else f'{value:.3f}':>8}  {shown}")
     if record["groups"] < MIN_GROUPS_AUC:
         lines.append(NO_INTERVAL)
     lines.append(f"AUC by the {record['auc_score']}")

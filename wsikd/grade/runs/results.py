@@ -321,7 +321,7 @@ def _read_how(predictor: SlidePredictor | EscalatingPredictor, slide: Slide) -> 
 
 def _rule(predictor: SlidePredictor | EscalatingPredictor) -> str | None:
     """The escalation rule in words; None without a teacher."""
-    return predictor.rule.told if isinstance(predictor, EscalatingPredictor) else None
+    return predictor.rule.text if isinstance(predictor, EscalatingPredictor) else None
 
 
 def _engine(predictor: SlidePredictor | EscalatingPredictor) -> str | None:

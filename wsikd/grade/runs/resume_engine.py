@@ -53,7 +53,7 @@ class Settled:
     teacher: Computing | None = None
 
 
-def begun_with(
+def started_with(
     out: Path, student: str, teacher: str | None, asked: PredictSettings
 ) -> Settled | None:
     """Engine and precision of the finished results of a folder.
@@ -115,7 +115,7 @@ def settle(
     Args:
         predictor: has the user's settings.
         entries: the slides to grade; fields of the first ones serve to check bf16.
-        begun: result of :func:`begun_with`.
+        begun: result of :func:`started_with`.
         out: folder of results, for messages.
 
     Raises:
@@ -147,7 +147,7 @@ def _settle(
     out: Path | None,
 ) -> Computing:
     if begun:
-        _go_on(predictor, begun, out)
+        _resume(predictor, begun, out)
         return begun
     engine = predictor.ready(fields)
     if isinstance(engine, Checked):
@@ -165,7 +165,7 @@ def _settle(
     return found
 
 
-def _go_on(predictor: SlidePredictor, begun: Computing, out: Path | None) -> None:
+def _resume(predictor: SlidePredictor, begun: Computing, out: Path | None) -> None:
     """Open the folder's own engine; raises ConfigError if this machine does not have it."""
     predictor.settle(begun.engine, begun.precision)
     try:

@@ -86,21 +86,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request; an error is one line of text."""
         # DNS rebinding: a foreign page whose host name resolves to this machine sends its own name.
         if self.headers.get("Host", "") not in self.server.hosts:
-            self._tell(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
+            self._send_text(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
             return
         try:
             answer = _answer(self.server.viewing, self.path)
         except WsikdError as error:
-            self._tell(HTTPStatus.NOT_FOUND, str(error))
+            self._send_text(HTTPStatus.NOT_FOUND, str(error))
             return
         if answer is None:
-            self._tell(HTTPStatus.NOT_FOUND, "not here")
+            self._send_text(HTTPStatus.NOT_FOUND, "not here")
         else:
             self._send(HTTPStatus.OK, *answer)
 
     do_HEAD = do_GET
 
-    def _tell(self, status: HTTPStatus, text: str) -> None:
+    def _send_text(self, status: HTTPStatus, text: str) -> None:
         self._send(
             status, f"{text}\n".encode("utf-8", "backslashreplace"), "text/plain; charset=utf-8"
         )

@@ -98,16 +98,16 @@ def never_predicted(predicted: NDArray[np.int64], classes: Sequence[str]) -> tup
     return tuple(name for name, n in zip(classes, counts, strict=True) if n == 0)
 
 
-def told_slides(count: int) -> str:
+def slides_text(count: int) -> str:
     """A number of slides in words.
 
-    >>> told_slides(1), told_slides(2)
+    >>> slides_text(1), slides_text(2)
     ('1 slide', '2 slides')
     """
     return f"{count} slide" if count == 1 else f"{count} slides"
 
 
-def told_missing(names: Sequence[str]) -> str:
+def missing_text(names: Sequence[str]) -> str:
     """The note on classes that are never predicted, for the last line of a training."""
     return f"; never predicted there: {', '.join(names)}" if names else ""
 

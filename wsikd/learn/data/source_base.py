@@ -62,8 +62,8 @@ class FileSource:
     def digest(self) -> str:
         """Identity of the files, by names, sizes and labels."""
         of, files = self.listing, self.files
-        told = zip(files, of.label, of.number, of.slide, of.patient, of.split, strict=True)
-        known = (f"{f.name} {f.stat().st_size} {' '.join(map(str, more))}" for f, *more in told)
+        facts = zip(files, of.label, of.number, of.slide, of.patient, of.split, strict=True)
+        known = (f"{f.name} {f.stat().st_size} {' '.join(map(str, more))}" for f, *more in facts)
         text = "\n".join(sorted(known))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -158,18 +158,18 @@ class Team:
         """Run ``work`` in the first process; all get its result, or raise its WsikdError."""
         if self.size == 1:
             return work()
-        told: list[Any] = [None, None]
+        shared: list[Any] = [None, None]
         if self.is_first:
             try:
-                told = [work(), None]
+                shared = [work(), None]
             except WsikdError as error:
-                told = [None, error]
-        torch.distributed.broadcast_object_list(told, src=0, device=self._carrier)
-        if told[1] is not None:
-            raise self.told_once(told[1])
-        return told[0]  # type: ignore[no-any-return]
+                shared = [None, error]
+        torch.distributed.broadcast_object_list(shared, src=0, device=self._carrier)
+        if shared[1] is not None:
+            raise self.reported_once(shared[1])
+        return shared[0]  # type: ignore[no-any-return]
 
-    def told_once(self, error: E) -> E:
+    def reported_once(self, error: E) -> E:
         """An error that every process raises, marked so that only the first reports it."""
         error.elsewhere = not self.is_first
         return error

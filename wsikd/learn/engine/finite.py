@@ -160,7 +160,7 @@ def _first_bad(names: list[str], part: list[float]) -> tuple[str, float]:
 def _stop(team: Team, found: tuple[str, float] | None, at: Progress, epoch: int) -> NoReturn:
     """Raise, in every process, what one of them has found."""
     name, value = next(f for f in team.gather(found) if f is not None)
-    raise team.told_once(
+    raise team.reported_once(
         NonFiniteLossError(
             f"loss term '{name}'",
             f"is {value} in epoch {at.epoch + 1}, step {at.step + 1}",

@@ -114,8 +114,8 @@ class EpochLog:
                 self._failed(name, error, "its log may be incomplete")
 
     def _failed(self, name: str, error: Exception, then: str) -> None:
-        told = one_line(f"{type(error).__name__}: {error}")
-        log.warning("--logger %s: failed (%.300s); %s", name, told, then)
+        text = one_line(f"{type(error).__name__}: {error}")
+        log.warning("--logger %s: failed (%.300s); %s", name, text, then)
         log.debug("%s", name, exc_info=error)
 
 
@@ -160,7 +160,7 @@ def log_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def told_scores(val: Mapping[str, Any]) -> str:
+def scores_text(val: Mapping[str, Any]) -> str:
     """An epoch's figures on validation, for the log."""
     shown = ("kappa", "balanced_accuracy", "auc", "cosine", "r2", "map", "map_50")
     parts = [f"loss {val['loss']:.4f}"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Run(NamedTuple):
-    """Checked settings, and the function that trains; its result has ``told()``, a line."""
+    """Checked settings, and the function that trains; its result has ``text()``, a line."""
 
     config: Any
     train: Callable[..., Any]

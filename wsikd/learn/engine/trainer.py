@@ -22,7 +22,7 @@ from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
 from wsikd.learn.engine.compiled import compiled
 from wsikd.learn.engine.finite import finite_check
-from wsikd.learn.engine.loggers import EpochLog, told_scores, write_csv
+from wsikd.learn.engine.loggers import EpochLog, scores_text, write_csv
 from wsikd.learn.engine.on_machine import cache_of, threads_of
 from wsikd.learn.engine.optimizers import OPTIMIZERS
 from wsikd.learn.engine.samples import BatchMaker, Samples
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class Result(Protocol):
     """The result of a run."""
 
-    def told(self) -> str:
+    def text(self) -> str:
         """In a line."""
 
 
@@ -132,7 +132,7 @@ class Task(Generic[D, C, R]):
 
     def summary(self, row: dict[str, Any]) -> str:
         """An epoch's row, for the log."""
-        return f"loss {row['loss']:.4f}, val {told_scores(row['val'])}"
+        return f"loss {row['loss']:.4f}, val {scores_text(row['val'])}"
 
     def export(self, trainer: Trainer[D]) -> R:
         """Score and write the trained network."""
@@ -266,8 +266,8 @@ class Trainer(Generic[D]):
         check.flush()
         raw = self.team.mean({name: float(total) / self.steps for name, total in sums.items()})
         weighted = {name: self.weights[name] * value for name, value in raw.items()}
-        told = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
-        return {**told, "waiting": round(clock.share, 3)}
+        figures = {"lr": rate, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+        return {**figures, "waiting": round(clock.share, 3)}
 
     def _step(
         self, images: torch.Tensor, indices: NDArray[np.int64], at: Progress, check: FiniteCheck
@@ -345,7 +345,7 @@ class Trainer(Generic[D]):
         self.team.average_buffers(self.method.student)
         logits = self.predict(self.val_indices)
         if not np.isfinite(logits).all():
-            raise self.team.told_once(
+            raise self.team.reported_once(
                 NonFiniteLossError(
                     "validation logits",
                     f"are not finite after epoch {self.epoch + 1}",

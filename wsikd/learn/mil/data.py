@@ -256,8 +256,8 @@ def _report(bags: BagSet) -> None:
     for name in ("train", "val", "test"):
         chosen = bags.indices(name)
         counts = Counter(bags.label[chosen].tolist())
-        told = ", ".join(f"{c} {counts[i]}" for i, c in enumerate(bags.classes))
+        shown = ", ".join(f"{c} {counts[i]}" for i, c in enumerate(bags.classes))
         logger.info("%s: %d bags of %d groups (%s)", name, len(chosen),
-                    len({bags.group[i] for i in chosen}), told)  # fmt: skip
+                    len({bags.group[i] for i in chosen}), shown)  # fmt: skip
     if bags.left_out:
         logger.warning("%d bags are left out: %s", len(bags.left_out), ", ".join(bags.left_out))

@@ -31,8 +31,8 @@ def bag_text(record: Mapping[str, Any]) -> str:
         lines += _figures(found["figures"])
         lines.append(f"{'AUC, difference':<20}{_value(found['auc_difference'])}")
         share, kappa = found["agreement"]["share"], found["agreement"]["kappa"]
-        told = "undefined" if kappa is None else f"{kappa:.3f}"
-        lines.append(f"decisions agree on {share:.1%} of the slides, kappa {told}")
+        shown = "undefined" if kappa is None else f"{kappa:.3f}"
+        lines.append(f"decisions agree on {share:.1%} of the slides, kappa {shown}")
         if found["speed_ratio"] is not None:
             ratio = found["speed_ratio"]
             lines.append(f"when the bags were made, its encoder was {ratio:.1f} times as fast")

@@ -12,7 +12,7 @@ import torch
 
 from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL, rate_interval
 from wsikd.core.softmax import softmax
-from wsikd.learn.data.parts import checked, never_predicted, told_missing, told_slides
+from wsikd.learn.data.parts import checked, missing_text, never_predicted, slides_text
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.methods.base import Batch
 from wsikd.learn.mil.data import BagSet, load_bags
@@ -96,15 +96,15 @@ class BagResult:
     threshold: float | None
     missing: tuple[str, ...]
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The result as a line."""
         parts = [f"{name} {figure(self.metrics[name])}" for name in TOLD if name in self.metrics]
         point = "" if self.threshold is None else f" at {self.threshold:.3g}"
         return (
             f"{self.bundle}: on validation {', '.join(parts)}{point} "
-            f"(epoch {self.best_epoch}, {told_slides(self.metrics['bags'])})"
+            f"(epoch {self.best_epoch}, {slides_text(self.metrics['bags'])})"
             + ("" if self.metrics["groups"] >= MIN_GROUPS_AUC else f"; {NO_INTERVAL}")
-            + told_missing(self.missing)
+            + missing_text(self.missing)
         )
 
 
@@ -143,9 +143,9 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
         """Loss, AUC and balanced accuracy."""
         truth = self.data.label[self.data.indices("val")]
         figures = measure(truth, softmax(logits))
-        told = {"auc": figures["auc_macro"], "balanced_accuracy": figures["balanced_accuracy"]}
+        scores = {"auc": figures["auc_macro"], "balanced_accuracy": figures["balanced_accuracy"]}
         loss = negative_log_likelihood(logits, truth)
-        return {"loss": loss, **{k: None if math.isnan(v) else v for k, v in told.items()}}
+        return {"loss": loss, **{k: None if math.isnan(v) else v for k, v in scores.items()}}
 
     def export(self, trainer: Trainer[BagSet]) -> BagResult:
         """Choose the operating point on validation, and write the network."""

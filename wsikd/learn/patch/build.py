@@ -140,7 +140,7 @@ def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSp
             "lower it",
         )
     _check_size(student, (crop or patches.patch_px) // factor)
-    _tell_positions(student, (crop or patches.patch_px) // factor)
+    _warn_of_positions(student, (crop or patches.patch_px) // factor)
     mean, std = (tuple(t.flatten().tolist()) for t in (student.mean, student.std))
     return InputSpec(
         mpp=config.low_mpp,
@@ -166,7 +166,7 @@ def _check_size(student: Grader, patch_px: int) -> None:
         ) from error
 
 
-def _tell_positions(student: Grader, patch_px: int) -> None:
+def _warn_of_positions(student: Grader, patch_px: int) -> None:
     """Warn where a table of positions is of another size than the patches' grid of tokens."""
     if not isinstance(student, TokenGrader):
         return

@@ -13,7 +13,7 @@ from wsikd.core.classes import pattern_of
 from wsikd.core.escalation import CONFIDENCE, doubt, trade_off
 from wsikd.core.shares import fit_share_errors
 from wsikd.core.softmax import softmax
-from wsikd.learn.data.parts import never_predicted, told_missing, told_slides
+from wsikd.learn.data.parts import missing_text, never_predicted, slides_text
 from wsikd.learn.engine.leakage import record_seen
 from wsikd.learn.patch.build import init_stream
 from wsikd.learn.patch.guard import student_guard
@@ -71,7 +71,7 @@ class RunResult:
     val_slides: int
     missing: tuple[str, ...]
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The result as a line."""
         kappa, over = self.metrics["kappa"], self.over_colour
         reached = "undefined" if kappa is None else f"{kappa:.3f}"
@@ -79,8 +79,8 @@ class RunResult:
         return (
             f"{self.bundle}: on validation {name} {reached},"
             f" balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
-            f" {self.metrics['patches']} patches of {told_slides(self.val_slides)}; selected on"
-            f" these patches, so optimistic){told_missing(self.missing)}"
+            f" {self.metrics['patches']} patches of {slides_text(self.val_slides)}; selected on"
+            f" these patches, so optimistic){missing_text(self.missing)}"
             f"{'' if over is None else f'; {over.summary}'}"
         )
 

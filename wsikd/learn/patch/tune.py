@@ -100,7 +100,7 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     made, teacher = RunDir(out), open_teacher(config)
     out.mkdir(parents=True, exist_ok=True)
     left_out: Any = {"data": {"paths"}, "teacher": True}
-    told = {
+    settings = {
         "grid": {k: list(v) for k, v in tuning.grid.items()},
         "metric": tuning.metric,
         "seed": tuning.seed,
@@ -108,7 +108,7 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
         "teacher_sha256": teacher.sha256 if teacher else None,
         "data": [source.digest for source in open_sources(config.data)],
     }
-    kept = relative_places(told, out)
+    kept = relative_places(settings, out)
     text = yaml.safe_dump(kept, sort_keys=False)
     file = made.path / SEARCH_RECORD
     if not file.exists():
@@ -120,7 +120,7 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     old = yaml.safe_load(file.read_text(encoding="utf-8"))
     if isinstance(old, dict) and isinstance(old.get("first"), dict):
         old["first"] = as_read_today(old["first"], config, exclude=left_out)
-    if old not in (kept, told):
+    if old not in (kept, settings):
         raise OutputError(
             out, "holds a search with other settings", "give the same ones or another -o"
         )
@@ -251,8 +251,8 @@ def _result(
     for point, outcome, gone in zip(points, outcomes, lost, strict=True):
         state = "diverged" if gone else "missing" if outcome is None else "finished"
         value = "" if outcome is None else outcome
-        told = (value, _macs(trial_folder(out, point)), state, trial_folder(out, point).name)
-        rows.append([*point.values(), *told])
+        cells = (value, _macs(trial_folder(out, point)), state, trial_folder(out, point).name)
+        rows.append([*point.values(), *cells])
     columns = [*tuning.grid, tuning.metric, "macs", "state", "run"]
     write_text_atomic(out / "trials.csv", csv_text(columns, rows))
     finished = len(known) + sum(lost)

@@ -186,15 +186,15 @@ def _number(value: float) -> float | None:
 
 def _alike(config: RunConfig) -> dict[str, Any]:
     """The settings that a distilled row and its baseline must share."""
-    told = config.model_dump(mode="json")
+    content = config.model_dump(mode="json")
     left_out = {
         "network": ("init", "weights", "weights_licence", "weights_file"),
         "data": ("paths", "cache_gb", "device_gb"),
     }
     parts = ("student_input", "network", "data", "split", "optim", "augment")
-    shared = {k: told[k] for k in parts}
+    shared = {k: content[k] for k in parts}
     for part, names in left_out.items():
-        shared[part] = {k: v for k, v in told[part].items() if k not in names}
+        shared[part] = {k: v for k, v in content[part].items() if k not in names}
     return shared
 
 
@@ -218,14 +218,14 @@ def _baseline(row: Row, plan: Plan) -> Row | None:
 
 def _unpaired(plan: Plan) -> list[str]:
     """Distilled rows without an equal baseline, and the difference from the nearest."""
-    told = []
+    notes = []
     for row in plan.rows:
         others = _alone(row, plan)
         if not row.config.needs_teacher or not others or _baseline(row, plan):
             continue
         key = first_difference(_alike(others[0].config), _alike(row.config))
-        told.append(f"{row.name}: no gain is given, since {others[0].name} has another {key}")
-    return told
+        notes.append(f"{row.name}: no gain is given, since {others[0].name} has another {key}")
+    return notes
 
 
 def _gains(
@@ -302,11 +302,11 @@ def _unnamed(units: Units) -> list[str]:
 
 def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
     """Rows that colour alone equals, and magnifications that bring nothing."""
-    told = []
+    notes = []
     kappa = {row["name"]: row["mean"]["kappa"] for row in rows}
     for name, value in kappa.items():
         if name != COLOUR and None not in (value, kappa[COLOUR]) and value <= kappa[COLOUR]:
-            told.append(
+            notes.append(
                 f"{name}: kappa {value:.3f} is no better than the {kappa[COLOUR]:.3f} of colour "
                 "histograms alone"
             )
@@ -318,12 +318,12 @@ def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
         if None not in values and fine.config.low_mpp < coarse.config.low_mpp:
             if values[0] > values[1]:
                 continue
-            told.append(
+            notes.append(
                 f"{fine.name} ({fine.config.low_mpp:g} um/px): kappa {values[0]:.3f} is no better "
                 f"than the {values[1]:.3f} of {coarse.name} ({coarse.config.low_mpp:g} um/px): on "
                 "these data the finer resolution gives no gain"
             )
-    return told
+    return notes
 
 
 def write_table(table: dict[str, Any], out: Path) -> str:

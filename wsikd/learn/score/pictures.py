@@ -56,11 +56,11 @@ def write_pictures(
     if pairs:
         names.append("attention.png")
         curves.plot_attention(pairs, record["classes"], folder / names[-1])
-    told = {"split": split, "files": names, "attention_agreement": agreement}
+    facts = {"split": split, "files": names, "attention_agreement": agreement}
     if "looks" in record:
-        told["looks"] = record["looks"]
-    write_json_atomic(folder / "report.json", told)
-    return told
+        facts["looks"] = record["looks"]
+    write_json_atomic(folder / "report.json", facts)
+    return facts
 
 
 def _attention(

@@ -61,10 +61,10 @@ def patch_text(record: Mapping[str, Any], folder: Path | None) -> str:
 def _calibration(made: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     """Errors of the probabilities, of all classes and of each."""
     after = made["ece_after"]
-    told = "unknown, of a single slide" if after is None else f"{after:.3f}"
+    shown = "unknown, of a single slide" if after is None else f"{after:.3f}"
     how = " (of each slide by the others)" if made.get("cross_fitted") and after is not None else ""
     before, temperature = made["ece_before"], made["temperature"]
-    lines = [f"calibration error {before:.3f}, with temperature {temperature:.2f} {told}{how}"]
+    lines = [f"calibration error {before:.3f}, with temperature {temperature:.2f} {shown}{how}"]
     if by_class := made.get("ece_by_class_after"):
         each = (f"{name} {error:.3f}" for name, error in zip(classes, by_class, strict=True))
         lines.append(f"calibration error by class: {', '.join(each)}")

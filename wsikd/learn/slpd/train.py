@@ -61,7 +61,7 @@ class RegionResult:
     loss: float | None
     spread: float
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The result as a line."""
         loss = "" if self.loss is None else f", loss {self.loss:.4f}"
         more = "" if self.prototypes is None else f"; {self.prototypes.name} beside it"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wsikd.core.errors import ConfigError
-from wsikd.learn.data.parts import check_parts, told_slides
+from wsikd.learn.data.parts import check_parts, slides_text
 from wsikd.learn.data.views import Views
 from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.engine.trainer import Task, Trainer
@@ -54,13 +54,13 @@ class EmbedResult:
     patches: int
     slides: int
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The result as a line."""
         cosine, r2 = self.metrics["cosine"], self.metrics["r2"]
         return (
             f"{self.bundle}: on validation cosine {cosine:.3f} to the teacher's embeddings, "
             f"{r2:.1%} of their variance explained (epoch {self.best_epoch}, "
-            f"{self.patches} patches of {told_slides(self.slides)})"
+            f"{self.patches} patches of {slides_text(self.slides)})"
         )
 
 

@@ -44,8 +44,8 @@ def mean_average_precision(found: Boxes, targets: Boxes) -> dict[str, float | No
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
-    told = {"map": judged.stats[0], "map_50": judged.stats[1]}
-    return {name: None if v < 0 else float(np.float32(v)) for name, v in told.items()}
+    figures = {"map": judged.stats[0], "map_50": judged.stats[1]}
+    return {name: None if v < 0 else float(np.float32(v)) for name, v in figures.items()}
 
 
 def _dataset(images: Boxes, names: Sequence[int]) -> dict[str, Any]:

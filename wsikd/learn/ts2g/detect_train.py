@@ -104,7 +104,7 @@ class DetectResult:
     best_epoch: int
     metrics: dict[str, Any]
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The result as a line."""
         parts = [
             f"{name} {'undefined' if v is None else f'{v:.3f}'}" for name, v in self.metrics.items()
@@ -150,8 +150,8 @@ class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
 
     def judge(self, trainer: Trainer[BoxSet]) -> dict[str, Any]:
         """``map`` and ``map_50`` on validation, and ``loss``, which falls as mAP rises."""
-        told = self._precision(trainer)
-        return {"val": {"loss": -(told["map"] or 0.0), **told}}
+        figures = self._precision(trainer)
+        return {"val": {"loss": -(figures["map"] or 0.0), **figures}}
 
     def _precision(self, trainer: Trainer[BoxSet]) -> dict[str, float | None]:
         trainer.wrapped.eval()

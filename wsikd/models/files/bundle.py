@@ -298,8 +298,8 @@ def _check_normalisation(folder: Path, weights: Mapping[str, Tensor], spec: Inpu
 
     for name in ("mean", "std"):
         own, half = weights[name], torch.finfo(weights[name].dtype).bits < 32
-        told = torch.tensor(getattr(spec, name))
-        if not torch.allclose(own.flatten().float(), told, rtol=1e-2 if half else 1e-5):
+        stated = torch.tensor(getattr(spec, name))
+        if not torch.allclose(own.flatten().float(), stated, rtol=1e-2 if half else 1e-5):
             fault = f"'{name}' is not that of the weights"
             raise BundleError(folder / CARD, fault, "copy both files again")
 

@@ -56,7 +56,9 @@ class LoadedRegionEncoder(RegionEncoder):
         """
         own = (self.shape.dim, self.grid, self.grid)
         if tuple(shape) != own:
-            raise _refused(what, f"are {_told(shape)} a region, {self.path} takes {_told(own)}")
+            raise _refused(
+                what, f"are {_shape_text(shape)} a region, {self.path} takes {_shape_text(own)}"
+            )
         for key in _ENCODER:
             theirs, ours = encoder.get(key), self.encoder.get(key)
             if theirs != ours and key in encoder and key in self.encoder:
@@ -121,7 +123,7 @@ def _refused(what: object, fault: str) -> BundleError:
     return BundleError(str(what), fault, "give regions that were embedded alike, or train again")
 
 
-def _told(shape: Sequence[int]) -> str:
+def _shape_text(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 

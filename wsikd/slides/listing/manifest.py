@@ -120,8 +120,8 @@ def discover_slides(
     left_out = [*search.left_out, *sidecars, *doubles]
     if not kept:
         raise _none_found(inputs, left_out)
-    search.tell()
-    _tell([*sidecars, *doubles])
+    search.log_left_out()
+    _warn_left_out([*sidecars, *doubles])
     how: dict[str, Any] = {"reader": reader, "series": series, "accept_grey": accept_grey}
     entries = [replace(_with_mpp(e, slide_mpp), **how) for e in unique_names(kept)]
     return Found(entries, left_out)
@@ -243,7 +243,7 @@ def _without_sidecars(given: list[Given]) -> tuple[list[Given], list[LeftOut]]:
     return kept, left_out
 
 
-def _tell(left_out: Sequence[LeftOut]) -> None:
+def _warn_left_out(left_out: Sequence[LeftOut]) -> None:
     if left_out:
         shown = [f"{printable(one.path.name)} ({one.reason})" for one in left_out]
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""

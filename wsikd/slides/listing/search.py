@@ -87,10 +87,10 @@ class Search:
         self._by_item.append((item, self.left_out[before:]))
         self._ends.append(len(self.found))
 
-    def tell(self) -> None:
+    def log_left_out(self) -> None:
         """Log in one or two lines for each input what was left out of it."""
         for item, left_out in self._by_item:
-            _tell(item, left_out)
+            _log_left_out(item, left_out)
 
     def close(self) -> None:
         """Look at the inputs together; raises OSError.
@@ -265,16 +265,16 @@ def listed(left_out: Sequence[LeftOut]) -> list[dict[str, str]]:
     ]
 
 
-def _tell(item: str, left_out: Sequence[LeftOut]) -> None:
+def _log_left_out(item: str, left_out: Sequence[LeftOut]) -> None:
     others = [one.path.name for one in left_out if one.reason == NO_SLIDE]
     if others:
         shown = _some([printable(name) for name in others])
         text = "%s: skipped %d files that are not slides: %s"
         log.info(text, printable(item), len(others), shown)
-    told = [one for one in left_out if one.reason != NO_SLIDE]
-    if told:
-        shown = _some([f"{printable(one.path.name)} ({one.reason})" for one in told])
-        log.info("%s: left out %d: %s", printable(item), len(told), shown)
+    named = [one for one in left_out if one.reason != NO_SLIDE]
+    if named:
+        shown = _some([f"{printable(one.path.name)} ({one.reason})" for one in named])
+        log.info("%s: left out %d: %s", printable(item), len(named), shown)
 
 
 def _some(texts: Sequence[str]) -> str:

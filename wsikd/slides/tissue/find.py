@@ -165,7 +165,7 @@ def find_tissue(
     if unscanned is not None:
         mask = mask & ~unscanned
     tissue = TissueMask(mask, mpp, canvas.origin_xy, canvas.scale_xy, method, thumbnail)
-    _tell(slide.info.name, tissue)
+    _warn_of_little(slide.info.name, tissue)
     return tissue
 
 
@@ -178,7 +178,7 @@ def _unscanned(slide: Slide, canvas: Canvas) -> NDArray[np.bool_] | None:
     return absent.on(canvas.origin_xy, canvas.scale_xy, canvas.size)
 
 
-def _tell(name: str, tissue: TissueMask) -> None:
+def _warn_of_little(name: str, tissue: TissueMask) -> None:
     share = 100 * tissue.fraction
     if tissue.fraction < _LITTLE:
         advice = "try another --tissue, or a smaller --min-tissue-area"

@@ -32,8 +32,8 @@ def compare_tiles(
                 batch.failed(job.entry, outcome.error)
                 continue
             lines = [_line(found) for found in outcome.value]
-            told = "\n  ".join(lines) or "one magnification, so no other route"
-            batch.went_well(job.entry, told, outcome.seconds)
+            text = "\n  ".join(lines) or "one magnification, so no other route"
+            batch.went_well(job.entry, text, outcome.seconds)
     return Ended("pyramid against area, tissue fields spread evenly; nothing written")
 
 

@@ -37,11 +37,11 @@ def estimate_tiles(
             if outcome.error:
                 batch.failed(job.entry, outcome.error)
                 continue
-            told = outcome.value.estimate
-            if told is not None:
-                found.append(told)
+            estimate = outcome.value.estimate
+            if estimate is not None:
+                found.append(estimate)
             counted = labels.add(job.entry, outcome.value.labels)
-            line = _estimate_line(job, told, counted, min(side_by_side, how.threads))
+            line = _estimate_line(job, estimate, counted, min(side_by_side, how.threads))
             batch.went_well(job.entry, line, outcome.seconds)
     total = sum(e.pixel_bytes for e in found)
     needed = sum(round(e.pixel_bytes * e.left / e.chunks) for e in found if e.chunks)

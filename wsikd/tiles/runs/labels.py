@@ -35,7 +35,7 @@ class Labels:
         self.counts[entry.name] = count
         if entry.annotation is None and entry.label is None:
             self.bare.add(entry.name)
-        return self._told(count.patches, count.per_class, zeros=False)
+        return self._text(count.patches, count.per_class, zeros=False)
 
     def finish(self, say: Callable[[str], None], *, dry: bool) -> ConfigError | None:
         """Log warnings, and report the patches of all slides by class.
@@ -49,7 +49,7 @@ class Labels:
         patches = sum(count.patches for count in self.counts.values())
         sums, slides = self._sums(), len(self.counts)
         if self.classes and slides:
-            say(f"in all {self._told(patches, sums, zeros=True)}")
+            say(f"in all {self._text(patches, sums, zeros=True)}")
         if self.asked is None or not slides:
             return None
         if sum(sums):
@@ -66,7 +66,7 @@ class Labels:
         columns = zip(*(count.per_class for count in self.counts.values()), strict=True)
         return tuple(map(sum, columns))
 
-    def _told(self, patches: int, per_class: Sequence[int], *, zeros: bool) -> str:
+    def _text(self, patches: int, per_class: Sequence[int], *, zeros: bool) -> str:
         if not self.classes:
             return f"{patches} patches"
         parts = [
