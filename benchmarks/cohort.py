@@ -26,7 +26,7 @@ from harness import LIMIT_S, Report, measure, options, rate_ratios, workplace
 from biopsies import draw_biopsies, save_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from harness import Sample
 
@@ -40,7 +40,7 @@ class Sizes:
     """How much is graded.
 
     ``many`` and ``few`` are results that a folder holds already, ``more`` the slides that are then
-    added, ``high`` the rounds of the networks against each other.
+    added, in ``growth`` rounds; ``high`` the slides that both networks grade, once.
     """
 
     slides: int
@@ -48,10 +48,11 @@ class Sizes:
     few: int
     many: int
     more: int
+    growth: int
     high: int
 
 
-FULL, SMALLEST = Sizes(100, 6144, 50, 5000, 20, 2), Sizes(1, 1536, 1, 2, 1, 1)
+FULL, SMALLEST = Sizes(100, 6144, 50, 5000, 20, 3, 40), Sizes(1, 1536, 1, 2, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Setting:
     slides: Path
     one: Path
     more: Path
+    high: Path
     networks: dict[str, Path]
     scratch: Path
     sizes: Sizes
@@ -125,8 +127,8 @@ def main() -> None:
     with workplace(given) as (folder, scratch):
         setting = prepare(folder, scratch, sizes)
         measure_student(report, setting)
-        measure_networks(report, setting)
         measure_growth(report, setting)
+        measure_networks(report, setting)  # last, since it has no bar
     report.finish()
 
 
@@ -147,6 +149,7 @@ def prepare(folder: Path, scratch: Path, sizes: Sizes) -> Setting:
         linked(paths, scratch / "all"),
         linked(paths[:1], scratch / "one"),
         linked(paths[: sizes.more], scratch / "more"),
+        linked(paths[: sizes.high], scratch / "high"),
         save_networks(scratch / "networks", spread),
         scratch,
         sizes,
@@ -181,6 +184,16 @@ class Infer:
         """Run the command."""
         self.setting.run(self.line)
         return self.work
+
+
+class Once(Infer):
+    """The same, warmed up by one slide alone, which makes the network's graph."""
+
+    def warm_up(self) -> None:
+        """Grade one slide."""
+        line = list(self.line)
+        line[line.index("-i") + 1] = str(self.setting.one)
+        self.setting.run(line)
 
 
 class Loop(Infer):
@@ -234,7 +247,7 @@ def measure_student(report: Report, setting: Setting) -> None:
         LOOP: Loop(setting, setting.slides),
         ONE: Infer(setting, setting.one, "student"),
     }
-    timed = measure(dict(contenders), report.options.rounds)
+    timed = measure(dict(contenders), report.options.rounds, keeper(report))
     report.timings(timed, "slides")
     report.ratio("student, default formats: CPU seconds a slide", each(timed[DEFAULT], "cpu"),
                  BARS["cpu"], "lower")  # fmt: skip
@@ -246,6 +259,11 @@ def measure_student(report: Report, setting: Setting) -> None:
     report.ratio(f"{CSV} / {LOOP}, per second", median(walls), BARS["loop"])
     report.ratio("one slide alone: CPU seconds", each(timed[ONE], "cpu"), BARS["one"], "lower")
     report.raw["result"] = about(setting)
+
+
+def keeper(report: Report) -> Callable[[dict[str, list[Sample]]], None]:
+    """Writes what was timed so far."""
+    return lambda timed: report.keep(timed, "slides")
 
 
 def each(samples: Sequence[Sample], what: str) -> float:
@@ -267,21 +285,27 @@ def about(setting: Setting) -> dict[str, Any]:
 
 
 def measure_networks(report: Report, setting: Setting) -> None:
-    """The teacher at 10x against the student at 2.5x, default formats and CSV alone: no bar."""
+    """The teacher at 10x against the student at 2.5x, default formats and CSV alone: no bar.
+
+    One round over some of the slides: the teacher takes as long as all else together.
+    """
     contenders = {
-        f"{name}, {what}": Infer(setting, setting.slides, name, *arguments)
+        f"{name}, {what}, {setting.sizes.high} slides": Once(
+            setting, setting.high, name, *arguments
+        )
         for what, arguments in ((DEFAULT, ()), (CSV, ("--format", "csv")))
         for name in ("student", "teacher")
     }
-    timed = measure(dict(contenders), min(report.options.rounds, setting.sizes.high))
+    timed = measure(dict(contenders), 1, keeper(report))
     report.timings(timed, "slides")
     without = report.raw.setdefault("without a bar", {})
     for what in (DEFAULT, CSV):
-        pair = timed[f"student, {what}"], timed[f"teacher, {what}"]
+        slides = f"{what}, {setting.sizes.high} slides"
+        pair = timed[f"student, {slides}"], timed[f"teacher, {slides}"]
         for unit, values in (("CPU", rate_ratios(*pair)), ("wall", walls(*pair))):
             name = f"10x / 2.5x, {what}, {unit} time"
             without[name] = median(values)
-            print(f"{name}: {without[name]:.3g}; no bar")
+            print(f"{name}: {without[name]:.3g}; no bar", flush=True)
 
 
 def walls(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:
@@ -297,7 +321,8 @@ def measure_growth(report: Report, setting: Setting) -> None:
     first()
     grown = {n: Grown(setting, n) for n in (sizes.few, sizes.many)}
     names = {n: f"{sizes.more} slides into a folder of {n}" for n in grown}
-    timed = measure({names[n]: own for n, own in grown.items()}, report.options.rounds)
+    rounds = min(report.options.rounds, sizes.growth)
+    timed = measure({names[n]: own for n, own in grown.items()}, rounds, keeper(report))
     report.timings(timed, "slides")
     pair = names[sizes.many], names[sizes.few]
     title = f"time at {sizes.many} results / at {sizes.few}"

@@ -99,10 +99,22 @@ class Report:
                 f"CPU spread {cpu['min'] / cpu['median']:.2f}-{cpu['max'] / cpu['median']:.2f}"
             )
 
+    def keep(self, timed: Timed, unit: str) -> None:
+        """Write FILE with the rounds so far, so that an interrupted run keeps its record."""
+        finished = dict(self.raw)
+        self.raw["unfinished"] = {
+            name: {"unit": unit, **summary(samples)} for name, samples in timed.items() if samples
+        }
+        self._write()
+        self.raw = finished
+
     def finish(self) -> None:
         """Write FILE, whole or not at all, if the command line names one."""
-        record = {"ratios": self.ratios, "environment": self._environment(), "raw": self.raw}
         print(f"{len(self.ratios)} ratios in {time.time() - self.started:.0f} s")
+        self._write()
+
+    def _write(self) -> None:
+        record = {"ratios": self.ratios, "environment": self._environment(), "raw": self.raw}
         if self.options.json is None:
             return
         path = self.options.json
@@ -170,7 +182,11 @@ def command(given: Options) -> str:
     return f"python benchmarks/{given.theme}.py{more}"
 
 
-def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> Timed:
+def measure(
+    contenders: dict[str, Callable[[], float]],
+    rounds: int,
+    after: Callable[[Timed], None] | None = None,
+) -> Timed:
     """Run every contender once untimed, then all of them in turn, ``rounds`` times.
 
     Args:
@@ -178,11 +194,12 @@ def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> Timed:
             fields, steps): rates are compared, so contenders may do different amounts. What its
             attribute ``prepare``, if it has one, does beforehand is not timed.
         rounds: how often.
+        after: called after each round with what was timed so far.
     """
     for name, run in contenders.items():
         _progress(f"warm-up: {name}")
         getattr(run, "prepare", _nothing)()
-        run()
+        getattr(run, "warm_up", run)()
     timed: Timed = {name: [] for name in contenders}
     for number in range(rounds):
         _progress(f"round {number + 1} of {rounds}")
@@ -193,6 +210,8 @@ def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> Timed:
             work = contenders[name]()
             sample = Sample(_cpu_seconds() - cpu, time.perf_counter() - wall, work)
             timed[name].append(sample)
+        if after:
+            after(timed)
     return timed
 
 

@@ -163,3 +163,18 @@ def test_the_record_is_written_whole_or_not_at_all(harness, tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         report.finish()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_keeps_the_rounds_that_it_has_completed(harness, tmp_path):
+    file, kept = tmp_path / "record.json", []
+    report = harness.Report(harness.Options("tiling", file, smallest=True, rounds=2))
+
+    def keep(timed):
+        report.keep(timed, "slides")
+        kept.append(json.loads(file.read_text())["raw"]["unfinished"]["sum"])
+
+    harness.measure({"sum": lambda: float(sum(range(100_000)))}, 2, keep)
+    assert [row["rounds"] for row in kept] == [1, 2]
+    assert {row["unit"] for row in kept} == {"slides"}
+    report.finish()
+    assert "unfinished" not in json.loads(file.read_text())["raw"]

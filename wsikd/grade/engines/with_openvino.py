@@ -20,8 +20,6 @@ _CONVERTER = "openvino.tools.ovc"
 _PRECISION = {"fp32": "f32", "bf16": "bf16"}
 _PART_PX = {"fp32": 8 * 128**2, "bf16": 16 * 128**2}
 """Pixels of patches in one request: the output of a layer fits in a core's own cache."""
-_PART_MOST = 32
-"""Most patches in one request: the default batch. A larger part would be padded in each batch."""
 _FILLED_GMAC = 2.0
 """Work of a part up to which an incomplete last part is padded: some 40 ms of a core."""
 
@@ -52,7 +50,7 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         side = network.patch_px
-        part = max(1, min(_PART_MOST, _PART_PX[place.precision] // side**2))
+        part = max(1, _PART_PX[place.precision] // side**2)
         core: Any = openvino.Core()
         model = core.read_model(graph_of(network))
         model.reshape([part, side, side, 3])
