@@ -210,9 +210,9 @@ def test_doubtful_fields_cores_and_reasons_are_named_with_their_places(serve, ou
         about = json.loads(ask(server, f"/about/{number_of(server, 'odd')}.json")[1])
     finally:
         path.write_text(json.dumps(record))
-    grave, text = about["reasons"][0].values()
-    assert not grave
-    assert "from no cancer to 4" in text
+    reason = about["reasons"][0]
+    assert not reason["grave"]
+    assert "from no cancer to 4" in reason["text"]
     assert [core["score"] for core in about["cores"]] == [
         "Gleason 3+4=7, grade group 1", "Gleason 4+4=8, grade group 2",
     ]  # fmt: skip
