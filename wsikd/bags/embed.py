@@ -298,7 +298,7 @@ def _flat(info: BagInfo) -> dict[str, Any]:
 
 
 def _plain(info: BagInfo) -> dict[str, Any]:
-    """As it comes back from a file."""
+    """The record in the form that a file gives."""
     about = asdict(info)
     if info.field_px is not None:
         about["field_px"] = tuple(map(float, info.field_px))

@@ -54,7 +54,7 @@ class VectorEmbedder:
         return self.encoder.shape.width
 
     def record(self, tiles: object) -> dict[str, Any]:
-        """As it is written into bags; ``tiles`` is what embedded the tiles."""
+        """The entry of bags; ``tiles`` is the record of the encoder of the tiles."""
         return {
             "id": f"region encoder of wsikd ({self.encoder.card.variant or 'slpd'})",
             "licence": "not stated", "dim": self.dim, "sha256": self.encoder.sha256,

@@ -10,9 +10,9 @@ MALFORMED = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError,
     RecursionError,
 )  # fmt: skip
-"""What Python raises where data that were read have another shape than expected."""
+"""Errors that Python raises if data have another structure than expected."""
 UNREADABLE = (*MALFORMED, OSError, RuntimeError, SystemError, EOFError, MemoryError)
-"""The same, with what libraries raise at damaged bytes and at sizes that no memory holds."""
+"""``MALFORMED`` and errors of libraries at damaged bytes and at sizes beyond the memory."""
 _LONGEST_WORD, _LONGEST = 300, 1000
 # Control characters, halves of surrogate pairs, line separators, and marks that turn the direction.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -51,14 +51,14 @@ class _Timed:
 
 
 class Waiting:
-    """How much of the time of a loop goes into waiting for its next item."""
+    """Measures the share of a loop's time that it waits for its next item."""
 
     def __init__(self) -> None:
         """The clock starts with the loop."""
         self.waited_s = self.passed_s = 0.0
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items."""
+        """Yield the items, and measure the waiting."""
         iterator, begun = iter(items), time.perf_counter()
         while True:
             asked = time.perf_counter()
@@ -74,7 +74,7 @@ class Waiting:
 
     @property
     def share(self) -> float:
-        """Of all time until the last item was asked for: 0 to 1."""
+        """Share of waiting in the time until the last item was requested: 0 to 1."""
         return self.waited_s / self.passed_s if self.passed_s else 0.0
 
 

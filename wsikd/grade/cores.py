@@ -83,7 +83,7 @@ def cores(grade_map: GradeMap, rules: Rules, *, merge_mm: float = MERGE_MM) -> l
 
 
 def _measured(grade_map: GradeMap, number_hw: NDArray[np.int64]) -> Iterator[_Measured]:
-    """Of each piece the area of each class, the expected area of each class, and the box."""
+    """Area of each class, expected area of each class, and box of each piece."""
     rows, columns = np.nonzero(number_hw)
     piece, kinds = number_hw[rows, columns] - 1, len(grade_map.classes)
     count = int(number_hw.max(initial=0))

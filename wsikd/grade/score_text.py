@@ -36,7 +36,7 @@ def score_text(row: Mapping[str, Any]) -> str:
 
 
 def score_sentence(row: Mapping[str, Any]) -> str:
-    """The same as sentences for a page; empty where the classes are not Gleason patterns.
+    """The score as sentences for a page; empty if the classes are not Gleason patterns.
 
     >>> score_sentence({"gleason_score": "3+4=7", "isup_grade_group": 2, "isup_low": 2,
     ...                 "isup_high": 3, "pattern_4_of_cancer": 0.35})

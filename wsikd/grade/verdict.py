@@ -51,7 +51,7 @@ class Verdict:
         return 0 if self.status == NO_CANCER else None
 
     def withheld(self, status: str) -> Verdict:
-        """The same without a score, and why."""
+        """The verdict without a score; ``status`` is the reason."""
         return replace(self, status=status, reading=None)
 
 

@@ -33,7 +33,7 @@ class InPlace(Protocol):
     """A slide that reads into arrays of the caller's, see ``tiff_tiles.DirectReader``."""
 
     def reductions(self, level: int) -> tuple[int, ...]:
-        """By which factors the decoder can reduce a level."""
+        """Factors by which the decoder can reduce a level."""
 
     def read_into(
         self, level: int, location: tuple[int, int], out: NDArray[np.uint8], *, reduction: int = 1

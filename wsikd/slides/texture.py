@@ -118,7 +118,7 @@ def _octave(down: Planes, across: Planes, diagonal: Planes) -> list[Planes]:
 
 
 def _strength(steps: tuple[Planes, Planes, Planes], shape: tuple[int, ...]) -> Planes:
-    """Of the details in darkness: (B, rows, columns)."""
+    """Strength of the details in darkness: (B, rows, columns)."""
     down, across, diagonal = (step.mean(1) for step in steps)
     found = np.sqrt(down * down + across * across + diagonal * diagonal)
     return _single(found.reshape(-1, *shape))
@@ -171,7 +171,7 @@ def _energies(covariance: Planes) -> tuple[Planes, list[Planes]]:
 
 
 def _skewness(away: Planes) -> Planes:
-    """Of numbers about their mean: (B, C, N) -> (B, C)."""
+    """Skewness of numbers with their mean subtracted: (B, C, N) -> (B, C)."""
     square = away * away
     count = np.float32(away.shape[2])
     spread = np.sqrt(square.sum(2) / count) + _FLOOR

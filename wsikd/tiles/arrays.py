@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsikd.tiles.patch_table import PatchTable
 
 MOST_COLUMN_BYTES = 1 << 27
-"""Of one column of a table of patches: eight million rows."""
+"""Greatest size of a column of a table of patches: eight million rows."""
 
 
 @contextmanager

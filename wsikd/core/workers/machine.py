@@ -7,11 +7,11 @@ from pathlib import Path
 
 _ROOT = Path("/")
 _UNKNOWN_BYTES = 8 * 10**9
-"""Assumed where the system does not say."""
+"""Assumed memory if the system does not report it."""
 MOST_THREADS = 16
-"""Readers beyond which none was seen to gain."""
+"""Greatest number of reading threads; more gave no gain in measurements."""
 CACHE_SHARE = 0.4
-"""Of the available memory: the rest is for the network, the results, and other programs."""
+"""Share of the available memory for data; the rest is for the network, the results and others."""
 
 
 def usable_cores(root: Path = _ROOT) -> int:

@@ -45,7 +45,7 @@ class Chance:
         return upload(self._draw(count, (), more), self.device)
 
     def rows(self, rows: int, count: int) -> Tensor:
-        """The same as float32 (rows, count), on the CPU."""
+        """Uniform in 0 to 1: float32 (rows, count), on the CPU."""
         return self._draw(count, (rows,), ())
 
     def _draw(self, count: int, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:

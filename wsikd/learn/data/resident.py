@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEVICE_SHARE = 0.5
-"""Of the memory that is free on a GPU: the rest is for networks and what they compute."""
+"""Share of a GPU's free memory for data; the rest is for networks and their computation."""
 
 
 def budget_of(asked: float | Literal["auto"], device: torch.device) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NEIGHBOURS = 5
 BYTES_PER_VALUE = 16
-"""Of the working memory: pixels become float32, originals, mixtures and copies side by side."""
+"""Working memory per value: float32 originals, mixtures and copies at the same time."""
 
 
 class InventedSource:

@@ -22,7 +22,7 @@ class Stateful(Protocol):
         """For a checkpoint."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Of a checkpoint."""
+        """Load the state of a checkpoint."""
 
 
 class Parts(NamedTuple):

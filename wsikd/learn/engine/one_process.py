@@ -33,7 +33,7 @@ class LossScale:
         return self.scaler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Of a checkpoint."""
+        """Load the state of a checkpoint."""
         self.scaler.load_state_dict(state_dict)
 
 
@@ -90,7 +90,7 @@ class OneProcess:
 
 
 class CpuProcesses(OneProcess):
-    """The same for several processes on CPUs, as ``torchrun`` starts them."""
+    """The interface of :class:`OneProcess` for several CPU processes, started by ``torchrun``."""
 
     def __init__(self, precision: str, *, idle: bool) -> None:
         """Compute in "32-true" or "bf16-mixed"; ``idle`` parameters may have no gradient."""

@@ -92,7 +92,7 @@ class LoopOptim(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the optimiser."""
+        """Name of the optimiser."""
 
     @property
     def lr(self) -> float:

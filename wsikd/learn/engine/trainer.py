@@ -335,7 +335,7 @@ class Trainer(Generic[D]):
         return found if cache is None else found | {"cache_gb": cache_of(cache)}
 
     def described(self) -> str:
-        """The same in a line."""
+        """The values of :meth:`machine` in a line."""
         made = self.machine()
         cache = f", up to {made['cache_gb']:g} GB of data in memory" if "cache_gb" in made else ""
         return f"{self.device}, {made['precision']}, {made['threads']} reading threads{cache}"

@@ -344,7 +344,7 @@ class AtPlus(KeptTeacher):
         return None
 
     def kept_taps(self) -> list[tuple[str, str]]:
-        """Of all pairs but that of ``sr_spatial``."""
+        """Taps of all pairs except that of ``sr_spatial``."""
         pairs = (self.tap, self.fm_tap, self.deepest, *self.at_taps)
         return [(pair.student, pair.teacher) for pair in pairs]
 

@@ -57,11 +57,11 @@ class Targets:
 
     @property
     def nbytes(self) -> int:
-        """Of all tables."""
+        """Bytes of all tables."""
         return sum(view.nbytes for table in self.tables.values() for view in table)
 
     def on(self, device: torch.device) -> Targets:
-        """The same answers, held on a device too."""
+        """The outputs, held on a device too."""
         held = {
             name: torch.stack([upload(torch.from_numpy(np.array(view)), device) for view in table])
             for name, table in self.tables.items()

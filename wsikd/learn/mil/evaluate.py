@@ -161,7 +161,7 @@ def drop_in(
     chosen: NDArray[np.int64],
     said: Said,
 ) -> dict[str, Any]:
-    """The same network on another encoder's bags of the same slides.
+    """Score the network on another encoder's bags of the same slides.
 
     Args:
         bundle: the network, which is not changed.

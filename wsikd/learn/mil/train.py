@@ -136,7 +136,7 @@ class BagTask(Task[BagSet, MilConfig, BagResult]):
         self.method = learner.build(self.config, network, None)
 
     def make_views(self, device: torch.device) -> BagViews:
-        """Of whole bags."""
+        """Views of whole bags."""
         return BagViews(self.data, device)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:

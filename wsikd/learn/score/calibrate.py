@@ -132,7 +132,7 @@ def classwise_error(
     bins: int = BINS,
     weight: NDArray[np.float64] | None = None,
 ) -> list[float]:
-    """The same of each class: |how often it is true - its probability| (Kull et al.)."""
+    """Mean of |frequency - probability| of each class, over patches by bin (Kull et al.)."""
     classes = range(probability.shape[1])
     return [_binned(probability[:, c], truth == c, bins, weight) for c in classes]
 

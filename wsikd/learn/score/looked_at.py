@@ -22,7 +22,7 @@ RUN_DIGITS = 12
 def part_of_patches(patches: PatchSet, indices: NDArray[np.int64]) -> Part:
     """The part that these patches are, by the content of their images or scans.
 
-    Where a source has no such digest, its slides count by their names within these very data.
+    If a source has no such digest, its slides are identified by their names within these data.
     """
     data = "|".join(patches.digests)
     known = patches.content or [None] * len(patches)
@@ -30,7 +30,7 @@ def part_of_patches(patches: PatchSet, indices: NDArray[np.int64]) -> Part:
 
 
 def part_of_bags(bags: BagSet, indices: NDArray[np.int64]) -> Part:
-    """The same of bags, by the slides or stores that they were made from."""
+    """The part that these bags are, by the slides or stores that they were made from."""
     data = "|".join(bags.digests)
     found = [bags.bags[i].info for i in indices]
     return Part.of(info.source or f"{info.slide}|{data}" for info in found)
@@ -50,7 +50,7 @@ def look_at_patches(
 def look_at_bags(
     bags: BagSet, indices: NDArray[np.int64], *, command: str, sha256: str
 ) -> dict[str, Any]:
-    """The same of bags; beside them a ledger is kept in the folder of those that wsikd made."""
+    """Record a look at bags; a ledger is also kept in the folder of bags that wsikd made."""
     folders = [p.parent for i in indices if BAG.own(p := bags.bags[i].path)]
     return _noted(part_of_bags(bags, indices), folders, command, sha256)
 

@@ -317,7 +317,7 @@ class Bank(nn.Module):
         return dict(self.held)
 
     def set_extra_state(self, state: Any) -> None:
-        """Of a checkpoint."""
+        """Load the state of a checkpoint."""
         self.held = dict(cast("dict[str, Tensor]", state))
 
     def own(self, regions: Tensor) -> tuple[Tensor, Tensor]:

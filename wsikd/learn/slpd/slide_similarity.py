@@ -25,7 +25,7 @@ _MARGIN = 1e-4
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each of N slides, r others; -1 and NaN where there are fewer.
+    """The r neighbours of each of N slides; -1 and NaN if there are fewer.
 
     Attributes:
         index: int64 (N, r), the most similar first.

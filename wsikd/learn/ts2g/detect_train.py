@@ -138,7 +138,7 @@ class DetectTask(Task[BoxSet, DetectConfig, DetectResult]):
         self.method = learner.build(self.config, detector, self.data)
 
     def make_views(self, device: torch.device) -> ImageViews:
-        """Of whole images."""
+        """Views of whole images."""
         return ImageViews(self.data, device)
 
     def begin(self, trainer: Trainer[BoxSet]) -> None:

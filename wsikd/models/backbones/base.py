@@ -144,7 +144,7 @@ def _halves(module: nn.Module) -> bool:
 
 
 def _dilated(module: nn.Module, dilation: int, *, halving: bool) -> nn.Module:
-    """The same module on a grid ``dilation`` times as fine, without its own halving if asked."""
+    """The module for a grid finer by ``dilation``; with ``halving`` without its own stride."""
     if isinstance(module, nn.Conv2d):
         side = int(module.kernel_size[0])
         if side > 1:
@@ -177,7 +177,7 @@ def macs(module: nn.Module, input_px: int) -> int:
 
 
 def _macs_by_torch(module: nn.Module, input_px: int) -> int:
-    """The same for any network, counted on tensors without data."""
+    """Multiply-accumulates of any network, counted by PyTorch on tensors without data."""
     from torch.utils.flop_counter import FlopCounterMode
 
     empty = deepcopy(module).to("meta").eval()

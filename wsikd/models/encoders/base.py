@@ -47,7 +47,7 @@ class EncoderSpec:
     patch_px: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """As it is written into bags."""
+        """The entries of bags."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
 

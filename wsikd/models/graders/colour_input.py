@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 LUMA = (0.299, 0.587, 0.114)
 LEAST_GREY = 1.0
-"""Deviation in grey levels below which a patch counts as empty and is not stretched."""
+"""Least standard deviation in grey levels; patches below count as empty and are not scaled."""
 LEAST_DENSITY = 0.01
-"""The same in optical density."""
+"""Least standard deviation in optical density, likewise."""
 
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 """Optical density of haematoxylin, eosin and a residual in red, green and blue: A. Ruifrok and

@@ -52,7 +52,7 @@ class RegionShape:
     init_std: float = 0.02
 
     def record(self) -> dict[str, Any]:
-        """As it is written into a card."""
+        """The entries of a card."""
         return asdict(self)
 
 
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Self-attention; the shape stays the same."""
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         out = functional.scaled_dot_product_attention(q, k, v)

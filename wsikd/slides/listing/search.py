@@ -66,7 +66,7 @@ class Search:
     """The slides that the inputs name (``found``), and the files that were ``left_out``."""
 
     suffixes: frozenset[str] = frozenset()
-    """Of files that count as slides beside ``SLIDE_SUFFIXES``: those of the reader in use."""
+    """Suffixes of slides in addition to ``SLIDE_SUFFIXES``: those of the reader in use."""
     found: list[Candidate] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     _dicom: list[Path] = field(default_factory=list)

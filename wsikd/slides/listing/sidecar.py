@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 DRAWN = (".geojson", ".json", ".xml")
 _IMAGES = (".tif", ".tiff", ".png")
 ENDINGS = (*DRAWN, *(f"_mask{suffix}" for suffix in _IMAGES), *_IMAGES)
-"""What may follow a slide's stem, in the order in which it is looked for."""
+"""Endings after a slide's stem, in the order of the search."""
 MASK_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".xml")
-"""The same for masks of tissue."""
+"""Endings of masks of tissue, in the order of the search."""
 
 
 def sidecar(place: Path, slide: Path, endings: Sequence[str] = ENDINGS) -> Path | None:

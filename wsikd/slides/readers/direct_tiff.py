@@ -149,7 +149,7 @@ class DirectReader:
         out: NDArray[np.uint8],
         reduction: int,
     ) -> bool:
-        """The same where ``out`` is made of whole tiles of the level, without detours."""
+        """Average directly if ``out`` consists of whole tiles; returns whether it did."""
         width, height = own.tile_px[0] // reduction, own.tile_px[1] // reduction
         x, y = location[0] // width, location[1] // height
         columns, rows = out.shape[1] * factor // width, out.shape[0] * factor // height
@@ -174,7 +174,7 @@ class DirectReader:
         return True
 
     def reductions(self, level: int) -> tuple[int, ...]:
-        """By which factors the JPEG decoder can reduce a level: its tiles must stay whole."""
+        """Factors by which the JPEG decoder can reduce a level: they divide its tile sides."""
         return tuple(r for r in (2, 4, 8) if all(v % r == 0 for v in self.levels[level].tile_px))
 
     def show_right_colours(self) -> None:

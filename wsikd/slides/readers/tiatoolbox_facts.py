@@ -36,7 +36,7 @@ _DAMAGED = "the file is damaged; copy it again"
 _MAX_XML = 1 << 24
 _APERIO_YCBCR = 33003
 _MOST_PX_PER_BYTE = 2000
-"""Of JPEG 2000: blank glass takes a tenth of that."""
+"""Greatest number of pixels per byte of JPEG 2000; blank glass has a tenth of it."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def ink_and_black(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 
 
 def _ink(rgb: NDArray[np.uint8], marks: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_] | None:
-    """The same, None where there is none; hues are computed only where an ink may be."""
+    """Find ink, None if there is none; hues are computed only where there may be ink."""
     pixels = np.ascontiguousarray(rgb).reshape(-1, 1, 3)
     places = np.flatnonzero((marks & MAY_BE_INK) > 0)
     density, saturation, hue = _hsd_of(pixels, places)

@@ -93,7 +93,7 @@ def _density(values: Any) -> NDArray[np.float32]:
 
 
 def _look_by_numpy(rgb: NDArray[np.uint8], found: Look) -> None:
-    """The same without the kernel, some rows at a time: planes of floats fill the memory."""
+    """Compute it without the kernel, some rows at a time, since float planes take much memory."""
     step = max(1, _STRIP_PX // max(1, rgb.shape[1]))
     for first in range(0, len(rgb), step):
         rows = slice(first, first + step)
