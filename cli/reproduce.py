@@ -154,7 +154,7 @@ def read_plan(
     """What the options ask for, with data that can be read.
 
     Args:
-        folder: of the rows' files.
+        folder: folder of the rows' files.
         data: what ``--data`` names, and so on for the other options.
 
     Raises:

@@ -14,9 +14,9 @@ class Sectioned(click.Command):
     """A command whose help lists options under headings, those in no section first.
 
     Args:
-        args: as ``click.Command`` takes them.
+        args: arguments of ``click.Command``.
         sections: heading -> names of parameters, with spaces between.
-        more: as ``click.Command`` takes them.
+        more: arguments of ``click.Command``.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, str], **more: Any) -> None:

@@ -109,7 +109,7 @@ def attend(
         out: folder for one folder a slide.
         formats: what is written of each slide, as :meth:`GradeMap.save` takes it.
         slide_mpp: um per level-0 pixel, for slides where neither manifest nor file says it.
-        threads: that compute; default one a core.
+        threads: number of computing threads; by default one per core.
 
     Returns:
         Class and probability by slide, and the failures.

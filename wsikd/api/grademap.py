@@ -46,10 +46,10 @@ class GradeMap(plain.GradeMap):
         origin_xy: level-0 (x, y) of the corner of cell (0, 0).
         cell_px: level-0 (width, height) of a cell.
         classes: name of each class, in order.
-        temperature: of the calibration; None where the card has none.
-        rules: by which a score is given: specimen, thresholds of cancer, contested choices.
+        temperature: temperature of the calibration; None where the card has none.
+        rules: rules of the score: specimen, thresholds of cancer, contested choices.
         entry: where the slide is; None where it is not at hand.
-        errors: of shares on validation slides, for the intervals; None where they are not known.
+        errors: errors of shares on validation slides, for the intervals; None if unknown.
         withheld: why the slide gets no score, e.g. "withheld: unlike training"; None: it gets one.
         guard: how far the slide is from the training, the columns ``guard_distance`` and
             ``unlike_training`` and those that go with it; empty where the card has neither.

@@ -31,7 +31,7 @@ def show(
     Args:
         axes: where.
         rgb: uint8 (height, width, 3).
-        info: of the slide.
+        info: metadata of the slide.
         box_xywh: level-0 (x, y, width, height) that the picture covers.
     """
     scale: tuple[float, float] = (1.0, 1.0)

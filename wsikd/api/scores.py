@@ -103,7 +103,7 @@ def evaluate(
         data: labelled patches (tile stores, class folders, a labels CSV), or bags; default the
             run's own.
         split: "val" or "test". The test part is scored once, and the run records that.
-        against: of a run of method mil: bags of the same slides by another encoder.
+        against: for a run of method mil: bags of the same slides by another encoder.
         again: score the test part once more; that is recorded too.
         allow_seen: score data that the network or its teacher was trained on; that is recorded.
         by: your name, for the record; default your login.

@@ -201,7 +201,7 @@ class Slide:
             patch_px: patch side in px at the highest of them.
             tissue: "otsu", "all", or another masker.
             min_tissue: smallest share of tissue in a field, 0 to 1.
-            threads: that read; default one a core.
+            threads: number of reading threads; by default one per core.
 
         Raises:
             MissingMppError: the resolution is not known.

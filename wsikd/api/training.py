@@ -148,7 +148,7 @@ def distill(
         out: folder of the run; default ``runs/<name of config without its number>``, so that
             ``2_student.yaml`` goes to ``runs/student``.
         settings: changes to the configuration, e.g. {"optim.epochs": 20}.
-        seed: of initialisation, order and augmentation.
+        seed: seed of initialisation, order and augmentation.
         device: "auto", "cpu" or "cuda:0".
         resume: continue the run in ``out``.
         loggers: in addition to ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".

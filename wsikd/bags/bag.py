@@ -78,7 +78,7 @@ class Bag:
     Attributes:
         path: the file or folder.
         info: see :class:`BagInfo`.
-        shape: of the features, (N, D) or (N, D, g, g).
+        shape: shape of the features, (N, D) or (N, D, g, g).
         seconds: what reading the patches and computing took, by stage, where that is kept.
     """
 

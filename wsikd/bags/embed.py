@@ -68,7 +68,7 @@ class Embedder:
         settings: see :class:`EmbedSettings`.
         device: auto, cpu or cuda:0.
         batch_size: patches in a step.
-        threads: that read.
+        threads: number of reading threads.
     """
 
     def __init__(

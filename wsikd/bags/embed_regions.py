@@ -180,8 +180,8 @@ def choose_regions(
     """Row and column of the regions with enough tissue and enough of the slide, row by row.
 
     Args:
-        grid: of regions.
-        tissue: of the slide.
+        grid: grid of regions.
+        tissue: tissue of the slide.
         bounds: the scanned box, level-0 (x, y, width, height).
         settings: says how much is enough.
     """
@@ -204,7 +204,7 @@ def tiles_of(
     """Tiles of regions in the order in which they lie on the slide, row by row.
 
     Args:
-        rows: of regions, int64 (R,).
+        rows: rows of regions, int64 (R,).
         columns: the same.
         side: tiles on a side of a region, g.
 

@@ -50,7 +50,7 @@ class RegionTable:
         region_index: int64 (R,), 0 to n - 1 within each slide, in the order of its file.
         coords: float64 (R, 2), level-0 (x, y) of each region's corner.
         field_px: float64 (S, 2), level-0 (width, height) of a region on each slide; NaN if unknown.
-        shape: of a region, (D, g, g).
+        shape: shape of a region, (D, g, g).
         encoder: id, licence, transform and digest of what embedded the tiles.
         mpp: um per pixel of the tiles; None where the grids do not say.
         region_px: side of a region at ``mpp``; None as before.

@@ -107,7 +107,7 @@ def write_vectors(
 
     Args:
         bag: its regions.
-        path: of the bag.
+        path: path of the bag.
         encoder: what is recorded of ``encode``.
         encode: (N, D, g, g) to (N, dim), float32.
         dim: width of a vector.

@@ -52,7 +52,7 @@ class EmbedRequest:
         inputs: slides, folders, globs, manifests; or tile stores; or region grids.
         out: folder for one ``<slide>.zarr`` a slide.
         encoder: see ``wsikd.models.encoders.open``; a run of method slpd encodes region grids.
-        weights: of a network of timm.
+        weights: weights of a timm network.
         licence: terms of the weights.
         mpp: um per pixel of the patches; None takes the encoder's.
         patch_px: side of a patch; None takes the encoder's.

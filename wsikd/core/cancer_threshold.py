@@ -55,9 +55,9 @@ class Thresholds:
     """What was chosen, as shares.
 
     Attributes:
-        cancer_share: of the tissue that is called cancer.
-        expected_share: of the tissue that is expected to be cancer; None where none was chosen.
-        pattern_share: of the cancer, for a pattern to count.
+        cancer_share: share of the tissue that is classified as cancer.
+        expected_share: share of the tissue that is expected to be cancer; None: not chosen.
+        pattern_share: share of the cancer, for a pattern to count.
     """
 
     cancer_share: float = 0.0
@@ -75,9 +75,9 @@ def spread(
     """Mean and spread between slides of a weighted mean of fields.
 
     Args:
-        value: of each field, 0 to 1: float64 (N,).
-        slide: of each field.
-        weight: of each field, its share of tissue: float64 (N,).
+        value: value of each field, 0 to 1: float64 (N,).
+        slide: slide of each field.
+        weight: weight of each field, its share of tissue: float64 (N,).
         least: fields that a slide must have to count.
     """
     return spread_of(slide_means(value, slide, weight, least=least).values())

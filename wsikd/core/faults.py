@@ -30,7 +30,7 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
         error: a WsikdError is returned as it is; what the system refused becomes an OutputError,
             no memory a WsikdError, and anything else, which is a fault of the program, an
             UnforeseenError, which names the installed package whose code failed, if it is one's.
-        remedy: of an UnforeseenError.
+        remedy: remedy of an UnforeseenError.
     """
     if isinstance(error, WsikdError):
         return error

@@ -24,7 +24,7 @@ def saw_scan(records: Any, fingerprint: str) -> str | None:
 
     Args:
         records: the entry ``seen`` of its card.
-        fingerprint: of the slide, see ``SlideInfo``.
+        fingerprint: fingerprint of the slide, see ``SlideInfo``.
 
     Returns:
         The part it was in, "train" or "val"; None where the card does not hold it.

@@ -259,7 +259,7 @@ def as_read_today(old: dict[str, Any], config: Dumped, exclude: Any = None) -> d
     """Settings that were kept, as the model of ``config`` reads them; as kept if it refuses them.
 
     Args:
-        old: of a run or a search, which an earlier version may have written.
+        old: settings of a run or a search, which an earlier version may have written.
         config: what they are compared with.
         exclude: keys to leave out, as pydantic takes them.
     """

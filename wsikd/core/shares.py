@@ -46,7 +46,7 @@ class ShareErrors:
     """What validation slides say of the errors of shares.
 
     Attributes:
-        slides: that they rest on.
+        slides: number of slides that they are computed from.
         prior: float64 (C,), mix of the classes that the probabilities are calibrated for.
         mix: float64 (3,), weight of each of :func:`estimates`.
         scale: float64 (2,), variance of an error is ``scale[0] + scale[1] share (1 - share)``.

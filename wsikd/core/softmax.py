@@ -22,7 +22,7 @@ def softmax(
     Args:
         logits: any shape, or logarithms of probabilities.
         temperature: divides the logits; an array is broadcast over them.
-        axis: of the classes.
+        axis: axis of the classes.
         dtype: in which to compute.
 
     Returns:

@@ -65,7 +65,7 @@ def cores(grade_map: GradeMap, rules: Rules, *, merge_mm: float = MERGE_MM) -> l
 
     Args:
         grade_map: the slide's grades; the classes are Gleason patterns, else there are no cores.
-        rules: by which the slide is graded.
+        rules: rules of the grading.
         merge_mm: pieces whose gap is at most so wide are one.
     """
     if patterns_of(grade_map.classes) is None:

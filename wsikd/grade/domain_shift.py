@@ -42,7 +42,7 @@ def likeness(
     """A slide's columns ``COLUMNS`` of the summary; a warning where it is far from the training.
 
     Args:
-        name: of the slide.
+        name: name of the slide.
         training: what its student was trained on; None leaves the columns empty.
         watcher: has seen the slide's fields.
     """

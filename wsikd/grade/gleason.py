@@ -208,7 +208,7 @@ def read_patterns(extent: Mapping[int, float], rules: Rules) -> GleasonReading |
 
     Args:
         extent: area of each pattern, in any unit.
-        rules: as ``grade_slide`` takes them.
+        rules: see ``grade_slide``.
 
     Returns:
         The reading; None where every area is 0.

@@ -69,7 +69,7 @@ def guard_columns(name: str, reading: AnyReading | None, *, anyway: bool) -> dic
     """A slide's columns: its distance in multiples of the threshold; empty without a guard.
 
     Args:
-        name: of the slide.
+        name: name of the slide.
         reading: has seen the slide's fields.
         anyway: the slide is graded all the same.
     """

@@ -102,7 +102,7 @@ def fault_of(grade_map: GradeMap, errors: ShareErrors | None) -> str | None:
 
     Args:
         grade_map: the slide's grades.
-        errors: of the student's card, None where it holds none.
+        errors: errors of the student's card, None where it holds none.
     """
     valid = grade_map.valid_hw
     if grade_map.temperature is None:
@@ -129,7 +129,7 @@ def intervals(grade_map: GradeMap, errors: ShareErrors | None, rules: Rules) -> 
 
     Args:
         grade_map: the slide's grades.
-        errors: of the student's card.
+        errors: errors of the student's card.
         rules: specimen, thresholds and contested choices; see ``grade_slide``.
 
     Returns:

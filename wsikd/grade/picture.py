@@ -25,7 +25,7 @@ class Picture:
 
     Args:
         tissue: with the thumbnail of the slide.
-        grid: of the fields.
+        grid: grid of the fields.
         rows: grid row of each field, int (N,).
         columns: grid column of each, int (N,).
         max_px: longest side of the picture; it is never finer than what is read.

@@ -72,7 +72,7 @@ class SlidePredictor:
         spec: resolution, patch size and classes of the network's input.
         device: auto, cpu, cuda:0.
         settings: see :class:`PredictSettings`.
-        guard: of the network; one of version 1 needs features behind the logits.
+        guard: guard of the network; one of version 1 needs features behind the logits.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def write_cohort(
 
     Args:
         folder: where the files go; made where it is missing.
-        seed: of everything drawn.
+        seed: seed of everything drawn.
         slides: how many.
         size_px: level-0 (width, height).
         classes: out of NC, G3, G4, G5.
@@ -192,7 +192,7 @@ def write_geometry_slide(
 
     Args:
         path: where the slide goes.
-        seed: of the tissue's texture.
+        seed: seed of the tissue's texture.
         size_px: level-0 (width, height).
         mpp: um per level-0 pixel.
         square_px: level-0 (x, y, side).

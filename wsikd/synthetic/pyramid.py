@@ -50,10 +50,10 @@ def write_pyramid(
         level0_rgb: uint8 (height, width, 3), or strips of that width from top to bottom.
         mpp: um per level-0 pixel.
         power: objective power.
-        downsamples: of each level, whole numbers that rise from 1.
+        downsamples: factor of each level, integers that increase from 1.
         tile_px: side of a tile, a multiple of 16.
-        quality: of the JPEG, 1 to 100.
-        subsampling: of the chroma, ``"420"`` or ``"444"``.
+        quality: quality of the JPEG, 1 to 100.
+        subsampling: subsampling of the chroma, ``"420"`` or ``"444"``.
         size_px: level-0 (width, height); needed with strips.
         description_extra: more ``|Key = value`` items for the Aperio description.
         omit_mpp: leave the resolution out, as some scanners do.

@@ -33,8 +33,8 @@ def fill_there(
 
     Args:
         reopen: opens the slide.
-        fingerprint: of the slide that the client has opened.
-        plan: as the client laid it.
+        fingerprint: fingerprint of the slide that the client has opened.
+        plan: plan of the client.
         job: the block.
 
     Returns:

@@ -69,8 +69,8 @@ def estimate(
     Args:
         slide: an open slide.
         path: where its store would be made.
-        settings: of the store.
-        notes: of them the mask file, the annotation and the label.
+        settings: settings of the store.
+        notes: notes on the slide; mask file, annotation and label are used.
         meta: the store's record, by which an unfinished store of the same settings is known.
         workers: threads that read the overview.
         seed: chooses the fields that are timed.

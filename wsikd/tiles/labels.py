@@ -26,7 +26,7 @@ class LabelCount:
     """How many patches of a slide have which label.
 
     Attributes:
-        patches: of the slide.
+        patches: patches of the slide.
         per_class: patches of each class, in the order of the settings.
         remarks: what is odd about the annotation.
     """

@@ -18,7 +18,7 @@ def usable_cores(root: Path = _ROOT) -> int:
     """Cores of this process: what the scheduler allows it, and not more than its quota.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system, for tests.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ def available_memory(root: Path = _ROOT) -> int:
     """Bytes that this process can still take: of the machine, and of its control group.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system, for tests.
     """
     rests = [rest for folder in _groups(root, "memory") if (rest := _rest(folder)) is not None]
     return max(0, min([_machine_memory(root), *rests]))

@@ -41,7 +41,7 @@ def join(sources: Sequence[Listed], data: Data) -> Joined:
     """List the patches of all sources.
 
     Args:
-        sources: of ``data``, in their order.
+        sources: entries of ``data``, in their order.
         data: what classes they have.
 
     Raises:

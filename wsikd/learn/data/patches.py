@@ -133,7 +133,7 @@ class PatchSet:
         """The same fields as the slide's own level shows them, kept in memory once read.
 
         Args:
-            indices: of the patches.
+            indices: indices of the patches.
             mpp: um per pixel, coarser than ``self.mpp``; see :meth:`check_low`.
 
         Returns:
@@ -183,7 +183,7 @@ class PatchSet:
         """Patches averaged over squares of ``factor`` pixels: float32, not rounded; see ``keep``.
 
         Args:
-            indices: of the patches.
+            indices: indices of the patches.
             factor: pixels that become one, along a side.
 
         Returns:
@@ -204,8 +204,8 @@ class PatchSet:
         Args:
             factor: pixels that become one, along a side.
             limit_gb: in 1e9 bytes.
-            indices: of the patches, those of :meth:`keep`.
-            threads: that read.
+            indices: indices of the patches, those of :meth:`keep`.
+            threads: number of reading threads.
         """
         side = round(self.patch_px / factor)
         if factor in self._averages or len(indices) * 3 * side**2 * 4 > limit_gb * 1e9:
@@ -231,7 +231,7 @@ class PatchSet:
         Args:
             order: int64 (M,), indices.
             size: patches in a batch.
-            threads: that read ahead.
+            threads: number of threads that read ahead.
             drop_last: leave out an incomplete last batch, unless it is the only one.
             read: what is read of a batch; None: :meth:`images`.
             ring: see ``read_ahead``.

@@ -40,7 +40,7 @@ def read_ahead(
     Args:
         order: int64 (M,), indices.
         size: indices in a batch; the last may have fewer.
-        threads: that read.
+        threads: number of reading threads.
         read: what is read of indices.
         parts: in which a batch is read, where what is read of its parts can be joined along the
             first axis. A batch of many patches thus keeps many threads busy; fewer batches are in

@@ -25,7 +25,7 @@ def budget_of(asked: float | Literal["auto"], device: torch.device) -> int:
 
     Args:
         asked: in 1e9 bytes; "auto": half of what is free.
-        device: of the training.
+        device: device of the training.
     """
     if device.type != "cuda":
         return 0

@@ -63,7 +63,7 @@ def with_invented(
     Args:
         patches: what there is; stays as it is.
         data: settings, ``smote`` among them.
-        seed: of the mixtures.
+        seed: seed of the mixtures.
         made: provenance of the run that is resumed; None for a new one.
 
     Returns:
@@ -110,7 +110,7 @@ def oversample(
         patches: what there is; stays as it is.
         targets: class -> training patches afterwards.
         file: where the targets come from, for messages.
-        seed: of the mixtures.
+        seed: seed of the mixtures.
         limit_gb: working memory that may be used, GB.
 
     Raises:

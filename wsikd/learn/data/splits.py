@@ -142,7 +142,7 @@ def deal_folds(
         labels: int64 (N,).
         groups: what stays together.
         folds: how many.
-        seed: of the order among groups of one size.
+        seed: seed of the order among groups of one size.
 
     Returns:
         int64 (N,), fold of each patch.
@@ -190,8 +190,8 @@ def keep_share(
         names: str (N,), "train", "val" or "test".
         labels: int64 (N,).
         groups: slide or patient of each patch.
-        share: of the groups of each class, above 0 to 1.
-        seed: of the draw.
+        share: share of the groups of each class, above 0 to 1.
+        seed: seed of the draw.
 
     Returns:
         str (N,), ``LEFT_OUT`` where a training patch is left out.
@@ -277,7 +277,7 @@ def epoch_order(
     Args:
         labels: int64 (N,).
         count: patches to draw.
-        seed: of the run.
+        seed: seed of the run.
         epoch: counts from 0; the same pair gives the same order.
         balance: draw classes equally often instead of patches; "frozen_pool" draws from
             :func:`frozen_pool` again in every epoch, as the released code of AT+ does.
@@ -307,7 +307,7 @@ def frozen_pool(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
     Args:
         labels: int64 (N,).
-        seed: of the run.
+        seed: seed of the run.
 
     Returns:
         int64 (sum of n u,), indices into ``labels``.

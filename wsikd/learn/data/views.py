@@ -102,9 +102,9 @@ class Views:
         """Hold on the device what a training reads, and the teacher's answers, where they fit.
 
         Args:
-            indices: of the training and validation part.
+            indices: indices of the training and validation part.
             budget: bytes of the device's memory.
-            threads: that read.
+            threads: number of reading threads.
         """
         if self.targets is not None and 0 < self.targets.nbytes <= budget:
             budget -= self.targets.nbytes

@@ -30,9 +30,9 @@ class Parts(NamedTuple):
 
     Attributes:
         method: with the student and the helpers.
-        optimizer: of Lightning or of torch.
+        optimizer: optimizer of Lightning or of torch.
         digests: identity of the data, which must be the same.
-        scaling: of the loss in half precision, else None.
+        scaling: scaling of the loss in half precision, else None.
     """
 
     method: Method

@@ -56,7 +56,7 @@ class Team:
         """Join the others, if any; a context manager, which leaves them at its end.
 
         Args:
-            config: of the training; its precision, its batch and its terms count.
+            config: configuration of the training; its precision, its batch and its terms count.
             device: "auto", "cpu" or "cuda:0"; several processes take a GPU each.
 
         Raises:

@@ -43,7 +43,7 @@ def finite_check(team: Team, optimizer: torch.optim.Optimizer, epoch: int) -> Fi
 
     Args:
         team: the processes of the training.
-        optimizer: of torch.
+        optimizer: optimizer of torch.
         epoch: epochs that are complete, for the message.
     """
     late = getattr(optimizer, "_step_supports_amp_scaling", False)

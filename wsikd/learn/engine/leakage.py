@@ -37,8 +37,8 @@ def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[s
     those with the least hashes are kept, a sample that any other set meets alike.
 
     Args:
-        patches: that it was trained on.
-        teacher: that it was distilled from.
+        patches: patches that it was trained on.
+        teacher: teacher that it was distilled from.
 
     Returns:
         Its own record first, JSON values.
@@ -67,7 +67,7 @@ def check_unseen(
 
     Args:
         bundle: the network; one whose card says nothing of this is only warned of.
-        patches: that judge.
+        patches: patches of the scoring.
         splits: which parts of them, keys of ``FORBIDDEN``.
         who: how the message calls the network.
         remedy: how to fix it.

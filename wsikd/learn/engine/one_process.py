@@ -42,7 +42,7 @@ class OneProcess:
 
     Attributes:
         device: where it computes.
-        scaling: of the loss, with "16-mixed"; else None.
+        scaling: scaling of the loss, with "16-mixed"; else None.
     """
 
     def __init__(self, precision: str, device: torch.device = _CPU) -> None:

@@ -68,7 +68,7 @@ def cosine_steps(first: float, last: float, step: int, steps: int, warmup: int =
         first: at the start, or where the warm-up ends.
         last: towards which it goes; reached at step ``steps``.
         step: counted over the run from 0.
-        steps: of the run.
+        steps: number of steps of the run.
         warmup: steps over which it first rises from 0 to ``first`` in equal parts.
 
     >>> [round(cosine_steps(1.0, 0.0, t, 8, warmup=3), 3) for t in (0, 1, 2, 3, 8)]

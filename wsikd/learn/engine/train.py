@@ -42,10 +42,10 @@ def train(
         kind: the task, e.g. ``wsikd.learn.patch.train.PatchTask``.
         config: settings of that task.
         out: the run folder.
-        seed: of initialisation, order and augmentation; a split has its own.
+        seed: seed of initialisation, order and augmentation; a split has its own.
         device: "auto", "cpu" or "cuda:0".
         resume: continue the run in ``out``; a finished one only writes its bundle again.
-        data: of the configuration, where they are loaded already.
+        data: data of the configuration, where they are loaded already.
         loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
         on_step: is given steps done and steps in all, after each.
 
@@ -76,7 +76,7 @@ def seed_weights(seed: int, stream: str = "teacher") -> None:
     """Fix the random initialisation of networks made after this.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         stream: "teacher" or "student": networks of one seed and two streams start apart.
     """
     if stream == "student":

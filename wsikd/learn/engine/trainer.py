@@ -66,7 +66,7 @@ class Task(Generic[D, C, R]):
         keep_every: epochs between checkpoints that are kept beside the last; 0: none is.
         init_stream: which chance initialises the network; see :func:`~.train.seed_weights`.
         config: settings of the run.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         data: the samples, once loaded.
         method: what is trained, once built.
         views: what makes batches, once the device is known.

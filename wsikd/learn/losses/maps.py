@@ -161,7 +161,7 @@ def softmax_regression(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: float (B, C) or (B, C, h, w).
-        teacher: of the same shape; a constant.
+        teacher: the teacher's, of the same shape; a constant.
 
     Returns:
         Scalar; its gradient is finite where the two are equal.

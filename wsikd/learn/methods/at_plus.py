@@ -199,8 +199,8 @@ class AtPlus(KeptTeacher):
             teacher: reads ``views["high"]``.
             terms: which to compute, of ``TERMS``.
             form: reading of class attention, see ``losses.class_attention``.
-            normalise: of class attention, see ``losses.attention_distance``.
-            distance: of class attention, see ``losses.attention_distance``.
+            normalise: normalisation of class attention, see ``losses.attention_distance``.
+            distance: distance of class attention, see ``losses.attention_distance``.
             tap: map that ``at_plus`` compares.
             fm_tap: map that ``fm`` and ``sp`` compare; None: as ``tap``.
             at_taps: maps that ``at`` compares; None: ``tap`` alone.

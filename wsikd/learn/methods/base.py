@@ -79,7 +79,7 @@ class Targets:
         Args:
             indices: int64 (B,), of the patches.
             turns: bool (3, B), of ``augment.draw_turns``, on the CPU.
-            device: of the answers.
+            device: device of the answers.
         """
         view = (turns * _TURNS[:, None]).sum(0)
         rows = [self.place[int(i)] for i in indices]

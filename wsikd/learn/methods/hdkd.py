@@ -216,7 +216,7 @@ def check_stage(name: str, student: Grader, teacher: Grader, ratio: float) -> No
     """Refuse a stage whose maps cannot be compared as they are.
 
     Args:
-        name: of the tap in both.
+        name: name of the tap in both.
         student: network.
         teacher: network.
         ratio: side of what the teacher's backbone reads over the student's, in pixels.

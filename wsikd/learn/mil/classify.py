@@ -19,8 +19,8 @@ class Classifier:
     """A bag network, open for reading.
 
     Args:
-        run: of method mil.
-        threads: that compute; None for one a core.
+        run: run of method mil.
+        threads: number of computing threads; None: one per core.
 
     Raises:
         BundleError: the run cannot be read.

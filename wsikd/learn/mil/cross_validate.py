@@ -55,10 +55,10 @@ def cross_validate(
     Runs lie in ``runs/seed<S>-fold<K>``; what is finished stays.
 
     Args:
-        config: of every run; ``split.folds`` and ``split.fold`` are set here.
+        config: configuration of every run; ``split.folds`` and ``split.fold`` are set here.
         out: folder of the study.
         folds: how many; they are dealt by ``split.seed``.
-        seeds: of the trainings.
+        seeds: seeds of the trainings.
         device: "auto", "cpu" or "cuda:0".
         paths: bags of each fold, of the same slides, where an encoder belongs to a fold; none:
             those of ``config``.

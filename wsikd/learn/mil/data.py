@@ -104,7 +104,7 @@ class BagSet:
         Args:
             order: int64 (M,), indices.
             size: bags in a batch.
-            threads: that read ahead.
+            threads: number of threads that read ahead.
             read: what gives the bags of some indices, by default :meth:`padded`.
 
         Yields:

@@ -84,7 +84,7 @@ class BagResult:
         path: the run folder.
         bundle: the network in it.
         best_epoch: epoch it was taken from, counted from 1.
-        metrics: of the network on the validation bags, with intervals.
+        metrics: metrics of the network on the validation bags, with intervals.
         threshold: on the last class's probability; None with more than two classes.
         missing: classes that it never predicts on validation.
     """
@@ -199,7 +199,7 @@ def held_at(
 
     Args:
         truth: int64 (N,).
-        threshold: of :func:`operating_point`.
+        threshold: result of :func:`operating_point`.
         point: how it was chosen; nothing is assured by another rule than "sensitivity".
         groups: patient or slide of each, (N,).
 

@@ -55,7 +55,7 @@ class RunResult:
         path: the run folder.
         bundle: the bundle in it.
         best_epoch: epoch the bundle was taken from, counted from 1.
-        metrics: of the bundle on the validation patches; see ``evaluate.summarise``.
+        metrics: metrics of the bundle on the validation patches; see ``evaluate.summarise``.
         over_colour: the bundle beside colour histograms alone; None where these have one class.
         min_area_mm2: least area of cancer on a slide: a little more than one field.
         val_slides: slides that the validation patches lie on.
@@ -91,8 +91,8 @@ class Trained(NamedTuple):
     Attributes:
         student: the best, on the device of the training.
         spec: what it is to be given.
-        teacher: of the training, None for one without.
-        logits: of the validation part, float64 (M, C).
+        teacher: teacher of the training, None for one without.
+        logits: logits of the validation part, float64 (M, C).
         best_epoch: epoch it was taken from, counted from 1.
     """
 
@@ -117,12 +117,12 @@ def write_student(
 
     Args:
         trained: the student and its logits.
-        config: of the run.
-        patches: that it was trained on and is judged by.
-        views: of them, as it reads them.
+        config: configuration of the run.
+        patches: patches that it was trained on and is scored on.
+        views: views of the patches, as it reads them.
         run: the run folder.
-        seed: of the run.
-        processes: that trained together.
+        seed: seed of the run.
+        processes: number of processes that trained together.
     """
     student, spec, teacher, logits, best = trained
     val, device = patches.indices("val"), str(views.device)
@@ -191,7 +191,7 @@ def training_appearance(patches: PatchSet, views: Views, most: int = LOOKED_AT) 
 
     Args:
         patches: whose training part is looked at.
-        views: of them.
+        views: views of the patches.
         most: how many to look at; of every slide about as many.
     """
     by_slide: dict[str, list[int]] = {}
@@ -222,10 +222,10 @@ def escalation(
     """Cost and benefit of escalation to the teacher, for ``infer``.
 
     Args:
-        patches: at the teacher's resolution.
+        patches: patches at the teacher's resolution.
         indices: validation patches, int64 (M,).
         logits: the student's, (M, C).
-        temperature: of the student.
+        temperature: temperature of the student.
         teacher: who is asked.
         device: where to compute.
 
@@ -268,7 +268,7 @@ def cancer_shares(
     Args:
         patches: where the fields are.
         indices: validation patches, int64 (M,).
-        probability: of them, calibrated, float64 (M, C).
+        probability: their calibrated probabilities, float64 (M, C).
     """
     if not patches.benign:
         logger.warning("no threshold of cancer is chosen: no class is benign (data.benign)")

@@ -42,7 +42,7 @@ def student_guard(patches: PatchSet, spec: InputSpec) -> Guard:
     """The guard of a student: fitted on training slides, its threshold on validation slides too.
 
     Args:
-        patches: that it was trained on and is judged by.
+        patches: patches that it was trained on and is scored on.
         spec: what it reads.
     """
     of = partial(field_numbers, patches, mpp=spec.mpp, colour=spec.colour == "rgb")
@@ -96,7 +96,7 @@ def field_numbers(
     Args:
         patches: where they are.
         indices: which, int64 (M,).
-        mpp: of the student.
+        mpp: mpp of the student.
         colour: see :func:`wsikd.slides.texture.texture`.
         every: also those with little tissue.
         change: what is done to each first, uint8 (H, W, 3).

@@ -66,7 +66,7 @@ def open_targets(
     """The kept answers of a run's teacher, made where they are missing.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         method: on its device.
         patches: the teacher is asked about their training part.
         teacher_sha256: digest of the teacher's weights.

@@ -47,7 +47,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
 
     Attributes:
         select: what chooses the epoch; that of the run where one is resumed.
-        teacher: of the method, None for one without; set with the data.
+        teacher: teacher of the method, None for one without; set with the data.
         spec: what the trained network is to be given; set with the method.
     """
 

@@ -29,8 +29,8 @@ class Tuning:
         overrides: ``"key=value"`` entries that hold for every trial.
         data: places of the data, beside those in the file.
         grid: dotted key -> values, as YAML reads them.
-        metric: of the validation part, one of ``METRICS``; the largest wins.
-        seed: of every trial.
+        metric: metric of the validation part, one of ``METRICS``; the largest wins.
+        seed: seed of every trial.
     """
 
     config_file: Path

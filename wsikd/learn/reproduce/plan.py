@@ -55,8 +55,8 @@ class Plan:
 
     Attributes:
         rows: in the order of the table, the teacher among them.
-        seeds: of initialisation, order and augmentation.
-        folds: of cross-fitting; None keeps the data's own test part.
+        seeds: seeds of initialisation, order and augmentation.
+        folds: number of folds of cross-fitting; None keeps the data's own test part.
         repeats: number of times that the folds are drawn.
         redeal: draw new folds for each seed instead; the seed is then the name of the repeat.
     """

@@ -55,7 +55,7 @@ def compare_attention(
     Args:
         teacher: reads the patches as they are.
         student: reads them ``factor`` times smaller.
-        patches: at the teacher's resolution.
+        patches: patches at the teacher's resolution.
         indices: int64 (M,), M at least 1.
         factor: pixels that become one of the student's.
         form: reading of class attention, see ``losses.class_attention``.

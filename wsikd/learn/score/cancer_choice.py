@@ -40,7 +40,7 @@ def cancer_record(
     Args:
         truth: class of each validation field, int64 (N,).
         probability: float64 (N, C).
-        slide: of each field.
+        slide: slide of each field.
         tissue: share of each field that is tissue, float64 (N,).
         benign: the classes that are not cancer.
         calibrated: whether the probabilities are; else nothing is said of expected areas.

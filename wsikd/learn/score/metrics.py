@@ -133,7 +133,7 @@ def scale_of(name: str, items: float = 100.0) -> Scale:
     """The scale on which a figure's interval is made, see :mod:`wsikd.core.intervals`.
 
     Args:
-        name: of the figure.
+        name: name of the figure.
         items: in a group, on average.
     """
     if name.startswith("kappa"):

@@ -23,10 +23,10 @@ class OverColour:
 
     Attributes:
         metric: "kappa", with quadratic weights, for classes in order, else "balanced_accuracy".
-        network: of the network; None where it is undefined.
-        colour: of the histograms.
+        network: figure of the network; None if it is undefined.
+        colour: figure of the histograms.
         difference: network less colour.
-        interval: of the difference, 95 %, over groups; None with too few groups.
+        interval: 95 % interval of the difference, over groups; None with too few groups.
         groups: patients or slides.
     """
 

@@ -33,7 +33,7 @@ class Subject:
     Attributes:
         bundle: the network.
         place: the run folder, or the bundle's own where it lies in none.
-        config: of the run; None for a bundle alone.
+        config: configuration of the run; None for a bundle alone.
     """
 
     bundle: StudentBundle

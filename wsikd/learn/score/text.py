@@ -19,7 +19,7 @@ def patch_text(record: Mapping[str, Any], folder: Path | None) -> str:
     Args:
         record: of ``wsikd.learn.score.test_record.score``, with the entry "report" where pictures
             were drawn.
-        folder: of the pictures.
+        folder: folder of the pictures.
     """
     colour, teacher = record["colour_histogram"] or {}, record["teacher"]
     theirs = teacher["figures"] if teacher else {}

@@ -76,7 +76,7 @@ def encode(
         team: the processes.
         side: tiles along the side of the middle.
         batch: regions at a time, of one process.
-        threads: that read.
+        threads: number of reading threads.
 
     Returns:
         float32 (M, bottleneck).
@@ -108,7 +108,7 @@ def make_table(
         features: float32 (R, D), of length 1.
         table: the regions.
         settings: see ``wsikd.learn.slpd.method``.
-        device: that clusters.
+        device: device that clusters.
         about: what else the table is to say of itself.
 
     Raises:

@@ -68,7 +68,7 @@ class RegionSet:
         Args:
             order: int64 (M,), indices.
             size: regions in a batch.
-            threads: that read ahead.
+            threads: number of threads that read ahead.
             read: what is read of a batch; None: :meth:`read`.
 
         Yields:
@@ -134,7 +134,7 @@ def crop(x: Tensor, top: Tensor, left: Tensor, side: int, turned: Tensor) -> Ten
         x: (B, D, g, g).
         top: int64 (V, B), first row.
         left: int64 (V, B), first column.
-        side: of the squares.
+        side: side of the squares.
         turned: bool (3, V, B): columns reversed, rows reversed, rows taken for columns.
 
     Returns:

@@ -29,11 +29,11 @@ class KMeans:
 
     Attributes:
         clusters: K, at most the regions of the smallest slide that is clustered.
-        iterations: of each start.
+        iterations: number of iterations of each start.
         restarts: starts from other regions; the one with the least squared distance is kept.
         points_per_cluster: centroids are found from at most K times so many regions of a slide.
         spherical: assign by cosine and scale centroids in every iteration.
-        seed: of the starts.
+        seed: seed of the starts.
     """
 
     clusters: int
@@ -77,7 +77,7 @@ def cluster_slides(
         slide_index: int64 (R,), not falling.
         valid: bool (N,), the slides to be clustered; each has ``how.clusters`` regions or more.
         how: see :class:`KMeans`.
-        device: that computes.
+        device: device that computes.
     """
     slides, k, dim = len(valid), how.clusters, features.shape[1]
     found = Clusters(

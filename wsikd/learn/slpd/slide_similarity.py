@@ -69,7 +69,7 @@ def find_neighbours(
     Args:
         prototypes: float32 (N, K, D), of length 1.
         valid: bool (N,), which slides have prototypes.
-        patients: of each slide, None where unknown: then it is nobody else's.
+        patients: patient of each slide; None if unknown, which matches no other.
         count: r, how many of each.
         shortlist: slides, by the cosine of mean prototypes, among which the matching decides; with
             N - 1 or more the result is exact.

@@ -49,8 +49,8 @@ class RegionResult:
         path: the run folder.
         bundle: the region encoder in it.
         prototypes: file of the slides' prototypes; None where no slide had regions enough.
-        epochs: that were trained.
-        loss: of the last one; None where a finished run was only taken up.
+        epochs: number of trained epochs.
+        loss: loss of the last epoch; None if the run had finished before.
         spread: see :meth:`SlpdTask.spread`.
     """
 

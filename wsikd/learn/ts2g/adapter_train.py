@@ -44,7 +44,7 @@ class EmbedResult:
         best_epoch: epoch it was taken from, counted from 1.
         metrics: on the validation patches: ``cosine`` similarity to the teacher's embeddings, and
             ``r2``, the share of their variance that is explained.
-        patches: of validation, and the slides that they lie on.
+        patches: number of validation patches; ``slides``: of their slides.
     """
 
     path: Path

@@ -33,8 +33,8 @@ class BoxSet:
     Attributes:
         files: image files, N of them.
         size: int64 (N, 2), (width, height) in px.
-        boxes: of each image float32 (n, 4), left, top, right, bottom in px.
-        labels: of each image int64 (n,), index into ``classes``.
+        boxes: boxes of each image float32 (n, 4), left, top, right, bottom in px.
+        labels: labels of each image int64 (n,), index into ``classes``.
         split: str (N,), "train" or "val".
         classes: names in the order of COCO's category ids.
         digests: identity of the annotation files.

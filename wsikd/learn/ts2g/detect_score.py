@@ -23,7 +23,7 @@ def mean_average_precision(found: Boxes, targets: Boxes) -> dict[str, float | No
     Args:
         found: of each image, ``boxes`` float32 (N, 4) as x0, y0, x1, y1, ``labels`` int64 (N,) and
             ``scores`` float32 (N,).
-        targets: of each image, true ``boxes`` and ``labels``.
+        targets: targets of each image, true ``boxes`` and ``labels``.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -66,10 +66,10 @@ def average_precision(
 
     Args:
         method: the detector.
-        views: of the images.
+        views: views of the images.
         indices: int64 (M,), which of them.
         size: images in a batch.
-        threads: that read.
+        threads: number of reading threads.
     """
     found: list[dict[str, Tensor]] = []
     true: list[dict[str, Tensor]] = []

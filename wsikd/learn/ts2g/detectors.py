@@ -90,7 +90,7 @@ def build_detector(
             None takes the library's. Of fasterrcnn and retinanet, as is the next.
         anchors_px: side of the square boxes that are tried on each map of the pyramid, in px of the
             resized image, from the finest; None takes the library's, of 32 px and more.
-        options: of the library's own constructor or configuration.
+        options: options of the library's own constructor or configuration.
 
     Raises:
         ConfigError: it is unknown, its library is not installed or refuses the options.

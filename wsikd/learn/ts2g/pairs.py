@@ -38,7 +38,7 @@ class PairSet(PatchSet):
 
     Attributes:
         targets: float32 (N, D), by index of the patch.
-        bags: that they come from.
+        bags: bags that they come from.
     """
 
     targets: NDArray[np.float32] = field(kw_only=True, repr=False)

@@ -58,8 +58,8 @@ def choose(
     Args:
         features: float32 (N, D).
         how: mode and count.
-        score: of :func:`open_scorer`, for the modes that need it.
-        entropy: of the draw, apart for each slide.
+        score: result of :func:`open_scorer`, for the modes that need it.
+        entropy: entropy of the draw, different for each slide.
 
     Returns:
         int64, rising; all of them where there are no more than wanted.

@@ -114,7 +114,7 @@ def in_order(
     """Tensors under the names of another implementation of the same network.
 
     Args:
-        state: of the other implementation, in the order of its layers.
+        state: state of the other implementation, in the order of its layers.
         names: name -> shape of every tensor, in the same order.
         subject: named in errors.
 

@@ -36,7 +36,7 @@ def resnet_weights(state: Mapping[str, Tensor], source: object) -> dict[str, Ten
     Counters of batch norms, which frozen ones lack, are filled in.
 
     Args:
-        state: of a detector or of a ResNet.
+        state: state of a detector or of a ResNet.
         source: named in errors.
 
     Raises:

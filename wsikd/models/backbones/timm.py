@@ -36,7 +36,7 @@ class TimmBackbone(Backbone):
         """Make ``name``.
 
         Args:
-            name: as timm knows it.
+            name: name in timm.
             weights: state dict in timm's own names, a head in it is ignored; None: random.
 
         Raises:

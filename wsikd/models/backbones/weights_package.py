@@ -51,7 +51,7 @@ def find_package(name: str) -> WeightsPackage:
     """The weights that the package ``name`` brings.
 
     Args:
-        name: as pip knows it; "-" and "_" are the same.
+        name: name in pip; "-" and "_" are the same.
 
     Raises:
         ConfigError: it is not installed, brings no file of weights or several, or its file is not
@@ -112,7 +112,7 @@ def check_source(source: str) -> None:
     """Refuse a package that is not installed, and a file that does not exist.
 
     Args:
-        source: as ``wsikd.models.backbones.pretrained.open_weights`` takes it.
+        source: see ``wsikd.models.backbones.pretrained.open_weights``.
 
     Raises:
         ConfigError: it is not there.

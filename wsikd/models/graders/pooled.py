@@ -174,7 +174,7 @@ def build_grader(
         upsample: factor on the input.
         weights: ImageNet state dict of the backbone, None for random.
         drop_pools: halvings of the grid to leave out, see ``backbone.drop_strides``.
-        options: of a network of ``GRADERS``, see ``hybrid_options.Hybrid``.
+        options: options of a network of ``GRADERS``, see ``hybrid_options.Hybrid``.
         colour: "rgb", "grey" or "haematoxylin"; without colour, patches are normalised one by one
             and ``input_norm`` does not count.
 

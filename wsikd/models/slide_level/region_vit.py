@@ -26,14 +26,14 @@ class RegionShape:
     Attributes:
         dim: D, numbers in a tile embedding.
         table: side of the grid that positions are learnt for: that of a global view.
-        width: of tokens and of the region vector.
+        width: width of tokens and of the region vector.
         depth: transformer blocks.
-        heads: of attention; divides ``width``.
+        heads: number of attention heads; it divides ``width``.
         mlp_ratio: width of a block's inner layer over ``width``.
         drop_path: chance to skip the last block's branches, rising from 0; of a student only.
         hidden: width of the head's inner layers.
         bottleneck: width of the unit vectors in which regions are clustered.
-        outputs: of the last layer, whose weights are thrown away after training.
+        outputs: number of outputs of the last layer, which is dropped after training.
         init_std: deviation of fresh weights. The paper's 0.02 suits its widths; in networks some
             tens wide it lets regions differ so little that self-distillation starts by making
             all outputs alike, and stays there.
@@ -65,8 +65,8 @@ def positions(learnt: Tensor, table: int, height: int, width: int) -> Tensor:
     Args:
         learnt: (1, 1 + table**2, C).
         table: side of the grid that positions were learnt for.
-        height: of the grid.
-        width: of the grid.
+        height: height of the grid.
+        width: width of the grid.
     """
     if (height, width) == (table, table):
         return learnt

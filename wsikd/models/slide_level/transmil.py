@@ -32,7 +32,7 @@ def nystrom(
         key: float (heads, N, d).
         value: float (heads, N, d).
         landmarks: how many.
-        iterations: of the pseudo-inverse.
+        iterations: number of iterations of the pseudo-inverse.
 
     Returns:
         What is attended to, (heads, N, d), and a function that gives the attention of one token,

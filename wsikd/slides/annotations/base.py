@@ -179,7 +179,7 @@ def majority(
     """Label each field by the class that covers most of it; of equals the first.
 
     Args:
-        shares: of each field by each class, float64 (N, classes), 0 to 1.
+        shares: shares of each field by each class, float64 (N, classes), 0 to 1.
         min_cover: share of the field that the class must cover, else the field stays unlabelled.
         min_purity: share that the class must have of all that the classes cover together.
 

@@ -48,7 +48,7 @@ def check_pixels(info: SlideInfo, thumbnail: NDArray[np.uint8]) -> None:
     """Refuse a slide whose pixels are not brightfield, unless the user accepts them.
 
     Args:
-        info: of the slide.
+        info: metadata of the slide.
         thumbnail: uint8 (height, width, 3), its scanned box.
 
     Raises:

@@ -32,7 +32,7 @@ def auto(path: Path, **options: Any) -> Slide:
 
     Args:
         path: a slide.
-        options: as :func:`wsikd.slides.base.open_slide` takes them.
+        options: options of :func:`wsikd.slides.base.open_slide`.
 
     Raises:
         SlideError: no reader can open it. Reported by the closest match.

@@ -24,7 +24,7 @@ def native(code: str, name: str, arguments: Sequence[Any]) -> Callable[..., None
 
     Args:
         code: a module in LLVM's language.
-        name: of the function in it.
+        name: name of the function in it.
         arguments: their types, of ctypes.
 
     Returns:

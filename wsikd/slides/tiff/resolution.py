@@ -17,7 +17,7 @@ def evidence_of(series: TiffSeries, silent: str = "") -> Evidence:
     """Claims of a series, the most trusted first: its OME-XML, its description, its tags.
 
     Args:
-        series: of a TIFF of no known vendor, or of Aperio's.
+        series: series of a TIFF of no known vendor, or of Aperio's.
         silent: why the file's OME-XML says nothing, if it has one.
     """
     tags = series.head.tags

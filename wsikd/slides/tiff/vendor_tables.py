@@ -37,7 +37,7 @@ def check_vendor(
 
     Args:
         found: the directories of the file.
-        vendor: as OpenSlide calls it; all but those above are left alone.
+        vendor: vendor in OpenSlide's spelling; files of vendors not named above are left alone.
         sizes: (width, height) in px of the levels that OpenSlide shows.
 
     Raises:

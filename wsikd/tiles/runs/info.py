@@ -28,7 +28,7 @@ class Asked:
         patch_size: patch side in px at the highest.
         tissue: how tissue is found.
         min_tissue: smallest share of tissue in a field.
-        threads: that read; None for one a core.
+        threads: number of reading threads; None: one per core.
     """
 
     magnifications: tuple[float, ...] = (10.0, 2.5)
