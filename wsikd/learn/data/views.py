@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from wsikd.learn.data.patches import KEPT_AT_ONCE
 from wsikd.learn.data.resident import Resident
 from wsikd.learn.data.ring import Ring
 from wsikd.learn.losses.maps import downsample
-from wsikd.learn.methods.base import Batch
+from wsikd.learn.methods.base import Batch, view_numbers
 from wsikd.models.device import upload
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from wsikd.learn.data.augment_settings import Augment
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.data.settings import Data
-    from wsikd.learn.methods.base import Progress, Targets
+    from wsikd.learn.methods.base import Progress, Targets, Taught
 
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,25 @@ class ViewSettings(Protocol):
         """Pixels of the patches per pixel that the trained network reads."""
 
 
+@dataclass(frozen=True)
+class FrozenMaps:
+    """What a student's frozen stages make of N patches in V views.
+
+    Attributes:
+        place: row of each patch's index.
+        tables: float32 (N, K, h, w) for each view; views behind the first may have fewer rows.
+    """
+
+    place: dict[int, int]
+    tables: list[Tensor]
+
+    def of(self, indices: NDArray[np.int64], turns: Tensor | None) -> Tensor:
+        """The maps of patches (B,), mirrored and turned by bool (3, B); None: as they are."""
+        views = [0] * len(indices) if turns is None else view_numbers(turns)
+        rows = [self.place[int(i)] for i in indices]
+        return torch.stack([self.tables[v][row] for v, row in zip(views, rows, strict=True)])
+
+
 class Views:
     """Makes batches of patches.
 
@@ -59,11 +79,14 @@ class Views:
         targets: the teacher's answers, where they were kept; its view is then not made.
         ring: pinned memory that a GPU's batches are read into.
         resident: what :meth:`read` gives, where a device holds it.
+        maps: what the student's frozen stages make of the patches, where it was kept; it takes
+            the place of the view "low".
     """
 
     targets: Targets | None = None
     ring: Ring | None = None
     resident: Resident | None = None
+    maps: FrozenMaps | None = None
 
     def __init__(
         self,
@@ -92,6 +115,8 @@ class Views:
 
         Of samples that the device holds it is their rows there, int64 (B,).
         """
+        if self.maps is not None and ("high" not in self.wanted or self.targets is not None):
+            return torch.empty(len(indices), 0)
         if self.resident is not None and (rows := self.resident.find(indices)) is not None:
             return rows
         if self.averaged:
@@ -143,7 +168,10 @@ class Views:
             images = self.resident.take(images)
         images = upload(images, self.device)
         taught, wanted = None, self.wanted
-        if at is None:
+        if self.maps is not None:
+            views, taught = self._kept(images, indices, at, part)
+            wanted = tuple(views)
+        elif at is None:
             views = {"low": images if self.averaged else downsample(images, self.factor)}
             wanted = ("low",)
         elif self.averaged:
@@ -164,6 +192,23 @@ class Views:
             box=torch.from_numpy(indices),
             taught=taught,
         )
+
+    def _kept(
+        self, images: Tensor, indices: NDArray[np.int64], at: Progress | None, part: Part | None
+    ) -> tuple[dict[str, Tensor], Taught | None]:
+        """The student's maps, with the patches or the kept answers of the teacher."""
+        assert self.maps is not None
+        options, turns = self.config.augment, None
+        if at is not None:
+            turns = torch.zeros(3, len(indices), dtype=torch.bool)
+            if options.flips:
+                turns = draw_turns(len(indices), options, self.chance(at, part))
+        views = {"low": upload(self.maps.of(indices, turns), self.device)}
+        if at is None or turns is None or "high" not in self.wanted:
+            return views, None
+        if self.targets is not None:
+            return views, self.targets.of(indices, turns, self.device)
+        return views | {"high": turned(images, turns).float()}, None
 
     def _drawn(
         self, images: Tensor, indices: NDArray[np.int64], at: Progress, part: Part | None

@@ -111,12 +111,19 @@ class Task(Generic[D, C, R]):
     def begin_epoch(self, trainer: Trainer[D]) -> None:
         """Before each epoch; nothing by default."""
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The trained parameters, as the optimiser takes them.
+
+        The learning rate of a group is multiplied by its ``lr_factor``, if there is one.
+        """
+        return param_groups(self.method, decay_vectors=self.config.optim.decay_vectors)
+
     def schedule(self, groups: list[dict[str, Any]], at: Progress, batch_size: int) -> float:
         """Set the groups of the optimiser for a step; returns the learning rate."""
         assert isinstance(self.config.optim, Optim)  # a task with other settings has another one
         rate = learning_rate(self.config.optim, at.epoch * at.steps + at.step, at.steps)
         for group in groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         return rate
 
     def before_step(self, at: Progress, unscale: Callable[[], None]) -> None:
@@ -171,7 +178,7 @@ class Trainer(Generic[D]):
         method, optim = task.method, self.optim
         team.share_norms(method.student)
         self.method = method.to(device=team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups = param_groups(method, decay_vectors=optim.decay_vectors)
+        groups = task.param_groups()
         self._plain = OPTIMIZERS[optim.name](
             groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=team.fuses or None
         )

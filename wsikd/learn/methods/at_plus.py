@@ -229,6 +229,12 @@ class AtPlus(KeptTeacher):
         self.at_taps = self.at_taps or [self.tap]
         self.deepest = tap_pair(None, student, teacher, "taps")
         self.sr_tap = matching_tap(sr_tap, student, teacher, ratio)
+        frozen = self.tap.student in student.backbone.frozen
+        if frozen and "at_plus" in self.terms and not _is_closed(student, self.tap.student):
+            raise ConfigError(
+                f"attention.tap {self.tap.student}", "is in a frozen stage",
+                "name a later one, or lower network.freeze",
+            )  # fmt: skip
         self._add_helpers(project=project)
 
     @classmethod
@@ -285,7 +291,7 @@ class AtPlus(KeptTeacher):
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Scalar terms; see the module's head."""
-        names = {pair.student for pair in self.pairs}
+        names = self._own_taps()
         low, slope = batch.views["low"], None
         if "at_grad" in self.terms:
             low, slope = _tracked(low), self._slope(batch)
@@ -298,6 +304,19 @@ class AtPlus(KeptTeacher):
         return {
             name: getattr(self, f"term_{name}")(seen) for name in self.TERMS if name in self.terms
         }
+
+    def taps_read(self) -> Sequence[str]:
+        """Those of the terms; all with ``at_grad``, which reads the patches themselves."""
+        return super().taps_read() if "at_grad" in self.terms else tuple(self._own_taps())
+
+    def _own_taps(self) -> set[str]:
+        """The student's maps that the terms compare."""
+        read = {
+            "fm": [self.fm_tap], "sp": [self.fm_tap], "at_plus": [self.tap], "at": self.at_taps,
+            "sr_spatial": [self.sr_tap], "sr_last": [self.deepest],
+            "rkd_distance": [self.deepest], "rkd_angle": [self.deepest],
+        }  # fmt: skip
+        return {pair.student for term in self.terms for pair in read.get(term, ())}
 
     @property
     def differentiates_twice(self) -> bool:  # type: ignore[override]

@@ -15,6 +15,7 @@ from wsikd.models.device import upload
 from wsikd.slides.what_is import PATCHES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -101,12 +102,18 @@ def _picked(
     return np.stack([table[view][row] for view, row in zip(views, rows, strict=True)])
 
 
+def view_numbers(turns: Tensor) -> list[int]:
+    """The number of each patch's view, 0 to 7, for bool (3, B) of ``augment.draw_turns``."""
+    return (turns * _TURNS[:, None]).sum(0).tolist()
+
+
 class Batch:
     """Patches of one step. No dataclass, so that Fabric and DDP hand it on untouched.
 
     Attributes:
         views: "high" and "low", uint8 or float (B, 3, H, W) of 0 to 255, RGB. "low" is the area
-            average of "high" after augmentation: the same tissue at the trained network's mpp.
+            average of "high" after augmentation: the same tissue at the trained network's mpp; or
+            float (B, K, h, w), what the student's frozen stages make of it (``frozen_cache``).
         label: int64 (B,).
         slide: name of each patch's slide.
         box: int64 (B,), index of each patch in its data set.
@@ -197,6 +204,10 @@ class Method(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, C) for validation."""
         return self.student(batch.views["low"])  # type: ignore[no-any-return]
+
+    def taps_read(self) -> Sequence[str]:
+        """Taps of the student that ``forward`` reads beside its logits; all, unless it says so."""
+        return tuple(self.student.backbone.taps)
 
     def after_step(self, at: Progress) -> None:
         """Called after every optimiser step; nothing by default."""

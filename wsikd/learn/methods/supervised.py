@@ -31,6 +31,10 @@ class Supervised(Method):
         """Around a student; nothing is set."""
         return cls(student)
 
+    def taps_read(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """``ce``: cross-entropy of the student, scalar."""
         return {"ce": cross_entropy(self.student(batch.views["low"]), batch.label)}

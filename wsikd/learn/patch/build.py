@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.learn.preflight import peek_teacher
 from wsikd.models.backbones.base import macs
+from wsikd.models.backbones.freeze import freeze
 from wsikd.models.backbones.pretrained import open_weights
 from wsikd.models.backbones.timm import PREFIX as TIMM
 from wsikd.models.backbones.timm import timm_norm
 from wsikd.models.files.bundle import InputSpec, StudentBundle, load_bundle
 from wsikd.models.graders.hdkd import PATCH, TokenGrader
 from wsikd.models.graders.pooled import NORMS, build_grader
+from wsikd.models.names import is_grader
 
 if TYPE_CHECKING:
     from wsikd.core.run import RunDir
@@ -80,6 +82,12 @@ def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle |
         state = {k: v for k, v in teacher.weights.items() if k not in ("mean", "std")}
         student.load_state_dict(state, strict=False)
         student.origin = teacher.card.init_weights
+    if network.freeze and is_grader(network.arch):
+        raise ConfigError(
+            f"network.freeze {network.freeze}", f"{network.arch} is trained as a whole",
+            "set it to 0, or use another network",
+        )  # fmt: skip
+    freeze(student.backbone, network.freeze)
     return student
 
 

@@ -55,6 +55,9 @@ class Network(Settings):
     """Terms of these weights, kept in the card; none: those that package or hub state."""
     weights_file: str | None = None
     """A local file; the name of network.weights in wsikd 0.1.0."""
+    freeze: Annotated[int, Field(ge=0)] | list[str] = 0
+    """The lower stages that are not trained: how many, or their names (F0, F1, ...). Their batch
+    norm keeps its statistics too."""
     input_norm: Literal["none", "imagenet", "half"] = "imagenet"
     """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its standard deviation;
     "half" reads -1 to 1, for networks trained in TensorFlow (timm:tf_efficientnet_lite0)."""
@@ -97,6 +100,9 @@ class GradeOptim(Optim):
     """Figure on validation that selects the epoch; "auc": the mean of each class against the
     others. None: quadratic kappa for ordered classes (data.ordered), balanced_accuracy for
     others."""
+    head_lr: Positive | None = None
+    """Learning rate of the head, and of what is trained beside the student, at its highest; none:
+    lr."""
 
 
 class RunConfig(MethodConfig):
@@ -121,6 +127,10 @@ class RunConfig(MethodConfig):
     keeps them in memory if that is possible, saves time and fits into data.cache_gb."""
     teacher_cache_dir: str | None = None
     """Folder of these outputs for "disk", to share them among students; none: RUN/targets."""
+    frozen_cache: Literal["auto", "off", "ram"] = "auto"
+    """Compute the frozen stages (network.freeze) once for each view of a patch and keep their maps
+    in memory, up to data.cache_gb. That needs augment without colours, crops and moves; "auto"
+    keeps them where that is so and pays. Losses are the same up to rounding."""
     optim: GradeOptim = GradeOptim()
     augment: Augment = Augment()
 

@@ -28,11 +28,13 @@ from wsikd.learn.patch.build import (
     open_teacher,
 )
 from wsikd.learn.patch.export import RunResult, Trained, write_student
+from wsikd.learn.patch.frozen_cache import open_maps
 from wsikd.learn.patch.settings import RunConfig
 from wsikd.learn.patch.teacher_cache import open_targets
 from wsikd.learn.score import predict_patches as evaluate
 from wsikd.learn.score.calibrate import negative_log_likelihood
 from wsikd.learn.score.metrics import measure
+from wsikd.models.backbones.freeze import leave_frozen
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +97,21 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             self.data, counts = with_invented(patches, config.data, seed=self.seed, made=self._made)
             self._smote = {"smote": counts}
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The head, and what is trained beside the student, in groups of their own if asked."""
+        groups, optim = super().param_groups(), self.config.optim
+        if optim.head_lr is None:
+            return groups
+        head = {id(p) for net in (self.method.student.head, self.method.helpers)
+                for p in net.parameters()}  # fmt: skip
+        parted = []
+        for group in groups:
+            own = [p for p in group["params"] if id(p) in head]
+            rest = [p for p in group["params"] if id(p) not in head]
+            parted += [group | {"params": rest},
+                       group | {"params": own, "lr_factor": optim.head_lr / optim.lr}]  # fmt: skip
+        return [group for group in parted if group["params"]]
+
     def make_views(self, device: torch.device) -> Views:
         """As the method wants them."""
         return Views(self.data, self.config, self.method.views, seed=self.seed, device=device)
@@ -122,6 +139,10 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             )  # fmt: skip
         if views.averaged:
             patches.keep_averages(views.factor, limit, used, threads)
+        views.maps = open_maps(
+            config, self.method, patches, batch_size=trainer.batch_size, limit_gb=limit,
+            threads=threads,
+        )  # fmt: skip
         views.hold(used, budget_of(config.data.device_gb, trainer.device), threads)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
@@ -138,6 +159,8 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
 
     def export(self, trainer: Trainer[PatchSet]) -> RunResult:
         """Score the best student on validation, choose the area threshold, write the bundle."""
+        self.views.maps = None
+        leave_frozen(self.method.student.backbone)
         logits, team = trainer.predict(trainer.val_indices), trainer.team
         best, method = trainer.best.epoch, self.method
         trained = Trained(method.student, self.spec, self.teacher, logits, best)

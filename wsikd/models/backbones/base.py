@@ -18,6 +18,7 @@ from wsikd.models.backbones.operations import Products, UnknownOperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Self
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,15 @@ class Backbone(nn.Module):
         taps: name -> Tap, in the order of the chain.
         deepest: name of the last tap, which the head pools.
         drop_pools: halvings of the grid that were left out, see :func:`drop_strides`.
+        frozen: names of the stages that are not trained, see ``wsikd.models.backbones.freeze``.
+        frozen_modules: their modules, which stay in eval mode.
+        entered: it takes the map of its last frozen stage instead of patches.
     """
 
     drop_pools = 0
+    frozen: tuple[str, ...] = ()
+    frozen_modules: Sequence[nn.Module] = ()
+    entered = False
 
     def __init__(self, stages: Sequence[tuple[str, nn.Module, Tap]]) -> None:
         """Chain ``(name, module, tap)`` triples, input side first."""
@@ -68,6 +75,17 @@ class Backbone(nn.Module):
                 sorted(unknown)[0], "no tap of this network", f"choose among {', '.join(self.taps)}"
             )
         return {name: tap for name, tap in self._run(x, wanted).items() if name in wanted}
+
+    def run_to(self, x: Tensor, name: str) -> Tensor:
+        """One tap, and no stage behind it."""
+        return self._run(x, {name})[name]
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        """Set the mode; frozen stages stay in eval."""
+        super().train(mode)
+        for module in self.frozen_modules:
+            module.training = False
+        return self
 
     def _run(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         """At least the wanted taps."""

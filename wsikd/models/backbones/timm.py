@@ -61,6 +61,17 @@ class TimmBackbone(Backbone):
         self.taps, self.deepest = taps, next(reversed(taps))
         self._places, self._prefix = places, prefix
 
+    def run_to(self, x: Tensor, name: str) -> Tensor:
+        """One tap, and no stage behind it."""
+        if name == self.deepest:
+            return self(x)  # type: ignore[no-any-return]
+        net: Any = self.stages["net"]
+        place = self._places[list(self.taps).index(name)]
+        (found,) = net.forward_intermediates(
+            x, indices=[place], intermediates_only=True, stop_early=True, output_fmt="NCHW"
+        )
+        return found  # type: ignore[no-any-return]
+
     def _run(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         net: Any = self.stages["net"]
         if self._prefix is None:

@@ -85,6 +85,8 @@ class Grader(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 or float (B, 3, H, W) of 0 to 255 -> the input of the backbone."""
+        if self.backbone.entered:  # the map of its frozen stages
+            return x
         x = x.to(self.mean.dtype)
         if self.colour == "rgb":
             x = (x - 255 * self.mean) / (255 * self.std)
