@@ -33,12 +33,14 @@ class Parts(NamedTuple):
         optimizer: optimizer of Lightning or of torch.
         digests: identity of the data, which must be the same.
         scaling: scaling of the loss in half precision, else None.
+        average: of the student's weights, where there is one.
     """
 
     method: Method
     optimizer: Stateful
     digests: list[str]
     scaling: Stateful | None
+    average: Stateful | None = None
 
 
 def kept(epoch: int) -> str:
@@ -48,7 +50,8 @@ def kept(epoch: int) -> str:
 
 def state_of(parts: Parts, epoch: int, best: Best) -> dict[str, Any]:
     """Everything that the next epoch depends on; chance is drawn again from seed and epoch."""
-    method, optimizer, digests, scaling = parts
+    method, optimizer, digests, scaling, average = parts
+    averaged = {} if average is None else {"average": average.state_dict()}
     return {
         "epoch": epoch,
         "student": method.student.state_dict(),
@@ -56,7 +59,9 @@ def state_of(parts: Parts, epoch: int, best: Best) -> dict[str, Any]:
         "optimizer": optimizer.state_dict(),
         "best": [best.epoch, best.score, best.loss],
         "digests": list(digests),
+        "recent": [list(one) for one in best.recent],
         "scaling": {} if scaling is None else scaling.state_dict(),
+        **averaged,
     }
 
 
@@ -69,7 +74,7 @@ def restore(parts: Parts, state: dict[str, Any], file: Path) -> tuple[int, Best]
     Raises:
         CheckpointError: it is of other data, or of another network.
     """
-    method, optimizer, digests, scaling = parts
+    method, optimizer, digests, scaling, average = parts
     try:
         if state["digests"] != digests:
             raise CheckpointError(
@@ -80,7 +85,11 @@ def restore(parts: Parts, state: dict[str, Any], file: Path) -> tuple[int, Best]
         optimizer.load_state_dict(state["optimizer"])
         if scaling is not None:
             scaling.load_state_dict(state["scaling"])
-        return int(state["epoch"]), Best(*state["best"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        recent = [(score, loss) for score, loss in state.get("recent", ())]
+        epoch, score, loss = state["best"]
+        return int(state["epoch"]), Best(epoch, score, loss, recent)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(file, "does not fit this run", "choose another -o") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,11 +12,34 @@ if TYPE_CHECKING:
 
 @dataclass
 class Best:
-    """The best epoch so far; counted from 1, 0 before the first."""
+    """The best epoch so far; counted from 1, 0 before the first.
+
+    ``recent`` holds score and loss of the last epochs, for :meth:`smoothed`.
+    """
 
     epoch: int = 0
     score: float = -math.inf
     loss: float = math.inf
+    recent: list[tuple[float, float]] = field(default_factory=list)
+
+    def smoothed(self, score: float, loss: float, epochs: int) -> tuple[float, float] | None:
+        """Mean score and loss of this and the last epochs; None before there are so many.
+
+        Args:
+            score: of this epoch, which is remembered.
+            loss: of this epoch.
+            epochs: how many are averaged.
+
+        >>> best = Best()
+        >>> best.smoothed(0.5, 1.0, 2), best.smoothed(0.7, 0.5, 2), best.smoothed(0.1, 0.5, 2)
+        (None, (0.6, 0.75), (0.4, 0.5))
+        """
+        self.recent = [*self.recent, (score, loss)][-epochs:]
+        if len(self.recent) < epochs:
+            return None
+        return math.fsum(s for s, _ in self.recent) / epochs, math.fsum(
+            part for _, part in self.recent
+        ) / epochs
 
     def beaten_by(self, score: float, loss: float, min_delta: float = 0.0) -> bool:
         """Score higher by more than ``min_delta``; at 0 also the same at a lower loss."""

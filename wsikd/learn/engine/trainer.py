@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from wsikd.core.timing import Waiting, span
 from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
+from wsikd.learn.engine.average import WeightAverage
 from wsikd.learn.engine.compiled import compiled
 from wsikd.learn.engine.finite import finite_check
 from wsikd.learn.engine.loggers import EpochLog, scores_text, write_csv
@@ -63,6 +65,10 @@ class Task(Generic[D, C, R]):
     Attributes:
         score: the entry of ``val`` that decides which epoch is best; None: its loss.
         keeps_last: the last epoch is exported; none is best, and there is no ``val``.
+        takes_last: the last epoch is exported whatever its figures on validation.
+        smooth: epochs over which the score is averaged before epochs are compared.
+        ema: factor a step of a moving average of the student's weights, which is what is judged
+            and exported; None: the weights themselves.
         keep_every: epochs between checkpoints that are kept beside the last; 0: none is.
         init_stream: which chance initialises the network; see :func:`~.train.seed_weights`.
         config: settings of the run.
@@ -74,6 +80,9 @@ class Task(Generic[D, C, R]):
 
     score: str | None = None
     keeps_last: bool = False
+    takes_last: bool = False
+    smooth: int = 1
+    ema: float | None = None
     keep_every: int = 0
     init_stream: str = "teacher"
     data: D
@@ -188,6 +197,7 @@ class Trainer(Generic[D]):
         self.batch_size = self._batch_size()
         self.steps = self.drawn // self.batch_size
         self.views = task.views = task.make_views(team.device)
+        self.average = None if task.ema is None else WeightAverage(method.student, task.ema)
         self.epoch, self.best = 0, Best()
         self.row: dict[str, Any] = {}
 
@@ -208,11 +218,13 @@ class Trainer(Generic[D]):
         while not self._is_over():
             start = time.perf_counter()
             self.task.begin_epoch(self)
-            row = {"epoch": self.epoch + 1, **self._train_epoch(), **self.task.judge(self)}
-            row["seconds"] = round(time.perf_counter() - start, 3)
-            self.epoch, self.row = self.epoch + 1, row
-            if not self.task.keeps_last:
-                self._compare(row["val"])
+            row = {"epoch": self.epoch + 1, **self._train_epoch()}
+            with nullcontext() if self.average is None else self.average.in_place():
+                row |= self.task.judge(self)
+                row["seconds"] = round(time.perf_counter() - start, 3)
+                self.epoch, self.row = self.epoch + 1, row
+                if not self.task.keeps_last:
+                    self._compare(row["val"])
             if self.team.is_first:
                 self.run.append_metrics(row)
                 if log is not None:
@@ -233,13 +245,20 @@ class Trainer(Generic[D]):
         loss = val["loss"]
         score = -loss if self.task.score is None else val[self.task.score]
         score = -1.0 if score is None else score
-        if self.best.beaten_by(score, loss, self.optim.min_delta):
-            self.best = Best(self.epoch, score, loss)
+        found = self.best.smoothed(score, loss, self.task.smooth)
+        if found is None:
+            return
+        score, loss = found
+        better = self.best.beaten_by(score, loss, self.optim.min_delta)
+        if better or self.task.takes_last:
+            self.best = Best(self.epoch, score, loss, self.best.recent)
             self._save("best.ckpt", {"student": self.method.student.state_dict()})
 
     @property
     def _parts(self) -> checkpoints.Parts:
-        return checkpoints.Parts(self.method, self.optimizer, self.data.digests, self.team.scaling)
+        return checkpoints.Parts(
+            self.method, self.optimizer, self.data.digests, self.team.scaling, self.average
+        )
 
     def _is_over(self) -> bool:
         """After the last epoch, or when ``optim.patience`` epochs brought nothing."""
@@ -301,6 +320,8 @@ class Trainer(Generic[D]):
         check.guard(self._plain)
         self.team.step(self.optimizer)
         self.method.after_step(at)
+        if self.average is not None:
+            self.average.update()
         check.step_done()
         return sums
 

@@ -79,10 +79,16 @@ class RunResult:
         return (
             f"{self.bundle}: on validation {name} {reached},"
             f" balanced accuracy {self.metrics['balanced_accuracy']:.3f} (epoch {self.best_epoch},"
-            f" {self.metrics['patches']} patches of {slides_text(self.val_slides)}; selected on"
-            f" these patches, so optimistic){missing_text(self.missing)}"
+            f" {self.metrics['patches']} patches of {slides_text(self.val_slides)};"
+            f"{_how_selected(self.metrics)}){missing_text(self.missing)}"
             f"{'' if over is None else f'; {over.summary}'}"
         )
+
+
+def _how_selected(metrics: Mapping[str, Any]) -> str:
+    if "epoch" in metrics["selected"]:
+        return " selected on these patches, so optimistic"
+    return " the last, not selected on these patches"
 
 
 class Trained(NamedTuple):
@@ -133,7 +139,8 @@ def write_student(
     metrics = evaluate.summarise(matrix, patches.classes, ordered=patches.ordered)
     over = _beside_colour(patches, val, softmax(logits))
     colour = over and over.colour
-    metrics |= {"selected": SELECTED, "over_colour": over and over.record()}
+    selected = [what for what in SELECTED if what != "epoch" or config.optim.select != "last"]
+    metrics |= {"selected": selected, "over_colour": over and over.record()}
     least = least_area(patches)
     val_slides = len({patches.slide[i] for i in val})
     missing = never_predicted(predicted, patches.classes)

@@ -41,7 +41,7 @@ def why_not(config: RunConfig, method: Method) -> tuple[str, str] | None:
             "the views of a patch cannot be counted",
             "turn off crop_px, rotate_deg, scale and colours of augment",
         )
-    if config.optim.precision != "32-true":
+    if config.optim.precision.endswith("mixed"):
         return "the maps are kept in single precision", "set optim.precision=32-true"
     lower = [n for n in method.taps_read() if n in method.student.backbone.frozen[:-1]]
     if lower:

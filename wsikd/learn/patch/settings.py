@@ -87,7 +87,7 @@ class Network(Settings):
             check_source(self.source)
 
 
-Metric = Literal["kappa", "balanced_accuracy", "accuracy", "auc", "loss"]
+Choice = Literal["kappa", "balanced_accuracy", "accuracy", "auc", "loss", "last"]
 
 
 class GradeOptim(Optim):
@@ -96,13 +96,31 @@ class GradeOptim(Optim):
     precision: Precision = "auto"
     """Precision in Lightning's notation; "16-mixed" needs a GPU. "auto": bf16-mixed on a GPU that
     computes in it, unless deterministic; else 32-true."""
-    select: Metric | None = None
+    select: Choice | None = None
     """Figure on validation that selects the epoch; "auc": the mean of each class against the
-    others. None: quadratic kappa for ordered classes (data.ordered), balanced_accuracy for
+    others; "loss": the cross-entropy, which few slides upset less; "last": no figure, the last
+    epoch is taken. None: quadratic kappa for ordered classes (data.ordered), balanced_accuracy for
     others."""
+    smooth: Annotated[int, Field(gt=0)] = 1
+    """Epochs over which that figure is averaged, the epoch itself and those before it; the first
+    epoch that can be chosen is the one of this number."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Factor a step of a moving average of the student's weights, e.g. 0.99 for an average over
+    about 100 steps; validation and the result are then of the average. None: no average."""
     head_lr: Positive | None = None
     """Learning rate of the head, and of what is trained beside the student, at its highest; none:
     lr."""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.select == "last" and (self.patience is not None or self.smooth > 1):
+            key = "smooth" if self.smooth > 1 else "patience"
+            raise ValueError(f"{key} has no effect with select 'last'; leave one of them out")
+        if self.smooth > self.epochs:
+            raise ValueError(
+                f"smooth {self.smooth} is more than the {self.epochs} epochs; lower it"
+            )
+        return self
 
 
 class RunConfig(MethodConfig):

@@ -62,6 +62,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         """See ``wsikd.learn.patch.settings``."""
         super().__init__(config, seed=seed)
         self.init_stream = init_stream(config)
+        self.smooth, self.ema = config.optim.smooth, config.optim.ema
         self._made: dict[str, Any] | None = None
         self._smote: dict[str, Any] = {}
 
@@ -75,7 +76,8 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         self.select = config.optim.select or ("kappa" if self.data.ordered else "balanced_accuracy")
         if self._made is not None:  # runs of 0.1.0 do not say: all were selected by kappa
             self.select = self._made.get("select", "kappa")
-        self.score = None if self.select == "loss" else self.select
+        self.takes_last = self.select == "last"
+        self.score = None if self.select in ("loss", "last") else self.select
         if self.teacher is not None:
             check_unseen(
                 self.teacher,
