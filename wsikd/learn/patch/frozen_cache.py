@@ -43,6 +43,8 @@ def why_not(config: RunConfig, method: Method) -> tuple[str, str] | None:
         )
     if config.optim.precision.endswith("mixed"):
         return "the maps are kept in single precision", "set optim.precision=32-true"
+    if config.optim.compile:
+        return "compiled backbones take patches", "set optim.compile=false"
     lower = [n for n in method.taps_read() if n in method.student.backbone.frozen[:-1]]
     if lower:
         return f"a loss term reads the frozen map {lower[0]}", "name later taps, or freeze less"
