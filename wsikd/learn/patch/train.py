@@ -141,11 +141,11 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             )  # fmt: skip
         if views.averaged:
             patches.keep_averages(views.factor, limit, used, threads)
+        views.hold(used, budget_of(config.data.device_gb, trainer.device), threads)
         views.maps = open_maps(
             config, self.method, patches, batch_size=trainer.batch_size, limit_gb=limit,
             threads=threads,
         )  # fmt: skip
-        views.hold(used, budget_of(config.data.device_gb, trainer.device), threads)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss, kappa and accuracies, and the AUC where it selects."""
