@@ -82,7 +82,7 @@ def summarise(
     Args:
         grade_map: the slide's grades.
         rules: specimen, thresholds and contested choices.
-        drawn: values drawn for the same map and rules, see ``wsikd.grade.intervals``.
+        drawn: intervals of the same map and rules, see ``wsikd.grade.intervals``.
         of_cancer: pattern -> interval of its share of the cancer, where one is known.
         withheld: why the slide gets no grade group, e.g. ``verdict.UNLIKE``.
 
