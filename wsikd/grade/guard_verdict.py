@@ -1,4 +1,4 @@
-"""Which slides a student's guard withholds, as columns of a row and as lines of the log."""
+"""Verdict of a student's guard, as columns of a row and as lines of the log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_GUARD = "the student's card has no guard: slides unlike its training are grad
 
 
 def guard_note(bundle: StudentBundle) -> str | None:
-    """What is to be known of a student's guard before its grades are read; None: it is sound."""
+    """A caution about a student's guard for readers of its grades; None: it is sound."""
     entry = bundle.card.guard
     if entry is None:
         return NO_GUARD
@@ -41,14 +41,14 @@ def guard_note(bundle: StudentBundle) -> str | None:
 
 
 def guard_text(card: GraderCard | None) -> str:
-    """Which guard a network has, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
+    """Description of a network's guard, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
     if card is None or card.guard is None:
         return "no guard"
     return f"a {'weak ' if card.guard.weak else ''}guard ({guard_slides(card)})"
 
 
 def watches(reading: AnyReading | None, other: Watch | None = None) -> Watch | None:
-    """What shows every batch of a slide to its guard and to something else."""
+    """A function that passes every batch of a slide to its guard and to ``other``."""
     own = reading.watch if reading else None
     if not own or not other:
         return own or other
@@ -71,7 +71,7 @@ def guard_columns(name: str, reading: AnyReading | None, *, anyway: bool) -> dic
     Args:
         name: name of the slide.
         reading: has seen the slide's fields.
-        anyway: the slide is graded all the same.
+        anyway: the slide is graded whatever the distance.
     """
     if reading is None:
         return {}

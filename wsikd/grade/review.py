@@ -1,4 +1,4 @@
-"""Why a person must look at a slide's grades before they are used."""
+"""Reasons why a person must review a slide's grades before they are used."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason.
+    """One reason for a review.
 
     Attributes:
-        grave: the grades are not to be trusted; else they are only uncertain.
+        grave: the grades cannot be trusted; otherwise they are only uncertain.
         text: a sentence.
-        short: the same in a few words.
+        short: the reason in a few words.
     """
 
     grave: bool
@@ -32,7 +32,7 @@ class Reason:
 
 
 def reasons(row: Mapping[str, Any]) -> list[Reason]:
-    """Why the grades of a row of ``summary.csv`` need a look, grave reasons first; [] for none.
+    """Reasons to review the grades of a row of ``summary.csv``, grave ones first; [] for none.
 
     >>> [reason.text for reason in reasons({"isup_low": 1, "isup_high": 3})]
     ['The grade group is uncertain: it may be anything from 1 to 3.']
@@ -53,7 +53,7 @@ def reviewed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def review_line(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which slides need a second look, for the end of a run; empty where none does.
+    """A line on slides that need a second look, for the end of a run; empty if none does.
 
     >>> review_line({"a": {"isup_low": 1, "isup_high": 3}, "b": {}})
     '1 of 2 slides needs a second look: a (grade group 1 to 3).'

@@ -206,7 +206,7 @@ def fit_guard(
 
 
 def _parts(names: Sequence[str]) -> list[set[str]]:
-    """Slides that are judged together by a fit on the others; none where there are no others."""
+    """Folds of slides, each measured by a fit on the others; none for a single slide."""
     order = np.random.default_rng(0).permutation(len(names)) % PARTS
     count = min(PARTS, len(names)) if len(names) > 1 else 0
     return [{n for n, own in zip(names, order, strict=True) if own == part}

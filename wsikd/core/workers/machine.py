@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use: of the machine, or of the share it was given."""
+"""Cores and memory that this process may use: those of the machine, or of its quota."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ CACHE_SHARE = 0.4
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """Cores of this process: what the scheduler allows it, and not more than its quota.
+    """Number of cores that the scheduler and the quota allow this process.
 
     Args:
         root: root of the file system, for tests.
     """
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # missing on macOS and Windows
         cores = os.cpu_count() or 1
     quotas = [_quota(folder) for folder in _groups(root, "cpu")]
     return max(1, int(min([float(cores), *quotas])))
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes that this process can still take: of the machine, and of its control group.
+    """Bytes that this process can still allocate, within the machine and its control group.
 
     Args:
         root: root of the file system, for tests.
@@ -39,17 +39,17 @@ def available_memory(root: Path = _ROOT) -> int:
 
 
 def reader_threads(processes: int = 1) -> int:
-    """Threads that read for one of ``processes`` trainings on this machine: two at least."""
+    """Reading threads for each of ``processes`` trainings on this machine, at least two."""
     return max(2, min(MOST_THREADS, usable_cores() // max(1, processes)))
 
 
 def cache_gb(processes: int = 1) -> float:
-    """Memory for decoded data of one of ``processes`` trainings on this machine, in 1e9 bytes."""
+    """Memory in 1e9 bytes for decoded data of each of ``processes`` trainings on this machine."""
     return round(CACHE_SHARE * available_memory() / max(1, processes) / 1e9, 1)
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
-    """Folders of this process's control group and of those above it; of version 2, then 1."""
+    """Folders of this process's control group and its parents; version 2, then version 1."""
     mount, own = root / "sys/fs/cgroup", "/"
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, names, path = (line.split(":", 2) + ["", ""])[:3]
@@ -63,7 +63,7 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def _quota(folder: Path) -> float:
-    """Cores that a control group may use; endless without a quota."""
+    """Number of cores that a control group may use; infinite without a quota."""
     given = _read(folder / "cpu.max").split() or [
         _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def _quota(folder: Path) -> float:
 
 
 def _rest(folder: Path) -> int | None:
-    """Bytes that a control group may still take; what it holds of files counts as free."""
+    """Bytes that a control group may still allocate; its file cache counts as free."""
     for limit, now in (
         ("memory.max", "memory.current"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -99,7 +99,7 @@ def _machine_memory(root: Path) -> int:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """First word -> second, of the lines of a file."""
+    """First word of each line of a file -> the second, a number."""
     rows = (line.split() for line in _read(file).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
 

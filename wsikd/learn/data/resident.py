@@ -1,4 +1,4 @@
-"""Patches, or their averages, that are held on the device: batches are then gathered there."""
+"""Patches, or their averages, held on the device, where batches are gathered."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ DEVICE_SHARE = 0.5
 
 
 def budget_of(asked: float | Literal["auto"], device: torch.device) -> int:
-    """Bytes that data may take on a device; none on a CPU, which has them already.
+    """Bytes that data may take on a device; 0 on a CPU, whose memory has them already.
 
     Args:
-        asked: in 1e9 bytes; "auto": half of what is free.
+        asked: size in 1e9 bytes; "auto": half of the free memory.
         device: device of the training.
     """
     if device.type != "cuda":
@@ -41,17 +41,17 @@ class Resident:
 
     Attributes:
         values: (N, ...), on the device.
-        rows: row of each sample's index.
+        rows: index of a sample -> its row.
     """
 
     values: Tensor
     rows: dict[int, int]
 
     def find(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor | None:
-        """Rows of samples, int64 (B,) on the CPU; None unless all are here."""
+        """Rows of samples, int64 (B,) on the CPU; None unless all are on the device."""
         found = [self.rows.get(int(i)) for i in indices]
         return None if None in found else torch.tensor(found, dtype=torch.int64)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Samples by :meth:`find`: (B, ...), on the device."""
+        """The samples of ``rows``: (B, ...), on the device."""
         return self.values[upload(rows, self.values.device)]

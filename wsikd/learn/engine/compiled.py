@@ -1,4 +1,4 @@
-"""Backbones under PyTorch's compiler while a network is trained."""
+"""Compiles backbones with PyTorch's compiler during a training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def compiled(method: Method, *, wanted: bool) -> Iterator[None]:
     """Compile the backbones of student and teacher while the block runs, if ``wanted``.
 
-    Weights and their names stay as they are, and so do the networks after the block.
+    Weights and their names do not change, nor do the networks after the block.
 
     Raises:
-        ConfigError: the method takes slopes of slopes, which the compiler does not.
+        ConfigError: the method needs second derivatives, which the compiler does not support.
     """
     backbones = _backbones(method) if wanted else []
     if wanted and method.differentiates_twice:

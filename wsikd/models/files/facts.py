@@ -1,4 +1,4 @@
-"""What a student or teacher is, in words, from its card alone. Needs no PyTorch."""
+"""Description of a student or teacher in words, from its card, without PyTorch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main_facts(bundle: StudentBundle) -> dict[str, str]:
 
 
 def facts(bundle: StudentBundle) -> dict[str, str]:
-    """All that a page or ``wsikd info`` shows of it."""
+    """All facts that a page or ``wsikd info`` shows."""
     card = bundle.card
     rows = {**main_facts(bundle), "method": card.method or "unknown"}
     rows["multiply-accumulates"] = f"{(card.macs or 0) / 1e9:.3g} G a patch"
@@ -40,7 +40,7 @@ def facts(bundle: StudentBundle) -> dict[str, str]:
 
 
 def guard_fact(card: GraderCard) -> str:
-    """What withholds grades of slides unlike the training.
+    """Description of the guard.
 
     E.g. "colour and texture, threshold 4.05, 5 training slides, 1 validation slide; weak (below 19
     validation slides)".
@@ -54,7 +54,7 @@ def guard_fact(card: GraderCard) -> str:
 
 
 def guard_slides(card: GraderCard) -> str:
-    """How many slides a guard rests on; empty without a guard."""
+    """Numbers of slides that a guard was fitted on; empty without a guard."""
     entry = card.guard
     if entry is None:
         return ""
