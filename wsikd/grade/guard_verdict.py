@@ -41,7 +41,7 @@ def guard_note(bundle: StudentBundle) -> str | None:
 
 
 def guard_text(card: GraderCard | None) -> str:
-    """Description of a network's guard, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
+    """A network's guard in words, e.g. "a weak guard (5 training slides, 1 validation slide)"."""
     if card is None or card.guard is None:
         return "no guard"
     return f"a {'weak ' if card.guard.weak else ''}guard ({guard_slides(card)})"
