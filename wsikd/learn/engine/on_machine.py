@@ -11,7 +11,7 @@ Auto = Literal["auto"]
 
 
 def threads_of(asked: int | Auto) -> int:
-    """Number of reading threads; "auto": the usable cores, divided among this machine's processes."""
+    """Number of reading threads; "auto": the usable cores, divided among local processes."""
     return reader_threads(_here()) if asked == "auto" else asked
 
 
