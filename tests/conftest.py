@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from wsikd.synthetic.cohort import write_pyramid
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: a core each, their children's too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A part of jsonschema that checks a format which no schema here has, and imports for seconds.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # Once a session, for the worker processes of all tests.
 want(

@@ -91,10 +91,11 @@ def slide_means(
     least: int = MIN_FIELDS,
 ) -> dict[str, tuple[float, float]]:
     """Mean of each slide that counts, and the variance that its fields give it; see `spread`."""
-    names = np.asarray(slide)
+    names, place = np.unique(np.asarray(slide), return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    fields = np.split(order, np.flatnonzero(np.diff(place[order])) + 1)
     found: dict[str, tuple[float, float]] = {}
-    for name in np.unique(names):
-        own = names == name
+    for name, own in zip(names, fields, strict=False):  # no name, one empty part
         w, v = weight[own], value[own]
         if len(v) < least or not w.sum() > 0:
             continue

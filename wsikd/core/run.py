@@ -13,6 +13,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,22 +63,32 @@ def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]
         argv: the command line, default ``sys.argv``; paths in it are reduced to their last part.
         more: further entries, e.g. ``seed``.
     """
-    packages = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "wsikd": __version__,
-        "git": git_state(Path(__file__).resolve().parents[2]),
+        "git": _own_state(),
         "argv": [_spelt(_last_part(a)) for a in (sys.argv if argv is None else argv)],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": packages,
+        "packages": dict(_packages()),
         **more,
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Versions of the packages that results depend on, as far as they are installed."""
+    packages = {}
+    for name in RECORDED_PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return packages
+
+
+@cache
+def _own_state() -> str | None:
+    """State of this package's checkout when the process first asked."""
+    return git_state(Path(__file__).resolve().parents[2])
 
 
 def _spelt(argument: str) -> str:

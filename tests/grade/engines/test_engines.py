@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -64,10 +65,16 @@ def case(request):
     return module, x, reference(module, x)
 
 
+@pytest.fixture(scope="module")
+def opened(case):
+    """Name -> engine of the network in full precision, made once."""
+    return cache(lambda name: open_engine(Network(lambda: case[0], 64), name, "fp32", device="cpu"))
+
+
 @pytest.mark.parametrize("name", [n for n in ENGINES if n != "compile"])
-def test_engines_agree_in_full_precision(case, name):
-    module, x, expected = case
-    engine = open_engine(Network(lambda: module, 64), name, "fp32", device="cpu")
+def test_engines_agree_in_full_precision(case, opened, name):
+    _, x, expected = case
+    engine = opened(name)
     assert (engine.name, engine.precision) == (name, "fp32")
     found = np.concatenate([engine(x[:8]), engine(x[8:])])
     assert found.dtype == np.float32
@@ -103,9 +110,9 @@ def test_bf16_takes_the_same_decisions_where_they_are_clear(many, name):
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
-def test_features_come_out_of_the_same_pass_and_leave_the_logits_alone(case, name):
+def test_features_come_out_of_the_same_pass_and_leave_the_logits_alone(case, opened, name):
     module, x, _ = case
-    plain = open_engine(Network(lambda: module, 64), name, "fp32", device="cpu")(x)
+    plain = opened(name)(x)
     both = Network(lambda: WithFeatures(module).eval(), 64, logits=4)
     found = open_engine(both, name, "fp32", device="cpu")(x)
     np.testing.assert_array_equal(found[:, :4].argmax(1), plain.argmax(1))

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Stands for a training: the first of a configuration trains, others copy its folder."""
+    kept, train, results = tmp_path_factory.mktemp("kept"), module.distill, {}
+
+    def distill(config, folder, **options):
+        run = kept / f"{config.optim.lr} {config.optim.batch_size}"
+        if run not in results:
+            results[run] = train(config, run, **options)
+        shutil.copytree(run, folder, dirs_exist_ok=True)
+        return results[run]
+
+    return distill
 
 
 @pytest.fixture
@@ -72,14 +88,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("end", [Killed, RuntimeError])
-def test_a_stopped_search_goes_on(end, tuning, tmp_path, monkeypatch):
-    train, calls = module.distill, []
+def test_a_stopped_search_goes_on(end, tuning, tmp_path, monkeypatch, trained):
+    calls = []
 
     def dying(*args, **options):
         calls.append(args[1].name)
         if len(calls) == 2:
             raise end
-        return train(*args, **options)
+        return trained(*args, **options)
 
     monkeypatch.setattr(module, "distill", dying)
     out = tmp_path / "out"
@@ -92,7 +108,8 @@ def test_a_stopped_search_goes_on(end, tuning, tmp_path, monkeypatch):
     assert result.best_file is not None
 
 
-def test_a_trial_of_another_process_is_left_to_it(tuning, tmp_path):
+def test_a_trial_of_another_process_is_left_to_it(tuning, tmp_path, monkeypatch, trained):
+    monkeypatch.setattr(module, "distill", trained)
     out = tmp_path / "out"
     with locked(trial_folder(out, {"optim.lr": 1e-3, "optim.batch_size": 9})):
         part = tune(tuning, out, device="cpu")
@@ -103,13 +120,11 @@ def test_a_trial_of_another_process_is_left_to_it(tuning, tmp_path):
     assert whole.best_file.exists()
 
 
-def test_a_trial_that_diverges_is_lost_and_no_other(tuning, tmp_path, monkeypatch):
-    train = module.distill
-
+def test_a_trial_that_diverges_is_lost_and_no_other(tuning, tmp_path, monkeypatch, trained):
     def diverging(config, *args, **options):
         if config.optim.lr == 1e-3:
             raise NonFiniteLossError("loss term 'ce'", "is nan", "lower optim.lr")
-        return train(config, *args, **options)
+        return trained(config, *args, **options)
 
     monkeypatch.setattr(module, "distill", diverging)
     result = tune(tuning, tmp_path / "out", device="cpu")

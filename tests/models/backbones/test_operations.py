@@ -26,6 +26,17 @@ def test_counts_as_torch_does(name):
     assert counter.total == base._macs_by_torch(network, 64) > 0
 
 
+def test_leaves_the_network_as_it_was():
+    network = build_grader("vgg_small", 4, width=0.25)
+    network.head.eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    base.macs(network, 64)
+    assert network.training
+    assert network.backbone.training
+    assert not network.head.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
 class Odd(nn.Module):
     """A product that the counter does not know."""
 

@@ -29,7 +29,7 @@ INKS = {
 @pytest.fixture(scope="module")
 def drawn():
     """A slide at 8 um/px, and the share of each pixel that is tissue."""
-    tissue = plan_tissue((3, 0), (SIDE * 16,) * 2, 0.5, ("NC", "G3", "G4", "G5"), [1.0] * 4)
+    tissue = plan_tissue((3, 0), (SIDE * 8,) * 2, 1.0, ("NC", "G3", "G4", "G5"), [1.0] * 4)
     rgb = np.concatenate(list(render_strips(tissue)))
     truth = cv2.resize((tissue.label >= 0).astype(np.float32), (SIDE, SIDE), None, 0, 0, 3)
     return cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA), truth

@@ -185,13 +185,19 @@ def macs(module: nn.Module, input_px: int) -> int:
         module: a network that takes (1, 3, H, W).
         input_px: side of the patch it is given, before any up-sampling of its own.
     """
-    copy, patch = deepcopy(module).cpu().eval(), torch.zeros(1, 3, input_px, input_px)
+    device = next((p.device for p in module.parameters()), None)
+    patch = torch.zeros(1, 3, input_px, input_px, device=device)
+    training = [part for part in module.modules() if part.training]
+    module.eval()
     try:
         with torch.no_grad(), Products() as counter:
-            copy(patch)
+            module(patch)
+        return int(counter.total)
     except UnknownOperationError:
         return _macs_by_torch(module, input_px)
-    return int(counter.total)
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _macs_by_torch(module: nn.Module, input_px: int) -> int:
