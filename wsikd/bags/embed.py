@@ -12,7 +12,7 @@ from wsikd.bags.bag import BagInfo, bag_place, open_bag, write_bag
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
-from wsikd.models.device import pick_device
+from wsikd.models.device import pick_device, upload
 from wsikd.models.memory import Halved
 from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
@@ -224,7 +224,7 @@ class Embedder:
 
     @torch.inference_mode()
     def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
+        batch = upload(torch.from_numpy(patches), self.device).permute(0, 3, 1, 2)
         found: NDArray[np.float32] = self.encoder(batch).float().cpu().numpy()
         return found
 

@@ -6,6 +6,7 @@ the slide, whatever its height.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from wsikd.core.errors import ConfigError, SlideError
 from wsikd.core.softmax import softmax
 from wsikd.core.timing import StageClock
-from wsikd.grade.engines import AUTO, Engine, Network
+from wsikd.grade.engines import AUTO, Engine, Network, started
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
 from wsikd.grade.grademap import GradeMap
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
     Look = Callable[[NDArray[np.float32]], None]
+    _Pending = tuple[NDArray[np.int64], Callable[[], NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -224,20 +226,32 @@ class SlidePredictor:
             workers=self.settings.workers,
             clock=clock,
         )
-        for index, patches in batches:
+        classes, pending = len(self.spec.classes), _pending()
+
+        def take() -> None:
+            nonlocal done
+            index, wait = pending.popleft()
             with clock("forward"):
-                outputs, classes = engine(patches), len(self.spec.classes)
+                outputs = wait()
                 if not np.isfinite(outputs).all():
                     raise _overflow(slide, engine)
                 found[index] = softmax(outputs[:, :classes], dtype=np.float32)
                 if look and outputs.shape[1] > classes:
                     look(outputs[:, classes:])
-            if watch:
-                with clock("watch"):
-                    watch(index, len(rows), patches)
             done += len(index)
             if on_progress:
                 on_progress(done, len(rows))
+
+        for index, patches in batches:
+            with clock("forward"):
+                pending.append((index, started(engine, patches)))
+            if watch:
+                with clock("watch"):
+                    watch(index, len(rows), patches)
+            if len(pending) >= getattr(engine, "in_flight", 1):
+                take()
+        while pending:
+            take()
         return found
 
     def ready(self, fields: int = 0) -> Engine:
@@ -270,6 +284,11 @@ class SlidePredictor:
         )
         other.engine = self.engine
         return other
+
+
+def _pending() -> deque[_Pending]:
+    """Batches whose outputs are awaited, the oldest first."""
+    return deque()
 
 
 def _both(watch: Watch | None, seen: Picture | None) -> Watch | None:

@@ -45,6 +45,23 @@ class Engine(Protocol):
         """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3). Not thread-safe."""
 
 
+def started(engine: Engine, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    """What waits for the outputs of a batch; an engine without ``submit`` computes it here.
+
+    An engine with ``in_flight = 2`` has ``submit``, and computes one batch while it is sent the
+    next.
+
+    Args:
+        engine: that computes.
+        patches: uint8 (B, patch_px, patch_px, 3), which may be overwritten afterwards.
+    """
+    submit = getattr(engine, "submit", None)
+    if submit is not None:
+        return submit(patches)  # type: ignore[no-any-return]
+    found = engine(patches)
+    return lambda: found
+
+
 @dataclass(frozen=True)
 class Network:
     """The input to build an engine.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from wsikd.grade.engines import started
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -72,6 +74,21 @@ class Checked:
         """Outputs for uint8 (B, patch_px, patch_px, 3)."""
         if self._chosen:
             return self._chosen(patches)
+        return self._compared(patches)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that the engine may have at once."""
+        return getattr(self._low, "in_flight", 1)
+
+    def submit(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """The same, started; batches of the check are computed here."""
+        if self._chosen:
+            return started(self._chosen, patches)
+        found = self._compared(patches)
+        return lambda: found
+
+    def _compared(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         full, low = self._full(patches), self._low(patches)
         self._seen += len(patches)
         decided = [one[:, : self._logits].argmax(1) for one in (full, low)]

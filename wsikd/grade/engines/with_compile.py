@@ -32,7 +32,8 @@ class CompileEngine(TorchEngine):
             raise ConfigError(
                 "--engine compile", "no C++ compiler was found", "install g++, or omit --engine"
             )
-        self._compiled: Any = torch.compile(self.module, dynamic=False)
+        graphs = "reduce-overhead" if self.device.type == "cuda" else None  # CUDA graphs
+        self._compiled: Any = torch.compile(self.module, dynamic=False, mode=graphs)
         self._full = 0
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:

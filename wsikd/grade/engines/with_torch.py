@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
-from wsikd.models.device import pick_device
+from wsikd.models.device import pick_device, upload
 from wsikd.models.memory import Halved
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from wsikd.grade.engines import Network, Place
@@ -32,6 +36,10 @@ class TorchEngine:
         self.device = pick_device(place.device)
         module = network.build().eval().to(self.device)
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.in_flight = 2 if self.device.type == "cuda" else 1
+        if self.device.type == "cuda" and self.precision == "bf16":
+            cast_once(self.module)
+        self._sending: torch.cuda.Stream | None = None
         self._halved = Halved(self._run, self.device)
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -42,18 +50,66 @@ class TorchEngine:
         """
         return self._halved(patches)
 
+    def submit(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Start a batch; the result waits for its logits. ``patches`` may then be overwritten.
+
+        On a GPU the next batch is read and sent while this one is computed.
+        """
+        if self.device.type != "cuda" or self._halved.most is not None:
+            return partial(_given, self(patches))
+        try:
+            return self._started(patches)
+        except torch.OutOfMemoryError:
+            return partial(_given, self(patches))
+
+    @torch.inference_mode()
+    def _started(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        if self._sending is None:
+            self._sending = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._sending):  # beside the batch that is being computed
+            batch = torch.from_numpy(patches).pin_memory().to(self.device, non_blocking=True)
+        computing.wait_stream(self._sending)
+        batch.record_stream(computing)
+        logits = self._logits(batch)
+        found = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
+        found.copy_(logits, non_blocking=True)
+        there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        there.record(computing)
+        return partial(_awaited, found, there)
+
     @torch.inference_mode()
     def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(patches)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
-        batch = batch.to(self.device).permute(0, 3, 1, 2)
+        logits = self._logits(upload(torch.from_numpy(patches), self.device))
+        return np.asarray(logits.cpu().numpy(), np.float32)
+
+    def _logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Float32 outputs of uint8 (B, patch_px, patch_px, 3)."""
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
         ):
-            logits = self.forward(batch)
-        return np.asarray(logits.float().cpu().numpy(), np.float32)
+            return self.forward(batch.permute(0, 3, 1, 2)).float()
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits of uint8 (B, 3, patch_px, patch_px), channels last."""
         return self.module(batch)  # type: ignore[no-any-return]
+
+
+def cast_once(network: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Give the layers that autocast computes in ``dtype`` weights of it, in place.
+
+    Autocast rounds the same weights for each batch, to the same values.
+    """
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+def _given(found: NDArray[np.float32]) -> NDArray[np.float32]:
+    return found
+
+
+def _awaited(found: torch.Tensor, there: torch.cuda.Event) -> NDArray[np.float32]:
+    there.synchronize()
+    return np.asarray(found.numpy(), np.float32)
