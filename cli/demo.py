@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from wsikd.grade.grademap import GradeMap
     from wsikd.slides.listing.manifest import SlideEntry
@@ -192,6 +192,7 @@ def _report(
         colour_kappa=_colour_kappa(output / "stores", student_spec["mpp"]),
         bench=bench,
         commands=commands,
+        looks=_looks(output, found),
         facts={
             "high": high,
             "low": low,
@@ -202,6 +203,19 @@ def _report(
         },
     )
     return write_report(report, output)[0]
+
+
+def _looks(output: Path, maps: Mapping[str, Sequence[GradeMap]]) -> str:
+    """Note that both networks are compared with the truth; how often that was done by now."""
+    from wsikd.core.output.looks import Part, note, tally
+    from wsikd.models.files.bundle import load_bundle
+
+    looks = []
+    for who, graded in maps.items():
+        part = Part.of(grade_map.slide.fingerprint for grade_map in graded)
+        digest = load_bundle(output / "runs" / who).sha256
+        looks = note(part, command="wsikd demo", network=digest[:12], folders=[output])
+    return tally(looks, [part.key]).text
 
 
 def _reading(result: Path) -> str:

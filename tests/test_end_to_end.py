@@ -77,6 +77,9 @@ def test_report_stands_alone(demo):
     pictures = re.findall(r"\]\((report_files/[^)]+)\)", markdown)
     assert len(pictures) == 8
     assert all((demo / p).is_file() for p in pictures)
+    for page in (html, markdown):  # bench looks once, the report at both networks
+        assert re.search(r"This test part has been looked at \d+ times by 2 runs", page)
+    assert (demo / "looks.json").is_file()
 
 
 def test_teacher_and_student_saw_the_same_fields(demo):

@@ -51,7 +51,8 @@ class Report:
 
     ``scores``: teacher or student -> its score. ``colour_kappa``: kappa of a logistic regression on
     a field's colour histograms, the baseline for the networks. ``commands``: the commands that
-    reproduce the report.
+    reproduce the report. ``looks``: how often the slides were compared with the truth, as a sentence
+    without its stop.
     """
 
     slides: Sequence[SlideRow]
@@ -59,6 +60,7 @@ class Report:
     colour_kappa: float
     bench: dict[str, Any]
     commands: Sequence[str]
+    looks: str
     facts: dict[str, str]
 
 
