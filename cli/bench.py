@@ -41,7 +41,7 @@ from .sections import Sectioned
     type=click.FloatRange(0, 1, min_open=True),
     metavar="KAPPA",
     help="Choose the cheapest student whose kappa is not inferior to the teacher's by this margin, "
-    "such as 0.05.",
+    "such as 0.2 with 30 slides, 0.1 with 100.",
 )
 @click.option(
     "--budget",

@@ -3,8 +3,9 @@
 The student's card keeps how far the shares of the classes were off on each validation slide, see
 :mod:`wsikd.core.shares`. The intervals of the shares hold all classes of 95 % of such slides at
 once. What is read off the shares, as the grade group, is read off all shares that these intervals
-allow, so that it is held at least as often. A card that rests on too few slides, or on errors that
-say nothing, gives no interval.
+allow, so that it is held at least as often. Pattern 4's share of the cancer has errors of its own;
+that of pattern 5 has no interval, since it is nearly zero in grade groups 2 and 3. A card that
+rests on too few slides, or on errors that say nothing, gives no interval.
 
 Not counted: that a slide may be unlike those of the validation.
 """
@@ -43,6 +44,8 @@ class Intervals:
             classes are not Gleason patterns.
         patterns: class -> Gleason pattern; empty where the classes are none.
         slides: validation slides that this rests on.
+        of_cancer: pattern 4 -> lower and upper end of its share of the cancer; empty where too few
+            validation slides had a mixture of patterns.
     """
 
     share: NDArray[np.float64]
@@ -52,6 +55,7 @@ class Intervals:
     readings: tuple[GleasonReading | None, ...]
     patterns: dict[int, int]
     slides: int
+    of_cancer: dict[int, tuple[float, float]]
 
     @property
     def share_limits(self) -> tuple[list[float], list[float]]:
@@ -69,16 +73,6 @@ class Intervals:
         """Lower and upper end of the share of the tissue that is cancer."""
         found = self.area_mm2[:, list(self.patterns)].sum(1) / self.area_mm2.sum(1)
         return round(float(found.min()), 6), round(float(found.max()), 6)
-
-    @property
-    def of_cancer(self) -> dict[int, tuple[float, float]]:
-        """Pattern -> lower and upper end of its share of the cancer, over cases with cancer."""
-        areas = np.stack([self.area_mm2[:, c] for c in self.patterns], 1) if self.patterns else None
-        if areas is None or not (some := areas.sum(1) > 0).any():
-            return {}
-        shares = areas[some] / areas[some].sum(1, keepdims=True)
-        ends = zip(shares.min(0).round(6).tolist(), shares.max(0).round(6).tolist(), strict=True)
-        return dict(zip(self.patterns.values(), ends, strict=True))
 
     def record(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """For ``result.json``: low, estimate and high of every class, and of the cancer."""
@@ -140,9 +134,13 @@ def intervals(grade_map: GradeMap, errors: ShareErrors | None, rules: Rules) -> 
     valid, classes = grade_map.valid_hw, grade_map.classes
     area = grade_map.tissue_hw[valid].astype(np.float64) * grade_map.cell_mm2
     share = errors.estimate(grade_map.probability_khw[:, valid].T, area)
-    cases = errors.corners(share) * area.sum()
+    fields = int(valid.sum())
+    cases = errors.corners(share, fields) * area.sum()
     patterns = patterns_of(classes) or {}
     readings: tuple[GleasonReading | None, ...] = ()
     if patterns:
         readings = tuple(grade_rows(cases, classes, rules))
-    return Intervals(share, *errors.limits(share), cases, readings, patterns, errors.slides)
+    low, high = errors.limits(share, fields)
+    ends = errors.ratio_limits(share, fields) if patterns else None
+    of_cancer = {4: (round(ends[0], 6), round(ends[1], 6))} if ends else {}
+    return Intervals(share, low, high, cases, readings, patterns, errors.slides, of_cancer)

@@ -122,7 +122,7 @@ def score_columns(
     primary, secondary, minor, gleason_score, isup_grade_group (None without a score), grade_status,
     cancer_mm2 (all patterns together), cancer_least_mm2 (the threshold), pattern_4_of_cancer and
     pattern_5_of_cancer (shares, in grade groups 2 and 3), with ``_low`` and ``_high`` where
-    ``of_cancer`` has an interval.
+    ``of_cancer`` has an interval, as it has of pattern 4.
     """
     reading = verdict.reading
     row: dict[str, str | float | int | None] = {

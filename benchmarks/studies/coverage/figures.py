@@ -13,7 +13,15 @@ import numpy as np
 
 from benchmarks.studies.coverage.cohort import CLASSES, draw_logits, draw_truth
 from wsikd.core.agreement import kappas
-from wsikd.core.intervals import MIN_GROUPS, MIN_GROUPS_AUC, difference_limits, limits, rate_limits
+from wsikd.core.intervals import (
+    MIN_GROUPS,
+    MIN_GROUPS_AUC,
+    MIN_GROUPS_AUC_DIFFERENCE,
+    difference_limits,
+    limits,
+    rate_limits,
+)
+from wsikd.learn.reproduce.gains import share_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +33,47 @@ DIFFERENCES = {
     "difference of kappas, to a worse network": ("kappa", "kappa of another"),
     "difference of kappas, to a better network": ("kappa of another", "kappa"),
     "difference of balanced accuracies": ("balanced accuracy", "balanced accuracy of another"),
+    "difference of AUCs": ("auc", "auc of another"),
 }
+GAP = "share of a gap of kappas closed"
+LEAST = {
+    "auc": MIN_GROUPS_AUC, "F1 of slides": MIN_GROUPS_AUC,
+    "difference of AUCs of slides": MIN_GROUPS_AUC_DIFFERENCE,
+    "difference of AUCs": MIN_GROUPS_AUC,
+    "AUC of slides, mean over five folds": MIN_GROUPS_AUC_DIFFERENCE,
+}  # fmt: skip
+"""Groups that a figure's interval takes, by how its name begins; others ``MIN_GROUPS``."""
 _AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What an AUC over slides takes.
+
+    Attributes:
+        order: float64 (M, M), pairs of a positive field of one slide and a negative one of another
+            that are in order, ties half.
+        positive: float64 (M,), fields of each slide.
+        negative: float64 (M,).
+    """
+
+    order: NDArray[np.float64]
+    positive: NDArray[np.float64]
+    negative: NDArray[np.float64]
+
+    def whole(self) -> float:
+        """The AUC of all slides."""
+        return float(self.order.sum() / (self.positive.sum() * self.negative.sum()))
+
+    def areas(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of cohorts (K, G), with all slides and without each: (K, 1 + G)."""
+        order = self.order[chosen[:, :, None], chosen[:, None, :]]
+        whole = order.sum((1, 2))
+        each = order.sum(1) + order.sum(2) - np.einsum("kgg->kg", order)
+        pairs = _with_and_without(self.positive[chosen]) * _with_and_without(self.negative[chosen])
+        found = np.concatenate([whole[:, None], whole[:, None] - each], 1)
+        with np.errstate(all="ignore"):
+            return np.asarray(np.where(pairs > 0, found / pairs, np.nan))
 
 
 @dataclass(frozen=True)
@@ -34,35 +81,42 @@ class Pool:
     """Counts of slides.
 
     Attributes:
-        tables: float64 (M, C, C), true class first; with a second network's, (2, M, C, C).
-        order: float64 (M, M), pairs of a cancer field of one slide and a benign one of another that
-            are in order, ties half.
-        cancer: float64 (M,), cancer fields of each slide.
-        benign: float64 (M,), benign fields.
+        tables: float64 (M, C, C), true class first, of three networks, (3, M, C, C); the third is
+            the best.
+        cancer: ranks by the first network's and by the second's score of cancer.
+        classes: by the first network's score of each class.
     """
 
     tables: NDArray[np.float64]
-    order: NDArray[np.float64]
-    cancer: NDArray[np.float64]
-    benign: NDArray[np.float64]
+    cancer: tuple[Ranks, Ranks]
+    classes: tuple[Ranks, ...]
 
     def __len__(self) -> int:
-        return len(self.cancer)
+        return int(self.tables.shape[1])
 
 
 def field_pool(seed: int, slides: int, errors: Errors, *, side: int = 12) -> Pool:
-    """Slides of 15 to ``side`` x ``side`` fields, read by two networks that err alike in part."""
+    """Slides of 15 to ``side`` x ``side`` fields, read by networks that err alike in part."""
     rng = np.random.default_rng(seed)
     truth = draw_truth(rng, slides, side)
     logits = draw_logits(rng, truth, errors, side)
-    other = 0.6 * logits + 0.4 * draw_logits(rng, truth, errors, side)
+    second = draw_logits(rng, truth, errors, side)
     count = np.exp(rng.uniform(np.log(15), np.log(side**2), slides)).astype(int)
     kept = np.arange(side**2)[None] < count[:, None]
-    slide = np.repeat(np.arange(slides), kept.sum(1))
-    tables = np.stack([_tables(slide, truth[kept], own[kept], slides) for own in (logits, other)])
-    own = logits[kept]
-    score = np.logaddexp.reduce(own[:, 1:], axis=1) - own[:, 0]
-    return _pool(tables, slide, truth[kept] > 0, score, slides)
+    slide, own = np.repeat(np.arange(slides), kept.sum(1)), truth[kept]
+    third = logits + second + draw_logits(rng, truth, errors, side)
+    read = [one[kept] for one in (logits, 0.6 * logits + 0.4 * second, third / 3)]
+
+    def ranks(said: NDArray[np.float64], chosen: list[int]) -> Ranks:
+        others = np.delete(np.arange(CLASSES), chosen)
+        score = np.logaddexp.reduce(said[:, chosen], 1) - np.logaddexp.reduce(said[:, others], 1)
+        return _ranks(slide, np.isin(own, chosen), score, slides)
+
+    return Pool(
+        np.stack([_tables(slide, own, said, slides) for said in read]),
+        (ranks(read[0], [1, 2, 3]), ranks(read[1], [1, 2, 3])),
+        tuple(ranks(read[0], [c]) for c in range(CLASSES)),
+    )
 
 
 def _tables(
@@ -73,13 +127,12 @@ def _tables(
     return counted.reshape(slides, CLASSES, CLASSES).astype(np.float64)
 
 
-def _pool(
-    tables: NDArray[np.float64],
+def _ranks(
     slide: NDArray[np.int64],
     positive: NDArray[np.bool_],
     score: NDArray[np.float64],
     slides: int,
-) -> Pool:
+) -> Ranks:
     edges = np.quantile(score, np.linspace(0, 1, _BINS + 1)[1:-1])
     place = slide * _BINS + np.searchsorted(edges, score)
     above, below = (
@@ -87,25 +140,22 @@ def _pool(
         for own in (positive, ~positive)
     )
     order = above @ (np.cumsum(below, 1) - below / 2).T
-    return Pool(tables, order.astype(np.float64), above.sum(1) * 1.0, below.sum(1) * 1.0)
+    return Ranks(order.astype(np.float64), above.sum(1) * 1.0, below.sum(1) * 1.0)
 
 
 def values_of(pool: Pool, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Each figure of cohorts (K, G), with all slides and without each: name -> (K, 1 + G)."""
-    own, other = (_with_and_without(tables[chosen]) for tables in pool.tables)
-    kappa = kappas_of(own)
-    order = pool.order[chosen[:, :, None], chosen[:, None, :]]
-    whole = order.sum((1, 2))
-    each = order.sum(1) + order.sum(2) - np.einsum("kgg->kg", order)
-    pairs = _with_and_without(pool.cancer[chosen]) * _with_and_without(pool.benign[chosen])
-    found = np.concatenate([whole[:, None], whole[:, None] - each], 1)
-    with np.errstate(all="ignore"):
-        area = np.where(pairs > 0, found / pairs, np.nan)
+    own, other, best = (_with_and_without(tables[chosen]) for tables in pool.tables)
+    area, of_other = (ranks.areas(chosen) for ranks in pool.cancer)
     return figures_of(own) | {
-        "kappa": kappa,
+        "kappa": kappas_of(own),
         "auc": area,
         "kappa of another": kappas_of(other),
         "balanced accuracy of another": figures_of(other)["balanced accuracy"],
+        "kappa, unweighted": kappas_of(own, quadratic=False),
+        "auc, mean over classes": np.mean([ranks.areas(chosen) for ranks in pool.classes], 0),
+        "auc of another": of_other,
+        "kappa of the best, of another": kappas_of(best),
     }
 
 
@@ -115,10 +165,10 @@ def _with_and_without(each: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([total, total - each], 1)
 
 
-def kappas_of(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quadratic kappa of tables (..., C, C)."""
+def kappas_of(tables: NDArray[np.float64], *, quadratic: bool = True) -> NDArray[np.float64]:
+    """Kappa of tables (..., C, C)."""
     flat = tables.reshape(-1, *tables.shape[-2:])
-    return kappas(flat, quadratic=True).reshape(tables.shape[:-2])
+    return kappas(flat, quadratic=quadratic).reshape(tables.shape[:-2])
 
 
 def figures_of(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -136,13 +186,17 @@ def figures_of(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def truths_of(pool: Pool) -> dict[str, float]:
     """The figures of the whole pool."""
-    own, other = (tables.sum(0) for tables in pool.tables)
-    kappa = float(kappas_of(own[None])[0])
+    own, other, best = (tables.sum(0) for tables in pool.tables)
+    area, of_other = (ranks.whole() for ranks in pool.cancer)
     return {k: float(v) for k, v in figures_of(own).items()} | {
-        "kappa": kappa,
-        "auc": float(pool.order.sum() / (pool.cancer.sum() * pool.benign.sum())),
-        "kappa of another": float(kappas_of(other[None])[0]),
+        "kappa": float(kappas_of(own)),
+        "auc": area,
+        "kappa of another": float(kappas_of(other)),
         "balanced accuracy of another": float(figures_of(other)["balanced accuracy"]),
+        "kappa, unweighted": float(kappas_of(own, quadratic=False)),
+        "auc, mean over classes": float(np.mean([ranks.whole() for ranks in pool.classes])),
+        "auc of another": of_other,
+        "kappa of the best, of another": float(kappas_of(best)),
     }
 
 
@@ -167,7 +221,21 @@ def measure_fields(pool: Pool, groups: int, cohorts: int, seed: int) -> list[dic
         bounds = difference_limits(one, other, scale, level=0.9)[:, 0]
         points, truth = one[:, 0] - other[:, 0], truths[pair[0]] - truths[pair[1]]
         rows.append(summary_of(name, spans, points, truth, groups, bounds=bounds))
-    return rows
+    names = ("kappa", "kappa of another", "kappa of the best, of another")
+    base, more, most = (values[n] for n in names)
+    truth = (truths[names[1]] - truths[names[0]]) / (truths[names[2]] - truths[names[0]])
+    return [*rows, _gap_row(more - base, most - base, truth, groups)]
+
+
+def _gap_row(
+    part: NDArray[np.float64], whole: NDArray[np.float64], truth: float, groups: int
+) -> dict[str, Any]:
+    """Coverage of the interval of a share of a gap, where one is given."""
+    found = [share_interval(*pair, least=2) for pair in zip(part, whole, strict=True)]
+    spans = np.array([(np.nan, np.nan) if span is None else span for span in found])
+    with np.errstate(all="ignore"):
+        points = np.where(whole[:, 0] > 0, part[:, 0] / whole[:, 0], np.nan)
+    return summary_of(GAP, spans, points, truth, groups)
 
 
 def row_of(
@@ -192,7 +260,7 @@ def summary_of(
     An oracle knows how far the figure varies from cohort to cohort: its interval reaches 1.96
     standard deviations to each side.
     """
-    least = MIN_GROUPS_AUC if name.startswith("auc") else MIN_GROUPS
+    least = next((n for start, n in LEAST.items() if name.startswith(start)), MIN_GROUPS)
     known = np.isfinite(spans).all(1)
     held = ((spans[:, 0] <= truth) & (truth <= spans[:, 1]))[known]
     width = np.median((spans[:, 1] - spans[:, 0])[known]) if known.any() else np.nan

@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "benchmarks" / "results" / "coverage_cpu-2core_2026-11-30.csv"
 PAGE = ROOT / "docs" / "how-sure.md"
+RARE = 0.01
+"""Where fewer cohorts have an interval, its coverage is not known."""
 START, END = "<!-- coverage: made by benchmarks/studies/coverage/page.py -->", "<!-- end -->"
 
 
@@ -43,9 +45,9 @@ def _cell(row: dict[str, str] | None) -> str:
     """Coverage and its Monte Carlo error; in brackets the share of cohorts with an interval."""
     if row is None:
         return ""
-    if row["shown"] == "no" or row["coverage"] == "nan":
-        return "none"
     some = float(row["defined"])
+    if row["shown"] == "no" or row["coverage"] == "nan" or some < RARE:
+        return "none"
     told = f"{float(row['coverage']):.3f} ± {float(row['error']):.3f}"
     return told if some > 0.995 else f"{told} ({some:.0%})"
 

@@ -21,7 +21,12 @@ from benchmarks.studies.coverage.figures import (
     measure_slides,
 )
 from benchmarks.studies.coverage.shares import measure_shares
-from benchmarks.studies.coverage.slides import measure_more_slides
+from benchmarks.studies.coverage.slides import (
+    measure_folds,
+    measure_grade_differences,
+    measure_more_slides,
+    measure_rates,
+)
 from wsikd.core.output.files import aside
 
 if TYPE_CHECKING:
@@ -51,6 +56,9 @@ def measure(cohorts: int, rounds: int, slides: int) -> Iterator[dict[str, Any]]:
             yield from measure_slides(groups, cohorts, seed=groups, patients=patients)
         yield measure_grade_groups(groups, cohorts, seed=groups)
         yield from measure_more_slides(groups, cohorts, seed=groups)
+        yield from measure_rates(groups, cohorts, seed=groups)
+        yield measure_folds(groups, cohorts, seed=groups)
+        yield measure_grade_differences(groups, cohorts, seed=groups)
     for seeds in (3, 5):
         yield measure_seeds(seeds, 10 * cohorts, seed=seeds)
     for reach in REACH_MM:

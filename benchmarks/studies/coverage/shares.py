@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.studies.coverage.cohort import CLASSES, draw
-from wsikd.core.shares import fit_share_errors
+from benchmarks.studies.coverage.cohort import draw
+from wsikd.core.shares import corners, fit_share_errors
 from wsikd.core.softmax import softmax
 from wsikd.learn.score.calibrate import fit_temperature
 
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from wsikd.core.shares import ShareErrors
 
 
-def worst_two(shares: NDArray[np.float64], least: float = 0.02) -> NDArray[np.int64]:
-    """A grade of slides from shares (..., 4), by a rule of this study: 0 to 5.
+def score(shares: NDArray[np.float64], least: float = 0.02) -> NDArray[np.int64]:
+    """Both patterns of slides with shares (..., 4), by a rule of this study: 34 is 3+4, 0 none.
 
     The largest of classes 1 to 3 is the first pattern, the highest with at least 2 % of the slide
-    the second; 3+3 is 1, 3+4 2, 4+3 3, a sum of 8 is 4, 9 and 10 are 5.
+    the second.
     """
     cancer = np.where(shares[..., 1:] >= least, shares[..., 1:], 0.0)
-    first = cancer.argmax(-1) + 3
     second = np.where(cancer > 0, np.arange(3, 6), 0).max(-1)
-    total = first + second
+    return np.where((cancer > 0).any(-1), 10 * (cancer.argmax(-1) + 3) + second, 0)
+
+
+def worst_two(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A grade of slides: 3+3 is 1, 3+4 2, 4+3 3, a sum of 8 is 4, 9 and 10 are 5; 0 for none."""
+    both = score(shares)
+    total, first = both // 10 + both % 10, both // 10
     grade = np.select([total <= 6, total == 8, total >= 9], [1, 4, 5], np.where(first == 3, 2, 3))
-    return np.where((cancer > 0).any(-1), grade, 0)
+    return np.where(both > 0, grade, 0)
 
 
 def fit(cohort: Cohort, *, fields: int | None, seed: int = 0) -> tuple[ShareErrors, float]:
@@ -49,50 +54,54 @@ def fit(cohort: Cohort, *, fields: int | None, seed: int = 0) -> tuple[ShareErro
     names = np.repeat([f"s{i}" for i in range(slides)], kept.sum(1)).tolist()
     truth, logits = cohort.truth[kept], cohort.logits[kept]
     temperature = fit_temperature(logits, truth, names) or 1.0
-    return fit_share_errors(softmax(logits, temperature), truth, names), temperature
+    errors = fit_share_errors(softmax(logits, temperature), truth, names, ratio=(2, (1, 2, 3)))
+    return errors, temperature
 
 
 def measure_once(
     errors: ShareErrors, temperature: float, tested: Cohort
 ) -> dict[str, NDArray[np.float64]]:
-    """What intervals hold on other slides, and how wide they are."""
+    """What intervals hold on other slides, and how wide they are; NaN where none is printed."""
     probability = softmax(tested.logits, temperature)
-    weight = np.ones(tested.truth.shape[1])
-    share = np.stack([errors.estimate(p, weight) for p in probability])
-    low, high = errors.limits(share)
+    fields = tested.truth.shape[1]
+    share = np.stack([errors.estimate(p, np.ones(fields)) for p in probability])
+    low, high = errors.limits(share, fields)
     true = tested.shares
     inside = (low <= true) & (true <= high)
-    cases = [errors.corners(s) for s in share]
+    cases = [errors.corners(s, fields) for s in share]
     cancer = np.array([[1 - c[:, 0].max(), 1 - c[:, 0].min()] for c in cases]).T
     grades = np.array([[g.min(), g.max()] for g in map(worst_two, cases)]).T
-    grade, in_cancer = worst_two(true), 1 - true[:, 0]
-    said = worst_two(share)
+    part = np.array([errors.ratio_limits(s, fields) or (np.nan, np.nan) for s in share]).T
+    with np.errstate(all="ignore"):
+        own, found = (t[:, 2] / t[:, 1:].sum(1) for t in (true, share))
+    shown = np.isin(worst_two(share), (2, 3)) & np.isfinite(own)
+    printed = shown & np.isfinite(part[0])
     return {
         "estimate": share,
+        "true": true,
         "low": low,
         "high": high,
         "each": inside.mean(1),
-        "all": inside.all(1),
-        "cancer": (cancer[0] <= in_cancer + 1e-9) & (in_cancer - 1e-9 <= cancer[1]),
-        "grade": (grades[0] <= grade) & (grade <= grades[1]),
+        "all": inside.all(1) * 1.0,
+        "cancer": _held(cancer, 1 - true[:, 0]),
+        "cancer_width": cancer[1] - cancer[0],
+        "grade": _held(grades, worst_two(true)),
         "grade_width": grades[1] - grades[0],
-        "pattern": np.array(
-            [
-                _pattern_held(c, t) if g in (2, 3) else np.nan
-                for c, t, g in zip(cases, true, said, strict=True)
-            ]
+        "score": np.array(
+            [o in set(c) for o, c in zip(score(true), map(score, cases), strict=True)]
         ),
+        "score_width": np.array([len(set(c)) for c in map(score, cases)]),
+        "pattern": np.where(printed, _held(part, own), np.nan),
+        "pattern_width": np.where(printed, part[1] - part[0], np.nan),
+        "pattern_estimate": found,
+        "pattern_true": own,
+        "pattern_given": np.where(shown, printed, np.nan),
+        "no_pattern_5": np.where(shown, true[:, 3] == 0, np.nan),
     }
 
 
-def _pattern_held(cases: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Whether the ends of pattern 4's share of the cancer hold the true one; NaN without cancer."""
-    cancer = cases[:, 1:].sum(1)
-    if not true[1:].sum() > 0 or not (cancer > 0).any():
-        return np.nan
-    found = cases[cancer > 0, 2] / cancer[cancer > 0]
-    own = true[2] / true[1:].sum()
-    return float(found.min() - 1e-9 <= own <= found.max() + 1e-9)
+def _held(ends: NDArray[np.float64], value: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray((ends[0] - 1e-9 <= value) & (value <= ends[1] + 1e-9), np.float64)
 
 
 def measure_shares(
@@ -115,28 +124,34 @@ def measure_shares(
             faults += 1
             continue
         other = draw(2 * seed + 1, tested, error, side=side)
-        found.append(measure_once(errors, temperature, other) | {"true": other.shares})
-    printed = 1 - faults / rounds
-    base = {"groups": slides, "shown": "yes" if found else "no", "cohorts": rounds * tested,
-            "defined": printed, "bound_misses": np.nan}  # fmt: skip
+        found.append(measure_once(errors, temperature, other))
+    base: dict[str, Any] = {"groups": slides, "cohorts": rounds * tested, "bound_misses": np.nan}
     if not found:
         nothing = dict.fromkeys(("coverage", "error", "width", "of_oracle"), np.nan)
-        return [{"figure": "shares, all classes at once"} | base | nothing]
+        base |= {"figure": "shares, all classes at once", "shown": "no", "defined": 0.0}
+        return [base | nothing]
     table = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
-    width = np.median(table["high"] - table["low"])
-    oracle = oracle_width(table["estimate"], table["true"])
+    widths, printed = widths_of(table), 1 - faults / rounds
     rows = []
     for name, key in NAMES.items():
-        each = np.array([np.nanmean(f[key]) for f in found if np.isfinite(f[key]).any()])
+        some = [f[key] for f in found if np.isfinite(f[key]).any()]
+        each = np.array([np.nanmean(values) for values in some])
+        given = printed * (np.nanmean(table["pattern_given"]) if key == "pattern" else 1.0)
         rows.append({
-            "figure": name, **base, "coverage": float(each.mean()),
-            "error": 1.96 * float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 1.0,
-            "width": float(width) if key in ("each", "all") else np.nan,
-            "of_oracle": float(width / oracle) if key in ("each", "all") else np.nan,
+            "figure": name, **base, "defined": given,
+            "shown": "no" if key == "no_pattern_5" or not len(each) else "yes",
+            "coverage": float(each.mean()) if len(each) else np.nan,
+            "error": _error(each, int(np.isfinite(table[key]).sum())),
+            **widths[key],
         })  # fmt: skip
-        if key == "grade":
-            rows[-1]["width"] = float(table["grade_width"].mean())
     return rows
+
+
+def _error(each: NDArray[np.float64], count: int) -> float:
+    """1.96 standard errors of a mean over rounds; at least 3 / count, as where all slides agree."""
+    if len(each) < 2:
+        return 1.0
+    return max(1.96 * float(each.std(ddof=1) / np.sqrt(len(each))), 3 / count)
 
 
 NAMES = {
@@ -144,20 +159,52 @@ NAMES = {
     "share of a class": "each",
     "expected cancer": "cancer",
     "grade group": "grade",
+    "Gleason score": "score",
     "share of pattern 4 of the cancer": "pattern",
+    "share of pattern 5 of the cancer": "no_pattern_5",
 }
+"""The last has no interval: counted is where it is truly zero."""
 
 
-def oracle_width(estimate: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Median width of intervals of one who knows how far estimates err.
+def widths_of(table: dict[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+    """Median width of each interval, and over that of an oracle; of grades the mean number.
 
-    For each class: what holds 95 % of the errors of the slides of about the same true share, made
-    wider by one factor until all classes of 95 % of the slides are held at once.
+    The oracle reads grade groups and scores off its own intervals of shares, by the same rule.
+    """
+    estimate, true = table["estimate"], table["true"]
+    ends = oracle(estimate, true)
+    shares = float(np.median(table["high"] - table["low"])), float(np.median(ends[1] - ends[0]))
+    both = [1 - v[:, :1] for v in (estimate, true)]
+    low, high = oracle(*both)
+    cancer = float(np.median(table["cancer_width"])), float(np.median(high - low))
+    cases = [corners(s, *e) for s, *e in zip(estimate, *ends, strict=True)]
+    found = {"all": shares, "each": shares, "cancer": cancer}
+    for key, its in (
+        ("grade", [np.ptp(worst_two(c)) for c in cases]),
+        ("score", [len(set(score(c))) for c in cases]),
+    ):
+        found[key] = float(table[f"{key}_width"].mean()), float(np.mean(its))
+    given = np.isfinite(table["pattern"])
+    if given.any():
+        low, high = oracle(*(table[f"pattern_{k}"][given, None] for k in ("estimate", "true")))
+        found["pattern"] = float(np.nanmedian(table["pattern_width"])), float(np.median(high - low))
+    return {
+        key: {"width": own, "of_oracle": own / its}
+        for key in NAMES.values()
+        for own, its in [found.get(key, (np.nan, np.nan))]
+    }
+
+
+def oracle(estimate: NDArray[np.float64], true: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Both ends of the intervals (2, S, C) of one who knows how far estimates (S, C) err.
+
+    For each column: what holds 95 % of the errors of the slides of about the same true value, made
+    wider by one factor until all columns of 95 % of the slides are held at once.
     """
     error, reach = np.abs(estimate - true), np.empty_like(true)
-    for c in range(CLASSES):
+    for c in range(true.shape[1]):
         order = np.argsort(true[:, c], kind="stable")
         for part in np.array_split(order, max(1, len(order) // 150)):
             reach[part, c] = max(np.quantile(error[part, c], 0.95), 0.002)
     reach *= np.quantile((error / reach).max(1), 0.95)
-    return float(np.median(np.clip(estimate + reach, 0, 1) - np.clip(estimate - reach, 0, 1)))
+    return np.stack([np.clip(estimate - reach, 0, 1), np.clip(estimate + reach, 0, 1)])

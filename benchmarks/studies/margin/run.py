@@ -1,6 +1,6 @@
 """How often ``bench --margin`` errs: simulated cohorts, judged by the product's own bound.
 
-    python benchmarks/studies/margin/run.py [--cohorts 5000] [-o CSV]
+    python -m benchmarks.studies.margin.run [--cohorts 5000] [-o CSV]
 
 A cohort is drawn from a population in which the student loses exactly the margin (then a pass is a
 type-I error), or nothing (then the passes are the power). The truth is that of a population of
@@ -10,8 +10,8 @@ definition of kappa, not by the product's code.
 Fields: 4 classes, 150 fields a slide. Each slide has its own mix of classes (Dirichlet), its own
 difficulty (errors of teacher and student rise together) and its own bias of the student. Slides:
 grade groups 0 to 5, one a slide; a share of slides is hard, and there both networks err more. Rarer
-errors are larger: a student that guesses on some slides, or misses the cancer of some, and is as
-good as its teacher on all others.
+errors are larger, for fields and for grade groups: a student that guesses on some slides, or misses
+the cancer of some, and is as good as its teacher on all others.
 """
 
 from __future__ import annotations
@@ -88,7 +88,25 @@ def _fields(law: Law, rng: np.random.Generator, *shape: int) -> NDArray[np.float
             chance = rate[..., None] * near / near.sum()
             chance[..., own] = 1 - rate
             tables[who, ..., own, :] = rng.multinomial(truth[..., own], chance)
+    return _failing(law, tables, rng)
+
+
+def _failing(
+    law: Law, tables: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The tables of fields with the slides on which the student guesses or misses all cancer."""
+    shape, truth = tables.shape[1:-2], tables[0].sum(-1).astype(np.int64)
+    if law.guesses:
+        guessed = rng.multinomial(truth, np.full(4, 0.25))
+        tables[1] = np.where(_some(law.guesses, rng, shape), guessed, tables[1])
+    if law.misses:
+        missed = truth[..., None] * np.eye(4)[0]
+        tables[1] = np.where(_some(law.misses, rng, shape), missed, tables[1])
     return tables
+
+
+def _some(share: float, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return (rng.random(shape) < share)[..., None, None]
 
 
 def _slides(law: Law, rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
@@ -135,6 +153,13 @@ LAWS = {
     ("field", "margin"): Law("field", 0.12, 0.22, 0.7),
     ("field", "margin, slides apart"): Law("field", 0.12, 0.22, 1.2),
     ("field", "margin, small"): Law("field", 0.12, 0.15, 0.7),
+    ("field", "margin, guesses on 5 %"): Law("field", 0.12, 0.12, 0.7, guesses=0.05),
+    ("field", "margin, guesses on 15 %"): Law("field", 0.12, 0.12, 0.7, guesses=0.15),
+    ("field", "margin, guesses on 30 %"): Law("field", 0.12, 0.12, 0.7, guesses=0.3),
+    ("field", "margin, cancer missed on 5 %"): Law("field", 0.12, 0.12, 0.7, misses=0.05),
+    ("field", "margin, cancer missed on 10 %"): Law("field", 0.12, 0.12, 0.7, misses=0.1),
+    ("field", "margin, cancer missed on 20 %"): Law("field", 0.12, 0.12, 0.7, misses=0.2),
+    ("field", "margin, cancer missed on 30 %"): Law("field", 0.12, 0.12, 0.7, misses=0.3),
     ("slide", "margin"): Law("slide", 0.2, 0.4, 0.7),
     ("slide", "margin, large"): Law("slide", 0.2, 0.7, 0.7),
     ("slide", "margin, small"): Law("slide", 0.2, 0.3, 0.7),
@@ -144,8 +169,9 @@ LAWS = {
     ("slide", "margin, cancer missed on 10 %"): Law("slide", 0.2, 0.2, 0.7, misses=0.1),
 }
 POWER = {
-    ("field", "none"): (Law("field", 0.12, 0.12, 0.7), 0.05),
     ("field", "none, margin 0.1"): (Law("field", 0.12, 0.12, 0.7), 0.1),
+    ("field", "none, margin 0.15"): (Law("field", 0.12, 0.12, 0.7), 0.15),
+    ("field", "none, margin 0.2"): (Law("field", 0.12, 0.12, 0.7), 0.2),
     ("slide", "none, margin 0.1"): (Law("slide", 0.2, 0.2, 0.7), 0.1),
     ("slide", "none, margin 0.2"): (Law("slide", 0.2, 0.2, 0.7), 0.2),
 }

@@ -38,7 +38,7 @@ def state(tmp_path, monkeypatch):
     monkeypatch.setenv("WSIKD_STATE", str(tmp_path))
 
 
-def call(students, margin=0.1, *, slides=SLIDES, errors=None, seen=None):
+def call(students, margin=0.3, *, slides=SLIDES, errors=None, seen=None):
     """One call of bench --margin: students by name, which err at rates."""
     made = cohort({"teacher": 0.1, **{s: (errors or {}).get(s, 0.11) for s in students}})
     part = Part.of(slides)
@@ -69,9 +69,9 @@ def test_a_sequence_goes_on_while_all_pass():
 
 
 def test_a_margin_is_not_widened_after_a_look():
-    assert call(["a"], 0.1)["chosen"] == "a"
-    assert "a margin of 0.1 was stated" in call(["a"], 0.2)["refused"]
-    assert call(["a"], 0.09)["chosen"] == "a"
+    assert call(["a"], 0.3)["chosen"] == "a"
+    assert "a margin of 0.3 was stated" in call(["a"], 0.4)["refused"]
+    assert call(["a"], 0.29)["chosen"] == "a"
 
 
 def test_looks_before_the_margin_are_counted():
@@ -104,7 +104,7 @@ def test_the_simulation_judges_as_the_product_does():
             assert choose(made, "t", ["s"], 0.1)["tests"][0]["lower"] == pytest.approx(bounds[k])
 
 
-def test_a_slide_with_missed_cancer_is_added_to_grade_groups():
+def test_a_slide_with_missed_cancer_is_added():
     """A student that agrees on 30 of 30 slides may yet miss the cancer of others."""
     truth = np.arange(30) % 6
     tables = np.zeros((2, 30, 6, 6))
@@ -125,17 +125,17 @@ def test_the_kept_table_holds_the_error_and_the_power():
     assert {int(r["groups"]) for r in errors} == {3, 5, 10, 30, 100}
     assert all(int(r["cohorts"]) >= 5000 and float(r["upper_95"]) <= 0.06 for r in errors)
     power = {(r["unit"], r["loss"]): float(r["passed"]) for r in rows if r["groups"] == "30"}
-    assert power["field", "none"] >= 0.8
+    assert power["field", "none, margin 0.2"] >= 0.8
     assert power["slide", "none, margin 0.2"] >= 0.8
 
 
 def test_few_slides_have_no_answer_and_some_err_seldom():
-    law = LAWS["field", "margin"]
-    margin = 0.0885
+    """A student that misses the cancer of one slide in five loses 0.203 of kappa."""
+    law, margin = LAWS["field", "margin, cancer missed on 20 %"], 0.203
     assert passes(law, margin, 5, 50, 0) == (0, 0)
     bounded, passed = passes(law, margin, 30, 300, 0)
     assert bounded == 300
-    assert passed <= 24  # 4 % of 300, and three standard errors
+    assert passed <= 25  # 4.3 % of 300, and three standard errors
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from wsikd.core.intervals import difference_interval, leave_out
-from wsikd.learn.reproduce.gains import holm, is_gain, p_seeds, p_slides, share_interval
+from wsikd.learn.reproduce.gains import holm, is_gain, is_gap, p_seeds, p_slides, share_interval
 
 
 def means(values):
@@ -51,8 +51,18 @@ def test_a_gain_takes_both_intervals():
 def test_no_share_of_a_gap_that_may_be_none():
     rng = np.random.default_rng(0)
     whole = rng.normal(0.0, 1, 30)
+    assert not is_gap(means(whole))
     assert share_interval(means(whole / 2), means(whole)) is None
     assert share_interval(means(np.ones(5)), means(np.ones(5))) is None
+
+
+def test_a_share_outside_its_range_has_no_interval():
+    rng = np.random.default_rng(0)
+    sure, noise = 1 + rng.normal(0, 0.1, 30), rng.normal(0, 0.05, 30)
+    assert is_gap(means(sure))
+    assert share_interval(means(sure / 2 + noise), means(sure)) is not None
+    assert share_interval(means(sure * 1.2 + noise), means(sure)) is None
+    assert share_interval(means(-sure / 2 + noise), means(sure)) is None
 
 
 @pytest.mark.parametrize("groups", [12, 30])

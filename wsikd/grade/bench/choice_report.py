@@ -123,7 +123,7 @@ def _choice_lines(record: dict[str, Any]) -> list[str]:
         f"**Not inferior to the teacher by a margin of {choice['margin']:g}: "
         f"{choice['chosen'] or 'none'}.** By kappa of {choice['unit']}s: a student passes where "
         f"the one-sided {100 * choice.get('level', 0.96):g} % lower bound of its kappa less the "
-        f"teacher's{_ONE_MISSED if choice['unit'] == 'slide' else ''} lies above "
+        f"teacher's{_ONE_MISSED} lies above "
         f"-{choice['margin']:g}; from the highest magnification down, until one fails."
     )
     kappa = f"kappa of {choice['unit']}s less the teacher's [95 %]"

@@ -1,16 +1,13 @@
 """The lower bound of kappa(student) - kappa(teacher) that ``bench --margin`` tests.
 
-*Fields*: each slide has many of them. The bound is the one-sided lower end of the interval of the
-difference.
+A student that fails on few slides looks as good as its teacher in a sample without such slides, and
+the variance of the sample does not show it. One slide is therefore added, of average classes: the
+student misses its cancer, and the teacher grades it as labelled (compare the added observations of
+A. Agresti and B. Caffo, Am. Stat. 54, 2000). Above 30 groups its weight grows with the root of
+their number. The bound is that of Student's t, with the jackknife's standard error, on the sample
+with the added slide, for fields and for grade groups.
 
-*Grade groups*: each slide has one. A student that misses cancer on few slides looks as good as its
-teacher in a sample without such slides, and the variance of the sample does not show it. One slide
-is therefore added, of average grade group: the student misses its cancer, and the teacher grades it
-as labelled (compare the added observations of A. Agresti and B. Caffo, Am. Stat. 54, 2000). Above
-30 groups its weight grows with the root of their number. The bound is that of Student's t, with the
-jackknife's standard error, on the sample with the added slide.
-
-``benchmarks/studies/margin`` measures the error rate of both.
+``benchmarks/studies/margin`` measures the error rate.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikd.core.agreement import kappas
-from wsikd.core.intervals import MIN_GROUPS, difference_limits, leave_out, paired_bounds
+from wsikd.core.intervals import MIN_GROUPS, leave_out, paired_bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,9 +62,6 @@ def bounds_of(
     Returns:
         float64 (...); NaN if kappa is undefined after one of the groups is left out.
     """
-    if unit == "field":
-        teacher, student = without_each(tables, quadratic=quadratic)
-        return difference_limits(student, teacher, "kappa", level=2 * LEVELS[unit] - 1)[..., 0]
     teacher, student = without_each(one_missed(tables), quadratic=quadratic)
     return paired_bounds(student, teacher, level=LEVELS[unit])
 
@@ -83,8 +77,8 @@ def without_each(tables: NDArray[np.float64], *, quadratic: bool) -> list[NDArra
 def one_missed(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     """The tables with one group added, whose cancer the student misses: (2, ..., G + 1, C, C).
 
-    Its grade groups have the shares that they have in the reference. It has as many slides as the
-    average group; above ``ONE_UP_TO`` groups, more.
+    Its classes have the shares that they have in the reference. It has as many fields or slides as
+    the average group; above ``ONE_UP_TO`` groups, more.
     """
     groups = tables.shape[-3]
     weight = max(1.0, (groups / ONE_UP_TO) ** 0.5)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.errors import DataError
-from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL, interval, leave_out, rate_interval
+from wsikd.core.intervals import (
+    MIN_GROUPS_AUC,
+    MIN_GROUPS_AUC_DIFFERENCE,
+    NO_INTERVAL,
+    interval,
+    leave_out,
+    rate_interval,
+)
 from wsikd.core.output.files import check_names
 from wsikd.core.output.lock import locked
 from wsikd.core.output.looks import looks_text
@@ -159,7 +166,7 @@ def pool(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     each, means = without[:, 0], _mean_defined(without)
     carried = supports(truth, group, said.shape[1])["auc_macro"]
     whole = float(means[0])
-    spread = interval(means, "slides", support=carried, least=MIN_GROUPS_AUC)
+    spread = interval(means, "slides", support=carried, least=MIN_GROUPS_AUC_DIFFERENCE)
     found: dict[str, Any] = {"slides": len(rows), "groups": len(known)}
     found["auc"] = {
         "value": None if np.isnan(whole) else whole,

@@ -26,7 +26,7 @@ from wsikd.models.files.bundle import save_bundle
 from wsikd.slides.appearance import Appearance, field_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -162,7 +162,10 @@ def write_student(
         seen=record_seen(patches, teacher),
         data=patches.digests, metrics={"split": "val", **metrics},
         colour_kappa=colour if over and over.metric == "kappa" else None,
-        **calibrated(logits, truth, slides, patches.tissue[val], temperature),
+        **calibrated(
+            logits, truth, slides, patches.tissue[val], temperature,
+            ratio=pattern_4(patches.classes),
+        ),
         min_area_mm2=least, min_area_slides=val_slides,
         cancer=cancer_shares(patches, val, softmax(logits, temperature or 1.0)),
         escalation=None if teacher is None else escalation(
@@ -184,13 +187,22 @@ def calibrated(
     slides: list[str],
     tissue: NDArray[np.float64],
     temperature: float | None,
+    *,
+    ratio: tuple[int, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """For the card: temperature, errors of the probabilities, and of the shares of classes."""
     if temperature is None:
         return {"temperature": None}
-    errors = fit_share_errors(softmax(logits, temperature), truth, slides, tissue)
+    errors = fit_share_errors(softmax(logits, temperature), truth, slides, tissue, ratio=ratio)
     made = calibration(logits, truth, temperature, slides, cross_fit=True)
     return {"temperature": temperature, "calibration": made, "shares": errors.record()}
+
+
+def pattern_4(classes: Sequence[str]) -> tuple[int, tuple[int, ...]] | None:
+    """The class of pattern 4 and those of all patterns; None where it is not one of several."""
+    found = {pattern_of(name): place for place, name in enumerate(classes)}
+    patterns = tuple(place for pattern, place in found.items() if pattern)
+    return (found[4], patterns) if 4 in found and len(patterns) > 1 else None
 
 
 def training_appearance(patches: PatchSet, views: Views, most: int = LOOKED_AT) -> Appearance:

@@ -1,7 +1,6 @@
 """How sure a gain is: an interval of the gap closed, a p-value, and Holm's correction.
 
-All rest on the intervals of :mod:`wsikd.core.intervals`, by inversion: what they do not exclude
-belongs to the answer.
+All rest on the intervals of :mod:`wsikd.core.intervals`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.core.intervals import MIN_GROUPS, difference_interval
+from wsikd.core.intervals import MIN_GROUPS, difference_interval, interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +20,28 @@ if TYPE_CHECKING:
     from wsikd.core.intervals import Scale
 
 
+def is_gap(whole: NDArray[np.float64]) -> bool:
+    """Whether a difference lies above zero, by Student's t of the jackknife at 95 %.
+
+    Args:
+        whole: float64 (1 + R,), with all groups and without some, see ``leave_out``.
+    """
+    from scipy.special import stdtrit
+
+    rows = len(whole) - 1
+    if rows < MIN_GROUPS or not np.isfinite(whole).all():
+        return False
+    error = math.sqrt((rows - 1) * float(whole[1:].var()))
+    return float(whole[0]) > float(stdtrit(rows - 3, 0.975)) * error
+
+
 def share_interval(
     part: NDArray[np.float64], whole: NDArray[np.float64], *, least: int = MIN_GROUPS
 ) -> tuple[float, float] | None:
-    """The 95 % interval of a ratio of two differences, by Fieller's way.
+    """The 95 % interval of a share of a difference: that of a figure between 0 and 1.
 
-    A share s belongs to it where ``part - s * whole``, with its error by the jackknife, is not
-    significantly different from zero (E. Fieller, J. R. Stat. Soc. B 16, 1954).
+    Fieller's interval (J. R. Stat. Soc. B 16, 1954) held the truth in 88 to 93 % of simulated
+    cohorts, since few slides carry what a good student lacks; see ``benchmarks/studies/coverage``.
 
     Args:
         part: float64 (1 + R,), with all groups and without some, see ``leave_out``.
@@ -35,24 +49,12 @@ def share_interval(
         least: groups that it takes.
 
     Returns:
-        None where the interval of ``whole`` does not lie above zero, so that the share may be
-        anything, or where there are too few groups.
+        None where ``whole`` is no gap, so that the share may be anything, where the share does not
+        lie between 0 and 1, or where there are too few groups.
     """
-    from scipy.special import stdtrit
-
-    rows = len(part) - 1
-    if rows < least or not (np.isfinite(part).all() and np.isfinite(whole).all()):
+    if not is_gap(whole) or not (whole > 0).all() or not 0 < part[0] < whole[0]:
         return None
-    off = np.stack([part[1:] - part[1:].mean(), whole[1:] - whole[1:].mean()])
-    square = float(stdtrit(rows - 3, 0.975)) ** 2
-    (own, common), (_, base) = square * (rows - 1) / rows * (off @ off.T)
-    a = whole[0] ** 2 - base
-    b = part[0] * whole[0] - common
-    c = part[0] ** 2 - own
-    if whole[0] <= 0 or a <= 0:
-        return None
-    root = math.sqrt(max(b * b - a * c, 0.0))
-    return float((b - root) / a), float((b + root) / a)
+    return interval(part / whole, "share", least=least)
 
 
 def p_slides(

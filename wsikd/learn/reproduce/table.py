@@ -30,7 +30,14 @@ from wsikd.core.output.looks import looks_text
 from wsikd.core.output.markdown import table_lines
 from wsikd.core.output.markers import TABLE, TABLE_FILES
 from wsikd.core.run import provenance, write_json_atomic, write_text_atomic
-from wsikd.learn.reproduce.gains import holm, is_gain, p_seeds, p_slides, share_interval
+from wsikd.learn.reproduce.gains import (
+    holm,
+    is_gain,
+    is_gap,
+    p_seeds,
+    p_slides,
+    share_interval,
+)
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
 from wsikd.learn.score.metrics import METRICS, least_groups, measure, scale_of, supports, weighted
 
@@ -233,10 +240,10 @@ def _gains(
 ) -> list[dict[str, Any]]:
     """Distilled minus cross-entropy alone, seed by seed, and the share of the teacher's gap.
 
-    *Gap closed* is (distilled - CE) / (teacher - CE), given only where the interval of
-    teacher - CE lies above zero, with its interval by Fieller's way. ``gain`` is whether the
-    intervals over slides and over seeds both lie above zero; ``p`` the greater of the p-values over
-    slides and over seeds, ``p_holm`` corrected for all comparisons of the table.
+    *Gap closed* is (distilled - CE) / (teacher - CE), given only where teacher - CE is shown to lie
+    above zero; it has an interval where it lies between 0 and 1. ``gain`` is whether the intervals
+    over slides and over seeds both lie above zero; ``p`` the greater of the p-values over slides
+    and over seeds, ``p_holm`` corrected for all comparisons of the table.
     """
     gains = []
     for row in plan.rows:
@@ -248,14 +255,14 @@ def _gains(
             if TEACHER in points:
                 gap = difference_of(TEACHER, base.name, metric, points, without)
                 base_values = without[base.name].values[metric]
-                closed = share_interval(
-                    without[row.name].values[metric] - base_values,
-                    without[TEACHER].values[metric] - base_values,
-                    least=least_groups(metric),
+                part, whole = (
+                    without[name].values[metric] - base_values for name in (row.name, TEACHER)
                 )
                 entry["gap"] = gap["mean"]
-                entry["gap_closed"] = entry["mean"] / gap["mean"] if closed else None
-                entry["gap_closed_interval"] = closed
+                entry["gap_closed"] = entry["mean"] / gap["mean"] if is_gap(whole) else None
+                entry["gap_closed_interval"] = share_interval(
+                    part, whole, least=least_groups(metric)
+                )
             gains.append(entry)
     for entry, corrected in zip(gains, holm([g["p"] for g in gains]), strict=True):
         entry["p_holm"] = corrected
