@@ -51,8 +51,8 @@ class Report:
 
     ``scores``: teacher or student -> its score. ``colour_kappa``: kappa of a logistic regression on
     a field's colour histograms, the baseline for the networks. ``commands``: the commands that
-    reproduce the report. ``looks``: how often the slides were compared with the truth, as a sentence
-    without its stop.
+    reproduce the report. ``looks``: how often the slides were compared with the truth, as a
+    sentence without its stop.
     """
 
     slides: Sequence[SlideRow]
