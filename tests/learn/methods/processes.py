@@ -1,8 +1,7 @@
-"""One of two processes that train on halves of a batch: ``python processes.py RANK FOLDER``."""
+"""One of two processes that train on halves of a batch."""
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 from torch import distributed
@@ -96,7 +95,8 @@ def gradients(net, made, given):
     return {k: v.detach() for k, v in terms.items()}, slopes, buffers
 
 
-def main(rank, folder):
+def run(rank, folder):
+    """Compute in this process, and end it."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
@@ -107,9 +107,5 @@ def main(rank, folder):
         torch.save(found, folder / f"{name} {rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
     sys.stderr.flush()
     os._exit(0)  # gloo's threads sometimes outlive the interpreter, which then aborts

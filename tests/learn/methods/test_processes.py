@@ -1,32 +1,22 @@
 """Two gloo processes, half a batch each, against one process with the whole batch."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.learn.methods import processes
-
-ROOT = Path(__file__).parents[3]
+from wsikd.core.workers.start import context
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", processes.__file__, str(rank), str(folder)],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
+    start = context()
+    running = [start.Process(target=processes.run, args=(rank, folder)) for rank in (0, 1)]
     for process in running:
-        message = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, message
+        process.start()
+    for process in running:
+        process.join(timeout=120)
+        assert process.exitcode == 0
     return folder
 
 
