@@ -42,7 +42,9 @@ def harness():
 
 
 def test_the_themes_are_known():
-    assert THEMES == ["cohort", "distill_step", "drawn_colour", "infer", "slpd_step", "tiling"]
+    assert THEMES == [
+        "cohort", "distill_step", "drawn_colour", "gpu", "infer", "slpd_step", "tiling",
+    ]  # fmt: skip
 
 
 def run_script(script, folder):

@@ -89,6 +89,7 @@ _QUESTIONS = {
     "infer": "How much faster is a student at 2.5x than a teacher at 10x, and than TIAToolbox?",
     "tiling": "How fast are tiles read and stored, against OpenSlide, TIAToolbox and cuCIM?",
     "distill_step": "What does a training step of AT+ cost?",
+    "gpu": "How near does a GPU come to its own limits?",
     "controlled": "What does distillation gain if the information at each magnification is known?",
     "real": "What does distillation gain on real prostate patches (PANDA), with or without colour?",
     "hdkd": "Does HDKD help with few training slides?",

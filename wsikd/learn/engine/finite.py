@@ -2,7 +2,7 @@
 
 A GPU works behind the host. A host that read each loss before the next step would let the GPU run
 dry, so there the answer is read a step later, and until then the update of the step is one that
-the device itself leaves out where the loss is no number.
+the device itself leaves out where the loss is not a number.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _is_bad(part: list[float]) -> bool:
 
 
 def _first_bad(names: list[str], part: list[float]) -> tuple[str, float]:
-    """The first term that is no number, else their sum."""
+    """The first term that is not a number, else their sum."""
     return next((n, v) for n, v in zip(names, part, strict=True) if not math.isfinite(v))
 
 

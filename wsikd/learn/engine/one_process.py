@@ -75,7 +75,7 @@ class OneProcess:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: Optimizer) -> None:
-        """Update the weights; in half precision not by gradients that are no numbers."""
+        """Update the weights; in half precision not by gradients that are not finite."""
         if self.scaling is None:
             optimizer.step()
             return
