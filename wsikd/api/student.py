@@ -192,7 +192,7 @@ class Student:
                 opened = stack.enter_context(open_entry(entry))
             found = predictor.predict(
                 opened, mask_file=entry.mask, on_progress=on_progress,
-                watch=watches(reading, watcher), look=reading.look if reading else None,
+                watch=watches(reading, watcher),
             )  # fmt: skip
         withheld = UNLIKE if beyond(reading) and not grade_anyway else None
         far = likeness(entry.name, training, watcher) if training else {}

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from wsikd.slides.tissue.find import TissueMask
 
     Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
-    Look = Callable[[NDArray[np.float32]], None]
     _Pending = tuple[NDArray[np.int64], Callable[[], NDArray[np.float32]]]
 
 
@@ -74,7 +73,7 @@ class SlidePredictor:
         spec: resolution, patch size and classes of the network's input.
         device: auto, cpu, cuda:0.
         settings: see :class:`PredictSettings`.
-        guard: guard of the network; one of version 1 needs features behind the logits.
+        guard: guard of the network.
     """
 
     def __init__(
@@ -129,7 +128,6 @@ class SlidePredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
-        look: Look | None = None,
         picture: bool = False,
     ) -> GradeMap:
         """Grade the tissue of an open slide.
@@ -142,8 +140,6 @@ class SlidePredictor:
             on_progress: called with (fields done, fields in all).
             watch: shown every batch: indices of its fields, fields in all, and its patches, uint8
                 (B, height, width, 3), which are overwritten afterwards.
-            look: shown the features of every batch, float32 (B, features), where the network
-                gives them.
             picture: keep a picture of the slide with the map, of the pixels that are read.
 
         Raises:
@@ -162,7 +158,7 @@ class SlidePredictor:
         seen = Picture(tissue, grid, rows, columns) if picture else None
         probability[:, valid] = self.read(
             slide, rows, columns, clock=clock, on_progress=on_progress,
-            watch=_both(watch, seen), look=look,
+            watch=_both(watch, seen),
         ).T  # fmt: skip
         found = _grade_map(slide, grid, spec, probability, valid, tissue, clock)
         return replace(found, picture=seen.view) if seen else found
@@ -191,7 +187,6 @@ class SlidePredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
-        look: Look | None = None,
     ) -> NDArray[np.float32]:
         """Class probabilities of some fields of :meth:`grid`, read row by row.
 
@@ -202,7 +197,6 @@ class SlidePredictor:
             clock: takes the time of the stages.
             on_progress: called with (fields done, fields in all).
             watch: as in :meth:`predict`.
-            look: as in :meth:`predict`.
 
         Returns:
             float32 (N, classes).
@@ -226,18 +220,16 @@ class SlidePredictor:
             workers=self.settings.workers,
             clock=clock,
         )
-        classes, pending = len(self.spec.classes), _pending()
+        pending = _pending()
 
         def take() -> None:
             nonlocal done
             index, wait = pending.popleft()
             with clock("forward"):
-                outputs = wait()
-                if not np.isfinite(outputs).all():
+                logits = wait()
+                if not np.isfinite(logits).all():
                     raise _overflow(slide, engine)
-                found[index] = softmax(outputs[:, :classes], dtype=np.float32)
-                if look and outputs.shape[1] > classes:
-                    look(outputs[:, classes:])
+                found[index] = softmax(logits, dtype=np.float32)
             done += len(index)
             if on_progress:
                 on_progress(done, len(rows))

@@ -4,7 +4,7 @@ The features of a field are the mean and the standard deviation of every channel
 maps. Their distance from the training fields is that of P. C. Mahalanobis, isotropic outside the
 principal directions of the training fields; a slide's distance is the mean over its fields. This
 guard is still read, but no longer fitted: new students have the guard of ``wsikd.models.guard``.
-N fields, F features, B fields in a batch.
+It runs the network a second time, in PyTorch on the CPU. N fields, F features, B fields in a batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ import numpy as np
 from wsikd.models.guard import ENOUGH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+    from wsikd.models.graders.pooled import Grader
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class FeatureGuard:
         threshold: mean distance beyond which a slide differs from the training.
         train_slides: slides of the training fields.
         val_slides: slides that the threshold was chosen on.
+        network: makes the network.
     """
 
     mean: NDArray[np.float32]
@@ -43,11 +48,30 @@ class FeatureGuard:
     threshold: float
     train_slides: int
     val_slides: int
+    network: Callable[[], Grader]
 
     @property
     def weak(self) -> bool:
         """Whether the threshold was chosen on too few validation slides."""
         return self.val_slides < ENOUGH
+
+    def features(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Means of all channels of all maps, then deviations: (B, H, W, 3) -> (B, F)."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.tensor(patches).permute(0, 3, 1, 2)
+            names = tuple(self._grader.backbone.taps)
+            found = self._grader.with_taps(pixels, names)[1]
+            maps = [found[name] for name in names]
+            means = torch.cat([one.mean((2, 3)) for one in maps], 1)
+            squares = torch.cat([one.square().mean((2, 3)) for one in maps], 1)
+            spreads = (squares - means.square()).clamp_min(0).sqrt()
+            return np.asarray(torch.cat([means, spreads], 1).numpy(), np.float32)
+
+    @cached_property
+    def _grader(self) -> Grader:
+        return self.network().eval()
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distance of each field: (N, F) -> float64 (N,)."""
@@ -79,12 +103,9 @@ class FeatureReading:
     _fields: int = field(default=0, init=False)
 
     def watch(self, index: NDArray[np.int64], count: int, patches: NDArray[np.uint8]) -> None:
-        """Ignore the patches, which only :class:`wsikd.models.guard.Reading` uses."""
-
-    def look(self, features: NDArray[np.float32]) -> None:
-        """Receive a batch: features (B, F)."""
-        self._sum += float(self.guard.distances(features).sum())
-        self._fields += len(features)
+        """Receive a batch; see :class:`wsikd.models.guard.Reading`."""
+        self._sum += float(self.guard.distances(self.guard.features(patches)).sum())
+        self._fields += len(patches)
 
     @property
     def distance(self) -> float | None:

@@ -115,9 +115,6 @@ class Reading:
         if chosen.any():
             self._patches.append(patches[chosen])  # a copy, since the caller overwrites patches
 
-    def look(self, features: NDArray[np.float32]) -> None:
-        """Ignore the network's features."""
-
     @cached_property
     def distance(self) -> float | None:
         """The slide's distance in multiples of the threshold; None without a field.

@@ -16,7 +16,7 @@ from wsikd.grade.engines.choose import open_engine
 from wsikd.grade.engines.with_onnx import OnnxEngine
 from wsikd.grade.engines.with_openvino import OpenVinoEngine
 from wsikd.grade.engines.with_torch import TorchEngine
-from wsikd.models.graders.pooled import WithFeatures, build_grader
+from wsikd.models.graders.pooled import build_grader
 
 ARCHS = ["mobilenet_v3_large", "vgg_small"]
 
@@ -107,35 +107,6 @@ def test_bf16_takes_the_same_decisions_where_they_are_clear(many, name):
     assert len(set(expected.argmax(1))) > 1
     assert (found.argmax(1) == expected.argmax(1))[clear].mean() >= 0.995
     assert (found != expected).any()
-
-
-@pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
-def test_features_come_out_of_the_same_pass_and_leave_the_logits_alone(case, opened, name):
-    module, x, _ = case
-    plain = opened(name)(x)
-    both = Network(lambda: WithFeatures(module).eval(), 64, logits=4)
-    found = open_engine(both, name, "fp32", device="cpu")(x)
-    np.testing.assert_array_equal(found[:, :4].argmax(1), plain.argmax(1))
-    np.testing.assert_allclose(found[:, :4], plain, rtol=1e-5, atol=1e-5)
-    with torch.inference_mode():
-        features = module.with_features(torch.from_numpy(x).permute(0, 3, 1, 2))[1].numpy()
-    np.testing.assert_allclose(found[:, 4:], features, rtol=1e-2, atol=2e-3 * features.std())
-
-
-def test_the_check_of_bf16_looks_at_logits_alone():
-    class Made:
-        name = "made"
-
-        def __init__(self, outputs, precision):
-            self.outputs, self.precision = np.array(outputs, np.float32), precision
-
-        def __call__(self, patches):
-            return np.tile(self.outputs, (len(patches), 1))
-
-    full, low = Made([1, 2, 9, 0], "fp32"), Made([1, 2, 0, 9], "bf16")
-    checked = Checked(low, lambda: full, fields=8, logits=2)
-    checked(np.zeros((8, 4, 4, 3), np.uint8))
-    assert checked.precision == "bf16"
 
 
 def test_making_a_graph_leaves_the_network_as_it_was():

@@ -67,18 +67,16 @@ class Network:
     """The input to build an engine.
 
     Attributes:
-        build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits, or to
-            logits and features behind them in one array; called if an engine needs it.
+        build: makes the network, which maps uint8 (B, 3, patch_px, patch_px) to logits;
+            called if an engine needs it.
         patch_px: side of its patches.
         key: digest of its weights and architecture, under which its graph is cached; empty: the
             graph is not cached.
-        logits: number of outputs that are logits, the first ones; None: all.
     """
 
     build: Callable[[], nn.Module]
     patch_px: int
     key: str = ""
-    logits: int | None = None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ class Checked:
         *,
         on_pass: Callable[[], None] | None = None,
         fields: int = CHECK_FIELDS,
-        logits: int | None = None,
     ) -> None:
         """Start with the check.
 
@@ -44,10 +43,9 @@ class Checked:
             full: opens the engine in full precision.
             on_pass: called once when the check is passed.
             fields: number of fields that are checked.
-            logits: number of outputs that are logits; None: all.
         """
         self._low, self._full = low, full()
-        self._on_pass, self.fields, self._logits = on_pass, fields, logits
+        self._on_pass, self.fields = on_pass, fields
         self._seen = self._other = 0
         self._chosen: Engine | None = None
 
@@ -91,8 +89,7 @@ class Checked:
     def _compared(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         full, low = self._full(patches), self._low(patches)
         self._seen += len(patches)
-        decided = [one[:, : self._logits].argmax(1) for one in (full, low)]
-        self._other += int((decided[0] != decided[1]).sum())
+        self._other += int((full.argmax(1) != low.argmax(1)).sum())
         if self._other > (1 - SAME_SHARE) * self.fields:
             self._chosen = self._full
             log.warning(

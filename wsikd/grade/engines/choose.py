@@ -88,7 +88,7 @@ def open_engine(
     if verdict and read_sealed(verdict):
         return low  # type: ignore[no-any-return]
     on_pass = partial(keep, verdict, _passed()) if verdict else None
-    return Checked(low, full, on_pass=on_pass, logits=network.logits)
+    return Checked(low, full, on_pass=on_pass)
 
 
 def _passed() -> bytes:

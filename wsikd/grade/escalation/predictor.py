@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsikd.grade.engines import Engine
     from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.predict import Look, PredictSettings, SlidePredictor, Watch
+    from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
     from wsikd.models.feature_guard import FeatureGuard
     from wsikd.models.files.bundle import InputSpec
     from wsikd.models.guard import Guard
@@ -149,7 +149,6 @@ class EscalatingPredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
-        look: Look | None = None,
         picture: bool = False,
     ) -> GradeMap:
         """Grade the tissue of an open slide.
@@ -164,7 +163,6 @@ class EscalatingPredictor:
             clock: measures the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all), for each network in turn.
             watch: receives the patches that the student reads.
-            look: receives the student's features.
             picture: keep a picture of the slide, made from the pixels that the student reads.
 
         Raises:
@@ -173,7 +171,7 @@ class EscalatingPredictor:
         clock = clock or StageClock()
         first = self.student.predict(
             slide, mask_file=mask_file, tissue=tissue, clock=clock,
-            on_progress=on_progress, watch=watch, look=look, picture=picture,
+            on_progress=on_progress, watch=watch, picture=picture,
         )  # fmt: skip
         begun = time.perf_counter()
         valid = first.valid_hw

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,10 @@ from wsikd.grade.runs.prefetch import Ahead
 from wsikd.grade.runs.results import ResultSettings, begin_slide
 from wsikd.grade.runs.resume_engine import Settled, compute_as, settle, started_with
 from wsikd.models.files.bundle import StudentBundle, load_bundle
-from wsikd.models.files.guard_file import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from torch import nn
 
     from wsikd.core.shares import ShareErrors
     from wsikd.slides.appearance import Appearance
@@ -222,18 +218,7 @@ def open_predictor(
 
 
 def _network(bundle: StudentBundle) -> Network:
-    """The network's logits, with features behind them if its guard of version 1 needs these."""
-    side, key = bundle.spec.patch_px, bundle.key
-    if bundle.card.guard is None or bundle.card.guard.version != FEATURES:
-        return Network(bundle.network, side, key)
-
-    def build() -> nn.Module:
-        from wsikd.models.graders.pooled import WithFeatures
-
-        return WithFeatures(bundle.network()).eval()
-
-    own = hashlib.sha256(f"{key} features".encode()).hexdigest()
-    return Network(build, side, own, logits=len(bundle.spec.classes))
+    return Network(bundle.network, bundle.spec.patch_px, bundle.key)
 
 
 def _one_thread_each() -> None:

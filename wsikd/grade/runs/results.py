@@ -143,7 +143,6 @@ def begin_slide(
             clock=clock,
             on_progress=on_progress,
             watch=watches(reading, watcher),
-            look=reading.look if reading else None,
             picture=not PICTURES.isdisjoint(formats),
         ).calibrated(settings.temperature, settings.teacher_temperature)
         how = {"engine": _engine(predictor), "escalation": _rule(predictor),

@@ -57,7 +57,7 @@ class StudentBundle:
     @cached_property
     def guard(self) -> Guard | FeatureGuard | None:
         """Its guard; None if the card has none. Raises BundleError."""
-        return read_guard(self.path, self.card.guard)
+        return read_guard(self.path, self.card.guard, self.network)
 
     @property
     def sha256(self) -> str:

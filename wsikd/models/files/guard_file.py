@@ -13,11 +13,13 @@ from wsikd.models.files.card import CARD, REMEDY
 from wsikd.models.guard import Guard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from wsikd.models.files.card import GuardEntry
+    from wsikd.models.graders.pooled import Grader
 
     Arrays = dict[str, NDArray[np.float32]]
 
@@ -49,7 +51,9 @@ def write_guard(folder: Path, guard: Guard) -> dict[str, Any]:
     }
 
 
-def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | FeatureGuard | None:
+def read_guard(
+    folder: Path, entry: GuardEntry | None, network: Callable[[], Grader]
+) -> Guard | FeatureGuard | None:
     """Read the guard of a bundle; None if its card has none.
 
     Raises:
@@ -72,7 +76,11 @@ def read_guard(folder: Path, entry: GuardEntry | None) -> Guard | FeatureGuard |
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(file, "holds no guard", REMEDY) from error
     finite = all(np.isfinite(one).all() for one in arrays.values())
-    made = (_features if entry.version == FEATURES else _texture)(arrays, entry) if finite else None
+    made: Guard | FeatureGuard | None = None
+    if finite and entry.version == FEATURES:
+        made = _features(arrays, entry, network)
+    elif finite:
+        made = _texture(arrays, entry)
     if made is None:
         raise BundleError(file, "holds no guard", REMEDY)
     return made
@@ -93,12 +101,14 @@ def _texture(arrays: Arrays, entry: GuardEntry) -> Guard | None:
     )  # fmt: skip
 
 
-def _features(arrays: Arrays, entry: GuardEntry) -> FeatureGuard | None:
+def _features(
+    arrays: Arrays, entry: GuardEntry, network: Callable[[], Grader]
+) -> FeatureGuard | None:
     mean, scale, axes, rest = arrays.values()
     fits = axes.ndim == 2 and mean.shape == scale.shape == axes.shape[:1] and rest.shape == (1,)
     if not fits or not scale.min(initial=1) > 0 or not rest[0] > 0:
         return None
     return FeatureGuard(
         mean, scale, axes, float(rest[0]), float(entry.threshold),
-        entry.train_slides, entry.val_slides,
+        entry.train_slides, entry.val_slides, network,
     )  # fmt: skip

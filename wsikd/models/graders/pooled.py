@@ -125,33 +125,6 @@ class Grader(nn.Module):
         """Logits: uint8 or float (B, 3, H, W) of 0 to 255 -> (B, classes)."""
         return self.with_taps(x, ())[0]
 
-    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) and what a guard reads (B, features), in one pass.
-
-        Features are the mean of every channel of every tap, then its standard deviation.
-        """
-        logits, taps = self.with_taps(x, tuple(self.backbone.taps))
-        maps = [taps[name] for name in self.backbone.taps]
-        means = [one.mean((2, 3)) for one in maps]
-        squares = [one.square().mean((2, 3)) for one in maps]
-        spreads = [
-            (s - m.square()).clamp_min(0).sqrt() for s, m in zip(squares, means, strict=True)
-        ]
-        return logits, torch.cat(means + spreads, 1)
-
-
-class WithFeatures(nn.Module):
-    """A grader whose features stand behind its logits: (B, classes + features)."""
-
-    def __init__(self, grader: Grader) -> None:
-        """Wrap a grader."""
-        super().__init__()
-        self.grader = grader
-
-    def forward(self, x: Tensor) -> Tensor:
-        """uint8 or float (B, 3, H, W) of 0 to 255 -> (B, classes + features)."""
-        return torch.cat(self.grader.with_features(x), 1)
-
 
 def build_grader(
     arch: str,
