@@ -88,8 +88,8 @@ def _openvino() -> Any:
 
     ``openvino.convert_model`` is imported at its first call. Raises ConfigError without OpenVINO.
     """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
+    if loaded := sys.modules.get("openvino"):
+        return loaded
     absent: Any = None
     sys.modules[_CONVERTER] = absent  # to import it is then an ImportError, which OpenVINO expects
     try:
