@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from wsikd.slides.resample import area as resample
 from wsikd.slides.resample import whole as module
 from wsikd.slides.resample.area import shrink
+from wsikd.slides.resample.llvm import Effort
 from wsikd.slides.resample.whole import FACTORS, LEAST_PX, mean_kernel
 
 EDGE = 77
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    """The kernel is used from the first pixel on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resample._by_opencv, "most", 0)
+        yield
 
 
 def framed(height, width):
@@ -77,6 +86,15 @@ def test_it_compiles_here_and_is_used(monkeypatch):
     shrink(np.zeros((64, 64, 3), np.uint8), 2, np.empty((32, 32, 3), np.uint8))
     with pytest.raises(AssertionError):
         shrink(np.zeros((6, 6, 3), np.uint8), 2, np.empty((3, 3, 3), np.uint8))
+
+
+def test_little_is_left_to_opencv(monkeypatch):
+    monkeypatch.setattr(resample, "_by_opencv", Effort(2 * 64**2))
+    seen = []
+    monkeypatch.setattr(resample, "mean_kernel", lambda factor: seen.append(factor))
+    for number in range(4):
+        shrink(np.zeros((64, 64, 3), np.uint8), 2, np.empty((32, 32, 3), np.uint8))
+        assert len(seen) == max(0, number - 1)
 
 
 def test_no_row_writes_nothing(monkeypatch):

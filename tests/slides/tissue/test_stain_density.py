@@ -8,6 +8,12 @@ from wsikd.slides.tissue.otsu import _COLD, _RED, _within
 from wsikd.slides.tissue.stain_density import BLACK, MAY_BE_INK, STAINED, hsd, look
 
 
+@pytest.fixture(autouse=True)
+def worth(monkeypatch):
+    """The kernel is used from the first pixel on."""
+    monkeypatch.setattr(optical._by_numpy, "most", 0)
+
+
 def colours(height, width, seed=0):
     """Noise of all colours, and of some that differ little from white, grey and the stains."""
     rng = np.random.default_rng(seed)

@@ -13,12 +13,16 @@ import cv2
 import numpy as np
 
 from wsikd.slides.resample.fractional import kernel, weights
+from wsikd.slides.resample.llvm import Effort
 from wsikd.slides.resample.whole import FACTORS, LEAST_PX, mean_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+_by_opencv = Effort(64 << 20)
+"""Pixels of sources that OpenCV averages before LLVM is loaded: it takes 0.4 to 1 ms a megapixel."""
 
 
 def area_resample(
@@ -83,7 +87,7 @@ def shrinker(
         or not (_in_lines(source) and _in_lines(out))
     ):
         return partial(_shrink_by_opencv, source, factor, out, size)
-    mean = mean_kernel(factor)
+    mean = mean_kernel(factor) if _by_opencv.add(0) else None
     if mean is None:
         return partial(_shrink_by_opencv, source, factor, out, size)
     first, step, place, pitch = _address(source), source.strides[0], _address(out), out.strides[0]
@@ -106,6 +110,7 @@ def _shrink_by_opencv(
     if factor == 1:
         target[...] = source
         return
+    _by_opencv.add(source.size // 3)
     written = cv2.resize(source, size, dst=target, interpolation=cv2.INTER_AREA)
     if written is not target:
         target[...] = written

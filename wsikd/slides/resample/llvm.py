@@ -19,6 +19,27 @@ log = logging.getLogger(__name__)
 _compiled: list[Any] = []  # LLVM frees code without references
 
 
+class Effort:
+    """The pixels that a process has computed without a compiled function.
+
+    To load LLVM and compile takes a tenth of a second. A process that reads a small slide or two
+    takes less time without.
+
+    Attributes:
+        most: pixels from which on the compiled function is worth its start.
+        pixels: computed so far. Threads may miss each other's: it is an estimate.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Nothing is computed yet."""
+        self.most, self.pixels = most, 0
+
+    def add(self, pixels: int) -> bool:
+        """Count pixels; returns whether the compiled function is worth its start."""
+        self.pixels += pixels
+        return self.pixels >= self.most
+
+
 def native(code: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:
     """Compile a function that returns nothing; it frees the interpreter.
 
