@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PACKAGES = (
     "numpy", "opencv-python", "imagecodecs", "tifffile", "openslide-python", "openslide-bin",
     "pillow", "simplejpeg", "numba", "llvmlite", "zarr", "dask", "torch", "torchvision",
-    "openvino", "onnxruntime", "tiatoolbox", "cucim-cu13",
+    "openvino", "onnxruntime", "tiatoolbox", "cucim-cu13", "fastslide", "tiffslide",
 )  # fmt: skip
 LIMIT_S = 600
 

@@ -26,20 +26,22 @@ WORKERS = 2
 
 
 class JpegTiles:
-    """The compressed level-0 tiles of a slide: what decoding them alone costs."""
+    """The compressed tiles of a level of a slide: what decoding them alone costs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, level: int = 0) -> None:
         """Find the tiles."""
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[0]
+            page = [page for page in tiff.pages if page.is_tiled][level]
             self.offsets, self.counts = page.dataoffsets, page.databytecounts
             self.side, self.across = page.tilewidth, -(-page.imagewidth // page.tilewidth)
             self.tables = page.jpegtables
         self.path = path
 
-    def covering(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> list[int]:
+    def covering(
+        self, rows: NDArray[np.int64], columns: NDArray[np.int64], field_px: float = PATCH_PX / MPP
+    ) -> list[int]:
         """Indices of the tiles under a block of fields, which whole tiles make up at 0.5 um/px."""
-        per = round(PATCH_PX / MPP) // self.side
+        per = round(field_px) // self.side
         y, x = (range(int(v.min()) * per, (int(v.max()) + 1) * per) for v in (rows, columns))
         return [i * self.across + j for i in y for j in x]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from harness import Options, Report, child_memory, measure, options, own_peak_mb
 # isort: split
 import numpy as np
 import openslide
+from native_level import Fields, compare_memory, measure_native, own_memory
 from peers import (
     PATCH_PX,
     WORKERS,
@@ -61,10 +62,11 @@ class Sizes:
     rows: int
     store: int
     pairs: int
+    native: int
 
 
-DEFAULT = Sizes(40_960, 0.477, 16, 12, 20, 60)
-SMALLEST = Sizes(2048, 1.0, 2, 1, 2, 4)
+DEFAULT = Sizes(40_960, 0.477, 16, 12, 20, 60, 9)
+SMALLEST = Sizes(2048, 1.0, 2, 1, 2, 4, 1)
 
 
 def main() -> None:
@@ -78,7 +80,10 @@ def main() -> None:
     with workplace(given) as (slides, scratch):
         slide = synthetic_slide(slides, sizes.side_px, share=sizes.share)
         measure_rates(report, slide, sizes, scratch)
+        measure_native(report, slide, sizes.native, sizes.native)
         measure_training(report, slide, sizes, scratch)
+        native = partial(child_memory, "native", str(slide.path), json.dumps(asdict(sizes)))
+        compare_memory(report, native)
         for name in ("stream", "build"):
             found = child_memory(name, str(slide.path), str(scratch))
             report.raw.setdefault("memory (MB)", {})[name] = found
@@ -265,8 +270,13 @@ def slide_pairs(path: Path, store: TileStore, order: list[int]) -> float:
     return len(order)
 
 
-def run_child(name: str, path: str, scratch: str) -> None:
+def run_child(name: str, path: str, scratch: str, reader: str = "") -> None:
     """Stream or build the whole slide in a process of its own, and print its peak memory."""
+    if name == "native":
+        sizes = Sizes(**json.loads(scratch))
+        slide = find_slide(Path(path), sizes)
+        print(json.dumps(own_memory(reader, Fields.of(slide, sizes.native, sizes.native))))
+        return
     if name == "build":
         import_module("wsikd.tiles.write")
         imports = own_peak_mb()
@@ -277,6 +287,11 @@ def run_child(name: str, path: str, scratch: str) -> None:
         imports = own_peak_mb()
         stream_whole(Path(path))
     print(json.dumps({"imports": imports, "peak": own_peak_mb()}))
+
+
+def find_slide(path: Path, sizes: Sizes) -> BenchSlide:
+    """The slide that has been made."""
+    return synthetic_slide(path.parent, sizes.side_px, share=sizes.share)
 
 
 def stream_whole(path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _by_opencv = Effort(64 << 20)
-"""Pixels of sources that OpenCV averages before LLVM is loaded: it takes 0.4 to 1 ms a megapixel."""
+"""Source pixels that OpenCV averages before LLVM is loaded: 0.4 to 1 ms a megapixel."""
 
 
 def area_resample(
