@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.entry import SlideEntry
 
+_SAME = 1e-6
+"""Relative difference of resolutions that counts as none."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -154,7 +157,8 @@ def fields_of(slide: Slide, mask_file: Path | None, asked: Asked, workers: int) 
                 "magnification": 10 / mpp,
                 "mpp": mpp,
                 "patch_px": patch,
-                "level": Canvas.plan(slide, mpp).level,
+                "level": (level := Canvas.plan(slide, mpp).level),
+                "level_mpp": slide.mpp.x * slide.info.level_downsamples[level][0],
                 "grid": [grid.columns, grid.rows],
                 "fields": count,
                 "store_bytes": 3 * patch**2 * count,
@@ -219,6 +223,14 @@ def _series_text(one: dict[str, Any]) -> str:
     return f"  series {one['number']:<4} {one['role']}, {width} x {height} px{at}{name}{read}"
 
 
+def _averaged(level: int, level_mpp: float, mpp: float) -> str:
+    """Which pixels are averaged: those of level 0, or of a level that the scanner made."""
+    if level == 0:
+        return "averaged from level 0"
+    own = f"the scanner's level {level} ({level_mpp:.4g} um/px)"
+    return f"{own} as it is" if abs(mpp / level_mpp - 1) < _SAME else f"averaged from {own}"
+
+
 def _because(note: str) -> str:
     return f" ({note})" if note else ""
 
@@ -230,6 +242,6 @@ def fields_text(more: dict[str, Any]) -> list[str]:
         columns, rows = f["grid"]
         what = f"{f['magnification']:g}x ({f['patch_px']} px, {f['mpp']:g} um/px)"
         size = f"{f['store_bytes'] / 1e6:.1f} MB uncompressed"
-        read = f"averaged from level {f['level']}"
+        read = _averaged(f["level"], f["level_mpp"], f["mpp"])
         lines.append(f"  fields      {f['fields']} of {columns} x {rows} at {what}, {read}, {size}")
     return lines
