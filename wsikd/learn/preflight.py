@@ -58,13 +58,13 @@ def check_labels(data: Data, split: Split) -> None:
     from wsikd.learn.data.joined import join
     from wsikd.learn.data.parts import refuse_parts
     from wsikd.learn.data.sources import kind_of, list_sources
-    from wsikd.learn.data.splits import assign
+    from wsikd.learn.data.unlabelled import divide
 
     if any(kind_of(Path(path), data) == "sicapv2" for path in data.paths):
         return
     found = join(list_sources(data), data)
     # split.share does not matter here: it keeps some of every class
-    names = assign(found.label, found.slide, found.patient, found.given, split)
+    names = divide(found, split)
     refuse_parts(names, found.label, found.classes)
 
 

@@ -16,7 +16,8 @@ from wsikd.learn.methods.hdkd import Hdkd
 from wsikd.learn.mil.method import Mil
 from wsikd.models.slide_level.mil import build_mil
 
-TERMS = ("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "sr_spatial", "at", "at_grad")
+TERMS = ("ce", "fm", "at_plus", "cos_pooled", "cos_dense", "kd", "dkd", "sr_last", "sr_spatial")
+TERMS += ("at", "at_grad")
 COUNT = 4
 DIM, LENGTHS = 6, (3, 5, 9, 4)
 

@@ -106,6 +106,31 @@ def test_softmax_regression_passes_the_student_through_the_teacher_s_head():
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cos_pooled", "cos_dense"])
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_cosines_compare_projected_features_by_direction(name, width):
+    student, teacher = grader(0, width=width), grader(1)
+    torch.manual_seed(7)
+    found, taps, method = value(name, student, teacher, fm_tap="F3")
+    own, target = taps[0]["F3"], losses.to_grid(taps[1]["F3"], taps[0]["F3"].shape[-2:])
+    weight = method.helpers[name].weight.detach()[:, :, 0, 0]
+    shared = min(weight.shape)
+    assert torch.equal(weight[:shared, :shared], torch.eye(shared).double())
+    assert weight.count_nonzero() == shared  # starts as the identity
+    own = torch.einsum("ck,bkij->bcij", weight, own)
+    if name == "cos_pooled":
+        own, target = own.mean((2, 3), keepdim=True), target.mean((2, 3), keepdim=True)
+    cosines = []
+    for b in range(own.shape[0]):
+        for i in range(own.shape[2]):
+            for j in range(own.shape[3]):
+                u, v = own[b, :, i, j].detach().numpy(), target[b, :, i, j].detach().numpy()
+                cosines.append(u @ v / (np.linalg.norm(u) * np.linalg.norm(v) + 1e-30))
+    assert found.item() == pytest.approx(1 - np.mean(cosines), rel=1e-6)
+    scaled, _, _ = value(name, student, teacher, fm_tap="F3")
+    assert scaled.item() == pytest.approx(found.item())
+
+
 @pytest.mark.parametrize(
     ("upsample", "ratio", "tap"), [(1, 2.0, "F3"), (2, 1.0, "F4"), (1, 8.0, "F1"), (1, 99.0, "F1")]
 )

@@ -18,7 +18,8 @@ from wsikd.learn.patch.train import PatchTask, distill
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 JITTER = {"brightness": 0.2, "stain": 0.1, "colour_of": "student"}
-WEIGHTS = dict.fromkeys(("ce", "fm", "at_plus", "kd", "dkd", "sr_last", "at"), 1)
+TERMS = ("ce", "fm", "at_plus", "cos_pooled", "cos_dense", "kd", "dkd", "sr_last", "at")
+WEIGHTS = dict.fromkeys(TERMS, 1)
 
 
 @pytest.fixture(autouse=True, scope="module")

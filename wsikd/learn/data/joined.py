@@ -10,6 +10,7 @@ import numpy as np
 from wsikd.core.classes import ordered_classes
 from wsikd.core.errors import DataError
 from wsikd.core.registry import nearest
+from wsikd.learn.data.listing import UNLABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Joined:
-    """Labelled patches, N of them.
+    """Patches, N of them.
 
-    ``label`` int64 (N,) is an index into ``classes``; ``slide``, ``patient`` and ``given`` (the
-    split that the data bring) as in ``Listing``; ``tissue`` is the share of tissue, 1 where it is
-    not known.
+    ``label`` int64 (N,) is an index into ``classes``, -1 for a patch without a label; ``slide``,
+    ``patient`` and ``given`` (the split that the data bring) as in ``Listing``; ``tissue`` is the
+    share of tissue, 1 where it is not known.
     """
 
     label: NDArray[np.int64]
@@ -35,6 +36,12 @@ class Joined:
     given: list[str | None]
     tissue: list[float]
     classes: tuple[str, ...]
+
+    def only(self, rows: NDArray[np.int64]) -> Joined:
+        """These rows, int64 (M,)."""
+        lists = (self.slide, self.patient, self.given, self.tissue)
+        slide, patient, given, tissue = ([part[i] for i in rows] for part in lists)
+        return Joined(self.label[rows], slide, patient, given, tissue, self.classes)
 
 
 def join(sources: Sequence[Listed], data: Data) -> Joined:
@@ -49,22 +56,22 @@ def join(sources: Sequence[Listed], data: Data) -> Joined:
     """
     _check_agreement(sources)
     classes = _classes(sources, data.classes)
-    number = {name: i for i, name in enumerate(classes)}
+    number = {name: i for i, name in enumerate(classes)} | {UNLABELLED: -1}
     for name in data.benign or ():
-        if name not in number:
+        if name not in classes:
             raise DataError("data.benign", f"class '{name}' is unknown", nearest(name, classes))
     label: list[int] = []
     found = Joined(np.empty(0, np.int64), [], [], [], [], classes)
     for source in sources:
         rows = source.listing
-        for name in set(rows.label) - set(classes):
+        for name in set(rows.label) - {UNLABELLED} - set(classes):
             raise DataError(source.path, f"class '{name}' is unknown", nearest(name, classes))
         label += [number[name] for name in rows.label]
         found.slide.extend(rows.slide)
         found.patient.extend(rows.patient)
         found.given.extend(rows.split)
         found.tissue.extend(rows.tissue or [1.0] * len(rows))
-    if not label:
+    if all(one < 0 for one in label):
         raise DataError(
             sources[0].path, "holds no labelled patches", "tile with annotations, or label them"
         )
@@ -90,7 +97,9 @@ def _classes(sources: Sequence[Listed], wanted: Sequence[str] | None) -> tuple[s
     elif len(known := {s.classes for s in sources if s.classes}) == 1:
         classes = known.pop()
     else:
-        classes = ordered_classes(name for s in sources for name in s.listing.label)
+        classes = ordered_classes(
+            name for s in sources for name in s.listing.label if name != UNLABELLED
+        )
     if not classes:
         raise DataError(
             sources[0].path,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from wsikd.tiles.store import StoreRecord
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val"}
+UNLABELLED = ""
+"""In place of a class name."""
+UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
 
 
@@ -24,6 +27,7 @@ SPLITS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
 class Listing:
     """Labels and groups of a source's patches; lists of one length N.
 
+    ``label`` is ``UNLABELLED`` for a patch without one, where such patches are asked for;
     ``number`` is the label where the source gives one, else -1; ``row`` the reader's own index;
     ``split`` is "train", "val", "test" or None; ``tissue`` the share of each patch that is tissue,
     empty where the source does not say.
@@ -67,8 +71,10 @@ class StoreListing:
         tissue: NDArray[np.float32],
         mpp: float,
         min_tissue: float = 0.0,
+        *,
+        unlabelled: bool = False,
     ) -> None:
-        """List the patches that have a label, (N,), and so much tissue, (N,).
+        """List the patches that have a label, (N,), if asked also others, and so much tissue, (N,).
 
         Raises DataError where the store lacks ``mpp``.
         """
@@ -82,16 +88,21 @@ class StoreListing:
         self._mpp = matching[0]
         self.classes = store.classes or None
         made = store.settings
-        self.settings = {k: made[k] for k in ("mpps", "patch_px", "stride_px", "classes")}
+        alike = ["mpps", "patch_px", "stride_px", "classes"]
+        if unlabelled and not store.classes:  # of a slide without annotations
+            alike.remove("classes")
+        self.settings = {k: made[k] for k in alike}
         side_um = made["patch_px"] * store.mpps[0]
         self.field_mm2 = (side_um / 1000) ** 2 if made["stride_px"] >= made["patch_px"] else None
         self.digest = store.digest
         self.fingerprint = store.provenance.get("identity", {}).get("fingerprint")
-        self.listing = _list_store(store, label, tissue, min_tissue)
+        self.listing = _list_store(store, label, tissue, min_tissue, unlabelled=unlabelled)
 
 
-def list_store(path: Path, mpp: float, min_tissue: float = 0.0) -> StoreListing:
-    """List the patches of a store; only labels and tissue are read.
+def list_store(
+    path: Path, mpp: float, min_tissue: float = 0.0, *, unlabelled: bool = False
+) -> StoreListing:
+    """List the patches of a store; only labels and tissue are read. See :class:`StoreListing`.
 
     Raises:
         StoreError: it cannot be used.
@@ -99,7 +110,7 @@ def list_store(path: Path, mpp: float, min_tissue: float = 0.0) -> StoreListing:
     """
     from wsikd.tiles.store import read_labels
 
-    return StoreListing(*read_labels(path), mpp, min_tissue)
+    return StoreListing(*read_labels(path), mpp, min_tissue, unlabelled=unlabelled)
 
 
 def split_name(text: str, subject: object) -> str:
@@ -115,13 +126,15 @@ def _list_store(
     label: NDArray[np.int16],
     tissue: NDArray[np.float32],
     min_tissue: float,
+    *,
+    unlabelled: bool,
 ) -> Listing:
     listing = Listing()
-    kept = np.flatnonzero((label >= 0) & (tissue >= min_tissue))
+    kept = np.flatnonzero(((label >= 0) | unlabelled) & (tissue >= min_tissue))
     split = None if store.split is None else split_name(store.split, store.slide)
     for row in kept.tolist():
         number = int(label[row])
-        listing.label.append(store.classes[number])
+        listing.label.append(UNLABELLED if number < 0 else store.classes[number])
         listing.number.append(number)
         listing.row.append(row)
         listing.slide.append(store.slide)

@@ -17,7 +17,8 @@ from wsikd.core.errors import DataError
 from wsikd.learn.data.joined import join
 from wsikd.learn.data.prefetch import read_ahead
 from wsikd.learn.data.sources import StoreSource, open_sources
-from wsikd.learn.data.splits import assign, check_leaks, groups_of, keep_share
+from wsikd.learn.data.splits import EXTRA, LEFT_OUT, check_leaks, groups_of, keep_share
+from wsikd.learn.data.unlabelled import divide
 from wsikd.learn.losses.maps import downsample
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class _Averages(NamedTuple):
 
 @dataclass
 class PatchSet:
-    """Labelled patches of one size and resolution.
+    """Patches of one size and resolution.
 
     Attributes:
-        label: int64 (N,), index into ``classes``.
+        label: int64 (N,), index into ``classes``; -1 for patches without a label.
         slide: name of each patch's slide.
-        split: str (N,), "train", "val" or "test"; "none" for what ``Split.share`` leaves out.
+        split: str (N,), "train", "val" or "test"; "none" for what ``Split.share`` leaves out,
+            "extra" for what is trained on without a label.
         classes: names in order.
         mpp: um per pixel.
         patch_px: side in pixels.
@@ -61,6 +63,7 @@ class PatchSet:
         named_benign: the classes that are not cancer, None: found by their names.
         named_ordered: whether the classes are in order, None: found by their names.
         val_by: as ``Split.val_by``; "slide": patients of the validation part are trained on too.
+        unlabelled: patches without a label are trained on.
         memo: what trainings on these patches share, e.g. a teacher's answers.
     """
 
@@ -84,6 +87,7 @@ class PatchSet:
     _low: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
     _averages: dict[int, _Averages] = field(default_factory=dict, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
+    unlabelled: bool = False
 
     def __len__(self) -> int:
         return len(self.label)
@@ -101,6 +105,11 @@ class PatchSet:
     def indices(self, split: str) -> NDArray[np.int64]:
         """Indices of the patches of a split, int64."""
         return np.flatnonzero(self.split == split)
+
+    @property
+    def trained_on(self) -> NDArray[np.int64]:
+        """Indices of the training part, with a label or without, int64."""
+        return np.flatnonzero(np.isin(self.split, ("train", EXTRA)))
 
     def places(self, indices: NDArray[np.int64]) -> list[Path]:
         """The stores, folders or files that these patches come from, each once."""
@@ -269,11 +278,14 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
     sources = open_sources(data)
     found = join(sources, data)
     readers = [(source, row) for source in sources for row in source.listing.row]
-    names = (
-        assign(found.label, found.slide, found.patient, found.given, split)
-        if undivided is None
-        else np.array([g or undivided for g in found.given], dtype="U5")
-    )
+    if undivided is None:
+        names = divide(found, split)
+    else:
+        given = [g or undivided for g in found.given]
+        names = np.where(found.label < 0, "", np.array(given, dtype="U5"))
+    if (used := np.flatnonzero(names != "")).size < len(names):
+        found, names = found.only(used), names[used]
+        readers = [readers[i] for i in used]
     patch_px = data.patch_px or _side(readers[0])
     areas = {s.field_mm2 for s in sources}
     patches = PatchSet(
@@ -282,7 +294,7 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         np.asarray(found.tissue, np.float64), sorted(s.digest for s in sources), readers,
         group=groups_of(found.slide, found.patient, "auto"),
         named_benign=None if data.benign is None else tuple(data.benign),
-        named_ordered=data.ordered, val_by=split.val_by,
+        named_ordered=data.ordered, val_by=split.val_by, unlabelled=data.unlabelled,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
     patches = with_share(patches, split)
@@ -298,9 +310,16 @@ def with_share(patches: PatchSet, split: Split) -> PatchSet:
     if split.share >= 1:
         return patches
     groups = patches.group if split.by == "auto" else list(patches.slide)
+    names = keep_share(patches.split, patches.label, groups, split.share, split.share_seed)
+    label = patches.label
+    if patches.unlabelled:  # their labels are hidden
+        hidden = names == LEFT_OUT
+        names = np.where(hidden, EXTRA, names)
+        label = np.where(hidden, -1, label)
     return replace(
         patches,
-        split=keep_share(patches.split, patches.label, groups, split.share, split.share_seed),
+        split=names,
+        label=label,
         _averages=dict(patches._averages),
     )
 
@@ -321,25 +340,29 @@ def _check_copies(patches: PatchSet, *, files: bool) -> None:
     """
     slides = [s.fingerprint if isinstance(s, StoreSource) else None for s, _ in patches._readers]
     patches.content = slides
-    check_leaks(patches.split, slides, patches.slide, "one slide under two names")
+    parts = np.where(patches.split == EXTRA, "train", patches.split)
+    check_leaks(parts, slides, patches.slide, "one slide under two names")
     if files:
         with ThreadPoolExecutor(4) as pool:
             hashes = list(pool.map(lambda r: r[0].image_hash(r[1]), patches._readers))
         patches.content = [h or s for h, s in zip(hashes, slides, strict=True)]
         seen: dict[str, int] = {}
         for i, digest in enumerate(hashes):
-            if digest is None or patches.split[seen.setdefault(digest, i)] == patches.split[i]:
+            if digest is None or parts[seen.setdefault(digest, i)] == parts[i]:
                 continue
             twin = seen[digest]
             raise DataError(
                 f"slide {patches.slide[i]}",
-                f"an image in {patches.split[i]} is also in {patches.split[twin]}, in slide "
-                f"{patches.slide[twin]}",
+                f"an image in {parts[i]} is also in {parts[twin]}, in slide {patches.slide[twin]}",
                 "remove one of them",
             )
 
 
 def _report(patches: PatchSet) -> None:
+    if patches.unlabelled:
+        extra = patches.indices(EXTRA)
+        count = len({patches.slide[i] for i in extra})
+        logger.info("train: %d patches of %d slides without a label", len(extra), count)
     for name in ("train", "val", "test"):
         chosen = patches.indices(name)
         counts = Counter(patches.label[chosen].tolist())

@@ -55,6 +55,13 @@ class Data(Settings):
     device_gb: NonNegative | Literal["auto"] = "auto"
     """Patches and the teacher's kept answers are held on the GPU up to this size in GB. "auto":
     half of its free memory. Without effect on a CPU."""
+    unlabelled: bool = False
+    """Distil on fields without a label too: every tissue field of the stores, rows of a CSV without
+    a class, images in a class folder named "unlabelled". Those of slides and patients in the
+    validation or test part are left out. With split.share, slides that are left out are used
+    without their labels."""
+    unlabelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the patches of a step that have no label."""
     smote: str | None = None
     """JSON file of class -> number of training patches. SMOTE adds synthetic patches between
     neighbours in pixel space up to this number (extra "smote"). None: off. Balanced drawing is the

@@ -13,7 +13,14 @@ import numpy as np
 from wsikd.core.errors import DataError
 from wsikd.core.output.cells import plain_cell
 from wsikd.core.reading import parse_csv
-from wsikd.learn.data.listing import SPLITS, Listed, Listing, split_name
+from wsikd.learn.data.listing import (
+    SPLITS,
+    UNLABELLED,
+    UNLABELLED_FOLDERS,
+    Listed,
+    Listing,
+    split_name,
+)
 from wsikd.slides.checks.image_check import read_image
 
 if TYPE_CHECKING:
@@ -122,12 +129,15 @@ def patient_of(stem: str) -> str | None:
     return case[1] if case else None
 
 
-def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
+def read_csv(
+    path: Path, classes: Sequence[str] | None = None, *, unlabelled: bool = False
+) -> FileSource:
     """A labels CSV: columns image, slide, class and/or label, optionally split and patient.
 
     Args:
         path: the CSV; images are relative to its folder, or to ``images/`` in it.
         classes: names by label number, used where the file has numbers only.
+        unlabelled: rows without a class are patches without a label.
 
     Raises:
         DataError: a column is missing, a row is incomplete, or an image does not exist.
@@ -151,7 +161,9 @@ def read_csv(path: Path, classes: Sequence[str] | None = None) -> FileSource:
         )
     listing, files = Listing(), []
     for i, row in enumerate(rows):
-        name, number = _csv_label(path, i + 2, row, classes)
+        name, number = UNLABELLED, -1
+        if not unlabelled or row.get("label") or row.get("class"):
+            name, number = _csv_label(path, i + 2, row, classes)
         files.append(_image_file(path, row["image"]))
         listing.label.append(name)
         listing.number.append(number)
@@ -193,19 +205,23 @@ def _image_file(path: Path, name: str) -> Path:
 
 def _numbered_classes(listing: Listing) -> tuple[str, ...] | None:
     """Class names in the order of their numbers, if every number has one name."""
-    pairs = set(zip(listing.number, listing.label, strict=True))
+    pairs = {
+        (n, name) for n, name in zip(listing.number, listing.label, strict=True)
+        if name != UNLABELLED
+    }  # fmt: skip
     if -1 in dict(pairs) or len(dict(pairs)) != len(pairs):
         return None
     return tuple(name for _, name in sorted(pairs))
 
 
-def read_folders(path: Path, pattern: str | None = None) -> FileSource:
+def read_folders(path: Path, pattern: str | None = None, *, unlabelled: bool = False) -> FileSource:
     """Folders named by class, directly in ``path`` or in ``train/``, ``val/`` and ``test/``.
 
     Args:
         path: the folder.
         pattern: of the slide, see :func:`slide_of`; without one, a case that names begin with is
             taken as the patient.
+        unlabelled: images in a folder named "unlabelled" are patches without a label.
 
     Raises:
         DataError: there is no image, or each would be a slide of its own.
@@ -218,7 +234,8 @@ def read_folders(path: Path, pattern: str | None = None) -> FileSource:
         for folder in sorted(d for d in root.iterdir() if d.is_dir()):
             images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
             for file in images:
-                listing.label.append(folder.name)
+                bare = unlabelled and folder.name.lower() in UNLABELLED_FOLDERS
+                listing.label.append(UNLABELLED if bare else folder.name)
                 listing.number.append(-1)
                 listing.row.append(len(files))
                 listing.slide.append(slide_of(file.stem, pattern))

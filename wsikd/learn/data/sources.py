@@ -28,15 +28,19 @@ S = TypeVar("S")
 
 
 class StoreSource(StoreListing):
-    """The labelled patches of one tile store."""
+    """The labelled patches of one tile store, and others if they are asked for."""
 
-    def __init__(self, path: Path, mpp: float, min_tissue: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, mpp: float, min_tissue: float = 0.0, *, unlabelled: bool = False
+    ) -> None:
         """Open a store of ``wsikd tile``; raises StoreError, or DataError if it lacks ``mpp``."""
         from wsikd.tiles.store import TileStore
 
         self._store = TileStore.open(path)
         table = self._store.patches
-        super().__init__(self._store, table.label, table.tissue, mpp, min_tissue)
+        super().__init__(
+            self._store, table.label, table.tissue, mpp, min_tissue, unlabelled=unlabelled
+        )
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of a patch: uint8 (side, side, 3)."""
@@ -77,9 +81,7 @@ def list_sources(data: Data) -> list[Listed]:
     return [*_all_sources(data, list_store)]
 
 
-def _all_sources(
-    data: Data, open_store: Callable[[Path, float, float], S]
-) -> Iterator[S | FileSource]:
+def _all_sources(data: Data, open_store: Callable[..., S]) -> Iterator[S | FileSource]:
     if not data.paths:
         raise DataError("data.paths", "lists no data", "give --data, or set it")
     for path in map(Path, data.paths):
@@ -88,23 +90,22 @@ def _all_sources(
         yield from _open(path, data, open_store)
 
 
-def _open(
-    path: Path, data: Data, open_store: Callable[[Path, float, float], S]
-) -> Sequence[S | FileSource]:
+def _open(path: Path, data: Data, open_store: Callable[..., S]) -> Sequence[S | FileSource]:
     from wsikd.tiles.store import is_group
 
     kind = kind_of(path, data)
     if kind == "csv":
         file = path / "labels.csv" if path.is_dir() else path
-        return [read_csv(file, data.classes)]
+        return [read_csv(file, data.classes, unlabelled=data.unlabelled)]
     if kind == "folders":
-        return [read_folders(path, data.slide_pattern)]
+        return [read_folders(path, data.slide_pattern, unlabelled=data.unlabelled)]
     if kind == "sicapv2":
         return [read_sicap(path, data.fold)]
     folders = [path] if is_group(path) else sorted(path.glob("*.zarr"))
     if not folders:
         raise DataError(path, "holds no tile stores", "make them with wsikd tile")
-    return [open_store(folder, data.mpp, data.min_tissue) for folder in folders]
+    more = {"unlabelled": data.unlabelled}
+    return [open_store(folder, data.mpp, data.min_tissue, **more) for folder in folders]
 
 
 def kind_of(path: Path, data: Data) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = ("train", "val", "test")
 LEFT_OUT = "none"
+EXTRA = "extra"
+"""The part of patches that are trained on without a label."""
 _NAMED = 5
 
 
@@ -295,7 +297,7 @@ def epoch_order(
     drawn = []
     for i, pool in enumerate(pools):  # these shares add up to count in every epoch
         start, stop = ((e * count + i) // len(pools) for e in (epoch, epoch + 1))
-        drawn.append(_deal(pool, start, stop, (seed, i)))
+        drawn.append(deal(pool, start, stop, (seed, i)))
     return rng.permutation(np.concatenate(drawn))
 
 
@@ -339,8 +341,8 @@ def share_of(
     return order[: steps * batch].reshape(steps, size, batch // size)[:, rank].ravel()
 
 
-def _deal(
-    pool: NDArray[np.int64], start: int, stop: int, entropy: tuple[int, int]
+def deal(
+    pool: NDArray[np.int64], start: int, stop: int, entropy: tuple[int, ...]
 ) -> NDArray[np.int64]:
     """Cards ``start`` to ``stop`` of an endless row of shuffled stacks."""
     size = len(pool)

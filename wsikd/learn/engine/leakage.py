@@ -46,7 +46,7 @@ def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[s
     salt = hashlib.sha256("|".join(patches.digests).encode()).hexdigest()[:16]
     own: dict[str, Any] = {"salt": salt}
     for part in ("train", "val"):
-        indices = patches.indices(part)
+        indices = patches.trained_on if part == "train" else patches.indices(part)
         names = sorted({h for _, h in _names(patches, indices, salt)})
         images = sorted({h for _, h in _images(patches, indices, salt)})[:MAX_IMAGES]
         own[part] = {"names": "".join(names), "images": "".join(images)}

@@ -120,6 +120,19 @@ class Task(Generic[D, C, R]):
     def begin_epoch(self, trainer: Trainer[D]) -> None:
         """Before each epoch; nothing by default."""
 
+    def trained_on(self) -> NDArray[np.int64]:
+        """Indices of the samples that are trained on, int64."""
+        return self.data.indices("train")
+
+    def order(self, trainer: Trainer[D]) -> NDArray[np.int64]:
+        """The samples that an epoch draws, int64 (M,), in order; all processes get the same."""
+        own, optim = trainer.train_indices, trainer.optim
+        drawn = epoch_order(
+            self.data.label[own], trainer.drawn, seed=self.seed, epoch=trainer.epoch,
+            balance=optim.balance,
+        )  # fmt: skip
+        return own[drawn]
+
     def param_groups(self) -> list[dict[str, Any]]:
         """The trained parameters, as the optimiser takes them.
 
@@ -182,7 +195,7 @@ class Trainer(Generic[D]):
         self.data, self.seed, self.device = task.data, task.seed, team.device
         config: Training = task.config
         self.optim, self.weights = config.optim, config.weights
-        self.train_indices, self.val_indices = self.data.indices("train"), self.data.indices("val")
+        self.train_indices, self.val_indices = task.trained_on(), self.data.indices("val")
         self.fabric: Any = team.fabric
         method, optim = task.method, self.optim
         team.share_norms(method.student)
@@ -270,15 +283,9 @@ class Trainer(Generic[D]):
         chance = (self.seed, self.epoch, *([self.team.rank] if self.team.rank else []))
         torch.manual_seed(int(np.random.SeedSequence(chance).generate_state(1)[0]))
         self.wrapped.train()
-        order = epoch_order(
-            self.data.label[self.train_indices],
-            self.drawn,
-            seed=self.seed,
-            epoch=self.epoch,
-            balance=self.optim.balance,
-        )
+        order = self.task.order(self)
         own = share_of(order, self.batch_size, size=self.team.size, rank=self.team.rank)
-        batches = self._batches(self.train_indices[own], self.batch_size // self.team.size)
+        batches = self._batches(own, self.batch_size // self.team.size)
         sums: dict[str, torch.Tensor] = {}
         before = self.epoch * self.steps
         rate, clock, check = 0.0, Waiting(), finite_check(self.team, self._plain, self.epoch)

@@ -9,10 +9,14 @@ arXiv 2401.06010; its body was read through the authors' released code, where th
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 from wsikd.models.device import upload
 
@@ -35,6 +39,29 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
         Scalar.
     """
     return functional.cross_entropy(logits, label)
+
+
+def on_labelled(term: Callable[..., Tensor], label: Tensor, *given: Tensor) -> Tensor:
+    """A term that is a mean over patches, of those with a label alone.
+
+    The mean is over the labelled patches of all processes together, each of which sees its own
+    part of the batch; see :func:`over_processes`.
+
+    Args:
+        term: of ``given`` and of labels, the first axis over patches; returns their mean.
+        label: int64 (B,), -1 without a label.
+        given: float (B, ...) each; the first depends on the student.
+
+    Returns:
+        Scalar; 0, with a slope of 0, where no patch of the batch has a label.
+    """
+    chosen = label >= 0
+    count = chosen.sum().to(given[0].dtype)
+    whole = over_processes(count)
+    if not bool(count):
+        return given[0].sum() * 0.0
+    found = term(*(part[chosen] for part in given), label[chosen])
+    return found * (count / whole)
 
 
 def to_grid(feature: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,6 +157,22 @@ def feature_matching(student: Tensor, teacher: Tensor) -> Tensor:
         Scalar; its gradient is finite where the two are equal.
     """
     return _root(over_processes((student - teacher.detach()).pow(2).mean()))
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine between feature vectors, averaged over patches and places.
+
+    1 - mean_{b,i,j} <F_s, F_t> / (|F_s| |F_t|), the product over channels. Lengths do not count, so
+    that channels of different scale are compared by direction. The teacher is a constant.
+
+    Args:
+        student: float (B, K, h, w) or (B, K).
+        teacher: of the same shape.
+
+    Returns:
+        Scalar, 0 to 2.
+    """
+    return 1 - functional.cosine_similarity(student, teacher.detach(), dim=1, eps=EPS).mean()
 
 
 def classify(feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ term           function of ``wsikd.learn``                     source
 ce             losses.cross_entropy                            labels
 fm             losses.feature_matching                         del Amor et al.
 at_plus        losses.attention_distance of class_attention    del Amor et al., three readings
+cos_pooled     losses.cosine_distance, pooled features         trained projection of the student
+cos_dense      losses.cosine_distance, every place             trained projection of the student
 kd             losses_logits.distillation                      Hinton et al. 2015; Sun et al. 2024
 dkd            losses_logits.decoupled_distillation            Zhao et al. 2022, equation 7
 sr_last        losses.softmax_regression, pooled features      Yang et al. 2021, as released
@@ -31,6 +33,7 @@ finds none; the teacher is frozen throughout; terms are summed outside.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -77,7 +80,7 @@ class Taps(Settings):
     """Feature maps of the other terms, named as attention.tap."""
 
     fm: str | None = None
-    """Map for fm and sp; none: that of attention.tap."""
+    """Map for fm, sp, cos_pooled and cos_dense; none: that of attention.tap."""
     at: Annotated[list[str], Field(min_length=1)] | None = None
     """Maps for at; none: only that of attention.tap."""
     sr: str | None = None
@@ -163,11 +166,12 @@ class AtPlus(KeptTeacher):
 
     Config = AtPlusConfig
     TERMS: ClassVar[Terms] = {
-        "ce": 1.0, "fm": 0.1, "at_plus": 10.0, "kd": None, "dkd": None, "sr_last": None,
-        "sr_spatial": None, "at": None, "at_grad": None, "sp": None, "rkd_distance": None,
+        "ce": 1.0, "fm": 0.1, "at_plus": 10.0, "cos_pooled": None, "cos_dense": None, "kd": None,
+        "dkd": None, "sr_last": None, "sr_spatial": None, "at": None, "at_grad": None, "sp": None, "rkd_distance": None,
         "rkd_angle": None,
     }  # fmt: skip
     views = ("high", "low")
+    takes_unlabelled = True
 
     def __init__(
         self,
@@ -188,6 +192,7 @@ class AtPlus(KeptTeacher):
         dkd: Mapping[str, Any] | None = None,
         at: Mapping[str, Any] | None = None,
         ratio: float = 1.0,
+        partly: bool = False,
     ) -> None:
         """Distil ``teacher``, which is frozen, into ``student``.
 
@@ -202,7 +207,7 @@ class AtPlus(KeptTeacher):
             normalise: normalisation of class attention, see ``losses.attention_distance``.
             distance: distance of class attention, see ``losses.attention_distance``.
             tap: map that ``at_plus`` compares.
-            fm_tap: map that ``fm`` and ``sp`` compare; None: as ``tap``.
+            fm_tap: map that ``fm``, ``sp`` and the cosines compare; None: as ``tap``.
             at_taps: maps that ``at`` compares; None: ``tap`` alone.
             sr_tap: the student's map for ``sr_spatial``; None: the deepest one whose grid is that
                 of the teacher's deepest.
@@ -213,6 +218,7 @@ class AtPlus(KeptTeacher):
             dkd: options of ``losses_logits.decoupled_distillation``.
             at: options of ``losses.activation_distance``.
             ratio: side of what the teacher's backbone reads over the student's, in pixels.
+            partly: some patches have no label; ``ce`` and ``dkd`` are means over the others.
 
         Raises:
             ConfigError: a tap is unknown, or channels differ where they must not.
@@ -220,7 +226,7 @@ class AtPlus(KeptTeacher):
         super().__init__()
         self.student = student
         self.teacher = teacher.requires_grad_(requires_grad=False).eval()
-        self.terms = frozenset(terms)
+        self.terms, self.partly = frozenset(terms), partly
         self.form, self.normalise, self.distance, self.grid = form, normalise, distance, grid
         self.kd, self.dkd, self.at = dict(kd or {}), dict(dkd or {}), dict(at or {})
         self.tap = tap_pair(tap, student, teacher, "attention.tap")
@@ -254,6 +260,7 @@ class AtPlus(KeptTeacher):
             dkd=config.dkd.model_dump(),
             at=config.at.model_dump(),
             ratio=config.ratio,
+            partly=config.data.unlabelled,
         )
 
     def _add_helpers(self, *, project: bool) -> None:
@@ -267,6 +274,11 @@ class AtPlus(KeptTeacher):
             )  # fmt: skip
         if "fm" in self.terms:
             self._project("fm", *self.fm_tap.channels, wanted=project)
+        for term in sorted(self.terms & {"cos_pooled", "cos_dense"}):
+            own, target = self.fm_tap.channels
+            project = nn.Conv2d(own, target, 1, bias=False)
+            nn.init.dirac_(project.weight)  # starts as the identity
+            self.helpers[term] = project
         if "sr_last" in self.terms:
             self._project("sr_last", *self.deepest.channels, wanted=project)
         if "sr_spatial" in self.terms:
@@ -312,7 +324,8 @@ class AtPlus(KeptTeacher):
     def _own_taps(self) -> set[str]:
         """The student's maps that the terms compare."""
         read = {
-            "fm": [self.fm_tap], "sp": [self.fm_tap], "at_plus": [self.tap], "at": self.at_taps,
+            "fm": [self.fm_tap], "cos_pooled": [self.fm_tap], "cos_dense": [self.fm_tap],
+            "sp": [self.fm_tap], "at_plus": [self.tap], "at": self.at_taps,
             "sr_spatial": [self.sr_tap], "sr_last": [self.deepest],
             "rkd_distance": [self.deepest], "rkd_angle": [self.deepest],
         }  # fmt: skip
@@ -397,6 +410,8 @@ class AtPlus(KeptTeacher):
 
     def term_ce(self, seen: Seen) -> Tensor:
         """Cross-entropy of the student."""
+        if self.partly:
+            return losses.on_labelled(losses.cross_entropy, seen.label, seen.own_logits)
         return losses.cross_entropy(seen.own_logits, seen.label)
 
     def term_fm(self, seen: Seen) -> Tensor:
@@ -419,15 +434,27 @@ class AtPlus(KeptTeacher):
             own, taught, normalise=self.normalise, distance=self.distance
         )
 
+    def term_cos_pooled(self, seen: Seen) -> Tensor:
+        """Direction of the pooled features at one tap."""
+        own = self.helpers["cos_pooled"](seen.own[self.fm_tap.student].mean((2, 3), keepdim=True))
+        taught = seen.taught[self.fm_tap.teacher].mean((2, 3))
+        return losses.cosine_distance(_wide(own).flatten(1), _wide(taught))
+
+    def term_cos_dense(self, seen: Seen) -> Tensor:
+        """Direction of the features at every place of one tap."""
+        own = self.helpers["cos_dense"](seen.own[self.fm_tap.student])
+        return losses.cosine_distance(*self._meet(own, seen.taught[self.fm_tap.teacher]))
+
     def term_kd(self, seen: Seen) -> Tensor:
         """Distillation of logits."""
         return losses_logits.distillation(_wide(seen.own_logits), _wide(seen.logits), **self.kd)
 
     def term_dkd(self, seen: Seen) -> Tensor:
         """Decoupled distillation of logits."""
-        return losses_logits.decoupled_distillation(
-            _wide(seen.own_logits), _wide(seen.logits), seen.label, **self.dkd
-        )
+        term: Callable[..., Tensor] = partial(losses_logits.decoupled_distillation, **self.dkd)
+        if self.partly:
+            return losses.on_labelled(term, seen.label, _wide(seen.own_logits), _wide(seen.logits))
+        return term(_wide(seen.own_logits), _wide(seen.logits), seen.label)
 
     def term_sr_last(self, seen: Seen) -> Tensor:
         """The teacher's head on the student's pooled features."""

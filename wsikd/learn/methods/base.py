@@ -95,6 +95,11 @@ class Targets:
         taps = {k.removeprefix("tap "): v for k, v in found.items() if k.startswith("tap ")}
         return Taught(found["logits"], taps, found.get("attention"))
 
+    def classes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The teacher's class of patches as they are: int64 (B,)."""
+        rows = [self.place[int(i)] for i in indices]
+        return np.asarray(self.tables["logits"][0][rows].argmax(1), np.int64)
+
 
 def _picked(
     table: list[NDArray[np.float32]], views: list[int], rows: list[int]
@@ -114,7 +119,7 @@ class Batch:
         views: "high" and "low", uint8 or float (B, 3, H, W) of 0 to 255, RGB. "low" is the area
             average of "high" after augmentation: the same tissue at the trained network's mpp; or
             float (B, K, h, w), what the student's frozen stages make of it (``frozen_cache``).
-        label: int64 (B,).
+        label: int64 (B,); -1 for a patch without a label, where the method ``takes_unlabelled``.
         slide: name of each patch's slide.
         box: int64 (B,), index of each patch in its data set.
         taught: the teacher's part where it was kept (see ``wsikd.learn.patch.teacher_cache``); its
@@ -161,6 +166,8 @@ class Method(nn.Module):
     """What a batch holds: "low", and "high" where a teacher reads it."""
     needs_teacher: ClassVar[bool] = False
     """Whether ``build`` is given one, and a configuration must name it."""
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether it learns from patches without a label, whose ``Batch.label`` is -1."""
     takes: ClassVar[tuple[str, ...]] = PATCHES
     """Kinds of data, of ``wsikd.slides.what_is``, the usual one first."""
     settings: ClassVar[str] = "wsikd.learn.patch.settings:RunConfig"

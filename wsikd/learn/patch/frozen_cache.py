@@ -81,7 +81,7 @@ def open_maps(
         return None
     fault = why_not(config, method)
     views = 8 if config.augment.flips else 1
-    train, val = patches.indices("train"), patches.indices("val")
+    train, val = patches.trained_on, patches.indices("val")
     if fault is None:
         student = method.student
         one = _maps(student, _averages(config, patches, train[:1]))
@@ -110,7 +110,7 @@ def open_maps(
 def _made(
     config: RunConfig, student: Grader, patches: PatchSet, views: int, reading: tuple[int, int]
 ) -> FrozenMaps:
-    train, val = patches.indices("train"), patches.indices("val")
+    train, val = patches.trained_on, patches.indices("val")
     logger.info("computing the frozen stages: %d patches, %d views", len(train), views)
     every = np.concatenate([train, val])
     place = {int(index): row for row, index in enumerate(every)}

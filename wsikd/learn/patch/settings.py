@@ -185,6 +185,7 @@ class RunConfig(MethodConfig):
                 f"method {self.method} has no teacher; leave teacher out or use a method that "
                 "distils"
             )
+        self._check_unlabelled()
         factor = self.factor
         if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
             raise ValueError(
@@ -209,6 +210,25 @@ class RunConfig(MethodConfig):
                 "set data.student_mpp"
             )
         return self
+
+    def _check_unlabelled(self) -> None:
+        if not self.data.unlabelled:
+            return
+        if not self.learner.takes_unlabelled:
+            raise ValueError(
+                f"data.unlabelled: method {self.method} learns from labels alone; set it to false, "
+                "or use a method that distils a teacher, such as at_plus"
+            )
+        if set(self.terms) <= {"ce", "dkd"} or "at_grad" in self.terms:
+            raise ValueError(
+                "data.unlabelled needs a term without labels beside ce and dkd, and no at_grad; "
+                "set weights.kd, for example"
+            )
+        if self.data.smote is not None or self.optim.balance == "frozen_pool":
+            raise ValueError(
+                "data.unlabelled goes neither with data.smote nor with optim.balance frozen_pool; "
+                "leave them out"
+            )
 
     @property
     def needs_teacher(self) -> bool:

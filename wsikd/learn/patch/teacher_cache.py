@@ -124,7 +124,7 @@ def open_targets(
 
 
 class _Asker:
-    """Asks a teacher about every training patch in every view."""
+    """Asks a teacher about every training patch in every view, with a label or without."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Asker:
     ) -> None:
         self.config, self.method, self.patches, self.views = config, method, patches, views
         self.team, self.batch_size = team, batch_size
-        self.indices = patches.indices("train")
+        self.indices = patches.trained_on
         self.grids = self._grids()
         self.sizes = self._sizes()
 

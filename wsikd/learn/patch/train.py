@@ -13,6 +13,8 @@ from wsikd.learn.data.parts import checked
 from wsikd.learn.data.patches import PatchSet, load_patches
 from wsikd.learn.data.resident import budget_of
 from wsikd.learn.data.smote import with_invented
+from wsikd.learn.data.splits import EXTRA, epoch_order
+from wsikd.learn.data.unlabelled import mixed, pattern_of, spread_order
 from wsikd.learn.data.views import Views
 from wsikd.learn.engine.leakage import check_unseen
 from wsikd.learn.engine.on_machine import cache_of
@@ -51,12 +53,14 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         select: what chooses the epoch; that of the run where one is resumed.
         teacher: teacher of the method, None for one without; set with the data.
         spec: what the trained network is to be given; set with the method.
+        extra_classes: the teacher's class of each patch without a label, int64 (M,).
     """
 
     select: str
     views: Views
     teacher: StudentBundle | None
     spec: InputSpec
+    extra_classes: NDArray[np.int64]
 
     def __init__(self, config: RunConfig, *, seed: int = 0) -> None:
         """See ``wsikd.learn.patch.settings``."""
@@ -99,6 +103,26 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             self.data, counts = with_invented(patches, config.data, seed=self.seed, made=self._made)
             self._smote = {"smote": counts}
 
+    def trained_on(self) -> NDArray[np.int64]:
+        """The training part, with patches that have no label."""
+        return self.data.trained_on
+
+    def order(self, trainer: Trainer[PatchSet]) -> NDArray[np.int64]:
+        """As the configuration draws them; a fixed share of each batch has no label."""
+        extra = self.data.indices(EXTRA)
+        if not len(extra):
+            return super().order(trainer)
+        at = {"seed": self.seed, "epoch": trainer.epoch}
+        balance = bool(self.config.optim.balance)
+        share = self.config.data.unlabelled_share
+        pattern = pattern_of(trainer.steps, trainer.batch_size, share)
+        known, count = self.data.indices("train"), int(pattern.sum())
+        own = epoch_order(self.data.label[known], len(pattern) - count, **at, balance=balance)
+        number = {slide: n for n, slide in enumerate(dict.fromkeys(self.data.slide))}
+        slides = np.array([number[self.data.slide[i]] for i in extra])
+        others = spread_order(self.extra_classes, slides, count, **at, balance=balance)
+        return mixed(known[own], extra[others], pattern)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """The head, and what is trained beside the student, in groups of their own if asked."""
         groups, optim = super().param_groups(), self.config.optim
@@ -131,7 +155,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         """Read the patches, and ask the teacher where its answers are kept."""
         config, patches, views = self.config, self.data, self.views
         log_cost(self.spec, self.method.student, self.teacher)
-        used = np.flatnonzero(np.isin(patches.split, ("train", "val")))
+        used = np.flatnonzero(np.isin(patches.split, ("train", EXTRA, "val")))
         limit, threads = cache_of(config.data.cache_gb), trainer.threads
         patches.keep(used, limit, threads)
         if self.teacher is not None:
@@ -139,6 +163,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
                 config, self.method, patches, self.teacher.sha256, team=trainer.team,
                 batch_size=trainer.batch_size, run=trainer.run.path,
             )  # fmt: skip
+            self.extra_classes = trainer.team.first(lambda: self._extra_classes(trainer))
         if views.averaged:
             patches.keep_averages(views.factor, limit, used, threads)
         views.hold(used, budget_of(config.data.device_gb, trainer.device), threads)
@@ -146,6 +171,20 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             config, self.method, patches, batch_size=trainer.batch_size, limit_gb=limit,
             threads=threads,
         )  # fmt: skip
+
+    def _extra_classes(self, trainer: Trainer[PatchSet]) -> NDArray[np.int64]:
+        """The teacher's class of each patch without a label, int64 (M,)."""
+        extra, targets = self.data.indices(EXTRA), self.views.targets
+        if targets is not None:
+            return targets.classes(extra)
+        if not len(extra):
+            return extra
+        assert self.teacher is not None
+        network = self.teacher.network().to(trainer.team.device)
+        logits = evaluate.predict(
+            network, self.data, extra, mpp=self.teacher.spec.mpp, device=str(trainer.team.device)
+        )
+        return logits.argmax(1)  # type: ignore[no-any-return]
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss, kappa and accuracies, and the AUC where it selects."""
