@@ -167,8 +167,8 @@ class AtPlus(KeptTeacher):
     Config = AtPlusConfig
     TERMS: ClassVar[Terms] = {
         "ce": 1.0, "fm": 0.1, "at_plus": 10.0, "cos_pooled": None, "cos_dense": None, "kd": None,
-        "dkd": None, "sr_last": None, "sr_spatial": None, "at": None, "at_grad": None, "sp": None, "rkd_distance": None,
-        "rkd_angle": None,
+        "dkd": None, "sr_last": None, "sr_spatial": None, "at": None, "at_grad": None,
+        "sp": None, "rkd_distance": None, "rkd_angle": None,
     }  # fmt: skip
     views = ("high", "low")
     takes_unlabelled = True
@@ -276,9 +276,9 @@ class AtPlus(KeptTeacher):
             self._project("fm", *self.fm_tap.channels, wanted=project)
         for term in sorted(self.terms & {"cos_pooled", "cos_dense"}):
             own, target = self.fm_tap.channels
-            project = nn.Conv2d(own, target, 1, bias=False)
-            nn.init.dirac_(project.weight)  # starts as the identity
-            self.helpers[term] = project
+            projection = nn.Conv2d(own, target, 1, bias=False)
+            nn.init.dirac_(projection.weight)  # starts as the identity
+            self.helpers[term] = projection
         if "sr_last" in self.terms:
             self._project("sr_last", *self.deepest.channels, wanted=project)
         if "sr_spatial" in self.terms:
