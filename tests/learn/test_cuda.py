@@ -15,7 +15,7 @@ from tests.learn.methods.test_contract import NAMES, content_of, killed_in_the_s
 from tests.learn.methods.test_contract import installed as installed
 from tests.learn.methods.test_contract import place as place
 from wsikd.core.run import RunDir
-from wsikd.grade.engines import Network
+from wsikd.grade.engines import Network, started
 from wsikd.grade.engines.choose import default_precision, open_engine
 from wsikd.learn.engine.trainer import Trainer
 
@@ -74,6 +74,40 @@ def test_a_batch_beyond_memory_is_halved(monkeypatch):
     monkeypatch.setattr(engine._halved, "run", short)
     np.testing.assert_allclose(engine(x), whole, atol=1e-4, rtol=1e-4)
     assert asked == [32, 16, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batches_in_flight_are_those_one_by_one(precision):
+    if precision == "bf16" and default_precision("torch", DEVICE) != "bf16":
+        pytest.skip("the device does not compute in bf16")
+    _, wrapped = network("vgg_small")
+    engine = open_engine(wrapped, "torch", precision, device=DEVICE, check=False)
+    batches = [patches(32, seed=n) for n in range(6)]
+    wanted = [engine(batch) for batch in batches]
+    memory, waiting, found = np.empty_like(batches[0]), [], []
+    for batch in batches:
+        memory[:] = batch  # overwritten at once, as a stream of patches is
+        waiting.append(started(engine, memory))
+        if len(waiting) == engine.in_flight:
+            found.append(waiting.pop(0)())
+    found += [wait() for wait in waiting]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_data_held_on_the_device_train_as_data_that_are_streamed(stripes, place):
+    """Patches, and with views that can be counted the teacher's answers too."""
+    content = content_of("at_plus", stripes, place) | {"teacher_cache": "ram"}
+    content["augment"] = {"colour_of": "student"}
+    content["optim"] = content["optim"] | {"deterministic": True}
+    weights = []
+    for held in (0, 4):
+        file, run = place / f"held{held}.yaml", place / f"held{held}"
+        data = content["data"] | {"device_gb": held, "cache_gb": 0 if held else 1}
+        file.write_text(yaml.safe_dump({"method": "at_plus", **content, "data": data}))
+        wsikd("distill", "-c", file, "--seed", 1, "--device", DEVICE, "-o", run)
+        weights.append((run / "student/model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 WAIT_FOR_THE_DEVICE = ("mil", "detector")

@@ -87,6 +87,31 @@ def test_the_last_step_is_read_at_the_end_of_the_epoch(pair):
     check.flush()
 
 
+class TwoProcesses(Alone):
+    """This one, whose loss is sound, and another, whose loss is not."""
+
+    size = 2
+
+    def gather(self, mine):
+        return [mine, ("theirs", math.inf)]
+
+
+def test_what_another_process_finds_stops_this_one(pair, monkeypatch):
+    asked = []
+
+    def all_reduce(bad, how):
+        asked.append(how)
+        bad.fill_(1.0)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    check, before = finite.LateCheck(TwoProcesses(), 0), state(*pair)
+    step(*pair, check, Progress(0, 2, 0, 9), 1.0)
+    assert same(state(*pair), before)
+    assert asked == [torch.distributed.ReduceOp.MAX]
+    with pytest.raises(NonFiniteLossError, match=r"'theirs': is inf in epoch 1, step 1"):
+        check.flush()
+
+
 def student(stripes, place, method="at_plus", **more):
     """Settings of a student and of its teacher."""
     if method == "hdkd":

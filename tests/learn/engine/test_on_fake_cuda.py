@@ -32,12 +32,15 @@ class Copies(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.seen, self.uploads, self.inside = [], 0, False
+        self.seen, self.uploads, self.inside, self.doubles = [], 0, False, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         given = [a for a in args if isinstance(a, torch.Tensor)]
         name = func.overloadpacket.__name__
+        made_here = made if isinstance(made, torch.Tensor) else torch.empty(0)
+        if made_here.dtype == torch.float64 and made_here.device.type != "cpu":
+            self.doubles.append(name)  # Apple's GPUs have none
         if name in ("_to_copy", "copy_") and {a.device.type for a in [*given, made]} > {"cpu"}:
             if self.inside:
                 self.uploads += 1
@@ -124,6 +127,7 @@ def test_a_step_copies_nothing_but_by_upload(case, held, copies):
     assert all(term.device == CUDA for term in terms.values())
     assert batch.views["low"].shape == (4, 3, 32, 32)
     assert copies.seen == []
+    assert copies.doubles == []
     assert copies.uploads >= 2
     with pytest.raises(DataDependentOutputException):
         float(next(iter(terms.values())))

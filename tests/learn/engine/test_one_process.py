@@ -69,6 +69,26 @@ def check(network, ours, theirs):
     assert not torch.equal(weights["net.4.weight"], network.state_dict()["net.4.weight"])
 
 
+def test_half_precision_leaves_out_what_overflows_and_its_scale_is_kept():
+    torch.manual_seed(0)
+    process, network = OneProcess("16-mixed"), nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, fused=True)
+    process.setup(network, optimizer)
+    before = copy.deepcopy(network.state_dict())
+    scale = process.scaling.scaler.get_scale()
+    for factor, changes in ((float("inf"), False), (1e-3, True)):
+        optimizer.zero_grad()
+        process.backward((network(torch.ones(1, 4)) * factor).sum())
+        process.scaling.unscale_gradients(optimizer)
+        process.step(optimizer)
+        assert torch.equal(before["weight"], network.weight) != changes
+    kept = process.scaling.state_dict()
+    assert kept["scale"] == scale / 2
+    other = OneProcess("16-mixed")
+    other.scaling.load_state_dict(kept)
+    assert other.scaling.state_dict() == kept
+
+
 TWO = """
 import copy, os, sys
 sys.path.insert(0, os.getcwd())

@@ -114,7 +114,7 @@ def _attend(net: Grader, x: Tensor, label: Tensor, form: str) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    x, y = (t.double().flatten().cpu().numpy() for t in (a, b))
+    x, y = (t.flatten().cpu().double().numpy() for t in (a, b))
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt((x * x).sum() * (y * y).sum()))
     return float((x * y).sum()) / norm if norm > 1e-12 else float("nan")
