@@ -33,12 +33,16 @@ settings.register_profile("wsikd", deadline=None, derandomize=True, max_examples
 settings.load_profile("wsikd")
 
 LONGEST = (
-    "test_tile_run.py", "test_benchmarks.py", "fuzz/test_fuzz.py", "tiles/test_cluster.py",
-    "test_tia.py", "test_infer_run.py", "learn/methods/test_contract.py", "test_end_to_end.py",
-    "learn/engine/test_distributed.py", "docs/test_blocks.py", "test_output_safety.py",
-    "outside/test_outside.py", "learn/ts2g/test_detect_train.py",
-    "studies/hdkd/test_label_efficiency.py", "studies/slpd/test_study.py", "test_cli.py",
-    "test_cli_labels.py", "test_tile_faults.py", "api/test_front_door.py",
+    "learn/patch/test_train.py", "learn/reproduce/test_run_rows.py", "fuzz/test_fuzz.py",
+    "grade/engines/test_engines.py", "test_tile_run.py", "tiles/test_cluster.py",
+    "test_infer_run.py", "test_tia.py", "learn/methods/test_contract.py",
+    "learn/patch/test_tune.py", "learn/mil/test_train.py", "api/test_docstrings.py",
+    "learn/patch/test_hdkd_run.py", "learn/engine/test_distributed.py", "test_end_to_end.py",
+    "outside/test_outside.py", "docs/test_blocks.py", "learn/methods/test_processes.py",
+    "learn/slpd/test_run.py", "api/test_front_door.py", "learn/mil/test_evaluate.py",
+    "test_output_safety.py", "learn/ts2g/test_detect_train.py", "test_cli_roles.py",
+    "learn/ts2g/test_adapter_train.py", "test_cli.py", "test_cli_labels.py",
+    "test_tile_faults.py", "synthetic/test_cohort.py", "learn/test_preflight.py",
 )  # fmt: skip
 """Files that take long, the longest first. One that began last would run alone on its core."""
 
