@@ -75,6 +75,7 @@ def test_a_slide_beyond_the_guard_gets_a_map_and_no_grade(slide, tmp_path):
     assert float(row["G4_share"]) > 0.9
     assert (tmp_path / "out" / "good" / "grades.zarr").is_dir()
     assert "grade withheld: the slide" in said
+    assert "1 graded, 0 already there, the grade of 1 withheld" in said
     assert "1 of 1 slide needs a second look: good (unlike training" in said
     assert row["review"] == record["summary"]["review"] != ""
     assert record["intervals"] is None

@@ -216,6 +216,9 @@ def grade_slides(
     _warn_of_old_rules(rows)
     graded = any("gleason_score" in row for row in rows.values())
     summary = ", ".join(f"{n} {what}" for what, n in counts.items())
+    withheld = sum(str(row.get("grade_status", "")).startswith("withheld") for row in rows.values())
+    if withheld:
+        summary += f", the grade of {withheld} withheld"
     note = " ".join(filter(None, (review_line(rows), NOT_ASSESSED if graded else "")))
     return Graded(summary, rows, note)
 
