@@ -185,7 +185,9 @@ def _alike(
         by_pattern[pattern] = by_pattern.get(pattern, 0.0) + table[:, index]
     extent = np.stack([*by_pattern.values()], 1)
     cancer = extent.sum(1)
-    least = np.array([rules.least_cancer(total) for total in table.sum(1).tolist()])
+    least = np.maximum(rules.min_area_mm2, rules.cancer_share * table.sum(1))
+    if rules.area_cap_mm2 is not None:
+        least = np.minimum(least, rules.area_cap_mm2)
     shares = extent / np.maximum(cancer, _TOLERANCE)[:, None]
     one, other = np.triu_indices(shares.shape[1], 1)
     none, no_cancer = shares == 0, cancer == 0

@@ -13,6 +13,7 @@ Not counted: that a slide may be unlike those of the validation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +66,13 @@ class Intervals:
     @property
     def grade_group_limits(self) -> tuple[int, int]:
         """Lower and upper end of the grade group, 0 where no pattern counts."""
-        groups = [r.grade_group if r else 0 for r in {*self.readings}]
+        groups = [r.grade_group if r else 0 for r in self._different]
         return min(groups), max(groups)
+
+    @cached_property
+    def _different(self) -> list[GleasonReading | None]:
+        """The readings, each object once: equal rows share one, and to hash them takes longer."""
+        return list({id(reading): reading for reading in self.readings}.values())
 
     @property
     def cancer_limits(self) -> tuple[float, float]:
@@ -86,7 +92,7 @@ class Intervals:
             middle = float(self.share[list(self.patterns)].sum())
             found["cancer_mm2"] = [round(v * total, 6) for v in (low, middle, high)]
             found["grade_group"] = list(self.grade_group_limits)
-            scores = {r.sum_text if r else "none" for r in {*self.readings}}
+            scores = {r.sum_text if r else "none" for r in self._different}
             found["gleason_scores"] = sorted(scores)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,6 +97,7 @@ def _save(path: Path, names: list[str], boxes: NDArray[np.float64], rows: list[l
             file.write(",".join([*map(_short, box), *row]) + "\n")
 
 
+@lru_cache(maxsize=1 << 14)
 def _short(value: float) -> str:
     return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0")
 

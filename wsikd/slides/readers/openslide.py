@@ -314,9 +314,9 @@ def _surveyed(path: Path) -> tuple[TiffSurvey | None, SlideError | None]:
 
 def _open(path: Path) -> openslide.OpenSlide:
     try:
-        if openslide.OpenSlide.detect_format(path) is None:
-            raise SlideError(printable(path.name), UNKNOWN, _remedy(path))
         return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError(printable(path.name), UNKNOWN, _remedy(path)) from error
     except openslide.OpenSlideError as error:
         raise SlideError(
             printable(path.name),
