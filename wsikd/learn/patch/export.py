@@ -199,7 +199,13 @@ def calibrated(
 
 
 def pattern_4(classes: Sequence[str]) -> tuple[int, tuple[int, ...]] | None:
-    """The class of pattern 4 and those of all patterns; None where it is not one of several."""
+    """The class of pattern 4 and those of all patterns; None if it is not one of several.
+
+    >>> pattern_4(("NC", "G3", "G4", "G5"))
+    (2, (1, 2, 3))
+    >>> pattern_4(("NC", "G4")) is pattern_4(("benign", "tumour")) is None
+    True
+    """
     found = {pattern_of(name): place for place, name in enumerate(classes)}
     patterns = tuple(place for pattern, place in found.items() if pattern)
     return (found[4], patterns) if 4 in found and len(patterns) > 1 else None
