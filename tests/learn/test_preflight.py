@@ -106,7 +106,7 @@ def test_labels_are_listed_as_for_the_training_and_nothing_is_said(place, data, 
 def test_data_of_several_settings_are_read_once(place, monkeypatch):
     read = []
     monkeypatch.setattr(
-        sources, "read_csv", lambda *a, own=sources.read_csv: read.append(a) or own(*a)
+        sources, "read_csv", lambda *a, own=sources.read_csv, **k: read.append(a) or own(*a, **k)
     )
     config = RunConfig(method="supervised", data=Data(paths=[str(place / "both")]))
     other = config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 0.5})})

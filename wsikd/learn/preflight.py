@@ -125,8 +125,16 @@ def peek_teacher(config: RunConfig) -> StudentBundle | None:
 
 
 def check_resolution(config: RunConfig, teacher: StudentBundle) -> None:
-    """Refuse a teacher that reads another resolution than ``data.mpp``. Raises ConfigError."""
+    """Refuse a teacher that reads another resolution than it is given. Raises ConfigError."""
     own, wanted = teacher.spec.mpp, config.data.mpp
+    if config.teacher_reads == "low":
+        if abs(own - config.low_mpp) <= 0.02 * own:
+            return
+        raise ConfigError(
+            f"--teacher {config.teacher}",
+            f"reads {own:g} um/px, but with teacher_reads 'low' it is given {config.low_mpp:g}",
+            "give a network of the student's resolution, or set teacher_reads=high",
+        )
     if abs(own - wanted) <= 0.02 * own:
         return
     if own > wanted and teacher.card.teacher:

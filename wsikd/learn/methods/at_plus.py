@@ -170,7 +170,8 @@ class AtPlus(KeptTeacher):
         "dkd": None, "sr_last": None, "sr_spatial": None, "at": None, "at_grad": None,
         "sp": None, "rkd_distance": None, "rkd_angle": None,
     }  # fmt: skip
-    views = ("high", "low")
+    views: tuple[str, ...] = ("high", "low")
+    takes_low_teacher = True
     takes_unlabelled = True
 
     def __init__(
@@ -193,6 +194,7 @@ class AtPlus(KeptTeacher):
         at: Mapping[str, Any] | None = None,
         ratio: float = 1.0,
         partly: bool = False,
+        reads: str = "high",
     ) -> None:
         """Distil ``teacher``, which is frozen, into ``student``.
 
@@ -219,6 +221,7 @@ class AtPlus(KeptTeacher):
             at: options of ``losses.activation_distance``.
             ratio: side of what the teacher's backbone reads over the student's, in pixels.
             partly: some patches have no label; ``ce`` and ``dkd`` are means over the others.
+            reads: the view that the teacher reads.
 
         Raises:
             ConfigError: a tap is unknown, or channels differ where they must not.
@@ -226,7 +229,9 @@ class AtPlus(KeptTeacher):
         super().__init__()
         self.student = student
         self.teacher = teacher.requires_grad_(requires_grad=False).eval()
-        self.terms, self.partly = frozenset(terms), partly
+        self.terms, self.partly, self.reads = frozenset(terms), partly, reads
+        if reads == "low":
+            self.views = ("low",)
         self.form, self.normalise, self.distance, self.grid = form, normalise, distance, grid
         self.kd, self.dkd, self.at = dict(kd or {}), dict(dkd or {}), dict(at or {})
         self.tap = tap_pair(tap, student, teacher, "attention.tap")
@@ -261,6 +266,7 @@ class AtPlus(KeptTeacher):
             at=config.at.model_dump(),
             ratio=config.ratio,
             partly=config.data.unlabelled,
+            reads=config.teacher_reads,
         )
 
     def _add_helpers(self, *, project: bool) -> None:
@@ -311,7 +317,7 @@ class AtPlus(KeptTeacher):
         if self.terms <= {"ce"}:
             taught = Taught(logits, {}, None)
         else:
-            taught = batch.taught or self.teach(batch.views["high"])
+            taught = batch.taught or self.teach(batch.views[self.reads])
         seen = Seen(batch.label, logits, own, *taught, low, slope)
         return {
             name: getattr(self, f"term_{name}")(seen) for name in self.TERMS if name in self.terms
@@ -367,6 +373,8 @@ class AtPlus(KeptTeacher):
 
     def why_not_kept(self) -> tuple[str, str] | None:
         """Fault and remedy where a term reads the teacher on its own grid."""
+        if self.reads == "low":
+            return "the teacher reads what the student reads", "set teacher_reads=high"
         if own := sorted(self.terms & OWN_GRID):
             return f"term {own[0]} reads the teacher on its own grid", f"set weights.{own[0]} to 0"
         if self.grid == "student_up":
@@ -387,7 +395,7 @@ class AtPlus(KeptTeacher):
     @torch.enable_grad()
     def _slope(self, batch: Batch) -> Tensor:
         """How much the teacher's loss hangs on each place of its input: (B, 1, H, W)."""
-        patches = _tracked(batch.views["high"])
+        patches = _tracked(batch.views[self.reads])
         loss = len(patches) * losses.cross_entropy(self.teacher(patches), batch.label)
         (slope,) = torch.autograd.grad(loss, patches)
         return slope.abs().sum(1, keepdim=True)

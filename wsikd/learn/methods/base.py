@@ -166,6 +166,8 @@ class Method(nn.Module):
     """What a batch holds: "low", and "high" where a teacher reads it."""
     needs_teacher: ClassVar[bool] = False
     """Whether ``build`` is given one, and a configuration must name it."""
+    takes_low_teacher: ClassVar[bool] = False
+    """Whether its teacher may read the view "low" (``teacher_reads``)."""
     takes_unlabelled: ClassVar[bool] = False
     """Whether it learns from patches without a label, whose ``Batch.label`` is -1."""
     takes: ClassVar[tuple[str, ...]] = PATCHES

@@ -168,7 +168,7 @@ def write_student(
         ),
         min_area_mm2=least, min_area_slides=val_slides,
         cancer=cancer_shares(patches, val, softmax(logits, temperature or 1.0)),
-        escalation=None if teacher is None else escalation(
+        escalation=None if teacher is None or config.teacher_reads == "low" else escalation(
             patches, val, logits, temperature or 1.0, teacher, device=device
         ),
         training={

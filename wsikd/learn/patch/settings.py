@@ -128,6 +128,9 @@ class RunConfig(MethodConfig):
 
     teacher: str | None = None
     """Run folder or bundle of the teacher, for methods that distil one; --teacher sets it."""
+    teacher_reads: Literal["high", "low"] = "high"
+    """What the teacher reads: patches at data.mpp, or ("low") what the student reads. The latter is
+    the control of self-distillation, whose teacher has the student's own resolution."""
     network: Network = Network()
     student_input: Literal["native", "half", "upsampled"] = "native"
     """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
@@ -186,6 +189,11 @@ class RunConfig(MethodConfig):
                 "distils"
             )
         self._check_unlabelled()
+        if self.teacher_reads == "low" and not self.learner.takes_low_teacher:
+            raise ValueError(
+                f"teacher_reads 'low' is not for method {self.method}; set it to high, or use "
+                "at_plus"
+            )
         factor = self.factor
         if abs(factor - round(factor)) > 0.02 * factor or round(factor) < 1:
             raise ValueError(
@@ -258,6 +266,8 @@ class RunConfig(MethodConfig):
     @property
     def ratio(self) -> float:
         """Ratio of the input sides of teacher and trained network."""
+        if self.teacher_reads == "low":
+            return 1.0
         return round(self.factor) / self.upsample
 
 
