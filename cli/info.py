@@ -84,8 +84,12 @@ def info(
 
 def _networks(items: Sequence[str]) -> dict[str, dict[str, str]]:
     """Descriptions of the students and teachers among the inputs."""
-    from wsikd.models.files.facts import facts
-    from wsikd.models.files.peek import peek_grader
     from wsikd.slides.what_is import GRADER, what_is
 
-    return {p: facts(peek_grader(p, "wsikd info")) for p in items if what_is(p) == GRADER}
+    networks = [item for item in items if what_is(item) == GRADER]
+    if not networks:
+        return {}  # the cards take a quarter of a second to import
+    from wsikd.models.files.facts import facts
+    from wsikd.models.files.peek import peek_grader
+
+    return {item: facts(peek_grader(item, "wsikd info")) for item in networks}

@@ -30,7 +30,7 @@ class _OtherError(Exception):
 
 
 def _text(value: Any, line: str) -> str:
-    """A value; ``line`` is a line break with the indent of what it stands in."""
+    """A value; ``line`` is a line break with the indent of the enclosing list or object."""
     kind = type(value)
     if kind is str:
         return encode_basestring(value)

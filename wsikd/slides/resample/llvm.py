@@ -26,7 +26,7 @@ class Effort:
     takes less time without.
 
     Attributes:
-        most: pixels from which on the compiled function is worth its start.
+        most: pixels that make the compiled function worth its start.
         pixels: computed so far. Threads may miss each other's: it is an estimate.
     """
 
