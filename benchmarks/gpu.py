@@ -69,7 +69,7 @@ SMALLEST = Sizes("vgg_small", 24, 64, {"10x": 4, "2.5x": 4}, 3)
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     own, rest = parser.parse_known_args()
     given = options("gpu", ["--smallest" if word == "--small" else word for word in rest])
     sizes, report = SMALLEST if given.smallest else DEFAULT, Report(given)

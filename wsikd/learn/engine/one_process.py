@@ -53,7 +53,7 @@ class OneProcess:
     def launch(self) -> None:
         """There is no other process; a GPU becomes the one that PyTorch takes by default."""
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+            torch.cuda.set_device(self.device.index or 0)
 
     def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The module with its forward pass in the precision, and the optimiser as it is."""
