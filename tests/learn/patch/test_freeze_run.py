@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.learn.engine.torchrun import torchrun
+from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
 from wsikd.core.errors import ConfigError
@@ -168,7 +168,7 @@ def test_two_processes_train_what_one_does(stripes, teacher, tmp_path):
     asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
     alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
     assert alone.exit_code == 0, alone.output
-    done = torchrun(*asked, "-o", tmp_path / "two")
+    done = forked(*asked, "-o", tmp_path / "two")
     assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
     for (raw, _), (own, _) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert own == pytest.approx(raw, rel=2e-3, abs=2e-4)

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
-from tests.learn.engine.torchrun import torchrun
+from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
 from wsikd.core.errors import CheckpointError, ConfigError
@@ -54,8 +54,8 @@ def test_the_last_epoch_is_taken_whatever_its_figures(stripes, tmp_path):
     assert all(torch.equal(v, state[k]) for k, v in load_bundle(last.path).weights.items())
     assert "epoch" not in last.metrics["selected"]
     assert "epoch" in best.metrics["selected"]
-    assert "(epoch 5, 18 patches of 2 slides; the last, not selected on" in last.told()
-    assert "selected on these patches, so optimistic" in best.told()
+    assert "(epoch 5, 18 patches of 2 slides; the last, not selected on" in last.text()
+    assert "selected on these patches, so optimistic" in best.text()
     assert RunDir(last.path).read_provenance()["select"] == "last"
 
 
@@ -152,7 +152,7 @@ def test_two_processes_train_what_one_does(stripes, tmp_path):
     asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
     alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
     assert alone.exit_code == 0, alone.output
-    done = torchrun(*asked, "-o", tmp_path / "two")
+    done = forked(*asked, "-o", tmp_path / "two")
     assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
     for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
         assert two["val"]["loss"] == pytest.approx(one["val"]["loss"], rel=1e-3)

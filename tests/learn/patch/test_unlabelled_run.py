@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.data.test_unlabelled import drop_labels
-from tests.learn.engine.torchrun import torchrun
+from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
 from wsikd.core.errors import ConfigError, DataError
@@ -210,7 +210,7 @@ def test_two_processes_train_what_one_does(csv, teacher, tmp_path):
     asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
     alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
     assert alone.exit_code == 0, alone.output
-    done = torchrun(*asked, "-o", tmp_path / "two")
+    done = forked(*asked, "-o", tmp_path / "two")
     assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
     for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
         assert two["raw"] == pytest.approx(one["raw"], rel=2e-3, abs=2e-4)

@@ -65,7 +65,9 @@ def command(sicap, out, *more, rows="ce_5x,at_plus_fm_5x", seeds="22,32"):
 @pytest.fixture(scope="module")
 def made(sicap, tmp_path_factory):
     out = tmp_path_factory.mktemp("table") / "out"
-    done = run(*command(sicap, out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSIKD_STATE", str(out.parent / "state"))  # nobody has looked before
+        done = run(*command(sicap, out))
     assert done.exit_code == 0, done.output
     return out, done
 
@@ -162,8 +164,9 @@ def test_a_killed_table_goes_on_and_is_the_same(made, sicap, tmp_path, monkeypat
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_test_part_is_scored_once(made, tmp_path):
+def test_the_test_part_is_scored_once(made, tmp_path, monkeypatch):
     out, _ = made
+    monkeypatch.setenv("WSIKD_STATE", str(out.parent / "state"))
     folder = tmp_path / "run"
     copy_run(out / "runs/ce_5x/seed22", folder)
     refused = run("evaluate", folder, "--split", "test", "--by", "me", "--device", "cpu")
@@ -512,9 +515,9 @@ def test_an_auc_needs_a_class_that_is_benign(sicap, tmp_path):
         assert done.exit_code == 0, done.output
         assert ("no class is known as benign (data.benign)" in done.stdout) == (not benign)
         row = json.loads((out / "table.json").read_text())["rows"][0]
-        kept = np.load(out / "runs/teacher/seed1/predictions_test.npz")
-        score = kept["logits"][:, 0] - kept["logits"][:, 1]  # of a, where b is benign
-        expected = oracle.roc_auc_score(kept["truth"] == 0, score) if benign else None
+        with np.load(out / "runs/teacher/seed1/predictions_test.npz") as kept:
+            score = kept["logits"][:, 0] - kept["logits"][:, 1]  # of a, where b is benign
+            expected = oracle.roc_auc_score(kept["truth"] == 0, score) if benign else None
         assert row["mean"]["auc_cancer"] == (expected and pytest.approx(expected))
         folder = out / "runs/teacher/seed1"
         told = run("evaluate", folder, "--no-report", "--device", "cpu")

