@@ -6,8 +6,17 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 CLASSES = ("NC", "G3", "G4")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def draw(label, rng, side=32):

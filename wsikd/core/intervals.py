@@ -38,6 +38,10 @@ NO_INTERVAL = (
     f"not enough slides for an interval: it takes {MIN_GROUPS} slides or patients, for an AUC "
     f"{MIN_GROUPS_AUC}"
 )
+NO_INTERVAL_OF_DIFFERENCE = (
+    "not enough slides for an interval: a difference of AUCs of slides and a mean AUC over folds "
+    f"take {MIN_GROUPS_AUC_DIFFERENCE} slides or patients"
+)
 FREEDOM_OF_DIFFERENCE = 3.0
 """Least degrees of freedom of either figure in a difference: with one, as a single odd slide gives
 an AUC near 1, intervals were nearly three times as wide as an oracle's at 100 slides."""

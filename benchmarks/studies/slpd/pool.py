@@ -13,7 +13,13 @@ import numpy as np
 
 from benchmarks.studies.slpd.scores import mean_of
 from wsikd.core.errors import DataError
-from wsikd.core.intervals import LEVEL, MIN_GROUPS_AUC, difference_interval, interval, leave_out
+from wsikd.core.intervals import (
+    LEVEL,
+    MIN_GROUPS_AUC_DIFFERENCE,
+    difference_interval,
+    interval,
+    leave_out,
+)
 from wsikd.learn.score.metrics import weighted
 
 if TYPE_CHECKING:
@@ -67,7 +73,8 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
         other: by seed, the same of the same slides.
 
     Returns:
-        {"value", "interval", "seeds"}; None where undefined.
+        {"value", "interval", "seeds"}; None where undefined, the interval for fewer than
+        ``MIN_GROUPS_AUC_DIFFERENCE`` groups too, as in ``wsikd reproduce mil``.
 
     Raises:
         DataError: the slides are not the same.
@@ -83,9 +90,10 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
     means = [areas.mean(0) for areas in found]
     if len(found) == 2:
         each = (found[0] - found[1])[:, 0]
-        spread = difference_interval(means[0], means[1], "slides", least=MIN_GROUPS_AUC)
+        spread = difference_interval(*means, "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
     else:
-        each, spread = found[0][:, 0], interval(means[0], "slides", least=MIN_GROUPS_AUC)
+        each = found[0][:, 0]
+        spread = interval(means[0], "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
     value = float(each.mean())
     return {
         "value": None if np.isnan(value) else value,

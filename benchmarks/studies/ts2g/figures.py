@@ -9,6 +9,7 @@ import numpy as np
 from wsikd.core.agreement import auc, confusion, kappa
 from wsikd.core.intervals import (
     MIN_GROUPS_AUC,
+    MIN_GROUPS_AUC_DIFFERENCE,
     difference_interval,
     interval,
     leave_out,
@@ -86,7 +87,7 @@ def difference(said: Sequence[Said], other: Sequence[Said]) -> dict[str, Any]:
     """AUC of one minus that of another, training by training on the same slides."""
     without = leave_out(len(said[0]["label"]))
     one, two = areas(said, without), areas(other, without)
-    span = difference_interval(one.mean(0), two.mean(0), "slides", least=MIN_GROUPS_AUC)
+    span = difference_interval(one.mean(0), two.mean(0), "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
     return _record((one - two)[:, 0], span)
 
 

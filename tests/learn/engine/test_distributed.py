@@ -19,13 +19,7 @@ from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 from wsikd.models.shared_norm import share_norms
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_config(folder, **changes):

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
@@ -19,12 +18,7 @@ from wsikd.models.files.bundle import load_bundle
 TINY = {"epochs": 1, "epoch_patches": 9, "batch_size": 9, "warmup_epochs": 0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(csv, teacher=None, **split):

@@ -23,13 +23,7 @@ from wsikd.learn.patch.train import distill
 from wsikd.models.device import deterministic
 from wsikd.models.files.bundle import load_bundle
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(csv_file, **changes):

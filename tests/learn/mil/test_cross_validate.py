@@ -68,6 +68,7 @@ def test_figures_are_those_of_the_folds(study):
             right += row["label"] and row["probability"][1] >= threshold
     assert table["sensitivity"]["value"] == pytest.approx(right / positives)
     assert (root / "out" / "table.md").read_text() in output
+    assert "a mean AUC over folds take 40 slides or patients" in output
 
 
 def test_looks_at_the_folds_are_counted(study):

@@ -4,13 +4,9 @@ import json
 
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
-from wsikd.cli.main import main
 
-from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
-from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
+from tests.learn.patch.whole_runs import resumes_to_the_byte, two_processes_train_what_one_does
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import RunDir
 from wsikd.learn.engine.distributed import Team
@@ -23,12 +19,7 @@ from wsikd.models.files.bundle import load_bundle
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -151,27 +142,13 @@ def test_kept_maps_of_a_network_of_timm(stripes, tmp_path):
 
 
 def test_killed_and_resumed_with_kept_maps(stripes, teacher, tmp_path, monkeypatch):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, teacher, 1, "ram", head_lr=3e-3)))
-    train = ("distill", "-c", file, "--seed", 1, "--device", "cpu", "-o")
-    wsikd(*train, tmp_path / "whole")
-    with killed_in_the_second_epoch(monkeypatch):
-        wsikd(*train, tmp_path / "killed")
-    wsikd(*train, tmp_path / "killed", "--resume")
-    one, two = (tmp_path / n / "student/model.safetensors" for n in ("whole", "killed"))
-    assert one.read_bytes() == two.read_bytes()
+    told = content(stripes, teacher, 1, "ram", head_lr=3e-3)
+    resumes_to_the_byte(told, tmp_path, monkeypatch)
 
 
 def test_two_processes_train_what_one_does(stripes, teacher, tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, teacher, 1, "ram", head_lr=3e-3)))
-    asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
-    alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
-    assert alone.exit_code == 0, alone.output
-    done = forked(*asked, "-o", tmp_path / "two")
-    assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
-    for (raw, _), (own, _) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert own == pytest.approx(raw, rel=2e-3, abs=2e-4)
+    told = content(stripes, teacher, 1, "ram", head_lr=3e-3)
+    two_processes_train_what_one_does(told, tmp_path)
 
 
 @pytest.mark.parametrize(

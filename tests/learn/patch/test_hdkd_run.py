@@ -21,12 +21,7 @@ from wsikd.synthetic.cohort import write_pyramid
 SHAPE = {"units": [2, 1, 1], "dim": 16, "heads": 2, "depth": 1, "positions": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(csv, arch, method="supervised", teacher=None, mpp=1.0, hybrid=None, **changes):

@@ -1,17 +1,15 @@
 """Which epoch is taken: the last, a smoothed figure, and averaged weights."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
-from wsikd.cli.main import main
 
-from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
-from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
+from tests.learn.patch.whole_runs import (
+    epochs,
+    resumes_to_the_byte,
+    two_processes_train_what_one_does,
+)
 from wsikd.core.errors import CheckpointError, ConfigError
 from wsikd.core.run import RunDir
 from wsikd.learn.engine.average import WeightAverage
@@ -20,13 +18,7 @@ from wsikd.learn.methods.supervised import Supervised
 from wsikd.learn.patch.train import distill
 from wsikd.models.files.bundle import load_bundle
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def content(csv, **optim):
@@ -34,11 +26,6 @@ def content(csv, **optim):
         "method": "supervised", "network": {"arch": "strided_small", "width": 0.5},
         "data": {"paths": [str(csv)]}, "optim": {"epochs": 5, "batch_size": 18} | optim,
     }  # fmt: skip
-
-
-def epochs(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in lines if "raw" in row]
 
 
 def trained(csv, folder, **optim):
@@ -133,29 +120,13 @@ OPTIM = {"ema": 0.9, "smooth": 2, "select": "loss", "epochs": 3}
 
 
 def test_killed_and_resumed(stripes, tmp_path, monkeypatch):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, **OPTIM)))
-    train = ("distill", "-c", file, "--seed", 1, "--device", "cpu", "-o")
-    wsikd(*train, tmp_path / "whole")
-    with killed_in_the_second_epoch(monkeypatch):
-        wsikd(*train, tmp_path / "killed")
-    wsikd(*train, tmp_path / "killed", "--resume")
-    one, two = (tmp_path / n / "student/model.safetensors" for n in ("whole", "killed"))
-    assert one.read_bytes() == two.read_bytes()
-    rows = [[(r["raw"], r["val"]) for r in epochs(tmp_path / n)] for n in ("whole", "killed")]
-    assert rows[0] == rows[1]
+    runs = resumes_to_the_byte(content(stripes, **OPTIM), tmp_path, monkeypatch)
+    whole, killed = ([(r["raw"], r["val"]) for r in epochs(run)] for run in runs)
+    assert whole == killed
 
 
 def test_two_processes_train_what_one_does(stripes, tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, **OPTIM)))
-    asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
-    alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
-    assert alone.exit_code == 0, alone.output
-    done = forked(*asked, "-o", tmp_path / "two")
-    assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
-    for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
-        assert two["val"]["loss"] == pytest.approx(one["val"]["loss"], rel=1e-3)
+    two_processes_train_what_one_does(content(stripes, **OPTIM), tmp_path, ("val",))
 
 
 def test_a_checkpoint_without_an_average_does_not_continue_with_one(stripes, tmp_path):

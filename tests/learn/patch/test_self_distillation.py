@@ -1,16 +1,10 @@
 """A teacher of the student's own resolution: the control of self-distillation."""
 
-import json
-
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
-from wsikd.cli.main import main
 
-from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
-from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
+from tests.learn.patch.whole_runs import resumes_to_the_byte, two_processes_train_what_one_does
 from wsikd.core.errors import ConfigError
 from wsikd.core.run import RunDir
 from wsikd.learn.engine.configurations import parse_settings
@@ -24,12 +18,7 @@ from wsikd.models.files.bundle import load_bundle
 NETWORK = {"arch": "strided_small", "width": 0.5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def content(csv, teacher=None, **more):
@@ -49,11 +38,6 @@ def teacher(stripes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher") / "run"
     distill(grading(content(stripes)), folder, seed=3, device="cpu")
     return folder
-
-
-def epochs(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in lines if "raw" in row]
 
 
 @pytest.mark.parametrize("colours", ["both", "student"])
@@ -104,27 +88,11 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(stripes, teac
 
 
 def test_killed_and_resumed(stripes, teacher, tmp_path, monkeypatch):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, teacher)))
-    train = ("distill", "-c", file, "--seed", 1, "--device", "cpu", "-o")
-    wsikd(*train, tmp_path / "whole")
-    with killed_in_the_second_epoch(monkeypatch):
-        wsikd(*train, tmp_path / "killed")
-    wsikd(*train, tmp_path / "killed", "--resume")
-    one, two = (tmp_path / n / "student/model.safetensors" for n in ("whole", "killed"))
-    assert one.read_bytes() == two.read_bytes()
+    resumes_to_the_byte(content(stripes, teacher), tmp_path, monkeypatch)
 
 
 def test_two_processes_train_what_one_does(stripes, teacher, tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(stripes, teacher)))
-    asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
-    alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
-    assert alone.exit_code == 0, alone.output
-    done = forked(*asked, "-o", tmp_path / "two")
-    assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
-    for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
-        assert two["raw"] == pytest.approx(one["raw"], rel=2e-3, abs=2e-4)
+    two_processes_train_what_one_does(content(stripes, teacher), tmp_path)
 
 
 def test_a_teacher_of_another_resolution_is_refused(stripes, teacher, tmp_path):

@@ -22,12 +22,7 @@ TERMS = ("ce", "fm", "at_plus", "cos_pooled", "cos_dense", "kd", "dkd", "sr_last
 WEIGHTS = dict.fromkeys(TERMS, 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

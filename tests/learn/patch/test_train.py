@@ -40,13 +40,7 @@ from wsikd.learn.score.predict_patches import evaluate_bundle
 from wsikd.models.files.bundle import load_bundle
 from wsikd.slides.appearance import STATISTICS, Appearance, field_statistics
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(csv, method="supervised", teacher=None, **changes):

@@ -3,7 +3,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
@@ -20,12 +19,7 @@ from wsikd.models.files.bundle import load_bundle
 GRID = {"optim.lr": (1e-3, 1e-6), "optim.batch_size": (9, 18)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from tests.learn.data.test_unlabelled import drop_labels
-from tests.learn.engine.torchrun import forked
 from tests.learn.grading import grading
-from tests.learn.methods.test_contract import killed_in_the_second_epoch, wsikd
+from tests.learn.methods.test_contract import wsikd
+from tests.learn.patch.whole_runs import (
+    epochs,
+    resumes_to_the_byte,
+    two_processes_train_what_one_does,
+)
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.leak_hashes import hashes, seen_hash
 from wsikd.core.run import RunDir
@@ -32,12 +35,7 @@ PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
 NETWORK = {"arch": "strided_small", "width": 0.5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +75,6 @@ def trainer(told, folder):
     made = Trainer(task, RunDir(folder), team=Team(grading(told), "cpu"))
     task.begin(made)
     return made
-
-
-def epochs(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in lines if "raw" in row]
 
 
 def batch_of(made, chosen):
@@ -190,31 +183,15 @@ def test_a_share_of_the_labels_equals_a_table_without_the_others(stripes, teache
 
 
 def test_killed_and_resumed(csv, teacher, tmp_path, monkeypatch):
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(csv, teacher)))
-    train = ("distill", "-c", file, "--seed", 1, "--device", "cpu", "-o")
-    wsikd(*train, tmp_path / "whole")
-    with killed_in_the_second_epoch(monkeypatch):
-        wsikd(*train, tmp_path / "killed")
-    wsikd(*train, tmp_path / "killed", "--resume")
-    one, two = (tmp_path / n / "student/model.safetensors" for n in ("whole", "killed"))
-    assert one.read_bytes() == two.read_bytes()
-    scored = json.loads(wsikd("evaluate", tmp_path / "whole", "--no-report", "--json"))
+    whole, _ = resumes_to_the_byte(content(csv, teacher), tmp_path, monkeypatch)
+    scored = json.loads(wsikd("evaluate", whole, "--no-report", "--json"))
     assert scored["patches"] == 18
 
 
 def test_two_processes_train_what_one_does(csv, teacher, tmp_path):
     """Their parts of a batch hold 4 and 5 labelled patches."""
-    file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(content(csv, teacher, weights={"ce": 1, "dkd": 1, "kd": 1})))
-    asked = ["distill", "-c", file, "--device", "cpu", "--seed", "3"]
-    alone = CliRunner().invoke(main, [*map(str, asked), "-o", str(tmp_path / "one")])
-    assert alone.exit_code == 0, alone.output
-    done = forked(*asked, "-o", tmp_path / "two")
-    assert (tmp_path / "two" / "student" / "card.json").exists(), done.stderr
-    for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
-        assert two["raw"] == pytest.approx(one["raw"], rel=2e-3, abs=2e-4)
-        assert two["val"]["loss"] == pytest.approx(one["val"]["loss"], rel=1e-3)
+    told = content(csv, teacher, weights={"ce": 1, "dkd": 1, "kd": 1})
+    two_processes_train_what_one_does(told, tmp_path, ("raw", "val"))
 
 
 def test_a_mean_over_labelled_patches_weighs_processes_by_their_number(monkeypatch):

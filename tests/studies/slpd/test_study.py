@@ -291,7 +291,7 @@ def said(seed, tell=0.25):
     return [
         {"slide": f"s{k:02d}", "group": f"p{k // 2}", "label": k % 2, "fold": k // 2 % 2,
          "probability": [1 - p, p], "decided": 0}
-        for k, p in enumerate(rng.uniform(size=40) * 0.5 + tell * (np.arange(40) % 2))
+        for k, p in enumerate(rng.uniform(size=80) * 0.5 + tell * (np.arange(80) % 2))
     ]  # fmt: skip
 
 
@@ -302,7 +302,9 @@ def test_areas_over_seeds_are_means_and_differences_are_paired():
     assert found["value"] == pytest.approx(np.mean(each))
     assert found["seeds"]["values"] == pytest.approx(each)
     one = pool_areas(every[:1])
-    assert one["interval"][0] < one["value"] < one["interval"][1]
+    assert one["interval"] == pytest.approx(figures(every[0])["auc"]["interval"])
+    few = [row | {"group": f"p{i // 4}"} for i, row in enumerate(said(0))]
+    assert pool_areas([few])["interval"] is None
     assert one["seeds"]["interval"] is None
     same = pool_areas(every, [rows[::-1] for rows in every])
     assert same["value"] == 0

@@ -119,7 +119,7 @@ def test_the_teacher_learns_from_other_slides(tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
-def said(rng, n=24):
+def said(rng, n=40):
     label = np.arange(n) % 2
     score = np.round(rng.random(n) * 0.6 + label * 0.3, 1)
     return {"label": label.tolist(), "probability": score.tolist(),
@@ -128,6 +128,9 @@ def said(rng, n=24):
 
 def test_figures_over_trainings_against_scikit_learn():
     rng = np.random.default_rng(0)
+    few = [said(rng, 24)]
+    assert figures(few)["auc"]["interval"] is not None
+    assert difference(few, few)["interval"] is None
     some, other = [said(rng) for _ in range(3)], [said(rng) for _ in range(3)]
     areas = [[roc_auc_score(s["label"], s["probability"]) for s in part] for part in (some, other)]
     found = figures(some)

@@ -13,6 +13,7 @@ from wsikd.core.intervals import (
     MIN_GROUPS_AUC,
     MIN_GROUPS_AUC_DIFFERENCE,
     NO_INTERVAL,
+    NO_INTERVAL_OF_DIFFERENCE,
     interval,
     leave_out,
     rate_interval,
@@ -210,8 +211,9 @@ def write_folds(found: dict[str, Any], config: MilConfig, out: Path, folds: int)
         f"{config.network.arch}, {folds} folds. AUC is the mean over folds; decisions are pooled, "
         "each at the threshold of its fold's validation. Intervals: 95 % over patients or slides."
     )
-    few = [row["groups"] for row in found.values() if row["groups"] < MIN_GROUPS_AUC]
-    less = ["", f"{few[0]} slides or patients: {NO_INTERVAL}."] if few else []
+    groups = min(row["groups"] for row in found.values())
+    few = [(MIN_GROUPS_AUC, NO_INTERVAL), (MIN_GROUPS_AUC_DIFFERENCE, NO_INTERVAL_OF_DIFFERENCE)]
+    less = [t for n, why in few if groups < n for t in ("", f"{groups} slides or patients: {why}.")]
     looks = looks_of(out)
     seen = ["", f"When a fold was scored last, {looks_text(looks)}."] if looks else []
     text = "\n".join([*lines, "", note, *less, *seen]) + "\n"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsikd.core.intervals import MIN_GROUPS_AUC, NO_INTERVAL
+from wsikd.core.intervals import (
+    MIN_GROUPS_AUC,
+    MIN_GROUPS_AUC_DIFFERENCE,
+    NO_INTERVAL,
+    NO_INTERVAL_OF_DIFFERENCE,
+)
 from wsikd.core.output.looks import looks_text
 from wsikd.learn.mil.train import TOLD
 
@@ -30,6 +35,8 @@ def bag_text(record: Mapping[str, Any]) -> str:
         lines += ["", f"the same network on bags by {found['encoder'] or 'an unnamed encoder'}:"]
         lines += _figures(found["figures"])
         lines.append(f"{'AUC, difference':<20}{_value(found['auc_difference'])}")
+        if record["groups"] < MIN_GROUPS_AUC_DIFFERENCE:
+            lines.append(NO_INTERVAL_OF_DIFFERENCE)
         share, kappa = found["agreement"]["share"], found["agreement"]["kappa"]
         shown = "undefined" if kappa is None else f"{kappa:.3f}"
         lines.append(f"decisions agree on {share:.1%} of the slides, kappa {shown}")
