@@ -1,6 +1,6 @@
 import math
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -109,6 +109,29 @@ def test_invalid_yaml_and_missing_file_are_one_line(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(ConfigError, match="not a text file"):
         load_config(Example, tmp_path / "binary.yaml")
+
+
+class Reading(Settings):
+    threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    parts: dict[str, int | list[int]] = {}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("threads=0", "--set threads: 0 is not valid; input should be greater than 0 or 'auto'"),
+        ("parts={a: [1, x]}", "c.yaml: parts.a: "),
+        ("parts={a: x, b: 1, c: y}", "(and 1 more)"),
+    ],
+)
+def test_a_value_of_several_types_is_named_by_its_key_alone(tmp_path, told, expected):
+    (tmp_path / "c.yaml").write_text("{}")
+    with pytest.raises(ConfigError) as raised:
+        load_config(Reading, tmp_path / "c.yaml", [told])
+    message = str(raised.value)
+    assert expected in message
+    assert "constrained" not in message
+    assert ".int" not in message
 
 
 def test_overrides_win_and_name_themselves(tmp_path):

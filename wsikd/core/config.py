@@ -205,14 +205,29 @@ def _build(
     except ValidationError as error:
         # unknown keys first: a misspelt key often causes the other faults
         faults = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        fault, more = faults[0], len(faults) - 1
-        place = [str(p) for p in fault["loc"]]
+        places = [_place(content, fault) for fault in faults]
+        fault, place, more = faults[0], places[0], len({tuple(p) for p in places}) - 1
         key = ".".join(place)
         file = name if isinstance(name, str) else name(place)
         subject = f"--set {key}" if key in overridden else f"{file}: {key}" if key else file
         what, remedy = _explain(model, fault, place)
+        alike = [f for f, at in zip(faults[1:], places[1:], strict=True) if at == place]
+        words = [f"or {f['ctx']['expected']}" for f in alike if f["type"] == "literal_error"]
         others = f" (and {more} more)" if more else ""
-        raise ConfigError(subject, what, remedy + others) from None
+        raise ConfigError(subject, what, " ".join([remedy, *words]) + others) from None
+
+
+def _place(content: Any, fault: Any) -> list[str]:
+    """The keys that lead to a fault, without the names that pydantic gives the types of a union."""
+    place, here = [], content
+    for part in fault["loc"]:
+        within = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if within or (isinstance(here, dict) and part in here):
+            place.append(str(part))
+            here = here[part]
+    if fault["type"] == "missing":
+        place.append(str(fault["loc"][-1]))
+    return place or [str(part) for part in fault["loc"]]
 
 
 def _explain(model: type[BaseModel], fault: Any, place: list[str]) -> tuple[str, str]:
