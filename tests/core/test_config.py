@@ -113,7 +113,7 @@ def test_invalid_yaml_and_missing_file_are_one_line(tmp_path):
 
 class Reading(Settings):
     threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    parts: dict[str, int | list[int]] = {}
+    parts: dict[str, int | list[int]] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(

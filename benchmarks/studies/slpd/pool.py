@@ -90,7 +90,7 @@ def pool_areas(own: Sequence[Rows], other: Sequence[Rows] | None = None) -> dict
     means = [areas.mean(0) for areas in found]
     if len(found) == 2:
         each = (found[0] - found[1])[:, 0]
-        spread = difference_interval(*means, "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
+        spread = difference_interval(means[0], means[1], "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
     else:
         each = found[0][:, 0]
         spread = interval(means[0], "slides", least=MIN_GROUPS_AUC_DIFFERENCE)
