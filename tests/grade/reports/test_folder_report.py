@@ -17,6 +17,7 @@ from tests.grade.maps import square_map
 from tests.grade.viewer.test_server import CHROMIUM
 from wsikd.core.errors import NoSlidesError
 from wsikd.core.output.looks import Part, note
+from wsikd.grade.corrections import change_review, review_file
 from wsikd.grade.exports import find_exporter, write_all
 from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.folder_report import write_results_report
@@ -257,3 +258,23 @@ def test_looks_at_the_slides_are_counted(tmp_path, monkeypatch):
     note(Part.of(["b", "c"]), command="wsikd evaluate --slides", network="n")
     said = looks_at(["a", "b"], tmp_path)
     assert said == "these slides, or some of them, have been compared with a reference once"
+
+
+def test_a_review_is_shown_escaped_and_a_damaged_one_as_such(tmp_path):
+    nasty = '<img src=x onerror="alert(1)">'
+    result(tmp_path, "a")
+    result(tmp_path, "b")
+    fingerprint = json.loads((tmp_path / "a" / "result.json").read_text())["made_with"].get("slide")
+    box = ((0.0, 0.0, 9.0, 9.0), "NC")
+    change_review(
+        tmp_path, "a", fingerprint or "",
+        lambda old: old.with_class([box], "G3", by=nasty).with_note(nasty).signed(nasty),
+    )  # fmt: skip
+    review_file(tmp_path, "b").write_text("{")
+    text = write_results_report(tmp_path)[0].read_text()
+    page = Page(text)
+    assert f"Signed by {nasty}" in page.text
+    assert f"1 field has another class ({nasty})" in page.text
+    assert page.text.count(nasty) == 3
+    assert not page.all("img", src="x")
+    assert "is damaged" in page.text

@@ -284,8 +284,9 @@ def test_what_is_no_tile_is_not_there(serve, path):
 def test_nothing_can_be_sent_or_written(serve, out):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     server = serve()
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+    for method in ("POST", "DELETE", "OPTIONS"):
         assert ask(server, "/", method)[0].status == 501
+    assert ask(server, "/review/0.json", "PUT")[0].status == 403
     head, body = ask(server, "/", "HEAD")
     assert (head.status, body) == (200, b"")
     assert "script-src 'self';" in head.getheader("Content-Security-Policy")

@@ -231,6 +231,8 @@ FAILURES = FileKind(
 INDEX_KIND = "an index of results"
 INDEX = FileKind(INDEX_KIND, says(b'{"kind": "an index of results"'))
 CARD = FileKind("the card of a student", lambda f: {"network", "made_with"} <= read_json(f).keys())
+CORRECTIONS_KIND = "corrections of a reviewer"
+CORRECTIONS = FileKind(CORRECTIONS_KIND, says(b'"kind": "corrections of a reviewer"'))
 REPORT = FileKind("a report", says(b"<title>wsikd:"))
 TABLE = FileKind("a table of runs", lambda f: "provenance" in read_json(f))
 TABLE_FILES = ("table.json", "table.csv", "table.md")

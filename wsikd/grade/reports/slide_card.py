@@ -7,6 +7,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from wsikd.core.errors import WsikdError
+from wsikd.grade.corrections import read_review, review_text
 from wsikd.grade.exports import find_overlay
 from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.demo_report import data_uri, legend
@@ -41,6 +43,7 @@ class Card:
         name: name of the slide and its folder.
         sentence: the score, or why there is none.
         reasons: why a person must review it.
+        review: what a reviewer has said of it, and the reviewer's note on the slide.
         cores: number, score in words and tissue in mm2 of each core.
         picture: data URI of a small overlay.
         link: link to the whole overlay.
@@ -56,6 +59,7 @@ class Card:
     name: str
     sentence: str
     reasons: Sequence[Reason]
+    review: tuple[str, str]
     cores: Sequence[tuple[int, str, float]]
     picture: str | None
     link: str | None
@@ -87,6 +91,7 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
         name=folder.name,
         sentence=score_sentence(summary),
         reasons=reasons(summary),
+        review=_review(folder, record),
         cores=_cores(record),
         picture=_thumbnail(overlay) if overlay else None,
         link=f"./{quote(folder.name)}/{overlay.name}" if overlay else None,
@@ -98,6 +103,14 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
         settings=record.made_with,
         facts={k: v for k in ("wsikd", "created", "mpp_source") if (v := getattr(record, k))},
     )
+
+
+def _review(folder: Path, record: ResultRecord) -> tuple[str, str]:
+    try:
+        found = read_review(folder.parent, folder.name, record.fingerprint or "")
+    except WsikdError as error:
+        return f"{error}.", ""
+    return review_text(found), found.note
 
 
 def _shares(summary: Mapping[str, Any]) -> list[tuple[str, str, float, float, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsikd.slides.base import Slide
 
 TILE_PX = 512
+OUTLINE_PX = 2
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,15 @@ def slide_tile(
 
 
 def map_tile(
-    grade_map: GradeMap, plane: Plane, level: int, column: int, row: int, shown: int
+    grade_map: GradeMap,
+    plane: Plane,
+    level: int,
+    column: int,
+    row: int,
+    shown: int,
+    *,
+    grade_hw: NDArray[np.int16] | None = None,
+    outline: bool = False,
 ) -> NDArray[np.uint8] | None:
     """Colours of a tile: uint8 (height, width, 4), transparent where nothing is shown.
 
@@ -132,6 +141,8 @@ def map_tile(
         column: column of the tile.
         row: row of the tile.
         shown: bit mask of the classes to show; bit ``n`` is class ``n``.
+        grade_hw: class of each cell, if not the most probable one.
+        outline: show only a line of ``OUTLINE_PX`` inside each region of one class.
 
     Returns:
         The colours; None if there is no such tile.
@@ -139,19 +150,32 @@ def map_tile(
     box = plane.box(level, column, row)
     if box is None:
         return None
-    x, y, width, height = box
+    margin = OUTLINE_PX if outline else 0
+    x, y, width, height = box[0] - margin, box[1] - margin, box[2] + 2 * margin, box[3] + 2 * margin
     step = plane.step(level)
     scale = (1 / (step * plane.scale_xy[0]), 1 / (step * plane.scale_xy[1]))
     place = View(np.empty((0, 0, 3), np.uint8), plane.to_level0(x * step, y * step), scale)
     columns, in_x = cells_under(grade_map, place, 0, width)
     rows, in_y = cells_under(grade_map, place, 1, height)
-    grade = np.where(in_y[:, None] & in_x, grade_map.grade_hw[np.ix_(rows, columns)], -1)
+    graded = grade_map.grade_hw if grade_hw is None else grade_hw
+    grade = np.where(in_y[:, None] & in_x, graded[np.ix_(rows, columns)], -1)
+    if outline:
+        grade = _lines(grade)
     names = grade_map.classes
     table = np.zeros((len(names) + 1, 4), np.uint8)  # the last row is for index -1
     for index, name in enumerate(names):
         if shown >> index & 1:
             table[index] = (*class_colour(name, index), 255)
     return np.asarray(table[grade], np.uint8)
+
+
+def _lines(grade: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """The inner edge of each region, -1 elsewhere; ``OUTLINE_PX`` smaller on each side."""
+    size = 2 * OUTLINE_PX + 1
+    around = np.lib.stride_tricks.sliding_window_view(grade, (size, size))
+    inner = grade[OUTLINE_PX:-OUTLINE_PX, OUTLINE_PX:-OUTLINE_PX]
+    edge = (around.min((2, 3)) != inner) | (around.max((2, 3)) != inner)
+    return np.where(edge, inner, -1)
 
 
 def cell_at(grade_map: GradeMap, x: float, y: float) -> tuple[int, int] | None:

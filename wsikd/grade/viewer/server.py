@@ -1,21 +1,27 @@
 """Server of the viewer, which shows slide and map overlaid; only this machine can connect.
 
-It never writes. Requests name slides by number, so that none can name a file.
+Requests name slides by number, so that none can name a file. It writes corrections alone, and
+these only for a reviewer who was named at the start, and for pages that know the session's token.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import re
+import secrets
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic import ValidationError
+
 from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import ConfigError, WsikdError
+from wsikd.grade.viewer.reviewing import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +51,9 @@ _SLIDE_TILE = re.compile(r"/slide/(\d{1,6})/(\d{1,2})/(\d{1,6})_(\d{1,6})\.png",
 _MAP_TILE = re.compile(r"/map/(\d{1,6})/(\d{1,20})/(\d{1,2})/(\d{1,6})_(\d{1,6})\.png", re.ASCII)
 _ABOUT = re.compile(r"/about/(\d{1,6})\.json", re.ASCII)
 _AT = re.compile(r"/at/(\d{1,6})\.json", re.ASCII)
+_REVIEW = re.compile(r"/review/(\d{1,6})\.json", re.ASCII)
+TOKEN_HEADER = "X-Wsikd-Token"
+_LONGEST_BODY = 1 << 16
 
 Answer = tuple[bytes, str]
 
@@ -62,6 +71,7 @@ class ViewServer(ThreadingHTTPServer):
             ConfigError: the port is in use, or the user may not bind it.
         """
         self.viewing = viewing
+        self.token = secrets.token_urlsafe(24)
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
@@ -71,8 +81,12 @@ class ViewServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The address to open in the browser."""
-        return f"http://{HOST}:{self.server_port}/"
+        """The address to open in the browser; a reviewer's has the session's token.
+
+        Browsers send no server the part after ``#``.
+        """
+        token = f"#token={self.token}" if self.viewing.reviewer else ""
+        return f"http://{HOST}:{self.server_port}/{token}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -84,9 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request; an error is one line of text."""
-        # DNS rebinding: a foreign page whose host name resolves to this machine sends its own name.
-        if self.headers.get("Host", "") not in self.server.hosts:
-            self._send_text(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
+        if not self._under_own_name():
             return
         try:
             answer = _answer(self.server.viewing, self.path)
@@ -99,6 +111,59 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, *answer)
 
     do_HEAD = do_GET
+
+    def do_PUT(self) -> None:
+        """Change a review; the answer is the new one, or one line of text on the fault."""
+        if not (self._under_own_name() and self._may_write()):
+            return
+        match = _REVIEW.fullmatch(self.path)
+        number = int(match[1]) if match else -1
+        length = self.headers.get("Content-Length", "")
+        if not 0 <= number < len(self.server.viewing.records):
+            self._refuse(HTTPStatus.NOT_FOUND, "not here")
+        elif not (length.isascii() and length.isdecimal() and int(length) <= _LONGEST_BODY):
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_LONGEST_BODY} bytes")
+        else:
+            self._change(number, self.rfile.read(int(length)))
+
+    def _change(self, number: int, body: bytes) -> None:
+        try:
+            asked = Change.model_validate_json(body)
+            answer = _json(self.server.viewing.change(number, asked))
+        except ValidationError:
+            self._send_text(HTTPStatus.BAD_REQUEST, "not a change of a review")
+        except WsikdError as error:
+            self._send_text(HTTPStatus.CONFLICT, str(error))
+        except ValueError as error:
+            self._send_text(HTTPStatus.BAD_REQUEST, str(error))
+        else:
+            self._send(HTTPStatus.OK, *answer)
+
+    def _under_own_name(self) -> bool:
+        # DNS rebinding: a foreign page whose host name resolves to this machine sends its own name.
+        if self.headers.get("Host", "") in self.server.hosts:
+            return True
+        self._refuse(HTTPStatus.FORBIDDEN, "requested under another name than 127.0.0.1")
+        return False
+
+    def _may_write(self) -> bool:
+        origins = {f"http://{host}" for host in self.server.hosts}
+        given = self.headers.get(TOKEN_HEADER, "").encode("utf-8", "replace")
+        if not self.server.viewing.reviewer:
+            fault = "read only; start wsikd view with --reviewer NAME to correct grades"
+        elif self.headers.get("Origin") not in (None, *origins):
+            fault = "sent by another page"
+        elif not hmac.compare_digest(given, self.server.token.encode()):
+            fault = "not of this session; open the address that wsikd view has printed"
+        else:
+            return True
+        self._refuse(HTTPStatus.FORBIDDEN, fault)
+        return False
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        """Send a line of text, and read nothing more from this connection."""
+        self.close_connection = True
+        self._send_text(status, text)
 
     def _send_text(self, status: HTTPStatus, text: str) -> None:
         self._send(
@@ -159,9 +224,10 @@ def _slide_tile(viewing: Viewing, numbers: list[int], _: dict[str, list[str]]) -
     return _tile(viewing.slide_tile(number, level, column, row))
 
 
-def _map_tile(viewing: Viewing, numbers: list[int], _: dict[str, list[str]]) -> Answer | None:
+def _map_tile(viewing: Viewing, numbers: list[int], query: dict[str, list[str]]) -> Answer | None:
     number, shown, level, column, row = numbers
-    return _tile(viewing.map_tile(number, level, column, row, shown))
+    outline = "outline" in query
+    return _tile(viewing.map_tile(number, level, column, row, shown, outline=outline))
 
 
 def _about(viewing: Viewing, numbers: list[int], _: dict[str, list[str]]) -> Answer | None:

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 
 from wsikd.core.about import NOT_ASSESSED
 from wsikd.core.errors import NoSlidesError, WsikdError
+from wsikd.grade.corrections import Review, change_review, read_review
 from wsikd.grade.exports import MAP_FILE
 from wsikd.grade.exports.csv import doubtful
 from wsikd.grade.exports.ome_zarr import read_alone
@@ -21,6 +23,7 @@ from wsikd.grade.review import reasons
 from wsikd.grade.runs.record import named_records
 from wsikd.grade.score_text import score_sentence, score_text
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
+from wsikd.grade.viewer.reviewing import Change, change_of, corrected_grades, review_data
 from wsikd.slides.base import FILLS_GAPS
 from wsikd.slides.listing.manifest import open_entry
 
@@ -50,12 +53,23 @@ class _Held:
     users: int = 0
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A review, the class of each field after it, its number in this session, and its fault."""
+
+    review: Review
+    grade_hw: NDArray[np.int16]
+    revision: int
+    fault: str
+
+
 class Viewing:
     """The slides of one folder of results, by number. Thread-safe.
 
     Args:
         out: folder that ``wsikd infer`` wrote.
         entries: the slides, matched by name.
+        reviewer: name of the person who may correct grades; empty: nobody may.
         cache_bytes: size of the cache of encoded tiles.
 
     Raises:
@@ -63,9 +77,16 @@ class Viewing:
     """
 
     def __init__(
-        self, out: Path, entries: Sequence[SlideEntry] = (), *, cache_bytes: int = 128 << 20
+        self,
+        out: Path,
+        entries: Sequence[SlideEntry] = (),
+        *,
+        reviewer: str = "",
+        cache_bytes: int = 128 << 20,
     ) -> None:
         """Find the maps; none is read yet."""
+        self.reviewer = reviewer
+        self._out = out
         known = {entry.name: entry for entry in entries}
         self.records = [
             (folder, record)
@@ -77,6 +98,8 @@ class Viewing:
             raise NoSlidesError(out, "holds no grade maps", remedy)
         self._entries = [known.get(folder.name) for folder, _ in self.records]
         self._notices: dict[int, str] = {}
+        self._reviews: dict[int, _Known] = {}
+        self._revision = count()
         self._maps: OrderedDict[int, tuple[GradeMap, Plane]] = OrderedDict()
         self._open: OrderedDict[int, _Held] = OrderedDict()
         self._cache = _Cache(cache_bytes)
@@ -107,6 +130,8 @@ class Viewing:
             "reasons": [asdict(reason) for reason in reasons(record.summary)],
             "cores": _cores(record, plane),
             "doubtful": _doubtful(grade_map, plane),
+            "reviewer": self.reviewer,
+            "review": self._review_data(number),
             "not_assessed": NOT_ASSESSED,
             "notice": notice,
         }
@@ -127,13 +152,65 @@ class Viewing:
 
         return self._tile(("slide", number, level, column, row), make)
 
-    def map_tile(self, number: int, level: int, column: int, row: int, shown: int) -> bytes | None:
-        """PNG of a tile of the map; None if there is none. ``shown`` as in ``deepzoom``."""
+    def map_tile(
+        self, number: int, level: int, column: int, row: int, shown: int, *, outline: bool = False
+    ) -> bytes | None:
+        """PNG of a tile of the corrected map; None if there is none.
+
+        ``shown`` and ``outline`` as in ``deepzoom``.
+        """
         grade_map, plane = self._map(number)
+        known = self._review(number)
         return self._tile(
-            ("map", number, level, column, row, shown),
-            lambda: map_tile(grade_map, plane, level, column, row, shown),
-        )
+            ("map", number, level, column, row, shown, outline, known.revision),
+            lambda: map_tile(
+                grade_map, plane, level, column, row, shown,
+                grade_hw=known.grade_hw, outline=outline,
+            ),
+        )  # fmt: skip
+
+    def change(self, number: int, asked: Change) -> dict[str, Any]:
+        """Change the review of a slide in the name of ``reviewer``.
+
+        Returns:
+            The new review as the page shows it.
+
+        Raises:
+            ValueError: there is no such class or field, or nobody may correct.
+            AnnotationError, OutputError: the file cannot be read or written.
+        """
+        if not self.reviewer:
+            raise ValueError("start wsikd view with --reviewer NAME to correct grades")
+        grade_map, plane = self._map(number)
+        change = change_of(asked, grade_map, plane, self.reviewer)
+        review = change_review(self._out, *self._identity(number), change)
+        with self._lock:
+            self._reviews[number] = self._known(review, grade_map)
+        return review_data(review, grade_map, plane)
+
+    def _review(self, number: int) -> _Known:
+        grade_map = self._map(number)[0]
+        with self._lock:
+            if number not in self._reviews:
+                try:
+                    known = self._known(read_review(self._out, *self._identity(number)), grade_map)
+                except WsikdError as error:
+                    empty = Review(*self._identity(number))
+                    known = self._known(empty, grade_map, str(error))
+                self._reviews[number] = known
+            return self._reviews[number]
+
+    def _identity(self, number: int) -> tuple[str, str]:
+        """Name of a slide and fingerprint of its file."""
+        folder, record = self.records[number]
+        return folder.name, record.fingerprint or ""
+
+    def _known(self, review: Review, grade_map: GradeMap, fault: str = "") -> _Known:
+        return _Known(review, corrected_grades(review, grade_map), next(self._revision), fault)
+
+    def _review_data(self, number: int) -> dict[str, Any]:
+        known = self._review(number)
+        return review_data(known.review, *self._map(number)) | {"fault": known.fault}
 
     def at(self, number: int, x: float, y: float) -> dict[str, Any] | None:
         """The field at a point on the plane, and its probabilities; None if none was read."""

@@ -4,19 +4,21 @@ const viewer = OpenSeadragon({
   id: "view", drawer: "canvas", showNavigationControl: false, showNavigator: true, navigatorAutoFade: false,
   maxZoomPixelRatio: 8, animationTime: 0.5, gestureSettingsMouse: { clickToZoom: false },
 });
-let number = 0, about = null, asked = 0, doubted = -1;
+let number = 0, about = null, asked = 0, doubted = -1, selected = null, revision = 0;
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) sessionStorage.setItem("token", given);
 
 function make(tag, text) {
   const made = document.createElement(tag);
   if (text !== undefined) made.textContent = text;
   return made;
 }
-function pyramid(path) {
+function pyramid(path, query = "") {
   const [first, last] = about.levels;
   return {
     width: about.size[0], height: about.size[1], tileSize: about.tile_px, tileOverlap: 0,
     minLevel: first, maxLevel: last,
-    getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.png`,
+    getTileUrl: (level, x, y) => `${path}/${level}/${x}_${y}.png${query}`,
   };
 }
 function shown() {
@@ -27,10 +29,14 @@ function shown() {
   return bits;
 }
 function mapLayer() { return viewer.world.getItemAt(viewer.world.getItemCount() - 1); }
-function opacity() { return find("opacity").value / 100; }
+function opacity() { return find("outline").checked ? 1 : find("opacity").value / 100; }
+function mapPyramid() {
+  const lines = find("outline").checked ? "&outline=1" : "";
+  return pyramid(`map/${number}/${shown()}`, `?revision=${revision}${lines}`);
+}
 function addMap(replaced) {
   viewer.addTiledImage({
-    tileSource: pyramid(`map/${number}/${shown()}`), opacity: opacity(), x: 0, y: 0, width: 1,
+    tileSource: mapPyramid(), opacity: opacity(), x: 0, y: 0, width: 1,
     success: () => { if (replaced) viewer.world.removeItem(replaced); },
   });
 }
@@ -69,9 +75,11 @@ async function show(n) {
   viewer.clearOverlays();
   viewer.close();
   tellField(null);
-  viewer.addOnceHandler("open", () => { scaleBar(); });
+  selected = null;
+  viewer.addOnceHandler("open", () => { scaleBar(); frames(); });
+  startReview();
   const layers = about.notice ? [] : [{ tileSource: pyramid(`slide/${n}`) }];
-  layers.push({ tileSource: pyramid(`map/${n}/${shown()}`), opacity: opacity() });
+  layers.push({ tileSource: mapPyramid(), opacity: opacity() });
   viewer.open(layers);
 }
 function showPlaces() {
@@ -86,13 +94,27 @@ function showPlaces() {
     find("cores").append(button);
   }
 }
-function visit(box, margin) {
+function rectangle(box) { return mapLayer().imageToViewportRectangle(...box); }
+function frames() {
   if (!viewer.world.getItemCount()) return;
   viewer.clearOverlays();
-  const frame = make("div");
-  frame.className = "cell";
-  const place = mapLayer().imageToViewportRectangle(...box);
-  viewer.addOverlay({ element: frame, location: place });
+  const boxes = about.review.fields.slice(0, 500).map((one) => ["corrected", one.box, one.name]);
+  if (selected) boxes.push(["cell", selected]);
+  for (const [name, box, text] of boxes) {
+    const frame = make("div", text);
+    frame.className = name;
+    viewer.addOverlay({ element: frame, location: rectangle(box) });
+  }
+}
+function select(box) {
+  selected = box;
+  find("give").disabled = !box;
+  frames();
+}
+function visit(box, margin) {
+  if (!viewer.world.getItemCount()) return;
+  select(box);
+  const place = rectangle(box);
   viewer.viewport.fitBounds(new OpenSeadragon.Rect(
     place.x - margin * place.width, place.y - margin * place.height,
     (1 + 2 * margin) * place.width, (1 + 2 * margin) * place.height));
@@ -133,7 +155,83 @@ function tellField(field) {
     table.append(row);
   });
   target.append(table);
+  const place = field.box.join();
+  const one = about.review.fields.find((it) => it.box.join() === place);
+  if (one) {
+    const note = one.note ? `: ${one.note}` : "";
+    target.append(make("p", `${one.was} by the student, ${one.name} by ${one.by}, ${one.at}${note}`));
+  }
 }
+function mayCorrect() { return Boolean(about && about.reviewer && sessionStorage.getItem("token")); }
+function startReview() {
+  find("review").hidden = !(about.reviewer || about.review.fields.length || about.review.note
+    || about.review.signed_by || about.review.fault);
+  find("correcting").hidden = !mayCorrect();
+  find("give").querySelectorAll("button").forEach((old) => old.remove());
+  [...about.classes.map((one) => one.name), null].forEach((name, n) => {
+    const key = name === null ? 0 : n + 1;
+    const button = make("button", `${key}: ${name === null ? "as the student has it" : name}`);
+    button.setAttribute("aria-keyshortcuts", key);
+    button.addEventListener("click", () => give(key));
+    if (key < 10) find("give").append(button);
+  });
+  find("give").disabled = true;
+  find("slidenote").value = about.review.note;
+  find("fieldnote").value = "";
+  tellReview();
+}
+function tellReview() {
+  const { fields, signed_by: by, signed_at: at, note, fault } = about.review;
+  const count = fields.length === 1 ? "1 field" : `${fields.length} fields`;
+  const own = about.reviewer && !mayCorrect()
+    ? " Open the address that wsikd view has printed to correct grades." : "";
+  find("corrected").textContent = fault || `${count} corrected.${note ? ` Note: ${note}` : ""}${own}`;
+  find("signature").textContent = by ? `Signed by ${by}, ${at}.`
+    : about.reviewer ? `Not signed. Reviewer: ${about.reviewer}.` : "Not signed.";
+}
+async function change(wanted) {
+  if (!mayCorrect()) return false;
+  const n = number;
+  const answer = await fetch(`review/${n}.json`, {
+    method: "PUT", body: JSON.stringify(wanted),
+    headers: { "Content-Type": "application/json", "X-Wsikd-Token": sessionStorage.getItem("token") },
+  });
+  if (!answer.ok) { tell(await answer.text()); return false; }
+  if (n !== number) return true;
+  about.review = await answer.json();
+  revision += 1;
+  tell(about.notice);
+  tellReview();
+  addMap(mapLayer());
+  frames();
+  return true;
+}
+async function give(key) {
+  if (!selected || key > about.classes.length) return;
+  const box = selected;
+  const wanted = { box, grade: key ? key - 1 : null, note: find("fieldnote").value };
+  if (!await change(wanted)) return;
+  find("fieldnote").value = "";
+  const mine = ++asked;
+  const answer = await fetch(`at/${number}.json?x=${box[0] + box[2] / 2}&y=${box[1] + box[3] / 2}`);
+  if (answer.ok && mine === asked) tellField(await answer.json());
+}
+find("savenote").addEventListener("click", () => change({ note: find("slidenote").value }));
+find("sign").addEventListener("click", async () => {
+  const note = find("slidenote").value;
+  if (note !== about.review.note && !await change({ note })) return;
+  change({ sign: true });
+});
+let corner = null;
+viewer.addHandler("canvas-drag", (event) => {
+  if (!mayCorrect() || !event.shift || !viewer.world.getItemCount()) return;
+  event.preventDefaultAction = true;
+  const place = mapLayer().viewportToImageCoordinates(viewer.viewport.pointFromPixel(event.position));
+  corner = corner || place;
+  const [x, y] = [Math.min(corner.x, place.x), Math.min(corner.y, place.y)];
+  select([x, y, Math.abs(corner.x - place.x), Math.abs(corner.y - place.y)]);
+});
+viewer.addHandler("canvas-drag-end", () => { corner = null; });
 let waiting = 0;
 find("view").addEventListener("pointermove", (event) => {
   const inside = find("view").getBoundingClientRect();
@@ -150,7 +248,8 @@ viewer.addHandler("canvas-click", async (event) => {
   const field = await fieldAt(event.position);
   if (!field) return;
   tellField(field);
-  visit(field.box, 0.5);
+  if (mayCorrect()) select(field.box);
+  else visit(field.box, 0.5);
 });
 function scaleBar() {
   if (!about || !viewer.world.getItemCount()) return;
@@ -167,12 +266,19 @@ viewer.addHandler("resize", scaleBar);
 find("opacity").addEventListener("input", () => {
   if (viewer.world.getItemCount()) mapLayer().setOpacity(opacity());
 });
+find("outline").addEventListener("change", () => { if (about) addMap(mapLayer()); });
 find("next").addEventListener("click", () => visitDoubtful(1));
 find("previous").addEventListener("click", () => visitDoubtful(-1));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  const typed = "input:not([type=checkbox]), select, textarea";
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(typed)) return;
   if (event.key === "n") visitDoubtful(1);
   if (event.key === "p") visitDoubtful(-1);
+  if (event.key === "o") find("outline").click();
+  if (event.key === "m" && viewer.world.getItemCount()) {
+    mapLayer().setOpacity(mapLayer().getOpacity() ? 0 : opacity());
+  }
+  if (/^[0-9]$/.test(event.key)) give(Number(event.key));
 });
 find("home").addEventListener("click", () => viewer.viewport.goHome());
 find("full").addEventListener("click", () => {
