@@ -39,9 +39,11 @@ from .common import progress, together
 )
 @click.option(
     "--teacher",
+    "teachers",
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Run folder or bundle of the teacher.",
+    help="Run folder or bundle of the teacher. Repeatable: probabilities are averaged.",
 )
 @click.option(
     "--set",
@@ -66,7 +68,7 @@ def distill(
     config_file: Path,
     output: Path,
     data: tuple[Path, ...],
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     overrides: tuple[str, ...],
     seed: int,
     device: str,
@@ -87,7 +89,7 @@ def distill(
 
     try:
         check_loggers(loggers)
-        run = load_run(config_file, overrides, data=data, teacher=teacher)
+        run = load_run(config_file, overrides, data=data, teachers=teachers)
     except WsikdError as error:
         if rank() > 0:  # the first process reports it
             sys.exit(error.exit_code)

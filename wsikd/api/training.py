@@ -130,7 +130,7 @@ def distill(
     config: One,
     *,
     data: One | Many = (),
-    teacher: One | None = None,
+    teacher: One | Many | None = None,
     out: One | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -144,7 +144,8 @@ def distill(
         config: a YAML file; ``wsikd init at_plus`` writes ``1_teacher.yaml``, ``2_student.yaml``.
         data: tile stores (folders, or what :func:`tile` returned), class folders or a labels CSV,
             in addition to those in ``config``.
-        teacher: run folder or bundle of the teacher, or the run itself.
+        teacher: run folder or bundle of the teacher, or the run itself; of several, in a list, the
+            probabilities are averaged.
         out: folder of the run; default ``runs/<name of config without its number>``, so that
             ``2_student.yaml`` goes to ``runs/student``.
         settings: changes to the configuration, e.g. {"optim.epochs": 20}.
@@ -183,7 +184,7 @@ def distill(
         file,
         changes,
         data=[Path(name) for name in names_of(data)],
-        teacher=None if teacher is None else Path(teacher),
+        teachers=[Path(name) for name in names_of(teacher or ())],
     )
     with locked(place):
         result = run.train(

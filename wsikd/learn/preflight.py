@@ -82,7 +82,7 @@ def _check_named(config: Any) -> None:
         _check_exists(Path(path), "set data.targets")
         check_role(path, "data.targets", BAGS)
     if isinstance(config, RunConfig):
-        peek_teacher(config)
+        peek_teachers(config)
 
 
 def check_data(paths: Sequence[str | os.PathLike[str]], *wanted: str, source: str = "auto") -> None:
@@ -105,33 +105,47 @@ def check_data(paths: Sequence[str | os.PathLike[str]], *wanted: str, source: st
             check_role(path, "--data", *wanted)
 
 
-def peek_teacher(config: RunConfig) -> StudentBundle | None:
-    """The card of the teacher that a method needs, None for a method without one.
+def peek_teachers(config: RunConfig) -> tuple[StudentBundle, ...]:
+    """The cards of the teachers that a method needs; none for a method without one.
 
     Raises:
-        ConfigError: none is named, it is not a teacher, or it reads another resolution than the
-            data.
-        BundleError: it cannot be used.
+        ConfigError: none is named, one is not a teacher, reads another resolution than the data, or
+            has other classes than the first.
+        BundleError: one cannot be used.
     """
     if not config.needs_teacher:
-        return None
-    if config.teacher is None:
+        return ()
+    if not config.teachers:
         raise ConfigError(
             "teacher", f"method {config.method} requires a teacher", "pass --teacher RUN or set it"
         )
-    teacher = peek_grader(config.teacher, "--teacher")
-    check_resolution(config, teacher)
-    return teacher
+    found = []
+    for name in config.teachers:
+        teacher = peek_grader(name, "--teacher")
+        check_resolution(config, teacher, name)
+        found.append(teacher)
+        own, first = (", ".join(card.spec.classes) for card in (teacher, found[0]))
+        if own != first:
+            raise ConfigError(
+                f"--teacher {name}", f"has the classes {own}, but {config.teachers[0]} has {first}",
+                "give teachers of the same classes",
+            )  # fmt: skip
+    if config.teacher_answers == "unseen" and len(found) < 2:
+        raise ConfigError(
+            "teacher_answers unseen", "one teacher cannot be trained without every slide",
+            "give several teachers, each trained without a fold (split.crossfit), or set mean",
+        )  # fmt: skip
+    return tuple(found)
 
 
-def check_resolution(config: RunConfig, teacher: StudentBundle) -> None:
+def check_resolution(config: RunConfig, teacher: StudentBundle, name: str) -> None:
     """Refuse a teacher that reads another resolution than it is given. Raises ConfigError."""
     own, wanted = teacher.spec.mpp, config.data.mpp
     if config.teacher_reads == "low":
         if abs(own - config.low_mpp) <= 0.02 * own:
             return
         raise ConfigError(
-            f"--teacher {config.teacher}",
+            f"--teacher {name}",
             f"reads {own:g} um/px, but with teacher_reads 'low' it is given {config.low_mpp:g}",
             "give a network of the student's resolution, or set teacher_reads=high",
         )
@@ -139,7 +153,7 @@ def check_resolution(config: RunConfig, teacher: StudentBundle) -> None:
         return
     if own > wanted and teacher.card.teacher:
         raise ConfigError(
-            f"--teacher {config.teacher}",
+            f"--teacher {name}",
             f"is a student of {own:g} um/px, not the teacher of {wanted:g} um/px (data.mpp)",
             "give the run that this student was distilled from",
         )

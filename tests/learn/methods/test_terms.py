@@ -345,7 +345,7 @@ def test_settings_reach_the_method(teacher_bundle):
         "kd": {"temperature": 2.0, "standardise": True}, "dkd": {"beta": 2.0}, "at": {"form": "l2"},
     })  # fmt: skip
     student = build_grader("vgg_small", 3, width=0.25, upsample=2)
-    method = build_method(config, student, teacher_bundle, ("NC", "G3", "G4"))
+    method = build_method(config, student, (teacher_bundle,), ("NC", "G3", "G4"))
     assert method.terms == {"kd", "fm", "at", "sr_spatial"}
     assert (method.form, method.normalise, method.distance) == ("gradcam", "softmax", "kl")
     assert (method.tap[:2], method.fm_tap[:2]) == (("F3", "F3"), ("F2", "F3"))

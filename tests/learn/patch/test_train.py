@@ -32,7 +32,7 @@ from wsikd.learn.engine.trainer import Trainer
 from wsikd.learn.losses.maps import downsample
 from wsikd.learn.methods.base import Progress
 from wsikd.learn.patch import export as finish
-from wsikd.learn.patch.build import build_method, build_student, open_teacher
+from wsikd.learn.patch.build import build_method, build_student, open_teachers
 from wsikd.learn.patch.settings import Augment, RunConfig, load_grading
 from wsikd.learn.patch.train import PatchTask, distill
 from wsikd.learn.score import predict_patches as evaluate
@@ -75,7 +75,7 @@ def trainer(settings, folder):
     task = PatchTask(settings, seed=3)
     task.load()
     student = build_student(settings, task.data, task.teacher)
-    task.method = build_method(settings, student, task.teacher, task.data.classes)
+    task.method = build_method(settings, student, task.teachers, task.data.classes)
     return Trainer(task, RunDir(folder), team=Team(settings, "cpu"))
 
 
@@ -376,7 +376,7 @@ def test_teachers_that_do_not_fit_are_refused(stripes, teacher, tmp_path):
 
 def test_a_student_can_start_from_its_teacher(stripes, teacher):
     settings = config(stripes, "at_plus", teacher, network={"init": "teacher"})
-    bundle = open_teacher(settings)
+    (bundle,) = open_teachers(settings)
     patches = load_patches(settings.data, settings.split)
     started = build_student(settings, patches, bundle).state_dict()
     assert all(torch.equal(started[k], v) for k, v in bundle.weights.items())

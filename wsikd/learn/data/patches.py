@@ -13,11 +13,18 @@ import torch
 from torch import Tensor
 
 from wsikd.core.classes import benign_of, in_order
-from wsikd.core.errors import DataError
+from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.data.joined import join
 from wsikd.learn.data.prefetch import read_ahead
 from wsikd.learn.data.sources import StoreSource, open_sources
-from wsikd.learn.data.splits import EXTRA, LEFT_OUT, check_leaks, groups_of, keep_share
+from wsikd.learn.data.splits import (
+    EXTRA,
+    LEFT_OUT,
+    check_leaks,
+    deal_folds,
+    groups_of,
+    keep_share,
+)
 from wsikd.learn.data.unlabelled import divide
 from wsikd.learn.losses.maps import downsample
 
@@ -297,7 +304,7 @@ def load_patches(data: Data, split: Split, *, undivided: str | None = None) -> P
         named_ordered=data.ordered, val_by=split.val_by, unlabelled=data.unlabelled,
     )  # fmt: skip
     _check_copies(patches, files=split.check_images)
-    patches = with_share(patches, split)
+    patches = without_fold(with_share(patches, split), split)
     _report(patches)
     return patches
 
@@ -322,6 +329,38 @@ def with_share(patches: PatchSet, split: Split) -> PatchSet:
         label=label,
         _averages=dict(patches._averages),
     )
+
+
+def without_fold(patches: PatchSet, split: Split) -> PatchSet:
+    """The same patches, but for the fold of the training part that ``split.crossfit`` leaves out.
+
+    Patches without a label go with the slides and patients of that fold. What was decoded is
+    shared.
+
+    Raises:
+        ConfigError: there is no such fold.
+        DataError: there are fewer slides or patients than folds.
+    """
+    if split.crossfit is None:
+        return patches
+    if split.leave_out >= split.crossfit:
+        raise ConfigError(
+            "split.leave_out", f"{split.leave_out} is none of {split.crossfit} folds",
+            "use whole numbers from 0",
+        )  # fmt: skip
+    train = patches.indices("train")
+    groups = [patches.group[i] for i in train]
+    fold = deal_folds(
+        patches.label[train], groups, split.crossfit, split.seed, key="split.crossfit"
+    )
+    chosen = train[fold == split.leave_out]
+    left = {patches.group[i] for i in chosen} | {f"slide {patches.slide[i]}" for i in chosen}
+    names = patches.split.copy()
+    names[chosen] = LEFT_OUT
+    for i in patches.indices(EXTRA):
+        if left & {patches.group[i], f"slide {patches.slide[i]}"}:
+            names[i] = LEFT_OUT
+    return replace(patches, split=names, _averages=dict(patches._averages))
 
 
 def _side(reader: tuple[Source, int]) -> int:

@@ -101,6 +101,11 @@ class Split(Settings):
     data have; one of them is the test part, and validation is drawn from the others."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Number of the fold that is the test part, from 0."""
+    crossfit: Annotated[int, Field(ge=2)] | None = None
+    """For teachers whose answers are cross-fitted (teacher_answers): the training part is divided
+    into this number of folds, by patient where known, and one of them is left out."""
+    leave_out: Annotated[int, Field(ge=0)] = 0
+    """Number of the fold that is left out with crossfit, from 0."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training slides of each class that is used, at least one slide."""
     share_seed: int = 0

@@ -136,7 +136,12 @@ def _draw(
 
 
 def deal_folds(
-    labels: NDArray[np.int64], groups: Sequence[str], folds: int, seed: int
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    folds: int,
+    seed: int,
+    *,
+    key: str = "split.folds",
 ) -> NDArray[np.int64]:
     """Deal whole groups into folds, the large ones first, each where its classes lack most.
 
@@ -145,6 +150,7 @@ def deal_folds(
         groups: what stays together.
         folds: how many.
         seed: seed of the order among groups of one size.
+        key: setting that the message names.
 
     Returns:
         int64 (N,), fold of each patch.
@@ -155,7 +161,7 @@ def deal_folds(
     known, group = np.unique(np.asarray(groups), return_inverse=True)
     if len(known) < folds:
         raise DataError(
-            "split.folds", f"{len(known)} slides or patients do not make {folds} folds",
+            key, f"{len(known)} slides or patients do not make {folds} folds",
             "lower the number of folds",
         )  # fmt: skip
     counts = np.zeros((len(known), labels.max() + 1))

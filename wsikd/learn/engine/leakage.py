@@ -10,6 +10,8 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsikd.core.errors import MALFORMED, BundleError, DataError
 from wsikd.core.leak_hashes import hashes, seen_hash
 from wsikd.learn.data.splits import listed
@@ -17,7 +19,6 @@ from wsikd.learn.data.splits import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsikd.learn.data.patches import PatchSet
@@ -29,8 +30,8 @@ FORBIDDEN = {"test": ("train", "val"), "val": ("train",)}
 """Part that judges a network -> parts of its own training that must not hold any of it."""
 
 
-def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[str, Any]]:
-    """The entries of a card on the data of the network and of its teacher.
+def record_seen(patches: PatchSet, teachers: Sequence[StudentBundle]) -> list[dict[str, Any]]:
+    """The entries of a card on the data of the network and of its teachers.
 
     Of each part, "train" and "val", the hashes of all slides and patients and those of the images
     (files) or scans (tile stores) in one string of 12 characters each. Of more than 10 000 images
@@ -38,7 +39,7 @@ def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[s
 
     Args:
         patches: patches that it was trained on.
-        teacher: teacher that it was distilled from.
+        teachers: those that it was distilled from.
 
     Returns:
         Its own record first, JSON values.
@@ -50,8 +51,43 @@ def record_seen(patches: PatchSet, teacher: StudentBundle | None) -> list[dict[s
         names = sorted({h for _, h in _names(patches, indices, salt)})
         images = sorted({h for _, h in _images(patches, indices, salt)})[:MAX_IMAGES]
         own[part] = {"names": "".join(names), "images": "".join(images)}
-    before = [] if teacher is None else list(teacher.card.seen or [])
-    return [own, *(record for record in before if record != own)]
+    found: list[dict[str, Any]] = [own]
+    for teacher in teachers:
+        found += [record for record in teacher.card.seen or [] if record not in found]
+    return found
+
+
+def unseen_by(bundle: StudentBundle, patches: PatchSet) -> NDArray[np.bool_]:
+    """Which patches a network has neither been trained nor selected on, by its card: bool (N,).
+
+    Patches of a slide, a patient or an image that its card lists, or that of its own teacher, count
+    as seen.
+
+    Raises:
+        BundleError: the card does not list its data, or the record is damaged.
+    """
+    records, unseen = bundle.card.seen, np.ones(len(patches.slide), bool)
+    if not isinstance(records, list):
+        raise BundleError(bundle.path, "its card does not list its training data", "train it again")
+    try:
+        for record in records:
+            salt = str(record["salt"])
+            known = {
+                kind: hashes(record["train"][kind]) | hashes(record["val"][kind])
+                for kind in ("names", "images")
+            }
+            for i in range(len(unseen)):
+                names = (f"slide {patches.slide[i]}", patches.group[i])
+                image = patches.content[i] if patches.content else None
+                if any(seen_hash(name, salt) in known["names"] for name in names) or (
+                    image is not None and seen_hash(image, salt) in known["images"]
+                ):
+                    unseen[i] = False
+    except MALFORMED as error:
+        raise BundleError(
+            bundle.path, "its card's record of what was seen is damaged", "copy the bundle again"
+        ) from error
+    return unseen
 
 
 def check_unseen(

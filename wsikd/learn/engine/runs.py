@@ -23,7 +23,11 @@ class Run(NamedTuple):
 
 
 def load_run(
-    path: Path, overrides: Sequence[str], *, data: Sequence[Path] = (), teacher: Path | None = None
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    data: Sequence[Path] = (),
+    teachers: Sequence[Path] = (),
 ) -> Run:
     """Read a training configuration and find what trains by it.
 
@@ -31,7 +35,7 @@ def load_run(
         path: the YAML file.
         overrides: "key=value" each.
         data: added to ``data.paths``.
-        teacher: sets ``teacher``.
+        teachers: set ``teacher``.
 
     Raises:
         ConfigError: a setting is wrong, or the method takes no teacher or no paths; or as
@@ -42,12 +46,14 @@ def load_run(
     from wsikd.learn.preflight import check_run
 
     config = load_settings(path, overrides)
-    if teacher is not None:
+    if teachers:
         if "teacher" not in type(config).model_fields:
             raise ConfigError(
                 "--teacher", f"method {config.method} does not use it", "leave it out"
             )
-        config = load_settings(path, [*overrides, f"teacher={json.dumps(str(teacher))}"])
+        names = [str(name) for name in teachers]
+        given = json.dumps(names if len(names) > 1 else names[0])
+        config = load_settings(path, [*overrides, f"teacher={given}"])
     if data:
         if not hasattr(config.data, "paths"):
             what = f"method {config.method} has files of its own"

@@ -49,6 +49,7 @@ from wsikd.learn.losses import maps as losses
 from wsikd.learn.losses import relations as losses_relations
 from wsikd.learn.losses.maps import to_grid
 from wsikd.learn.methods.base import Batch, KeptTeacher, Progress, Taught
+from wsikd.learn.methods.ensemble import Ensemble, refuse_features
 from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class AtPlus(KeptTeacher):
     }  # fmt: skip
     views: tuple[str, ...] = ("high", "low")
     takes_low_teacher = True
+    takes_several = True
     takes_unlabelled = True
 
     def __init__(
@@ -269,6 +271,26 @@ class AtPlus(KeptTeacher):
             reads=config.teacher_reads,
         )
 
+    def add_teachers(self, others: Sequence[nn.Module], answering: Tensor | None) -> None:
+        """Average their answers for kd and dkd; features are those of the first.
+
+        Raises:
+            ConfigError: a term is not for several, or kd and dkd have two temperatures.
+        """
+        unseen = answering is not None
+        refuse_features(self.terms, ("ce", "kd", "dkd"), unseen=unseen, alone=("sr_last",))
+        soft = self.kd.get("temperature", 4.0), self.dkd.get("temperature", 4.0)
+        if {"kd", "dkd"} <= self.terms and soft[0] != soft[1]:
+            raise ConfigError(
+                f"dkd.temperature {soft[1]:g}",
+                f"differs from kd.temperature {soft[0]:g}, at which teachers are averaged",
+                "set both alike, or give one teacher",
+            )
+        temperature = soft[0] if "kd" in self.terms else soft[1]
+        if "kd" in self.terms and self.kd.get("standardise"):
+            temperature = 1.0
+        self.ensemble = Ensemble(others, temperature, answering)
+
     def _add_helpers(self, *, project: bool) -> None:
         """Convolutions trained with the student, for the terms that need them."""
         if not self.teacher.pooled and (
@@ -317,7 +339,7 @@ class AtPlus(KeptTeacher):
         if self.terms <= {"ce"}:
             taught = Taught(logits, {}, None)
         else:
-            taught = batch.taught or self.teach(batch.views[self.reads])
+            taught = batch.taught or self.teach(batch.views[self.reads], box=batch.box)
         seen = Seen(batch.label, logits, own, *taught, low, slope)
         return {
             name: getattr(self, f"term_{name}")(seen) for name in self.TERMS if name in self.terms
@@ -348,13 +370,19 @@ class AtPlus(KeptTeacher):
         """Every pair of taps that a term may compare."""
         return (self.tap, self.fm_tap, self.sr_tap, self.deepest, *self.at_taps)
 
-    def teach(self, patches: Tensor, *, always: bool = False) -> Taught:
+    def teach(self, patches: Tensor, *, box: Tensor | None = None, always: bool = False) -> Taught:
         """The teacher's logits, maps on its own grids, and its attention where a term asks for it.
 
         Args:
             patches: uint8 or float (B, 3, H, W), 0 to 255.
+            box: int64 (B,), index of each patch, where teachers answer for some patches each; there
+                are then logits alone.
             always: give attention in closed form unasked too; it costs next to nothing.
         """
+        several = self.ensemble
+        if several is not None and several.answering is not None:
+            assert box is not None
+            return Taught(several.of_those_answering(self.teacher, patches, box), {}, None)
         names = {pair.teacher for pair in self.pairs}
         closed = _is_closed(self.teacher, self.tap.teacher)
         attending = "at_plus" in self.terms or (always and closed)
@@ -369,7 +397,10 @@ class AtPlus(KeptTeacher):
                     self.teacher, logits, taps[self.tap.teacher], self.tap.teacher,
                     create_graph=False,
                 ).detach()  # fmt: skip
-        return Taught(logits.detach(), {k: v.detach() for k, v in taps.items()}, attention)
+        logits = logits.detach()
+        if several is not None:
+            logits = several.mean_with(logits, patches)
+        return Taught(logits, {k: v.detach() for k, v in taps.items()}, attention)
 
     def why_not_kept(self) -> tuple[str, str] | None:
         """Fault and remedy where a term reads the teacher on its own grid."""
@@ -384,13 +415,16 @@ class AtPlus(KeptTeacher):
         return None
 
     def kept_taps(self) -> list[tuple[str, str]]:
-        """Taps of all pairs except that of ``sr_spatial``."""
+        """Taps of all pairs except that of ``sr_spatial``; none where only answers are read."""
+        if self.ensemble is not None and self.ensemble.answering is not None:
+            return []
         pairs = (self.tap, self.fm_tap, self.deepest, *self.at_taps)
         return [(pair.student, pair.teacher) for pair in pairs]
 
     def identity(self) -> list[str]:
-        """Reading of class attention."""
-        return [self.tap.teacher, self.form]
+        """Reading of class attention, and how several teachers are averaged."""
+        several = [] if self.ensemble is None else self.ensemble.identity()
+        return [self.tap.teacher, self.form, *several]
 
     @torch.enable_grad()
     def _slope(self, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.nn import Parameter
 
+    from wsikd.learn.methods.ensemble import Ensemble
     from wsikd.models.graders.pooled import Grader
 
 Terms = Mapping[str, float | None]
@@ -168,6 +169,8 @@ class Method(nn.Module):
     """Whether ``build`` is given one, and a configuration must name it."""
     takes_low_teacher: ClassVar[bool] = False
     """Whether its teacher may read the view "low" (``teacher_reads``)."""
+    takes_several: ClassVar[bool] = False
+    """Whether it can be given several teachers, by :meth:`add_teachers`."""
     takes_unlabelled: ClassVar[bool] = False
     """Whether it learns from patches without a label, whose ``Batch.label`` is -1."""
     takes: ClassVar[tuple[str, ...]] = PATCHES
@@ -183,6 +186,8 @@ class Method(nn.Module):
     student: Grader
     helpers: nn.ModuleDict
     """Trained beside the student and not part of it, e.g. projections of its channels."""
+    ensemble: Ensemble | None
+    """Further teachers, after :meth:`add_teachers`."""
 
     @classmethod
     def build(cls, config: Any, student: Any, teacher: Any) -> Self:
@@ -205,6 +210,20 @@ class Method(nn.Module):
         """Without helpers."""
         super().__init__()
         self.helpers = nn.ModuleDict()
+        self.ensemble = None
+
+    def add_teachers(self, others: Sequence[nn.Module], answering: Tensor | None) -> None:
+        """Give it further teachers, once it is built; for one that ``takes_several``.
+
+        Args:
+            others: frozen networks of the same classes.
+            answering: bool (N, K), which of all K teachers, the first of :meth:`build` included,
+                answer for each patch of the data; None: all do.
+
+        Raises:
+            ConfigError: a term is not for several teachers.
+        """
+        raise NotImplementedError
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """Unweighted scalar terms by name."""
@@ -248,11 +267,12 @@ class KeptTeacher(Method):
         """What else the answers depend on."""
         raise NotImplementedError
 
-    def teach(self, patches: Tensor, *, always: bool = False) -> Taught:
+    def teach(self, patches: Tensor, *, box: Tensor | None = None, always: bool = False) -> Taught:
         """The teacher's answers for patches (B, 3, H, W), 0 to 255, on its own grids.
 
         Args:
             patches: uint8 or float.
+            box: int64 (B,), index of each patch, where teachers answer for some patches each.
             always: give attention unasked where that costs next to nothing.
         """
         raise NotImplementedError

@@ -37,6 +37,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.learn.losses.logits import distillation
 from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.learn.methods.ensemble import Ensemble, refuse_features
 from wsikd.models.graders.hdkd import TokenGrader
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Hdkd(Method):
     TERMS: ClassVar[Terms] = {"ce": 0.5, "lkd": 0.5, "fkd": 10.0}
     views = ("high", "low")
     needs_teacher = True
+    takes_several = True
 
     def __init__(
         self,
@@ -134,6 +136,16 @@ class Hdkd(Method):
         own = config.hdkd.model_dump()
         return cls(student, teacher, terms=config.terms, ratio=config.ratio, **own)
 
+    def add_teachers(self, others: Sequence[nn.Module], answering: Tensor | None) -> None:
+        """Average their answers for lkd; stages are those of the first.
+
+        Raises:
+            ConfigError: fkd goes with teachers that answer for some patches each.
+        """
+        refuse_features(self.terms, ("ce", "lkd"), unseen=answering is not None)
+        temperature = self.temperature if self.logits == "soft" else 1.0
+        self.ensemble = Ensemble(others, temperature, answering)
+
     def _check_token(self) -> None:
         has = isinstance(self.student, TokenGrader) and self.student.head.special > 1
         if "lkd" in self.terms and not has:
@@ -163,13 +175,21 @@ class Hdkd(Method):
         own, distilled, maps = self._ask(batch.views["low"])
         found = {"ce": cross_entropy(own, batch.label)}
         if self.terms - {"ce"}:
-            with torch.no_grad():
-                logits, taught = self.teacher.with_taps(batch.views["high"], self.factors)
+            logits, taught = self._taught(batch)
             if distilled is not None:
                 found["lkd"] = self.term_lkd(distilled, logits)
             if self.factors:
                 found["fkd"] = stage_distance(maps, taught, self.factors)
         return {name: found[name] for name in self.TERMS if name in self.terms}
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The answers of all teachers, and the maps of the first."""
+        patches, several = batch.views["high"], self.ensemble
+        if several is not None and several.answering is not None:
+            return several.of_those_answering(self.teacher, patches, batch.box), {}
+        logits, maps = self.teacher.with_taps(patches, self.factors)
+        return logits if several is None else several.mean_with(logits, patches), maps
 
     def _ask(self, patches: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Logits of the class token and of the distillation token, and maps, in one pass."""

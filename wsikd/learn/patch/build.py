@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import torch
+
 from wsikd.core.errors import CheckpointError, ConfigError
-from wsikd.learn.preflight import peek_teacher
+from wsikd.learn.preflight import peek_teachers
 from wsikd.models.backbones.base import macs
 from wsikd.models.backbones.freeze import freeze
 from wsikd.models.backbones.pretrained import open_weights
@@ -18,6 +20,11 @@ from wsikd.models.graders.pooled import NORMS, build_grader
 from wsikd.models.names import is_grader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wsikd.core.run import RunDir
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.methods.base import Method
@@ -27,17 +34,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_teacher(config: RunConfig) -> StudentBundle | None:
-    """The teacher that a method needs, None for one without.
+def open_teachers(config: RunConfig) -> tuple[StudentBundle, ...]:
+    """The teachers that a method needs; none for one without.
 
     Raises:
-        ConfigError: none is named, or it reads another resolution than ``data.mpp``.
-        BundleError: it cannot be used.
+        ConfigError: none is named, or one reads another resolution than ``data.mpp``.
+        BundleError: one cannot be used.
     """
-    if peek_teacher(config) is None:
-        return None
-    assert config.teacher is not None
-    return load_bundle(config.teacher)
+    if not peek_teachers(config):
+        return ()
+    return tuple(load_bundle(name) for name in config.teachers)
+
+
+def digests_of(teachers: Sequence[StudentBundle]) -> str | list[str] | None:
+    """What a run keeps of its teachers: the digest of one, those of several, None of none."""
+    found = [teacher.sha256 for teacher in teachers]
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def build_student(config: RunConfig, patches: PatchSet, teacher: StudentBundle | None) -> Grader:
@@ -105,22 +117,39 @@ def _warn_norm(network: Network) -> None:
 
 
 def build_method(
-    config: RunConfig, student: Grader, teacher: StudentBundle | None, classes: tuple[str, ...]
+    config: RunConfig,
+    student: Grader,
+    teachers: Sequence[StudentBundle],
+    classes: tuple[str, ...],
+    answering: NDArray[np.bool_] | None = None,
 ) -> Method:
     """The method around a student.
 
+    Args:
+        config: of the run.
+        student: network to train.
+        teachers: none for a method without one.
+        classes: of the data.
+        answering: bool (N, K), which teachers answer for each patch of the data; None: all.
+
     Raises:
-        ConfigError: teacher and data disagree on the classes, or a tap is unknown.
+        ConfigError: teacher and data disagree on the classes, a tap is unknown, or a term is not
+            for several teachers.
     """
     method = config.learner
-    if teacher is None:
+    if not teachers:
         return method.build(config, student, None)
+    teacher, *others = teachers
     if teacher.spec.classes != classes:
         ours, theirs = ", ".join(classes), ", ".join(teacher.spec.classes)
         raise ConfigError(
             "data.classes", f"are {ours}; the teacher's are {theirs}", "set them as the teacher's"
         )
-    return method.build(config, student, teacher.network())
+    made = method.build(config, student, teacher.network())
+    if others:
+        mask = None if answering is None else torch.from_numpy(answering)
+        made.add_teachers([one.network() for one in others], mask)
+    return made
 
 
 def input_spec(config: RunConfig, student: Grader, patches: PatchSet) -> InputSpec:
@@ -214,16 +243,18 @@ def init_stream(config: RunConfig) -> str:
     return "teacher" if alone else "student"
 
 
-def check_teacher(run: RunDir, teacher: StudentBundle | None) -> None:
-    """Refuse to resume with another teacher, whose losses and digest the run has not seen.
+def check_teachers(run: RunDir, teachers: Sequence[StudentBundle]) -> None:
+    """Refuse to resume with other teachers, whose losses and digests the run has not seen.
 
     Raises:
         CheckpointError: it is another one.
     """
     made = run.read_provenance()
-    if "teacher_sha256" in made and made["teacher_sha256"] != (teacher and teacher.sha256):
+    if "teacher_sha256" in made and made["teacher_sha256"] != digests_of(teachers):
+        several = isinstance(made["teacher_sha256"], list)
         raise CheckpointError(
             run.path,
-            "was started with another teacher",
+            "was started with another list of teachers" if several or len(teachers) > 1
+            else "was started with another teacher",
             "give the same --teacher or another -o",
-        )
+        )  # fmt: skip

@@ -97,14 +97,14 @@ class Trained(NamedTuple):
     Attributes:
         student: the best, on the device of the training.
         spec: what it is to be given.
-        teacher: teacher of the training, None for one without.
+        teachers: those of the training, empty for one without.
         logits: logits of the validation part, float64 (M, C).
         best_epoch: epoch it was taken from, counted from 1.
     """
 
     student: Grader
     spec: InputSpec
-    teacher: StudentBundle | None
+    teachers: tuple[StudentBundle, ...]
     logits: NDArray[np.float64]
     best_epoch: int
 
@@ -130,7 +130,8 @@ def write_student(
         seed: seed of the run.
         processes: number of processes that trained together.
     """
-    student, spec, teacher, logits, best = trained
+    student, spec, teachers, logits, best = trained
+    teacher = teachers[0] if teachers else None
     val, device = patches.indices("val"), str(views.device)
     truth, predicted = patches.label[val], logits.argmax(1)
     slides = [patches.slide[i] for i in val]
@@ -153,13 +154,12 @@ def write_student(
     bundle = save_bundle(
         run.student, student.to("cpu"), spec, guard=guard,
         arch=config.network.arch, width=config.network.width, method=config.method,
-        teacher=None if teacher is None else {
-            "sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp,
-        },
+        teacher=None if teacher is None else _named(teacher),
+        **({"teachers": [_named(one) for one in teachers]} if len(teachers) > 1 else {}),
         **({"init_weights": student.origin.record()} if student.origin else {}),
         benign=[patches.classes[i] for i in patches.benign],
         **({"not_assessed": NOT_ASSESSED} if any(map(pattern_of, patches.classes)) else {}),
-        seen=record_seen(patches, teacher),
+        seen=record_seen(patches, teachers),
         data=patches.digests, metrics={"split": "val", **metrics},
         colour_kappa=colour if over and over.metric == "kappa" else None,
         **calibrated(
@@ -179,6 +179,11 @@ def write_student(
     )  # fmt: skip
     found = (metrics, over, least, val_slides, missing)
     return RunResult(run.path, bundle, best, *found)
+
+
+def _named(teacher: StudentBundle) -> dict[str, Any]:
+    """A teacher's entry in the student's card."""
+    return {"sha256": teacher.sha256, "arch": teacher.arch, "mpp": teacher.spec.mpp}
 
 
 def calibrated(

@@ -126,8 +126,12 @@ class GradeOptim(Optim):
 class RunConfig(MethodConfig):
     """One training run of a network that grades patches. Methods have further keys of their own."""
 
-    teacher: str | None = None
-    """Run folder or bundle of the teacher, for methods that distil one; --teacher sets it."""
+    teacher: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Run folder or bundle of the teacher, for methods that distil one; --teacher sets it. Of
+    several, in a list, the probabilities are averaged; terms of features read the first."""
+    teacher_answers: Literal["mean", "unseen"] = "mean"
+    """Which of several teachers answer for a patch: all, or ("unseen", cross-fitting) those whose
+    card says that they were trained without its slide, patient and image."""
     teacher_reads: Literal["high", "low"] = "high"
     """What the teacher reads: patches at data.mpp, or ("low") what the student reads. The latter is
     the control of self-distillation, whose teacher has the student's own resolution."""
@@ -163,6 +167,16 @@ class RunConfig(MethodConfig):
             return content
         return without_others(cls, content)
 
+    @field_validator("teacher")
+    @classmethod
+    def _named_once(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if not isinstance(value, list):
+            return value
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"'{name}' is named twice; leave one out")
+        return value[0] if len(value) == 1 else value
+
     @field_validator("weights")
     @classmethod
     def _known_terms(cls, value: dict[str, float], info: Any) -> dict[str, float]:
@@ -188,6 +202,7 @@ class RunConfig(MethodConfig):
                 f"method {self.method} has no teacher; leave teacher out or use a method that "
                 "distils"
             )
+        self._check_several()
         self._check_unlabelled()
         if self.teacher_reads == "low" and not self.learner.takes_low_teacher:
             raise ValueError(
@@ -219,6 +234,20 @@ class RunConfig(MethodConfig):
             )
         return self
 
+    def _check_several(self) -> None:
+        if len(self.teachers) > 1 and not self.learner.takes_several:
+            raise ValueError(f"method {self.method} takes one teacher; name one")
+        if self.teacher_answers == "unseen":
+            if not self.learner.takes_several:
+                raise ValueError(
+                    f"teacher_answers 'unseen' is not for method {self.method}; set it to mean"
+                )
+            if self.data.smote is not None:
+                raise ValueError(
+                    "teacher_answers 'unseen' does not go with data.smote, whose patches are of two"
+                    " slides; leave it out"
+                )
+
     def _check_unlabelled(self) -> None:
         if not self.data.unlabelled:
             return
@@ -237,6 +266,13 @@ class RunConfig(MethodConfig):
                 "data.unlabelled goes neither with data.smote nor with optim.balance frozen_pool; "
                 "leave them out"
             )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Run folders or bundles of the teachers; empty where none is named."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
     @property
     def needs_teacher(self) -> bool:

@@ -57,7 +57,7 @@ def open_targets(
     config: RunConfig,
     method: Method,
     patches: PatchSet,
-    teacher_sha256: str,
+    teacher_sha256: str | list[str] | None,
     *,
     team: Team,
     batch_size: int,
@@ -69,7 +69,7 @@ def open_targets(
         config: configuration of the run.
         method: on its device.
         patches: the teacher is asked about their training part.
-        teacher_sha256: digest of the teacher's weights.
+        teacher_sha256: digest of the teacher's weights, or those of several.
         team: device and precision.
         batch_size: patches of a step, which are asked about at a time.
         run: the run folder; answers on disk lie in it unless ``teacher_cache_dir`` is set.
@@ -151,6 +151,8 @@ class _Asker:
         pairs = method.kept_taps()
         _, taps = student.with_taps(empty, {own for own, _ in pairs})
         method.train(training)
+        if not pairs:
+            return {}
         found: dict[str, tuple[int, int]] = {}
         for own, theirs in pairs:
             height, width = taps[own].shape[-2:]
@@ -165,7 +167,8 @@ class _Asker:
     def _sizes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one answer of each table."""
         one = self.patches.images(self.indices[:1]).to(self.team.device)
-        return {name: tuple(t.shape[1:]) for name, t in self._ask(one.float()).items()}
+        found = self._ask(one.float(), self.indices[:1])
+        return {name: tuple(t.shape[1:]) for name, t in found.items()}
 
     def pays(self) -> bool:
         """Whether a run asks more often than there are views, and memory suffices."""
@@ -175,7 +178,7 @@ class _Asker:
         fits = values * 4 <= cache_of(self.config.data.cache_gb) * 1e9
         return bool(asked > self.views * len(self.indices) and fits)
 
-    def identity(self, teacher_sha256: str) -> dict[str, Any]:
+    def identity(self, teacher_sha256: str | list[str] | None) -> dict[str, Any]:
         """Everything that the answers depend on."""
         patches, method = self.patches, self.method
         return {
@@ -187,11 +190,11 @@ class _Asker:
             "precision": self.config.optim.precision,
         }  # fmt: skip
 
-    def _ask(self, patches: Tensor) -> dict[str, Tensor]:
-        """The tables' rows for float patches (B, 3, side, side)."""
+    def _ask(self, patches: Tensor, indices: NDArray[np.int64]) -> dict[str, Tensor]:
+        """The tables' rows for float patches (B, 3, side, side) of these indices."""
         patches = patches.contiguous(memory_format=torch.channels_last)
         with self.team.fabric.autocast():
-            taught = self.method.teach(patches, always=True)
+            taught = self.method.teach(patches, box=torch.from_numpy(indices), always=True)
         found = {"logits": taught.logits.float()}
         for name, tap in taught.taps.items():
             found[f"tap {name}"] = to_grid(tap.float(), self.grids[name])
@@ -206,7 +209,7 @@ class _Asker:
             self.indices, self.batch_size, threads=threads_of(self.config.optim.threads)
         ):
             turns = flags.expand(3, len(part))
-            found = self._ask(turned(upload(images, device), turns).float())
+            found = self._ask(turned(upload(images, device), turns).float(), part)
             yield (
                 slice(start, start + len(part)),
                 {name: value.cpu().numpy() for name, value in found.items()},

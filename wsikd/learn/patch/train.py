@@ -8,26 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsikd.core.errors import DataError
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.parts import checked
 from wsikd.learn.data.patches import PatchSet, load_patches
 from wsikd.learn.data.resident import budget_of
 from wsikd.learn.data.smote import with_invented
-from wsikd.learn.data.splits import EXTRA, epoch_order
+from wsikd.learn.data.splits import EXTRA, epoch_order, listed
 from wsikd.learn.data.unlabelled import mixed, pattern_of, spread_order
 from wsikd.learn.data.views import Views
-from wsikd.learn.engine.leakage import check_unseen
+from wsikd.learn.engine.leakage import check_unseen, unseen_by
 from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Task, Trainer
 from wsikd.learn.patch.build import (
     build_method,
     build_student,
-    check_teacher,
+    check_teachers,
+    digests_of,
     init_stream,
     input_spec,
     log_cost,
-    open_teacher,
+    open_teachers,
 )
 from wsikd.learn.patch.export import RunResult, Trained, write_student
 from wsikd.learn.patch.frozen_cache import open_maps
@@ -51,14 +53,16 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
 
     Attributes:
         select: what chooses the epoch; that of the run where one is resumed.
-        teacher: teacher of the method, None for one without; set with the data.
+        teachers: those of the method, empty for one without; set with the data.
+        answering: bool (N, K), which teachers answer for each patch; None: all do.
         spec: what the trained network is to be given; set with the method.
         extra_classes: the teacher's class of each patch without a label, int64 (M,).
     """
 
     select: str
     views: Views
-    teacher: StudentBundle | None
+    teachers: tuple[StudentBundle, ...]
+    answering: NDArray[np.bool_] | None = None
     spec: InputSpec
     extra_classes: NDArray[np.int64]
 
@@ -70,11 +74,16 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         self._made: dict[str, Any] | None = None
         self._smote: dict[str, Any] = {}
 
+    @property
+    def teacher(self) -> StudentBundle | None:
+        """The first teacher, whose features are matched and whom ``infer`` may ask again."""
+        return self.teachers[0] if self.teachers else None
+
     def load(self, given: PatchSet | None = None, resumed: RunDir | None = None) -> None:
-        """Open the teacher and list the patches, which it must not have seen."""
-        config, self.teacher = self.config, open_teacher(self.config)
+        """Open the teachers and list the patches, which they must not have seen."""
+        config, self.teachers = self.config, open_teachers(self.config)
         if resumed is not None:
-            check_teacher(resumed, self.teacher)
+            check_teachers(resumed, self.teachers)
             self._made = resumed.read_provenance()
         self.data = checked(given or load_patches(config.data, config.split))
         self.select = config.optim.select or ("kappa" if self.data.ordered else "balanced_accuracy")
@@ -82,23 +91,39 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             self.select = self._made.get("select", "kappa")
         self.takes_last = self.select == "last"
         self.score = None if self.select in ("loss", "last") else self.select
-        if self.teacher is not None:
+        for name, teacher in zip(config.teachers, self.teachers, strict=False):
             check_unseen(
-                self.teacher,
+                teacher,
                 self.data,
                 ("val", "test"),
-                who="the teacher",
+                who="the teacher" if len(self.teachers) == 1 else f"teacher {name}",
                 remedy="give a teacher of the same split, or set split.check_teacher=false if only "
                 "the names are the same",
                 allow=not config.split.check_teacher,
             )
+        if config.teacher_answers == "unseen":
+            self.answering = self._answering()
+
+    def _answering(self) -> NDArray[np.bool_]:
+        """Which teachers have not seen each patch; every training patch has one. DataError."""
+        found = np.stack([unseen_by(teacher, self.data) for teacher in self.teachers], 1)
+        train = self.data.trained_on
+        left = train[~found[train].any(1)]
+        if len(left):
+            raise DataError(
+                listed("slide", list(dict.fromkeys(self.data.slide[i] for i in left))),
+                "every teacher was trained or selected on it" if len(left) == 1
+                else "every teacher was trained or selected on their slides, patients or images",
+                "give a teacher that was trained without them (split.crossfit)",
+            )  # fmt: skip
+        return found
 
     def build(self) -> None:
         """Student and method; SMOTE's patches are added to those that were given."""
         config, patches = self.config, self.data
         student = build_student(config, patches, self.teacher)
         self.spec = input_spec(config, student, patches)
-        self.method = build_method(config, student, self.teacher, patches.classes)
+        self.method = build_method(config, student, self.teachers, patches.classes, self.answering)
         if config.data.smote is not None:
             self.data, counts = with_invented(patches, config.data, seed=self.seed, made=self._made)
             self._smote = {"smote": counts}
@@ -144,7 +169,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
 
     def record(self) -> dict[str, Any]:
         """Digests of data and teacher, origin of the first weights, SMOTE's counts."""
-        teacher = self.teacher and self.teacher.sha256
+        teacher = digests_of(self.teachers)
         made: dict[str, Any] = {"data": self.data.digests, "teacher_sha256": teacher}
         made["select"] = self.select
         if self.method.student.origin is not None:
@@ -158,9 +183,9 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         used = np.flatnonzero(np.isin(patches.split, ("train", EXTRA, "val")))
         limit, threads = cache_of(config.data.cache_gb), trainer.threads
         patches.keep(used, limit, threads)
-        if self.teacher is not None:
+        if self.teachers:
             views.targets = open_targets(
-                config, self.method, patches, self.teacher.sha256, team=trainer.team,
+                config, self.method, patches, digests_of(self.teachers), team=trainer.team,
                 batch_size=trainer.batch_size, run=trainer.run.path,
             )  # fmt: skip
             self.extra_classes = trainer.team.first(lambda: self._extra_classes(trainer))
@@ -179,12 +204,17 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
             return targets.classes(extra)
         if not len(extra):
             return extra
-        assert self.teacher is not None
-        network = self.teacher.network().to(trainer.team.device)
-        logits = evaluate.predict(
-            network, self.data, extra, mpp=self.teacher.spec.mpp, device=str(trainer.team.device)
-        )
-        return logits.argmax(1)  # type: ignore[no-any-return]
+        chance: Any = 0.0
+        for column, teacher in enumerate(self.teachers):
+            network, device = teacher.network().to(trainer.team.device), trainer.team.device
+            logits = evaluate.predict(
+                network, self.data, extra, mpp=teacher.spec.mpp, device=str(device)
+            )
+            if len(self.teachers) == 1:
+                return logits.argmax(1)  # type: ignore[no-any-return]
+            counts = True if self.answering is None else self.answering[extra, column][:, None]
+            chance = chance + softmax(logits) * counts
+        return np.asarray(chance.argmax(1), np.int64)
 
     def validate(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         """Loss, kappa and accuracies, and the AUC where it selects."""
@@ -204,7 +234,7 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
         leave_frozen(self.method.student.backbone)
         logits, team = trainer.predict(trainer.val_indices), trainer.team
         best, method = trainer.best.epoch, self.method
-        trained = Trained(method.student, self.spec, self.teacher, logits, best)
+        trained = Trained(method.student, self.spec, self.teachers, logits, best)
         about = {"seed": self.seed, "processes": team.size}
         return team.first(
             lambda: write_student(trained, self.config, self.data, self.views, trainer.run, **about)

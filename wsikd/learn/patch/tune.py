@@ -24,7 +24,7 @@ from wsikd.core.output.lock import locked
 from wsikd.core.run import RunDir, as_read_today, write_text_atomic
 from wsikd.core.run_places import relative_places
 from wsikd.learn.data.sources import open_sources
-from wsikd.learn.patch.build import open_teacher
+from wsikd.learn.patch.build import digests_of, open_teachers
 from wsikd.learn.patch.train import distill
 from wsikd.learn.patch.tune_plan import METRICS as METRICS
 from wsikd.learn.patch.tune_plan import Tuning as Tuning  # noqa: TC001 - for those who import it here
@@ -97,7 +97,7 @@ def tune(
 
 def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     """Refuse a folder that holds a search of other settings; the trials check themselves too."""
-    made, teacher = RunDir(out), open_teacher(config)
+    made, teachers = RunDir(out), open_teachers(config)
     out.mkdir(parents=True, exist_ok=True)
     left_out: Any = {"data": {"paths"}, "teacher": True}
     settings = {
@@ -105,7 +105,7 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
         "metric": tuning.metric,
         "seed": tuning.seed,
         "first": config.model_dump(mode="json", exclude=left_out),
-        "teacher_sha256": teacher.sha256 if teacher else None,
+        "teacher_sha256": digests_of(teachers),
         "data": [source.digest for source in open_sources(config.data)],
     }
     kept = relative_places(settings, out)

@@ -19,6 +19,7 @@ from wsikd.core.run import RunDir
 from wsikd.core.softmax import softmax
 from wsikd.learn.data.patches import load_patches
 from wsikd.learn.engine.on_machine import cache_of
+from wsikd.learn.patch.build import digests_of
 from wsikd.learn.patch.train import distill
 from wsikd.learn.reproduce.plan import TEACHER as TEACHER
 from wsikd.learn.reproduce.plan import Plan as Plan
@@ -126,7 +127,7 @@ def train_unit(config: RunConfig, folder: Path, seed: int, patches: PatchSet, de
     run = RunDir(folder)
     run.check(config, resume=True, seed=seed)
     made = run.read_provenance()
-    teacher = None if config.teacher is None else load_bundle(config.teacher).sha256
+    teacher = digests_of([load_bundle(name) for name in config.teachers])
     for what, now in (("data", patches.digests), ("teacher_sha256", teacher)):
         if what in made and made[what] != now:
             name = "data" if what == "data" else "teacher"

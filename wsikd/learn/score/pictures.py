@@ -71,12 +71,12 @@ def _attention(
     from wsikd.models.files.bundle import load_bundle
 
     config, patches = subject.config, scored.patches
-    if config is None or config.teacher is None:
+    if config is None or not config.teachers:
         return None, []
     val = patches.indices("val")
     indices = val if len(val) else scored.indices
     try:
-        teacher = load_bundle(Path(config.teacher))
+        teacher = load_bundle(Path(config.teachers[0]))
     except WsikdError as error:
         logger.warning("no attention maps: %s", error)
         return None, []

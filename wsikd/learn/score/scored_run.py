@@ -85,7 +85,7 @@ def read_scores(file: Path) -> list[dict[str, Any]]:
 def teacher_beside(
     subject: Subject, patches: PatchSet, split: str, *, device: str = "cpu"
 ) -> dict[str, Any] | None:
-    """Scores and cost of the run's teacher on the same patches.
+    """Scores and cost of the run's teacher, of several the first, on the same patches.
 
     The test part is for one look: of it, only what the teacher's own record says is repeated.
 
@@ -101,10 +101,10 @@ def teacher_beside(
     """
     from wsikd.models.files.bundle import load_bundle
 
-    if subject.config is None or subject.config.teacher is None:
+    if subject.config is None or not subject.config.teachers:
         return None
     try:
-        bundle = load_bundle(Path(subject.config.teacher))
+        bundle = load_bundle(Path(subject.config.teachers[0]))
         evaluate.check_fit(bundle, patches)
         if split == "test":
             figures = _recorded(bundle, patches)

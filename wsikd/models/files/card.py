@@ -275,7 +275,8 @@ class GraderCard(Card):
         parameters: number of weights.
         package: package that makes the network; None if wsikd or timm does.
         method: training method.
-        teacher: teacher that it was distilled from.
+        teacher: teacher that it was distilled from, of several the first.
+        teachers: all of them, where there are several.
         init_weights: pretrained weights that its training started from; None: random ones.
         benign: classes that are not cancer.
         seen: keyed hashes of slides, patients and images that it learnt from; checked by
@@ -310,6 +311,7 @@ class GraderCard(Card):
     package: str | None = None
     method: str | None = None
     teacher: TaughtBy | None = None
+    teachers: list[TaughtBy] | None = None
     init_weights: InitWeights | None = None
     benign: list[str] | None = None
     seen: Any = None

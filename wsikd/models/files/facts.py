@@ -28,6 +28,8 @@ def facts(bundle: StudentBundle) -> dict[str, str]:
     """All facts that a page or ``wsikd info`` shows."""
     card = bundle.card
     rows = {**main_facts(bundle), "method": card.method or "unknown"}
+    if card.teachers:
+        rows["teachers"] = ", ".join((one.sha256 or "unknown")[:12] for one in card.teachers)
     rows["multiply-accumulates"] = f"{(card.macs or 0) / 1e9:.3g} G a patch"
     for name in ("kappa", "balanced_accuracy"):
         value = (card.metrics or {}).get(name)

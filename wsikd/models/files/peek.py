@@ -71,8 +71,9 @@ def check_pair(teacher: StudentBundle, student: StudentBundle, remedy: str) -> N
         ConfigError: they are swapped.
     """
     own, theirs = teacher.spec.mpp, student.spec.mpp
-    taught_by = teacher.card.teacher
-    reverse = taught_by is not None and taught_by.sha256 == student.sha256
+    card = teacher.card
+    taught_by = [card.teacher, *(card.teachers or [])]
+    reverse = student.sha256 in [one.sha256 for one in taught_by if one]
     if not reverse and own <= 1.02 * theirs:
         return
     fault = f"reads {own:g} um/px, the student {theirs:g} um/px: the two are swapped"
