@@ -15,6 +15,24 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+class Mix(Settings):
+    """Mixtures of two patches, alike for teacher and student (wsikd.learn.data.mixing)."""
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup, e.g. 0.2: patches are averaged with a weight from Beta(alpha, alpha). 0: off.
+    The teacher is then asked in every step."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of CutMix, e.g. 1: a box of a patch is replaced by that of another. 0: off; with mixup,
+    each step takes one of the two with equal probability."""
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the steps that are mixed."""
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is mixed."""
+        return bool(self.mixup or self.cutmix)
+
+
 class Augment(Settings):
     """One draw per patch, shared by teacher and student; zero or false turns a part off."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from wsikd.learn.data.augment import Chance, augment, bend, draw_turns, recolour, recolours, turned
+from wsikd.learn.data.mixing import draw_mix, draw_partners, mix
 from wsikd.learn.data.patches import KEPT_AT_ONCE
 from wsikd.learn.data.resident import Resident
 from wsikd.learn.data.ring import Ring
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsikd.learn.data.augment import Part
-    from wsikd.learn.data.augment_settings import Augment
+    from wsikd.learn.data.augment_settings import Augment, Mix
     from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.data.settings import Data
-    from wsikd.learn.methods.base import Progress, Targets, Taught
+    from wsikd.learn.methods.base import Mixed, Progress, Targets, Taught
 
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,10 @@ class Views:
         *,
         seed: int,
         device: torch.device,
+        mix: Mix | None = None,
     ) -> None:
         """Make the views ``wanted`` in training, by a configuration, for one device."""
+        self.mix = mix
         self.patches, self.config, self.wanted = patches, config, wanted
         self.seed, self.device = seed, device
         self.factor = round(config.factor)
@@ -185,13 +188,31 @@ class Views:
                 taught = self.targets.of(indices, turns, self.device)
         else:
             views = self._drawn(images, indices, at, part)
+        mixed = None
+        if at is not None and self.mix is not None:
+            views, mixed = self._mixed({k: views[k].float() for k in wanted}, at, part)
         return Batch(
             views={k: views[k].contiguous(memory_format=torch.channels_last) for k in wanted},
             label=upload(torch.from_numpy(self.patches.label[indices]), self.device),
             slide=tuple(self.patches.slide[i] for i in indices),
             box=torch.from_numpy(indices),
             taught=taught,
+            mixed=mixed,
         )
+
+    def _mixed(
+        self, views: dict[str, Tensor], at: Progress, part: Part | None
+    ) -> tuple[dict[str, Tensor], Mixed | None]:
+        """The views of a step, mixed in pairs; by draws that no other depends on."""
+        assert self.mix is not None
+        low, entropy = views["low"], (self.seed, at.epoch, at.step + 1)
+        draw = draw_mix(self.mix, entropy, (low.shape[-2], low.shape[-1]))
+        if draw is None:
+            return views, None
+        generator = torch.Generator()
+        state = np.random.SeedSequence((*entropy, 1)).generate_state(1, np.uint64)[0]
+        generator.manual_seed(int(state >> np.uint64(1)))
+        return mix(views, draw, draw_partners(len(low), Chance(generator, part)))
 
     def _kept(
         self, images: Tensor, indices: NDArray[np.int64], at: Progress | None, part: Part | None

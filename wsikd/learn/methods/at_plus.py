@@ -48,7 +48,7 @@ from wsikd.learn.losses import logits as losses_logits
 from wsikd.learn.losses import maps as losses
 from wsikd.learn.losses import relations as losses_relations
 from wsikd.learn.losses.maps import to_grid
-from wsikd.learn.methods.base import Batch, KeptTeacher, Progress, Taught
+from wsikd.learn.methods.base import Batch, KeptTeacher, Mixed, Progress, Taught, on_labels
 from wsikd.learn.methods.ensemble import Ensemble, refuse_features
 from wsikd.learn.methods.pairs import check_channels, matching_tap, tap_pair
 
@@ -160,6 +160,7 @@ class Seen(NamedTuple):
     attention: Tensor | None
     low: Tensor | None = None
     slope: Tensor | None = None
+    mixed: Mixed | None = None
 
 
 class AtPlus(KeptTeacher):
@@ -174,6 +175,7 @@ class AtPlus(KeptTeacher):
     views: tuple[str, ...] = ("high", "low")
     takes_low_teacher = True
     takes_several = True
+    takes_mixed = True
     takes_unlabelled = True
 
     def __init__(
@@ -340,7 +342,7 @@ class AtPlus(KeptTeacher):
             taught = Taught(logits, {}, None)
         else:
             taught = batch.taught or self.teach(batch.views[self.reads], box=batch.box)
-        seen = Seen(batch.label, logits, own, *taught, low, slope)
+        seen = Seen(batch.label, logits, own, *taught, low, slope, batch.mixed)
         return {
             name: getattr(self, f"term_{name}")(seen) for name in self.TERMS if name in self.terms
         }
@@ -452,9 +454,17 @@ class AtPlus(KeptTeacher):
 
     def term_ce(self, seen: Seen) -> Tensor:
         """Cross-entropy of the student."""
-        if self.partly:
-            return losses.on_labelled(losses.cross_entropy, seen.label, seen.own_logits)
-        return losses.cross_entropy(seen.own_logits, seen.label)
+        return self._on_labels(losses.cross_entropy, seen, seen.own_logits)
+
+    def _on_labels(self, term: Callable[..., Tensor], seen: Seen, *given: Tensor) -> Tensor:
+        """A term of ``given`` and labels: of those that there are, and of both of a mixture."""
+
+        def of(label: Tensor) -> Tensor:
+            if self.partly:
+                return losses.on_labelled(term, label, *given)
+            return term(*given, label)
+
+        return on_labels(of, seen.label, seen.mixed)
 
     def term_fm(self, seen: Seen) -> Tensor:
         """Feature matching at one tap."""
@@ -494,9 +504,7 @@ class AtPlus(KeptTeacher):
     def term_dkd(self, seen: Seen) -> Tensor:
         """Decoupled distillation of logits."""
         term: Callable[..., Tensor] = partial(losses_logits.decoupled_distillation, **self.dkd)
-        if self.partly:
-            return losses.on_labelled(term, seen.label, _wide(seen.own_logits), _wide(seen.logits))
-        return term(_wide(seen.own_logits), _wide(seen.logits), seen.label)
+        return self._on_labels(term, seen, _wide(seen.own_logits), _wide(seen.logits))
 
     def term_sr_last(self, seen: Seen) -> Tensor:
         """The teacher's head on the student's pooled features."""

@@ -15,7 +15,7 @@ from wsikd.models.device import upload
 from wsikd.slides.what_is import PATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -113,6 +113,18 @@ def view_numbers(turns: Tensor) -> list[int]:
     return (turns * _TURNS[:, None]).sum(0).tolist()
 
 
+class Mixed(NamedTuple):
+    """How the patches of a batch were mixed in pairs.
+
+    Attributes:
+        partner: int64 (B,), the second patch of each mixture.
+        share: of the first patch; the second has the rest.
+    """
+
+    partner: Tensor
+    share: float
+
+
 class Batch:
     """Patches of one step. No dataclass, so that Fabric and DDP hand it on untouched.
 
@@ -125,9 +137,11 @@ class Batch:
         box: int64 (B,), index of each patch in its data set.
         taught: the teacher's part where it was kept (see ``wsikd.learn.patch.teacher_cache``); its
             maps are on the student's grids. None: the method asks the teacher.
+        mixed: how its patches were mixed, for a method that ``takes_mixed``; label, slide and box
+            are those of the first patch of each mixture.
     """
 
-    __slots__ = ("box", "label", "slide", "taught", "views")
+    __slots__ = ("box", "label", "mixed", "slide", "taught", "views")
 
     def __init__(
         self,
@@ -136,10 +150,22 @@ class Batch:
         slide: tuple[str, ...],
         box: Tensor,
         taught: Taught | None = None,
+        mixed: Mixed | None = None,
     ) -> None:
         """All of one length B."""
         self.views, self.label, self.slide, self.box = views, label, slide, box
-        self.taught = taught
+        self.taught, self.mixed = taught, mixed
+
+    def on_labels(self, term: Callable[[Tensor], Tensor]) -> Tensor:
+        """A term of labels int64 (B,); of mixed patches, that of both labels in their shares."""
+        return on_labels(term, self.label, self.mixed)
+
+
+def on_labels(term: Callable[[Tensor], Tensor], label: Tensor, mixed: Mixed | None) -> Tensor:
+    """See :meth:`Batch.on_labels`."""
+    if mixed is None:
+        return term(label)
+    return mixed.share * term(label) + (1 - mixed.share) * term(label[mixed.partner])
 
 
 class Progress(NamedTuple):
@@ -171,6 +197,8 @@ class Method(nn.Module):
     """Whether its teacher may read the view "low" (``teacher_reads``)."""
     takes_several: ClassVar[bool] = False
     """Whether it can be given several teachers, by :meth:`add_teachers`."""
+    takes_mixed: ClassVar[bool] = False
+    """Whether it reads ``Batch.mixed``, so that patches may be mixed."""
     takes_unlabelled: ClassVar[bool] = False
     """Whether it learns from patches without a label, whose ``Batch.label`` is -1."""
     takes: ClassVar[tuple[str, ...]] = PATCHES

@@ -83,6 +83,7 @@ class Hdkd(Method):
     views = ("high", "low")
     needs_teacher = True
     takes_several = True
+    takes_mixed = True
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class Hdkd(Method):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         own, distilled, maps = self._ask(batch.views["low"])
-        found = {"ce": cross_entropy(own, batch.label)}
+        found = {"ce": batch.on_labels(lambda label: cross_entropy(own, label))}
         if self.terms - {"ce"}:
             logits, taught = self._taught(batch)
             if distilled is not None:

@@ -20,6 +20,7 @@ class Supervised(Method):
     """Term ``ce`` only."""
 
     TERMS: ClassVar[Terms] = {"ce": 1.0}
+    takes_mixed = True
 
     def __init__(self, student: Grader) -> None:
         """Train ``student``."""
@@ -37,4 +38,5 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """``ce``: cross-entropy of the student, scalar."""
-        return {"ce": cross_entropy(self.student(batch.views["low"]), batch.label)}
+        logits = self.student(batch.views["low"])
+        return {"ce": batch.on_labels(lambda label: cross_entropy(logits, label))}

@@ -41,6 +41,8 @@ def why_not(config: RunConfig, method: Method) -> tuple[str, str] | None:
             "the views of a patch cannot be counted",
             "turn off crop_px, rotate_deg, scale and colours of augment",
         )
+    if config.mix.used:
+        return "mixtures of patches have no kept maps", "set mix.mixup and mix.cutmix to 0"
     if config.optim.precision.endswith("mixed"):
         return "the maps are kept in single precision", "set optim.precision=32-true"
     if config.optim.compile:

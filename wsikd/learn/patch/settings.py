@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from wsikd.core.config import Settings
 from wsikd.core.errors import ConfigError
 from wsikd.core.registry import nearest
-from wsikd.learn.data.augment_settings import Augment, Positive
+from wsikd.learn.data.augment_settings import Augment, Mix, Positive
 from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.configurations import MethodConfig, load_settings, parse_settings
 from wsikd.learn.engine.settings import NonNegative, Optim, Precision
@@ -158,6 +158,7 @@ class RunConfig(MethodConfig):
     keeps them where that is so and pays. Losses are the same up to rounding."""
     optim: GradeOptim = GradeOptim()
     augment: Augment = Augment()
+    mix: Mix = Mix()
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +204,7 @@ class RunConfig(MethodConfig):
                 "distils"
             )
         self._check_several()
+        self._check_mix()
         self._check_unlabelled()
         if self.teacher_reads == "low" and not self.learner.takes_low_teacher:
             raise ValueError(
@@ -247,6 +249,25 @@ class RunConfig(MethodConfig):
                     "teacher_answers 'unseen' does not go with data.smote, whose patches are of two"
                     " slides; leave it out"
                 )
+
+    def _check_mix(self) -> None:
+        if not self.mix.used:
+            return
+        key = "mix.mixup" if self.mix.mixup else "mix.cutmix"
+        if not self.learner.takes_mixed or "at_grad" in self.terms:
+            what = "weights.at_grad" if self.learner.takes_mixed else f"method {self.method}"
+            raise ValueError(f"{key} is not for {what}; set it to 0")
+        if self.teacher_answers == "unseen":
+            raise ValueError(
+                f"{key} mixes patches with slides that their teacher was trained on; set it to 0, "
+                "or teacher_answers to mean"
+            )
+        if self.teacher_cache in ("ram", "disk") or self.frozen_cache == "ram":
+            name = "frozen_cache" if self.frozen_cache == "ram" else "teacher_cache"
+            raise ValueError(
+                f"{key} makes new patches in every step, for which nothing can be kept; set {name} "
+                "to auto"
+            )
 
     def _check_unlabelled(self) -> None:
         if not self.data.unlabelled:

@@ -43,6 +43,8 @@ FORMAT = 1
 
 def why_not(config: RunConfig, method: KeptTeacher) -> tuple[str, str] | None:
     """Fault and remedy where the teacher's answers cannot be kept, None where they can."""
+    if config.mix.used:
+        return "mixtures of patches have no kept answers", "set mix.mixup and mix.cutmix to 0"
     if not is_enumerable(config):
         return (
             "the views of a patch cannot be counted",
@@ -96,6 +98,8 @@ def open_targets(
     if config.teacher_cache != "auto" and fault:
         raise ConfigError(f"teacher_cache {config.teacher_cache}", *fault)
     if fault:
+        if config.mix.used:
+            logger.info("the teacher is asked in every step: %s", fault[0])
         return None
     views = 8 if config.augment.flips else 1
     try:

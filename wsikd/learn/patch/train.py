@@ -165,7 +165,10 @@ class PatchTask(Task[PatchSet, RunConfig, RunResult]):
 
     def make_views(self, device: torch.device) -> Views:
         """As the method wants them."""
-        return Views(self.data, self.config, self.method.views, seed=self.seed, device=device)
+        mix = self.config.mix if self.config.mix.used else None
+        return Views(
+            self.data, self.config, self.method.views, seed=self.seed, device=device, mix=mix
+        )
 
     def record(self) -> dict[str, Any]:
         """Digests of data and teacher, origin of the first weights, SMOTE's counts."""
