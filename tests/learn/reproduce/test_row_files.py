@@ -21,6 +21,7 @@ method: supervised
 data: {paths: [a, b], mpp: 1.0}
 optim: {lr: 0.001, epochs: 3}
 """
+OURS = ("at_plus/controlled", "at_plus/real", "at_plus/sicapv2/recommended")
 ROWS = """
 teacher:
 ce: &ce
@@ -41,9 +42,50 @@ def write(folder, base=BASE, rows=ROWS):
 @pytest.mark.parametrize("folder", AS_FILES)
 def test_rows_say_what_their_files_said(folder):
     found = {row.name: row.config.model_dump() for row in read_rows(CONFIGS / folder)}
-    assert list(found) == list(AS_FILES[folder])
+    assert [name for name in found if not name.startswith("self_kd")] == list(AS_FILES[folder])
     for name, content in AS_FILES[folder].items():
         assert found[name] == grading(content).model_dump(), name
+
+
+@pytest.mark.parametrize("folder", OURS)
+def test_the_control_of_self_distillation_is_a_row(folder):
+    rows = {row.name: row for row in read_rows(CONFIGS / folder)}
+    controls = [row for row in rows.values() if row.is_self_distilled]
+    assert controls
+    for row in controls:
+        (name,) = row.taught_by
+        base, teacher = row.config, rows[name].config
+        assert (teacher.low_mpp, teacher.method) == (base.low_mpp, "supervised")
+        assert (teacher.network, teacher.optim) == (base.network, base.optim)
+        assert list(rows).index(name) < list(rows).index(row.name)
+
+
+def test_rows_that_teach_come_along(tmp_path):
+    control = "{method: at_plus, teacher: 'row:ce', teacher_reads: low, data: {student_mpp: 2.0}}"
+    rows = f"control: {control}\nteacher:\nce: {{data: {{student_mpp: 2.0}}}}"
+    found = read_rows(write(tmp_path, rows=rows), wanted=["control"])
+    assert [row.name for row in found] == ["ce", "control"]
+    assert found[1].taught_by == ("ce",)
+    two = "teacher:\nce:\nboth: {method: at_plus, teacher: ['row:ce', 'row:teacher']}"
+    found = read_rows(write(tmp_path, rows=two), wanted=["both"])
+    assert [row.name for row in found] == ["teacher", "ce", "both"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("a: {method: at_plus, teacher: 'row:b'}", "a: teacher row:b: no such row"),
+        ("a: {method: at_plus, teacher: 'row:a'}", "a: teacher: is taught by itself"),
+        (
+            "a: {method: at_plus, teacher: 'row:b'}\nb: {method: at_plus, teacher: 'row:a'}",
+            "a: teacher: is taught by itself",
+        ),
+    ],
+)
+def test_a_teaching_row_must_be_another(rows, told, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        read_rows(write(tmp_path, rows=rows))
+    assert told in str(error.value)
 
 
 def test_a_row_is_the_base_and_what_differs(tmp_path):

@@ -360,7 +360,7 @@ def test_every_row_of_the_paper_loads(folder):
     names = (
         ["ce", "kd", "fm", "sr", "at", "at_plus", "at_plus_fm", "at_grad"]
         if paper
-        else ["ce", "recommended"]
+        else ["ce", "recommended", "self_kd"]
     )
     expected = [f"{n}_{m}" for m in ("5x", "2.5x", "1.25x") for n in names]
     assert [r.name for r in rows[1:]] == expected
@@ -565,3 +565,42 @@ def test_a_run_is_not_scored_on_data_that_have_changed(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="its data have changed since it was trained"):
         scoring.load_for(run)
     assert scoring.load_for(run, ["elsewhere"]) is own
+
+
+def test_a_row_is_taught_by_another_row(patches_on_disk, tmp_path):
+    """The control of self-distillation, with the run of its own seed as teacher."""
+    part = lambda s: ("train", "train", "train", "val", "test")[s % 5]  # noqa: E731
+    csv = patches_on_disk.write(tmp_path / "set", slides=10, split=part)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "base.yaml").write_text(
+        "method: supervised\nnetwork: {width: 0.25}\noptim: {epochs: 1, batch_size: 16}\n"
+    )
+    (rows / "rows.yaml").write_text(
+        "teacher:\nce: &ce {data: {student_mpp: 2.0}}\n"
+        "control: {<<: *ce, method: at_plus, teacher: 'row:ce', teacher_reads: low,"
+        " weights: {kd: 1, fm: 0, at_plus: 0}}\n"
+        "two: {<<: *ce, method: at_plus, teacher: ['row:teacher', 'row:teacher_b'],"
+        " weights: {kd: 1}}\nteacher_b: {optim: {lr: 0.002}}\n"
+    )
+    out = tmp_path / "out"
+    asked = ("reproduce", "at_plus", "--config-dir", rows, "--data", csv, "-o", out,
+             "--device", "cpu", "--seeds", "1,2")  # fmt: skip
+    done = run(*asked)
+    assert done.exit_code == 0, done.output
+    for seed in (1, 2):
+        card, ce = (
+            json.loads((out / f"runs/{name}/seed{seed}/student/card.json").read_text())
+            for name in ("control", "ce")
+        )
+        assert card["teacher"]["sha256"] == ce["sha256"]
+        both = json.loads((out / f"runs/two/seed{seed}/student/card.json").read_text())
+        assert len({one["sha256"] for one in both["teachers"]}) == 2
+    table = json.loads((out / "table.json").read_text())
+    row = next(r for r in table["rows"] if r["name"] == "control")
+    assert (row["taught_by"], row["self_distilled"]) == (["ce"], True)
+    assert (
+        "Control of self-distillation: control learns from ce, which reads the same" in done.stdout
+    )
+    assert {"control", "two"} <= {gain["row"] for gain in table["gains"]}
+    assert run(*asked).stdout == done.stdout

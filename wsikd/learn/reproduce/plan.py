@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from wsikd.learn.patch.settings import RunConfig
 
 TEACHER = "teacher"
+ROW = "row:"
+"""Before the name of a row, as a teacher: the run of that row with the same seed and fold."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,21 @@ class Row:
     config: RunConfig
 
     @property
+    def taught_by(self) -> tuple[str, ...]:
+        """The rows whose runs teach it: ``teacher``, unless its settings name others."""
+        if self.config.needs_teacher and self.config.teacher is None:
+            return (TEACHER,)
+        return tuple(n.removeprefix(ROW) for n in self.config.teachers if n.startswith(ROW))
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether it takes the teacher of its seed."""
-        return self.config.needs_teacher and self.config.teacher is None
+        return TEACHER in self.taught_by
+
+    @property
+    def is_self_distilled(self) -> bool:
+        """Whether its teacher reads what it reads itself: the control of self-distillation."""
+        return self.config.needs_teacher and self.config.teacher_reads == "low"
 
 
 @dataclass(frozen=True)
@@ -95,12 +109,11 @@ def read_rows(
         data: places of the data, beside those that the files name.
         overrides: ``"key=value"`` for every row, ``"NAME:key=value"`` for those whose name matches
             (``*`` stands for anything).
-        wanted: names of rows, ``*`` as above; none takes all. The teacher comes along where a
-            student needs it.
+        wanted: names of rows, ``*`` as above; none takes all. The rows that teach them come along.
 
     Raises:
-        ConfigError: there is no row, a name matches none, a setting is wrong, or a student has no
-            teacher.
+        ConfigError: there is no row, a name matches none, a setting is wrong, a student has no
+            teacher, or rows teach each other.
     """
     found = find_rows(folder)
     names = list(found)
@@ -127,13 +140,30 @@ def _target(text: str) -> tuple[str, str]:
 
 def _chosen(folder: Path, rows: list[Row], wanted: Sequence[str]) -> tuple[Row, ...]:
     chosen = [r for r in rows if not wanted or any(fnmatch.fnmatch(r.name, p) for p in wanted)]
+    known = {row.name: row for row in rows}
     if any(r.needs_teacher for r in chosen):
-        teacher = next((r for r in rows if r.name == TEACHER), None)
+        teacher = known.get(TEACHER)
         if teacher is None or teacher.needs_teacher:
             file = f"{TEACHER} to {ROWS}," if (folder / ROWS).is_file() else f"0_{TEACHER}.yaml"
             raise ConfigError(
                 folder, "its students have no teacher", f"add {file} of a method without a teacher"
             )
-        if teacher not in chosen:
-            chosen.insert(0, teacher)
-    return tuple(sorted(chosen, key=lambda r: r.name != TEACHER))
+    done: dict[str, Row] = {}
+    for row in sorted(chosen, key=lambda r: r.name != TEACHER):
+        _add(row, known, done, ())
+    return tuple(sorted(done.values(), key=lambda r: r.name != TEACHER))
+
+
+def _add(row: Row, known: dict[str, Row], done: dict[str, Row], after: tuple[str, ...]) -> None:
+    """A row behind those that teach it. Raises ConfigError."""
+    if row.name in done:
+        return
+    if row.name in after:
+        raise ConfigError(f"{row.name}: teacher", "is taught by itself", "name another row")
+    for name in row.taught_by:
+        if name not in known:
+            raise ConfigError(
+                f"{row.name}: teacher {ROW}{name}", "no such row", nearest(name, list(known))
+            )
+        _add(known[name], known, done, (*after, row.name))
+    done[row.name] = row

@@ -21,6 +21,7 @@ from wsikd.learn.data.patches import load_patches
 from wsikd.learn.engine.on_machine import cache_of
 from wsikd.learn.patch.build import digests_of
 from wsikd.learn.patch.train import distill
+from wsikd.learn.reproduce.plan import ROW
 from wsikd.learn.reproduce.plan import TEACHER as TEACHER
 from wsikd.learn.reproduce.plan import Plan as Plan
 from wsikd.learn.reproduce.plan import Row as Row
@@ -106,8 +107,12 @@ def _settings(row: Row, unit: Unit, plan: Plan, out: Path) -> RunConfig:
     if plan.folds is not None:
         fold = {"folds": plan.folds, "fold": unit.fold, "seed": config.split.seed + unit.repeat}
         changes["split"] = config.split.model_copy(update=fold)
-    if row.needs_teacher:
-        changes["teacher"] = str(run_folder(out, TEACHER, unit))
+    if taught_by := row.taught_by:
+        runs = [
+            str(run_folder(out, name.removeprefix(ROW), unit)) if name.startswith(ROW) else name
+            for name in config.teachers or (ROW + taught_by[0],)
+        ]
+        changes["teacher"] = runs if len(runs) > 1 else runs[0]
     return config.model_copy(update=changes)
 
 

@@ -158,7 +158,10 @@ def leave_out_of(units: Units, groups: list[str]) -> Without:
 def _row(row: Row, plan: Plan, out: Path, points: Points, without: Without) -> dict[str, Any]:
     config = row.config
     card = read_card(out, row.name, plan.units()[0])
-    fixed = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
+    fixed: dict[str, Any] = {"name": row.name, "mpp": config.low_mpp, "input": config.student_input}
+    if row.taught_by:
+        fixed["taught_by"] = list(row.taught_by)
+        fixed["self_distilled"] = row.is_self_distilled
     return fixed | {"macs": card["macs"]} | summary_of(points, without)
 
 
@@ -391,6 +394,10 @@ def to_markdown(table: dict[str, Any]) -> str:
         "once a run."
     )
     lines = [*table_lines(head, rows), "", note]
+    for row in table["rows"]:
+        if row.get("self_distilled"):
+            by = f"learns from {', '.join(row['taught_by'])}, which reads the same patches"
+            lines += ["", f"Control of self-distillation: {row['name']} {by}."]
     if plan["groups"] < MIN_GROUPS_AUC:
         lines += ["", f"{plan['groups']} slides or patients: {NO_INTERVAL}."]
     if table.get("looks"):
