@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 PACKAGES = (
     "numpy", "opencv-python", "imagecodecs", "tifffile", "openslide-python", "openslide-bin",
     "pillow", "simplejpeg", "numba", "llvmlite", "zarr", "dask", "torch", "torchvision",
-    "openvino", "onnxruntime", "tiatoolbox", "cucim-cu13", "fastslide", "tiffslide",
+    "openvino", "onnxruntime", "tiatoolbox", "cucim-cu13", "fastslide", "tiffslide", "hs2p",
+    "wsistream", "pytessera", "lazyslide",
 )  # fmt: skip
 LIMIT_S = 600
 

@@ -34,6 +34,7 @@ from peers import (
 )
 from PIL import Image
 from synthetic import MPP, synthetic_slide, window_mask
+from whole_slide import measure_whole
 
 from wsikd.slides.base import open_slide
 from wsikd.slides.scaled_view import Canvas
@@ -81,6 +82,7 @@ def main() -> None:
         slide = synthetic_slide(slides, sizes.side_px, share=sizes.share)
         measure_rates(report, slide, sizes, scratch)
         measure_native(report, slide, sizes.native, sizes.native)
+        measure_whole(report, slide)
         measure_training(report, slide, sizes, scratch)
         native = partial(child_memory, "native", str(slide.path), json.dumps(asdict(sizes)))
         compare_memory(report, native)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.studies
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 HELPERS = {
     "__init__", "biopsies", "cohort_loop", "harness", "infer_peers", "native_level", "peers",
-    "synthetic",
+    "synthetic", "whole_slide",
 }  # fmt: skip
 THEMES = sorted(p.stem for p in BENCHMARKS.glob("*.py") if p.stem not in HELPERS)
 

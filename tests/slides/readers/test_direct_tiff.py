@@ -121,6 +121,17 @@ def test_each_tile_is_decoded_once_for_neighbouring_reads(tmp_path, monkeypatch,
         assert len(calls) == grid[0] * grid[1]
 
 
+def test_whole_tiles_are_not_kept(tmp_path):
+    with direct(OpenSlideReader(write(tmp_path / "d.svs"))) as reader:
+        level, beyond = stored(reader.path)[0], (1024, 768)  # the last tiles reach beyond it
+        for corner, size in (((256, 256), (512, 256)), (beyond, (512, 256))):
+            own = reader.read_level(0, corner, size)
+            np.testing.assert_array_equal(own, padded(level, *corner, *size))
+        assert reader.cache.decoded == 0
+        reader.read_level(0, (256, 256), (512, 255))
+        assert reader.cache.decoded == 2
+
+
 def test_the_canvas_is_the_same_through_both_readers(slide):
     with OpenSlideReader(slide.path) as other:
         for mpp in (1.0, 1.1, 0.7):

@@ -24,7 +24,7 @@ from wsikd.slides.readers.tile_cache import TileCache, tile_memory
 from wsikd.slides.resample.area import shrink, shrinker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -113,6 +113,8 @@ class DirectReader:
         self, level: int, location: tuple[int, int], out: NDArray[np.uint8], *, reduction: int = 1
     ) -> None:
         """Fill ``out``, uint8 (height, width, 3), with the pixels from ``location`` on."""
+        if self._fill_with_whole(self.levels[level], level, location, 1, out, reduction):
+            return
         for target, window, pixels in self._parts(level, location, out, 1, reduction):
             out[target] = pixels[window]
 
@@ -134,13 +136,13 @@ class DirectReader:
         sides = (own.tile_px[0] // reduction, own.tile_px[1] // reduction)
         if any(v % factor for v in (*sides, *location)):
             return False
-        if self._average_whole(own, level, location, factor, out, reduction):
+        if self._fill_with_whole(own, level, location, factor, out, reduction):
             return True
         for target, window, pixels in self._parts(level, location, out, factor, reduction):
             shrink(pixels[window], factor, out[target])
         return True
 
-    def _average_whole(
+    def _fill_with_whole(
         self,
         own: TileLevel,
         level: int,
@@ -149,7 +151,10 @@ class DirectReader:
         out: NDArray[np.uint8],
         reduction: int,
     ) -> bool:
-        """Average directly if ``out`` consists of whole tiles; returns whether it did."""
+        """Fill ``out`` directly if it consists of whole tiles; returns whether it did.
+
+        No other read wants these tiles, so they are not kept.
+        """
         width, height = own.tile_px[0] // reduction, own.tile_px[1] // reduction
         x, y = location[0] // width, location[1] // height
         columns, rows = out.shape[1] * factor // width, out.shape[0] * factor // height
@@ -160,13 +165,15 @@ class DirectReader:
             return False
         scratch = self._scratch((height, width, 3))
         high, wide = height // factor, width // factor
-        average = shrinker(scratch, factor, out, (wide, high))
+        place = _copier(scratch, out)
+        if factor > 1:
+            place = shrinker(scratch, factor, out, (wide, high))
         for row in range(rows):
             index = (y + row) * own.grid[0] + x
             for column in range(columns):
                 if own.counts[index]:
                     self._fill(own, level, index, reduction, scratch)
-                    average(row * high, column * wide)
+                    place(row * high, column * wide)
                 else:
                     top, left = row * high, column * wide
                     out[top : top + high, left : left + wide] = self._background
@@ -327,6 +334,16 @@ class DirectReader:
             f"level {level} cannot be read at level-0 x={x}, y={y} ({one_line(reason)})",
             "the file is damaged there; copy or scan it again",
         )
+
+
+def _copier(tile: NDArray[np.uint8], out: NDArray[np.uint8]) -> Callable[[int, int], None]:
+    """What copies a tile to (top, left) of ``out``."""
+    height, width = tile.shape[:2]
+
+    def copy(top: int, left: int) -> None:
+        out[top : top + height, left : left + width] = tile
+
+    return copy
 
 
 def _spans(
