@@ -19,6 +19,7 @@ from wsikd.cli.main import main
 
 from tests.grade.deadly import deadly_job, deadly_writing_job, stuck_job
 from tests.slides.pixels import copy_slide, tissue_rgb
+from wsikd.core.workers.process import _Worker
 from wsikd.models.files.bundle import InputSpec, save_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.synthetic.cohort import write_pyramid
@@ -133,7 +134,17 @@ def test_a_death_while_files_are_written_is_that_slides_alone(
 
 
 def test_a_slide_that_stalls_is_given_up_and_stops_no_other(slide, student, tmp_path, monkeypatch):
-    """The limit leaves those at work the time that they need on a busy machine."""
+    """The limit leaves the others the time that they need on a busy machine.
+
+    For the slide that stalls, each look of the pool counts as eleven seconds.
+    """
+
+    def watch(worker, stall_s, watch=_Worker.watch):
+        if worker.task and worker.task.name == "stuck" and not worker.ending:
+            worker._sign -= 11
+        return watch(worker, stall_s)
+
+    monkeypatch.setattr(_Worker, "watch", watch)
     monkeypatch.setattr("wsikd.grade.runs.folder.infer_job", stuck_job)
     slides = copies(slide, tmp_path / "slides", ["a", "stuck", "z"])
     out = tmp_path / "out"
