@@ -166,7 +166,7 @@ def read_review(out: Path, slide: str, fingerprint: str) -> Review:
         fault = f"cannot be read ({error.strerror})"
         raise AnnotationError(path, fault, "correct its permissions") from error
     except ValidationError as error:
-        raise AnnotationError(path, "is no file of corrections of wsikd view", _REMEDY) from error
+        raise AnnotationError(path, "is not a file of corrections", _REMEDY) from error
     except ValueError as error:
         raise AnnotationError(path, f"is damaged ({error})", _REMEDY) from error
     if found.fingerprint != fingerprint:

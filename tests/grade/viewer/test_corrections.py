@@ -196,8 +196,8 @@ def test_other_places_take_nothing(serve, path):
     ("content", "told"),
     [
         ("mine", "is damaged"),
-        ('{"type": "FeatureCollection", "features": []}', "no file of corrections"),
-        ('{"wsikd": {"kind": "corrections of a reviewer"}, "features": []}', "no file of"),
+        ('{"type": "FeatureCollection", "features": []}', "not a file of corrections"),
+        ('{"wsikd": {"kind": "corrections of a reviewer"}, "features": []}', "not a file of"),
         (None, "another slide"),
     ],
 )
