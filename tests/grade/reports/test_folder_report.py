@@ -13,16 +13,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import CHROMIUM
+from tests.grade.graded import infer_slide
 from tests.grade.maps import square_map
-from tests.grade.viewer.test_server import CHROMIUM
+from tests.grade.runs.test_results import SPEC, Purple
+from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import NoSlidesError
 from wsikd.core.output.looks import Part, note
 from wsikd.grade.corrections import change_review, review_file
 from wsikd.grade.exports import find_exporter, write_all
 from wsikd.grade.exports.overlay import slide_size
+from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.reports.folder_report import write_results_report
-from wsikd.grade.reports.slide_card import THUMBNAIL_PX
+from wsikd.grade.reports.slide_card import PLAIN_PX, THUMBNAIL_PX
+from wsikd.grade.reports.thumbnail import thumbnail
+from wsikd.grade.runs.results import ResultSettings
 from wsikd.grade.runs.slide_looks import looks_at
+from wsikd.slides.base import open_slide
+from wsikd.slides.listing.manifest import SlideEntry
+from wsikd.synthetic.cohort import write_pyramid
 
 ODD = [
     'a"b',
@@ -145,7 +154,7 @@ def test_nothing_is_asked_of_any_other_place(tmp_path):
     assert len(places) == 2
     assert all(v.startswith(("data:", "./")) for v in places)
     text = (tmp_path / "report.html").read_text()
-    assert not re.search(r"https?:|@import|url\(", re.sub(r"base64,\S+", "", text))
+    assert not re.search(r"https?:|@import|url\((?!#)", re.sub(r"base64,\S+", "", text))
 
 
 def test_slides_to_review_come_first_the_graver_before_the_others(tmp_path):
@@ -278,3 +287,26 @@ def test_a_review_is_shown_escaped_and_a_damaged_one_as_such(tmp_path):
     assert page.text.count(nasty) == 3
     assert not page.all("img", src="x")
     assert "is damaged" in page.text
+
+
+def test_given_slides_stand_beside_their_maps_and_others_do_not(tmp_path, slide_file, caplog):
+    predictor = SlidePredictor(Purple(), SPEC, device="cpu", settings=PredictSettings(workers=2))
+    entry = SlideEntry(slide_file, "odd")
+    infer_slide(predictor, entry, tmp_path / "out", ResultSettings(), student="abc")
+    other = tmp_path / "odd.svs"
+    write_pyramid(other, tissue_rgb(1301, 907, (100, 100, 300, 300)), mpp=0.499, power=20)
+    (tmp_path / "out" / "report.html").unlink(missing_ok=True)
+    for entries, pictures in (([], 0), ([SlideEntry(other, "odd")], 0), ([entry], 2)):
+        text = write_results_report(tmp_path / "out", entries)[0].read_text()
+        page = Page(text)
+        assert len(page.all("svg", role="img")) == 1
+        assert len(page.all("img", alt="odd without its map")) == pictures // 2
+        assert text.count("<image href=") == pictures // 2
+    told = [r.getMessage() for r in caplog.records if "was graded" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("odd.svs: is not the slide that was graded")
+    uri = page.all("img", alt="odd without its map")[0]["src"].partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(uri))) as plain, open_slide(slide_file) as slide:
+        assert PLAIN_PX / 2 <= max(plain.size) <= PLAIN_PX
+        seen = thumbnail(slide, PLAIN_PX)[0].astype(int)
+        assert np.abs(np.asarray(plain.convert("RGB"), int) - seen).mean() < 2

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.browser import CHROMIUM
 from tests.grade.graded import infer_slide
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
 from tests.grade.runs.test_results import SPEC, Purple
@@ -37,10 +37,6 @@ from wsikd.grade.viewer.session import Viewing
 from wsikd.slides.base import Mpp, open_slide
 from wsikd.slides.listing.manifest import SlideEntry
 from wsikd.synthetic.cohort import write_pyramid
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

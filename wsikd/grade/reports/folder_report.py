@@ -6,7 +6,10 @@ The page contains small pictures and opens without a server or a network.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE, __version__
 from wsikd.core.errors import NoSlidesError
@@ -16,6 +19,7 @@ from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
 from wsikd.grade.reports.demo_report import legend, templates
 from wsikd.grade.reports.slide_card import slide_card, value_text
+from wsikd.grade.reports.svg_map import hatches, swatch
 from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import named_records, student_card
 from wsikd.grade.runs.slide_looks import looks_at
@@ -27,15 +31,17 @@ if TYPE_CHECKING:
 
     from wsikd.grade.reports.slide_card import Card
     from wsikd.grade.runs.record import ResultRecord
+    from wsikd.slides.listing.manifest import SlideEntry
 
 PAGE = "report.html"
 
 
-def write_results_report(out: Path) -> tuple[Path, int, int]:
+def write_results_report(out: Path, entries: Sequence[SlideEntry] = ()) -> tuple[Path, int, int]:
     """Write ``report.html`` into a folder of results.
 
     Args:
         out: folder of ``wsikd infer``.
+        entries: the graded slides, by name, to show them without their maps too.
 
     Returns:
         The page, the number of slides on it, and of failures.
@@ -49,7 +55,12 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
     failures = read_failures(out)
     if not records and not failures:
         raise NoSlidesError(out, "holds no results", "give the -o of wsikd infer")
-    cards = [slide_card(folder, record) for folder, record in records]
+    known = {entry.name: entry for entry in entries}
+    cards = [
+        slide_card(folder, record, f"map-{number}", known.get(folder.name))
+        for number, (folder, record) in zip(count(), records, strict=False)
+    ]
+    names = list(dict.fromkeys(n for c in cards for n, *_ in c.shares))
     students = [_student(out, digest) for digest in _students(cards)]
     html = (
         templates()
@@ -64,7 +75,11 @@ def write_results_report(out: Path) -> tuple[Path, int, int]:
             groups=sorted(
                 {g for c in cards if (g := c.summary.get("isup_grade_group")) is not None}
             ),
-            classes=legend(list(dict.fromkeys(n for c in cards for n, *_ in c.shares))),
+            classes=[
+                (name, colour, Markup(swatch(name, index)))
+                for index, (name, colour) in enumerate(legend(names))
+            ],
+            hatches=Markup(hatches(names)),
             students=students,
             looks=looks_at((r.fingerprint for _, r in records if r.fingerprint), out),
             stages=_stages(cards),

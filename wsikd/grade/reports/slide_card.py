@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from wsikd.core.errors import WsikdError
 from wsikd.grade.corrections import read_review, review_text
-from wsikd.grade.exports import find_overlay
+from wsikd.grade.exports import MAP_FILE, find_overlay
+from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.exports.overlay import slide_size
 from wsikd.grade.reports.demo_report import data_uri, legend
+from wsikd.grade.reports.svg_map import svg_map
+from wsikd.grade.reports.thumbnail import view
 from wsikd.grade.review import reasons
+from wsikd.grade.runs.graded_slide import open_graded
 from wsikd.grade.score_text import score_sentence, score_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from PIL import Image
+
+    from wsikd.grade.grademap import GradeMap
     from wsikd.grade.review import Reason
     from wsikd.grade.runs.record import ResultRecord
+    from wsikd.slides.listing.manifest import SlideEntry
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL_PX = 320
+PLAIN_PX = 640
+"""Longest side of the picture without a map."""
 _QUALITY = 80
 _LARGEST_PX = 100_000_000
 _SHOWN = frozenset(
@@ -47,6 +62,8 @@ class Card:
         cores: number, score in words and tissue in mm2 of each core.
         picture: data URI of a small overlay.
         link: link to the whole overlay.
+        plain: data URI of a picture of the slide; None if the slide was not given.
+        drawn: the map as SVG for print; None without a map.
         summary: the slide's row of ``summary.csv``.
         shares: name, colour, share, mm2 and interval in per cent of each class.
         cancer: share of the tissue expected to be cancer, in words.
@@ -63,6 +80,8 @@ class Card:
     cores: Sequence[tuple[int, str, float]]
     picture: str | None
     link: str | None
+    plain: str | None
+    drawn: Markup | None
     summary: Mapping[str, Any]
     shares: Sequence[tuple[str, str, float, float, str]]
     cancer: str
@@ -72,12 +91,16 @@ class Card:
     facts: Mapping[str, Any] = field(repr=False)
 
 
-def slide_card(folder: Path, record: ResultRecord) -> Card:
+def slide_card(
+    folder: Path, record: ResultRecord, key: str = "map", entry: SlideEntry | None = None
+) -> Card:
     """Make a slide's card.
 
     Args:
         folder: folder of the slide's result.
         record: its ``result.json``.
+        key: prefix of ids on the page.
+        entry: the slide, to show it without its map too.
     """
     summary = record.summary | {
         k: number_of(record.summary.get(k)) for k in ("tissue_mm2", "seconds")
@@ -87,6 +110,9 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
     taken = {f"{name}{end}" for name, *_ in shares for end in ends} | _SHOWN
     left = {k: v for k, v in summary.items() if k not in taken and v not in (None, "")}
     overlay = find_overlay(folder)
+    grade_map = _map(folder)
+    plain = _plain(folder.name, record, grade_map, entry) if grade_map and entry else None
+    drawn = svg_map(grade_map, key, plain) if grade_map else None
     return Card(
         name=folder.name,
         sentence=score_sentence(summary),
@@ -95,6 +121,8 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
         cores=_cores(record),
         picture=_thumbnail(overlay) if overlay else None,
         link=f"./{quote(folder.name)}/{overlay.name}" if overlay else None,
+        plain=plain,
+        drawn=Markup(drawn) if drawn else None,
         summary=summary,
         shares=shares,
         cancer=_cancer(summary),
@@ -103,6 +131,27 @@ def slide_card(folder: Path, record: ResultRecord) -> Card:
         settings=record.made_with,
         facts={k: v for k in ("wsikd", "created", "mpp_source") if (v := getattr(record, k))},
     )
+
+
+def _map(folder: Path) -> GradeMap | None:
+    """The grade map of a result; None if it has none, or a damaged one."""
+    try:
+        return read_alone(folder / MAP_FILE)
+    except WsikdError:
+        return None
+
+
+def _plain(name: str, record: ResultRecord, grade_map: GradeMap, entry: SlideEntry) -> str | None:
+    """The slide's bounds as a JPEG data URI; None, with a warning, if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with open_graded(name, record, grade_map.slide, entry) as slide:
+            seen = view(slide, slide.info.bounds, PLAIN_PX)
+    except WsikdError as error:
+        log.warning("%s", error)
+        return None
+    return _jpeg(Image.fromarray(seen.rgb))
 
 
 def _review(folder: Path, record: ResultRecord) -> tuple[str, str]:
@@ -189,6 +238,10 @@ def _thumbnail(overlay: Path) -> str | None:
     if size is not None:
         picture = picture.crop((0, 0, *size))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return _jpeg(picture)
+
+
+def _jpeg(picture: Image.Image) -> str:
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY)
     return data_uri(stream.getvalue(), "image/jpeg")

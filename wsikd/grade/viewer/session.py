@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,11 @@ from wsikd.grade.exports.csv import doubtful
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.review import reasons
+from wsikd.grade.runs.graded_slide import open_graded
 from wsikd.grade.runs.record import named_records
 from wsikd.grade.score_text import score_sentence, score_text
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.viewer.reviewing import Change, change_of, corrected_grades, review_data
-from wsikd.slides.base import FILLS_GAPS
-from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +41,6 @@ _MOST_OPEN = 4
 _MOST_MAPS = 16
 _MOST_AT_ONCE = 4
 _MOST_DOUBTFUL = 200
-UNKNOWN = "results do not store paths; give the slides with -i to see them under the map"
 
 
 @dataclass
@@ -287,24 +285,8 @@ class Viewing:
                 self._open.pop(number).slide.close()
 
     def _opened(self, number: int) -> Slide:
-        """Open a slide with the resolution of its grading. Raises SlideError for another slide."""
         folder, record = self.records[number]
-        entry = self._entries[number]
-        if entry is None:
-            raise NoSlidesError(folder.name, "only its map is shown", UNKNOWN)
-        made_with = record.made_with
-        mpp = next(iter(m if isinstance(m := made_with.get("slide_mpp"), list) else ()), None)
-        if entry.mpp is None and isinstance(mpp, int | float):
-            entry = replace(entry, mpp=float(mpp), mpp_source=FILLS_GAPS)
-        series = record.series if isinstance(record.series, int) else None
-        slide = open_entry(replace(entry, series=series))
-        plane = self._map(number)[1]
-        same = made_with.get("slide") in (None, slide.info.fingerprint)
-        if not same or Plane.over(slide.info.bounds, (slide.mpp.x, slide.mpp.y)) != plane:
-            slide.close()
-            fault = "is not the slide that was graded, or has another mpp; only the map is shown"
-            raise NoSlidesError(entry.path.name, fault, "give the slide that was graded with -i")
-        return slide
+        return open_graded(folder.name, record, self._map(number)[0].slide, self._entries[number])
 
     def _tile(self, key: tuple[Any, ...], make: Any) -> bytes | None:
         found = self._cache.get(key)
