@@ -97,13 +97,14 @@ def distill(
 
     def train() -> None:
         with ExitStack() as stack:
-            on_step = None
+            on_step, on_cost = None, None
             if rank() == 0:
                 stack.enter_context(locked(output))
+                on_cost = _note
                 on_step = stack.enter_context(progress("training"))
             result = run.train(
                 run.config, output, seed=seed, device=device, resume=resume, loggers=loggers,
-                on_step=on_step,
+                on_step=on_step, on_cost=on_cost,
             )  # fmt: skip
         if rank() == 0:
             click.echo(result.text())
@@ -112,3 +113,8 @@ def distill(
         train()
     else:
         together(train, first=rank() == 0)
+
+
+def _note(line: str) -> None:
+    """Print how long the training will take, above the bar."""
+    click.echo(line, err=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -76,6 +77,66 @@ class Waiting:
     def share(self) -> float:
         """Share of waiting in the time until the last item was requested: 0 to 1."""
         return self.waited_s / self.passed_s if self.passed_s else 0.0
+
+
+class Forecast:
+    """States once, early in a training, how long it will take."""
+
+    SKIPPED, MEASURED = 3, 8
+
+    def __init__(
+        self, say: Callable[[str], None], *, steps: int, more: float, at_most: bool = False
+    ) -> None:
+        """Measure the time between steps.
+
+        Args:
+            say: is given the line.
+            steps: of an epoch.
+            more: what validation takes, as a share of the time of an epoch's steps.
+            at_most: whether the training may end earlier.
+        """
+        self._say, self._steps, self._more, self._at_most = say, steps, more, at_most
+        self._times: list[float] = []
+        self._last: float | None = None
+        self._said, self._epochs = False, 0
+
+    def begin_epoch(self, left: int) -> None:
+        """An epoch starts; ``left`` are to come, it included."""
+        self._last, self._epochs = None, left if not self._epochs else self._epochs
+
+    def step(self) -> None:
+        """A step is done. The first of an epoch waits for data, and the first few are slow."""
+        now, last = time.perf_counter(), self._last
+        self._last = now
+        if last is None or self._said:
+            return
+        self._times.append(now - last)
+        if len(self._times) == self.SKIPPED + self.MEASURED:
+            each = median(self._times[self.SKIPPED :]) * self._steps * (1 + self._more)
+            self._state(each, f"{self.MEASURED} steps")
+
+    def end_epoch(self, seconds: float) -> None:
+        """An epoch with few steps is measured as a whole."""
+        if not self._said:
+            self._state(seconds, "the first epoch")
+
+    def _state(self, each: float, on: str) -> None:
+        self._said = True
+        if self._epochs > 1:
+            most = "at most " if self._at_most else ""
+            took = long_span(each * self._epochs)
+            self._say(f"about {took} for {most}{self._epochs} epochs, measured on {on}")
+
+
+def long_span(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> long_span(40), long_span(700), long_span(9000)
+    ('40 seconds', '12 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def span(seconds: float | None) -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from torch import nn
 from wsikd.cli.main import main
@@ -174,3 +175,30 @@ def test_one_training_at_a_time_in_a_folder(stripes, tmp_path):
         done = CliRunner().invoke(main, [str(a) for a in asked], catch_exceptions=False)
     assert (done.exit_code, "another process" in done.stderr) == (2, True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("size", "on"), [(4, "8 steps"), (16, "the first epoch")])
+def test_the_cost_is_printed_and_in_no_record(stripes, tmp_path, size, on):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump({
+        "method": "supervised", "network": {"width": 0.25}, "data": {"paths": [str(stripes)]},
+        "optim": {"epochs": 2, "batch_size": size},
+    }))  # fmt: skip
+    asked = ["distill", "-c", file, "-o", tmp_path / "run", "--device", "cpu"]
+    done = CliRunner().invoke(main, [str(a) for a in asked])
+    assert done.exit_code == 0, done.output
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("about ")]
+    assert line.endswith(f" for 2 epochs, measured on {on}")
+    assert "about" not in done.stdout
+    written = [p for p in (tmp_path / "run").rglob("*") if p.suffix in (".txt", ".json", ".jsonl")]
+    assert written
+    assert not any("measured on" in p.read_text() for p in written)
+
+
+def test_it_changes_no_number(stripes, tmp_path):
+    lines = []
+    for name, more in (("plain", {}), ("timed", {"on_cost": lines.append})):
+        distill(config(stripes), tmp_path / name, device="cpu", seed=1, **more)
+    assert lines
+    one, two = (load_bundle(tmp_path / name).sha256 for name in ("plain", "timed"))
+    assert one == two

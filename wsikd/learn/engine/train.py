@@ -33,6 +33,7 @@ def train(
     data: D | None = None,
     loggers: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
+    on_cost: Callable[[str], None] | None = None,
 ) -> R:
     """Train by a configuration and write the run folder.
 
@@ -48,6 +49,7 @@ def train(
         data: data of the configuration, where they are loaded already.
         loggers: beside ``metrics.jsonl`` and ``metrics.csv``: "tensorboard".
         on_step: is given steps done and steps in all, after each.
+        on_cost: is given a line on how long the training will take, after the first steps.
 
     Raises:
         WsikdError: of the kind that names the fault: configuration, data, teacher, output folder,
@@ -61,7 +63,7 @@ def train(
         task.load(data, run if resumed else None)
         seed_weights(seed, task.init_stream)
         task.build()
-        trainer = Trainer(task, run, team=team, on_step=on_step)
+        trainer = Trainer(task, run, team=team, on_step=on_step, on_cost=on_cost)
         made = {"device": team.device.type, "processes": team.size, **task.record()}
         made["machine"] = trainer.machine()
         team.first(lambda: run.start(config, resume=resume, seed=seed, **made))

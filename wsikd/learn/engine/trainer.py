@@ -17,7 +17,7 @@ import torch
 
 from wsikd.core.errors import ConfigError, NonFiniteLossError
 from wsikd.core.run import aside
-from wsikd.core.timing import Waiting, span
+from wsikd.core.timing import Forecast, Waiting, span
 from wsikd.learn.data.augment import Part
 from wsikd.learn.data.splits import epoch_order, share_of
 from wsikd.learn.engine import checkpoints
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from wsikd.learn.engine.finite import FiniteCheck
 
 logger = logging.getLogger(__name__)
+FORWARD = 1 / 3
+"""Time of a forward pass as a share of a step, for the forecast of a training's length."""
 
 
 class Result(Protocol):
@@ -182,6 +184,7 @@ class Trainer(Generic[D]):
         *,
         team: Team,
         on_step: Callable[[int, int], None] | None = None,
+        on_cost: Callable[[str], None] | None = None,
     ) -> None:
         """Put the method on its device.
 
@@ -190,6 +193,7 @@ class Trainer(Generic[D]):
             run: folder that metrics and checkpoints are written into.
             team: the processes of the training.
             on_step: is given steps done and steps in all, after each.
+            on_cost: is given a line on how long the training will take, after the first steps.
         """
         self.task, self.run, self.team, self.on_step = task, run, team, on_step
         self.data, self.seed, self.device = task.data, task.seed, team.device
@@ -213,6 +217,12 @@ class Trainer(Generic[D]):
         self.average = None if task.ema is None else WeightAverage(method.student, task.ema)
         self.epoch, self.best = 0, Best()
         self.row: dict[str, Any] = {}
+        self.forecast = None
+        if on_cost is not None:
+            checked = 0.0 if task.keeps_last else FORWARD * len(self.val_indices) / self.drawn
+            self.forecast = Forecast(
+                on_cost, steps=self.steps, more=checked, at_most=optim.patience is not None
+            )
 
     def _batch_size(self) -> int:
         """Patches in a step of all processes; all that an epoch draws where it draws fewer."""
@@ -231,11 +241,15 @@ class Trainer(Generic[D]):
         while not self._is_over():
             start = time.perf_counter()
             self.task.begin_epoch(self)
+            if self.forecast is not None:
+                self.forecast.begin_epoch(most - self.epoch)
             row = {"epoch": self.epoch + 1, **self._train_epoch()}
             with nullcontext() if self.average is None else self.average.in_place():
                 row |= self.task.judge(self)
                 row["seconds"] = round(time.perf_counter() - start, 3)
                 self.epoch, self.row = self.epoch + 1, row
+                if self.forecast is not None:
+                    self.forecast.end_epoch(row["seconds"])
                 if not self.task.keeps_last:
                     self._compare(row["val"])
             if self.team.is_first:
@@ -294,6 +308,8 @@ class Trainer(Generic[D]):
             rate = self.task.schedule(self.optimizer.param_groups, at, self.batch_size)
             for name, term in self._step(images, indices, at, check).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + term
+            if self.forecast is not None:
+                self.forecast.step()
             if self.on_step is not None:
                 self.on_step(before + step + 1, self.optim.most_epochs * self.steps)
         check.flush()
