@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import zarr
 
@@ -34,6 +33,7 @@ from wsikd.tiles.arrays import member
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import h5py
     from numpy.typing import NDArray
 
 ATTRIBUTE = "wsikd_bag"
@@ -235,6 +235,8 @@ def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
         OutputError: the file exists, or cannot be written.
         DataError: the bag cannot be read, or holds regions.
     """
+    import h5py
+
     check_file(path, _H5)
     if path.exists() and not overwrite:
         raise OutputError(path, "exists", "choose another -o, or replace it with --overwrite")
@@ -259,6 +261,8 @@ def write_h5(path: Path, bag: Bag, *, overwrite: bool = False) -> None:
 
 def _is_our_h5(file: Path) -> bool:
     """By its mark; files of wsikd 0.1.0 have no mark, but our attributes and a bag beside them."""
+    import h5py
+
     try:
         with h5py.File(file, "r") as h5:
             if "wsikd" in h5.attrs:
@@ -325,6 +329,8 @@ def _sizes(attributes: h5py.AttributeManager) -> dict[str, float]:
 
 
 def _open_h5(path: Path) -> Bag:
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             if "features" not in file:
@@ -371,6 +377,8 @@ def _numbers(path: Path, name: str, dtype: type) -> NDArray[Any]:
 def _read(path: Path, name: str) -> Any:
     try:
         if path.suffix.lower() in H5_SUFFIXES:
+            import h5py
+
             with h5py.File(path, "r") as file:
                 return file[name][...]
         array = member(zarr.open_group(path, mode="r"), name)

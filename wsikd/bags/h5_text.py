@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import h5py
 
 _EDGE_BYTES = 1 << 20
 _SIGNATURE, _HEAD, _OBJECT_HEAD = b"GCOL", 16, 16
@@ -20,10 +20,12 @@ _SIGNATURE, _HEAD, _OBJECT_HEAD = b"GCOL", 16, 16
 
 def text_attribute(path: Path, attributes: h5py.AttributeManager, name: str) -> str | None:
     """A text; None where there is none, or where the file's heaps of texts are damaged."""
+    from h5py import check_string_dtype
+
     if name not in attributes:
         return None
     kind: Any = attributes.get_id(name).dtype
-    text = h5py.check_string_dtype(kind)
+    text = check_string_dtype(kind)
     if text is None or (text.length is None and not _heaps_are_sound(path)):
         return None
     value = attributes[name]

@@ -170,9 +170,9 @@ def _listed(values: NDArray[np.float64]) -> list[float | None]:
 
 def slides_needed(agreement: float) -> int:
     """Number of slides that are needed to show an agreement if all their fields agree."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    square = float(norm.ppf(LEVEL)) ** 2
+    square = float(ndtri(LEVEL)) ** 2
     needed = math.ceil(square * agreement / max(1 - agreement, 1e-9) - 1e-9)
     return max(MIN_GROUPS, needed)
 

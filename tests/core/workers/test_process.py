@@ -336,6 +336,27 @@ def test_a_server_whose_imports_start_a_thread_goes_without_them(tmp_path):
     assert done.stdout == "(1, False)\n"
 
 
+IMPORTED = {
+    "wsikd.grade.reports.folder_report": "torch scipy zarr h5py shapely PIL",
+    "wsikd.grade.viewer.server wsikd.grade.viewer.session": "torch scipy zarr h5py shapely",
+    "wsikd.api.slide_scores wsikd.api.scores wsikd.bags.run": "numpy torch scipy zarr cv2 pydantic",
+    "wsikd.bags.embed wsikd.grade.bench.run wsikd.grade.bench.compare wsikd.learn.patch.train "
+    "wsikd.learn.mil.train wsikd.learn.slpd.train": "scipy sklearn pandas h5py dask torchvision",
+}
+"""Modules that a command imports first, and what they must not bring."""
+
+
+@pytest.mark.parametrize("modules", IMPORTED)
+def test_commands_start_without_what_is_slow_to_import(modules):
+    names = modules.split()
+    code = (
+        f"import sys, {', '.join(names)}\n"
+        f"print(*(name for name in {IMPORTED[modules].split()} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_tile_and_infer_hand_out_slides_without_what_is_slow_to_import():
     slow = ("scipy", "torch", "openvino", "dask", "numba")
     code = (

@@ -132,8 +132,8 @@ def _kept(
 
 def _assured(kept: int, slides: int) -> float | None:
     """Clopper's and Pearson's lower bound of a share at 95 %; None where there are no slides."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if not slides:
         return None
-    return float(beta.ppf(0.05, kept, slides - kept + 1)) if kept else 0.0
+    return float(betaincinv(kept, slides - kept + 1, 0.05)) if kept else 0.0

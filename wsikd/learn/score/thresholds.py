@@ -72,10 +72,10 @@ def _spared(count: int, sensitivity: float) -> int:
 
     With ``CONFIDENCE``; 0 where that holds for none.
     """
-    from scipy.stats import binom
+    from scipy.special import betainc
 
     below = np.arange(1, count + 1)  # at least k of n lie among the lowest 1 - sensitivity
-    held = binom.sf(below - 1, count, 1 - sensitivity) >= CONFIDENCE - 1e-12
+    held = betainc(below, count - below + 1, 1 - sensitivity) >= CONFIDENCE - 1e-12
     return int(held.sum())
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +49,8 @@ def match(cosine: NDArray[np.floating]) -> tuple[float, NDArray[np.int64]]:
     >>> match(np.array([[0.9, 0.8], [0.8, 0.1]]))
     (1.6, array([1, 0]))
     """
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import
+
     rows, columns = linear_sum_assignment(cosine, maximize=True)
     return float(cosine[rows, columns].sum(dtype=np.float64)), columns.astype(np.int64)
 

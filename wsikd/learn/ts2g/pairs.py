@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from wsikd.bags.bag import find_bags, open_bag
 from wsikd.core.errors import DataError
@@ -111,6 +110,8 @@ def match(store: TileStore, bag: Bag) -> tuple[NDArray[np.int64], NDArray[np.int
     Raises:
         DataError: there is none.
     """
+    from scipy.spatial import cKDTree
+
     own = store.patches.xy
     if bag.info.source == store.digest and len(bag) == len(own):
         return np.arange(len(own)), np.arange(len(own))

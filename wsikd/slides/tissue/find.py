@@ -14,9 +14,6 @@ import numpy as np
 
 from wsikd.core.errors import AnnotationError, SlideError
 from wsikd.core.registry import resolve
-from wsikd.slides.annotations.geojson import read_geojson
-from wsikd.slides.annotations.mask import placed
-from wsikd.slides.annotations.mask_image import LabelPlane
 from wsikd.slides.checks.brightfield import check_pixels, glimpse
 from wsikd.slides.resample.area import means_over, running_sums
 from wsikd.slides.scaled_view import Canvas
@@ -231,6 +228,10 @@ def mask_bytes(path: Path) -> bytes:
 
 
 def _from_file(path: Path, slide: Slide, canvas: Canvas) -> NDArray[np.bool_]:
+    from wsikd.slides.annotations.geojson import read_geojson
+    from wsikd.slides.annotations.mask import placed
+    from wsikd.slides.annotations.mask_image import LabelPlane
+
     width, height = canvas.size
     if path.suffix.lower() in (".geojson", ".json"):
         mask = np.zeros((height, width), np.uint8)
