@@ -193,6 +193,13 @@ def test_results_of_full_decode_are_not_mixed_with_others(slide, student, tmp_pa
     assert told["read"]["reduced_by"] == 1
 
 
+HEAVY = (
+    "torch", "torchvision", "lightning", "tiatoolbox", "dask", "scipy", "zarr", "pandas", "yaml",
+    "shapely", "numpy.ma", "wsikd.tia", "openvino.tools.ovc",
+)  # fmt: skip
+"""What takes long to import, and is not needed to grade with a kept graph into a table."""
+
+
 def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
     """Its graph was kept by the first, and OpenVINO or ONNX Runtime runs it."""
     code = (
@@ -207,7 +214,7 @@ def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
         "job = InferJob(entry, grading, loaded.student.sha256, Path(sys.argv[3]),"
         " ResultSettings(formats=('csv',)))\n"
         "row, made = infer_job(lambda *_: None, job)\n"
-        "print(made, 'torch' in sys.modules)\n"
+        f"print(made, *(name for name in {HEAVY} if name in sys.modules))\n"
     )
     found = []
     environment = {**os.environ, "WSIKD_CACHE": str(tmp_path / "cache")}
@@ -216,7 +223,8 @@ def test_a_second_run_of_a_student_needs_no_pytorch(slide, student, tmp_path):
         line = [sys.executable, "-c", code, student, slide, tmp_path / name]
         done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
         found.append(done.stdout.strip())
-    assert found == ["True True", "True False"]
+    assert found[0].startswith("True torch")
+    assert found[1] == "True"
     one, two = ((tmp_path / n / "good" / "tiles.csv").read_bytes() for n in ("one", "two"))
     assert one == two
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from wsikd.core import config as config_module
 from wsikd.core import run as run_module
 from wsikd.core.config import (
     Settings,
@@ -251,7 +252,7 @@ def test_a_kill_while_starting_leaves_a_folder_to_start_in(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, killed, dying)
+        patch.setattr(run_module if hasattr(run_module, killed) else config_module, killed, dying)
         with pytest.raises(KeyboardInterrupt):
             run.start(Example(), seed=1)
     assert not run.config_file.exists()

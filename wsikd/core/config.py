@@ -16,15 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.faults import similar
-from wsikd.core.reading import parse_yaml
 from wsikd.core.registry import nearest
-from wsikd.core.run_places import absolute_places, relative_places
+from wsikd.core.run_places import RUN_CONFIG, RUN_RECORD, absolute_places, relative_places
+from wsikd.core.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-RUN_CONFIG, RUN_RECORD = "config.yaml", "provenance.json"
 BEST_CONFIG, SEARCH_RECORD = "best.yaml", "search.yaml"
 _RECORDS = {RUN_CONFIG: RUN_RECORD, BEST_CONFIG: SEARCH_RECORD}
 """Files of settings that wsikd wrote, and what lies beside them: their places are relative."""

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import distributions, entry_points
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.errors import ConfigError, WsikdError, one_line
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "wsikd."
+_SECTION = f"[{GROUP}"
 KINDS: dict[str, str] = {
     "readers": "wsikd.slides.base:READERS",
     "maskers": "wsikd.slides.tissue.maskers:MASKERS",
@@ -149,6 +150,9 @@ def culprit(error: BaseException) -> Extension | None:
 @lru_cache(maxsize=4)
 def _installed(_path: tuple[str, ...]) -> tuple[Extension, ...]:
     """Every entry point for wsikd on this ``sys.path``: reading them takes tens of milliseconds."""
+    texts = (one.read_text("entry_points.txt") for one in distributions())
+    if not any(text and _SECTION in text for text in texts):
+        return ()  # in a fifth of the time that it takes to parse all of them
     points = entry_points()
     found = []
     for group in sorted(points.groups):

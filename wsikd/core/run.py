@@ -14,20 +14,16 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from wsikd.core.about import __version__
-from wsikd.core.config import RUN_CONFIG, RUN_RECORD, Settings, dump_config, first_difference
+from wsikd.core.about import __version__, installed
 from wsikd.core.errors import OutputError
 from wsikd.core.output.files import aside as aside
 from wsikd.core.output.files import drop_temporary, not_ours
 from wsikd.core.output.json_text import json_text
-from wsikd.core.reading import parse_json, parse_yaml, read_json
-from wsikd.core.run_places import relative_places
+from wsikd.core.reading import parse_json, read_json
+from wsikd.core.run_places import RUN_CONFIG, RUN_RECORD, relative_places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,11 +74,8 @@ def provenance(argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]
 @cache
 def _packages() -> dict[str, str]:
     """Versions of the packages that results depend on, as far as they are installed."""
-    packages = {}
-    for name in RECORDED_PACKAGES:
-        with suppress(PackageNotFoundError):
-            packages[name] = version(name)
-    return packages
+    found = {name: installed(name) for name in RECORDED_PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 @cache
@@ -110,15 +103,14 @@ def git_state(root: Path) -> str | None:
     if not (root / ".git").exists():
         return None
     git = ["git", "--no-optional-locks", "-C", str(root)]
+    asked = ["describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        commit, changed = (
-            subprocess.run([*git, *rest], capture_output=True, text=True, timeout=5, check=False)
-            for rest in (["describe", "--always", "--abbrev=40"], ["diff", "--quiet", "HEAD", "--"])
+        found = subprocess.run(
+            [*git, *asked], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = commit.stdout.strip()
-    return (found + "-dirty" * (changed.returncode == 1)) or None
+    return found.stdout.strip() or None
 
 
 _PLACES = {"data": ("paths", "cache_gb", "device_gb"), "optim": ("threads",)}
@@ -150,6 +142,8 @@ class RunDir:
             OutputError: the folder holds something and ``resume`` is false; or ``resume`` is true
                 and its settings differ, or it holds no run.
         """
+        from wsikd.core.config import dump_config
+
         if self.check(config, resume=resume, **more):
             return
         write_json_atomic(self.provenance_file, provenance(**more))
@@ -209,6 +203,10 @@ class RunDir:
         return path.name.startswith(tuple(started)) and path.suffix == ".part"
 
     def _check_same(self, config: Dumped, more: Mapping[str, Any]) -> None:
+        import yaml
+
+        from wsikd.core.yaml_text import parse_yaml
+
         try:
             old = parse_yaml(self.config_file.read_text(encoding="utf-8")) or {}
             made = read_json(self.provenance_file)
@@ -231,6 +229,8 @@ class RunDir:
 
     def _difference(self, old: Any, new: Any) -> str | None:
         """The first setting that differs; paths may be as typed, as earlier versions kept them."""
+        from wsikd.core.config import first_difference
+
         if first_difference(_placeless(old), _placeless(new)) is None:
             return None
         kept = relative_places(old, self.path, typed=False)
@@ -274,6 +274,8 @@ def as_read_today(old: dict[str, Any], config: Dumped, exclude: Any = None) -> d
         config: what they are compared with.
         exclude: keys to leave out, as pydantic takes them.
     """
+    from wsikd.core.config import Settings
+
     if not isinstance(config, Settings):
         return old
     try:

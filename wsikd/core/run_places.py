@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+RUN_CONFIG, RUN_RECORD = "config.yaml", "provenance.json"
 _BESIDE = ("./", "../")
 _PATTERNS = ("slide_pattern",)  # regular expressions, which may begin as a path does
 _PLACES = {"paths", "teacher", "teacher_cache_dir", "targets", "weights_file", "weights"}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -166,9 +167,18 @@ def corners(
     taken = np.clip(left - before, 0.0, room)
     extreme = np.empty_like(taken)
     np.put_along_axis(extreme, orders, low[orders] + taken, 1)
-    extreme = np.unique(extreme.round(12), axis=0)
-    mixed = np.random.default_rng(1).dirichlet(np.full(len(extreme), 0.3), _MIXTURES) @ extreme
+    # With return_index, np.unique does not import numpy.ma, which takes as long as a small slide.
+    extreme, _ = np.unique(extreme.round(12), axis=0, return_index=True)
+    mixed = _mixtures(len(extreme)) @ extreme
     return np.concatenate([share[None], extreme, mixed])
+
+
+@lru_cache(maxsize=32)
+def _mixtures(extremes: int) -> NDArray[np.float64]:
+    """Weights of so many extremes, float64 (D, extremes); the same for all slides."""
+    drawn = np.random.default_rng(1).dirichlet(np.full(extremes, 0.3), _MIXTURES)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def estimates(

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.grade.runs.test_cases import record
-from wsikd.core.output.cells import csv_records
+from wsikd.core.output.cells import TextRow, columns_of_all, csv_records
 from wsikd.core.run import write_json_atomic
 from wsikd.grade.runs import result_index, summary_file
 from wsikd.grade.runs.result_index import INDEX_FILE
@@ -70,14 +70,24 @@ def test_a_record_is_read_once_in_all_runs(out, reads):
 
 def test_cells_are_those_of_a_table_written_at_once(out):
     put(out, "t", remark="=1+1", other='two "words", and\na line')
-    rows = [summary_file.row_cells(json.loads((out / n / "result.json").read_text())["summary"])
-            for n in ("s0", "t")]  # fmt: skip
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    records = [json.loads((out / n / "result.json").read_text()) for n in ("s0", "t")]
+    rows = [TextRow.of(summary_file.row_cells(one["summary"])) for one in records]
+    columns = list(columns_of_all(rows))
     raw = [{"remark": "=1+1", "other": 'two "words", and\na line', "slide": "t"}]
     assert csv_records(["remark", "other", "slide"], raw).splitlines()[1].startswith("'=1+1,")
     text = summary_file.joined(columns, rows)
     assert "'=1+1" in text
     assert '"two ""words"", and\na line"' in text
+
+
+def test_rows_of_other_columns_and_cells_of_any_text_come_back_from_the_index(out):
+    put(out, "a\tb\\n", patient="P", remark='tab\t, back\\slash\\t, line\nend\r, quote" and \x1e')
+    put(out, "c", first="x", second=[1, 2])
+    wanted = from_scratch(out)
+    Summary(out).write()
+    Summary(out).write()
+    assert tables(out) == wanted
+    assert "tab\t, back\\slash\\t, line\nend" in wanted["summary.csv"]
 
 
 def test_what_was_replaced_removed_or_renamed_is_seen(out, reads):
@@ -143,7 +153,7 @@ def test_lines_of_results_that_were_replaced_do_not_pile_up(out, monkeypatch):
     for area in range(1, 20):
         put(out, "s1", area=area)
         Summary(out).write()
-    assert len((out / INDEX_FILE).read_text().splitlines()) < 16
+    assert len((out / INDEX_FILE).read_text().split("\n")) < 16
     assert tables(out) == from_scratch(out)
 
 

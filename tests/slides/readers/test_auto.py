@@ -10,7 +10,6 @@ from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError
 from wsikd.slides.base import open_slide
 from wsikd.slides.file_format import kind_of
-from wsikd.slides.readers import auto as choose
 from wsikd.slides.readers import tiatoolbox as foreign
 from wsikd.synthetic.cohort import write_pyramid
 
@@ -27,7 +26,7 @@ class Foreign:
 
 @pytest.fixture
 def no_tiatoolbox(monkeypatch):
-    monkeypatch.setattr(choose, "ForeignReader", Foreign)
+    monkeypatch.setattr("wsikd.slides.readers.tiatoolbox.ForeignReader", Foreign)
 
 
 def pyramid(path):

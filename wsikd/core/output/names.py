@@ -71,6 +71,8 @@ def hashed_name(name: str, text: str, taken: Collection[str] = ()) -> str:
 
 def name_key(name: str) -> str:
     """A key that is equal for names that some file system treats as equal: case, Unicode form."""
+    if name.isascii():  # the same, for thousands of names
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

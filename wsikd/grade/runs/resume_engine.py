@@ -8,6 +8,7 @@ precision.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +18,7 @@ from wsikd.core.errors import ConfigError, WsikdError
 from wsikd.grade.engines import AUTO
 from wsikd.grade.engines.check import CHECK_FIELDS, Checked
 from wsikd.grade.escalation.predictor import EscalatingPredictor
-from wsikd.grade.runs.record import FILE, read_record
+from wsikd.grade.runs.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def started_with(
     Returns:
         None if there is no such result. The teacher's is None if no result has this teacher.
     """
-    found = map(_made_with, sorted(out.glob(f"*/{FILE}")))
+    found = (_made_with(out / name) for name in _names(out))
     made = (m for m in found if _texts(m, "engine", "precision") and m.get("student") == student)
     first = next(made, None)  # not all are read: a folder may hold thousands
     if first is None:
@@ -99,8 +100,16 @@ def _asked(asked: PredictSettings, engine: str, precision: str) -> Computing:
     )
 
 
-def _made_with(path: Path) -> Mapping[str, Any]:
-    record = read_record(path.parent)
+def _names(out: Path) -> list[str]:
+    """Names in a folder of results, sorted: no file of a result is asked for."""
+    try:
+        return sorted(os.listdir(out))  # noqa: PTH208 - fast, for thousands
+    except OSError:
+        return []
+
+
+def _made_with(folder: Path) -> Mapping[str, Any]:
+    record = read_record(folder)
     return record.made_with if record else {}
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from wsikd.core.about import NOT_ASSESSED, RESEARCH_USE
-from wsikd.core.output.cells import cell_text, csv_records, joined
+from wsikd.core.output.cells import TextRow, cell_text, columns_of_all, csv_records, joined
 from wsikd.core.output.files import check_file, drop_file
 from wsikd.core.output.markers import CASES, CORES, SUMMARY
 from wsikd.core.run import write_text_atomic
@@ -82,7 +82,7 @@ class Summary:
         """
         begun = time.monotonic()
         lines = self._index.lines()
-        rows = [line.cells for line in lines.values()]
+        rows = [line.row for line in lines.values() if line.row]
         path = self._out / SUMMARY_FILE
         write_text_atomic(path, joined([*_columns(rows), "note"], rows), SUMMARY)
         self._write_cores(lines.values())
@@ -93,12 +93,12 @@ class Summary:
 
     def _write_cores(self, lines: Iterable[Line]) -> None:
         rows = [core for line in lines for core in line.cores]
-        names = [name for name in _names(rows) if name != "note"]
+        names = [name for name in columns_of_all(rows) if name != "note"]
         self._put(CORES_FILE, CORES, joined([*names, "note"], rows) if rows else None)
 
     def _write_cases(self, lines: Mapping[str, Line]) -> None:
         known = [line for name, line in lines.items()
-                 if name in self._patients or "patient" in line.cells]  # fmt: skip
+                 if name in self._patients or line.has("patient")]  # fmt: skip
         rows = find_cases([line.for_cases() for line in known], self._patients)
         names = list(dict.fromkeys(key for row in rows for key in row))
         note = {"note": f"{RESEARCH_USE} {NOT_ASSESSED}"}
@@ -113,18 +113,9 @@ class Summary:
             drop_file(self._out / name, kind)
 
 
-def _names(rows: Iterable[Mapping[str, str]]) -> dict[str, None]:
-    """Columns of all rows, in the order of their first appearance; most rows add none."""
-    names: dict[str, None] = {}
-    for row in rows:
-        if not row.keys() <= names.keys():
-            names.update(dict.fromkeys(row))
-    return names
-
-
-def _columns(rows: list[dict[str, str]]) -> list[str]:
+def _columns(rows: list[TextRow]) -> list[str]:
     """Columns of all rows; those on how a row was made come last."""
-    names = _names(rows)
+    names = columns_of_all(rows)
     later = [k for k in HOW if k not in RULES_SINCE or k in names]
     last = (*later, *(ASKED if "teacher" in names else ()))
     first = [key for key in names if key not in last and key != "note"]

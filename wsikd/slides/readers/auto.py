@@ -10,10 +10,10 @@ from wsikd.core.registry import resolve
 from wsikd.slides.base import printable
 from wsikd.slides.file_format import kind_of
 from wsikd.slides.readers.openslide import DICOM, OTHER_IMAGE, UNKNOWN, OpenSlideReader
-from wsikd.slides.readers.tiatoolbox import ForeignReader
 from wsikd.slides.tiff.contents import survey
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
@@ -38,7 +38,7 @@ def auto(path: Path, **options: Any) -> Slide:
         SlideError: no reader can open it. Reported by the closest match.
     """
     if path.is_dir() and kind_of(path) is not None:
-        return ForeignReader(path, note="OpenSlide reads no OME-Zarr", **options)
+        return _foreign(path, "OpenSlide reads no OME-Zarr", options)
     try:
         slide = OpenSlideReader(path, **options)
     except MissingMppError:
@@ -47,11 +47,11 @@ def auto(path: Path, **options: Any) -> Slide:
         note = _left_to_others(path, error)
         if note is None:
             raise
-        return ForeignReader(path, note=note, **options)
+        return _foreign(path, note, options)
     if slide.info.vendor == "generic-tiff" and _hides_levels(slide):
         slide.close()
         note = "OpenSlide does not see the lower levels of this TIFF"
-        return ForeignReader(path, note=note, **options)
+        return _foreign(path, note, options)
     return _direct(slide)
 
 
@@ -68,6 +68,13 @@ def direct(path: Path, **options: Any) -> Slide:
             printable(path.name), slide.info.reader_note, "open it with --reader auto or openslide"
         )
     return slide
+
+
+def _foreign(path: Path, note: str, options: Mapping[str, Any]) -> Slide:
+    """Open a slide with the reader for other kinds, which is imported when it is needed."""
+    from wsikd.slides.readers.tiatoolbox import ForeignReader
+
+    return ForeignReader(path, note=note, **options)
 
 
 def _left_to_others(path: Path, error: SlideError) -> str | None:
