@@ -22,9 +22,6 @@ from unittest.mock import patch
 
 from harness import LIMIT_S, Report, measure, options, rate_ratios, workplace
 
-# isort: split
-from biopsies import draw_biopsies, save_networks
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -143,6 +140,8 @@ def child(what: str, *paths: str) -> float:
 
 def prepare(folder: Path, scratch: Path, sizes: Sizes) -> Setting:
     """Draw the slides, make the networks, and folders of some of the slides."""
+    from biopsies import draw_biopsies, save_networks  # with PyTorch, which the loop does without
+
     paths = draw_biopsies(folder, sizes.slides, sizes.side_px)
     spread = paths[:: max(1, sizes.slides // 12)]
     return Setting(

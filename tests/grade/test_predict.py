@@ -6,6 +6,7 @@ import torch
 
 from tests.grade.maps import FakeSlide
 from wsikd.core.errors import ConfigError, RegionReadError, SlideError
+from wsikd.core.timing import StageClock
 from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.models.files.bundle import InputSpec
 from wsikd.slides.scaled_view import Canvas
@@ -67,6 +68,21 @@ def test_threads_and_batches_change_nothing(workers, batch):
     one = predictor(PredictSettings(tissue="all", workers=1, batch_size=3)).predict(slide)
     other = predictor(settings).predict(slide)
     np.testing.assert_allclose(one.probability_khw, other.probability_khw, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [32 << 20, 1000], ids=["read", "too many"])
+@pytest.mark.parametrize("overlap", [32, 16], ids=["apart", "overlapping"])
+def test_a_slide_prepared_ahead_of_its_turn_gets_the_same_map(monkeypatch, most, overlap):
+    monkeypatch.setattr("wsikd.grade.predict.MOST_BYTES", most)
+    made, slide = predictor(PredictSettings(tissue="all", stride_px=overlap)), FakeSlide(picture(9))
+    clock, shown = StageClock(), []
+    ahead = made.prepare(slide, None, clock)
+    assert (ahead.batches is None) == (most == 1000)
+    assert ("read" in clock.seconds) == (most != 1000)
+    found = made.predict(slide, prepared=ahead, watch=lambda *seen: shown.append(len(seen[0])))
+    wanted = made.predict(slide)
+    np.testing.assert_array_equal(found.probability_khw, wanted.probability_khw)
+    assert sum(shown) == wanted.valid_hw.sum()
 
 
 def test_batches_are_full_but_the_last():

@@ -27,7 +27,7 @@ from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import torch
@@ -40,8 +40,25 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
     from wsikd.slides.tissue.find import TissueMask
 
+    Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
     Watch = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], None]
     _Pending = tuple[NDArray[np.int64], Callable[[], NDArray[np.float32]]]
+
+
+MOST_BYTES = 32 << 20
+"""Patches of a slide that are kept from before its turn; those of a biopsy take 1 to 20 MB."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was done of a slide ahead of its turn.
+
+    ``batches`` are its fields, as ``stream_patches`` yields them; None if they are too many to be
+    kept.
+    """
+
+    tissue: TissueMask
+    batches: Sequence[Batch] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ class SlidePredictor:
         slide: Slide,
         *,
         mask_file: Path | None = None,
-        tissue: TissueMask | None = None,
+        prepared: Prepared | None = None,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
@@ -135,7 +152,7 @@ class SlidePredictor:
         Args:
             slide: an open slide.
             mask_file: the user's own tissue mask.
-            tissue: what :meth:`tissue` has found already.
+            prepared: what :meth:`prepare` has found and read already.
             clock: takes the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all).
             watch: shown every batch: indices of its fields, fields in all, and its patches, uint8
@@ -146,22 +163,50 @@ class SlidePredictor:
             MissingMppError, RegionReadError, SlideError: from the slide.
         """
         clock = clock or StageClock()
-        spec, settings = self.spec, self.settings
+        spec = self.spec
         grid = self.grid(slide)
-        if tissue is None:
+        if prepared is None:
             with clock("tissue"):
-                tissue = self.tissue(slide, mask_file)
-        cover = grid.cover(tissue)
-        valid = _sample((cover >= settings.min_tissue) & (cover > 0), settings.max_fields)
+                prepared = Prepared(self.tissue(slide, mask_file))
+        tissue = prepared.tissue
+        valid = self._valid(grid, tissue)
         rows, columns = np.nonzero(valid)
         probability = np.full((len(spec.classes), *valid.shape), np.nan, np.float32)
         seen = Picture(tissue, grid, rows, columns) if picture else None
         probability[:, valid] = self.read(
             slide, rows, columns, clock=clock, on_progress=on_progress,
-            watch=_both(watch, seen),
+            watch=_both(watch, seen), batches=prepared.batches,
         ).T  # fmt: skip
         found = _grade_map(slide, grid, spec, probability, valid, tissue, clock)
         return replace(found, picture=seen.view) if seen else found
+
+    def prepare(self, slide: Slide, mask_file: Path | None, clock: StageClock) -> Prepared:
+        """Find the tissue of a slide ahead of its turn, and read its fields if they are few.
+
+        Args:
+            slide: an open slide.
+            mask_file: the user's own tissue mask.
+            clock: takes the time of the stages.
+
+        Raises:
+            MissingMppError, RegionReadError, SlideError: from the slide.
+        """
+        with clock("tissue"):
+            tissue = self.tissue(slide, mask_file)
+        grid, size = self.grid(slide), self.settings.batch_size
+        rows, columns = np.nonzero(self._valid(grid, tissue))
+        if len(rows) * 3 * grid.patch_px**2 > MOST_BYTES:
+            return Prepared(tissue)
+        read = stream_patches(
+            self.canvas(slide), grid, rows, columns, batch_size=size, workers=0, clock=clock
+        )
+        return Prepared(tissue, [(index, patches.copy()) for index, patches in read])
+
+    def _valid(self, grid: TileGrid, tissue: TissueMask) -> NDArray[np.bool_]:
+        """Fields of a grid that are graded: bool (rows, columns)."""
+        cover = grid.cover(tissue)
+        valid = (cover >= self.settings.min_tissue) & (cover > 0)
+        return _sample(valid, self.settings.max_fields)
 
     def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
         """Where the settings find tissue; raises as :func:`find_tissue`."""
@@ -187,6 +232,7 @@ class SlidePredictor:
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
+        batches: Iterable[Batch] | None = None,
     ) -> NDArray[np.float32]:
         """Class probabilities of some fields of :meth:`grid`, read row by row.
 
@@ -197,6 +243,7 @@ class SlidePredictor:
             clock: takes the time of the stages.
             on_progress: called with (fields done, fields in all).
             watch: as in :meth:`predict`.
+            batches: the fields, if they were read already: indices into ``rows``, and patches.
 
         Returns:
             float32 (N, classes).
@@ -211,15 +258,16 @@ class SlidePredictor:
             return found
         with clock("forward"):
             engine = self.ready(len(rows))
-        batches = stream_patches(
-            self.canvas(slide),
-            self.grid(slide),
-            rows,
-            columns,
-            batch_size=self.settings.batch_size,
-            workers=self.settings.workers,
-            clock=clock,
-        )
+        if batches is None:
+            batches = stream_patches(
+                self.canvas(slide),
+                self.grid(slide),
+                rows,
+                columns,
+                batch_size=self.settings.batch_size,
+                workers=self.settings.workers,
+                clock=clock,
+            )
         pending = _pending()
 
         def take() -> None:

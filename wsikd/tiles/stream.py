@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar, Self
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 from wsikd.core.timing import StageClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
 
+T = TypeVar("T")
 _RUN_PX = 1024
 _SMALL_PX = 256
 _TASK_PATCHES = 4
@@ -50,7 +51,7 @@ def stream_patches(
         rows: grid row of each field wanted, int (N,), not falling.
         columns: grid column of each, int (N,), rising within a row.
         batch_size: fields a batch.
-        workers: threads that read.
+        workers: threads that read; 0: the calling thread reads, which costs less for few fields.
         clock: times the stages ``read`` and ``resize``.
 
     Yields:
@@ -61,13 +62,23 @@ def stream_patches(
         RegionReadError: the slide is damaged at a field.
     """
     clock = clock or StageClock()
-    with _Memory() as memory, ThreadPoolExecutor(workers) as pool:
+    with _Memory() as memory, _Here() if workers < 1 else ThreadPoolExecutor(workers) as pool:
         small = grid.patch_px <= _SMALL_PX and grid.stride_px == grid.patch_px
         if grid.stride_px < grid.patch_px or small:
             yield from _cut(canvas, grid, rows, columns, batch_size, pool, clock)
         else:
             where = (canvas, grid, rows, columns)
-            yield from _one_by_one(*where, batch_size, workers, pool, memory, clock)
+            yield from _one_by_one(*where, batch_size, max(1, workers), pool, memory, clock)
+
+
+class _Here(Executor):
+    """Does everything at once, in the calling thread."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
+        """Call a function; its error is raised here."""
+        done: Future[T] = Future()
+        done.set_result(fn(*args, **named))
+        return done
 
 
 class _Memory:
@@ -104,7 +115,7 @@ def _one_by_one(
     columns: NDArray[np.integer],
     batch_size: int,
     workers: int,
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     store: _Memory,
     clock: StageClock,
 ) -> Iterator[Batch]:
@@ -154,7 +165,7 @@ def _cut(
     rows: NDArray[np.integer],
     columns: NDArray[np.integer],
     batch_size: int,
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     clock: StageClock,
 ) -> Iterator[Batch]:
     """Patches cut from strips one stride high, each of which is read once."""
@@ -181,7 +192,7 @@ class _Strips:
         grid: TileGrid,
         rows: NDArray[np.integer],
         columns: NDArray[np.integer],
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         clock: StageClock,
     ) -> None:
         self.canvas, self.pool, self.clock = canvas, pool, clock

@@ -9,6 +9,7 @@ from tests.grade.maps import FakeSlide
 from tests.grade.test_predict import picture, predictor
 from wsikd.grade.engines import Network, Place, started
 from wsikd.grade.engines.check import Checked
+from wsikd.grade.engines.with_openvino import OpenVinoEngine
 from wsikd.grade.engines.with_torch import TorchEngine, cast_once
 from wsikd.grade.predict import PredictSettings
 
@@ -89,3 +90,21 @@ def test_a_checked_engine_computes_what_it_compares():
     wait = started(checked, x)
     assert delayed.open == 1
     np.testing.assert_array_equal(wait(), engine(x))
+
+
+def test_openvino_computes_several_batches_at_once_and_none_is_mixed_up():
+    """Batches of one part and of several, answered in any order, with their memory reused."""
+    pytest.importorskip("openvino")
+    made = grader("vgg_small")
+    engine = OpenVinoEngine(Network(lambda: made, 64), Place(threads=2))
+    rng = np.random.default_rng(5)
+    batches = [rng.integers(0, 256, (n, 64, 64, 3), np.uint8) for n in (32, 5, 90, 32, 1)]
+    wanted = [engine(batch) for batch in batches]
+    shown = [batch.copy() for batch in batches]
+    waiting = []
+    for batch in shown:
+        waiting.append(started(engine, batch))
+        batch[:] = 0
+    found = {n: waiting[n]() for n in (3, 0, 4, 2, 1)}
+    for number, logits in enumerate(wanted):
+        np.testing.assert_array_equal(found[number], logits)

@@ -38,13 +38,13 @@ def opened(monkeypatch):
 
 def test_the_slide_ahead_is_handed_over_once(opened):
     ahead = Ahead()
-    ahead.begin(entry("a"), lambda slide, mask: ("tissue of", slide, mask))
+    ahead.begin(entry("a"), lambda slide, mask, clock: ("tissue of", slide, mask))
     assert ahead.take(entry("b")) is None
     found = ahead.take(entry("a"))
     assert isinstance(found, Opened)
     assert found.slide is opened["a"]
-    assert found.tissue == ("tissue of", opened["a"], None)
-    assert set(found.clock.seconds) == {"open", "tissue"}
+    assert found.prepared == ("tissue of", opened["a"], None)
+    assert set(found.clock.seconds) == {"open"}
     assert ahead.take(entry("a")) is None
     assert not opened["a"].closed
 
@@ -56,7 +56,7 @@ def test_a_fault_rises_at_the_slides_own_turn(opened):
         ahead.take(entry("bad"))
     assert ahead.take(entry("bad")) is None
 
-    def search(slide, mask):
+    def search(slide, mask, clock):
         raise SlideError("c", "no tissue file", "mend it")
 
     ahead.begin(entry("c"), search)

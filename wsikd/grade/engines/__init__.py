@@ -48,8 +48,8 @@ class Engine(Protocol):
 def started(engine: Engine, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
     """What waits for the outputs of a batch; an engine without ``submit`` computes it here.
 
-    An engine with ``in_flight = 2`` has ``submit``, and computes one batch while it is sent the
-    next.
+    An engine with ``in_flight`` of 2 or more has ``submit``, and computes so many batches while it
+    is sent the next; ``in_flight`` counts that one too.
 
     Args:
         engine: that computes.

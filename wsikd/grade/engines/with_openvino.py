@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from wsikd.core.errors import ConfigError
 from wsikd.grade.engines.graph import graph_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from wsikd.grade.engines import Network, Place
@@ -34,6 +37,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     bf16, cpu_only = True, True
+    in_flight: int
 
     def __init__(self, network: Network, place: Place) -> None:
         """Compile the graph, which takes 0.1 s per thread.
@@ -59,26 +63,49 @@ class OpenVinoEngine:
             model.reshape([openvino.Dimension(1, part), side, side, 3])
         compiled = core.compile_model(model, "CPU", settings)
         whole = part if self._filled else 0
-        self._requests = [_Request(compiled, whole) for _ in range(place.threads)]
-        self._part = part
+        self._free = [_Request(compiled, whole) for _ in range(place.threads)]
+        self._busy: deque[tuple[_Request, list[NDArray[np.float32]]]] = deque()
+        self._part, self.in_flight = part, place.threads + 1
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of uint8 (B, patch_px, patch_px, 3)."""
-        requests, found = self._requests, []
-        parts = self._cut(np.ascontiguousarray(patches))
-        for number, part in enumerate(parts):
-            request = requests[number % len(requests)]
-            if number >= len(requests):
-                found.append(request.take())
+        return self._begun(np.ascontiguousarray(patches))()
+
+    def submit(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """The same, started: threads of OpenVINO compute while the caller goes on."""
+        return self._begun(np.array(patches, np.uint8, order="C"))
+
+    def _begun(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Start all parts of a batch; a part waits until a request is free."""
+        found: list[NDArray[np.float32]] = []
+        parts = self._cut(patches)
+        for part in parts:
+            request = self._free.pop() if self._free else self._oldest()
             request.begin(part)
-        found += [requests[n % len(requests)].take() for n in range(len(found), len(parts))]
-        return np.concatenate(found)
+            self._busy.append((request, found))
+
+        def wait() -> NDArray[np.float32]:
+            while len(found) < len(parts):
+                self._free.append(self._oldest())
+            return np.concatenate(found)
+
+        return wait
+
+    def _oldest(self) -> _Request:
+        """The request that was started first, once its logits are where they belong."""
+        request, found = self._busy.popleft()
+        try:
+            found.append(request.take())
+        except BaseException:
+            self._free.append(request)
+            raise
+        return request
 
     def _cut(self, patches: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Parts of a batch; for a heavy network, of equal size, to keep all threads busy."""
         if self._filled:
             return [patches[i : i + self._part] for i in range(0, len(patches), self._part)]
-        threads = len(self._requests)
+        threads = self.in_flight - 1
         rounds = -(-len(patches) // (self._part * threads))
         return np.array_split(patches, min(rounds * threads, len(patches)))
 

@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from wsikd.grade.engines import Engine
     from wsikd.grade.escalation.rule import Rule
     from wsikd.grade.grademap import GradeMap
-    from wsikd.grade.predict import PredictSettings, SlidePredictor, Watch
+    from wsikd.grade.predict import PredictSettings, Prepared, SlidePredictor, Watch
     from wsikd.models.feature_guard import FeatureGuard
     from wsikd.models.files.bundle import InputSpec
     from wsikd.models.guard import Guard
     from wsikd.slides.base import Slide
     from wsikd.slides.scaled_view import Canvas
-    from wsikd.slides.tissue.find import TissueMask
 
 
 def check_comparable(teacher: InputSpec, student: InputSpec, option: str = "--student") -> None:
@@ -121,9 +120,9 @@ class EscalatingPredictor:
         """The student's engine."""
         return self.student.engine
 
-    def tissue(self, slide: Slide, mask_file: Path | None = None) -> TissueMask:
-        """Find the tissue, see ``SlidePredictor.tissue``."""
-        return self.student.tissue(slide, mask_file)
+    def prepare(self, slide: Slide, mask_file: Path | None, clock: StageClock) -> Prepared:
+        """Begin with a slide ahead of its turn, see ``SlidePredictor.prepare``."""
+        return self.student.prepare(slide, mask_file, clock)
 
     def canvas(self, slide: Slide) -> Canvas:
         """The student's view of a slide."""
@@ -145,7 +144,7 @@ class EscalatingPredictor:
         slide: Slide,
         *,
         mask_file: Path | None = None,
-        tissue: TissueMask | None = None,
+        prepared: Prepared | None = None,
         clock: StageClock | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         watch: Watch | None = None,
@@ -159,7 +158,7 @@ class EscalatingPredictor:
         Args:
             slide: an open slide.
             mask_file: the user's own tissue mask.
-            tissue: result of :meth:`tissue`, if it is known already.
+            prepared: result of :meth:`prepare`, if it is there already.
             clock: measures the time of the stages; a new one by default.
             on_progress: called with (fields done, fields in all), for each network in turn.
             watch: receives the patches that the student reads.
@@ -170,7 +169,7 @@ class EscalatingPredictor:
         """
         clock = clock or StageClock()
         first = self.student.predict(
-            slide, mask_file=mask_file, tissue=tissue, clock=clock,
+            slide, mask_file=mask_file, prepared=prepared, clock=clock,
             on_progress=on_progress, watch=watch, picture=picture,
         )  # fmt: skip
         begun = time.perf_counter()

@@ -146,7 +146,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool] | Be
     opened, asked = _ahead.take(job.entry), job.grading.escalation
     if job.ahead:
         new = job.overwrite or not (job.out / job.ahead.name).exists()
-        _ahead.begin(job.ahead, predictor.tissue if new else None)
+        _ahead.begin(job.ahead, predictor.prepare if new else None)
     write = begin_slide(
         predictor,
         job.entry,

@@ -1,4 +1,4 @@
-"""Opens the next slide and finds its tissue while the current one is computed."""
+"""Opens the next slide, finds its tissue and reads a small one while the current is computed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsikd.grade.predict import Prepared
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
-    from wsikd.slides.tissue.find import TissueMask
 
-    Search = Callable[[Slide, Path | None], TissueMask]
+    Prepare = Callable[[Slide, Path | None, StageClock], Prepared]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An open slide, its tissue if it was needed, and the time that both took."""
+    """An open slide, what was prepared of it, and the time that both took."""
 
     slide: Slide
-    tissue: TissueMask | None = None
+    prepared: Prepared | None = None
     clock: StageClock = field(default_factory=StageClock)
 
 
@@ -47,16 +47,16 @@ class Ahead:
         self._found: Opened | None = None
         self._error: Exception | None = None
 
-    def begin(self, entry: SlideEntry, search: Search | None) -> None:
-        """Open a slide in the background, and find its tissue with ``search``, if given."""
+    def begin(self, entry: SlideEntry, prepare: Prepare | None) -> None:
+        """Open a slide in the background, and call ``prepare``, if given."""
         self._drop()
         self._entry, self._found, self._error = entry, None, None
 
         def work() -> None:
             try:
                 found = open_now(entry)
-                if search:
-                    found = _with_tissue(found, entry, search)
+                if prepare:
+                    found = _prepared(found, entry, prepare)
                 self._found = found
             except Exception as error:  # noqa: BLE001 - ``take`` raises it
                 self._error = error
@@ -84,10 +84,10 @@ class Ahead:
         self._entry = self._thread = self._found = None
 
 
-def _with_tissue(found: Opened, entry: SlideEntry, search: Search) -> Opened:
+def _prepared(found: Opened, entry: SlideEntry, prepare: Prepare) -> Opened:
     try:
-        with found.clock("tissue"):
-            return Opened(found.slide, search(found.slide, entry.mask), found.clock)
+        prepared = prepare(found.slide, entry.mask, found.clock)
+        return Opened(found.slide, prepared, found.clock)
     except BaseException:
         found.slide.close()
         raise

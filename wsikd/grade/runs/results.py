@@ -139,7 +139,7 @@ def begin_slide(
         grade_map = predictor.predict(
             slide,
             mask_file=entry.mask,
-            tissue=opened.tissue,
+            prepared=opened.prepared,
             clock=clock,
             on_progress=on_progress,
             watch=watches(reading, watcher),

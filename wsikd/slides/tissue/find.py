@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MASK_MPP = 8.0
 _MOST_PX = 1 << 27
 _LITTLE = 0.005
+_FEW_STRIPS = 2
 
 
 class TissueAreas(NamedTuple):
@@ -213,6 +214,10 @@ def _overview(canvas: Canvas, workers: int) -> NDArray[np.uint8]:
         rows = min(step, height - top)
         canvas.read(0, top, width, rows, out=out[top : top + rows])
 
+    if height <= _FEW_STRIPS * step:  # to start threads takes longer
+        for top in range(0, height, step):
+            strip(top)
+        return out
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(strip, range(0, height, step)))
     return out
