@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsikd.core.errors import ConfigError
 from wsikd.core.faults import similar
+from wsikd.core.reading import parse_yaml
 from wsikd.core.registry import nearest
 from wsikd.core.run_places import RUN_CONFIG, RUN_RECORD, absolute_places, relative_places
-from wsikd.core.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -1,20 +1,21 @@
-"""JSON and CSV from outside: whatever is wrong with a file raises one kind of error.
-
-YAML is read in :mod:`wsikd.core.yaml_text`.
-"""
+"""JSON, YAML and CSV from outside: whatever is wrong with a file raises one kind of error."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from wsikd.core.errors import MALFORMED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_CELL = 100_000
 """Characters; what is longer is a lost quotation mark."""
+_MOST_NODES = 1_000_000
 
 
 def read_json(file: Path, *, finite: bool = False) -> Any:
@@ -50,6 +51,54 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+@cache
+def _loaders() -> dict[bool, Any]:
+    """Loaders of YAML, by whether scalars stay texts; the package is imported when it is needed."""
+    import yaml
+
+    class Unique(yaml.constructor.BaseConstructor):
+        """Refuses a key that a mapping gives twice; YAML readers silently take the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 (yaml's signature)
+            seen: set[tuple[str, str]] = set()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in seen:
+                        fault = f"key '{key.value}' is given twice"
+                        raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+                    seen.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+    class SafeLoader(Unique, yaml.SafeLoader):
+        pass
+
+    class TextLoader(Unique, yaml.BaseLoader):
+        pass
+
+    return {False: SafeLoader, True: TextLoader}
+
+
+def parse_yaml(text: str, *, as_text: bool = False) -> Any:
+    """Read YAML.
+
+    Args:
+        text: one document.
+        as_text: keep every scalar as text.
+
+    Raises:
+        yaml.YAMLError: it is none, a key is given twice, a value is impossible, it is nested too
+            deep, or its aliases stand for more than a million values.
+    """
+    import yaml
+
+    try:
+        found = yaml.load(text, Loader=_loaders()[as_text])
+        _count(found)
+    except MALFORMED as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+    return found
+
+
 def parse_csv(text: str, delimiter: str = ",") -> csv.DictReader[str]:
     """A reader of CSV with a header line, whose cells may hold line breaks.
 
@@ -69,3 +118,23 @@ def _check_csv(text: str, delimiter: str) -> None:
                 raise ValueError(f"a cell has more than {LONGEST_CELL} characters")
     except csv.Error as error:
         raise ValueError(str(error)) from error
+
+
+def _count(value: Any) -> None:
+    """Raise ValueError where a value has too many parts, those that come again counted again."""
+    sizes: dict[int, int] = {}
+
+    def size(part: Any, above: tuple[int, ...]) -> int:
+        if not isinstance(part, dict | list | tuple | set):
+            return 1
+        key = id(part)
+        if key in above:
+            raise ValueError("an alias contains itself")
+        if key not in sizes:
+            inner = part.values() if isinstance(part, dict) else part
+            sizes[key] = 1 + sum(size(one, (*above, key)) for one in inner)
+            if sizes[key] > _MOST_NODES:
+                raise ValueError("its aliases expand to too many values")
+        return sizes[key]
+
+    size(value, ())

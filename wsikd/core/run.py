@@ -22,7 +22,7 @@ from wsikd.core.errors import OutputError
 from wsikd.core.output.files import aside as aside
 from wsikd.core.output.files import drop_temporary, not_ours
 from wsikd.core.output.json_text import json_text
-from wsikd.core.reading import parse_json, read_json
+from wsikd.core.reading import parse_json, parse_yaml, read_json
 from wsikd.core.run_places import RUN_CONFIG, RUN_RECORD, relative_places
 
 if TYPE_CHECKING:
@@ -204,8 +204,6 @@ class RunDir:
 
     def _check_same(self, config: Dumped, more: Mapping[str, Any]) -> None:
         import yaml
-
-        from wsikd.core.yaml_text import parse_yaml
 
         try:
             old = parse_yaml(self.config_file.read_text(encoding="utf-8")) or {}

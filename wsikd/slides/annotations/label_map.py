@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsikd.core.errors import ConfigError
-from wsikd.core.yaml_text import parse_yaml
+from wsikd.core.reading import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
