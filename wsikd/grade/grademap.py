@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from wsikd.slides.base import SlideInfo
 
 
+DETAIL = 8
+"""Cells of the tissue mask along each side of a cell of the map."""
+
+
 @dataclass(frozen=True)
 class GradeMap:
     """Class probabilities of one slide.
@@ -40,6 +44,9 @@ class GradeMap:
             probabilities are the network's own, which nobody has calibrated.
         escalated_hw: bool (rows, columns); cells that the teacher read again, whose probabilities
             are the teacher's; None where there was no teacher.
+        tissue_mask_hw: bool (DETAIL * rows, DETAIL * columns); where the tissue is within cells,
+            for pictures; None where it is not known.
+        caption: the score and what made the map, in words, for pictures.
         picture: of the slide's scanned part, put together from what was read to grade it; None
             where nothing was kept.
     """
@@ -55,6 +62,8 @@ class GradeMap:
     seconds: Mapping[str, float] = field(default_factory=dict)
     temperature: float | None = None
     escalated_hw: NDArray[np.bool_] | None = None
+    tissue_mask_hw: NDArray[np.bool_] | None = field(default=None, repr=False)
+    caption: str = ""
     picture: View | None = field(default=None, repr=False, compare=False)
 
     def calibrated(self, temperature: float | None, teacher: float | None = None) -> GradeMap:
@@ -99,10 +108,31 @@ class GradeMap:
         """Area of a cell in mm2."""
         return (self.mpp / 1000) ** 2
 
-    def cells_at(self, axis: int, place: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-        """Cell under level-0 positions along x (axis 0) or y (1): int64, -1 where there is none."""
-        index = np.floor((place - self.origin_xy[axis]) / self.cell_px[axis])
-        inside = (index >= 0) & (index < self.valid_hw.shape[1 - axis])
+    def shown_hw(self, grade_hw: NDArray[np.int16] | None = None) -> tuple[NDArray[np.int16], int]:
+        """Classes as pictures show them, on tissue only.
+
+        Args:
+            grade_hw: class of each cell, if not the most probable one.
+
+        Returns:
+            int16 (parts * rows, parts * columns), -1 where there is no tissue or nothing was read;
+            and ``parts``: ``DETAIL``, or 1 where the tissue within cells is not known.
+        """
+        grade = self.grade_hw if grade_hw is None else grade_hw
+        if self.tissue_mask_hw is None:
+            return grade, 1
+        fine = np.repeat(np.repeat(grade, DETAIL, 0), DETAIL, 1)
+        return np.where(self.tissue_mask_hw, fine, np.int16(-1)), DETAIL
+
+    def cells_at(
+        self, axis: int, place: NDArray[np.floating[Any]], parts: int = 1
+    ) -> NDArray[np.int64]:
+        """Cell under level-0 positions along x (axis 0) or y (1): int64, -1 where there is none.
+
+        ``parts`` of a cell's side are counted as cells.
+        """
+        index = np.floor((place - self.origin_xy[axis]) / self.cell_px[axis] * parts)
+        inside = (index >= 0) & (index < self.valid_hw.shape[1 - axis] * parts)
         return np.where(inside, index, -1).astype(np.int64)
 
     def boxes(self) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from wsikd.core.timing import StageClock
 from wsikd.grade.engines import AUTO, Engine, Network, started
 from wsikd.grade.engines.check import Checked
 from wsikd.grade.engines.choose import check_names, device_name, open_engine
-from wsikd.grade.grademap import GradeMap
+from wsikd.grade.grademap import DETAIL, GradeMap
 from wsikd.grade.picture import Picture
 from wsikd.slides.listing.manifest import open_entry
 from wsikd.slides.scaled_view import Canvas
@@ -373,6 +373,8 @@ def _grade_map(
     """Where strides overlap, a cell is the middle of its field, one stride large."""
     shift = [(field - step) / 2 for field, step in zip(grid.field_px, grid.step_px, strict=True)]
     origin = (grid.origin_xy[0] + shift[0], grid.origin_xy[1] + shift[1])
+    part = (grid.step_px[0] / DETAIL, grid.step_px[1] / DETAIL)
+    parts = (grid.columns * DETAIL, grid.rows * DETAIL)
     return GradeMap(
         probability_khw=probability,
         valid_hw=valid,
@@ -383,4 +385,5 @@ def _grade_map(
         classes=tuple(spec.classes),
         slide=slide.info,
         seconds=dict(clock.seconds),
+        tissue_mask_hw=tissue.within(origin, part, parts),
     )

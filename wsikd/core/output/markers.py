@@ -184,7 +184,7 @@ def _is_portable(folder: Path) -> bool:
     return all(k in read_json(folder / "export.json") for k in ("kind", "wsikd", "student"))
 
 
-_GRADES = _zarr_member("tissue|labels|grade|said_by")
+_GRADES = _zarr_member("tissue|tissue_mask|labels|grade|said_by")
 _RESULT_FILES = (
     r"(?:result|attention)\.json|tiles\.(?:csv|geojson)|uncertain\.csv"
     r"|overlay\.(?:jpg|png|webp)|heat\.png"

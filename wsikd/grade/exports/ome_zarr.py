@@ -12,6 +12,7 @@ from wsikd.core.output.markers import GRADES
 from wsikd.core.output.place import Place
 from wsikd.grade.exports import MAP_FILE, Exporter
 from wsikd.grade.exports.zarr_files import write_array, write_group
+from wsikd.grade.grademap import DETAIL
 from wsikd.grade.reports.class_colours import class_colour
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 27
 _WHO = "labels/said_by/0"
+_MASK = "tissue_mask"
 
 
 def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> None:
     """Write an OME-Zarr group.
 
     Array ``0`` holds the probabilities: float32, axes c, y, x, NaN where nothing was read.
-    ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``labels/grade`` holds the
+    ``tissue`` holds each cell's share of tissue: float32, axes y, x. ``tissue_mask`` holds where it
+    is: uint8, axes y, x, 1 on tissue, 8 x 8 values a cell. ``labels/grade`` holds the
     most probable class: uint8, axes y, x, 0 where nothing was read, class index + 1 elsewhere.
     With an escalation, ``labels/said_by`` holds the network that graded a field: 0 none, 1 student,
     2 teacher. Transformations map the array index of a pixel centre to um from the slide's level-0
@@ -51,6 +54,8 @@ def write(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) -> Non
         write_group(part, ome)
         write_array(part / "0", grade_map.probability_khw.astype(np.float32), "cyx", np.nan)
         write_array(part / "tissue", grade_map.tissue_hw.astype(np.float32), "yx", 0.0)
+        if grade_map.tissue_mask_hw is not None:
+            write_array(part / _MASK, grade_map.tissue_mask_hw.astype(np.uint8), "yx", 0)
         named = ["grade"] if again is None else ["grade", "said_by"]
         write_group(part / "labels", {"ome": _version(labels=named)})
         grade = (grade_map.grade_hw + 1).astype(wanted)
@@ -103,9 +108,20 @@ def read(path: Path, slide: SlideInfo) -> GradeMap:
             slide=slide,
             temperature=placement.get("temperature"),
             escalated_hw=again,
+            tissue_mask_hw=_mask(group, tissue.shape),
         )
     except UNREADABLE as error:
         raise _no_map(path) from error
+
+
+def _mask(group: zarr.Group, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """The tissue within cells; None in maps of earlier versions. Raises ValueError."""
+    array: Any = group.get(_MASK)
+    if array is None:
+        return None
+    if array.shape != tuple(DETAIL * side for side in shape) or math.prod(array.shape) > _MOST:
+        raise ValueError(f"a mask of {array.shape}")
+    return np.asarray(array[...], np.bool_)
 
 
 def _sizes(*values: Any) -> list[float]:

@@ -168,12 +168,13 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
 
 
 def _under(grade_map: GradeMap, seen: View) -> NDArray[np.integer]:
-    """Class + 1 of the cell under each pixel of a picture, 0 where nothing was read: (h, w)."""
+    """Class + 1 of the cell under each pixel of a picture, 0 off tissue or unread: (h, w)."""
     height, width = seen.rgb.shape[:2]
-    column, in_x = cells_under(grade_map, seen, 0, width)
-    row, in_y = cells_under(grade_map, seen, 1, height)
+    shown, parts = grade_map.shown_hw()
+    column, in_x = cells_under(grade_map, seen, 0, width, parts)
+    row, in_y = cells_under(grade_map, seen, 1, height, parts)
     wanted = np.result_type(np.uint8, np.min_scalar_type(len(grade_map.classes)))
-    classes = (grade_map.grade_hw + 1).astype(wanted)
+    classes = (shown + 1).astype(wanted)
     wide = np.take(classes, column, 1) * in_x
     return np.take(wide, row, 0) * in_y[:, None]
 
@@ -219,11 +220,14 @@ def _edges(grade: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def cells_under(
-    grade_map: GradeMap, seen: View, axis: int, length: int
+    grade_map: GradeMap, seen: View, axis: int, length: int, parts: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Cell index under each pixel centre along x (axis 0) or y (1), and whether it exists."""
+    """Cell index under each pixel centre along x (axis 0) or y (1), and whether it exists.
+
+    ``parts`` as of :meth:`GradeMap.cells_at`.
+    """
     place = seen.origin_xy[axis] + (np.arange(length) + 0.5) / seen.scale[axis]
-    index = grade_map.cells_at(axis, place)
+    index = grade_map.cells_at(axis, place, parts)
     return np.maximum(index, 0), index >= 0
 
 
@@ -247,8 +251,9 @@ def blank(grade_map: GradeMap, max_px: int) -> View:
 
 def _caption(grade_map: GradeMap) -> str:
     mpp = grade_map.mpp / grade_map.cell_px[0]
-    return (
-        f"{grade_map.slide.name}, {mpp:.4g} µm/px, one cell {grade_map.mpp:.4g} µm. {RESEARCH_USE}"
+    scale = f"Slide at {mpp:.4g} µm/px, one cell {grade_map.mpp:.4g} µm."
+    return " ".join(
+        filter(None, (f"{grade_map.slide.name}.", grade_map.caption, scale, RESEARCH_USE))
     )
 
 

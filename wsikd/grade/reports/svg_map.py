@@ -68,13 +68,13 @@ def svg_map(grade_map: GradeMap, key: str, plain: str | None = None) -> str | No
     Returns:
         An ``svg`` element with a scale bar; None if the map has too many corners for a page.
     """
-    found, _ = regions(grade_map.grade_hw)
-    if sum(len(ring) for region in found for ring in region.rings) > _MOST_CORNERS:
+    found, detail = _regions(grade_map)
+    if not detail:
         return None
     left, top, width, height = grade_map.slide.bounds
     scale = SIDE / max(width, height)
-    x = (grade_map.origin_xy[0] - left) * scale, grade_map.cell_px[0] * scale
-    y = (grade_map.origin_xy[1] - top) * scale, grade_map.cell_px[1] * scale
+    x = (grade_map.origin_xy[0] - left) * scale, grade_map.cell_px[0] * scale / detail
+    y = (grade_map.origin_xy[1] - top) * scale, grade_map.cell_px[1] * scale / detail
     size = round(width * scale, 1), round(height * scale, 1)
     parts = [f'<image href="{plain}" width="{size[0]:g}" height="{size[1]:g}"/>'] if plain else []
     for index, name in enumerate(grade_map.classes):
@@ -87,6 +87,15 @@ def svg_map(grade_map: GradeMap, key: str, plain: str | None = None) -> str | No
         f'<svg class="map" viewBox="0 0 {size[0]:g} {size[1] + 50:g}" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg>'
     )
+
+
+def _regions(grade_map: GradeMap) -> tuple[list[Region], int]:
+    """The regions that are shown and the parts of a cell that they count in; 0 if too many."""
+    for shown, detail in (grade_map.shown_hw(), (grade_map.grade_hw, 1)):
+        found, _ = regions(shown)
+        if sum(len(ring) for region in found for ring in region.rings) <= _MOST_CORNERS:
+            return found, detail
+    return [], 0
 
 
 def _class(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from wsikd.grade.review import reviewed
 from wsikd.grade.runs.prefetch import open_now
 from wsikd.grade.runs.record import FILE, FORMAT, ResultRecord, newer_format, read_record
 from wsikd.grade.runs.summary_file import ASKED, HOW, note_of
+from wsikd.grade.score_text import score_sentence
 from wsikd.grade.summary import summarise
 from wsikd.grade.verdict import UNLIKE
 from wsikd.slides.appearance import Watcher
@@ -160,7 +161,8 @@ def begin_slide(
             row |= guard_columns(entry.name, reading, anyway=settings.grade_anyway)
             row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
-                write_all(grade_map, part, formats, slide=slide)
+                caption = _caption(row, student, predictor.spec.mpp)
+                write_all(replace(grade_map, caption=caption), part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
             row |= _how(made_with, predictor.spec.mpp) | {"engine": how["engine"]}
             row = reviewed(row)
@@ -182,6 +184,13 @@ def begin_slide(
         return row, True
 
     return finish
+
+
+def _caption(row: Mapping[str, Any], student: str, mpp: float) -> str:
+    """Score, student and date, for the pictures of a map."""
+    today = datetime.now(UTC).date().isoformat()
+    read = f"Graded by student {student[:12]} at {mpp:g} µm/px on {today}."
+    return " ".join(filter(None, (score_sentence(row), read)))
 
 
 def _already(row: dict[str, Any]) -> Callable[[], tuple[dict[str, Any], bool]]:

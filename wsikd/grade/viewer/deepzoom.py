@@ -127,12 +127,12 @@ def map_tile(
     row: int,
     shown: int,
     *,
-    grade_hw: NDArray[np.int16] | None = None,
+    shown_hw: tuple[NDArray[np.int16], int] | None = None,
     outline: bool = False,
 ) -> NDArray[np.uint8] | None:
     """Colours of a tile: uint8 (height, width, 4), transparent where nothing is shown.
 
-    A pixel has the colour of the cell at its centre.
+    A pixel has the colour of the cell at its centre, if there is tissue.
 
     Args:
         grade_map: the grades.
@@ -141,7 +141,7 @@ def map_tile(
         column: column of the tile.
         row: row of the tile.
         shown: bit mask of the classes to show; bit ``n`` is class ``n``.
-        grade_hw: class of each cell, if not the most probable one.
+        shown_hw: what :meth:`GradeMap.shown_hw` returns; by default that of the map.
         outline: show only a line of ``OUTLINE_PX`` inside each region of one class.
 
     Returns:
@@ -155,9 +155,9 @@ def map_tile(
     step = plane.step(level)
     scale = (1 / (step * plane.scale_xy[0]), 1 / (step * plane.scale_xy[1]))
     place = View(np.empty((0, 0, 3), np.uint8), plane.to_level0(x * step, y * step), scale)
-    columns, in_x = cells_under(grade_map, place, 0, width)
-    rows, in_y = cells_under(grade_map, place, 1, height)
-    graded = grade_map.grade_hw if grade_hw is None else grade_hw
+    graded, parts = grade_map.shown_hw() if shown_hw is None else shown_hw
+    columns, in_x = cells_under(grade_map, place, 0, width, parts)
+    rows, in_y = cells_under(grade_map, place, 1, height, parts)
     grade = np.where(in_y[:, None] & in_x, graded[np.ix_(rows, columns)], -1)
     if outline:
         grade = _lines(grade)

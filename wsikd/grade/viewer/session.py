@@ -53,10 +53,10 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Known:
-    """A review, the class of each field after it, its number in this session, and its fault."""
+    """A review, the map after it as it is shown, its number in this session, and its fault."""
 
     review: Review
-    grade_hw: NDArray[np.int16]
+    shown_hw: tuple[NDArray[np.int16], int]
     revision: int
     fault: str
 
@@ -163,7 +163,7 @@ class Viewing:
             ("map", number, level, column, row, shown, outline, known.revision),
             lambda: map_tile(
                 grade_map, plane, level, column, row, shown,
-                grade_hw=known.grade_hw, outline=outline,
+                shown_hw=known.shown_hw, outline=outline,
             ),
         )  # fmt: skip
 
@@ -204,7 +204,8 @@ class Viewing:
         return folder.name, record.fingerprint or ""
 
     def _known(self, review: Review, grade_map: GradeMap, fault: str = "") -> _Known:
-        return _Known(review, corrected_grades(review, grade_map), next(self._revision), fault)
+        shown_hw = grade_map.shown_hw(corrected_grades(review, grade_map))
+        return _Known(review, shown_hw, next(self._revision), fault)
 
     def _review_data(self, number: int) -> dict[str, Any]:
         known = self._review(number)

@@ -82,6 +82,24 @@ class TissueMask:
     def _sums(self) -> NDArray[np.int32]:
         return running_sums(self.mask)
 
+    def within(
+        self, origin_xy: tuple[float, float], cell_px: tuple[float, float], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Whether the centre of each cell of a grid is tissue: bool (rows, columns).
+
+        Arguments as of :meth:`cover`.
+        """
+        inside = []
+        for axis in (0, 1):
+            centre = origin_xy[axis] + (np.arange(size[axis]) + 0.5) * cell_px[axis]
+            index = np.floor((centre - self.origin_xy[axis]) / self.scale_xy[axis])
+            inside.append(index.astype(np.int64))
+        padded = np.pad(self.mask, 1)
+        column, row = (
+            np.clip(index + 1, 0, padded.shape[1 - axis] - 1) for axis, index in enumerate(inside)
+        )
+        return np.asarray(padded[np.ix_(row, column)])
+
     def cover(
         self,
         origin_xy: tuple[float, float],
