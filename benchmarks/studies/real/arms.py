@@ -72,6 +72,7 @@ class Block:
         title: heading of its table.
         data: "colon" or "prostate".
         arms: its students.
+        beside: arms of block A that its table shows too.
         few: students have the first half of the seeds.
         own_teacher: whether teachers are trained; otherwise those of block A are taken.
         teachers: number of teacher seeds; None: all.
@@ -84,6 +85,7 @@ class Block:
     title: str
     data: str
     arms: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     few: bool = False
     own_teacher: bool = False
     teachers: int | None = None
@@ -118,7 +120,7 @@ BLOCKS: dict[str, Block] = {
         student={"data.student_mpp": 2.0, "optim.epochs": SCHEDULE["student"]},
     ),
     "D": Block(
-        "Colon, 56 px, other terms", "colon", ("dkd", "at", "sr_last"), few=True,
+        "Colon, 56 px, other terms", "colon", ("dkd", "at", "sr_last"), (CE, "kd", SELF), few=True,
         student=_AT_56,
     ),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.studies.real.arms import CE, SELF, TEACHER
-from benchmarks.studies.real.plan import ABOUT, TEST, Job
+from benchmarks.studies.real.plan import ABOUT, TEST
 from wsikd.core.errors import DataError
 from wsikd.grade.bench.margin_bound import bounds_of
 from wsikd.learn.reproduce.gains import holm, is_gap, share_interval
@@ -48,7 +48,7 @@ class Figures:
         Raises:
             DataError: it is not complete, or its rows were scored on other patches.
         """
-        if not all((plan.kept(job) / TEST).is_file() for job in _jobs(plan, block)):
+        if not plan.is_scored(block):
             raise DataError(f"block {block}", "is not complete", "run the study further")
         self.plan, self.block = plan, block
         self.units = _units(plan, block)
@@ -89,7 +89,7 @@ class Figures:
     def _macs(self, name: str) -> float | None:
         if name == COLOUR:
             return None
-        job = next(j for j in _jobs(self.plan, self.block) if j.arm == name)
+        job = next(j for j in self.plan.compared(self.block) if j.arm == name)
         content = (self.plan.kept(job) / ABOUT).read_text(encoding="utf-8")
         return float(json.loads(content)["macs"])
 
@@ -168,24 +168,16 @@ def _tables(units: Units, groups: list[str]) -> NDArray[np.float64]:
     return np.asarray(np.mean(tables, 0), np.float64)
 
 
-def _jobs(plan: Plan, block: str) -> list[Job]:
-    return plan.compared(block) if plan.is_complete(block) else []
-
-
 def _units(plan: Plan, block: str) -> dict[str, Units]:
     """Predictions of every row, the teacher first and the colour baseline last."""
     spec, study = plan.blocks[block], plan.study
     seeds = study.few_seeds if spec.few else study.seeds
     folds = range(study.folds)
-    found: dict[str, Units] = {TEACHER: {}, **{arm: {} for arm in spec.arms}, COLOUR: {}}
+    found: dict[str, Units] = {name: {} for name in (*plan.rows(block), COLOUR)}
     colour = plan.out / "predictions" / (block if spec.own_teacher else "A") / COLOUR
     for seed in seeds:
-        for arm in (TEACHER, *spec.arms):
-            jobs = [
-                plan.teacher_at(block, f, seed) if arm == TEACHER else Job(block, arm, f, seed)
-                for f in folds
-            ]
-            files = [plan.kept(job) / TEST for job in jobs]
+        for arm in plan.rows(block):
+            files = [plan.kept(plan.row_at(block, arm, f, seed)) / TEST for f in folds]
             found[arm][seed, 0] = _joined(files)
         found[COLOUR][seed, 0] = _joined([colour / f"fold{f}.npz" for f in folds])
     return found

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.studies.real.listing import write_labels
 from benchmarks.studies.real.meter import entries, metered, spent_s
-from benchmarks.studies.real.plan import TEST, Plan
+from benchmarks.studies.real.plan import Plan
 from benchmarks.studies.real.settings import read_study
 from benchmarks.studies.real.work import do, score_block
 from benchmarks.studies.study_folder import claim
@@ -116,17 +116,10 @@ def _take(plan: Plan, job: Job, labels: dict[str, Path]) -> bool:
 def score_finished(plan: Plan) -> None:
     """Score the evaluation parts of blocks whose runs are all done."""
     for block in plan.blocks:
-        if plan.is_complete(block) and not is_scored(plan, block):
+        if plan.is_complete(block) and not plan.is_scored(block):
             lock = locked(plan.out / "locks" / f"score-{block}", wait_s=3600)
             with lock, metered(plan.out, f"{block}/evaluation"):
                 score_block(plan, block)
-
-
-def is_scored(plan: Plan, block: str) -> bool:
-    """Whether all evaluation parts of a block have predictions."""
-    return plan.is_complete(block) and all(
-        (plan.kept(job) / TEST).is_file() for job in plan.compared(block)
-    )
 
 
 def listed(plan: Plan) -> list[str]:
@@ -143,7 +136,7 @@ def listed(plan: Plan) -> list[str]:
         spent = f" {cost[job.name]:.0f} CPU-s" if job.name in cost else ""
         lines.append(f"{job.name}: {state}{spent}{note}")
     total = spent_s(plan.out) / 3600
-    scored = [block for block in plan.blocks if is_scored(plan, block)]
+    scored = [block for block in plan.blocks if plan.is_scored(block)]
     lines.append(
         f"{sum(done.values())} of {len(done)} runs done, {total:.2f} CPU-hours; "
         f"blocks scored: {', '.join(scored) or 'none'}"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.studies.real.arms import PRIMARY, TEACHER
 from benchmarks.studies.real.figures import MARGINS, Figures
-from benchmarks.studies.real.loop import is_scored
 from benchmarks.studies.real.meter import spent_s
 from benchmarks.studies.real.system import make_system
 from wsikd.core.errors import DataError
@@ -33,7 +32,7 @@ LICENCES = {
 
 def make_record(plan: Plan) -> dict[str, Any]:
     """Tables of all finished blocks, as JSON values. Raises DataError where none is finished."""
-    done = [name for name in plan.blocks if is_scored(plan, name)]
+    done = [name for name in plan.blocks if plan.is_scored(name)]
     if not done:
         raise DataError(plan.out, "has no finished block", "run the study further")
     return {
@@ -54,7 +53,7 @@ def make_block(plan: Plan, name: str) -> dict[str, Any]:
     }  # fmt: skip
     if name == "B":
         found["P1"] = figures.first_endpoint()
-    if "kd" in figures.units:
+    if "kd" in plan.blocks[name].arms:
         found["P2"] = figures.second_endpoint()
         found["aim"] = figures.aim()
     if name == PRIMARY:

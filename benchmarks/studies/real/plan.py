@@ -184,9 +184,26 @@ class Plan:
         """Whether all runs of a block are done, so that its evaluation parts may be scored."""
         return all(self.is_done(job) for job in self.compared(block))
 
+    def is_scored(self, block: str) -> bool:
+        """Whether all evaluation parts of a block have predictions."""
+        return self.is_complete(block) and all(
+            (self.kept(job) / TEST).is_file() for job in self.compared(block)
+        )
+
     def compared(self, block: str) -> list[Job]:
         """The runs of a block and the teachers that they are compared with."""
         jobs = self.of_block(block)
-        students = [job for job in jobs if job.arm != TEACHER]
-        teachers = [self.teacher_at(block, job.fold, job.seed) for job in students]
-        return list(dict.fromkeys([*jobs, *teachers]))
+        at = dict.fromkeys((job.fold, job.seed) for job in jobs if job.arm != TEACHER)
+        others = [self.row_at(block, arm, *place) for place in at for arm in self.rows(block)]
+        return list(dict.fromkeys([*jobs, *others]))
+
+    def rows(self, block: str) -> tuple[str, ...]:
+        """The arms of a block's table, the teacher first."""
+        return TEACHER, *self.blocks[block].arms, *self.blocks[block].beside
+
+    def row_at(self, block: str, arm: str, fold: int, seed: int) -> Job:
+        """The run that a row of a block's table has for a fold and a student's seed."""
+        if arm == TEACHER:
+            return self.teacher_at(block, fold, seed)
+        own = arm in self.blocks[block].arms
+        return Job(block if own else PRIMARY, arm, fold, seed)
