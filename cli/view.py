@@ -79,5 +79,5 @@ def _check_name(reviewer: str) -> None:
     from wsikd.core.errors import ConfigError
 
     if not reviewer.isprintable() or len(reviewer) > _LONGEST_NAME:
-        fault = "is no name to sign with"
+        fault = "cannot be signed with"
         raise ConfigError("--reviewer", fault, f"give up to {_LONGEST_NAME} printable characters")

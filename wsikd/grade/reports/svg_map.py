@@ -24,7 +24,7 @@ SIDE = 1000
 """Longest side of every map in its own units, in which the hatching is given."""
 _MOST_CORNERS = 20_000
 _SMALLEST_SHARE = 0.004
-"""Share of the picture from which a region gets the name of its class."""
+"""A region with at least this share of the picture shows the name of its class."""
 _HATCHES = (
     "",
     "M-5 5L5 -5M0 20L20 0M15 25L25 15",
@@ -44,7 +44,9 @@ def hatches(classes: Sequence[str]) -> str:
         "</pattern>"
         for n in range(len(classes))
     )
-    return f'<svg width="0" height="0" aria-hidden="true"><defs>{found}</defs></svg>'
+    return (
+        f'<svg class="hatches" width="0" height="0" aria-hidden="true"><defs>{found}</defs></svg>'
+    )
 
 
 def swatch(name: str, index: int) -> str:
