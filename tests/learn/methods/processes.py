@@ -96,7 +96,21 @@ def gradients(net, made, given):
     return {k: v.detach() for k, v in terms.items()}, slopes, buffers
 
 
-def run(rank, folder):
+def run(folder):
+    """Compute in two processes, which share what this one imports."""
+    import torch._dynamo  # noqa: F401 - as DistributedDataParallel would in each of them
+
+    children = []
+    for rank in (0, 1):
+        child = os.fork()
+        if not child:
+            run_one(rank, folder)
+        children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def run_one(rank, folder):
     """Compute in this process, and end it."""
     torch.set_num_threads(1)
     distributed.init_process_group(

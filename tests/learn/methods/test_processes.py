@@ -10,13 +10,10 @@ from wsikd.core.workers.start import context
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    start = context()
-    running = [start.Process(target=processes.run, args=(rank, folder)) for rank in (0, 1)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join(timeout=120)
-        assert process.exitcode == 0
+    both = context().Process(target=processes.run, args=(folder,))
+    both.start()
+    both.join(timeout=120)
+    assert both.exitcode == 0
     return folder
 
 
