@@ -54,11 +54,12 @@ def write_tiles(grade_map: GradeMap, path: Path, *, slide: Slide | None = None) 
 
 
 def _save(features: Iterator[Feature], path: Path) -> None:
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     with aside(path) as part, part.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for index, feature in enumerate(features):
             file.write(",\n" if index else "\n")
-            file.write(json.dumps(feature, ensure_ascii=False, allow_nan=False))
+            file.write(encode(feature))
         file.write("\n]}\n")
 
 

@@ -100,15 +100,16 @@ def _save(
     """Put the legend below a picture and write both."""
     from PIL import Image
 
-    picture = Image.fromarray(painted)
-    width = max([picture.width, *(line[-1][2] for line in lines)])
+    high, wide = painted.shape[:2]
+    width = max([wide, *(line[-1][2] for line in lines)])
     notes = _wrapped(_caption(grade_map), width - 2 * _MARGIN_PX)
     footer = (len(lines) + 1 + len(notes)) * _LINE_PX + _MARGIN_PX
-    canvas = Image.new("RGB", (width, picture.height + footer), "white")
-    canvas.paste(picture, (0, 0))
-    _footer(canvas, picture.height + _MARGIN_PX // 2, grade_map, seen, lines, notes)
+    whole = np.full((high + footer, width, 3), 255, np.uint8)
+    whole[:high, :wide] = painted
+    canvas = Image.fromarray(whole)
+    _footer(canvas, high + _MARGIN_PX // 2, grade_map, seen, lines, notes)
     with aside(path) as part:
-        _encode(canvas, part, path.suffix, f"{picture.width}x{picture.height}")
+        _encode(canvas, part, path.suffix, f"{wide}x{high}")
 
 
 def _encode(canvas: Image, part: Path, suffix: str, size: str) -> None:
@@ -152,31 +153,33 @@ def paint(grade_map: GradeMap, seen: View, *, alpha: float = 0.45) -> NDArray[np
     """
     import cv2
 
-    grade = _under(grade_map, seen)
-    colours = np.zeros((max(256, len(grade_map.classes) + 1), 1, 3), np.uint8)
+    rows, line = _lines_under(grade_map, seen)
+    colours = np.zeros((len(grade_map.classes) + 1, 3), np.uint8)
     for index, name in enumerate(grade_map.classes):
-        colours[index + 1, 0] = class_colour(name, index)
-    if grade.dtype == np.uint8:
-        solid = cv2.LUT(cv2.merge([grade] * 3), colours)
-    else:
-        solid = np.take(colours[:, 0], grade, 0)
+        colours[index + 1] = class_colour(name, index)
+    solid = np.take(np.take(colours, rows, 0), line, 0)  # a line of pixels is copied as a whole
     painted = cv2.addWeighted(seen.rgb, 1 - alpha, solid, alpha, 0)
-    cv2.copyTo(seen.rgb, np.asarray(grade == 0).view(np.uint8), painted)
+    cv2.copyTo(seen.rgb, np.take((rows == 0).view(np.uint8), line, 0), painted)
     if min(grade_map.cell_px) * min(seen.scale) >= _EDGED_CELL_PX:
-        cv2.copyTo(solid, (_edges(grade) & (grade > 0)).view(np.uint8), painted)
+        cv2.copyTo(solid, _edges(rows, line).view(np.uint8), painted)
     return np.asarray(painted, np.uint8)
 
 
-def _under(grade_map: GradeMap, seen: View) -> NDArray[np.integer]:
-    """Class + 1 of the cell under each pixel of a picture, 0 off tissue or unread: (h, w)."""
+def _lines_under(grade_map: GradeMap, seen: View) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Class + 1 under each pixel of a picture, 0 off tissue or unread, one line a row of cells.
+
+    Returns:
+        Lines of classes (R, width), the last of them 0, and the line of each pixel row (height,).
+    """
     height, width = seen.rgb.shape[:2]
     shown, parts = grade_map.shown_hw()
     column, in_x = cells_under(grade_map, seen, 0, width, parts)
     row, in_y = cells_under(grade_map, seen, 1, height, parts)
     wanted = np.result_type(np.uint8, np.min_scalar_type(len(grade_map.classes)))
     classes = (shown + 1).astype(wanted)
-    wide = np.take(classes, column, 1) * in_x
-    return np.take(wide, row, 0) * in_y[:, None]
+    lines = np.zeros((len(classes) + 1, width), wanted)
+    lines[:-1] = np.take(classes, column, 1) * in_x
+    return lines, np.where(in_y, row, len(classes))
 
 
 def paint_heat(grade_map: GradeMap, seen: View, *, alpha: float = 0.65) -> NDArray[np.uint8]:
@@ -206,17 +209,25 @@ def _cells(
     return np.ix_(row, column), in_y[:, None] & in_x
 
 
-def _edges(grade: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether a pixel is at most two px from another grade, along rows or columns."""
-    out = np.zeros(grade.shape, bool)
+def _edges(lines: NDArray[np.integer], line: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a pixel was read and is at most two px from another grade, along rows or columns.
+
+    Args:
+        lines: class + 1 of the pixels of some lines, (R, width).
+        line: which of the lines each pixel row is, (height,).
+    """
+    flat = np.zeros(lines.shape, bool)
     for step in (1, 2):
-        upright = grade[step:] != grade[:-step]
-        flat = grade[:, step:] != grade[:, :-step]
-        out[step:] |= upright
-        out[:-step] |= upright
-        out[:, step:] |= flat
-        out[:, :-step] |= flat
-    return out
+        other = lines[:, step:] != lines[:, :-step]
+        flat[:, step:] |= other
+        flat[:, :-step] |= other
+    out = np.take(flat, line, 0)
+    for step in (1, 2):
+        for y in np.flatnonzero(line[step:] != line[:-step]).tolist():
+            other = lines[line[y]] != lines[line[y + step]]
+            out[y] |= other
+            out[y + step] |= other
+    return np.asarray(out & np.take(lines > 0, line, 0))
 
 
 def cells_under(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -60,20 +61,26 @@ def write_array(part: Path, data: NDArray[Any], axes: str, fill: float) -> None:
         "storage_transformers": [],
     })  # fmt: skip
     counts = [-(-length // side) for length, side in zip(data.shape, shape, strict=True)]
+    made: set[str] = set()
     for place in product(*map(range, counts)):
         own = data[tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, shape, strict=True))]
         chunk = np.full(shape, fill, data.dtype.newbyteorder("<"))
         chunk[tuple(map(slice, own.shape))] = own
         *above, last = ("c", *map(str, place))
-        inner = part.joinpath(*above)
-        inner.mkdir(parents=True, exist_ok=True)
+        inner = str(part)
+        for name in above:
+            inner = f"{inner}/{name}"
+            if inner not in made:
+                os.mkdir(inner)  # noqa: PTH102 - a folder a level, in half the time
+                made.add(inner)
         _put(inner, last, bytes(imagecodecs.zstd_encode(chunk.tobytes(), _LEVEL)))
 
 
 def _write(part: Path, metadata: Mapping[str, Any]) -> None:
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
-    _put(part, "zarr.json", f"{text}\n".encode())
+    _put(str(part), "zarr.json", f"{text}\n".encode())
 
 
-def _put(part: Path, name: str, content: bytes) -> None:
-    (part / name).write_bytes(content)
+def _put(folder: str, name: str, content: bytes) -> None:
+    with open(f"{folder}/{name}", "wb", buffering=0) as file:  # noqa: PTH123 - as above
+        file.write(content)
