@@ -37,7 +37,7 @@ def write_labels(source: Path, name: str, out: Path) -> Path:
         rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
         known = [(r["image"], r[key], int(r["label"])) for r in rows if r["label"]]
         lines = [
-            (str((source / image).resolve()), group, group, label, NAMES[name][label])
+            (str(_image(source, image)), group, group, label, NAMES[name][label])
             for image, group, label in known
         ]
     except (OSError, KeyError, ValueError, IndexError) as error:
@@ -49,3 +49,9 @@ def write_labels(source: Path, name: str, out: Path) -> Path:
     made = out / f"{name}.csv"
     write_text_atomic(made, stream.getvalue())
     return made
+
+
+def _image(source: Path, name: str) -> Path:
+    """Where an image of a set lies: beside its CSV, or in ``images``."""
+    beside = source / name
+    return (beside if beside.is_file() else source / "images" / name).resolve()

@@ -1,6 +1,7 @@
 """The evidence on real tissue: its runs, their order, settings and parts by patient."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,12 @@ def test_images_without_a_grade_are_left_out_and_patients_are_kept(toy):
     assert lines[0] == "image,slide,patient,label,class"
     assert len(lines) == 1 + 24 * 4
     assert not any("ungraded" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["colon", "prostate"])
+def test_images_are_found_beside_the_labels_or_in_images(tmp_path, name):
+    lines = write_toy(tmp_path, name, groups=2).read_text().splitlines()[1:]
+    assert all(Path(line.partition(",")[0]).is_file() for line in lines)
 
 
 def test_evaluation_parts_wait_for_the_whole_block(tmp_path):

@@ -30,7 +30,8 @@ def write_toy(root, name, *, groups=12, px=64):
             pixels = rng.integers(0, 60, (px, px, 3)) + 40 * label
             image = f"images/p{g:02d}_{k}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(source / image)
-            rows.append({"image": image, "label": label, GROUP[name]: f"p{g:02d}"})
+            listed = image if name == "colon" else image.removeprefix("images/")
+            rows.append({"image": listed, "label": label, GROUP[name]: f"p{g:02d}"})
     rows.append({"image": "images/ungraded.png", "label": "", GROUP[name]: "p99"})
     with (source / "labels.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
