@@ -57,7 +57,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     sections={
         "Region grids": "region_px min_inside coarser float16",
         "Slides and tissue": "tissue min_tissue slide_mpp series accept_grey reader",
-        "Machine": "batch_size device threads",
+        "Machine": "batch_size device precision threads",
     },
     short_help="Turn patches into embeddings, one bag per slide.",
 )
@@ -101,6 +101,13 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--h5", is_flag=True, help="Also write <slide>.h5, as CLAM and TRIDENT do.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto: fp16 on GPUs, if the first patches get nearly the same embeddings as in fp32.",
+)
 @region_options
 @tissue_options
 @slide_options
@@ -118,6 +125,7 @@ def embed(
     h5: bool,
     batch_size: int,
     device: str,
+    precision: str,
     region_px: int | None,
     min_inside: float | None,
     coarser: float | None,
@@ -158,7 +166,8 @@ def embed(
         reader=reader, series=series, accept_grey=accept_grey, overwrite=overwrite,
     )  # fmt: skip
     batch = Batch(output)
-    done = embed_all(request, Machine(device, batch_size, use_threads(threads)), batch, progress)
+    machine = Machine(device, batch_size, use_threads(threads), precision)
+    done = embed_all(request, machine, batch, progress)
     batch.finish(done.summary)
 
 

@@ -156,11 +156,11 @@ if TYPE_CHECKING:
 @engine_option
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="auto: bf16 if the processor supports it and a sample of fields gets the same classes "
-    "as in fp32, else fp32. All slides in one output folder use the same engine and precision.",
+    help="auto: bf16, or fp16 on GPUs without bf16, if a sample of fields gets the same classes as "
+    "in fp32; else fp32. All slides in one output folder use the same engine and precision.",
 )
 @tissue_options
 @slide_options

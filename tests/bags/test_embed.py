@@ -88,6 +88,55 @@ def test_a_bag_is_made_once_and_never_mixed(slide_file, tmp_path):
     assert other.embed_slide(entry, path, overwrite=True).made
 
 
+class Products(torch.nn.Module):
+    """A layer that autocast computes in fp16."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+        torch.nn.init.constant_(self.layer.weight, scale / 3)
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("scale", "used"), [(1.0, "fp16"), (1e6, "fp32")])
+def test_fp16_where_it_gives_nearly_the_same(
+    slide_file, tmp_path, monkeypatch, caplog, scale, used
+):
+    def embedder(precision="auto"):
+        spec = EncoderSpec("p", "CC0", 4, "a", None, (0.0,) * 3, (1 / 255,) * 3, None, None)
+        torch.manual_seed(0)
+        made = Encoder(Products(scale), spec)
+        return Embedder(made, settings_for(made, 1.0, 64), batch_size=7, precision=precision)
+
+    entry, full, half = entry_of(slide_file), tmp_path / "full.zarr", tmp_path / "half.zarr"
+    assert embedder().embed_slide(entry, full).made
+    assert "precision" not in open_bag(full).info.encoder
+    monkeypatch.setattr("wsikd.bags.embed.computes_fp16", lambda device: True)
+    own = embedder()
+    assert own.embed_slide(entry, half).made
+    assert own.precision == used
+    assert open_bag(half).info.encoder.get("precision", "fp32") == used
+    assert ("in fp16 differ" in caplog.text) == (used == "fp32")
+    wanted, found = open_bag(full).features(), open_bag(half).features()
+    assert np.array_equal(wanted, found) == (used == "fp32")
+    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+    for path in (full, half):  # a bag of either precision is kept
+        assert not embedder("fp32").embed_slide(entry, path).made
+        assert not embedder("fp16").embed_slide(entry, path).made
+
+
+def test_fp16_needs_a_gpu_that_computes_in_it():
+    from wsikd.core.errors import ConfigError
+
+    settings = settings_for(encoder(), 1.0, 64)
+    with pytest.raises(ConfigError, match="--precision fp16: is not supported on cpu; give --prec"):
+        Embedder(encoder(), settings, device="cpu", precision="fp16")
+    with pytest.raises(ConfigError, match="--precision int8: is not known; give one of auto, fp32"):
+        Embedder(encoder(), settings, device="cpu", precision="int8")
+
+
 def test_sizes_come_from_the_encoder():
     from wsikd.core.errors import ConfigError
 

@@ -110,8 +110,8 @@ def test_data_held_on_the_device_train_as_data_that_are_streamed(stripes, place)
     assert weights[0] == weights[1]
 
 
-WAIT_FOR_THE_DEVICE = ("mil", "detector")
-"""They look at each bag or image by itself."""
+WAIT_FOR_THE_DEVICE = ("detector",)
+"""torchvision looks at each image by itself."""
 
 
 def without_waiting(step):

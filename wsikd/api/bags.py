@@ -113,6 +113,7 @@ def embed(
     device: str = "auto",
     batch_size: int = 32,
     threads: int | None = None,
+    precision: str = "auto",
     **options: Unpack[EmbedOptions],
 ) -> Bags:
     """Turn patches into embeddings with a frozen network, one bag a slide.
@@ -131,6 +132,8 @@ def embed(
         device: "auto", "cpu" or "cuda:0".
         batch_size: patches in a step.
         threads: reading threads; default one a core.
+        precision: "fp32", "fp16" (GPUs only), or "auto": fp16 on GPUs, if the first patches get
+            nearly the same embeddings as in fp32.
         options: see :class:`EmbedOptions`.
 
     Returns:
@@ -157,6 +160,6 @@ def embed(
         names_of(slides), Path(out), str(encoder), weights, mpp=mpp, patch_px=patch_px, **options
     )
     batch = Batch(Path(out))
-    done = embed_all(request, Machine(device, batch_size, use_threads(threads)), batch)
+    done = embed_all(request, Machine(device, batch_size, use_threads(threads), precision), batch)
     batch.keep_failures(logging.WARNING)
     return Bags(Path(out), done.paths, failures_of(batch), done.summary)

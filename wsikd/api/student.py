@@ -51,7 +51,7 @@ class Student:
         path: its bundle: ``model.safetensors`` and ``card.json``.
         device: "auto", "cpu" or "cuda:0".
         engine: "auto", "torch", "compile", "onnx" or "openvino".
-        precision: "auto", "fp32" or "bf16".
+        precision: "auto", "fp32", "bf16" or "fp16".
 
     Examples:
         >>> import wsikd
@@ -277,8 +277,8 @@ def load_student(
         device: "auto", "cpu" or "cuda:0".
         engine: "auto" (OpenVINO on a CPU, PyTorch on a GPU), "torch", "compile", "onnx",
             "openvino".
-        precision: "fp32", "bf16", or "auto": bf16 where the processor has it and fields of the
-            first slide get the classes that they get in fp32.
+        precision: "fp32", "bf16", "fp16" (GPUs only), or "auto": bf16 where the processor has it,
+            fp16 on other GPUs, if fields of the first slide get the classes that they get in fp32.
         threads: reading threads; default one a core.
 
     Returns:

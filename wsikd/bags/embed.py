@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from wsikd.bags.bag import BagInfo, bag_place, open_bag, write_bag
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
-from wsikd.models.device import pick_device, upload
+from wsikd.models.device import computes_fp16, pick_device, upload
+from wsikd.models.in_flight import Lane, in_turn, most_in_flight
 from wsikd.models.memory import Halved
 from wsikd.slides.file_format import files_of
 from wsikd.slides.listing.manifest import open_entry
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
     Progress = Callable[[int, int], None] | None
+    Batches = Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]]
+
+logger = logging.getLogger(__name__)
+PRECISIONS = ("auto", "fp32", "fp16")
+LEAST_COSINE = 0.999
+"""Of embeddings in fp16 and fp32, for "auto" to go on in fp16."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ class Embedder:
         device: auto, cpu or cuda:0.
         batch_size: patches in a step.
         threads: number of reading threads.
+        precision: fp32; fp16, on GPUs; or auto: fp16 on GPUs that compute in it, if the first batch
+            gets nearly the same embeddings as in fp32.
+
+    Raises:
+        ConfigError: there is no such device, or it does not compute in fp16.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Embedder:
         device: str = "auto",
         batch_size: int = 32,
         threads: int = 2,
+        precision: str = "auto",
     ) -> None:
         """Move the encoder to its device."""
         self.settings, self.batch_size, self.threads = settings, batch_size, threads
@@ -86,7 +100,14 @@ class Embedder:
         self.encoder = encoder.eval().to(self.device)
         self.spec = encoder.spec
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._embed = Halved(self._run, self.device)
+        self._embed, self._lane = Halved(self._run, self.device), Lane(self.device)
+        self._half = _in_half(self.device, precision)
+        self._checked = not self._half or precision != "auto"
+
+    @property
+    def precision(self) -> str:
+        """The precision: fp32 or fp16."""
+        return "fp16" if self._half else "fp32"
 
     def embed_slide(
         self,
@@ -198,35 +219,103 @@ class Embedder:
         path: Path,
         info: BagInfo,
         xy: NDArray[np.float64],
-        batches: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+        batches: Batches,
         clock: StageClock,
         on_progress: Progress,
         read: Sequence[Path],
     ) -> None:
         features = np.empty((len(xy), self.spec.dim), np.float32)
         done = 0
-        for index, patches in batches:
-            with clock("forward"):
-                features[index] = self._forward(patches)
+        for index, found in self._computed(batches, clock):
+            features[index] = found
             done += len(index)
             if on_progress:
                 on_progress(done, len(xy))
         with clock("write"):
             spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
-            write_bag(path, info, features, xy, spent, read)
+            write_bag(path, self._with_precision(info), features, xy, spent, read)
 
-    def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _with_precision(self, info: BagInfo) -> BagInfo:
+        """The description with the precision, where that is not fp32."""
+        if not self._half:
+            return info
+        return replace(info, encoder={**info.encoder, "precision": self.precision})
+
+    def _computed(
+        self, batches: Batches, clock: StageClock
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Embeddings, batch by batch; a GPU is sent the next batch while it computes one.
+
+        Raises:
+            DataError: one is not a finite number.
+        """
+
+        def start(patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+            with clock("forward"):
+                wait = self._started(patches)
+
+            def finish() -> NDArray[np.float32]:
+                with clock("forward"):
+                    return self._finite(wait())
+
+            return finish
+
+        yield from in_turn(batches, start, most_in_flight(self.device))
+
+    def _started(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        if not self._checked:
+            self._check(patches)
+        if self.device.type == "cuda" and self._embed.most is None:
+            try:
+                return self._lane.start(patches, self._encoded)
+            except torch.OutOfMemoryError:  # the batch is halved
+                pass
         found = self._embed(patches)
+        return lambda: found
+
+    def _finite(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(found).all():
-            fault = "its embeddings are NaN or infinite"
-            raise DataError(self.spec.id, fault, "take another encoder or other weights")
+            fault = f"its embeddings are NaN or infinite ({self.precision})"
+            other = "give --precision fp32, or " if self._half else ""
+            raise DataError(self.spec.id, fault, f"{other}take another encoder or other weights")
+        return found
+
+    def _check(self, patches: NDArray[np.uint8]) -> None:
+        """Stay with fp32 where embeddings in fp16 differ from those."""
+        low = self._embed(patches).astype(np.float64)
+        self._half, self._checked = False, True
+        full = self._embed(patches).astype(np.float64)
+        length = np.linalg.norm(low, axis=1) * np.linalg.norm(full, axis=1)
+        with np.errstate(all="ignore"):
+            cosine = np.where(length > 0, (low * full).sum(1) / length, 1.0)
+        self._half = bool((cosine >= LEAST_COSINE).all())  # not where one is NaN
+        if not self._half:
+            text = "%s: embeddings in fp16 differ from those in fp32, so fp32 is used"
+            logger.warning(text, self.spec.id)
+
+    def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (
+            self._encoded(upload(torch.from_numpy(patches), self.device)).cpu().numpy()
+        )
         return found
 
     @torch.inference_mode()
-    def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = upload(torch.from_numpy(patches), self.device).permute(0, 3, 1, 2)
-        found: NDArray[np.float32] = self.encoder(batch).float().cpu().numpy()
-        return found
+    def _encoded(self, batch: torch.Tensor) -> torch.Tensor:
+        """Float32 (B, D) of uint8 (B, patch_px, patch_px, 3)."""
+        with torch.autocast(self.device.type, torch.float16, enabled=self._half):
+            found: torch.Tensor = self.encoder(batch.permute(0, 3, 1, 2)).float()
+            return found
+
+
+def _in_half(device: torch.device, precision: str) -> bool:
+    """Whether to begin in fp16; raises ConfigError."""
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"--precision {precision}", "is not known", f"give one of {known}")
+    if precision == "fp16" and not computes_fp16(device):
+        fault = f"is not supported on {device}"
+        raise ConfigError("--precision fp16", fault, "give --precision fp32")
+    return precision != "fp32" and computes_fp16(device)
 
 
 def settings_for(
@@ -280,7 +369,7 @@ def there(
         place.may_replace()
         return None
     bag = open_bag(path)
-    if asdict(bag.info) != _plain(info):
+    if _plain(bag.info) != _plain(info):
         changes = differences(_flat(bag.info), _flat(info))
         raise DataError(
             path,
@@ -298,8 +387,9 @@ def _flat(info: BagInfo) -> dict[str, Any]:
 
 
 def _plain(info: BagInfo) -> dict[str, Any]:
-    """The record in the form that a file gives."""
+    """The record in the form that a file gives, less the precision: a bag of either is kept."""
     about = asdict(info)
+    about["encoder"].pop("precision", None)
     if info.field_px is not None:
         about["field_px"] = tuple(map(float, info.field_px))
     return about

@@ -27,12 +27,11 @@ from wsikd.tiles.grid import TileGrid
 from wsikd.tiles.stream import stream_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from wsikd.bags.embed import Progress
+    from wsikd.bags.embed import Batches, Progress
     from wsikd.models.encoders.base import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
@@ -143,6 +142,7 @@ class RegionEmbedder(Embedder):
                 raise DataError(slide.info.file, "has an embedding that is not finite", remedy)
             with clock("write"):
                 spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
+                info = self._with_precision(info)
                 write_bag(path, info, features, grid.boxes(rows, columns)[:, :2], spent, read)
         return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
 
@@ -150,7 +150,7 @@ class RegionEmbedder(Embedder):
         self,
         count: int,
         where: NDArray[np.int64],
-        batches: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+        batches: Batches,
         clock: StageClock,
         on_progress: Progress,
     ) -> NDArray[np.floating]:
@@ -159,9 +159,7 @@ class RegionEmbedder(Embedder):
         dtype = np.float16 if self.settings.half else np.float32
         grids: NDArray[np.floating] = np.empty((count, dim, side, side), dtype)
         done = 0
-        for index, patches in batches:
-            with clock("forward"):
-                found = self._forward(patches)
+        for index, found in self._computed(batches, clock):
             region, row, column = where[index].T
             with np.errstate(over="ignore"):  # reported by the caller
                 grids[region, :, row, column] = found

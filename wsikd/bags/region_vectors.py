@@ -13,7 +13,7 @@ from wsikd.bags.embed import Embedded, there
 from wsikd.core.errors import DataError
 from wsikd.core.output.lock import locked
 from wsikd.core.timing import StageClock
-from wsikd.models.device import pick_device
+from wsikd.models.device import pick_device, upload
 from wsikd.models.files.region_bundle import load_region_encoder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class VectorEmbedder:
     def _encode(self, grids: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             parts = [
-                self.encoder(torch.from_numpy(grids[i : i + self.batch_size]).to(self.device))
+                self.encoder(upload(torch.from_numpy(grids[i : i + self.batch_size]), self.device))
                 for i in range(0, len(grids), self.batch_size)
             ]
             return torch.cat(parts).float().cpu().numpy()

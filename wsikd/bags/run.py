@@ -89,11 +89,15 @@ class EmbedRequest:
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes and reads; nothing here changes a bag."""
+    """What computes and reads; it changes a bag by rounding alone.
+
+    ``precision`` is fp32, fp16 or auto, see ``wsikd.bags.embed.Embedder``.
+    """
 
     device: str = "auto"
     batch_size: int = 32
     threads: int = 2
+    precision: str = "auto"
 
 
 @dataclass
@@ -219,7 +223,7 @@ def _embedder(request: EmbedRequest, machine: Machine) -> Embedder:
 
     encoder = open_encoder(request.encoder, weights=request.weights, licence=request.licence)
     how: dict[str, Any] = {"device": machine.device, "batch_size": machine.batch_size,
-                           "threads": machine.threads}  # fmt: skip
+                           "threads": machine.threads, "precision": machine.precision}  # fmt: skip
     tissue: dict[str, Any] = {"tissue": tissue_method(request.tissue),
                               "min_tissue": request.min_tissue}  # fmt: skip
     mpp, patch_px, regions = request.mpp, request.patch_px, request.regions

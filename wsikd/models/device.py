@@ -64,6 +64,20 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def computes_fp16(device: torch.device) -> bool:
+    """Whether a GPU multiplies matrices in fp16 faster than in fp32: from Volta on, and AMD's."""
+    if device.type != "cuda":
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def half_precision(device: torch.device) -> str:
+    """The low precision that a GPU computes in itself: bf16, else fp16; fp32 where neither."""
+    if computes_bf16(device):
+        return "bf16"
+    return "fp16" if computes_fp16(device) else "fp32"
+
+
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The same values on a device; the host does not wait for a GPU.
 

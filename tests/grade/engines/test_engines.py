@@ -250,6 +250,42 @@ def test_auto_precision_follows_the_processor(monkeypatch):
     assert precision({"avx512_bf16"}, "onnx") == "fp32"
 
 
+@pytest.fixture
+def old_gpu(monkeypatch):
+    """A GPU that emulates bf16, where PyTorch computes on the CPU in truth."""
+    monkeypatch.setattr(choose, "device_name", lambda name: name)
+    monkeypatch.setattr("wsikd.grade.engines.with_torch.pick_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+
+
+def test_fp16_where_bf16_is_emulated(old_gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIKD_CACHE", str(tmp_path))
+    network, x = Network(Linear, 16, key="abc"), np.full((256, 16, 16, 3), 200, np.uint8)
+    engine = open_engine(network, "torch", "auto", device="cuda:0")
+    assert (engine.low_precision, engine.precision) == ("fp16", "fp32")
+    engine(x)
+    assert engine.precision == "fp16"
+    np.testing.assert_allclose(engine(x), open_engine(network, "torch", device="cpu")(x), rtol=5e-3)
+    kept = open_engine(network, "torch", "auto", device="cuda:0")
+    assert (isinstance(kept, Checked), kept.precision) == (False, "fp16")
+    # The verdict holds for this device and this precision alone.
+    assert isinstance(open_engine(network, "torch", "auto", device="cuda:1"), Checked)
+    assert isinstance(open_engine(network, "torch", "bf16", device="cuda:0"), Checked)
+    # A folder begun in bf16 is not continued in an emulated one, one begun in fp16 is.
+    assert open_engine(network, "torch", "fp16", device="cuda:1", check=False).precision == "fp16"
+    with pytest.raises(ConfigError, match="--precision bf16: is not supported by torch on cuda:0"):
+        open_engine(network, "torch", "bf16", device="cuda:0", check=False)
+
+
+def test_a_gpu_without_either_computes_in_fp32(old_gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert choose.default_precision("torch", "cuda:0") == "fp32"
+    with pytest.raises(ConfigError, match="--precision fp16: is not supported by torch on cuda:0"):
+        open_engine(Network(Linear, 16), "torch", "fp16", device="cuda:0")
+
+
 class Sorts(torch.nn.Module):
     def forward(self, x):
         return torch.linalg.eigvals(x.float().mean(1)).real[:, :2]
@@ -260,6 +296,10 @@ class Sorts(torch.nn.Module):
     [
         (("onnx", "bf16"), r"--precision bf16: --engine onnx computes in fp32; give fp32"),
         (("tensorrt", "fp32"), r"tensorrt: not among the known engines; choose one of torch, "),
+        (
+            ("torch", "fp16"),
+            r"--precision fp16: is not supported by torch on cpu; give --precision",
+        ),
         (("torch", "int8"), r"--precision int8: is not known; give one of auto, fp32, bf16"),
     ],
 )

@@ -65,7 +65,8 @@ def bags(chosen):
     filled = pad_sequence(own, batch_first=True)
     mask = torch.arange(filled.shape[1]) < torch.tensor([len(b) for b in own])[:, None]
     index = torch.arange(COUNT)[chosen]
-    return Batch({"bag": filled, "mask": mask}, index % 3, ("s",) * len(own), index)
+    views = {"bag": filled, "mask": mask, "count": mask.sum(1)}
+    return Batch(views, index % 3, ("s",) * len(own), index)
 
 
 METHODS = {

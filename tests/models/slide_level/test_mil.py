@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.learn.engine.host_reads import HostReads
 from wsikd.core.errors import ConfigError
-from wsikd.models.slide_level.mil import AGGREGATORS, build_mil, masked_softmax
+from wsikd.models.slide_level.mil import AGGREGATORS, build_mil, counts_for, masked_softmax
 from wsikd.models.slide_level.transmil import nystrom, pseudo_inverse
 
 DIM, CLASSES = 12, 3
@@ -52,6 +53,27 @@ def test_what_fills_a_bag_up_never_matters(name):
             alone.attention[0], together.attention[place, :count], rtol=1e-4, atol=1e-6
         )
     assert torch.isfinite(together.logits).all()
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_known_counts_change_no_bit_and_nothing_waits_for_a_gpu(name):
+    counts, label = (5, 40, 1), torch.tensor([2, 0, 1])
+    bag, mask = bags(*counts)
+    found = []
+    for known in (False, True):
+        net, more = made(name), {}
+        if known:
+            more = counts_for(net, counts)
+        with HostReads() as reads:
+            out = net(bag, mask, **more)
+            own = net.instance_loss(out, mask, label, **more)
+            loss = torch.nn.functional.cross_entropy(out.logits, label)
+            (loss if own is None else loss + own).backward()
+        found.append([out.logits, out.attention, own, *(p.grad for p in net.parameters())])
+        if known or not net.takes_counts:
+            assert reads.seen == []
+    for one, other in zip(*found, strict=True):
+        assert one is other or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)

@@ -23,14 +23,15 @@ ENGINES: dict[str, str] = {
 }
 """Name -> ``(Network, Place) -> Engine``."""
 AUTO = "auto"
-PRECISIONS = (AUTO, "fp32", "bf16")
+PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 
 
 class Engine(Protocol):
     """A network ready to run; made as ``Engine(Network, Place)``.
 
-    A class may declare ``bf16 = True`` if it computes in bf16 on processors that support it, and
-    ``cpu_only = True`` if it needs the CPU. By default it must compute in fp32 on any device.
+    A class may declare ``bf16 = True`` if it computes in bf16 on processors that support it,
+    ``fp16 = True`` if it computes in fp16 on GPUs, and ``cpu_only = True`` if it needs the CPU. By
+    default it must compute in fp32 on any device.
     """
 
     @property
@@ -39,7 +40,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """Its precision: fp32 or bf16."""
+        """Its precision: fp32, bf16 or fp16."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs (B, outputs) of patches (B, patch_px, patch_px, 3). Not thread-safe."""
@@ -81,7 +82,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Place:
-    """Device (a name of PyTorch's), CPU threads and precision (fp32 or bf16) of an engine."""
+    """Device (a name of PyTorch's), CPU threads and precision (fp32, bf16 or fp16) of an engine."""
 
     device: str = "cpu"
     threads: int = 1

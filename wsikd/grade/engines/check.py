@@ -1,4 +1,4 @@
-"""Check of bf16: it is used if it gives the first fields the same classes as fp32."""
+"""Check of bf16 or fp16: it is used if it gives the first fields the same classes as fp32."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ class Checked:
         """Whether the check is over."""
         return self._chosen is not None
 
+    @property
+    def low_precision(self) -> str:
+        """The precision that is checked."""
+        return self._low.precision
+
     def alone(self, precision: str) -> Engine:
         """The one of the two that computes in ``precision``."""
         return self._full if precision == self._full.precision else self._low
@@ -93,8 +98,8 @@ class Checked:
         if self._other > (1 - SAME_SHARE) * self.fields:
             self._chosen = self._full
             log.warning(
-                "%s: %d of %d fields get another class in bf16 than in fp32, so fp32 is used",
-                self.name, self._other, self._seen,
+                "%s: %d of %d fields get another class in %s than in fp32, so fp32 is used",
+                self.name, self._other, self._seen, self._low.precision,
             )  # fmt: skip
         elif self._seen >= self.fields:
             self._chosen = self._low

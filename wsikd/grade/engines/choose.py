@@ -54,13 +54,13 @@ def open_engine(
         network: the network.
         engine: an entry of ``ENGINES``; auto takes OpenVINO on a CPU and PyTorch on a GPU, and
             PyTorch also if no graph is cached and there are few fields.
-        precision: fp32, bf16 or auto, which is bf16 if the processor supports it. bf16 is compared
-            with fp32 on the first fields, see ``check.Checked``.
+        precision: fp32, bf16, fp16 or auto, see :func:`default_precision`. bf16 and fp16 are
+            compared with fp32 on the first fields, see ``check.Checked``.
         device: auto, cpu, cuda:0.
         threads: number of CPU threads.
         fields: approximate number of fields to compute.
-        check: whether to compare bf16 with fp32. If False, bf16 has passed before, and is refused
-            only if the processor does not support it.
+        check: whether to compare bf16 or fp16 with fp32. If False, it has passed before, and is
+            refused only if the processor does not support it.
 
     Raises:
         ConfigError: a name is unknown, or the engine is not installed or does not support the
@@ -78,17 +78,30 @@ def open_engine(
     wanted = precision if precision != AUTO else default_precision(name, where)
     if wanted == "fp32":
         return full()  # type: ignore[no-any-return]
-    if not check and default_precision(name, where) != wanted:
+    if not _computes(kind, name, where, wanted, passed=not check):
         raise ConfigError(f"--precision {wanted}", f"is not supported by {name} on {where}",
                           "give --precision fp32")  # fmt: skip
     low = kind(network, replace(place, precision=wanted))
     if not check:
         return low  # type: ignore[no-any-return]
-    verdict = _verdict(network, name, where)
+    verdict = _verdict(network, name, where, wanted)
     if verdict and read_sealed(verdict):
         return low  # type: ignore[no-any-return]
     on_pass = partial(keep, verdict, _passed()) if verdict else None
     return Checked(low, full, on_pass=on_pass)
+
+
+def _computes(kind: Any, name: str, device: str, precision: str, *, passed: bool) -> bool:
+    """Whether an engine computes in bf16 or fp16; a bf16 that is to be compared may be emulated."""
+    if precision == "bf16":
+        return not passed or default_precision(name, device) == precision
+    if device == "cpu" or not getattr(kind, "fp16", False):
+        return False
+    import torch
+
+    from wsikd.models.device import computes_fp16
+
+    return computes_fp16(torch.device(device))
 
 
 def _passed() -> bytes:
@@ -126,16 +139,20 @@ def _fastest(network: Network, device: str, fields: int) -> str:
 
 
 def default_precision(engine: str, device: str) -> str:
-    """The meaning of ``auto``: bf16 if engine and processor support it, else fp32."""
-    if not getattr(resolve(ENGINES, engine, kind="engines"), "bf16", False):
-        return "fp32"
+    """The meaning of ``auto``: bf16, or on a GPU that emulates it fp16, else fp32.
+
+    It is one that the engine supports and the processor computes in itself.
+    """
+    kind = resolve(ENGINES, engine, kind="engines")
     if device == "cpu":
-        return "bf16" if _processor()[1] & _BF16_FLAGS else "fp32"
+        native = getattr(kind, "bf16", False) and _processor()[1] & _BF16_FLAGS
+        return "bf16" if native else "fp32"
     import torch
 
-    from wsikd.models.device import computes_bf16
+    from wsikd.models.device import half_precision
 
-    return "bf16" if computes_bf16(torch.device(device)) else "fp32"
+    half = half_precision(torch.device(device))
+    return half if getattr(kind, half, False) else "fp32"
 
 
 @lru_cache(maxsize=1)
@@ -154,8 +171,8 @@ def _processor() -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def _verdict(network: Network, engine: str, device: str) -> Path | None:
-    """The file that records that bf16 has passed for this network, engine version and device."""
+def _verdict(network: Network, engine: str, device: str, precision: str) -> Path | None:
+    """The file that records that a network passed on this version of an engine and this device."""
     if not network.key:
         return None
     from importlib.metadata import version
@@ -165,7 +182,7 @@ def _verdict(network: Network, engine: str, device: str) -> Path | None:
     )
     what = (network.key, network.patch_px, engine, made_by, *map(str, _machine(device)))
     digest = hashlib.sha256(repr(what).encode()).hexdigest()
-    return cache_folder() / f"{digest[:40]}.bf16"
+    return cache_folder() / f"{digest[:40]}.{precision}"
 
 
 def _machine(device: str) -> tuple[Any, ...]:

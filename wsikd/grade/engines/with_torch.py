@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wsikd.models.device import pick_device, upload
+from wsikd.models.in_flight import Lane, most_in_flight
 from wsikd.models.memory import Halved
 
 if TYPE_CHECKING:
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from wsikd.grade.engines import Network, Place
 
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 class TorchEngine:
-    """PyTorch, channels last; bf16 by autocast; pinned copies to a GPU."""
+    """PyTorch, channels last; bf16 and fp16 by autocast; pinned copies to a GPU."""
 
     name = "torch"
-    bf16 = True
+    bf16 = fp16 = True
 
     def __init__(self, network: Network, place: Place) -> None:
         """Move the network to its device.
@@ -36,10 +40,11 @@ class TorchEngine:
         self.device = pick_device(place.device)
         module = network.build().eval().to(self.device)
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.in_flight = 2 if self.device.type == "cuda" else 1
-        if self.device.type == "cuda" and self.precision == "bf16":
-            cast_once(self.module)
-        self._sending: torch.cuda.Stream | None = None
+        self.in_flight = most_in_flight(self.device)
+        self._half = HALVES.get(self.precision)
+        if self.device.type == "cuda" and self._half is not None:
+            cast_once(self.module, self._half)
+        self._lane = Lane(self.device)
         self._halved = Halved(self._run, self.device)
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -64,19 +69,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _started(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-        if self._sending is None:
-            self._sending = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        computing = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self._sending):  # beside the batch that is being computed
-            batch = torch.from_numpy(patches).pin_memory().to(self.device, non_blocking=True)
-        computing.wait_stream(self._sending)
-        batch.record_stream(computing)
-        logits = self._logits(batch)
-        found = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
-        found.copy_(logits, non_blocking=True)
-        there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        there.record(computing)
-        return partial(_awaited, found, there)
+        return self._lane.start(patches, self._logits)
 
     @torch.inference_mode()
     def _run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -86,7 +79,7 @@ class TorchEngine:
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Float32 outputs of uint8 (B, patch_px, patch_px, 3)."""
         with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
+            self.device.type, self._half, enabled=self._half is not None, cache_enabled=False
         ):
             return self.forward(batch.permute(0, 3, 1, 2)).float()
 
@@ -108,8 +101,3 @@ def cast_once(network: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
 
 def _given(found: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
-
-
-def _awaited(found: torch.Tensor, there: torch.cuda.Event) -> NDArray[np.float32]:
-    there.synchronize()
-    return np.asarray(found.numpy(), np.float32)

@@ -276,7 +276,7 @@ def _settle(
 ) -> Settled:
     """Choose the engine; if a slide kills the process here, it is reported when it is graded."""
     first: Sequence[SlideEntry] = entries
-    begun = None if overwrite and grading.settings.precision == "bf16" else out
+    begun = None if overwrite and grading.settings.precision in ("bf16", "fp16") else out
     while True:
         (outcome,) = run([Task("engine", settle_job, (grading, first, begun))], None)
         if not outcome.error:

@@ -1,8 +1,8 @@
 """Engine and precision of a folder of results: chosen before its first slide, then kept.
 
-Maps of one folder must differ by their slides only. So bf16 is compared with fp32 on fields of the
-first slides before any slide is graded, and later runs into the folder use the same engine and
-precision.
+Maps of one folder must differ by their slides only. So bf16 or fp16 is compared with fp32 on
+fields of the first slides before any slide is graded, and later runs into the folder use the same
+engine and precision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LARGE_PX = 256
 
 @dataclass(frozen=True)
 class Computing:
-    """An entry of ``ENGINES``, and fp32 or bf16."""
+    """An entry of ``ENGINES``, and fp32, bf16 or fp16."""
 
     engine: str
     precision: str
@@ -64,7 +64,7 @@ def started_with(
         student: SHA-256 of its weights, 16 digits; results of other students do not count.
         teacher: SHA-256 of the teacher's weights, 16 digits.
         asked: settings of the user. An engine other than ``auto``, and fp32, override the folder's.
-            bf16 does not: it must pass a check, and the folder has the result of that check.
+            bf16 and fp16 do not: they must pass a check, and the folder has its result.
 
     Returns:
         None if there is no such result. The teacher's is None if no result has this teacher.
@@ -79,7 +79,7 @@ def started_with(
         asked_too = (m for m in chain([first], made) if m.get("teacher") == teacher)
         other = next((m for m in asked_too if _texts(m, "teacher_engine", "teacher_precision")),
                      None)  # fmt: skip
-    if asked.precision == "bf16" and first["precision"] == "fp32":
+    if asked.precision in ("bf16", "fp16") and first["precision"] == "fp32":
         log.warning(
             "%s: its results are in fp32, so new ones are too (--overwrite chooses again)", out
         )
@@ -123,7 +123,7 @@ def settle(
 
     Args:
         predictor: has the user's settings.
-        entries: the slides to grade; fields of the first ones serve to check bf16.
+        entries: the slides to grade; fields of the first ones serve to check bf16 or fp16.
         begun: result of :func:`started_with`.
         out: folder of results, for messages.
 
@@ -161,7 +161,8 @@ def _settle(
     engine = predictor.ready(fields)
     if isinstance(engine, Checked):
         if predictor.spec.patch_px > _LARGE_PX:  # the check takes long
-            log.info("checking bf16 against fp32 over %d large fields", fields)
+            text = "checking %s against fp32 over %d large fields"
+            log.info(text, engine.low_precision, fields)
         engine.fields = fields
         trial = predictor.trial(fields)
         for entry in entries[:_MOST_SLIDES]:

@@ -18,6 +18,7 @@ from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.losses.maps import cross_entropy
 from wsikd.learn.methods.base import Batch, Method, Progress
 from wsikd.models.names import check_aggregator
+from wsikd.models.slide_level.mil import counts_for
 from wsikd.models.tables import AGGREGATORS
 from wsikd.slides.what_is import BAGS, GRIDS
 
@@ -122,12 +123,13 @@ class MilConfig(MethodConfig):
 class Mil(Method):
     """Trains ``student``, a network of ``wsikd.models.slide_level.mil``.
 
-    A batch has the views "bag" float (B, N, D) and "mask" bool (B, N).
+    A batch has the views "bag" float (B, N, D), "mask" bool (B, N), and on the CPU "count" int64
+    (B,), the instances of each bag, which come first in it.
     """
 
     Config = MilConfig
     TERMS = TERMS
-    views = ("bag", "mask")
+    views = ("bag", "mask", "count")
     takes = (BAGS, GRIDS)
     task = "wsikd.learn.mil.train:BagTask"
 
@@ -146,13 +148,15 @@ class Mil(Method):
     def forward(self, batch: Batch, at: Progress) -> dict[str, Tensor]:
         """``ce`` and, if asked for, ``instance``."""
         bag, mask = batch.views["bag"], batch.views["mask"]
-        found = self.student(bag, mask)
+        more = counts_for(self.student, batch.views["count"].tolist())
+        found = self.student(bag, mask, **more)
         terms = {"ce": cross_entropy(found.logits, batch.label)}
         if self.instance:
-            own = self.student.instance_loss(found, mask, batch.label)
+            own = self.student.instance_loss(found, mask, batch.label, **more)
             terms["instance"] = found.logits.sum() * 0 if own is None else own
         return terms
 
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, C)."""
-        return self.student(batch.views["bag"], batch.views["mask"]).logits  # type: ignore[no-any-return]
+        more = counts_for(self.student, batch.views["count"].tolist())
+        return self.student(batch.views["bag"], batch.views["mask"], **more).logits  # type: ignore[no-any-return]

@@ -65,11 +65,12 @@ class BagViews:
         at: Progress | None,
         part: Part | None = None,
     ) -> Batch:
-        """Views "bag", filled up with zeros, and "mask"."""
+        """Views "bag", filled up with zeros, "mask", and on the CPU "count"."""
+        count = (~bags[..., 0].isnan()).sum(1)
         bags = upload(bags, self.device)
         mask = ~bags[..., 0].isnan()
         return Batch(
-            views={"bag": bags.nan_to_num(0.0), "mask": mask},
+            views={"bag": bags.nan_to_num(0.0), "mask": mask, "count": count},
             label=upload(torch.from_numpy(self.bags.label[indices]), self.device),
             slide=tuple(self.bags.slide[i] for i in indices),
             box=torch.from_numpy(indices),

@@ -15,8 +15,12 @@ from wsikd.learn.slpd.kmeans import KMeans, cluster_slides
 from wsikd.learn.slpd.method import Bank
 from wsikd.learn.slpd.prototypes import PrototypeTable
 from wsikd.learn.slpd.slide_similarity import find_neighbours
+from wsikd.models.device import upload
+from wsikd.models.in_flight import download, in_turn, most_in_flight
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from wsikd.bags.region_table import RegionTable
@@ -84,9 +88,13 @@ def encode(
     own = indices[team.rank :: team.size]
     parts = [np.empty((0, network.shape.bottleneck), np.float32)]
     with torch.inference_mode(), team.fabric.autocast():
-        for grids, _ in regions.batches(own, batch, threads=threads):
-            middle = centre(grids.to(team.device, non_blocking=True), side)
-            parts.append(network.bottleneck(middle).float().cpu().numpy())
+        batches = ((None, grids) for grids, _ in regions.batches(own, batch, threads=threads))
+
+        def start(grids: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+            middle = centre(upload(grids, team.device), side)
+            return download(network.bottleneck(middle).float())
+
+        parts += [part for _, part in in_turn(batches, start, most_in_flight(team.device))]
     shares = team.gather(np.concatenate(parts))
     found = np.empty((len(indices), network.shape.bottleneck), np.float32)
     for rank, share in enumerate(shares):
@@ -146,4 +154,4 @@ def make_table(
 
 def tensors(table: PrototypeTable, device: torch.device) -> dict[str, torch.Tensor]:
     """The parts of a table that the method needs, on a device."""
-    return {name: torch.from_numpy(getattr(table, name)).to(device) for name in Bank.names}
+    return {name: upload(torch.from_numpy(getattr(table, name)), device) for name in Bank.names}

@@ -11,6 +11,7 @@ from wsikd.core.config import Settings
 from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from typing import Self
@@ -114,11 +115,11 @@ class Detect(Method):
         """``loss`` of images, each mirrored with its boxes by an even chance."""
         images, targets = [], []
         for padded, index in zip(batch.views["image"], batch.box.tolist(), strict=True):
-            image, target = self._cut(padded, index), self.target(index, padded.device)
+            image, target = self._cut(padded, index), self.target(index)
             if self.flips and bool(torch.rand(()) < 0.5):
                 image, target = mirrored(image, target)
             images.append(image)
-            targets.append(target)
+            targets.append({k: upload(v, padded.device) for k, v in target.items()})
         losses = self.student.losses(images, targets)
         return {"loss": torch.stack([v.sum() for v in losses.values()]).sum()}
 
@@ -134,16 +135,16 @@ class Detect(Method):
         width, height = self.images.size[index].tolist()
         return padded[:, :height, :width].float() / 255
 
-    def target(self, index: int, device: torch.device) -> dict[str, Tensor]:
-        """Boxes and labels of an image."""
+    def target(self, index: int) -> dict[str, Tensor]:
+        """Boxes and labels of an image, on the CPU."""
         return {
-            "boxes": torch.from_numpy(self.images.boxes[index]).to(device),
-            "labels": torch.from_numpy(self.images.labels[index]).to(device),
+            "boxes": torch.from_numpy(self.images.boxes[index]),
+            "labels": torch.from_numpy(self.images.labels[index]),
         }
 
 
 def mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image (3, H, W) and its boxes, left to right."""
+    """An image (3, H, W) and its boxes, on the CPU, left to right."""
     boxes = target["boxes"].clone()
     boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
     return image.flip(2), {**target, "boxes": boxes}

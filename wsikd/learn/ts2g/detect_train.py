@@ -76,7 +76,7 @@ def average_precision(
     with torch.inference_mode():
         for batch, chosen in views.images.batches(indices, size, threads=threads, read=views.read):
             found += method.detect(views.batch(batch, chosen, None))
-            true += [method.target(int(i), torch.device("cpu")) for i in chosen]
+            true += [method.target(int(i)) for i in chosen]
     return mean_average_precision(found, true)
 
 

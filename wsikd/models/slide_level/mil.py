@@ -17,13 +17,16 @@ an instance. What is masked never changes a result.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wsikd.core.registry import resolve
 from wsikd.models.tables import AGGREGATORS as AGGREGATORS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class BagOutput(NamedTuple):
@@ -41,13 +44,29 @@ class BagOutput(NamedTuple):
 class BagNetwork(nn.Module):
     """Bag in, :class:`BagOutput` out; made as ``Network(dim, classes, **options)``."""
 
+    takes_counts: ClassVar[bool] = False
+    """Whether its methods take ``counts``, the instances of each bag, which come first in it: what
+    the host must know to look at a bag by itself, and would else wait for a GPU to learn."""
+
     def forward(self, bag: Tensor, mask: Tensor) -> BagOutput:
         """See the module for shapes."""
         raise NotImplementedError
 
-    def instance_loss(self, found: BagOutput, mask: Tensor, label: Tensor) -> Tensor | None:
+    def instance_loss(
+        self,
+        found: BagOutput,
+        mask: Tensor,
+        label: Tensor,
+        *,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor | None:
         """Loss on instances, given what ``forward`` found; None where the network has none."""
         return None
+
+
+def counts_for(network: BagNetwork, counts: Sequence[int]) -> dict[str, Any]:
+    """Keyword arguments of a network's methods that say how many instances each bag has."""
+    return {"counts": counts} if network.takes_counts else {}
 
 
 def build_mil(name: str, dim: int, classes: int, **options: float) -> BagNetwork:
@@ -195,6 +214,8 @@ class ClamSb(GatedMil):
     Departure: cross-entropy on them, where the paper has a smooth SVM loss.
     """
 
+    takes_counts = True
+
     def __init__(
         self,
         dim: int,
@@ -211,28 +232,44 @@ class ClamSb(GatedMil):
         self.sampled = sampled
         self.evidence = nn.Linear(hidden, 2 * classes)
 
-    def forward(self, bag: Tensor, mask: Tensor) -> BagOutput:
+    def forward(
+        self, bag: Tensor, mask: Tensor, *, counts: Sequence[int] | None = None
+    ) -> BagOutput:
         """``instances`` are the log-odds of each class's evidence."""
         projected, weight, logits = self.pooled(bag, mask)
         against, evidence = self.evidence(projected).chunk(2, -1)
         return BagOutput(logits, weight, evidence - against)
 
-    def instance_loss(self, found: BagOutput, mask: Tensor, label: Tensor) -> Tensor | None:
+    def instance_loss(
+        self,
+        found: BagOutput,
+        mask: Tensor,
+        label: Tensor,
+        *,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor | None:
         """Binary cross-entropy of the label's evidence: high at the top, low at the bottom."""
         assert found.instances is not None
         losses = []
-        for odds, weight, held, own in zip(
-            found.instances, found.attention.detach(), mask, label, strict=True
-        ):
-            places = torch.nonzero(held)[:, 0]
-            count = min(self.sampled, len(places) // 2)
+        every = zip(found.instances, found.attention.detach(), mask, label, strict=True)
+        for place, (odds, weight, held, own) in enumerate(every):
+            order = _by_weight(weight, held, None if counts is None else counts[place])
+            count = min(self.sampled, len(order) // 2)
             if count:
-                order = places[weight[places].argsort(descending=True, stable=True)]
-                chosen = odds[torch.cat([order[:count], order[-count:]]), own]
+                ends = torch.cat([order[:count], order[-count:]])
+                chosen = odds.index_select(0, ends).gather(1, own.expand(len(ends), 1))[:, 0]
                 wanted = torch.zeros_like(chosen)
                 wanted[:count] = 1
                 losses.append(nn.functional.binary_cross_entropy_with_logits(chosen, wanted))
         return torch.stack(losses).mean() if losses else found.logits.sum() * 0
+
+
+def _by_weight(weight: Tensor, held: Tensor, count: int | None) -> Tensor:
+    """Places of a bag's instances, the heaviest first: int64 (n,)."""
+    if count is not None:
+        return weight[:count].argsort(descending=True, stable=True)
+    places = torch.nonzero(held)[:, 0]
+    return places[weight[places].argsort(descending=True, stable=True)]
 
 
 class DsMil(BagNetwork):
@@ -270,7 +307,14 @@ class DsMil(BagNetwork):
         pooled = torch.einsum("bcn,bnh->bch", weight, self.value(projected))
         return BagOutput(self.head(pooled)[..., 0], weight.mean(1), instances)
 
-    def instance_loss(self, found: BagOutput, mask: Tensor, label: Tensor) -> Tensor | None:
+    def instance_loss(
+        self,
+        found: BagOutput,
+        mask: Tensor,
+        label: Tensor,
+        *,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor | None:
         """Cross-entropy of the critical instances' logits."""
         assert found.instances is not None
         best = found.instances.masked_fill(~mask[..., None], -torch.inf).amax(1)

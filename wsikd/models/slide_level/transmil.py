@@ -15,7 +15,7 @@ from torch.nn import functional
 from wsikd.models.slide_level.mil import BagNetwork, BagOutput, GatedScore, masked_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def nystrom(
@@ -117,6 +117,8 @@ class TransMil(BagNetwork):
     block, the copies' added to their originals'.
     """
 
+    takes_counts = True
+
     def __init__(
         self,
         dim: int,
@@ -137,14 +139,19 @@ class TransMil(BagNetwork):
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Linear(hidden, classes)
 
-    def forward(self, bag: Tensor, mask: Tensor) -> BagOutput:
+    def forward(
+        self, bag: Tensor, mask: Tensor, *, counts: Sequence[int] | None = None
+    ) -> BagOutput:
         """Bag by bag."""
         projected = self.project(bag)
         logits, attention = [], torch.zeros_like(projected[..., 0])
         for place, (one, held) in enumerate(zip(projected, mask, strict=True)):
-            found, weight = self._one(one[held])
+            found, weight = self._one(one[held] if counts is None else one[: counts[place]])
             logits.append(found)
-            attention[place] = attention[place].masked_scatter(held, weight)
+            if counts is None:
+                attention[place] = attention[place].masked_scatter(held, weight)
+            else:
+                attention[place, : counts[place]] = weight
         return BagOutput(torch.stack(logits), attention)
 
     def _one(self, instances: Tensor) -> tuple[Tensor, Tensor]:
