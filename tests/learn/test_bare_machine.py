@@ -26,7 +26,8 @@ NEEDED = (
     "wsikd.learn.patch.train", "wsikd.learn.mil.train", "wsikd.learn.slpd.train",
     "wsikd.learn.ts2g.adapter_train", "wsikd.bags.embed", "wsikd.grade.engines.choose",
     "wsikd.grade.engines.with_torch", "wsikd.grade.engines.with_compile", "wsikd.grade.predict",
-    "wsikd.tiles.store", "wsikd.tiles.stream",
+    "wsikd.slides.readers.auto", "wsikd.slides.readers.direct_tiff", "wsikd.tiles.store",
+    "wsikd.tiles.stream",
 )  # fmt: skip
 PROGRAM = """
 import importlib, json, sys, warnings

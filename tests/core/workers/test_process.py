@@ -337,7 +337,7 @@ def test_a_server_whose_imports_start_a_thread_goes_without_them(tmp_path):
 
 
 IMPORTED = {
-    "wsikd.grade.reports.folder_report": "torch scipy zarr h5py shapely PIL",
+    "wsikd.grade.reports.folder_report": "torch scipy zarr h5py PIL",
     "wsikd.grade.viewer.server wsikd.grade.viewer.session": "torch scipy zarr h5py shapely",
     "wsikd.api.slide_scores wsikd.api.scores wsikd.bags.run": "numpy torch scipy zarr cv2 pydantic",
     "wsikd.bags.embed wsikd.grade.bench.run wsikd.grade.bench.compare wsikd.learn.patch.train "

@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -29,6 +30,14 @@ def broken_file(slide_file, tmp_path):
     shutil.copy(slide_file, path)
     break_tile(path, 1 * 6 + 2)
     return path
+
+
+def test_without_openslide_a_slide_fails_by_a_line(slide_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(
+        SlideError, match=r"OpenSlide cannot be imported.*; pip install openslide-p"
+    ):
+        open_slide(slide_file)
 
 
 def test_what_is_told_of_a_slide(slide_file):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 import cv2
 import numpy as np
-import openslide
 
 from wsikd.core.errors import MissingMppError, RegionReadError, SlideError, one_line
 from wsikd.core.faults import similar
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import openslide
     import tifffile
     from numpy.typing import NDArray
 
@@ -206,6 +206,8 @@ class OpenSlideReader:
         self, level: int, location: tuple[int, int], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """Pixels of one level: uint8 (height, width, 3); see the Slide protocol."""
+        from openslide import OpenSlideError
+
         # OpenSlide divides the location by its own mean downsample; rounding to the nearest level-0
         # pixel keeps the sub-pixel shift it resamples with below half a level-0 pixel.
         scale = self._mean_downsamples[level]
@@ -213,7 +215,7 @@ class OpenSlideReader:
         handle = self._handle
         try:
             rgba = np.asarray(handle.read_region(corner, level, size))
-        except openslide.OpenSlideError:
+        except OpenSlideError:
             rgba = self._read_alone(handle, corner, level, size)
         return on_background(rgba, self.info.background)
 
@@ -239,10 +241,12 @@ class OpenSlideReader:
 
         A handle that failed once fails for ever, so the fault may be another thread's region.
         """
+        from openslide import OpenSlideError
+
         alone = _open(self.file)
         try:
             rgba = np.asarray(alone.read_region(corner, level, size))
-        except openslide.OpenSlideError as error:
+        except OpenSlideError as error:
             alone.close()
             self._replace(dead, _open(self.file))
             x, y = corner
@@ -313,6 +317,13 @@ def _surveyed(path: Path) -> tuple[TiffSurvey | None, SlideError | None]:
 
 
 def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        import openslide  # here: much of wsikd is used where it is not installed
+    except (ImportError, OSError) as error:
+        raise SlideError(
+            printable(path.name), f"OpenSlide cannot be imported ({one_line(str(error))})",
+            "pip install openslide-python openslide-bin",
+        ) from error  # fmt: skip
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 IMPORTS = (
     "dask.delayed",
     "dask.threaded",
+    "openslide",
     "wsikd.slides.readers.direct_tiff",
     "wsikd.slides.readers.openslide",
 )
