@@ -69,9 +69,10 @@ def check_labels(data: Data, split: Split) -> None:
 
 
 def _check_named(config: Any) -> None:
-    check_network = getattr(getattr(config, "network", None), "check", None)
-    if check_network is not None:
-        check_network()
+    for section in ("network", "trunk"):
+        check_network = getattr(getattr(config, section, None), "check", None)
+        if check_network is not None:
+            check_network()
     for name in getattr(config.data, "files", ()):
         file = getattr(config.data, name)
         if file is not None:

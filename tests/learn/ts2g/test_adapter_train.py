@@ -1,9 +1,12 @@
 """Embedders: an adapter on a frozen trunk learns another encoder's embeddings."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from tests.models.backbones.weights_package import renamed, timm_state, write_package
 from tests.tiles.stores import settings_of, write_store
 from wsikd.bags.bag import open_bag, write_h5
 from wsikd.bags.embed import Embedder, settings_for
@@ -11,6 +14,7 @@ from wsikd.core.config import parse_config
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.learn.engine.train import train
 from wsikd.learn.engine.trainer import Trainer
+from wsikd.learn.preflight import check_run
 from wsikd.learn.ts2g.adapter_train import EmbedTask, fit_of
 from wsikd.learn.ts2g.method import Select, Ts2gConfig, embedding_terms
 from wsikd.learn.ts2g.pairs import load_pairs
@@ -196,6 +200,33 @@ def test_bags_of_other_patches_are_refused(cohort, tmp_path):
 def test_trunks_that_will_not_do(cohort, tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
         train(EmbedTask, config(cohort, **changes), tmp_path, device="cpu")
+
+
+def test_a_trunk_from_an_installed_package(cohort, tmp_path, monkeypatch):
+    """Its weights, its normalisation, and where they are from."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    state = timm_state("test_efficientnet")
+    write_package(site, renamed(state))
+    trunk = {"arch": "timm:test_efficientnet", "weights": "package:tiny-lite-model", "tap": "F2",
+             "input_norm": "half"}  # fmt: skip
+    own = config(cohort, trunk=trunk, optim={"epochs": 1})
+    check_run(own)
+    train(EmbedTask, own, tmp_path / "run", device="cpu")
+    encoder = open_encoder(str(tmp_path / "run"))
+    assert tuple(encoder.spec.mean) == tuple(encoder.spec.std) == (0.5,) * 3
+    kept = encoder.network.trunk.state_dict()
+    assert kept
+    assert all(torch.equal(v, state[k.removeprefix("stages.net.")]) for k, v in kept.items())
+    card = json.loads((tmp_path / "run/student/card.json").read_text())
+    assert card["init_weights"]["source"] == "package:tiny-lite-model 0.1.0"
+    assert card["init_weights"]["licence"] == "Apache-2.0"
+    with pytest.raises(ConfigError, match=r"trunk\.weights package:none-such: is not installed"):
+        check_run(config(cohort, trunk=trunk | {"weights": "package:none-such"}))
+    with pytest.raises(ConfigError, match="do not match this network"):
+        train(EmbedTask, config(cohort, trunk=trunk | {"arch": "timm:test_resnet"}),
+              tmp_path / "other", device="cpu")  # fmt: skip
 
 
 def score(features):

@@ -132,7 +132,7 @@ def test_a_smaller_trunk_with_boxes_of_its_own(arch, maps, tmp_path):
         shapes = [m.shape[2:] for m in net.backbone(torch.zeros(1, 3, 64, 64)).values()]
     assert [int(s[0]) for s in shapes[:3]] == [8, 4, 2]
     save_file(small.state_dict(), tmp_path / "small.safetensors")
-    handed = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path / "small.safetensors")))
+    handed, _ = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path / "small.safetensors")))
     own = small.trunk()["layer3.1.conv2.weight"]
     assert torch.equal(handed.stages["F3"][1].conv2.weight, own)
     with pytest.raises(ConfigError, match=r"holds resnet18, not resnet50; set trunk\.arch"):
@@ -149,7 +149,7 @@ def test_maps_and_anchors_that_will_not_do():
 def test_its_trunk_becomes_the_embedders(boxes, small_trunk, tmp_path):
     result = train(DetectTask, config(boxes, small_trunk, epochs=1), tmp_path, device="cpu")
     assert set(result.metrics) == {"map", "map_50"}
-    handed = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path)))
+    handed, _ = open_trunk(Trunk(arch="resnet18", weights=str(tmp_path)))
     state = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["student"]
     own = resnet_weights(state, "run")
     assert torch.equal(handed.stages["F1"][0].conv1.weight, own["layer1.0.conv1.weight"])

@@ -20,9 +20,11 @@ from wsikd.learn.ts2g.pairs import PairSet, load_pairs
 from wsikd.models.backbones.open import build_backbone
 from wsikd.models.backbones.pretrained import open_weights
 from wsikd.models.backbones.resnet_trunks import TRUNK_FILE, arch_of, resnet_weights
+from wsikd.models.backbones.weights_package import HUB
+from wsikd.models.backbones.weights_package import PREFIX as PACKAGE
 from wsikd.models.encoders.adapter import Adapter, Embedder, save_embedder
 from wsikd.models.encoders.base import RANDOM, Encoder, EncoderSpec, read_state
-from wsikd.models.graders.pooled import IMAGENET_MEAN, IMAGENET_STD
+from wsikd.models.graders.pooled import NORMS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from wsikd.core.run import RunDir
     from wsikd.learn.ts2g.method import Trunk
     from wsikd.models.backbones.base import Backbone
+    from wsikd.models.files.card_origin import InitWeights
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
         """List patches with their embeddings, and read the trunk."""
         self.data = given or load_pairs(self.config.data, self.config.split)
         check_parts(self.data.split, self.data.slide)
-        self._trunk = open_trunk(self.config.trunk)
+        self._trunk, self._origin = open_trunk(self.config.trunk)
 
     def build(self) -> None:
         """The adapter behind the trunk."""
@@ -139,6 +142,7 @@ class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
             teacher = dict(self.data.bags[0].info.encoder)
             save_embedder(
                 run.student, student.network.to("cpu"), student.spec, arch=config.trunk.arch,
+                **({"init_weights": self._origin.record()} if self._origin else {}),
                 teacher={k: teacher.get(k) for k in ("id", "licence", "sha256", "dim")},
                 targets=config.targets, data=self.data.digests,
                 metrics={"split": "val", "patches": len(val), **metrics},
@@ -149,8 +153,8 @@ class EmbedTask(Task[PairSet, Ts2gConfig, EmbedResult]):
         return EmbedResult(run.path, run.student, best, metrics, len(val), slides)
 
 
-def open_trunk(trunk: Trunk) -> Backbone:
-    """The frozen network in front, with its weights.
+def open_trunk(trunk: Trunk) -> tuple[Backbone, InitWeights | None]:
+    """The frozen network in front, with its weights, and where pretrained ones are from.
 
     Raises:
         ConfigError: it is unknown, or its weights are not available or do not fit.
@@ -158,24 +162,24 @@ def open_trunk(trunk: Trunk) -> Backbone:
     if trunk.weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same trunk for every seed of the adapter
-            return build_backbone(trunk.arch)
-    if trunk.weights is None:
-        weights = open_weights(trunk.arch, None).state
-        return build_backbone(trunk.arch, weights=dict(weights))
+            return build_backbone(trunk.arch), None
+    if trunk.weights in (None, HUB) or trunk.weights.startswith(PACKAGE):
+        found = open_weights(trunk.arch, trunk.weights, key="trunk.weights")
+        return build_backbone(trunk.arch, weights=dict(found.state)), found.origin
     file = Path(trunk.weights)
     if file.is_dir():
         file = file / "student" / TRUNK_FILE
     state = read_state(file)
     if (width := {"resnet18": 512, "resnet50": 2048}.get(trunk.arch)) is not None:
         state = resnet_weights(state, file)
-        if (found := arch_of(state)) != trunk.arch:
+        if (held := arch_of(state)) != trunk.arch:
             raise ConfigError(
-                file, f"holds {found}, not {trunk.arch}", f"set trunk.arch, or give a {trunk.arch}"
+                file, f"holds {held}, not {trunk.arch}", f"set trunk.arch, or give a {trunk.arch}"
             )
         head = {"fc.weight": torch.zeros(1000, width), "fc.bias": torch.zeros(1000)}
         state = {**state, **head}
     try:
-        return build_backbone(trunk.arch, weights=state)
+        return build_backbone(trunk.arch, weights=state), None
     except KeyError as error:
         raise ConfigError(file, f"lacks {error}", f"give weights of {trunk.arch}") from error
 
@@ -200,15 +204,15 @@ def _student(config: Ts2gConfig, trunk: Backbone, patches: PairSet) -> Encoder:
         embedder.shift.copy_(torch.from_numpy(own.mean(0)))
         embedder.scale.copy_(torch.from_numpy(np.maximum(own.std(0), 1e-6)))
     teacher = patches.bags[0].info.encoder
-    none = config.trunk.input_norm == "none"
+    mean, std = ((values[0], values[1], values[2]) for values in NORMS[config.trunk.input_norm])
     spec = EncoderSpec(
         id=f"{config.adapter} on {config.trunk.arch} {tap}, after {teacher.get('id', 'unknown')}",
         licence=f"teacher: {teacher.get('licence', 'not stated')}",
         dim=dim,
         sha256="",
         input_px=None,
-        mean=(0.0,) * 3 if none else IMAGENET_MEAN,
-        std=(1.0,) * 3 if none else IMAGENET_STD,
+        mean=mean,
+        std=std,
         mpp=config.low_mpp,
         patch_px=side // factor,
     )

@@ -28,6 +28,8 @@ from wsikd.learn.data.settings import Data, Split
 from wsikd.learn.engine.configurations import MethodConfig
 from wsikd.learn.engine.settings import NonNegative, Optim
 from wsikd.learn.methods.base import Batch, Method, Progress
+from wsikd.models.backbones.weights_package import PREFIX as PACKAGE
+from wsikd.models.backbones.weights_package import check_source
 from wsikd.models.device import upload
 
 if TYPE_CHECKING:
@@ -71,12 +73,19 @@ class Trunk(Settings):
     """Entry of wsikd.models.tables.BACKBONES, or timm:NAME."""
     weights: str | None = None
     """Run of method detector, or a state dict: of the network itself, or of a detector with a
-    ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2). None: ImageNet weights
-    from the hub. "random": random ones, for trials."""
+    ResNet-50 (torchvision, DETR, transformers, mmdetection, detectron2); "package:NAME" of an
+    installed package, or "timm" for timm's hub, as network.weights. None: ImageNet weights from the
+    hub. "random": random ones, for trials."""
     tap: str = "F3"
     """Feature map that is averaged: F2, F3, F4 are a ResNet's layer2, layer3, layer4."""
-    input_norm: Literal["none", "imagenet"] = "imagenet"
-    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its standard deviation."""
+    input_norm: Literal["none", "imagenet", "half"] = "imagenet"
+    """"none" reads 0 to 1; "imagenet" subtracts its mean and divides by its standard deviation;
+    "half" reads -1 to 1, for networks trained in TensorFlow (timm:tf_efficientnet_lite0)."""
+
+    def check(self) -> None:
+        """Refuse a package of weights that is not installed. Raises ConfigError."""
+        if self.weights is not None and self.weights.startswith(PACKAGE):
+            check_source(self.weights, key="trunk.weights")
 
 
 class Ts2gOptim(Optim):

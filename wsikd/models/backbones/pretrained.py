@@ -14,7 +14,7 @@ from wsikd.core.errors import ConfigError
 from wsikd.models.backbones.timm import PREFIX as TIMM
 from wsikd.models.backbones.timm import timm_names, timm_weights
 from wsikd.models.backbones.torchvision import torchvision_weights
-from wsikd.models.backbones.weights_package import HUB, NOT_STATED, PREFIX, find_package
+from wsikd.models.backbones.weights_package import HUB, KEY, NOT_STATED, PREFIX, find_package
 from wsikd.models.files.card_origin import InitWeights
 from wsikd.models.files.weights import digest_of
 
@@ -32,7 +32,9 @@ class Pretrained:
     origin: InitWeights
 
 
-def open_weights(arch: str, source: str | None, *, licence: str | None = None) -> Pretrained:
+def open_weights(
+    arch: str, source: str | None, *, licence: str | None = None, key: str = KEY
+) -> Pretrained:
     """Pretrained weights for a network.
 
     Args:
@@ -41,15 +43,16 @@ def open_weights(arch: str, source: str | None, *, licence: str | None = None) -
             ``.pth`` file; None asks the hub that the network comes from. Hubs need the internet,
             the others do not.
         licence: terms of the weights, where the source does not state them.
+        key: setting that named the source, for messages.
 
     Raises:
         ConfigError: the file cannot be read as weights, the package or the hub is not available,
             or there are no weights for this network.
     """
     if source is None or source == HUB:
-        return _of_hub(arch, source, licence)
+        return _of_hub(arch, source, licence, key)
     if source.startswith(PREFIX):
-        found = find_package(source.removeprefix(PREFIX))
+        found = find_package(source.removeprefix(PREFIX), key=key)
         state, keys = _named(arch, read_state_dict(str(found.file)), source)
         about = {"source": found.source, "licence": licence or found.licence}
         return Pretrained(
@@ -64,15 +67,15 @@ def open_weights(arch: str, source: str | None, *, licence: str | None = None) -
     return Pretrained(state, origin)
 
 
-def _of_hub(arch: str, source: str | None, licence: str | None) -> Pretrained:
+def _of_hub(arch: str, source: str | None, licence: str | None, key: str) -> Pretrained:
     if arch.startswith(TIMM):
         state, stated = timm_weights(arch.removeprefix(TIMM))
     elif source is None:
         state, stated = torchvision_weights(arch), None
     else:
         raise ConfigError(
-            f"network.weights {source}", f"timm's hub has no weights for {arch}",
-            f"set network.arch to {TIMM}NAME, or leave network.weights out",
+            f"{key} {source}", f"timm's hub has no weights for {arch}",
+            f"set {key.partition('.')[0]}.arch to {TIMM}NAME, or leave {key} out",
         )  # fmt: skip
     where = arch if arch.startswith(TIMM) else f"torchvision:{arch}"
     origin = InitWeights(

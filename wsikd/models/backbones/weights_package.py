@@ -18,6 +18,7 @@ from wsikd.core.errors import ConfigError
 PREFIX, HUB = "package:", "timm"
 SUFFIXES = {".pth", ".pt", ".safetensors"}
 NOT_STATED = "not stated"
+KEY = "network.weights"
 _LICENCES = {
     "Apache License, Version 2.0": "Apache-2.0",
     "Apache Software License 2.0": "Apache-2.0",
@@ -44,17 +45,18 @@ class WeightsPackage:
     licence: str
 
 
-def find_package(name: str) -> WeightsPackage:
+def find_package(name: str, *, key: str = KEY) -> WeightsPackage:
     """Find the weights in the package ``name``.
 
     Args:
         name: name in pip; "-" and "_" are the same.
+        key: setting that named it, for the message.
 
     Raises:
         ConfigError: it is not installed, has no file of weights or several, or its file is not
             the one that was installed.
     """
-    subject = f"network.weights {PREFIX}{name}"
+    subject = f"{key} {PREFIX}{name}"
     try:
         found = distribution(name)
     except (PackageNotFoundError, ValueError) as error:
@@ -66,7 +68,7 @@ def find_package(name: str) -> WeightsPackage:
     if len(recorded) != 1:
         raise ConfigError(
             subject, f"brings {len(recorded) or 'no'} files of weights",
-            "name a package with one, or set network.weights to a file",
+            f"name a package with one, or set {key} to a file",
         )  # fmt: skip
     ((path, expected),) = recorded.items()
     file = Path(str(found.locate_file(path)))
@@ -107,19 +109,20 @@ def _licence(found: Distribution) -> str:
     return NOT_STATED
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, *, key: str = KEY) -> None:
     """Refuse a package that is not installed, and a file that does not exist.
 
     Args:
         source: see ``wsikd.models.backbones.pretrained.open_weights``.
+        key: setting that named it, for the message.
 
     Raises:
         ConfigError: it is not there.
     """
     if source.startswith(PREFIX):
-        find_package(source.removeprefix(PREFIX))
+        find_package(source.removeprefix(PREFIX), key=key)
     elif source != HUB and not Path(source).is_file():
         raise ConfigError(
-            f"network.weights {source}", "does not exist",
+            f"{key} {source}", "does not exist",
             f"name a file, {PREFIX}NAME or {HUB}",
         )  # fmt: skip

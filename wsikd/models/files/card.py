@@ -468,6 +468,7 @@ class EmbedderCard(Card):
         network: trunk and adapter.
         encoder: description of its input and output; its digest is that of the weights file.
         package: package that makes the trunk; None if wsikd or timm does.
+        init_weights: pretrained weights of the trunk; None: a run's, or random ones.
         teacher: the encoder whose embeddings it learnt.
         targets: scaling of these embeddings.
         data: digests of the data that it was trained on.
@@ -480,6 +481,7 @@ class EmbedderCard(Card):
     network: EmbedderNetwork
     encoder: EncoderRecord
     package: str | None = None
+    init_weights: InitWeights | None = None
     teacher: TaughtBy | None = None
     targets: str | None = None
     data: list[str] | None = None
