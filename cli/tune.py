@@ -23,7 +23,8 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Folder for the trials, trials.csv and best.yaml. Finished trials in it are kept.",
+    help="Folder for the trials, trials.csv, best.yaml and, if costs differ, cost.png. Finished "
+    "trials in it are kept.",
 )
 @click.option(
     "--grid",
@@ -31,8 +32,8 @@ import click
     multiple=True,
     required=True,
     metavar="KEY=V1,V2",
-    help="A setting and its values, e.g. weights.fm=0.01,0.1,1. Repeatable; every combination is "
-    "tried.",
+    help="A setting and its values, e.g. weights.fm=0.01,0.1,1 or student_input=x1,x2,x4. "
+    "Repeatable; every combination is tried.",
 )
 @click.option(
     "--data",
@@ -43,9 +44,11 @@ import click
 )
 @click.option(
     "--teacher",
+    "teachers",
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Run folder or bundle of the teacher.",
+    help="Run folder or bundle of the teacher. Repeatable: probabilities are averaged.",
 )
 @click.option(
     "--set",
@@ -73,7 +76,7 @@ def tune(
     output: Path,
     entries: tuple[str, ...],
     data: tuple[Path, ...],
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     overrides: tuple[str, ...],
     metric: str,
     storage: str | None,
@@ -98,8 +101,8 @@ def tune(
             f"--metric {metric}", "is not known", f"choose one of {', '.join(METRICS)}"
         )
     changes = list(overrides)
-    if teacher is not None:
-        changes.append(f"teacher={json.dumps(str(teacher))}")
+    if teachers:
+        changes.append(f"teacher={json.dumps([str(name) for name in teachers])}")
     tuning = Tuning(
         config_file,
         tuple(changes),
@@ -114,6 +117,8 @@ def tune(
 
     result = engine.tune(tuning, output, storage=storage, device=device)
     click.echo(f"{result.finished} of {result.total} trials, in {result.trials_file}")
+    for line in result.curve:
+        click.echo(line)
     if result.best is not None:
         shown = ", ".join(f"{k}={v}" for k, v in result.best.items())
         click.echo(f"best on validation: {shown} ({metric} {result.value:.3f})")

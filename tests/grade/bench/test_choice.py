@@ -219,6 +219,29 @@ def test_students_go_from_the_highest_magnification_down(bundles):
     assert names == ["student 5x", "student 2.5x", "student 2.5x (2)"]
 
 
+def test_the_scale_of_the_input_is_named_and_costed(bundles, tmp_path, slide_file):
+    settings = contender("x", 4.0, 16).predictor.settings
+    spec = replace(contender("x", 4.0, 16).predictor.spec, classes=CLASSES)
+    paths = [bundles["a"]]
+    for factor, kind in ((2, "half"), (4, "x4")):
+        grader = build_grader("vgg_small", 4, width=0.25, upsample=factor)
+        own = replace(spec, upsample=factor, student_input=kind)
+        paths.append(save_bundle(tmp_path / kind, grader, own, arch="vgg_small", width=0.25))
+    found = open_students(tuple(paths), "cpu", settings)
+    assert [c.name for c in found] == [
+        "student 2.5x input x4", "student 2.5x input x2", "student 2.5x",
+    ]  # fmt: skip
+    teacher = contender("teacher", 1.0, 64)
+    record = run_bench([SlideEntry(slide_file, "odd")], teacher, *found, question=ASK, repeats=1)
+    macs = {p["name"]: p["macs"] for p in record["points"]}
+    assert macs["student 2.5x input x4"] > 3 * macs["student 2.5x input x2"]
+    assert [c["input"] for c in record["contenders"]] == ["x1", "x4", "x2", "x1"]
+    text = to_markdown(record)
+    assert "| GMAC a field |" in text
+    plot_trade(record, tmp_path / "kappa.png")
+    assert (tmp_path / "kappa.png").stat().st_size > 1000
+
+
 def test_the_command_answers(slide_file, bundles, tmp_path):
     manifest = tmp_path / "m.csv"
     with manifest.open("w", newline="") as stream:

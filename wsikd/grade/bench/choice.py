@@ -81,6 +81,7 @@ def trade(
             "name": one.name,
             "kind": kind,
             "magnification": 10 / one.predictor.spec.mpp,
+            "macs": one.macs,
             "budget": budget,
             "share": share,
             "wall_s": totals[one.name]["wall_s"],

@@ -9,7 +9,10 @@ from wsikd.core.output.markdown import table_lines
 from wsikd.grade.bench.sequence import seen_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from matplotlib.axes import Axes
 
 _COLOURS = {"teacher": "#aa3377", "student": "#228833", "escalated": "#4477aa"}
 
@@ -21,6 +24,7 @@ def trade_lines(record: dict[str, Any]) -> list[str]:
     heads = [
         "reads",
         *(["fields read again"] if asked else []),
+        "GMAC a field",
         "wall s",
         "CPU s",
         "CPU, teacher's",
@@ -95,7 +99,12 @@ def _row(point: dict[str, Any], units: list[tuple[str, str]], *, asked: bool) ->
     again = () if not asked else ("-" if point["share"] is None else f"{point['share']:.1%}",)
     times = [_spread(point[k]) for k in ("wall_s", "cpu_s")]
     kappas = [_kappa(point, start) for _, start in units]
-    return point["name"], *again, *times, f"{point['cpu_share']:.2f}", *kappas
+    return point["name"], *again, _gmac(point), *times, f"{point['cpu_share']:.2f}", *kappas
+
+
+def _gmac(point: dict[str, Any]) -> str:
+    """Multiply-accumulates of a field; records of 0.1.0 have them for networks alone."""
+    return f"{point['macs'] / 1e9:.3g}" if "macs" in point else "-"
 
 
 def _kappa(point: dict[str, Any], start: str) -> str:
@@ -147,6 +156,16 @@ def _verdict(test: dict[str, Any]) -> str:
     return "no interval" if test["lower"] is None else "not shown"
 
 
+def _draw_front(axes: Axes, points: Sequence[dict[str, Any]], key: str) -> None:
+    """A line through the networks that none as cheap equals."""
+    best: list[dict[str, Any]] = []
+    for point in sorted(points, key=lambda p: p["cpu_s"]["median"]):
+        if not best or point[key] > best[-1][key]:
+            best.append(point)
+    axes.plot([p["cpu_s"]["median"] for p in best], [p[key] for p in best],
+              color="#bbbbbb", zorder=0)  # fmt: skip
+
+
 def plot_trade(record: dict[str, Any], path: Path) -> None:
     """Plot kappa over CPU time of every contender, as a PNG."""
     from matplotlib.figure import Figure
@@ -162,6 +181,8 @@ def plot_trade(record: dict[str, Any], path: Path) -> None:
         axes.plot([p["cpu_s"]["median"] for p in order], [p[f"{start}kappa"] for p in order],
                   color="#bbbbbb", zorder=0)  # fmt: skip
         axes.set_title("percentages: share of fields that the teacher grades again", fontsize=9)
+    elif len(points) > 2:
+        _draw_front(axes, points, f"{start}kappa")
     for number, point in enumerate(points):
         cpu, kappa = point["cpu_s"], point[f"{start}kappa"]
         low, high = point[f"{start}interval"] or (kappa, kappa)

@@ -48,6 +48,8 @@ def open_students(
     named: list[Contender] = []
     for one in found:
         name = f"student {10 / one.predictor.spec.mpp:g}x"
+        if one.predictor.spec.upsample > 1:
+            name += f" input x{one.predictor.spec.upsample}"
         same = sum(n.name.split(" (")[0] == name for n in named)
         named.append(replace(one, name=f"{name} ({same + 1})" if same else name))
     return named

@@ -251,6 +251,7 @@ def _contender(contender: Contender) -> dict[str, Any]:
         "mpp": spec.mpp,
         "magnification": 10 / spec.mpp,
         "patch_px": spec.patch_px,
+        "input": f"x{spec.upsample}",
         "macs_per_field": contender.macs,
         "trained": contender.trained,
         **({"guard": guard_text(contender.card)} if contender.trained else {}),

@@ -136,9 +136,10 @@ class RunConfig(MethodConfig):
     """What the teacher reads: patches at data.mpp, or ("low") what the student reads. The latter is
     the control of self-distillation, whose teacher has the student's own resolution."""
     network: Network = Network()
-    student_input: Literal["native", "half", "upsampled"] = "native"
-    """"native": low-resolution patches as they are; "half": enlarged by 2 in the network;
-    "upsampled": enlarged to the teacher's size, at the teacher's cost."""
+    student_input: Literal["native", "half", "x4", "upsampled"] = "native"
+    """"native" or "x1": low-resolution patches as they are; "half" or "x2": enlarged by 2 in the
+    network; "x4": by 4; "upsampled": enlarged to the teacher's size, at the teacher's cost. Twice
+    the side is four times the work."""
     corner_aligned: bool = False
     """Enlarge with aligned corners, as the released code of AT+ does; this shifts content by up to
     3.5 px of the teacher's at 1.25x. False: half-pixel centres."""
@@ -167,6 +168,11 @@ class RunConfig(MethodConfig):
         if not isinstance(content, dict) or set(content) <= set(cls.model_fields):
             return content
         return without_others(cls, content)
+
+    @field_validator("student_input", mode="before")
+    @classmethod
+    def _by_factor(cls, value: Any) -> Any:
+        return {"x1": "native", "x2": "half"}.get(value, value) if isinstance(value, str) else value
 
     @field_validator("teacher")
     @classmethod
@@ -233,6 +239,11 @@ class RunConfig(MethodConfig):
             raise ValueError(
                 f"student_input '{self.student_input}' needs data.student_mpp above data.mpp; "
                 "set data.student_mpp"
+            )
+        if self.upsample > round(factor):
+            raise ValueError(
+                f"student_input '{self.student_input}' enlarges by more than the {round(factor)} "
+                "pixels of data.mpp that make one of data.student_mpp; choose a smaller one"
             )
         return self
 
@@ -318,7 +329,8 @@ class RunConfig(MethodConfig):
     @property
     def upsample(self) -> int:
         """Factor by which the trained network enlarges its input."""
-        return {"native": 1, "half": 2, "upsampled": round(self.factor)}[self.student_input]
+        fixed = {"native": 1, "half": 2, "x4": 4}
+        return fixed.get(self.student_input, round(self.factor))
 
     @property
     def ratio(self) -> float:

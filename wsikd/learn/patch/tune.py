@@ -29,6 +29,7 @@ from wsikd.learn.patch.train import distill
 from wsikd.learn.patch.tune_plan import METRICS as METRICS
 from wsikd.learn.patch.tune_plan import Tuning as Tuning  # noqa: TC001 - for those who import it here
 from wsikd.learn.patch.tune_plan import parse_grid as parse_grid
+from wsikd.learn.score.cost_curve import PICTURE, Costed, cost_lines, has_curve, plot_cost
 from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class TuneResult:
         total: combinations of the grid.
         best_file: the settings to train with; None while trials are missing.
         trials_file: table of all trials.
+        curve: cost against the figure, as the lines of a table; empty where all cost the same.
     """
 
     best: Mapping[str, Any] | None
@@ -64,12 +66,16 @@ class TuneResult:
     total: int
     best_file: Path | None
     trials_file: Path
+    curve: tuple[str, ...] = ()
 
 
 def tune(
     tuning: Tuning, out: Path, *, storage: str | None = None, device: str = "auto"
 ) -> TuneResult:
     """Run the missing trials of a grid, and write ``trials.csv`` and, at the end, ``best.yaml``.
+
+    Where trials differ in cost, such as by ``student_input``, ``cost.png`` shows the figure over
+    the multiply-accumulates of a patch.
 
     Args:
         tuning: what is searched.
@@ -112,7 +118,7 @@ def _check_same(tuning: Tuning, config: RunConfig, out: Path) -> None:
     text = yaml.safe_dump(kept, sort_keys=False)
     file = made.path / SEARCH_RECORD
     if not file.exists():
-        for result in (out / "trials.csv", out / BEST_CONFIG):
+        for result in (out / "trials.csv", out / BEST_CONFIG, out / PICTURE):
             if result.exists():
                 raise not_ours(result, "the result of a search")
         write_text_atomic(file, text)
@@ -264,5 +270,21 @@ def _result(
     return TuneResult(
         None if best is None else points[best],
         None if best is None else outcomes[best],
-        finished, len(points), file, out / "trials.csv",
+        finished, len(points), file, out / "trials.csv", _curve(tuning, points, outcomes, out),
     )  # fmt: skip
+
+
+def _curve(
+    tuning: Tuning, points: list[dict[str, Any]], outcomes: list[float | None], out: Path
+) -> tuple[str, ...]:
+    """Cost against the figure, drawn and as lines; nothing where all trials cost the same."""
+    found = []
+    for point, outcome in zip(points, outcomes, strict=True):
+        macs = _macs(trial_folder(out, point))
+        if outcome is not None and macs:
+            name = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in point.items())
+            found.append(Costed(name, float(macs), outcome))
+    if not has_curve(found):
+        return ()
+    plot_cost(found, f"{tuning.metric} on validation", out / PICTURE)
+    return tuple(cost_lines(found, tuning.metric, "trial"))

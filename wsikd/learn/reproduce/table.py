@@ -39,6 +39,7 @@ from wsikd.learn.reproduce.gains import (
     share_interval,
 )
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
+from wsikd.learn.score.cost_curve import PICTURE, Costed, has_curve, plot_cost
 from wsikd.learn.score.metrics import METRICS, least_groups, measure, scale_of, supports, weighted
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _alike(config: RunConfig) -> dict[str, Any]:
         "data": ("paths", "cache_gb", "device_gb"),
     }
     parts = ("student_input", "network", "data", "split", "optim", "augment")
-    shared = {k: content[k] for k in parts}
+    shared = {k: content[k] for k in parts} | {"student_input": config.upsample}
     for part, names in left_out.items():
         shared[part] = {k: v for k, v in content[part].items() if k not in names}
     return shared
@@ -210,13 +211,13 @@ def _alike(config: RunConfig) -> dict[str, Any]:
 
 def _alone(row: Row, plan: Plan) -> list[Row]:
     """Rows of cross-entropy alone at the magnification and input of a distilled row."""
-    same = (row.config.low_mpp, row.config.student_input)
+    same = (row.config.low_mpp, row.config.upsample)
     return [
         other
         for other in plan.rows
         if not other.config.needs_teacher
         and other.name != TEACHER
-        and (other.config.low_mpp, other.config.student_input) == same
+        and (other.config.low_mpp, other.config.upsample) == same
     ]
 
 
@@ -337,17 +338,30 @@ def _warnings(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def write_table(table: dict[str, Any], out: Path) -> str:
-    """Write ``table.md``, ``table.csv`` and ``table.json``; returns the Markdown.
+    """Write ``table.md``, ``table.csv``, ``table.json`` and ``cost.png``; returns the Markdown.
+
+    The picture shows kappa over the cost of a patch, where the rows have several costs.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     text = to_markdown(table)
-    check_names(out, TABLE_FILES, TABLE)
+    check_names(out, (*TABLE_FILES, PICTURE), TABLE)
     write_json_atomic(out / "table.json", table)
     write_text_atomic(out / "table.csv", _to_csv(table))
     write_text_atomic(out / "table.md", text)
+    if has_curve(points := costed(table)):
+        plot_cost(points, SHOWN["kappa"], out / PICTURE)
     return text
+
+
+def costed(table: dict[str, Any]) -> list[Costed]:
+    """The rows that have a cost and a kappa."""
+    return [
+        Costed(row["name"], row["macs"], row["mean"]["kappa"], row["interval"]["kappa"])
+        for row in table["rows"]
+        if row["macs"] is not None and row["mean"]["kappa"] is not None
+    ]
 
 
 GAIN_HEADS = (

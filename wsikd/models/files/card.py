@@ -52,7 +52,7 @@ class InputSpec:
         mean: mean of each channel, for values of 0 to 1.
         std: standard deviation of each channel, for values of 0 to 1.
         classes: names in the order of the logits.
-        student_input: "native", "half" or "upsampled"; the network itself up-samples.
+        student_input: "native", "half", "x4" or "upsampled"; the network itself up-samples.
         upsample: factor of the up-sampling.
         corner_aligned: the up-sampling aligns corners.
         colour: "rgb", "grey" or "haematoxylin". The network itself removes the colour; mean and std
@@ -237,7 +237,7 @@ class GraderInput(CardPart):
     mean: Annotated[list[_Mean], Field(min_length=3, max_length=3)]
     std: Annotated[list[_Std], Field(min_length=3, max_length=3)]
     classes: ClassNames
-    student_input: Literal["native", "half", "upsampled"] = "native"
+    student_input: Literal["native", "half", "x4", "upsampled"] = "native"
     upsample: Annotated[int, Within("upsample", integer=True)] = 1
     corner_aligned: bool = False
     colour: Literal["rgb", "grey", "haematoxylin"] = "rgb"
