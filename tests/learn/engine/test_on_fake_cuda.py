@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import HYBRID
-from wsikd.learn.data import augment, resident, views
+from wsikd.learn.data import augment, mixing, resident, views
 from wsikd.learn.data.patches import PatchSet
 from wsikd.learn.data.resident import Resident
 from wsikd.learn.losses import maps, relations
-from wsikd.learn.methods import base
+from wsikd.learn.methods import base, ensemble
 from wsikd.learn.methods.base import Progress
 from wsikd.models.graders.pooled import build_grader
 
@@ -60,7 +60,7 @@ def copies(monkeypatch):
         finally:
             found.inside = False
 
-    for module in (augment, views, maps, relations, base, resident):
+    for module in (augment, views, maps, relations, base, resident, mixing, ensemble):
         monkeypatch.setattr(module, "upload", upload)
     monkeypatch.setattr(torch.nn.ModuleDict, "to", lambda self, *_: self)  # fakes cannot move
     kept = (augment._luma, maps._overlap, relations._different)
@@ -104,6 +104,9 @@ CASES = {
     "moved": settings("at_plus", augment=MOVES),
     "colours of the student": settings("at_plus", augment=COLOURS | {"colour_of": "student"}),
     "all terms": settings("at_plus", weights=TERMS, augment=MOVES),
+    "mixup": settings("at_plus", mix={"mixup": 0.5}),
+    "cutmix": settings("at_plus", mix={"cutmix": 1.0}, augment=MOVES),
+    "several": settings("at_plus", weights={"kd": 1}),
     "hdkd": settings("hdkd", network={"arch": "hdkd_student", "width": 0.125, "hybrid": HYBRID}),
 }
 
@@ -114,9 +117,14 @@ def test_a_step_copies_nothing_but_by_upload(case, held, copies):
     torch.set_default_device(CUDA)
     try:
         method = build(config)
+        if case == "several":
+            other = build_grader("vgg_small", 4, width=0.25)
     finally:
         torch.set_default_device(None)
-    made = views.Views(patches(), config, method.views, seed=0, device=CUDA)
+    if case == "several":
+        method.add_teachers([other], None)
+    mix = config.mix if config.mix.used else None
+    made = views.Views(patches(), config, method.views, seed=0, device=CUDA, mix=mix)
     images = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
     if held:
         made.resident = Resident(images.to(CUDA), {})

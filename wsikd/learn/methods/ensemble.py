@@ -12,6 +12,7 @@ its slide (cross-fitting: T. Dao et al., "Knowledge distillation as semiparametr
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsikd.core.errors import ConfigError
+from wsikd.models.device import upload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -69,15 +71,17 @@ class Ensemble(nn.Module):
         chosen = self.answering[box.cpu()]
         log = None
         for column, net in enumerate([first, *self.others]):
-            rows = chosen[:, column].nonzero().flatten().to(patches.device)
+            rows = chosen[:, column].nonzero().flatten()
             if not len(rows):
                 continue
+            rows = upload(rows, patches.device)
             own = functional.log_softmax(net(patches[rows]).float() / self.temperature, 1)
             if log is None:
                 log = own.new_full((len(patches), own.shape[1]), -torch.inf)
             log[rows] = torch.logaddexp(log[rows], own)
         assert log is not None
-        return self.temperature * (log - chosen.sum(1).log().to(log)[:, None])
+        count = upload(chosen.sum(1).to(log.dtype), log.device)
+        return self.temperature * (log - count.log()[:, None])
 
     def identity(self) -> list[str]:
         """What the answers depend on beside the teachers' weights."""
@@ -105,7 +109,7 @@ def mean_answer(logits: Sequence[Tensor], temperature: float) -> Tensor:
         functional.log_softmax((z.float() if z.element_size() < 4 else z) / temperature, 1)
         for z in logits
     ]
-    return temperature * torch.stack(log).logsumexp(0).sub(torch.tensor(float(len(log))).log())
+    return temperature * (torch.stack(log).logsumexp(0) - math.log(len(log)))
 
 
 def refuse_features(

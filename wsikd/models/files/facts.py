@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def main_facts(bundle: StudentBundle) -> dict[str, str]:
     """Network, classes, input and calibration."""
     spec = bundle.spec
+    enlarged = f", enlarged {spec.upsample} times" if spec.upsample > 1 else ""
     calibrated = bundle.temperature is not None
     return {
         "network": bundle.arch,
         "classes": " ".join(spec.classes),
-        "input": f"{spec.patch_px} px at {spec.mpp:g} um/px",
+        "input": f"{spec.patch_px} px at {spec.mpp:g} um/px{enlarged}",
         "probabilities": "calibrated" if calibrated else "not calibrated",
     }
 
