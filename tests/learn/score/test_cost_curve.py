@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wsikd.learn.score.cost_curve import Costed, cost_lines, front, has_curve, plot_cost
+from wsikd.learn.score.cost_curve import Costed, cost_lines, front, has_curve
+from wsikd.learn.score.plots import plot_cost
 
 
 def test_the_front_against_a_slow_reading():

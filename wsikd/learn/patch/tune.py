@@ -29,7 +29,8 @@ from wsikd.learn.patch.train import distill
 from wsikd.learn.patch.tune_plan import METRICS as METRICS
 from wsikd.learn.patch.tune_plan import Tuning as Tuning  # noqa: TC001 - for those who import it here
 from wsikd.learn.patch.tune_plan import parse_grid as parse_grid
-from wsikd.learn.score.cost_curve import PICTURE, Costed, cost_lines, has_curve, plot_cost
+from wsikd.learn.score.cost_curve import PICTURE, Costed, cost_lines, has_curve
+from wsikd.learn.score.plots import plot_cost
 from wsikd.models.files.bundle import CARD
 
 if TYPE_CHECKING:

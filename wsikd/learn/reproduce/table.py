@@ -39,7 +39,7 @@ from wsikd.learn.reproduce.gains import (
     share_interval,
 )
 from wsikd.learn.reproduce.run_rows import COLOUR, TEACHER, collect, looks_of, read_card
-from wsikd.learn.score.cost_curve import PICTURE, Costed, has_curve, plot_cost
+from wsikd.learn.score.cost_curve import PICTURE, Costed, has_curve
 from wsikd.learn.score.metrics import METRICS, least_groups, measure, scale_of, supports, weighted
 
 if TYPE_CHECKING:
@@ -351,6 +351,8 @@ def write_table(table: dict[str, Any], out: Path) -> str:
     write_text_atomic(out / "table.csv", _to_csv(table))
     write_text_atomic(out / "table.md", text)
     if has_curve(points := costed(table)):
+        from wsikd.learn.score.plots import plot_cost
+
         plot_cost(points, SHOWN["kappa"], out / PICTURE)
     return text
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsikd.core.run import aside
+from wsikd.learn.score.cost_curve import front
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsikd.learn.score.attention_maps import AttentionPair
+    from wsikd.learn.score.cost_curve import Costed
 
 DPI = 80
 TINT = "#4477aa"
@@ -141,3 +143,35 @@ def save_figure(figure: Any, file: Path) -> None:
     picture = Image.fromarray(np.ascontiguousarray(pixels)).quantize(COLOURS)
     with aside(file) as part:
         picture.save(part, format="PNG", optimize=True)
+
+
+def plot_cost(points: Sequence[Costed], figure: str, path: Path) -> None:
+    """Plot a figure over the cost of a patch, on a logarithmic axis, as a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(7, 4), layout="constrained")
+    axes = canvas.subplots()
+    best = front(points)
+    axes.plot([p.macs / 1e9 for p in best], [p.value for p in best], color="#bbbbbb", zorder=0)
+    for number, point in enumerate(points):
+        low, high = point.interval or (point.value, point.value)
+        axes.errorbar(
+            point.macs / 1e9, point.value,
+            yerr=[[max(0.0, point.value - low)], [max(0.0, high - point.value)]],
+            fmt="o", color="#228833" if point in best else "#888888", elinewidth=0.8, capsize=2,
+        )  # fmt: skip
+        axes.annotate(
+            point.name, (point.macs / 1e9, point.value), xytext=(5, 5 if number % 2 else -10),
+            textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("multiply-accumulates of a patch, 1e9")
+    axes.set_ylabel(figure)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.2, y=0.15)
+    with aside(path, keep_suffix=True) as part:
+        canvas.savefig(part, dpi=150)
