@@ -15,10 +15,12 @@ from contextlib import chdir
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
+from wsikd.synthetic import tissue
 from wsikd.synthetic.cohort import write_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +138,9 @@ def written_manifest(page, folder):
 def drawn(folder, *, mpp):
     """Four slides of 1.8 mm with annotations, named as README and docs name them."""
     side = round(1792 / mpp)
-    made = write_cohort(folder, seed=3, slides=4, size_px=(side, side), mpp=mpp)
+    with pytest.MonkeyPatch.context() as patch:  # colours that fit the grade are drawn sooner
+        patch.setattr(tissue, "colour_shift", lambda rgb, *_: np.zeros(rgb.shape, np.int8))
+        made = write_cohort(folder, seed=3, slides=4, size_px=(side, side), mpp=mpp)
     for name, slide in zip(("s01", "s02", "s03", "new"), made, strict=True):
         slide.path.rename(folder / f"{name}.svs")
         slide.annotation.rename(folder / f"{name}.geojson")

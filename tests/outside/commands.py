@@ -22,7 +22,7 @@ print(json.dumps([[one.exit_code, one.output] for one in done]))
 
 
 def wsikd(*arguments, code=0, site=PACKAGE):
-    """Run a command and return its output; ``site`` None leaves the package out."""
+    """Run a command and return its output; the package is found in ``site``."""
     done = _python(["-m", "wsikd", *map(str, arguments)], site)
     told = done.stdout + done.stderr
     assert done.returncode == code, told
@@ -42,7 +42,7 @@ def one_after_another(*commands, site=PACKAGE):
 
 
 def _python(arguments, site, given=None):
-    environment = os.environ | {"PYTHONPATH": str(site or ""), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *arguments],
         input=given, capture_output=True, text=True, check=False, env=environment,

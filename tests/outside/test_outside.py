@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file
+from wsikd.cli.main import main
 
 from tests.learn.conftest import write_set
 from tests.outside.commands import PACKAGE, one_after_another, wsikd
@@ -141,9 +143,11 @@ def test_exporter_and_engine(made):
 
 
 def test_a_student_without_its_package_is_one_line(made, slide_file):
+    """In this process, which does not find the package either."""
     asked = ("infer", "-i", slide_file, "-m", made.folder / "run", "-o", made.folder / "none")
-    told = wsikd(*asked, "--jobs", 0, site=None, code=2)
-    assert told.strip().endswith(
+    told = CliRunner().invoke(main, [*map(str, asked), "--jobs", "0"])
+    assert told.exit_code == 2
+    assert told.stderr.strip().endswith(
         "card.json: network 'outside': not among the known backbones; "
         "install the package wsikd-outside 1.0, which makes it"
     )

@@ -35,32 +35,69 @@ SETTINGS = StoreSettings(
 )
 
 
-def dask(*arguments, folder):
-    """A Dask process, with what it says in a file."""
-    command = [sys.executable, "-c", "from distributed.cli import {0}; {0}.main()"]
-    command[-1] = command[-1].format(arguments[0])
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with (folder / f"{arguments[0]}.log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, *arguments[1:]], stdout=log, stderr=log, env=environment, cwd=folder
-        )
+FORKED = """
+import json, os, sys
+from distributed.cli import dask_scheduler, dask_worker
+import wsikd.slides.readers.direct_tiff, wsikd.slides.readers.openslide, wsikd.tiles.cluster
+
+while line := sys.stdin.readline():
+    command, arguments, log = json.loads(line)
+    if command == "wait":
+        told = os.waitstatus_to_exitcode(os.waitpid(*arguments)[1])
+    elif not (told := os.fork()):
+        for stream in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
+        {"scheduler": dask_scheduler, "worker": dask_worker}[command].main(arguments)
+    print(told, flush=True)
+"""
 
 
-def worker(address, folder):
-    options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
-    return dask("dask_worker", address, *options, folder=folder)
+class Dask:
+    """Starts Dask's processes as forks of one, which has imported what they need."""
+
+    def __init__(self, folder):
+        self.folder, self.pids = folder, []
+        path = os.pathsep.join(filter(None, sys.path))
+        self.parent = subprocess.Popen(
+            [sys.executable, "-c", FORKED],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def _ask(self, command, *arguments):
+        line = [command, arguments, str(self.folder / f"{command}.log")]
+        self.parent.stdin.write(json.dumps(line) + "\n")
+        self.parent.stdin.flush()
+        return int(self.parent.stdout.readline())
+
+    def start(self, command, *arguments):
+        self.pids.append(self._ask(command, *arguments))
+
+    def worker(self, address):
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
+        self.start("worker", address, *options)
+
+    def wait(self, pid):
+        """The exit code of a process, negative that of a signal."""
+        self.pids.remove(pid)
+        return self._ask("wait", pid, 0)
+
+    def close(self):
+        for pid in list(self.pids):
+            os.kill(pid, signal.SIGKILL)
+            self.wait(pid)
+        self.parent.communicate()
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Address of a scheduler, and its two worker processes."""
+    """Address of a scheduler, and the processes: its own and two workers'."""
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
-    scheduler = dask("dask_scheduler", *map(str, options), folder=folder)
-    processes = [scheduler]
+    processes = Dask(folder)
     try:
+        processes.start("scheduler", *map(str, options))
         limit = time.monotonic() + 60
         address = None
         while address is None and time.monotonic() < limit:
@@ -69,12 +106,11 @@ def cluster(tmp_path_factory):
             except (OSError, ValueError, KeyError):
                 time.sleep(0.02)
         assert address
-        processes += [worker(address, folder) for _ in range(2)]
-        yield address, processes, folder
+        for _ in range(2):
+            processes.worker(address)
+        yield address, processes
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        processes.close()
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +163,17 @@ def undisturbed_flat(flat, tmp_path_factory):
 
 
 def test_a_killed_worker_costs_nothing(cluster, slide, undisturbed, tmp_path):
-    address, processes, folder = cluster
-    steps = []
+    address, processes = cluster
+    victim, steps = processes.pids[1], []
 
     def kill_one(done, total):
         if not steps:
-            os.kill(processes[1].pid, signal.SIGKILL)
-            processes.append(worker(address, folder))  # for the tests after this
+            os.kill(victim, signal.SIGKILL)
+            processes.worker(address)  # for the tests after this
         steps.append((done, total))
 
     store = tile(slide, tmp_path / "large.zarr", address, on_progress=kill_one)
-    assert processes[1].wait() == -signal.SIGKILL
+    assert processes.wait(victim) == -signal.SIGKILL
     assert len(steps) == 9
     assert steps[-1][0] == steps[-1][1]
     assert steps[0][0] < steps[0][1]
