@@ -8,8 +8,9 @@ import os
 
 from wsikd.core.workers.worker import ENVIRONMENT
 
-_GARBAGE = (20_000, 20, 20)
-"""Objects between collections: with Python's 700 the imports alone make hundreds of them."""
+_GARBAGE = (100_000, 20, 20)
+"""Objects between collections: with Python's 700 the imports alone make hundreds of them, and
+each of those at 20,000 takes 10 ms."""
 _OF_COMMANDS = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
 """Pydantic looks for plugins in every installed package, which takes 50 ms; no command has any."""
 LEVELS = ("debug", "info", "warning", "error")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsikd.core.errors import ConfigError, WsikdError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from importlib.metadata import EntryPoint
 
 GROUP = "wsikd."
@@ -105,8 +105,15 @@ def check_known(table: Mapping[str, str], name: str, *, kind: str) -> None:
         raise _unknown(table, name, kind)
 
 
-def known_names(table: Mapping[str, str], kind: str) -> list[str]:
-    """The names of a table in its order, then those of installed packages, sorted."""
+def known_names(
+    table: Mapping[str, str], kind: str, asked: Collection[str] | None = None
+) -> list[str]:
+    """The names of a table in its order, then those of installed packages, sorted.
+
+    If the table has all names that are ``asked`` for, no package is looked at.
+    """
+    if asked is not None and table.keys() >= set(asked):
+        return [*table]
     others = {one.name for one in extensions(kind)} - set(table)
     return [*table, *sorted(others)]
 

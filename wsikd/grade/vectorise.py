@@ -59,7 +59,7 @@ def regions(grade_hw: NDArray[np.int16]) -> tuple[list[Region], Ints]:
 def _components(grade_hw: NDArray[np.int16]) -> Ints:
     out = np.zeros(grade_hw.shape, np.int64)
     count = 0
-    for grade in np.unique(grade_hw[grade_hw >= 0]):
+    for grade in np.flatnonzero(np.bincount(grade_hw[grade_hw >= 0])):
         mask = (grade_hw == grade).astype(np.uint8)
         found, part = cv2.connectedComponents(mask, connectivity=4)  # the background is one
         out[part > 0] = part[part > 0] + count
@@ -90,8 +90,10 @@ def _runs(edge: NDArray[np.bool_], cut: NDArray[np.bool_]) -> Ints:
 
 def _rings(polygons: NDArray[np.object_]) -> list[tuple[Ints, ...]]:
     """Rings of each polygon without points on straight lines."""
-    _, corners, (ring_at, polygon_at) = shapely.to_ragged_array(polygons)
-    xy = corners.astype(np.int64)
+    all_rings, owner = shapely.get_rings(polygons, return_index=True)
+    ring_at = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(all_rings))])
+    polygon_at = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(polygons)))])
+    xy = shapely.get_coordinates(all_rings).astype(np.int64)
     previous, following = np.roll(xy, 1, 0), np.roll(xy, -1, 0)
     first, closing = ring_at[:-1], ring_at[1:] - 1
     previous[first] = xy[closing - 1]

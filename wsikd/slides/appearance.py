@@ -158,7 +158,9 @@ class Appearance:
         if not len(statistics):
             return None
         found = []
-        middle_of_slide = np.median(statistics, 0)
+        # As np.median, which imports numpy.ma for as long as a small slide takes.
+        ordered, count = np.sort(statistics, 0), len(statistics)
+        middle_of_slide = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
         for value, (name, least) in zip(middle_of_slide, STATISTICS.items(), strict=True):
             low, middle, high = self.quantiles[name]
             reach = max(high - middle if value > middle else middle - low, least)

@@ -68,6 +68,7 @@ def test_times_of_both_over_the_same_fields(slide_file, tmp_path):
     assert told[-1] == (1, 1)
     json.dumps(record, allow_nan=False)
     text = to_markdown(record)
+    assert "These slides are small" in text
     assert "not for diagnosis" in text
     assert "slides/h" in text
     plot(record, tmp_path / "p.png")

@@ -20,6 +20,8 @@ STAGE_NAMES = {
     "write": "write",
 }
 
+_SMALL_FIELDS = 500
+"""Fields of a slide below which its fixed costs show."""
 MEMORY_NAMES = {
     "rise_mb": "memory: rise during a pass, MB",
     "peak_rss_mb": "memory: peak of the whole process with both networks, MB",
@@ -105,11 +107,24 @@ def to_markdown(record: dict[str, Any]) -> str:
         *(trade_lines(record) if "points" in record else ()),
         where,
         "",
+        *_size_lines(totals["fields"] / max(1, len(record["slides"])), sampled),
         *_guard_lines(record),
         RESEARCH_USE,
         "",
     ]
     return "\n".join(lines)
+
+
+def _size_lines(fields: float, sampled: int | None) -> list[str]:
+    """A note if the slides are small; empty for large ones, and for samples of their fields."""
+    if sampled or fields >= _SMALL_FIELDS:
+        return []
+    note = (
+        f"These slides are small, {fields:.0f} fields each: what a slide costs whatever its size "
+        "(opening, tissue, files) is a larger part than on large slides, and the student is fewer "
+        "times faster. docs/howto/bench.md has the figures of biopsies and of large slides."
+    )
+    return [note, ""]
 
 
 def _guard_lines(record: dict[str, Any]) -> list[str]:

@@ -116,7 +116,8 @@ def find_exporters(names: Iterable[str]) -> dict[str, Exporter]:
     Raises:
         ConfigError: one is unknown or cannot be imported, or two write the same file.
     """
-    named, known = set(names), known_names(EXPORTERS, "exporters")
+    named = set(names)
+    known = known_names(EXPORTERS, "exporters", named)
     every = named | {*known} - _SAME_PICTURE if ALL in named else named
     wanted = [name for name in known if name in every]
     wanted += sorted(named - {ALL, *known})  # unknown: refused by the next line

@@ -150,8 +150,8 @@ def formats_of(values: Iterable[str], option: str = "--format") -> tuple[str, ..
     Raises:
         ConfigError: one is unknown or cannot be imported, or none is named.
     """
-    known = known_names(EXPORTERS, "exporters")
     asked = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    known = known_names(EXPORTERS, "exporters", asked or None)
     if not asked:
         raise ConfigError(option, "is empty", f"give some of {', '.join(known)}")
     for name in sorted({*asked} - {ALL}):
