@@ -40,9 +40,9 @@ LONGEST = (
     "learn/patch/test_hdkd_run.py", "learn/engine/test_distributed.py", "test_end_to_end.py",
     "outside/test_outside.py", "docs/test_blocks.py", "learn/methods/test_processes.py",
     "learn/slpd/test_run.py", "api/test_front_door.py", "learn/mil/test_evaluate.py",
-    "test_output_safety.py", "learn/ts2g/test_detect_train.py", "test_cli_roles.py",
+    "test_output_safety.py", "learn/ts2g/test_detect_train.py", "test_cli_early.py",
     "learn/ts2g/test_adapter_train.py", "test_cli.py", "test_cli_labels.py",
-    "test_tile_faults.py", "synthetic/test_cohort.py", "learn/test_preflight.py",
+    "test_tile_faults.py", "synthetic/test_cohort.py",
 )  # fmt: skip
 """Files that take long, the longest first. One that began last would run alone on its core."""
 

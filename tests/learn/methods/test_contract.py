@@ -91,7 +91,8 @@ def content_of(name, stripes, place):
                  "val": coco(place, "val", 1, size=(64, 48), start=9)}  # fmt: skip
         few = {"rpn_post_nms_top_n_train": 32, "rpn_post_nms_top_n_test": 32,
                "box_batch_size_per_image": 32}  # fmt: skip
-        network = {"arch": "fasterrcnn", "backbone": "resnet18", "image_px": 48, "options": few}
+        network = {"arch": "fasterrcnn", "backbone": "resnet18", "image_px": 48, "options": few,
+                   "layers": [1, 2], "anchors_px": [8, 16, 32]}  # fmt: skip
         data = {k: str(v) for k, v in parts.items()}
         return {"data": data, "network": network, "optim": {"epochs": 2}}
     if name == "hdkd":
