@@ -216,3 +216,25 @@ def test_hdkd_takes_them_for_its_token(stripes, tmp_path):
     mean = told(stripes, runs, **more) | {"teacher_answers": "mean", "weights": {}}
     assert grading(mean).teachers
     trainer(mean, tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_patches_without_a_label_are_answered_by_all(patches_on_disk, tmp_path, cache):
+    """Slides whose labels are hidden were in no teacher's training, so that all answer."""
+    csv = patches_on_disk.write(
+        tmp_path / "set", slides=10, split=lambda s: "val" if s >= 8 else "train"
+    )
+    share = {"share": 0.5}
+    runs = [teach(csv, tmp_path / f"r{k}", k, **split(k, 2, **share)) for k in range(2)]
+    data = {"paths": [str(csv)], "student_mpp": 2.0, "unlabelled": True}
+    made = trainer(told(csv, runs, data=data, split=share, teacher_cache=cache), tmp_path / "s")
+    extra, asked = made.data.indices("extra"), made.method.ensemble.answering.numpy()
+    assert len(extra) == 4 * 9
+    assert asked[extra].all()
+    assert (asked[made.data.indices("train")].sum(1) == 1).all()
+    images = made.data.images(extra).float()
+    with torch.no_grad():
+        soft = [torch.softmax(load_bundle(r).network()(images) / 4, 1) for r in runs]
+    answer = made.method.teach(images, box=torch.from_numpy(extra)).logits
+    torch.testing.assert_close(torch.softmax(answer / 4, 1), sum(soft) / 2, rtol=1e-4, atol=1e-6)
+    assert made.task.extra_classes.shape == extra.shape

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+import wsikd as front_door
 from tests.learn.grading import grading
 from tests.learn.methods.test_contract import wsikd
 from tests.learn.patch.whole_runs import resumes_to_the_byte, two_processes_train_what_one_does
@@ -186,3 +187,11 @@ def test_others_are_refused_in_one_line(stripes, teachers, tmp_path):
     told = content(stripes, teachers, weights={"kd": 1, "dkd": 1}, kd={"temperature": 2})
     with pytest.raises(ConfigError, match=r"at which teachers are averaged"):
         distill(grading(told), tmp_path / "run", device="cpu")
+
+
+def test_the_front_door_takes_a_list(stripes, teachers, tmp_path):
+    file = tmp_path / "c.yaml"
+    told = content(stripes, teachers)
+    file.write_text(yaml.safe_dump({k: v for k, v in told.items() if k != "teacher"}))
+    run = front_door.distill(file, teacher=teachers, out=tmp_path / "run", device="cpu")
+    assert len(load_bundle(run.path).card.teachers) == 2
