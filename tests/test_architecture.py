@@ -67,7 +67,7 @@ OWNERS = {
     "optuna": ["wsikd.learn.patch.tune"],
     "openpyxl": ["wsikd.learn.data.sicap"],
     "imblearn": ["wsikd.learn.data.smote"],
-    "jinja2": ["wsikd.grade.", "wsikd.cli."],
+    "jinja2": ["wsikd.slides.html_page"],
     "click": ["wsikd.cli."],
     "rich": ["wsikd.cli."],
 }

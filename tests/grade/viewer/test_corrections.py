@@ -9,8 +9,8 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from wsikd.cli.main import main
 
-from cli.main import main
 from tests.browser import CHROMIUM, browser
 from tests.grade.graded import infer_slide
 from tests.grade.maps import square_map

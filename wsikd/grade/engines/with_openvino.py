@@ -72,7 +72,7 @@ class OpenVinoEngine:
         return self._begun(np.ascontiguousarray(patches))()
 
     def submit(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-        """The same, started: threads of OpenVINO compute while the caller goes on."""
+        """The same, started: threads of OpenVINO compute while the caller continues."""
         return self._begun(np.array(patches, np.uint8, order="C"))
 
     def _begun(self, patches: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:

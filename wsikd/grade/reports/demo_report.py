@@ -5,7 +5,6 @@ The HTML file contains its pictures and opens without a server or a network.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,12 @@ from wsikd.grade.gleason_rules import Rules
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.reports.thumbnail import view
 from wsikd.grade.summary import class_areas
+from wsikd.slides.html_page import data_uri, templates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from jinja2 import Environment
     from numpy.typing import NDArray
 
     from wsikd.grade.grademap import GradeMap
@@ -99,7 +98,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     files.mkdir(parents=True, exist_ok=True)
     with aside(files / "times.png", keep_suffix=True) as part:
         plot(report.bench, part)
-    environment = templates()
+    environment = templates("wsikd.grade.reports")
     content = {
         "report": report,
         "version": __version__,
@@ -126,18 +125,6 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def templates() -> Environment:
-    """The page templates of this folder; values in HTML are escaped."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    return Environment(
-        loader=PackageLoader("wsikd.grade.reports", "."),
-        autoescape=select_autoescape(["html", "html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of class and CSS colour."""
     return [
@@ -156,8 +143,3 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     done, encoded = cv2.imencode(".png", picture[..., ::-1])
     assert done
     return encoded.tobytes()
-
-
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """An image as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -17,13 +17,14 @@ from wsikd.core.output.failures import read_failures
 from wsikd.core.output.files import check_file
 from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
-from wsikd.grade.reports.demo_report import legend, templates
+from wsikd.grade.reports.demo_report import legend
 from wsikd.grade.reports.slide_card import slide_card, value_text
 from wsikd.grade.reports.svg_map import hatches, swatch
 from wsikd.grade.runs.cases import find_cases
 from wsikd.grade.runs.record import named_records, student_card
 from wsikd.grade.runs.slide_looks import looks_at
 from wsikd.grade.score_text import score_text
+from wsikd.slides.html_page import templates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def write_results_report(out: Path, entries: Sequence[SlideEntry] = ()) -> tuple
     names = list(dict.fromkeys(n for c in cards for n, *_ in c.shares))
     students = [_student(out, digest) for digest in _students(cards)]
     html = (
-        templates()
+        templates("wsikd.grade.reports")
         .get_template("results.html.j2")
         .render(
             name=out.resolve().name,

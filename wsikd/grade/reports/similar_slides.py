@@ -16,8 +16,8 @@ from wsikd.core.about import RESEARCH_USE, __version__
 from wsikd.core.errors import SlideError, WsikdError
 from wsikd.core.output.markers import REPORT
 from wsikd.core.run import write_text_atomic
-from wsikd.grade.reports.demo_report import data_uri, templates
 from wsikd.grade.reports.thumbnail import view
+from wsikd.slides.html_page import data_uri, templates
 from wsikd.slides.listing.manifest import open_entry
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_similar(
             wanted.update(dict.fromkeys((*pair.own_regions, *pair.other_regions)))
     cut = pictures.cut(list(wanted))
     missing = sorted({region.slide for region in wanted} - pictures.known)
-    template = templates().get_template("similar.html.j2")
+    template = templates("wsikd.grade.reports").get_template("similar.html.j2")
     html = template.render(
         page=page, cut=cut, missing=missing, given=bool(entries), failed=pictures.failed,
         picture_px=PICTURE_PX, version=__version__, research_use=RESEARCH_USE,

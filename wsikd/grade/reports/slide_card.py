@@ -15,12 +15,13 @@ from wsikd.grade.corrections import read_review, review_text
 from wsikd.grade.exports import MAP_FILE, find_overlay
 from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.exports.overlay import slide_size
-from wsikd.grade.reports.demo_report import data_uri, legend
+from wsikd.grade.reports.demo_report import legend
 from wsikd.grade.reports.svg_map import svg_map
 from wsikd.grade.reports.thumbnail import view
 from wsikd.grade.review import reasons
 from wsikd.grade.runs.graded_slide import open_graded
 from wsikd.grade.score_text import score_sentence, score_text
+from wsikd.slides.html_page import data_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

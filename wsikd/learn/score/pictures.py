@@ -11,6 +11,10 @@ from wsikd.core.run import RunDir, write_json_atomic
 from wsikd.core.softmax import softmax
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsikd.learn.data.patches import PatchSet
     from wsikd.learn.score.attention_maps import AttentionPair
     from wsikd.learn.score.test_record import Scored, Subject
 
@@ -52,7 +56,7 @@ def write_pictures(
     if any("epoch" in r for r in rows):
         names.insert(0, "curves.png")
         curves.plot_curves(rows, folder / names[0])
-    agreement, pairs = _attention(subject, scored, device)
+    agreement, pairs = attention_of(subject, scored.patches, scored.indices, device)
     if pairs:
         names.append("attention.png")
         curves.plot_attention(pairs, record["classes"], folder / names[-1])
@@ -63,18 +67,21 @@ def write_pictures(
     return facts
 
 
-def _attention(
-    subject: Subject, scored: Scored, device: str
+def attention_of(
+    subject: Subject, patches: PatchSet, otherwise: NDArray[np.int64], device: str
 ) -> tuple[float | None, list[AttentionPair]]:
-    """Agreement and pairs on validation patches; nothing for a run without a usable teacher."""
+    """Agreement of attention and pairs; nothing for a run without a usable teacher.
+
+    Validation patches are read; ``otherwise`` those of these indices, where there are none.
+    """
     from wsikd.learn.score.attention_maps import compare_attention
     from wsikd.models.files.bundle import load_bundle
 
-    config, patches = subject.config, scored.patches
+    config = subject.config
     if config is None or not config.teachers:
         return None, []
     val = patches.indices("val")
-    indices = val if len(val) else scored.indices
+    indices = val if len(val) else otherwise
     try:
         teacher = load_bundle(Path(config.teachers[0]))
     except WsikdError as error:
@@ -88,6 +95,7 @@ def _attention(
         *networks,
         patches,
         indices,
+        examples=max(4, len(patches.classes)),
         factor=round(subject.bundle.spec.mpp / patches.mpp),
         **({} if attention is None else {"form": attention.form}),
         device=device,

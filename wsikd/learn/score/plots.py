@@ -41,15 +41,24 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             axis.plot(number, [r[kind].get(name, np.nan) for r in epochs], label=name, marker=".")
         axis.set_title(f"terms, {kind}")
     axes[1].plot(number, [r["loss"] for r in epochs], "k--", label="sum")
-    for name in ("kappa", "balanced_accuracy", "loss"):
-        values = [np.nan if r["val"][name] is None else r["val"][name] for r in epochs]
-        axes[2].plot(number, values, label=name.replace("_", " "), marker=".")
+    for name in ("kappa", "balanced_accuracy"):
+        axes[2].plot(number, _of_val(epochs, name), label=name.replace("_", " "), marker=".")
+    right = axes[2].twinx()
+    right.plot(number, _of_val(epochs, "loss"), "k--", label="loss (right)")
+    right.set_ylabel("loss")
     axes[2].set_title("validation")
     for axis in axes:
         axis.set_xlabel("epoch")
-        if number:
+    if number:
+        lines = [line for axis in (axes[2], right) for line in axis.get_lines()]
+        axes[2].legend(lines, [line.get_label() for line in lines], fontsize=8)
+        for axis in axes[:2]:
             axis.legend(fontsize=8)
     save_figure(figure, file)
+
+
+def _of_val(epochs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [np.nan if r["val"][name] is None else r["val"][name] for r in epochs]
 
 
 def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], file: Path) -> None:
