@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
     Progress = Callable[[int, int], None] | None
+    Finish = Callable[[], "Embedded"]
     Batches = Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]]
 
 logger = logging.getLogger(__name__)
@@ -109,15 +112,21 @@ class Embedder:
         """The precision: fp32 or fp16."""
         return "fp16" if self._half else "fp32"
 
-    def embed_slide(
+    def embed_slide(self, entry: SlideEntry, path: Path, **options: Any) -> Embedded:
+        """The same as :meth:`start_slide`, and the bag is written at once."""
+        return self.start_slide(entry, path, **options)()
+
+    def start_slide(
         self,
         entry: SlideEntry,
         path: Path,
         *,
         overwrite: bool = False,
         on_progress: Progress = None,
-    ) -> Embedded:
-        """Embed the tissue of a slide into the bag at ``path``.
+    ) -> Finish:
+        """Embed the tissue of a slide; what is returned writes the bag at ``path``.
+
+        It must be called, in any thread: until then the place is locked.
 
         Raises:
             SlideError: the slide cannot be used.
@@ -127,12 +136,13 @@ class Embedder:
         clock, settings = StageClock(), self.settings
         with clock("open"):
             slide = open_entry(entry)
-        with slide, locked(path):
+        with slide, ExitStack() as held:
+            held.enter_context(locked(path))
             grid = TileGrid.plan(slide, settings.mpp, settings.patch_px, settings.stride_px)
             info = self._describe(slide, entry, path, settings.patch_px, grid.field_px)
             read = files_of(entry.path, entry.mask)
             if (found := there(path, info, overwrite=overwrite, inputs=read)) is not None:
-                return Embedded(found, made=False, seconds={})
+                return partial(Embedded, found, made=False, seconds={})
             with clock("tissue"):
                 tissue = find_tissue(
                     slide, method=settings.tissue, mask_file=entry.mask, workers=self.threads
@@ -144,8 +154,8 @@ class Embedder:
                 batch_size=self.batch_size, workers=self.threads, clock=clock,
             )  # fmt: skip
             xy = grid.boxes(rows, columns)[:, :2]
-            self._write(path, info, xy, batches, clock, on_progress, read)
-        return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
+            features = self._features(len(xy), batches, clock, on_progress)
+            return self._finish(held.pop_all(), path, info, features, xy, clock, read)
 
     def _describe(
         self,
@@ -170,15 +180,19 @@ class Embedder:
             source=slide.info.fingerprint,
         )
 
-    def embed_store(
+    def embed_store(self, store: TileStore, path: Path, **options: Any) -> Embedded:
+        """The same as :meth:`start_store`, and the bag is written at once."""
+        return self.start_store(store, path, **options)()
+
+    def start_store(
         self,
         store: TileStore,
         path: Path,
         *,
         overwrite: bool = False,
         on_progress: Progress = None,
-    ) -> Embedded:
-        """Embed the patches of a store into the bag at ``path``, in the store's order.
+    ) -> Finish:
+        """Embed the patches of a store in its order; see :meth:`start_slide`.
 
         Raises:
             StoreError: the store has no such resolution.
@@ -195,7 +209,8 @@ class Embedder:
             )  # fmt: skip
         about = store.provenance
         size_um = settings.patch_px * settings.mpp
-        with locked(path):
+        with ExitStack() as held:
+            held.enter_context(locked(path))
             info = BagInfo(
                 slide=store.slide,
                 encoder={**self.spec.record(), "patches": asdict(settings)},
@@ -209,37 +224,46 @@ class Embedder:
             )
             read = [store.path]
             if (found := there(path, info, overwrite=overwrite, inputs=read)) is not None:
-                return Embedded(found, made=False, seconds={})
+                return partial(Embedded, found, made=False, seconds={})
             batches = _from_store(store, settings.mpp, self.batch_size, clock)
-            self._write(path, info, store.patches.xy, batches, clock, on_progress, read)
-        return Embedded(len(store.patches), made=True, seconds=dict(clock.seconds))
+            xy = store.patches.xy
+            features = self._features(len(xy), batches, clock, on_progress)
+            return self._finish(held.pop_all(), path, info, features, xy, clock, read)
 
-    def _write(
-        self,
-        path: Path,
-        info: BagInfo,
-        xy: NDArray[np.float64],
-        batches: Batches,
-        clock: StageClock,
-        on_progress: Progress,
-        read: Sequence[Path],
-    ) -> None:
-        features = np.empty((len(xy), self.spec.dim), np.float32)
+    def _features(
+        self, count: int, batches: Batches, clock: StageClock, on_progress: Progress
+    ) -> NDArray[np.float32]:
+        """Embeddings (count, D)."""
+        features = np.empty((count, self.spec.dim), np.float32)
         done = 0
         for index, found in self._computed(batches, clock):
             features[index] = found
             done += len(index)
             if on_progress:
-                on_progress(done, len(xy))
-        with clock("write"):
-            spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
-            write_bag(path, self._with_precision(info), features, xy, spent, read)
+                on_progress(done, count)
+        return features
 
-    def _with_precision(self, info: BagInfo) -> BagInfo:
-        """The description with the precision, where that is not fp32."""
-        if not self._half:
-            return info
-        return replace(info, encoder={**info.encoder, "precision": self.precision})
+    def _finish(
+        self,
+        held: ExitStack,
+        path: Path,
+        info: BagInfo,
+        features: NDArray[np.floating],
+        xy: NDArray[np.float64],
+        clock: StageClock,
+        read: Sequence[Path],
+    ) -> Finish:
+        """What writes a bag and closes ``held``."""
+        if self._half:
+            info = replace(info, encoder={**info.encoder, "precision": self.precision})
+
+        def finish() -> Embedded:
+            with held, clock("write"):
+                spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
+                write_bag(path, info, features, xy, spent, read)
+            return Embedded(len(xy), made=True, seconds=dict(clock.seconds))
+
+        return finish
 
     def _computed(
         self, batches: Batches, clock: StageClock

@@ -9,12 +9,13 @@ are read strip by strip, so that each tile of the file is decoded once.
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsikd.bags.bag import write_bag
 from wsikd.bags.embed import Embedded, Embedder, EmbedSettings, settings_for, there
 from wsikd.core.errors import ConfigError, DataError
 from wsikd.core.output.lock import locked
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsikd.bags.embed import Batches, Progress
+    from wsikd.bags.embed import Batches, Finish, Progress
     from wsikd.models.encoders.base import Encoder
     from wsikd.slides.base import Slide
     from wsikd.slides.listing.manifest import SlideEntry
@@ -90,15 +91,15 @@ class RegionEmbedder(Embedder):
 
     settings: RegionSettings
 
-    def embed_slide(
+    def start_slide(
         self,
         entry: SlideEntry,
         path: Path,
         *,
         overwrite: bool = False,
         on_progress: Progress = None,
-    ) -> Embedded:
-        """Embed the regions of a slide into the bag at ``path``, features (R, D, g, g).
+    ) -> Finish:
+        """Embed the regions of a slide, features (R, D, g, g); see :meth:`Embedder.start_slide`.
 
         Raises:
             SlideError: the slide cannot be used.
@@ -109,7 +110,8 @@ class RegionEmbedder(Embedder):
         clock, settings = StageClock(), self.settings
         with clock("open"):
             slide = open_entry(entry)
-        with slide, locked(path):
+        with slide, ExitStack() as held:
+            held.enter_context(locked(path))
             mpp = _own_if_near(slide, settings)
             grid = TileGrid.plan(slide, mpp, settings.region_px)
             more = {} if mpp == settings.mpp else {"read_mpp": mpp}
@@ -117,7 +119,7 @@ class RegionEmbedder(Embedder):
             read = files_of(entry.path, entry.mask)
             found = there(path, info, overwrite=overwrite, regions=True, inputs=read)
             if found is not None:
-                return Embedded(found, made=False, seconds={})
+                return partial(Embedded, found, made=False, seconds={})
             with clock("tissue"):
                 tissue = find_tissue(
                     slide, method=settings.tissue, mask_file=entry.mask, workers=self.threads
@@ -140,11 +142,8 @@ class RegionEmbedder(Embedder):
             if not np.isfinite(features).all():
                 remedy = "leave --float16 out" if settings.half else "take another encoder"
                 raise DataError(slide.info.file, "has an embedding that is not finite", remedy)
-            with clock("write"):
-                spent = {k: clock.seconds.get(k, 0.0) for k in ("read", "resize", "forward")}
-                info = self._with_precision(info)
-                write_bag(path, info, features, grid.boxes(rows, columns)[:, :2], spent, read)
-        return Embedded(len(rows), made=True, seconds=dict(clock.seconds))
+            xy = grid.boxes(rows, columns)[:, :2]
+            return self._finish(held.pop_all(), path, info, features, xy, clock, read)
 
     def _grids(
         self,

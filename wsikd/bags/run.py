@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,14 +182,18 @@ def _patches(request: EmbedRequest, machine: Machine, batch: Batch, watch: Watch
     embedder = _embedder(request, machine)
     request.out.mkdir(parents=True, exist_ok=True)
 
-    def work(entry: SlideEntry) -> str:
+    def work(entry: SlideEntry) -> Callable[[], str]:
         path = request.out / f"{entry.name}.zarr"
         with watch(entry.name) as shown:
             more: dict[str, Any] = {"overwrite": request.overwrite, "on_progress": shown}
             if stores:
-                one = embedder.embed_store(TileStore.open(entry.path), path, **more)
+                finish = embedder.start_store(TileStore.open(entry.path), path, **more)
             else:
-                one = embedder.embed_slide(entry, path, **more)
+                finish = embedder.start_slide(entry, path, **more)
+        return partial(written, entry, path, finish)
+
+    def written(entry: SlideEntry, path: Path, finish: Callable[[], Embedded]) -> str:
+        one = finish()
         beside = path.with_suffix(".h5")
         if request.h5 and (one.made or request.overwrite or not beside.exists()):
             write_h5(beside, open_bag(path), overwrite=True)
@@ -198,7 +203,7 @@ def _patches(request: EmbedRequest, machine: Machine, batch: Batch, watch: Watch
         side = request.regions.region_px // embedder.settings.patch_px
         return f"{one.patches} regions of {side} x {side} tiles, {dim} each, {place}"
 
-    batch.run(entries if stores else own_tissue(request.tissue, entries, batch), work)
+    batch.run_beside(entries if stores else own_tissue(request.tissue, entries, batch), work)
     return done
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from wsikd.core.errors import OutputError, WsikdError
@@ -12,6 +14,7 @@ from wsikd.core.faults import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ class Named(Protocol):
 
 
 Entry = TypeVar("Entry", bound=Named)
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,18 +51,50 @@ class Batch:
         """Call ``work`` for each slide; it returns the slide's line of the report."""
         for entry in entries:
             start = time.perf_counter()
-            try:
-                line = work(entry)
-            except WsikdError as error:
-                self.failed(entry, error)
-                continue
-            except BrokenPipeError:  # the reader of the report has closed the pipe: stop
-                raise
-            except Exception as error:
-                log.debug("%s", entry.name, exc_info=True)
-                self.failed(entry, explain(entry.name, error))
-                continue
-            self.went_well(entry, line, time.perf_counter() - start)
+            if (line := self._of(entry, partial(work, entry))) is not None:
+                self.went_well(entry, line, time.perf_counter() - start)
+
+    def run_beside(
+        self, entries: Iterable[Entry], work: Callable[[Entry], Callable[[], str]]
+    ) -> None:
+        """The same; what ``work`` returns ends the slide, and gives its line.
+
+        It is called in a thread beside the work of the next slide; slides are reported in order.
+        """
+
+        def ended(finish: Callable[[], str], start: float) -> tuple[str, float]:
+            return finish(), time.perf_counter() - start
+
+        with ThreadPoolExecutor(1) as pool:
+            report: Callable[[], None] | None = None
+            for entry in entries:
+                start = time.perf_counter()
+                finish = self._of(entry, partial(work, entry))
+                before, report = report, None
+                if finish is not None:
+                    done = pool.submit(ended, finish, start)
+                    report = partial(self._report, entry, done)
+                if before is not None:
+                    before()
+            if report is not None:
+                report()
+
+    def _report(self, entry: Named, done: Future[tuple[str, float]]) -> None:
+        if (found := self._of(entry, done.result)) is not None:
+            self.went_well(entry, *found)
+
+    def _of(self, entry: Named, work: Callable[[], T]) -> T | None:
+        """What ``work`` gives; None if the slide has failed."""
+        try:
+            return work()
+        except WsikdError as error:
+            self.failed(entry, error)
+        except BrokenPipeError:  # the reader of the report has closed the pipe: stop
+            raise
+        except Exception as error:
+            log.debug("%s", entry.name, exc_info=True)
+            self.failed(entry, explain(entry.name, error))
+        return None
 
     def went_well(self, entry: Named, line: str, took_s: float) -> None:
         """Report a slide that is done."""
