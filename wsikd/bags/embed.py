@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "fp16")
 LEAST_COSINE = 0.999
-"""Of embeddings in fp16 and fp32, for "auto" to go on in fp16."""
+"""Of embeddings in fp16 and fp32, at which "auto" stays in fp16."""
 
 
 @dataclass(frozen=True)

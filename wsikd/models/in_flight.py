@@ -29,7 +29,7 @@ def most_in_flight(device: torch.device) -> int:
 def in_turn(
     batches: Iterable[tuple[K, V]], start: Callable[[V], Callable[[], R]], most: int
 ) -> Iterator[tuple[K, R]]:
-    """Results in the order of the batches, of which ``most`` have been started at once.
+    """Results in the order of the batches; at most ``most`` are started at once.
 
     Args:
         batches: keys, and what is computed; the latter may be overwritten after ``start``.
