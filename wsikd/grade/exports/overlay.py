@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +86,7 @@ def write_heat(
     seen = _seen(grade_map, slide, max_px)
     painted, last = paint_heat(grade_map, seen), len(grade_map.classes) - 1
     text = f"{grade_map.classes[last]}: the fuller, the nearer to 1"
-    need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 3 * _MARGIN_PX
+    need = _FONT_PX + 8 + math.ceil(_length(text)) + 3 * _MARGIN_PX
     _save(painted, path, grade_map, seen, [[(last, text, need)]])
 
 
@@ -223,10 +223,10 @@ def _edges(lines: NDArray[np.integer], line: NDArray[np.int64]) -> NDArray[np.bo
         flat[:, :-step] |= other
     out = np.take(flat, line, 0)
     for step in (1, 2):
-        for y in np.flatnonzero(line[step:] != line[:-step]).tolist():
-            other = lines[line[y]] != lines[line[y + step]]
-            out[y] |= other
-            out[y + step] |= other
+        y = np.flatnonzero(line[step:] != line[:-step])
+        other = lines[line[y]] != lines[line[y + step]]
+        out[y] |= other
+        out[y + step] |= other
     return np.asarray(out & np.take(lines > 0, line, 0))
 
 
@@ -276,7 +276,7 @@ def _legend_lines(grade_map: GradeMap, width: int) -> list[list[tuple[int, str, 
     left = _MARGIN_PX
     for index, (name, area) in enumerate(zip(grade_map.classes, areas, strict=True)):
         text = f"{name} {100 * area / total:.1f} %"
-        need = _FONT_PX + 8 + math.ceil(_font().getlength(text)) + 2 * _MARGIN_PX
+        need = _FONT_PX + 8 + math.ceil(_length(text)) + 2 * _MARGIN_PX
         if lines[-1] and left + need > width:
             lines.append([])
             left = _MARGIN_PX
@@ -334,7 +334,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _font().getlength(longer) > width:
+        if lines[-1] and _length(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -343,6 +343,12 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _text(draw: ImageDraw, left: int, top: int, text: str) -> None:
     draw.text((left, top + 3), text, fill=_INK, font=_font())
+
+
+@lru_cache(maxsize=4096)
+def _length(text: str) -> float:
+    """Width of a text in px; captions of all slides have most words in common."""
+    return float(_font().getlength(text))
 
 
 @cache
