@@ -41,6 +41,16 @@ def noisy(root, name, noise, *, dim=6, seconds=None):
     return root / name
 
 
+@pytest.fixture(scope="module")
+def same(trained):
+    return noisy(trained, "same", 0.0)
+
+
+@pytest.fixture(scope="module")
+def worse(trained):
+    return noisy(trained, "worse", 6.0, seconds={"read": 0.5, "forward": 0.25})
+
+
 def test_the_test_part_is_scored_once(trained):
     first = evaluate_bags(trained / "run", "test", by="a")
     with pytest.raises(OutputError, match=r"its test part was scored on .* by a"):
@@ -62,8 +72,7 @@ def test_figures_are_sklearns(trained):
     assert found["auc"]["value"] == pytest.approx(expected)
 
 
-def test_the_same_bags_drop_in_without_loss(trained):
-    same = noisy(trained, "same", 0.0)
+def test_the_same_bags_drop_in_without_loss(trained, same):
     found = evaluate_bags(trained / "run", "val", by="a", against=[str(same)])["drop_in"]
     assert found["auc_difference"]["value"] == 0
     assert found["agreement"] == {"share": 1.0, "kappa": pytest.approx(1.0)}
@@ -71,8 +80,7 @@ def test_the_same_bags_drop_in_without_loss(trained):
     assert found["speed_ratio"] is None
 
 
-def test_a_worse_encoder_is_told(trained):
-    worse = noisy(trained, "worse", 6.0, seconds={"forward": 1.0})
+def test_a_worse_encoder_is_told(trained, worse):
     found = evaluate_bags(trained / "run", "val", by="a", against=[str(worse)])["drop_in"]
     assert found["auc_difference"]["value"] < 0
     assert found["agreement"]["share"] < 1
@@ -95,11 +103,10 @@ def test_embeddings_of_another_width_are_refused(trained):
         evaluate_bags(trained / "run", "val", by="a", against=[str(narrow)])
 
 
-def test_the_speed_of_the_encoders(trained):
+def test_the_speed_of_the_encoders(trained, worse):
     from wsikd.learn.mil.evaluate import _seconds
 
-    fast = noisy(trained, "fast", 0.0, seconds={"read": 0.5, "forward": 0.25})
-    made = config(fast)
+    made = config(worse)
     bags = load_bags(made.data, made.split)
     assert _seconds(bags, np.arange(4)) == pytest.approx(3.0)
     plain = load_bags(config(trained / "bags").data, made.split)
@@ -120,8 +127,7 @@ def test_looks_at_the_test_part_outlive_a_copy_of_the_run(trained, tmp_path, mon
         assert len(json.loads(beside.read_text())["looks"]) == number
 
 
-def test_the_command(trained, tmp_path):
-    same = noisy(trained, "same2", 0.0)
+def test_the_command(trained, same, tmp_path):
     found = CliRunner().invoke(
         main, ["evaluate", str(trained / "run"), "--against", str(same)], catch_exceptions=False
     )
