@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _wanted: dict[str, None] = {}
 _own = False
-"""Whether this process is the command's, and may be forked."""
+"""Whether this process is the command's, has not been forked, and may be."""
 _FRAMEWORKS = frozenset({"torch", "tensorflow"})
 """What may hold a device, or threads that it expects to find again."""
 
@@ -34,7 +34,7 @@ def want(*modules: str) -> None:
 
 @contextmanager
 def own_process() -> Iterator[None]:
-    """Within the block, this process may be forked as long as it has one thread."""
+    """Within the block, this process may be forked once, if it has one thread then."""
     global _own
     before, _own = _own, True
     try:
@@ -53,11 +53,13 @@ def context(*modules: str) -> ForkContext | ForkServerContext | SpawnContext:
     Args:
         modules: modules that the server imports when it starts.
     """
+    global _own
     import multiprocessing
 
     if sys.platform != "linux":  # frameworks of macOS break after a fork
         return multiprocessing.get_context("spawn")
     if _forkable():
+        _own = False  # threads that listen to the first worker may have ended before the next
         gc.freeze()  # a collection in the child would copy the pages of all objects
         return multiprocessing.get_context("fork")
     from multiprocessing import forkserver

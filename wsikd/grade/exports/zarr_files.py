@@ -81,6 +81,6 @@ def _write(part: Path, metadata: Mapping[str, Any]) -> None:
     _put(str(part), "zarr.json", f"{text}\n".encode())
 
 
-def _put(folder: str, name: str, content: bytes) -> None:
-    with open(f"{folder}/{name}", "wb", buffering=0) as file:  # noqa: PTH123 - as above
+def _put(part: str, name: str, content: bytes) -> None:
+    with open(f"{part}/{name}", "wb", buffering=0) as file:  # noqa: PTH123 - as above
         file.write(content)
