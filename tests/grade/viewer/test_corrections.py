@@ -326,3 +326,19 @@ def test_a_browser_corrects_signs_and_the_corrections_come_back_as_labels(
     assert set(table.label[labelled].tolist()) == {3}
     x, y, width, height = grade_map.boxes()[0]
     assert (np.abs(table.xy[labelled] - (x, y)) < (width, height)).all()
+
+
+def test_without_a_reviewer_a_key_hides_a_class_and_writes_nothing(serve, out, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed to look at the page with")
+    *_, path, _ = first_field(out)
+    with browser(serve("").address, tmp_path / "profile") as page:
+        page.wait("typeof viewer !== 'undefined' && viewer.world.getItemCount() > 1")
+        assert page.value("find('review').hidden")
+        page.press("2")
+        assert page.value("[...find('classes').querySelectorAll('input')].map(b => b.checked)") == [
+            True, False, True, True,
+        ]  # fmt: skip
+        page.press("o")
+        assert page.value("find('outline').checked")
+    assert not path.exists()

@@ -216,6 +216,11 @@ async function give(key) {
   const answer = await fetch(`at/${number}.json?x=${box[0] + box[2] / 2}&y=${box[1] + box[3] / 2}`);
   if (answer.ok && mine === asked) tellField(await answer.json());
 }
+function classKey(key) {
+  if (mayCorrect()) { give(key); return; }
+  const box = find("classes").querySelectorAll("input")[key - 1];
+  if (box) box.click();
+}
 find("savenote").addEventListener("click", () => change({ note: find("slidenote").value }));
 find("sign").addEventListener("click", async () => {
   const note = find("slidenote").value;
@@ -278,7 +283,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "m" && viewer.world.getItemCount()) {
     mapLayer().setOpacity(mapLayer().getOpacity() ? 0 : opacity());
   }
-  if (/^[0-9]$/.test(event.key)) give(Number(event.key));
+  if (/^[0-9]$/.test(event.key)) classKey(Number(event.key));
 });
 find("home").addEventListener("click", () => viewer.viewport.goHome());
 find("full").addEventListener("click", () => {
