@@ -44,6 +44,7 @@ NOT_RUN = {
     ("docs/clusters.md", "--scheduler tcp:"): "needs that address; tests/test_tile_run.py runs one",
     ("docs/clusters.md", "helm install"): "needs Kubernetes",
     ("docs/other-programs.md", "PatchPredictor"): "tests/test_tia.py takes these steps",
+    ("docs/howto/correct.md", "wsikd "): "tests/grade/viewer/test_corrections.py takes these steps",
     ("docs/decisions/0005-codec.md", "encode, start"): "the record of a measurement",
 }
 """(page, text in the block) of blocks that are not run, and why."""
