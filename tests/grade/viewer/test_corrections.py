@@ -187,6 +187,12 @@ def test_what_is_no_change_writes_nothing(serve, out, content, status):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1_0", "", "\xb2"])
+def test_a_body_of_no_known_length_is_refused_in_a_line(serve, length):
+    status, text = send(serve(), {"note": "x"}, **{"Content-Length": length})
+    assert (status, text.count("\n")) == (413, 1)
+
+
 @pytest.mark.parametrize("path", ["/review/1.json", "/review/-1.json", "/", "/review/../x.json"])
 def test_other_places_take_nothing(serve, path):
     assert send(serve(), {"note": "x"}, path)[0] == 404
@@ -307,6 +313,7 @@ def test_a_browser_corrects_signs_and_the_corrections_come_back_as_labels(
         page.wait("selected")
         page.press("4")
         page.wait("about.review.fields.length === 1")
+        page.wait("find('field').textContent.includes('by the student')")
         page.value("find('slidenote').value = '<img src=x onerror=alert(2)>'; find('sign').click()")
         page.wait("about.review.signed_by")
         assert page.value("document.querySelectorAll('aside img').length") == 0

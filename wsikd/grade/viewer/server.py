@@ -53,6 +53,7 @@ _ABOUT = re.compile(r"/about/(\d{1,6})\.json", re.ASCII)
 _AT = re.compile(r"/at/(\d{1,6})\.json", re.ASCII)
 _REVIEW = re.compile(r"/review/(\d{1,6})\.json", re.ASCII)
 TOKEN_HEADER = "X-Wsikd-Token"
+_LENGTH = re.compile(r"\d{1,9}", re.ASCII)
 _LONGEST_BODY = 1 << 16
 
 Answer = tuple[bytes, str]
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not 0 <= number < len(self.server.viewing.records):
             self._refuse(HTTPStatus.NOT_FOUND, "not here")
-        elif not (length.isascii() and length.isdecimal() and int(length) <= _LONGEST_BODY):
+        elif not _LENGTH.fullmatch(length) or int(length) > _LONGEST_BODY:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_LONGEST_BODY} bytes")
         else:
             self._change(number, self.rfile.read(int(length)))

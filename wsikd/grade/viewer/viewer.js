@@ -4,6 +4,7 @@ const viewer = OpenSeadragon({
   id: "view", drawer: "canvas", showNavigationControl: false, showNavigator: true, navigatorAutoFade: false,
   maxZoomPixelRatio: 8, animationTime: 0.5, gestureSettingsMouse: { clickToZoom: false },
 });
+const ROUNDING_PX = 0.01;
 let number = 0, about = null, asked = 0, doubted = -1, selected = null, revision = 0;
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) sessionStorage.setItem("token", given);
@@ -155,8 +156,8 @@ function tellField(field) {
     table.append(row);
   });
   target.append(table);
-  const place = field.box.join();
-  const one = about.review.fields.find((it) => it.box.join() === place);
+  const near = (a, b) => a.every((side, n) => Math.abs(side - b[n]) < ROUNDING_PX);
+  const one = about.review.fields.find((it) => near(it.box, field.box));
   if (one) {
     const note = one.note ? `: ${one.note}` : "";
     target.append(make("p", `${one.was} by the student, ${one.name} by ${one.by}, ${one.at}${note}`));
