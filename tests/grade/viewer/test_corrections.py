@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import threading
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from multiprocessing import get_context
 
@@ -15,6 +15,7 @@ from tests.browser import CHROMIUM, browser
 from tests.grade.graded import infer_slide
 from tests.grade.maps import square_map
 from tests.grade.runs.test_results import SPEC, Purple
+from tests.grade.viewer.serving import served
 from wsikd.core.errors import AnnotationError, OutputError
 from wsikd.grade.corrections import Review, change_review, field_box, read_review, review_file
 from wsikd.grade.exports.ome_zarr import read_alone
@@ -22,7 +23,7 @@ from wsikd.grade.predict import PredictSettings, SlidePredictor
 from wsikd.grade.runs.results import ResultSettings
 from wsikd.grade.viewer.deepzoom import OUTLINE_PX, Plane, map_tile
 from wsikd.grade.viewer.reviewing import corrected_grades
-from wsikd.grade.viewer.server import TOKEN_HEADER, ViewServer
+from wsikd.grade.viewer.server import TOKEN_HEADER
 from wsikd.grade.viewer.session import Viewing
 from wsikd.slides.annotations.geojson import read_geojson
 from wsikd.slides.listing.manifest import SlideEntry
@@ -48,22 +49,11 @@ def out(tmp_path, graded):
 
 @pytest.fixture
 def serve(out, slide_file):
-    running = []
-
-    def start(reviewer="A. Reviewer"):
-        viewing = Viewing(out, [SlideEntry(slide_file, slide_file.stem)], reviewer=reviewer)
-        server = ViewServer(viewing)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        running.append((viewing, server, thread))
-        return server
-
-    yield start
-    for viewing, server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        viewing.close()
+    entries = [SlideEntry(slide_file, slide_file.stem)]
+    with ExitStack() as running:
+        yield lambda reviewer="A. Reviewer": running.enter_context(
+            served(Viewing(out, entries, reviewer=reviewer))
+        )
 
 
 def send(server, content, path="/review/0.json", **headers):

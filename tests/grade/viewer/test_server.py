@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.browser import CHROMIUM
 from tests.grade.graded import infer_slide
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
 from tests.grade.runs.test_results import SPEC, Purple
+from tests.grade.viewer.serving import served
 from tests.interrupts import hear_interrupts
 from tests.slides.pixels import tissue_rgb
 from wsikd.core.errors import ConfigError, NoSlidesError
@@ -123,22 +124,11 @@ def out(tmp_path_factory, slide_file):
 
 @pytest.fixture
 def serve(out, slide_file):
-    running = []
-
-    def start(entries=None):
-        viewing = Viewing(out, [SlideEntry(slide_file, "odd")] if entries is None else entries)
-        server = ViewServer(viewing)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        running.append((viewing, server, thread))
-        return server
-
-    yield start
-    for viewing, server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        viewing.close()
+    own = [SlideEntry(slide_file, "odd")]
+    with ExitStack() as running:
+        yield lambda entries=None: running.enter_context(
+            served(Viewing(out, own if entries is None else entries))
+        )
 
 
 def ask(server, path, method="GET", **headers):
