@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.studies.real.listing import write_labels
 from benchmarks.studies.real.meter import entries, metered, spent_s
-from benchmarks.studies.real.plan import Plan
+from benchmarks.studies.real.plan import TEST, Plan
 from benchmarks.studies.real.settings import read_study
-from benchmarks.studies.real.work import do, score_block
+from benchmarks.studies.real.work import do, score
 from benchmarks.studies.study_folder import claim
 from wsikd.core.errors import ConfigError, OutputError
 from wsikd.core.output.lock import locked
@@ -114,12 +114,12 @@ def _take(plan: Plan, job: Job, labels: dict[str, Path]) -> bool:
 
 
 def score_finished(plan: Plan) -> None:
-    """Score the evaluation parts of blocks whose runs are all done."""
-    for block in plan.blocks:
-        if plan.is_complete(block) and not plan.is_scored(block):
-            lock = locked(plan.out / "locks" / f"score-{block}", wait_s=3600)
-            with lock, metered(plan.out, f"{block}/evaluation"):
-                score_block(plan, block)
+    """Predict and score the evaluation part of each finished run of a block, once."""
+    for job in dict.fromkeys(job for block in plan.blocks for job in plan.compared(block)):
+        if plan.is_done(job) and not (plan.kept(job) / TEST).is_file():
+            lock = locked(plan.out / "locks" / "score", wait_s=3600)
+            with lock, metered(plan.out, f"{job.name}/evaluation"):
+                score(plan, job)
 
 
 def listed(plan: Plan) -> list[str]:

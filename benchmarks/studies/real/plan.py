@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.studies.real import arms
@@ -65,14 +66,18 @@ class Plan:
         return found
 
     def of_block(self, name: str) -> list[Job]:
-        """The runs that a block trains, teachers first."""
+        """The runs that a block trains: a teacher, then its students, fold by fold."""
         block, study = self.blocks[name], self.study
-        folds = range(study.folds)
-        teachers = study.teacher_seeds[: block.teachers] if block.own_teacher else []
-        found = [Job(name, TEACHER, fold, seed) for seed in teachers for fold in folds]
-        seeds = study.few_seeds if block.few else study.seeds
-        return found + [
-            Job(name, arm, fold, seed) for seed in seeds for fold in folds for arm in block.arms
+        taught: dict[Job, list[Job]] = {}
+        places = product(range(study.folds), study.few_seeds if block.few else study.seeds)
+        for fold, seed in places:
+            students = taught.setdefault(self.teacher_at(name, fold, seed), [])
+            students += [Job(name, arm, fold, seed) for arm in block.arms]
+        units = sorted(taught.items(), key=lambda unit: study.teacher_seeds.index(unit[0].seed))
+        return [
+            job
+            for teacher, students in units
+            for job in ([teacher, *students] if block.own_teacher else students)
         ]
 
     def data_of(self, job: Job) -> str:
@@ -181,7 +186,7 @@ class Plan:
         return float(json.loads(file.read_text(encoding="utf-8"))["validation"]["auc_macro"])
 
     def is_complete(self, block: str) -> bool:
-        """Whether all runs of a block are done, so that its evaluation parts may be scored."""
+        """Whether all runs of a block are done, so that its table may be made."""
         return all(self.is_done(job) for job in self.compared(block))
 
     def is_scored(self, block: str) -> bool:

@@ -1,4 +1,4 @@
-"""Train one run by ``wsikd.distill``, keep its validation predictions, score evaluation parts."""
+"""Train one run by ``wsikd.distill``, keep its validation predictions, score the rest once."""
 
 from __future__ import annotations
 
@@ -70,15 +70,8 @@ def keep_validation(folder: Path, kept: Path, patches: PatchSet) -> None:
     write_json_atomic(kept / ABOUT, about)
 
 
-def score_block(plan: Plan, block: str) -> None:
-    """Score the evaluation part of every run of a block whose runs are all done, each once."""
-    assert plan.is_complete(block)
-    for job in plan.compared(block):
-        score(plan, job)
-
-
 def score(plan: Plan, job: Job) -> None:
-    """Score the evaluation part of a run, unless that is done and its predictions are kept."""
+    """Score the evaluation part of a finished run; its figures are read with its block's table."""
     folder, keep = plan.run_folder(job), plan.kept(job) / TEST
     subject = scoring.open_subject(folder)
     done = [s for s in scoring.read_scores(subject.scores_file) if s["split"] == "test"]

@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks.studies.real.arms import ARMS, BLOCKS, TEACHER, TUNED
 from benchmarks.studies.real.figures import Figures
-from benchmarks.studies.real.loop import Limits, chosen, listed, work
-from benchmarks.studies.real.plan import ABOUT, Job, Plan
+from benchmarks.studies.real.loop import Limits, chosen, listed, score_finished, work
+from benchmarks.studies.real.plan import ABOUT, TEST, Job, Plan
 from benchmarks.studies.real.run import one_at_a_time
 from benchmarks.studies.real.settings import Real
-from benchmarks.studies.real.work import BASE, score_block
+from benchmarks.studies.real.work import BASE
 from tests.studies.real.toy import write_toy
 from wsikd.core.errors import DataError
 from wsikd.learn.data.patches import load_patches
@@ -143,19 +143,46 @@ def test_images_are_found_beside_the_labels_or_in_images(tmp_path, name):
     assert all(Path(line.partition(",")[0]).is_file() for line in lines)
 
 
-def test_evaluation_parts_wait_for_the_whole_block(tmp_path):
+def test_no_figure_of_an_evaluation_part_is_made_before_the_whole_block_is_trained(tmp_path):
     plan = tuned(tmp_path)
     for job in plan.of_block("A")[:-1]:
         if plan.place(job) == job.name:
             finish(plan, job)
+            (plan.kept(job) / TEST).touch()
     assert not plan.is_complete("A")
-    with pytest.raises(AssertionError):
-        score_block(plan, "A")
     with pytest.raises(DataError, match="not complete"):
         Figures(plan, "A")
+    assert "blocks scored: none" in listed(plan)[-1]
     finish(plan, plan.of_block("A")[-1])
     assert plan.is_complete("A")
     assert not plan.is_scored("A")
+
+
+def test_the_evaluation_part_of_each_finished_run_is_scored_once(tmp_path, monkeypatch):
+    plan = tuned(tmp_path)
+    scored = []
+
+    def score(plan, job):
+        scored.append(job)
+        (plan.kept(job) / TEST).touch()
+
+    monkeypatch.setattr("benchmarks.studies.real.loop.score", score)
+    finish(plan, Job("A", "ce", 1, 2))
+    score_finished(plan)
+    score_finished(plan)
+    assert Job("A", "ce", 1, 2) in scored
+    assert {plan.place(job) for job in scored} == {"A/ce/fold1-seed2"} | {
+        f"T/{arm}/trial1" for arm in TUNED
+    }
+    assert len(scored) == len(set(scored)) == 1 + len(TUNED)
+
+
+def test_a_teacher_and_its_students_are_trained_fold_by_fold(tmp_path):
+    plan = Plan(Real(colon="c", prostate="p"), tmp_path)
+    order = [(job.arm, job.fold, job.seed) for job in plan.of_block("A")]
+    students = [(arm, 0, seed) for seed in (1, 3) for arm in TUNED[1:]]
+    assert order[:14] == [("teacher", 0, 1), *students, ("teacher", 1, 1)]
+    assert [job.seed for job in plan.of_block("A") if job.arm == TEACHER] == [1, 1, 1, 2, 2, 2]
 
 
 def test_no_run_begins_beyond_a_limit(tmp_path, monkeypatch):
