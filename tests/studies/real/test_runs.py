@@ -27,7 +27,7 @@ def command(sets, out, *more):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_an_interrupted_run_is_continued_and_evaluates_nothing(sets, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_continued_and_only_the_best_trial_is_evaluated(sets, tmp_path, monkeypatch):
     only = ("--only", "T/teacher/*")
     with monkeypatch.context() as patch:
         patch.setattr(work, "keep_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -39,12 +39,16 @@ def test_an_interrupted_run_is_continued_and_evaluates_nothing(sets, tmp_path, m
     assert "4 of" in done.output  # the best trial is a run of block A too
     assert "blocks scored: none" in done.output
     assert weights.read_bytes() == before
-    assert not list((tmp_path / "o").rglob("test.npz"))
+    trials = [p.parent.name for p in (tmp_path / "o/predictions/T/teacher").glob("*/test.npz")]
+    assert len(trials) == 1
+    listing = command(sets, tmp_path / "o", "--list").output
+    assert f"A/teacher/fold0-seed1: done (is T/teacher/{trials[0]})" in listing
     kept = sorted((tmp_path / "o/predictions/T/teacher").glob("*/val.npz"))
     assert len(kept) == 3
     with np.load(kept[0]) as file:
         assert set(file["group"]) <= {f"patient p{i:02d}" for i in range(12)}
-    assert [entry["finished"] for entry in entries(tmp_path / "o")] == [False, True, True, True]
+    finished = [entry["finished"] for entry in entries(tmp_path / "o")]
+    assert finished == [False, True, True, True, True]
 
 
 def test_another_study_is_not_continued(sets, tmp_path):
