@@ -27,7 +27,7 @@ def command(sets, out, *more):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_an_interrupted_run_is_continued_and_only_the_best_trial_is_evaluated(sets, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_continued_and_the_best_trial_evaluated(sets, tmp_path, monkeypatch):
     only = ("--only", "T/teacher/*")
     with monkeypatch.context() as patch:
         patch.setattr(work, "keep_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
