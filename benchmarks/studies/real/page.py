@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.studies.real.arms import PRIMARY, TEACHER
 from benchmarks.studies.real.figures import MARGINS, Figures
 from benchmarks.studies.real.meter import spent_s
+from benchmarks.studies.real.plot import plot_cost
 from benchmarks.studies.real.system import make_system
 from wsikd.core.errors import DataError
 from wsikd.core.output.markdown import table_lines
@@ -66,11 +67,16 @@ def make_block(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def write_record(plan: Plan, file: Path) -> str:
-    """Write FILE.md and FILE.json; returns the Markdown. Raises DataError, OutputError."""
+    """Write FILE.md, FILE.json and, with block A, FILE.png.
+
+    Returns the Markdown. Raises DataError, OutputError.
+    """
     record = make_record(plan)
     text = to_markdown(record)
     write_json_atomic(file.with_suffix(".json"), record)
     write_text_atomic(file.with_suffix(".md"), text)
+    if PRIMARY in record["blocks"]:
+        plot_cost(record, file.with_suffix(".png"))
     return text
 
 

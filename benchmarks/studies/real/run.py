@@ -41,7 +41,7 @@ OPTIONS = (
     click.Option(["--list", "listing"], is_flag=True, help="Print where each run stands, and end."),
     click.Option(
         ["--record"], type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-        help="Write the tables of finished blocks as FILE.md and FILE.json, and end.",
+        help="Write tables and picture of finished blocks as FILE.md, .json and .png, and end.",
     ),
 )  # fmt: skip
 

@@ -90,3 +90,4 @@ def test_all_blocks_at_toy_size(sets, tmp_path):
     record = command(sets, out, *more, "--record", tmp_path / "record")
     assert record.exit_code == 0, record.output
     assert set(json.loads((tmp_path / "record.json").read_text())["blocks"]) == set("ABPCD")
+    assert (tmp_path / "record.png").read_bytes().startswith(b"\x89PNG")
