@@ -15,7 +15,7 @@ import click
 from .exits import LIBGL_REMEDY, is_libgl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from wsikd.core.registry import Extension
 
@@ -31,6 +31,14 @@ _LIBRARIES = {
     "shapely": "shapely",
     "lightning": "lightning",
 }
+_GRADING = {
+    "cv2": "opencv-python",
+    "openslide": "openslide-python",
+    **{name: name for name in ("imagecodecs", "numba", "numpy", "openvino", "pydantic")},
+    **{name: name for name in ("safetensors", "scipy", "shapely", "simplejpeg", "tifffile")},
+    "zarr": "zarr",
+}
+_OTHER_NAMES = {"opencv-python": "opencv-python-headless"}
 _REMEDIES = {
     "cv2": f"OpenCV links the system's libGL; {LIBGL_REMEDY}",
     "torchvision": "install torch and torchvision from the same index, see docs/install.md",
@@ -40,18 +48,28 @@ _REMEDIES = {
 
 @click.command(short_help="Check libraries, devices, readers and geometry.")
 @click.option("--all", "everything", is_flag=True, help="Import tiatoolbox too (half a minute).")
-def doctor(everything: bool) -> None:
+@click.option(
+    "--profile",
+    type=click.Choice(["full", "infer"]),
+    default="full",
+    show_default=True,
+    help="infer: what grading, reports and viewer need, which is less than training.",
+)
+def doctor(everything: bool, profile: str) -> None:
     """Check libraries, devices, readers and the extensions of installed packages, and run a test
     square through the whole pipeline."""
     faults = 0
-    parts = {
-        "libraries": _libraries(),
-        "tiatoolbox": _tiatoolbox(everything),
-        "devices": _devices(),
-        "readers": _readers(),
-        "extensions": _extensions(),
-        "geometry": _geometry(),
-    }
+    if profile == "infer":
+        parts = {"libraries": _libraries(_GRADING), "readers": _readers()}
+    else:
+        parts = {
+            "libraries": _libraries(_LIBRARIES),
+            "tiatoolbox": _tiatoolbox(everything),
+            "devices": _devices(),
+            "readers": _readers(),
+            "extensions": _extensions(),
+            "geometry": _geometry(),
+        }
     checks = chain.from_iterable(_guarded(name, part) for name, part in parts.items())
     for name, fine, detail in checks:
         click.echo(f"{'ok   ' if fine else 'FAULT'} {name}: {detail}")
@@ -73,17 +91,26 @@ def _guarded(name: str, checks: Iterator[tuple[str, bool, str]]) -> Iterator[tup
         yield name, False, f"{cause}; {remedy}"
 
 
-def _libraries() -> Iterator[tuple[str, bool, str]]:
+def _libraries(wanted: Mapping[str, str]) -> Iterator[tuple[str, bool, str]]:
+    """Packages by the module that is imported: name, whether it can be, version."""
     yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
-    for module, package in _LIBRARIES.items():
+    for module, package in wanted.items():
         try:
             import_module(module)
-            found = version(package)
+            found = _version(package)
         except (ImportError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             yield package, False, f"{reason}; {_REMEDIES.get(module, f'pip install {package}')}"
         else:
             yield package, True, found
+
+
+def _version(package: str) -> str:
+    """Its version, or that of the package that takes its place."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return version(_OTHER_NAMES.get(package, package))
 
 
 def _tiatoolbox(load: bool) -> Iterator[tuple[str, bool, str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsikd.slides.listing.manifest import SlideEntry
 
 _FIELDS = 32
+BUNDLE = "bundle"
 
 
 @click.command(
@@ -28,7 +29,8 @@ _FIELDS = 32
     "kind",
     required=True,
     metavar="KIND",
-    help="onnx; torchscript; wsinfer: TorchScript and config.json, for WSInfer and QuPath.",
+    help="onnx; torchscript; wsinfer: TorchScript and config.json, for WSInfer and QuPath; "
+    "bundle: a copy with its graph, for wsikd infer without PyTorch.",
 )
 @click.option(
     "-o",
@@ -61,7 +63,7 @@ def export_model(
     slide_mpp: float | None,
     overwrite: bool,
 ) -> None:
-    """Export STUDENT, a run folder or bundle, to other programs, and check the export.
+    """Export STUDENT, a run folder or bundle, to other programs or to computers without PyTorch.
 
     The export is loaded in its own runtime and must give the student's logits, within 1e-4 of the
     greatest one; otherwise it is removed. export.json describes its use and the agreement.
@@ -75,8 +77,14 @@ def export_model(
     from wsikd.slides.threads import use_threads
 
     peek_grader(student, "STUDENT")
+    if kind == BUNDLE:
+        if inputs:
+            raise ConfigError("-i", "is not for --to bundle", "leave it out")
+        _carry(student, output, overwrite=overwrite)
+        return
     if kind not in FILES:
-        raise ConfigError(f"--to {kind}", "is not known", f"choose one of {', '.join(FILES)}")
+        known = ", ".join((*FILES, BUNDLE))
+        raise ConfigError(f"--to {kind}", "is not known", f"choose one of {known}")
     check_slides(inputs)
     entries = find_slides(inputs, slide_mpp=slide_mpp) if inputs else []
 
@@ -92,6 +100,17 @@ def export_model(
         f"greatest difference of a logit {found['max_difference']:.2g} "
         f"(allowed {found['limit']:.2g}) over {found['random_patches']} random patches and "
         f"{found['slide_patches']} of slides"
+    )
+
+
+def _carry(student: Path, output: Path, *, overwrite: bool) -> None:
+    from wsikd.grade.engines.carry import LIMIT, carry
+    from wsikd.models.files.bundle import load_bundle
+
+    found = carry(load_bundle(student), output, overwrite=overwrite)
+    click.echo(
+        f"{output}: a network with its graph; greatest difference of a logit {found:.2g} "
+        f"(allowed {LIMIT:g}) over random patches"
     )
 
 

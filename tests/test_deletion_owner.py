@@ -23,6 +23,8 @@ ALLOWED = {
     ("wsikd.grade.bench.report", "plot"): "the same",
     ("wsikd.models.files.export", "_write_onnx"): "the same",
     ("wsikd.models.files.export", "_write_torchscript"): "the same",
+    ("wsikd.grade.engines.carry", "carry"): "the same",
+    ("wsikd.grade.engines.graph", "write_graph"): "the same",
     ("wsikd.models.files.weights", "write_weights"): "the same",
     ("wsikd.models.files.guard_file", "write_guard"): "the same",
     ("wsikd.learn.slpd.train", "made"): "PrototypeTable.save writes aside itself",

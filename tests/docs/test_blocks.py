@@ -40,6 +40,8 @@ NOT_RUN = {
     ("README.md", "pip install"): INDEX,
     ("docs/install.md", "pip install"): INDEX,
     ("docs/howto/weights.md", "pip install"): INDEX,
+    ("docs/howto/containers.md", "pip install"): ".ci/small does it, with the network off",
+    ("docs/howto/containers.md", "docker build"): "needs a builder of containers",
     ("docs/clusters.md", "SLURMCluster("): "needs SLURM and dask-jobqueue",
     ("docs/clusters.md", "--scheduler tcp:"): "needs that address; tests/test_tile_run.py runs one",
     ("docs/clusters.md", "helm install"): "needs Kubernetes",

@@ -8,11 +8,18 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from wsikd.core.errors import OutputError, UnforeseenError, WsikdError, one_line
+from wsikd.core.errors import ConfigError, OutputError, UnforeseenError, WsikdError, one_line
 from wsikd.core.registry import culprit
 
 REPORT_IT = "run it alone with --log-level debug and report the traceback"
 _LOOKED_AT = 1000
+_FULL = {
+    "dask": "Dask", "distributed": "Dask", "h5py": "h5py", "lightning": "Lightning",
+    "matplotlib": "Matplotlib", "openpyxl": "openpyxl", "optuna": "Optuna", "psutil": "psutil",
+    "sklearn": "scikit-learn", "tiatoolbox": "TIAToolbox", "timm": "timm", "torch": "PyTorch",
+    "torchvision": "torchvision",
+}  # fmt: skip
+"""What the small installation, for grading alone, does without: module -> name."""
 _OS_REMEDIES = {
     errno.EEXIST: "a file has this name; give a folder",
     errno.ENOTDIR: "a part of this path is a file; give a folder",
@@ -28,8 +35,9 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
     Args:
         subject: what was worked on; named where the exception itself names no file.
         error: a WsikdError is returned as it is; what the system refused becomes an OutputError,
-            no memory a WsikdError, and anything else, which is a fault of the program, an
-            UnforeseenError, which names the installed package whose code failed, if it is one's.
+            no memory a WsikdError, a dependency that is not installed a ConfigError, and anything
+            else, which is a fault of the program, an UnforeseenError, which names the installed
+            package whose code failed, if it is one's.
         remedy: remedy of an UnforeseenError.
     """
     if isinstance(error, WsikdError):
@@ -39,6 +47,9 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
         return WsikdError(subject, fault, "lower --jobs, --threads or the batch size")
     if isinstance(error, OSError):
         return system_error(error, subject)
+    if isinstance(error, ModuleNotFoundError) and (name := _top(error)) in _FULL:
+        fault = f"needs {_FULL[name]}, which is not installed"
+        return ConfigError(subject, fault, "install wsikd with all its dependencies")
     fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")
     if (other := culprit(error)) is not None:
         return UnforeseenError(
@@ -47,6 +58,11 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
             f"report it to the authors of {other.package}",
         )
     return UnforeseenError(subject, fault, remedy)
+
+
+def _top(error: ModuleNotFoundError) -> str:
+    """The package of a module that is not installed."""
+    return (error.name or "").partition(".")[0]
 
 
 def similar(path: str | Path) -> str:

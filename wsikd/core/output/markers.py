@@ -206,7 +206,7 @@ ATTENTION = Kind("an attention map", _is_attention, _RESULT)
 BUNDLE = Kind(
     "a network",
     _is_bundle,
-    re.compile(rf"(?:card\.json|[\w-]+\.safetensors){_PART}"),
+    re.compile(rf"(?:card\.json|[\w-]+\.(?:safetensors|onnx)){_PART}"),
     _started_bundle,
 )
 PORTABLE = Kind(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -73,11 +74,13 @@ class Network:
         patch_px: side of its patches.
         key: digest of its weights and architecture, under which its graph is cached; empty: the
             graph is not cached.
+        folder: of its bundle, which may hold its graph.
     """
 
     build: Callable[[], nn.Module]
     patch_px: int
     key: str = ""
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def device_name(name: str) -> str:
     Raises:
         ConfigError: there is no such device.
     """
-    if name == "cpu" or (name == AUTO and not _may_have_gpu()):
+    if name == "cpu" or (name == AUTO and (not _may_have_gpu() or find_spec("torch") is None)):
         return "cpu"
     from wsikd.models.device import pick_device
 

@@ -1,7 +1,7 @@
 """A network as an ONNX graph, and a cache of graphs: a run with a cached graph needs no PyTorch.
 
-Files in the user's cache folder start with their own digest. Files that are damaged, or of another
-version, are made again.
+A bundle may hold its graph too. These files, and those in the user's cache folder, start with their
+own digest. Files that are damaged, or of another version, are made again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +37,37 @@ def graph_of(network: Network) -> bytes:
     Raises:
         ConfigError: the network uses an operation that ONNX does not have.
     """
-    path = _place(network)
-    if path and (kept := read_sealed(path)):
+    if (kept := _kept(network)) is not None:
         return kept
     data = _export(network)
-    if path:
+    if path := _place(network):
         keep(path, data)
     return data
 
 
 def is_kept(network: Network) -> bool:
-    """Whether the network's graph is in the cache, undamaged."""
-    path = _place(network)
-    return path is not None and read_sealed(path) is not None
+    """Whether the network's graph is in its bundle or in the cache, undamaged."""
+    return _kept(network) is not None
+
+
+def can_make(network: Network) -> None:
+    """Refuse a network whose graph must be made where PyTorch is not installed. ConfigError."""
+    if find_spec("torch") is None:
+        raise ConfigError(
+            network.folder or "-m",
+            "holds no graph, and PyTorch, which makes it, is not installed",
+            "where it is, run wsikd export-model STUDENT --to bundle -o DIR, and copy DIR here",
+        )
+
+
+def write_graph(network: Network, folder: Path) -> None:
+    """Write a network's graph into the folder of its bundle, for machines without PyTorch.
+
+    Raises:
+        ConfigError: see :func:`graph_of`.
+        OSError: the file cannot be written.
+    """
+    (folder / _name(network)).write_bytes(_sealed(graph_of(network)))
 
 
 def cache_folder() -> Path:
@@ -73,17 +92,32 @@ def keep(path: Path, content: bytes) -> None:
     """Cache a file, after its digest, and drop the oldest beyond a few. Never raises."""
     try:
         with aside(path) as part:
-            part.write_bytes(hashlib.sha256(content).digest() + content)
+            part.write_bytes(_sealed(content))
         keep_newest(path.parent, rf"[0-9a-f]{{40}}-[\w.-]+{re.escape(path.suffix)}", _KEPT)
     except (OSError, OutputError) as error:
         log.debug("not kept: %s", error)
+
+
+def _sealed(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def _kept(network: Network) -> bytes | None:
+    folder = network.folder if network.key else None
+    places = (folder and folder / _name(network), _place(network))
+    found = (read_sealed(place) for place in places if place)
+    return next((content for content in found if content is not None), None)
+
+
+def _name(network: Network) -> str:
+    return f"{network.key[:40]}-{network.patch_px}-{_FORMAT}.onnx"
 
 
 def _place(network: Network) -> Path | None:
     if not network.key:
         return None
     with suppress(RuntimeError):  # raised without a home folder
-        return cache_folder() / f"{network.key[:40]}-{network.patch_px}-{_FORMAT}.onnx"
+        return cache_folder() / _name(network)
     return None
 
 

@@ -11,6 +11,7 @@ from wsikd.core.workers.memory import keep_freed
 from wsikd.core.workers.worker import Beside
 from wsikd.grade.engines import Network
 from wsikd.grade.engines.choose import check_names, device_name, starts_from_graph
+from wsikd.grade.engines.graph import can_make
 from wsikd.grade.escalation import predictor as escalate
 from wsikd.grade.escalation.rule import AGREEMENT, BUDGET, rule_of
 from wsikd.grade.predict import PredictSettings, SlidePredictor
@@ -191,7 +192,11 @@ def _load(path: Path, device: str, settings: PredictSettings) -> StudentBundle:
     place = device_name(device)
 
     def known(bundle: StudentBundle) -> bool:
-        return starts_from_graph(_network(bundle), settings.engine, place)
+        network = _network(bundle)
+        if starts_from_graph(network, settings.engine, place):
+            return True
+        can_make(network)
+        return False
 
     return load_bundle(path, known=known)
 
@@ -218,7 +223,7 @@ def open_predictor(
 
 
 def _network(bundle: StudentBundle) -> Network:
-    return Network(bundle.network, bundle.spec.patch_px, bundle.key)
+    return Network(bundle.network, bundle.spec.patch_px, bundle.key, bundle.path)
 
 
 def _one_thread_each() -> None:
