@@ -46,8 +46,10 @@ def demo(ctx: click.Context, output: Path, seed: int, small: bool, device: str) 
 
     It takes some minutes on two cores. An interrupted demo continues after its last finished step.
     """
+    from wsikd.core.faults import require
     from wsikd.slides.listing.manifest import find_slides
 
+    require("wsikd demo", "torch", "torchvision", "lightning", "dask")
     begun = time.perf_counter()
     group = ctx.find_root().command
     _check_same(output, seed, small)

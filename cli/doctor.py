@@ -34,6 +34,9 @@ _LIBRARIES = {
 _GRADING = {
     "cv2": "opencv-python",
     "openslide": "openslide-python",
+    "PIL": "pillow",
+    "jinja2": "Jinja2",
+    "rich": "rich",
     **{name: name for name in ("imagecodecs", "numba", "numpy", "openvino", "pydantic")},
     **{name: name for name in ("safetensors", "scipy", "shapely", "simplejpeg", "tifffile")},
     "zarr": "zarr",

@@ -111,6 +111,7 @@ def tile(
     overwrite: bool,
 ) -> None:
     """Tile slides into OME-Zarr stores, several magnifications of the same fields in each."""
+    from wsikd.core.faults import require
     from wsikd.slides.mpp import mpp_of_magnification
     from wsikd.tiles.runs.compare import compare_tiles
     from wsikd.tiles.runs.foresee import estimate_tiles
@@ -148,6 +149,8 @@ def tile(
     asked.check()
     how = running(jobs, threads, stall, scheduler, workers)
     only_report = dry_run or compare
+    if not only_report:
+        require("wsikd tile", "dask")
     plan = plan_tiles(asked, how, writes=not only_report)
     batch = Batch(None if only_report else output)
     for entry, error in plan.unmasked:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +29,35 @@ for name in {ABSENT}:
     sys.modules[name] = None  # an import of it fails, as if it were not installed
 """
 CHILD = """
-import sys
+import json, os, signal, sys, threading, time
+from urllib.error import URLError
+from urllib.request import urlopen
 from wsikd.cli.main import main
+
+def look(port):
+    '''Ask the viewer for its page, and for a tile of the slide and of the map; then Ctrl-C.'''
+    def get(path):
+        with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+            return answer.read()
+
+    try:
+        for _ in range(200):
+            try:
+                page = get("")
+                break
+            except URLError:
+                time.sleep(0.05)
+        about = json.loads(get("about/0.json"))
+        level = about["levels"][0]
+        tiles = [get(f"{kind}/{level}/0_0.png") for kind in ("slide/0", "map/0/15")]
+        print("viewed", b"<html" in page, about["name"], *(t[1:4].decode() for t in tiles))
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
 for line in sys.argv.pop(1).split(";"):
     print("$", line, flush=True)
+    if line.startswith("view"):
+        threading.Thread(target=look, args=(line.rpartition(",")[2],)).start()
     try:
         main(line.split(","))
     except SystemExit as end:
@@ -41,6 +68,12 @@ for line in sys.argv.pop(1).split(";"):
 def pins(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return dict(line.lower().split("==") for line in lines if re.match(r"[\w.-]+==", line))
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def test_its_versions_are_the_tested_ones():
@@ -81,10 +114,13 @@ def test_grading_and_reports_work_and_the_rest_says_what_to_install(
     slide, out = copy_slide(slide_file, tmp_path / "a.svs"), tmp_path / "out"
     lines = [
         f"info,{slide}", f"infer,-i,{slide},-m,{carried},-o,{out}", f"report,{out},-i,{slide}",
-        f"report,{out}", "view,--help", "doctor,--profile,infer",
+        f"report,{out}", f"view,{out},-i,{slide},--no-browser,--port,{free_port()}",
+        "doctor,--profile,infer",
         f"infer,-i,{slide},-m,{student},-o,{tmp_path / 'no_graph'}",
         f"tile,-i,{slide},-o,{tmp_path / 'stores'},--mag,10", f"evaluate,{student}",
         f"embed,-i,{slide},-o,{tmp_path / 'bags'},--encoder,{student}",
+        f"demo,-o,{tmp_path / 'demo'}",
+        f"infer,-i,{slide},-m,{carried},-o,{tmp_path / 'other'},--engine,torch",
     ]  # fmt: skip
     child = subprocess.run(
         [sys.executable, "-c", CHILD, ";".join(lines)],
@@ -98,15 +134,18 @@ def test_grading_and_reports_work_and_the_rest_says_what_to_install(
     assert len(ends) == len(lines)
     assert "Traceback" not in everything
     assert "nforeseen" not in everything
+    assert "viewed True a PNG PNG" in child.stdout, everything
     record = json.loads((out / "a" / "result.json").read_text(encoding="utf-8"))
     assert record["engine"].startswith("openvino")
     assert {"grades.zarr", "overlay.jpg", "tiles.csv"} <= {p.name for p in (out / "a").iterdir()}
     assert (out / "report.html").is_file()
+    for refused in ("stores", "demo"):
+        assert not (tmp_path / refused).exists()
     no_graph, *others = re.findall(r"ConfigError: .*", everything)
     assert "holds no graph" in no_graph
     assert "--to bundle" in no_graph
     assert [re.search(r"needs (\w+), which is not installed", one)[1] for one in others] == [
-        "Dask", "PyTorch", "PyTorch",
+        "Dask", "PyTorch", "PyTorch", "PyTorch", "PyTorch",
     ]  # fmt: skip
 
 
@@ -126,9 +165,12 @@ def test_a_graph_of_other_weights_or_a_damaged_one_is_not_used(carried, tmp_path
     bundle = peek_bundle(carried)
     assert graph.is_kept(Network(bundle.network, 16, bundle.key, carried))
     assert not graph.is_kept(Network(bundle.network, 16, "0" * 64, carried))
+    (file,) = carried.glob("*.onnx")
     copy = tmp_path / "copy"
     copy.mkdir()
-    (file,) = carried.glob("*.onnx")
+    other = file.name.replace(bundle.key[:40], "0" * 40)
+    shutil.copyfile(file, copy / other)  # the graph of this student under another's name
+    assert not graph.is_kept(Network(bundle.network, 16, "0" * 64, copy))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     (copy / file.name).write_bytes(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -48,8 +49,7 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
     if isinstance(error, OSError):
         return system_error(error, subject)
     if isinstance(error, ModuleNotFoundError) and (name := _top(error)) in _FULL:
-        fault = f"needs {_FULL[name]}, which is not installed"
-        return ConfigError(subject, fault, "install wsikd with all its dependencies")
+        return _not_installed(subject, name)
     fault = f"unforeseen {type(error).__name__}" + (f": {error}" if str(error) else "")
     if (other := culprit(error)) is not None:
         return UnforeseenError(
@@ -58,6 +58,26 @@ def explain(subject: object, error: Exception, remedy: str = REPORT_IT) -> Wsikd
             f"report it to the authors of {other.package}",
         )
     return UnforeseenError(subject, fault, remedy)
+
+
+def require(subject: object, *modules: str) -> None:
+    """Refuse a command whose dependencies are not all installed, before it has done anything.
+
+    Args:
+        subject: the command.
+        modules: keys of ``_FULL``.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    for name in modules:
+        if find_spec(name) is None:
+            raise _not_installed(subject, name)
+
+
+def _not_installed(subject: object, module: str) -> ConfigError:
+    fault = f"needs {_FULL[module]}, which is not installed"
+    return ConfigError(subject, fault, "install wsikd with all its dependencies")
 
 
 def _top(error: ModuleNotFoundError) -> str:

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from wsikd.core.errors import BundleError
+from wsikd.grade.engines.carry import carry
 from wsikd.models.feature_guard import FeatureGuard
 from wsikd.models.files.bundle import CARD, InputSpec, load_bundle, peek_bundle, save_bundle
 from wsikd.models.files.guard_file import GUARD
@@ -51,6 +52,12 @@ def test_a_guard_is_read_as_it_was_written(tmp_path):
     assert (found.threshold, found.val_slides, found.weak) == (own.threshold, 20, False)
     numbers = np.random.default_rng(2).normal(size=(5, 12))
     assert found.distance(numbers) == pytest.approx(own.distance(numbers), rel=1e-4)
+
+
+def test_a_student_whose_guard_needs_pytorch_is_not_carried_to_where_there_is_none(tmp_path):
+    with pytest.raises(BundleError, match="with PyTorch; train the student again"):
+        carry(load_bundle(older(tmp_path)), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_the_guard_of_an_early_wsikd_is_read(tmp_path):

@@ -14,6 +14,7 @@ from wsikd.grade.engines import Network
 from wsikd.grade.engines import Place as Seat
 from wsikd.grade.engines.graph import write_graph
 from wsikd.grade.engines.with_openvino import OpenVinoEngine
+from wsikd.models.feature_guard import FeatureGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ def carry(bundle: StudentBundle, folder: Path, *, overwrite: bool = False) -> fl
         share of the greatest logit.
 
     Raises:
-        BundleError: the graph computes other values.
+        BundleError: the graph computes other values, or the guard needs PyTorch.
         ConfigError: the network has no graph, or OpenVINO is not installed.
         OutputError: the folder holds something else, or cannot be written.
     """
@@ -46,6 +47,9 @@ def carry(bundle: StudentBundle, folder: Path, *, overwrite: bool = False) -> fl
         place.may_replace()
         if not overwrite:
             raise OutputError(folder, "holds a network", "choose another -o, or pass --overwrite")
+    if isinstance(bundle.guard, FeatureGuard):
+        fault = "its guard is of an early wsikd, which computes it with PyTorch"
+        raise BundleError(bundle.path, fault, "train the student again")
     with place.made() as part:
         for file in (bundle.path / "card.json", *bundle.path.glob("*.safetensors")):
             shutil.copyfile(file, part / file.name)

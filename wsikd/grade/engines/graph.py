@@ -1,7 +1,8 @@
 """A network as an ONNX graph, and a cache of graphs: a run with a cached graph needs no PyTorch.
 
-A bundle may hold its graph too. These files, and those in the user's cache folder, start with their
-own digest. Files that are damaged, or of another version, are made again.
+A bundle may hold its graph too. These files, and those in the user's cache folder, start with a
+digest of their name and content. Files that are damaged, renamed, or of another version, are made
+again.
 """
 
 from __future__ import annotations
@@ -51,8 +52,14 @@ def is_kept(network: Network) -> bool:
 
 
 def can_make(network: Network) -> None:
-    """Refuse a network whose graph must be made where PyTorch is not installed. ConfigError."""
+    """Refuse a network that needs PyTorch, where it is not installed. Raises ConfigError."""
     if find_spec("torch") is None:
+        if is_kept(network):
+            raise ConfigError(
+                "--engine",
+                "this engine needs PyTorch, which is not installed",
+                "give --engine openvino, or install wsikd with all its dependencies",
+            )
         raise ConfigError(
             network.folder or "-m",
             "holds no graph, and PyTorch, which makes it, is not installed",
@@ -67,7 +74,8 @@ def write_graph(network: Network, folder: Path) -> None:
         ConfigError: see :func:`graph_of`.
         OSError: the file cannot be written.
     """
-    (folder / _name(network)).write_bytes(_sealed(graph_of(network)))
+    name = _name(network)
+    (folder / name).write_bytes(_seal(name, graph_of(network)))
 
 
 def cache_folder() -> Path:
@@ -79,27 +87,27 @@ def cache_folder() -> Path:
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """The content of a cached file; None if it is missing or was changed."""
+    """The content of a cached file; None if it is missing or was changed or renamed."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
-    digest, content = data[:32], data[32:]
-    return content if hashlib.sha256(content).digest() == digest else None
+    content = data[32:]
+    return content if _seal(path.name, content) == data else None
 
 
 def keep(path: Path, content: bytes) -> None:
     """Cache a file, after its digest, and drop the oldest beyond a few. Never raises."""
     try:
         with aside(path) as part:
-            part.write_bytes(_sealed(content))
+            part.write_bytes(_seal(path.name, content))
         keep_newest(path.parent, rf"[0-9a-f]{{40}}-[\w.-]+{re.escape(path.suffix)}", _KEPT)
     except (OSError, OutputError) as error:
         log.debug("not kept: %s", error)
 
 
-def _sealed(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest() + content
+def _seal(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).digest() + content
 
 
 def _kept(network: Network) -> bytes | None:
