@@ -196,7 +196,7 @@ def _spelt(text: str) -> str:
 
 def _append(path: Path, text: str) -> None:
     """Append all lines in one write, so that lines of other processes stay whole."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
     try:
         os.write(handle, text.encode())
     finally:

@@ -16,6 +16,7 @@ import numpy as np
 import simplejpeg
 
 from wsikd.core.errors import RegionReadError, SlideError, one_line
+from wsikd.core.positioned import open_for_reading, read_at
 from wsikd.slides.base import printable
 from wsikd.slides.dicom.frames import frame_levels
 from wsikd.slides.readers.direct_tiff_index import TileLevel, TileLevelError, tile_levels
@@ -76,8 +77,6 @@ class DirectReader:
 
     def __init__(self, slide: OpenSlideReader, levels: Sequence[TileLevel]) -> None:
         """Use :func:`direct`."""
-        if not hasattr(os, "pread"):
-            raise TileLevelError("this system has no pread")
         between = [str(n) for n in range(len(levels)) if not _on_grid(slide, n)]
         note = "tiled JPEG; sampled tiles are OpenSlide's to the bit"
         if between:
@@ -89,7 +88,7 @@ class DirectReader:
         self.cache = TileCache(CACHE_BYTES)
         self._slide = slide
         paths = [level.file or slide.path for level in levels]
-        opened = {path: os.open(path, os.O_RDONLY) for path in dict.fromkeys(paths)}
+        opened = {path: open_for_reading(path) for path in dict.fromkeys(paths)}
         self._files = [opened[path] for path in paths]
         self._framings = [level.claimed for level in levels]
         self._bytes = [os.fstat(file).st_size for file in self._files]
@@ -288,7 +287,7 @@ class DirectReader:
         count, columns = own.counts[index], own.grid[0]
         try:
             whole = own.offsets[index] + count <= self._bytes[level]
-            data = os.pread(self._files[level], count, own.offsets[index]) if whole else b""
+            data = read_at(self._files[level], count, own.offsets[index]) if whole else b""
             if len(data) < count:
                 raise ValueError("the file ends within the tile")
             data = self._framings[level].of(data)
