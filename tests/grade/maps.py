@@ -66,6 +66,8 @@ class FakeSlide:
 
 
 def averaged(rgb, factor):
+    if factor == 1:  # each block is its pixel
+        return rgb.copy()
     height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
     blocks = rgb[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
     return blocks.mean((1, 3)).round().astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import openslide
@@ -36,6 +37,7 @@ def slide(request, tmp_path_factory):
         yield reader
 
 
+@lru_cache(maxsize=1)
 def stored(path):
     with tifffile.TiffFile(path) as tiff:
         return [page.asarray() for page in tiff.pages if page.is_tiled]
