@@ -21,7 +21,7 @@ from .exits import printable
 from .exits import together as together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from wsikd.core.workers.process import Task
 
@@ -187,6 +187,9 @@ class SlideBar:
     def note(self, line: str) -> None:
         """Print a line on how the slides are graded."""
         click.echo(line, err=True)
+
+    def graded(self, name: str, row: Mapping[str, Any], *, made: bool, took_s: float) -> None:
+        """Do nothing: the batch prints a line."""
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,7 @@ EXAMPLES = {
     "demo": "wsikd demo -o demo",
     "report": "wsikd report out",
     "view": "wsikd view out -i slides",
+    "watch": "wsikd watch incoming -m runs/student -o graded",
     "export-model": "wsikd export-model runs/student --to onnx -o onnx",
     "init": "wsikd init at_plus",
     "config": "wsikd config 2_student.yaml",

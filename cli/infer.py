@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +24,10 @@ from .sections import Sectioned
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wsikd.core.errors import WsikdError
+    from wsikd.core.output.batch import Named
 
 
 @click.command(
@@ -187,6 +193,13 @@ if TYPE_CHECKING:
     "written, and their grades are withheld.",
 )
 @click.option("--overwrite", is_flag=True, help="Grade again and replace earlier results.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object for each slide, graded or failed, on standard output, and "
+    "everything else on standard error.",
+)
 def infer(
     inputs: tuple[str, ...],
     model: Path,
@@ -220,6 +233,7 @@ def infer(
     stall: float,
     grade_anyway: bool,
     overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Grade whole slides with a student: maps, overlays and a summary."""
     from wsikd.grade.engines.choose import check_names
@@ -261,9 +275,9 @@ def infer(
         slides=inputs, tissue=tissue, slide_mpp=slide_mpp, reader=reader, series=series,
         accept_grey=accept_grey,
     )  # fmt: skip
-    batch = Batch(output)
+    batch = JsonBatch(output) if as_json else Batch(output)
     rules = Asked(specimen, min_area, min_pattern, sensitivity, minor_4, minor_5)
-    with SlideBar() as bar:
+    with JsonBar(output) if as_json else SlideBar() as bar:
         done = grade_slides(
             slides,
             Grading(model, device, settings, asked),
@@ -274,6 +288,41 @@ def infer(
             bar,
         )
     batch.finish(done.summary, done.note)
+
+
+class JsonBatch(Batch):
+    """Prints failed slides as JSON, and the last line on standard error."""
+
+    def say(self, line: str) -> None:
+        """Do nothing: ``JsonBar`` prints the slide."""
+
+    def failed(self, entry: Named, error: WsikdError) -> None:
+        """Record a failure, and print it."""
+        super().failed(entry, error)
+        kind = type(error).__name__
+        told = {"error": kind, "fault": error.fault, "remedy": error.remedy}
+        click.echo(json.dumps({"slide": entry.name, "status": "failed", **told}))
+
+    def finish(self, done: str, note: str = "") -> None:
+        """Sum up on standard error; exits as the other does."""
+        with redirect_stdout(sys.stderr):
+            super().finish(done, note)
+
+
+class JsonBar(SlideBar):
+    """Prints finished slides as JSON."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+    def graded(self, name: str, row: Mapping[str, Any], *, made: bool, took_s: float) -> None:
+        """Print a slide with the entries of its ``result.json``."""
+        about = {
+            "slide": name, "status": "graded" if made else "already there",
+            "seconds": round(took_s, 2), "folder": str(self.out / name),
+        }  # fmt: skip
+        click.echo(json.dumps({**about, "summary": dict(row)}))
 
 
 def _check_models(model: Path, teacher: Path | None) -> None:

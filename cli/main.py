@@ -32,6 +32,7 @@ from .start import LEVELS, begin
 from .tile import tile
 from .tune import tune
 from .view import view
+from .watch import watch
 
 
 class _Wsikd(click.Group):
@@ -87,6 +88,6 @@ COMMANDS = (
     bench,
     demo,
 )
-for command in (*COMMANDS, demo, report, view, export_model, init, config, doctor):
+for command in (*COMMANDS, watch, demo, report, view, export_model, init, config, doctor):
     command.epilog = f"Example: {EXAMPLES[command.name or '']}"
     main.add_command(command)

@@ -233,6 +233,10 @@ INDEX = FileKind(INDEX_KIND, says(b'{"kind": "an index of results"'))
 CARD = FileKind("the card of a student", lambda f: {"network", "made_with"} <= read_json(f).keys())
 CORRECTIONS_KIND = "corrections of a reviewer"
 CORRECTIONS = FileKind(CORRECTIONS_KIND, says(b'"kind": "corrections of a reviewer"'))
+WATCH_KIND = "the state of a watch"
+WATCH = FileKind(WATCH_KIND, lambda f: read_json(f).get("kind") == WATCH_KIND)
+WATCH_LOG = FileKind("the log of a watch", says(b'{"watch": 1, "time": '))
+METRICS = FileKind("metrics of a watch", says(b"# HELP wsikd_watch_"))
 REPORT = FileKind("a report", says(b"<title>wsikd:"))
 TABLE = FileKind("a table of runs", lambda f: "provenance" in read_json(f))
 TABLE_FILES = ("table.json", "table.csv", "table.md")

@@ -101,6 +101,17 @@ class Inputs:
         return own_tissue(self.tissue, existing(entries, batch), batch)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arrived(Inputs):
+    """Slides that were found before."""
+
+    entries: tuple[SlideEntry, ...] = ()
+
+    def find(self, batch: Batch) -> list[SlideEntry]:
+        """The given slides, those that are still there."""
+        return own_tissue(self.tissue, existing(list(self.entries), batch), batch)
+
+
 class Watch(Protocol):
     """Receives the progress of the slides."""
 
@@ -112,6 +123,9 @@ class Watch(Protocol):
 
     def note(self, line: str) -> None:
         """Receive a line on how the slides are graded."""
+
+    def graded(self, name: str, row: Mapping[str, Any], *, made: bool, took_s: float) -> None:
+        """Receive the row of a slide that is done; ``made``: by this run."""
 
 
 class Unwatched:
@@ -126,6 +140,9 @@ class Unwatched:
     def note(self, line: str) -> None:
         """Log a line on how the slides are graded."""
         log.info("%s", line)
+
+    def graded(self, name: str, row: Mapping[str, Any], *, made: bool, took_s: float) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +228,9 @@ def grade_slides(
                 counts["graded" if made else "already there"] += 1
                 rows[job.entry.name] = reviewed(row)  # those of an earlier wsikd too
                 tables.graded()
+                watch.graded(
+                    job.entry.name, rows[job.entry.name], made=made, took_s=outcome.seconds
+                )
                 line = _line(row, out / job.entry.name, made=made)
                 batch.went_well(job.entry, line, outcome.seconds)
     _warn_of_old_rules(rows)
