@@ -104,6 +104,8 @@ def _block_lines(name: str, block: dict[str, Any]) -> list[str]:
         lines += _verdict("P1, kd over labels and over self-distillation", block["P1"])
     if "P2" in block:
         lines += _verdict("P2, kd is not inferior to its teacher", block["P2"])
+    if "aim" in block:
+        lines += _aim(block["aim"])
     if "system" in block:
         lines += _system_lines(block["system"])
     return lines
@@ -128,6 +130,14 @@ def _gain_cells(gain: dict[str, Any]) -> list[str]:
         "-" if chance is None else f"{chance:.2g}",
         "-" if closed is None else f"{closed:.2f} {span_of(gain['gap_closed_interval'])}",
     ]  # fmt: skip
+
+
+def _aim(entry: dict[str, Any]) -> list[str]:
+    closed = entry["gap_closed"]
+    share = "no gap" if closed is None else f"{closed:.2f} {span_of(entry['gap_closed_interval'])}"
+    verdict = "holds" if entry["holds"] else "does not hold"
+    title = "Aim, kd closes half of the gap of kappa from labels to teacher"
+    return [f"**{title}: {verdict}.** Gap closed: {share}.", ""]
 
 
 def _verdict(title: str, endpoint: dict[str, Any]) -> list[str]:
