@@ -28,6 +28,7 @@ EXAMPLES = {
     "view": "wsikd view out -i slides",
     "watch": "wsikd watch incoming -m runs/student -o graded",
     "export-model": "wsikd export-model runs/student --to onnx -o onnx",
+    "name": "wsikd name runs/student Prostate --version 1.2",
     "init": "wsikd init at_plus",
     "config": "wsikd config 2_student.yaml",
     "doctor": "wsikd doctor",

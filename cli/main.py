@@ -25,6 +25,7 @@ from .export_model import export_model
 from .infer import infer
 from .info import info
 from .init import init
+from .name import name
 from .report import report
 from .reproduce import reproduce
 from .slides import slides
@@ -88,6 +89,6 @@ COMMANDS = (
     bench,
     demo,
 )
-for command in (*COMMANDS, watch, demo, report, view, export_model, init, config, doctor):
+for command in (*COMMANDS, watch, demo, report, view, export_model, name, init, config, doctor):
     command.epilog = f"Example: {EXAMPLES[command.name or '']}"
     main.add_command(command)

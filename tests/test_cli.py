@@ -115,7 +115,7 @@ def test_options_stand_under_their_headings():
 
 def test_the_commands_of_the_readme_are_there():
     names = "info tile export distill evaluate tune reproduce infer bench demo init config doctor"
-    more = "attend embed report slides export-model view watch"
+    more = "attend embed report slides export-model name view watch"
     assert set(main.commands) == {*names.split(), *more.split()}
 
 

@@ -161,7 +161,7 @@ def peek_bundle(path: str | Path) -> StudentBundle:
     Raises:
         BundleError: there is none, it is unfinished, or its card is damaged.
     """
-    folder = _find(Path(path))
+    folder = find_bundle(Path(path))
     card = read_grader_card(folder / CARD)
     return StudentBundle(folder, card.input.spec(), card)
 
@@ -194,7 +194,8 @@ def load_bundle(
     return bundle
 
 
-def _find(path: Path) -> Path:
+def find_bundle(path: Path) -> Path:
+    """The bundle folder at a path or in a run folder. Raises BundleError."""
     for folder in (path, path / "student"):
         if (folder / CARD).is_file():
             if (folder / WEIGHTS).is_file():

@@ -27,7 +27,14 @@ from wsikd.core.reading import read_json
 from wsikd.models.files.card_origin import InitWeights, TaughtBy  # noqa: TC001 (pydantic)
 from wsikd.models.files.card_part import CardPart, Real
 from wsikd.models.files.card_shares import Shares  # noqa: TC001 (pydantic reads it)
-from wsikd.models.files.limits import ClassNames, NetworkName, Within, number
+from wsikd.models.files.limits import (
+    ClassNames,
+    GivenName,
+    GivenVersion,
+    NetworkName,
+    Within,
+    number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,6 +174,8 @@ class Card(CardPart):
         wsikd: version of the program that wrote it.
         use: permitted use of the network.
         sha256: digest of the weights file.
+        name: what people call it, see ``wsikd name``. Neither name nor version decides any number.
+        version: version of that name.
     """
 
     KIND: ClassVar[str]
@@ -174,6 +183,16 @@ class Card(CardPart):
     wsikd: str | None = None
     use: str | None = None
     sha256: str
+    name: GivenName | None = None
+    version: GivenVersion | None = None
+
+    @property
+    def called(self) -> str:
+        """Name, version and first digits of the digest; without a name, these digits."""
+        digits = self.sha256[:12]
+        if self.name is None:
+            return digits
+        return f"{' '.join(filter(None, (self.name, self.version)))} ({digits})"
 
     @classmethod
     def made(cls, sha256: str, entries: Mapping[str, Any]) -> Self:

@@ -28,7 +28,8 @@ def main_facts(bundle: StudentBundle) -> dict[str, str]:
 def facts(bundle: StudentBundle) -> dict[str, str]:
     """All facts that a page or ``wsikd info`` shows."""
     card = bundle.card
-    rows = {**main_facts(bundle), "method": card.method or "unknown"}
+    rows = {} if card.name is None else {"name": card.called}
+    rows |= {**main_facts(bundle), "method": card.method or "unknown"}
     if card.teachers:
         rows["teachers"] = ", ".join((one.sha256 or "unknown")[:12] for one in card.teachers)
     rows["multiply-accumulates"] = f"{(card.macs or 0) / 1e9:.3g} G a patch"

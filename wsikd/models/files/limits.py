@@ -115,5 +115,21 @@ def _network_name(name: str) -> str:
     return name
 
 
+def _printable(text: str, what: str, most: int) -> str:
+    if not text or text != text.strip() or not text.isprintable() or len(text) > most:
+        raise ValueError(f"{what} must be 1 to {most} printable characters in one line")
+    return text
+
+
+def _given_name(name: str) -> str:
+    return _printable(name, "name", 80)
+
+
+def _given_version(version: str) -> str:
+    return _printable(version, "version", 40)
+
+
 ClassNames = Annotated[list[str], AfterValidator(_class_names)]
 NetworkName = Annotated[str, AfterValidator(_network_name)]
+GivenName = Annotated[str, AfterValidator(_given_name)]
+GivenVersion = Annotated[str, AfterValidator(_given_version)]
