@@ -15,12 +15,15 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from wsikd.cli.main import main
 
 from tests.grade.deadly import deadly_job, deadly_writing_job, stuck_job
 from tests.slides.pixels import copy_slide, tissue_rgb
 from wsikd.core.workers.process import _Worker
+from wsikd.grade.exports.overlay import slide_size
 from wsikd.models.files.bundle import InputSpec, save_bundle
+from wsikd.models.files.naming import name_bundle
 from wsikd.models.graders.pooled import build_grader
 from wsikd.synthetic.cohort import write_pyramid
 
@@ -91,6 +94,35 @@ def test_a_damaged_slide_stops_no_other_and_is_taken_up_when_mended(slide, stude
     assert "1 graded, 2 already there" in again.output
     assert made(out) == {"a", "b", "c"}
     assert not (out / "failures.csv").exists()
+
+
+def test_a_name_changes_captions_and_no_result(slide, student, tmp_path):
+    slides, named = copies(slide, tmp_path / "slides", "a"), tmp_path / "named"
+    shutil.copytree(student, named)
+    more = ("--format", "csv,png", "--threads", "1", *HERE)
+    assert run("-i", slides, "-m", named, "-o", tmp_path / "before", *more).exit_code == 0
+    before = {f: f.read_bytes() for f in (tmp_path / "before/a").iterdir()}
+    called = name_bundle(named, "Prostate", "1.2").called
+    again = run("-i", slides, "-m", named, "-o", tmp_path / "before", *more)
+    assert "0 graded, 1 already there" in again.output
+    assert {f: f.read_bytes() for f in (tmp_path / "before/a").iterdir()} == before
+    assert run("-i", slides, "-m", named, "-o", tmp_path / "after", *more).exit_code == 0
+    old, new = tmp_path / "before/a", tmp_path / "after/a"
+    assert (new / "tiles.csv").read_bytes() == (old / "tiles.csv").read_bytes()
+    records = [json.loads((place / "result.json").read_text()) for place in (old, new)]
+    for record in records:
+        for changing in ("seconds", "created"):
+            del record[changing]
+        del record["summary"]["seconds"]
+    assert records[0] == records[1]
+    with Image.open(old / "overlay.png") as one, Image.open(new / "overlay.png") as two:
+        width, height = slide_size(one)
+        box = (0, 0, width, height)
+        assert one.convert("RGB").crop(box).tobytes() == two.convert("RGB").crop(box).tobytes()
+        assert one.convert("RGB").tobytes() != two.convert("RGB").tobytes()
+    done = CliRunner().invoke(main, ["report", str(tmp_path / "before")])
+    assert done.exit_code == 0
+    assert f"Graded by student {called} on" in (tmp_path / "before/report.html").read_text()
 
 
 def test_a_slide_that_kills_its_worker_takes_no_other_along(slide, student, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import CHROMIUM
+from tests.grade.cards import whole_card
 from tests.grade.graded import infer_slide
 from tests.grade.maps import square_map
 from tests.grade.runs.test_results import SPEC, Purple
@@ -259,6 +260,26 @@ def test_the_licence_of_the_first_weights_is_shown(tmp_path):
     (tmp_path / "student-0123456789ab.json").write_text(json.dumps(card))
     text = " ".join(page_of(tmp_path).text.split())
     assert "package:tiny 0.1, t.pth, SHA-256 ffffffffffff..., licence Apache-2.0" in text
+
+
+def test_a_students_name_is_text_beside_its_digest_and_nothing_else(tmp_path):
+    nasty = '<img src=x onerror="alert(1)">{{ 7 * 7 }}'
+    result(tmp_path, "s1")
+    result(tmp_path, "s2", student="ba9876543210")
+    card = whole_card(name=nasty, version="</p><script>2") | {"sha256": "0123456789ab" + "c" * 52}
+    (tmp_path / "student-0123456789ab.json").write_text(json.dumps(card))
+    page = page_of(tmp_path)
+    called = f"{nasty} </p><script>2 (0123456789ab)"
+    text = " ".join(page.text.split())
+    assert f"Graded by student {called} on 2026-11-25" in text
+    assert "Graded by student ba9876543210 on 2026-11-25" in text
+    assert text.count(called) == 2
+    assert len(page.all("script")) == 1
+    assert [a["src"][:10] for a in page.all("img")] == ["data:image"] * 2
+    (tmp_path / "student-0123456789ab.json").write_text(json.dumps(card | {"name": "x\n" * 5000}))
+    text = page_of(tmp_path).text
+    assert "Graded by student 0123456789ab on" in text
+    assert "x\nx" not in text
 
 
 def test_looks_at_the_slides_are_counted(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from wsikd.grade.runs.record import (
     named_records,
     newer_format,
     read_record,
+    student_called,
     student_card,
 )
 from wsikd.grade.runs.results import _made
@@ -105,6 +106,15 @@ def test_a_card_is_found_by_the_digits_of_its_digest(tmp_path, digest):
     assert student_card(tmp_path, digest) is None
     (tmp_path / "student-01.json").write_text('{"network": 3}')
     assert student_card(tmp_path, "01") is None
+
+
+def test_a_name_is_shown_only_with_the_digest_that_it_was_given_to(tmp_path):
+    card = whole_card(name="Prostate", version="1.2")
+    for digits in ("000000000000", "0123456789ab"):
+        (tmp_path / f"student-{digits}.json").write_text(json.dumps(card))
+    assert student_called(tmp_path, "000000000000") == "Prostate 1.2 (000000000000)"
+    assert student_called(tmp_path, "0123456789ab") == "0123456789ab"
+    assert [student_called(tmp_path, d) for d in (None, 3, "ff")] == ["", "3", "ff"]
 
 
 def test_columns_of_the_summary_are_in_the_order_of_the_records(tmp_path):

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.browser import CHROMIUM
+from tests.grade.cards import whole_card
 from tests.grade.graded import infer_slide
 from tests.grade.maps import BOUNDS, CLASSES, FakeSlide, map_of, square_map
 from tests.grade.runs.test_results import SPEC, Purple
@@ -203,6 +204,19 @@ def test_doubtful_fields_cores_and_reasons_are_named_with_their_places(serve, ou
         "Gleason 3+4=7, grade group 1", "Gleason 4+4=8, grade group 2",
     ]  # fmt: skip
     assert about["cores"][1]["box"] == [20.0, 20.0, 100.0, 50.0]
+
+
+def test_a_students_name_is_shown_before_its_digest(serve, out):
+    file = out / "student-abc.json"
+    server = serve()
+    place = f"/about/{number_of(server, 'odd')}.json"
+    assert json.loads(ask(server, place)[1])["student"] == "abc"
+    card = whole_card(name="<b>Prostate", version="1.2") | {"sha256": "abc" + "0" * 61}
+    file.write_text(json.dumps(card))
+    try:
+        assert json.loads(ask(server, place)[1])["student"] == "<b>Prostate 1.2 (abc000000000)"
+    finally:
+        file.unlink()
 
 
 def test_doubtful_fields_are_those_of_the_table_in_its_order(tmp_path):

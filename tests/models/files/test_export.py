@@ -1,6 +1,7 @@
 """Exported students, read back by programs that know nothing of wsikd."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -73,6 +74,18 @@ def test_onnx_says_what_it_takes_and_gives_the_same(bundle, patches, tmp_path):
     assert 0 <= record["parity"]["max_difference"] <= 1e-4
     assert record["parity"]["slide_patches"] == 5
     assert json.loads((tmp_path / "x" / "export.json").read_text()) == record
+
+
+def test_a_name_is_in_the_record_and_in_the_properties_of_onnx(bundle, tmp_path):
+    named = replace(bundle, card=bundle.card.model_copy(update={"name": "P <b>", "version": "2"}))
+    before = export_model(bundle, "onnx", tmp_path / "before")
+    after = export_model(named, "onnx", tmp_path / "after")
+    assert not {"name", "version"} & before.keys()
+    assert (after["name"], after["version"]) == ("P <b>", "2")
+    old, new = (onnx.load(tmp_path / place / "model.onnx") for place in ("before", "after"))
+    props = [{p.key: p.value for p in model.metadata_props} for model in (old, new)]
+    assert props[1] == props[0] | {"name": "P <b>", "version": "2"}
+    assert old.graph == new.graph
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")

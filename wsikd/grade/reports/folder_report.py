@@ -21,7 +21,7 @@ from wsikd.grade.reports.demo_report import legend
 from wsikd.grade.reports.slide_card import slide_card, value_text
 from wsikd.grade.reports.svg_map import hatches, swatch
 from wsikd.grade.runs.cases import find_cases
-from wsikd.grade.runs.record import named_records, student_card
+from wsikd.grade.runs.record import named_records, student_called, student_card
 from wsikd.grade.runs.slide_looks import looks_at
 from wsikd.grade.score_text import score_text
 from wsikd.slides.html_page import templates
@@ -82,6 +82,7 @@ def write_results_report(out: Path, entries: Sequence[SlideEntry] = ()) -> tuple
             ],
             hatches=Markup(hatches(names)),
             students=students,
+            called={student["digest"]: student["called"] for student in students},
             looks=looks_at((r.fingerprint for _, r in records if r.fingerprint), out),
             stages=_stages(cards),
             settings=_settings(cards),
@@ -104,8 +105,12 @@ def _students(cards: Sequence[Card]) -> list[str]:
 
 
 def _student(out: Path, digest: str) -> dict[str, Any]:
-    """A student's digest, and its card if ``wsikd infer`` wrote one beside the results."""
-    return {"digest": digest, "card": student_card(out, digest)}
+    """A student's digest, what it is called, and its card if ``wsikd infer`` wrote one."""
+    return {
+        "digest": digest,
+        "called": student_called(out, digest),
+        "card": student_card(out, digest),
+    }
 
 
 def _stages(cards: Sequence[Card]) -> list[tuple[str, float, float]]:

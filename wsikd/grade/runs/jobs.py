@@ -154,6 +154,7 @@ def infer_job(report: Report, job: InferJob) -> tuple[dict[str, Any], bool] | Be
         job.out,
         job.settings,
         student=job.digest[:16],
+        called=loaded.student.card.called,
         trained_on=job.trained_on,
         errors=job.errors,
         overwrite=job.overwrite,

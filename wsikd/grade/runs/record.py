@@ -166,3 +166,15 @@ def student_card(out: Path, digest: Any) -> GraderCard | None:
         return GraderCard.model_validate(content)
     except (OSError, ValueError):
         return None
+
+
+def student_called(out: Path, digest: Any) -> str:
+    """Name, version and digits of a student, from its card; the digits alone without a name.
+
+    Args:
+        out: folder of results.
+        digest: the first digits of the student's SHA-256, from a row of the summary.
+    """
+    card = student_card(out, digest)
+    own = card is not None and card.sha256.startswith(digest)
+    return card.called if card and own else str(digest or "")

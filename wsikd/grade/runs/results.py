@@ -80,6 +80,7 @@ def begin_slide(
     settings: ResultSettings,
     *,
     student: str,
+    called: str = "",
     trained_on: Appearance | None = None,
     errors: ShareErrors | None = None,
     overwrite: bool = False,
@@ -95,6 +96,7 @@ def begin_slide(
         out: folder of results.
         settings: formats, rules of the score and temperatures.
         student: SHA-256 of the student's weights, or its first digits.
+        called: what pictures call the student; by default the first digits.
         trained_on: stain and focus of the training slides, for a comparison with the slide's.
         errors: errors of shares on the student's validation slides, for the intervals.
         overwrite: replace results made with other settings.
@@ -161,7 +163,7 @@ def begin_slide(
             row |= guard_columns(entry.name, reading, anyway=settings.grade_anyway)
             row |= escalation_row(grade_map, clock.seconds)
             with clock("write"):
-                caption = _caption(row, student, predictor.spec.mpp)
+                caption = _caption(row, called or student[:12], predictor.spec.mpp)
                 write_all(replace(grade_map, caption=caption), part, formats, slide=slide)
             row["seconds"] = round(time.perf_counter() - begun, 3)
             row |= _how(made_with, predictor.spec.mpp) | {"engine": how["engine"]}
@@ -186,10 +188,10 @@ def begin_slide(
     return finish
 
 
-def _caption(row: Mapping[str, Any], student: str, mpp: float) -> str:
+def _caption(row: Mapping[str, Any], called: str, mpp: float) -> str:
     """Score, student and date, for the pictures of a map."""
     today = datetime.now(UTC).date().isoformat()
-    read = f"Graded by student {student[:12]} at {mpp:g} µm/px on {today}."
+    read = f"Graded by student {called} at {mpp:g} µm/px on {today}."
     return " ".join(filter(None, (score_sentence(row), read)))
 
 

@@ -21,7 +21,7 @@ from wsikd.grade.exports.ome_zarr import read_alone
 from wsikd.grade.reports.class_colours import class_colour
 from wsikd.grade.review import reasons
 from wsikd.grade.runs.graded_slide import open_graded
-from wsikd.grade.runs.record import named_records
+from wsikd.grade.runs.record import named_records, student_called
 from wsikd.grade.score_text import score_sentence, score_text
 from wsikd.grade.viewer.deepzoom import TILE_PX, Plane, cell_at, map_tile, slide_tile
 from wsikd.grade.viewer.reviewing import Change, change_of, corrected_grades, review_data
@@ -125,6 +125,7 @@ class Viewing:
             ],
             "summary": record.summary,
             "score": score_sentence(record.summary),
+            "student": student_called(self._out, record.summary.get("student")),
             "reasons": [asdict(reason) for reason in reasons(record.summary)],
             "cores": _cores(record, plane),
             "doubtful": _doubtful(grade_map, plane),

@@ -61,6 +61,7 @@ async function show(n) {
   showPlaces();
   find("summary").textContent = `${read.fields} fields of ${about.field_um.toPrecision(4)} `
     + `um, ${about.mpp.toPrecision(4)} um/px`;
+  find("student").textContent = about.student ? `Graded by student ${about.student}` : "";
   const box = find("classes");
   box.querySelectorAll("label").forEach((old) => old.remove());
   about.classes.forEach((one) => {

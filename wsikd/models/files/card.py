@@ -158,6 +158,12 @@ class Card(CardPart):
             return digits
         return f"{' '.join(filter(None, (self.name, self.version)))} ({digits})"
 
+    @property
+    def given(self) -> dict[str, str]:
+        """Name and version, as far as there are any."""
+        both = {"name": self.name, "version": self.version}
+        return {key: text for key, text in both.items() if text is not None}
+
     @classmethod
     def made(cls, sha256: str, entries: Mapping[str, Any]) -> Self:
         """Make the card of a new network.

@@ -94,6 +94,7 @@ def export_model(
             "use": RESEARCH_USE,
             "licence": LICENCE,
             "student": bundle.sha256,
+            **bundle.card.given,
             "network": bundle.card.network.record(),
             "input": bundle.card.input.record(),
             "takes": _RAW if kind != "wsinfer" else "float32 RGB, (value / 255 - mean) / std",
@@ -237,6 +238,7 @@ def _write_onnx(module: nn.Module, example: Tensor, file: Path, bundle: StudentB
         )  # fmt: skip
     model = onnx.load(file)
     facts = {"wsikd": __version__, "student": bundle.sha256, "use": RESEARCH_USE, INPUT: _RAW}
+    facts |= bundle.card.given
     facts |= {k: json.dumps(v) for k, v in asdict(bundle.spec).items()}
     onnx.helper.set_model_props(model, facts)
     onnx.checker.check_model(model)
