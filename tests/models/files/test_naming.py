@@ -5,16 +5,20 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from wsikd.cli.main import main
 
 from wsikd.core.errors import BundleError, ConfigError, OutputError
-from wsikd.models.files.bundle import load_bundle
-from wsikd.models.files.card import CARD
+from wsikd.models.files.bundle import InputSpec, load_bundle, save_bundle
+from wsikd.models.files.card import CARD, DetectorCard, GraderCard
+from wsikd.models.files.folder import write_network
 from wsikd.models.files.naming import name_bundle
+from wsikd.models.graders.pooled import build_grader
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "0_1_0"
 KINDS = ("teacher", "student", "hdkd", "mil", "slpd", "ts2g")
+SPEC = InputSpec(4.0, 16, (0.0,) * 3, (1.0,) * 3, ("NC", "G3", "G4", "G5"))
 HOSTILE = {
     "newline": "a\nb", "long": "x" * 10_000, "empty": "", "spaces": "  ", "escape": "a\x1b[31mb",
     "nul": "a\0b", "right to left": "a\u202eb", "ends": " a", "81": "x" * 81, "lone": "a\ud800",
@@ -126,3 +130,26 @@ def test_a_card_behind_a_link_is_not_replaced(runs, tmp_path):
     with pytest.raises(OutputError, match="symbolic link"):
         name_bundle(runs / "student", "Mine")
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [GraderCard, DetectorCard])
+def test_the_same_weights_written_again_keep_their_name_and_others_get_none(kind, tmp_path):
+    """A finished run that is resumed writes its network again."""
+
+    def written(bias):
+        torch.manual_seed(0)
+        network = build_grader("vgg_small", 4, width=0.25)
+        with torch.no_grad():
+            next(network.parameters()).add_(bias)
+        if kind is GraderCard:
+            save_bundle(tmp_path / "n", network, SPEC, arch="vgg_small", width=0.25)
+        else:
+            entries = {"network": {"arch": "x"}, "classes": ["lesion"]}
+            write_network(tmp_path / "n", network.state_dict(), kind, entries)
+        return json.loads((tmp_path / "n" / CARD).read_text())
+
+    assert not {"name", "version"} & written(0.0).keys()
+    name_bundle(tmp_path / "n", "Prostate", "1.2")
+    again = written(0.0)
+    assert (again["name"], again["version"]) == ("Prostate", "1.2")
+    assert not {"name", "version"} & written(1.0).keys()

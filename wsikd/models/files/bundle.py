@@ -19,7 +19,7 @@ from wsikd.core.output.markers import BUNDLE
 from wsikd.core.output.place import Place
 from wsikd.core.run import write_json_atomic
 from wsikd.models.files.card import CARD as CARD
-from wsikd.models.files.card import GraderCard, GraderInput, read_grader_card
+from wsikd.models.files.card import GraderCard, GraderInput, name_in, read_grader_card
 from wsikd.models.files.card import InputSpec as InputSpec
 from wsikd.models.files.guard_file import read_guard, write_guard
 from wsikd.models.names import card_entry, install_it
@@ -112,7 +112,7 @@ def save_bundle(
     folder: str | Path, grader: Grader, spec: InputSpec, *, arch: str, width: float = 1.0,
     guard: Guard | None = None, **card: Any,
 ) -> Path:  # fmt: skip
-    """Write a network and its card.
+    """Write a network and its card; the name of the same weights in the folder is kept.
 
     Args:
         folder: made if missing. An older bundle in it is replaced when the new one is complete.
@@ -148,7 +148,8 @@ def save_bundle(
         write_weights(part / WEIGHTS, state, {"wsikd": _sealed(network, entries["input"])})
         if guard is not None:
             entries["guard"] = write_guard(part, guard)
-        made = GraderCard.made(_sha256(part / WEIGHTS), entries)
+        sha256 = _sha256(part / WEIGHTS)
+        made = GraderCard.made(sha256, name_in(folder, sha256) | entries)
         write_json_atomic(part / CARD, made.record())
     return folder
 

@@ -547,6 +547,16 @@ def read_content(file: Path) -> dict[str, Any]:
     return content
 
 
+def name_in(folder: Path, sha256: str) -> dict[str, str]:
+    """Name and version in the card of a folder; empty if it describes other weights than these."""
+    try:
+        content = read_content(folder / CARD)
+        card: Card = TypeAdapter[Card](AnyCard).validate_python(content)
+    except (BundleError, ValueError):
+        return {}
+    return card.given if card.sha256 == sha256 else {}
+
+
 def read_grader_card(file: Path) -> GraderCard:
     """Read the card of a student or teacher. Raises BundleError."""
     content = read_content(file)

@@ -20,7 +20,7 @@ from wsikd.core.reading import read_json
 from wsikd.core.run import write_json_atomic
 from wsikd.models.device import without_memory
 from wsikd.models.files.bundle import WEIGHTS
-from wsikd.models.files.card import CARD, REMEDY, Card, read_content, reason
+from wsikd.models.files.card import CARD, REMEDY, Card, name_in, read_content, reason
 from wsikd.models.files.weights import write_weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def write_network(
     entries: Mapping[str, Any],
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
-    """Write weights and their card, which comes last.
+    """Write weights and their card, which comes last; the same weights keep their name.
 
     Args:
         folder: made if missing. An older network in it is replaced when the new one is complete.
@@ -57,7 +57,8 @@ def write_network(
             # Cloned: safetensors refuses weights that layers share.
             own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
             write_weights(part / name, own)
-        made = card.made(_sha256(part / WEIGHTS), entries)
+        sha256 = _sha256(part / WEIGHTS)
+        made = card.made(sha256, {**name_in(folder, sha256), **entries})
         write_json_atomic(part / CARD, made.record())
     return folder
 
