@@ -54,6 +54,8 @@ from .common import progress, together
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option("--name", metavar="TEXT", help="Name of the network, as wsikd name gives it.")
+@click.option("--version-label", metavar="TEXT", help="Version of that name.")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN.")
 @click.option(
     "--logger",
@@ -72,6 +74,8 @@ def distill(
     overrides: tuple[str, ...],
     seed: int,
     device: str,
+    name: str | None,
+    version_label: str | None,
     resume: bool,
     loggers: tuple[str, ...],
 ) -> None:
@@ -86,8 +90,13 @@ def distill(
     from wsikd.core.ranks import processes, rank
     from wsikd.learn.engine.loggers import check_loggers
     from wsikd.learn.engine.runs import load_run
+    from wsikd.models.files.naming import check_name, name_bundle
 
+    if version_label is not None and name is None:
+        raise click.UsageError("--version-label needs --name")
     try:
+        if name is not None:
+            check_name(name, version_label)
         check_loggers(loggers)
         run = load_run(config_file, overrides, data=data, teachers=teachers)
     except WsikdError as error:
@@ -106,6 +115,8 @@ def distill(
                 run.config, output, seed=seed, device=device, resume=resume, loggers=loggers,
                 on_step=on_step, on_cost=on_cost,
             )  # fmt: skip
+            if rank() == 0 and name is not None:
+                name_bundle(output, name, version_label)
         if rank() == 0:
             click.echo(result.text())
 

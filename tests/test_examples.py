@@ -190,9 +190,14 @@ def test_a_stopped_run_goes_on(own):
 def test_a_finished_run_is_a_teacher(own):
     own("stores", "runs")
     wsikd("distill", "-c", "student.yaml", "--data", "stores", "--teacher", "runs/teacher",
-          "-o", "runs/new", "--set", "optim.epochs=1", *CPU)  # fmt: skip
-    teacher = load_bundle("runs/teacher")
-    assert load_bundle("runs/new").card.teacher.sha256 == teacher.sha256
+          "-o", "runs/new", "--set", "optim.epochs=1", "--name", "New <b>", "--version-label", "2",
+          *CPU)  # fmt: skip
+    teacher, new = load_bundle("runs/teacher"), load_bundle("runs/new")
+    assert new.card.teacher.sha256 == teacher.sha256
+    assert new.card.called == f"New <b> 2 ({new.sha256[:12]})"
+    wsikd("distill", "-c", "runs/new/config.yaml", "-o", "runs/new", "--resume", *CPU)
+    again = load_bundle("runs/new")
+    assert (again.sha256, again.card.called) == (new.sha256, new.card.called)
 
 
 def test_a_run_is_scored_and_its_test_part_only_once(own):

@@ -153,3 +153,12 @@ def test_the_same_weights_written_again_keep_their_name_and_others_get_none(kind
     again = written(0.0)
     assert (again["name"], again["version"]) == ("Prostate", "1.2")
     assert not {"name", "version"} & written(1.0).keys()
+
+
+@pytest.mark.parametrize("more", [("--name", "a\nb"), ("--version-label", "1")])
+def test_a_training_refuses_a_name_before_it_begins(more, tmp_path):
+    line = ["distill", "-c", str(tmp_path / "gone.yaml"), "-o", str(tmp_path / "run"), *more]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 2
+    assert ("the new name: name must be" if "--name" in more else "needs --name") in done.stderr
+    assert not any(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from wsikd.core.output.markers import BUNDLE, FileKind
 from wsikd.core.run import write_json_atomic
 from wsikd.models.files.bundle import find_bundle
 from wsikd.models.files.card import CARD, REMEDY, AnyCard, Card, read_content, reason
+from wsikd.models.files.limits import GivenName, GivenVersion
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,18 +36,26 @@ def name_bundle(path: str | Path, name: str, version: str | None = None) -> Card
         BundleError: there is no network, or its card is damaged.
         OutputError: the card cannot be written.
     """
+    check_name(name, version)
     folder = find_bundle(Path(path))
     content = read_content(folder / CARD)
     _checked(folder / CARD, content)
     given = {"name": name} | ({} if version is None else {"version": version})
     rest = {key: value for key, value in content.items() if key not in ("name", "version")}
+    card = _card(rest | given)
+    write_json_atomic(folder / CARD, card.record(), _OWN)
+    return card
+
+
+def check_name(name: str, version: str | None = None) -> None:
+    """Refuse what :func:`name_bundle` would. Raises ConfigError."""
     try:
-        card = _card(rest | given)
+        TypeAdapter(GivenName).validate_python(name)
+        if version is not None:
+            TypeAdapter(GivenVersion).validate_python(version)
     except ValueError as error:
         remedy = "give a short text without control characters"
         raise ConfigError("the new name", reason(error), remedy) from error
-    write_json_atomic(folder / CARD, card.record(), _OWN)
-    return card
 
 
 def _card(content: dict[str, Any]) -> Card:
