@@ -171,6 +171,8 @@ WRONG = [
 ]  # fmt: skip
 WITHOUT_OUT = [
     ("info results", "results: holds results of wsikd infer, which wsikd info does not take"),
+    ("name results Mine", "results: holds results of wsikd infer, which STUDENT does not take"),
+    ("name slides Mine", "slides: holds slides, which STUDENT does not take"),
     ("report stores", "grade the slides: wsikd infer -i SLIDES -m STUDENT -o OUT, and give OUT"),
     ("report slides", "grade them first: wsikd infer -i slides -m STUDENT -o OUT"),
     ("view stores", "grade the slides: wsikd infer -i SLIDES -m STUDENT -o OUT, and give OUT"),

@@ -404,3 +404,13 @@ def test_heat_is_as_full_as_the_last_class_is_probable():
     for cell, weight in enumerate([0.2, 0.8, 0.0]):
         pixel = painted[found[1].index(0), found[0].index(cell)]
         assert (pixel == np.round((1 - weight) * 255 + weight * colour)).all(), cell
+
+
+def test_a_long_name_in_a_caption_is_not_cut_off(tmp_path):
+    grade_map = replace(square_map(), caption=f"Graded by student {'W' * 80} (0123456789ab).")
+    write_all(grade_map, tmp_path, ("png",))
+    with Image.open(tmp_path / "overlay.png") as picture:
+        _, high = overlay_export.slide_size(picture)
+        legend = np.asarray(picture.convert("L"))[high:]
+    assert (legend[:, -6:] == 255).all()
+    assert (legend[:, :-6] < 128).any()

@@ -18,6 +18,8 @@ from wsikd.grade.reports.thumbnail import PICTURE_PX, View, view
 from wsikd.grade.summary import class_areas
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
@@ -332,13 +334,22 @@ def nice_length(longest: float) -> float:
 
 def _wrapped(text: str, width: int) -> list[str]:
     lines = [""]
-    for word in text.split():
+    for word in (piece for one in text.split() for piece in _pieces(one, width)):
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and _length(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
     return lines
+
+
+def _pieces(word: str, width: int) -> Iterator[str]:
+    """A word, cut where it is wider than the picture, as a long name may be."""
+    while len(word) > 1 and _length(word) > width:
+        fit = next((n for n in range(len(word) - 1, 1, -1) if _length(word[:n]) <= width), 1)
+        yield word[:fit]
+        word = word[fit:]
+    yield word
 
 
 def _text(draw: ImageDraw, left: int, top: int, text: str) -> None:
