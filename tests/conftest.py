@@ -1,6 +1,7 @@
 """Fixtures that several folders share."""
 
 import gc
+import logging
 import os
 import sys
 from pathlib import Path
@@ -79,6 +80,15 @@ def own_cache(tmp_path_factory):
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def own_log_level():
+    """A command that is run in this process sets the level of wsikd's log; undo it."""
+    logger = logging.getLogger("wsikd")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")
